@@ -1,0 +1,1 @@
+"""The problems: maps, goals, expert labels, and the Parquet sets that hold them."""

@@ -1,0 +1,67 @@
+"""The vocabulary shared by every task: actions, moves, and the arrays that describe a batch of problems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+ACTIONS = ("north", "west", "south", "east")
+"""Counter-clockwise, so a quarter turn of the map is a cyclic shift of the actions."""
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What an agent can do in one step on a grid.
+
+    Attributes:
+        names: One name per action; an action's place here is its bit in `Problems.optimal_actions`.
+        offsets: Row and column change per action (rows grow southwards, columns eastwards).
+        costs: Cost per action, positive.
+        wrap: True on the torus, False where a move over the edge is a bump.
+    """
+
+    names: tuple[str, ...] = ACTIONS
+    offsets: tuple[tuple[int, int], ...] = ((-1, 0), (0, -1), (1, 0), (0, 1))
+    costs: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    wrap: bool = False
+
+
+FOUR = Moves()
+"""The literature's moves: four directions, unit cost; a blocked move stays where it is."""
+
+FOUR_WRAP = Moves(wrap=True)
+"""The same on the torus (joint angles)."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """A batch of planning problems of one size with their expert labels.
+
+    Attributes:
+        map: uint8 [n, h, w], 1 = free, 0 = obstacle.
+        goal: int16 [n, 2], row and column of the goal; always a free cell.
+        distance: float32 [n, h, w], cost of the cheapest path to the goal; inf where there is none.
+        optimal_actions: uint8 [n, h, w], bit a is set where action a is optimal; 0 at the goal, on obstacles and
+            on cells that cannot reach the goal.
+        label: uint8 [n, h, w], one action per cell, every cell, ties drawn once (the literature's one-hot label).
+        observation: uint8 [n, ...] what a mapper sees instead of the map, or None.
+        obstacles: per problem a list of polygons, float32 [vertices, 2] in workspace coordinates, or None.
+    """
+
+    map: NDArray[np.uint8]
+    goal: NDArray[np.int16]
+    distance: NDArray[np.float32]
+    optimal_actions: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    observation: NDArray[np.uint8] | None = None
+    obstacles: list[list[NDArray[np.float32]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.map)
+
+    def __getitem__(self, rows: slice) -> Problems:
+        """Return the problems in `rows` as views."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Problems(**{name: None if part is None else part[rows] for name, part in parts.items()})

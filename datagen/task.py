@@ -1,0 +1,96 @@
+"""What a dataset is (`DatasetSpec`) and which tasks there are (`TASKS`); needs no numba, so a sweep is planned fast."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from datagen.problem import FOUR, Moves, Problems
+from datagen.spec import Spec, digest, nearest
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+class NoOptions(Spec):
+    """Nothing to choose."""
+
+
+class Draw(Protocol):
+    """Makes problems `start` to `stop` of a split; problem i depends on (spec, split, i) alone."""
+
+    def __call__(self, spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One line of the registry of tasks.
+
+    Attributes:
+        target: Where the function of type `Draw` is; imported when used.
+        moves: What the agent can do in one step.
+        mapper: The planner's mapper that the observations need ("identity" where the map itself is given).
+        options: The task's own choices.
+    """
+
+    target: str
+    moves: Moves = FOUR
+    mapper: str = "identity"
+    options: type[Spec] = NoOptions
+
+    def draw(self) -> Draw:
+        """Return the task's generator, importing its module."""
+        module, _, name = self.target.partition(":")
+        return cast(Draw, getattr(importlib.import_module(module), name))
+
+
+TASKS: dict[str, Task] = {
+    "navigation": Task("datagen.navigation:draw"),
+}
+
+
+class DatasetSpec(Spec):
+    """A dataset, fully determined: the same spec gives the same bytes.
+
+    Attributes:
+        task: A name in `TASKS`.
+        map_size: Rows and columns of the map that is planned on.
+        train: Number of training problems.
+        valid: Number of validation problems.
+        test: Number of test problems.
+        seed: Seed of the whole set.
+        options: The task's own choices.
+    """
+
+    task: str = "navigation"
+    map_size: int = Field(15, ge=5, le=1001)
+    train: int = Field(10_000, ge=0)
+    valid: int = Field(2_000, ge=0)
+    test: int = Field(2_000, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
+    options: SerializeAsAny[Spec] = NoOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_options(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        name = data.get("task", cls.model_fields["task"].default)
+        if not isinstance(name, str) or name not in TASKS:
+            raise ValueError(f"task: unknown name {name!r}; {nearest(str(name), TASKS)}")
+        given = data.get("options", {})
+        options_type = TASKS[name].options
+        return {**data, "options": given if isinstance(given, options_type) else options_type.model_validate(given)}
+
+    def count(self, split: Split) -> int:
+        """Return the number of problems in `split`."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[split]
+
+
+def dataset_id(spec: DatasetSpec) -> str:
+    """Return the folder name of the dataset: task, size and twelve digits of the spec's sha256."""
+    return f"{spec.task}-{spec.map_size}-{digest(spec, 12)}"

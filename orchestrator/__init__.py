@@ -1,0 +1,1 @@
+"""The campaign: sweeps, trials, results, and what people read."""

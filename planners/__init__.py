@@ -1,0 +1,1 @@
+"""The method: planner cores, fixed-point solvers, adjoints."""

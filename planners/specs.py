@@ -1,0 +1,173 @@
+"""What a planner and its training are, as data; needs no torch, so a sweep can be planned without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from datagen.spec import Spec, nearest
+
+
+class NoOptions(Spec):
+    """Nothing to choose."""
+
+
+class VINOptions(Spec):
+    """Value Iteration Network (Eqs. 1-2); sizes from D.2."""
+
+    hidden_channels: int = Field(150, ge=1)
+    q_channels: int = Field(100, ge=1)
+    kernel_size: int = Field(3, ge=1)
+    temperature: float = Field(0.0, ge=0.0)
+    """0 is the maximum over actions; T > 0 is T * logsumexp(Q / T)."""
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> Self:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd so that the map keeps its size, got {self.kernel_size}")
+        return self
+
+
+class AndersonOptions(Spec):
+    """Anderson acceleration: history depth, mixing, and regularisation of the least squares."""
+
+    depth: int = Field(5, ge=1)
+    mixing: float = Field(1.0, gt=0.0, le=1.0)
+    regularisation: float = Field(1e-4, ge=0.0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a registry: where the class is (imported when used), what it accepts, how it is labelled."""
+
+    target: str
+    options: type[Spec] = NoOptions
+
+
+CORES: dict[str, Entry] = {
+    "vin": Entry("planners.cores.vin:VIN", VINOptions),
+}
+SOLVERS: dict[str, Entry] = {
+    "forward": Entry("planners.solvers:ForwardIteration"),
+    "anderson": Entry("planners.solvers:Anderson", AndersonOptions),
+}
+ADJOINTS: dict[str, Entry] = {
+    "unrolled": Entry("planners.adjoints:Unrolled"),
+    "implicit": Entry("planners.adjoints:Implicit"),
+}
+MAPPERS: dict[str, Entry] = {
+    "identity": Entry("planners.mappers:Identity"),
+}
+
+_REGISTRIES = {"core": CORES, "adjoint": ADJOINTS, "solver": SOLVERS, "solver_bwd": SOLVERS, "mapper": MAPPERS}
+
+
+def _options_field(field: str) -> str:
+    return "options" if field == "core" else f"{field}_options"
+
+
+class PlannerSpec(Spec):
+    """A planner: a core (one Bellman-like step), a forward solver, and an adjoint.
+
+    The options of the core may stand beside the other fields: `PlannerSpec(core="vin", q_channels=50)` is
+    `PlannerSpec(core="vin", options={"q_channels": 50})`.
+
+    Attributes:
+        core: The step v' = f(v, r; theta); a name in `CORES`.
+        options: The core's own sizes and choices.
+        adjoint: How gradients pass through the solution; a name in `ADJOINTS`.
+        solver: Forward solver; a name in `SOLVERS`. The unrolled adjoint differentiates forward iteration only.
+        solver_bwd: Solver of the adjoint system (Eq. 6), used by the implicit adjoint.
+        k_fwd: Most forward steps (K_layer when unrolled, which runs exactly as many).
+        k_bwd: Most vector-Jacobian products of the adjoint solve (section 4.3).
+        tolerance: Relative residual at which a sample's forward iteration stops; 0 runs exactly k_fwd steps.
+        tolerance_bwd: The same for the adjoint system.
+        mapper: What turns an observation into a map; a name in `MAPPERS`.
+        wrap: True where the map is a torus.
+    """
+
+    core: str = "vin"
+    options: SerializeAsAny[Spec] = NoOptions()
+    adjoint: str = "implicit"
+    adjoint_options: SerializeAsAny[Spec] = NoOptions()
+    solver: str = "forward"
+    solver_options: SerializeAsAny[Spec] = NoOptions()
+    solver_bwd: str = "anderson"
+    solver_bwd_options: SerializeAsAny[Spec] = NoOptions()
+    k_fwd: int = Field(30, ge=1)
+    k_bwd: int = Field(15, ge=1)
+    tolerance: float = Field(1e-4, ge=0.0)
+    tolerance_bwd: float = Field(1e-4, ge=0.0)
+    mapper: str = "identity"
+    mapper_options: SerializeAsAny[Spec] = NoOptions()
+    wrap: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_options(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        for field, registry in _REGISTRIES.items():
+            name = data.get(field, cls.model_fields[field].default)
+            if not isinstance(name, str) or name not in registry:
+                raise ValueError(f"{field}: unknown name {name!r}; {nearest(str(name), registry)}")
+            options_type = registry[name].options
+            given = data.get(_options_field(field), {})
+            given = dict(given) if isinstance(given, Mapping) else given
+            if isinstance(given, Spec) and not isinstance(given, options_type):
+                given = given.model_dump(exclude_defaults=True)
+            if field == "core" and isinstance(given, dict):
+                beside = [key for key in data if key not in cls.model_fields and key in options_type.model_fields]
+                given |= {key: data.pop(key) for key in beside}
+                unknown = [key for key in data if key not in cls.model_fields]
+                if unknown:
+                    known = [*cls.model_fields, *options_type.model_fields]
+                    raise ValueError(f"unknown field {unknown[0]!r} for core {name!r}; {nearest(unknown[0], known)}")
+            data[_options_field(field)] = given if isinstance(given, Spec) else options_type.model_validate(given)
+        return data
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.adjoint == "unrolled" and self.solver != "forward":
+            raise ValueError(
+                f"adjoint 'unrolled' differentiates through forward iteration; solver {self.solver!r} needs "
+                "an implicit adjoint"
+            )
+        return self
+
+
+class TrainingSpec(Spec):
+    """How a planner is trained and tested (section 5.1 and D.2).
+
+    Attributes:
+        epochs: Passes over the training maps.
+        batch_size: Maps per step; the last partial batch is dropped.
+        optimizer: "rmsprop" (the paper's) or "adam".
+        learning_rate: Step size at the first epoch.
+        learning_rate_decay: Factor on the step size after each epoch.
+        epsilon: The optimiser's denominator offset.
+        gradient_clip: Largest 2-norm of the whole gradient; 0 switches clipping off.
+        labels: "one_hot" (one optimal action per cell, all cells) or "all_optimal" (uniform over all optimal actions,
+            cells that can reach the goal).
+        jacobian_weight: Weight of the squared Frobenius norm of df/dv at the equilibrium (C.2).
+        jacobian_frequency: Share of the steps that add the penalty.
+        mapper_pretrain_epochs: Epochs in which mapper and planner learn apart (D.1).
+        tested_checkpoint: "last" epoch, or the "best" on validation.
+    """
+
+    epochs: int = Field(60, ge=0)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    learning_rate: float = Field(1e-3, gt=0.0)
+    learning_rate_decay: float = Field(1.0, gt=0.0, le=1.0)
+    epsilon: float = Field(1e-6, gt=0.0)
+    gradient_clip: float = Field(40.0, ge=0.0)
+    labels: Literal["one_hot", "all_optimal"] = "one_hot"
+    jacobian_weight: float = Field(0.0, ge=0.0)
+    jacobian_frequency: float = Field(0.0, ge=0.0, le=1.0)
+    mapper_pretrain_epochs: int = Field(15, ge=0)
+    tested_checkpoint: Literal["last", "best"] = "last"
