@@ -1,0 +1,361 @@
+"""Trial directories: what a trial leaves behind, written atomically; the truth behind every table."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from datagen.spec import Spec
+
+Status = Literal["COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED"]
+FINAL: tuple[Status, ...] = ("COMPLETED", "OUT_OF_MEMORY")
+"""Outcomes that running the sweep again does not try again."""
+
+CODE_PACKAGES = ("datagen", "planners")
+"""The packages whose sources decide a trial's numbers."""
+
+_VERSIONED = ("torch", "numpy", "numba", "pyarrow", "ray", "mlflow", "e2cnn", "pydantic")
+_TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
+
+
+class Provenance(BaseModel):
+    """What produced a trial's numbers, as far as its spec does not say.
+
+    Attributes:
+        code: Hash of the datagen and planners sources (`code_hash`).
+        git_commit: Commit of the source tree, empty outside one.
+        git_dirty: True where the tree had changes that are not in the commit.
+        versions: Version of Python and of each library that matters.
+        host: Name of the machine.
+        platform: Operating system and processor architecture.
+        cpu: Processor model.
+        cpus: Logical processors of the machine.
+        accelerator: Device model, or "cpu".
+        accelerator_bytes: Memory of the device; 0 for "cpu".
+        driver: Version of the device's runtime, empty for "cpu".
+        dataset_id: The dataset that was trained and tested on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    code: str = ""
+    git_commit: str = ""
+    git_dirty: bool = False
+    versions: dict[str, str] = {}
+    host: str = ""
+    platform: str = ""
+    cpu: str = ""
+    cpus: int = 0
+    accelerator: str = "cpu"
+    accelerator_bytes: int = 0
+    driver: str = ""
+    dataset_id: str = ""
+
+
+class TrialResult(BaseModel):
+    """The outcome of one trial; fields written by a later version are kept when read.
+
+    A number that is missing or not finite is None, so that `result.json` is JSON everywhere; flags say why.
+
+    Attributes:
+        trial_id: Digest of the trial's spec.
+        status: COMPLETED, OUT_OF_MEMORY (both final), FAILED (tried again on the next run) or CANCELLED.
+        reason: One line saying why, where the status is not COMPLETED.
+        traceback: The exception's traceback of a FAILED trial.
+        out_of_memory_phase: Where memory ran out, e.g. "forward", "backward".
+        test_success_rate: Share of reachable starts that arrive, averaged over test maps, 0..1.
+        test_optimality: Share that arrive in the fewest steps, 0..1.
+        test_spl: Mean of success x optimal / taken, 0..1.
+        valid_success_rate: The same on the validation maps after the last epoch, 0..1.
+        train_loss: Mean cross-entropy of the last epoch, nats.
+        trial_diverged: The paper's italics in Table 1: test success rate under 20 %.
+        forward_diverged: The forward iteration left its fixed point at some step (App. B.2).
+        forward_seconds: Median seconds of the forward pass of a training step.
+        backward_seconds: Median seconds of the backward pass of a training step.
+        forward_steps: Mean forward steps of the last epoch.
+        forward_residual: Mean relative residual of the forward solve in the last epoch.
+        backward_residual: Mean relative residual of the adjoint solve in the last epoch.
+        peak_bytes: Largest memory held by a training step.
+        train_seconds: Wall time of all epochs, validation excluded.
+        epochs: Epochs trained.
+        curves: Per-epoch records, relative to the trial directory.
+        provenance: What produced these numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    trial_id: str
+    status: Status
+    reason: str = ""
+    traceback: str = ""
+    out_of_memory_phase: str = ""
+    test_success_rate: float | None = None
+    test_optimality: float | None = None
+    test_spl: float | None = None
+    valid_success_rate: float | None = None
+    train_loss: float | None = None
+    trial_diverged: bool = False
+    forward_diverged: bool = False
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
+    forward_steps: float | None = None
+    forward_residual: float | None = None
+    backward_residual: float | None = None
+    peak_bytes: int | None = None
+    train_seconds: float | None = None
+    epochs: int = 0
+    curves: str = "curves.parquet"
+    provenance: Provenance = Provenance()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    @property
+    def final(self) -> bool:
+        """True where running the sweep again leaves this trial alone."""
+        return self.status in FINAL
+
+
+class ResultError(ValueError):
+    """A file in the storage that is not what it should be; the message names it."""
+
+
+def trial_directory(storage: Path, trial_id: str) -> Path:
+    """Return `storage/trials/trial_id`; nothing is created.
+
+    Raises:
+        ValueError: `trial_id` is no digest, so that no name can lead out of the storage directory.
+    """
+    if not _TRIAL_ID.fullmatch(trial_id):
+        raise ValueError(f"trial id: expected 8 to 64 hexadecimal digits, got {trial_id!r}")
+    return Path(storage) / "trials" / trial_id
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: a reader sees the old or the new file, whole, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, atomically; a number that is not finite is refused (it would not be JSON)."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_spec(directory: Path, spec: Spec) -> None:
+    """Write `spec.json`: the resolved spec, defaults included."""
+    write_json(directory / "spec.json", spec.model_dump(mode="json"))
+
+
+def write_result(directory: Path, result: TrialResult) -> None:
+    """Write `result.json`; a trial writes it last, so its presence means that everything else is there."""
+    write_json(directory / "result.json", result.model_dump(mode="json"))
+
+
+def read_result(directory: Path) -> TrialResult | None:
+    """Return the result in `directory`, or None where there is none yet.
+
+    Raises:
+        ResultError: There is a `result.json`, but it cannot be read or is not a result.
+    """
+    path = directory / "result.json"
+    try:
+        return TrialResult.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path}: {f'{field}: ' if field else ''}{first['msg']}") from error
+
+
+def list_results(storage: Path, trial_ids: Iterable[str] | None = None) -> dict[str, TrialResult]:
+    """Return the results in `storage` by trial id.
+
+    A result that cannot be read stands as FAILED with the reason, so that it is seen and tried again.
+
+    Args:
+        storage: The storage directory.
+        trial_ids: The trials to look for; all that are there by default.
+    """
+    if trial_ids is None:
+        folder = Path(storage) / "trials"
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        trial_ids = [name for name in names if _TRIAL_ID.fullmatch(name)]
+    found: dict[str, TrialResult] = {}
+    for trial_id in trial_ids:
+        try:
+            result = read_result(trial_directory(storage, trial_id))
+        except ResultError as error:
+            result = TrialResult(trial_id=trial_id, status="FAILED", reason=f"unreadable: {error}")
+        if result is not None:
+            found[trial_id] = result
+    return found
+
+
+def write_curves(directory: Path, records: Sequence[Any]) -> None:
+    """Write `curves.parquet`: one row per epoch.
+
+    Args:
+        directory: The trial directory.
+        records: Dataclasses or mappings, all with the same fields, in order of epoch.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [dict(record) if isinstance(record, Mapping) else dataclasses.asdict(record) for record in records]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+    write_bytes(directory / "curves.parquet", sink.getvalue().to_pybytes())
+
+
+def read_curves(directory: Path) -> list[dict[str, Any]]:
+    """Return the per-epoch records of a trial, empty where it has none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = directory / "curves.parquet"
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
+    except FileNotFoundError:
+        return []
+    except pa.ArrowException as error:
+        raise ResultError(f"{path}: {error}") from error
+    return rows
+
+
+@functools.cache
+def code_hash() -> str:
+    """Return twelve digits that change when the code of datagen or planners does.
+
+    Syntax trees without docstrings are hashed, so that a comment, a docstring or a reformatted line leaves
+    thousands of results fresh. Trees depend on the minor version of Python, which all machines of a cluster
+    must share anyway.
+    """
+    whole = hashlib.sha256()
+    for package in CODE_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.submodule_search_locations, package
+        root = Path(next(iter(spec.submodule_search_locations)))
+        for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
+            whole.update(f"{package}/{path.relative_to(root).as_posix()}\n".encode())
+            whole.update(_code(path.read_text(encoding="utf-8")).encode())
+    return whole.hexdigest()[:12]
+
+
+def _code(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+def provenance(dataset_id: str = "", device: str = "cpu") -> Provenance:
+    """Return what produces the numbers of a trial that runs here and now.
+
+    Args:
+        dataset_id: The dataset that the trial uses.
+        device: The torch device that it runs on.
+    """
+    commit, dirty = _git()
+    accelerator, accelerator_bytes, driver = _accelerator(device)
+    return Provenance(
+        code=code_hash(),
+        git_commit=commit,
+        git_dirty=dirty,
+        versions=_versions(),
+        host=socket.gethostname(),
+        platform=f"{platform.system()}-{platform.machine()}",
+        cpu=_cpu(),
+        cpus=os.cpu_count() or 0,
+        accelerator=accelerator,
+        accelerator_bytes=accelerator_bytes,
+        driver=driver,
+        dataset_id=dataset_id,
+    )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional library that is not installed has no version to record
+    return versions
+
+
+@functools.cache
+def _git() -> tuple[str, bool]:
+    folder = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed copy may lie inside somebody else's repository, whose commit would say nothing about it.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return "", False
+    return git("rev-parse", "HEAD") or "", bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+@functools.cache
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.processor()
+
+
+def _accelerator(device: str) -> tuple[str, int, str]:
+    if not device.startswith("cuda"):
+        return device, 0, ""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, properties.total_memory, f"cuda {torch.version.cuda}"
