@@ -1,27 +1,45 @@
-"""Frozen specifications and their content-addressed identity."""
+"""Frozen specifications, their content-addressed identity, and one clear message for a bad one."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class Spec(BaseModel):
     """A frozen piece of a specification: unknown fields are refused, values are checked when it is made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown field {key!r}; {nearest(str(key), cls.model_fields)}")
+        return data
 
 
 def canonical_json(spec: Spec) -> str:
-    """Return the spec as JSON with sorted keys and every field at its default left out.
+    """Return the spec as JSON with sorted keys and every field at its default left out, empty parts too.
 
     Leaving defaults out keeps identities stable when a later version adds a field with a default.
     """
-    return json.dumps(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+    fields = _without_empty(spec.model_dump(mode="json", exclude_defaults=True))
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def _without_empty(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    parts = {key: _without_empty(part) for key, part in value.items()}
+    return {key: part for key, part in parts.items() if part != {}}
 
 
 def digest(spec: Spec, length: int = 16) -> str:
@@ -30,8 +48,19 @@ def digest(spec: Spec, length: int = 16) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint naming the known names, the one closest to `name` first."""
+    """Return a hint: the known name closest to `name`, or all of them where none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem of a failed validation as `field: what was expected, got value` on one line."""
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":
+        text = str(problem["ctx"]["error"])
+    else:
+        message = problem["msg"]
+        text = f"{message[:1].lower()}{message[1:]}, got {problem['input']!r:.80}"
+    return f"{field}: {text}" if field else text

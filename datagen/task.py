@@ -1,4 +1,4 @@
-"""What a dataset is (`DatasetSpec`) and which tasks there are (`TASKS`); needs no numba, so a sweep is planned fast."""
+"""What a dataset is (`DatasetSpec`) and which tasks there are (`TASKS`); imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from datagen.problem import FOUR, Moves, Problems
-from datagen.spec import Spec, digest, nearest
+from datagen.spec import Spec, digest, first_problem, nearest
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -23,7 +23,8 @@ class NoOptions(Spec):
 class Draw(Protocol):
     """Makes problems `start` to `stop` of a split; problem i depends on (spec, split, i) alone."""
 
-    def __call__(self, spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems: ...
+    def __call__(self, spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
+        """Return the problems with their labels."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ class DatasetSpec(Spec):
             raise ValueError(f"task: unknown name {name!r}; {nearest(str(name), TASKS)}")
         given = data.get("options", {})
         options_type = TASKS[name].options
-        return {**data, "options": given if isinstance(given, options_type) else options_type.model_validate(given)}
+        try:
+            options = given if isinstance(given, options_type) else options_type.model_validate(given)
+        except ValidationError as error:
+            raise ValueError(f"task {name!r}: {first_problem(error)}") from None
+        return {**data, "options": options}
 
     def count(self, split: Split) -> int:
         """Return the number of problems in `split`."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from datagen.spec import Spec, nearest
+from datagen.spec import Spec, first_problem, nearest
 
 
 class NoOptions(Spec):
@@ -41,10 +41,17 @@ class AndersonOptions(Spec):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a registry: where the class is (imported when used), what it accepts, how it is labelled."""
+    """One line of a registry.
+
+    Attributes:
+        target: Where the class is, "module:Class"; imported when used.
+        options: What it can be told.
+        ignores: Fields of `PlannerSpec` that mean nothing with it, and so must be left alone.
+    """
 
     target: str
     options: type[Spec] = NoOptions
+    ignores: tuple[str, ...] = ()
 
 
 CORES: dict[str, Entry] = {
@@ -55,14 +62,20 @@ SOLVERS: dict[str, Entry] = {
     "anderson": Entry("planners.solvers:Anderson", AndersonOptions),
 }
 ADJOINTS: dict[str, Entry] = {
-    "unrolled": Entry("planners.adjoints:Unrolled"),
+    "unrolled": Entry("planners.adjoints:Unrolled", ignores=("solver_bwd", "k_bwd", "tolerance", "tolerance_bwd")),
     "implicit": Entry("planners.adjoints:Implicit"),
 }
 MAPPERS: dict[str, Entry] = {
     "identity": Entry("planners.mappers:Identity"),
 }
 
-_REGISTRIES = {"core": CORES, "adjoint": ADJOINTS, "solver": SOLVERS, "solver_bwd": SOLVERS, "mapper": MAPPERS}
+_REGISTRIES = {
+    "core": CORES,
+    "adjoint": ADJOINTS,
+    "solver": SOLVERS,
+    "solver_bwd": SOLVERS,
+    "mapper": MAPPERS,
+}
 
 
 def _options_field(field: str) -> str:
@@ -127,7 +140,10 @@ class PlannerSpec(Spec):
                 if unknown:
                     known = [*cls.model_fields, *options_type.model_fields]
                     raise ValueError(f"unknown field {unknown[0]!r} for core {name!r}; {nearest(unknown[0], known)}")
-            data[_options_field(field)] = given if isinstance(given, Spec) else options_type.model_validate(given)
+            try:
+                data[_options_field(field)] = given if isinstance(given, Spec) else options_type.model_validate(given)
+            except ValidationError as error:
+                raise ValueError(f"{field} {name!r}: {first_problem(error)}") from None
         return data
 
     @model_validator(mode="after")
@@ -137,6 +153,9 @@ class PlannerSpec(Spec):
                 f"adjoint 'unrolled' differentiates through forward iteration; solver {self.solver!r} needs "
                 "an implicit adjoint"
             )
+        for field in ADJOINTS[self.adjoint].ignores:
+            if getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(f"{field} means nothing with adjoint {self.adjoint!r}: leave it out")
         return self
 
 

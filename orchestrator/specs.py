@@ -1,0 +1,398 @@
+"""From a YAML sweep to the trials it stands for; needs no torch and no Ray, so planning is instant."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from datagen.spec import Spec, digest, first_problem, nearest
+from datagen.task import TASKS, DatasetSpec
+from planners.specs import PlannerSpec, TrainingSpec
+
+Scalar = str | int | float | bool | None
+S = TypeVar("S", bound=Spec)
+MOST_TRIALS = 100_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+class SweepError(ValueError):
+    """A sweep that can't be run; the message names the file, the field and what was expected."""
+
+
+class ExecutionSpec(Spec):
+    """Where and how a trial computes, as far as it changes numbers or their meaning.
+
+    Attributes:
+        threads: Threads of the trial's process.
+        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one; the result says which it was.
+        memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
+        kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
+        exclusive_timing: True where the trial has its device to itself, so that its times may be reported.
+    """
+
+    threads: int = Field(1, ge=1, le=1024)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    memory_limit_gib: float | None = Field(None, gt=0.0)
+    kernel: Literal["auto", "reference"] = "auto"
+    exclusive_timing: bool = False
+
+
+class TrialSpec(Spec):
+    """One trial, fully determined.
+
+    Attributes:
+        data: What it trains, validates and tests on.
+        planner: What it trains.
+        training: How.
+        execution: Where, as far as that changes numbers.
+        seed: Seed of the initial weights and of the order of the training data.
+    """
+
+    data: DatasetSpec = DatasetSpec()
+    planner: PlannerSpec = PlannerSpec()
+    training: TrainingSpec = TrainingSpec()
+    execution: ExecutionSpec = ExecutionSpec()
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.training.epochs > 0 and self.data.train < self.training.batch_size:
+            raise ValueError(
+                f"data.train is {self.data.train}, less than one batch (training.batch_size {self.training.batch_size})"
+            )
+        if self.data.test == 0:
+            raise ValueError("data.test is 0: a trial is judged by its test maps")
+        if self.training.tested_checkpoint == "best" and self.data.valid == 0:
+            raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
+        return self
+
+
+def trial_id(spec: TrialSpec) -> str:
+    """Return the trial's identity: sixteen hexadecimal digits of the sha256 of its canonical JSON."""
+    return digest(spec, 16)
+
+
+class PlannerEntry(Spec):
+    """A row of the sweep's table: a planner (without K), and what it does differently from the rest of the sweep.
+
+    Attributes:
+        planner: Fields of `PlannerSpec`; in the YAML they stand directly in the entry.
+        training: Fields of `TrainingSpec` that differ for this planner.
+        grid: Axes that differ for this planner.
+    """
+
+    planner: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    grid: dict[str, list[Scalar]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _planner_fields_stand_in_the_entry(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        own = {key: data[key] for key in ("training", "grid") if key in data}
+        return {"planner": {key: data[key] for key in data if key not in ("training", "grid")}, **own}
+
+
+class Resources(Spec):
+    """What one trial asks of the cluster; no part of a trial's identity.
+
+    Attributes:
+        cpus: CPUs per trial; None for as many as `execution.threads`.
+        gpus: GPUs per trial, a fraction to share one; "auto" for one where the cluster has any.
+    """
+
+    cpus: float | None = Field(None, gt=0.0)
+    gpus: float | Literal["auto"] = "auto"
+
+
+class SweepSpec(Spec):
+    """A sweep: tasks x planners x grid, and how each trial is trained.
+
+    Attributes:
+        name: Name of the sweep and of its MLflow experiment.
+        description: The question that the sweep answers, in a sentence or two.
+        next: The sweep to suggest when this one is done.
+        tasks: Fields of `DatasetSpec` per task, over those in `data`.
+        data: Fields of `DatasetSpec` shared by all tasks.
+        planners: Rows of the table by name.
+        grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`.
+        training: How the planners are trained.
+        execution: Where the trials compute, as far as it changes numbers.
+        resources: What a trial asks of the cluster.
+    """
+
+    name: str
+    description: str = ""
+    next: str | None = None
+    tasks: list[dict[str, Any]] = Field([{"task": "navigation"}], min_length=1)
+    data: dict[str, Any] = {}
+    planners: dict[str, PlannerEntry] = Field(min_length=1)
+    grid: dict[str, list[Scalar]] = {"k": [30], "seed": [0]}
+    training: dict[str, Any] = {}
+    execution: SerializeAsAny[ExecutionSpec] = ExecutionSpec()
+    resources: Resources = Resources()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_name(cls, name: str) -> str:
+        # Names become folders and experiment names: none may leave the storage.
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r}: expected at most 64 letters, digits, '.', '_', '+' or '-', a letter or digit first"
+            )
+        return name
+
+    @field_validator("planners")
+    @classmethod
+    def _planners_have_plain_names(cls, planners: dict[str, PlannerEntry]) -> dict[str, PlannerEntry]:
+        for name in planners:
+            cls._name_is_a_file_name(name)
+        return planners
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial of a sweep and its place there.
+
+    Attributes:
+        trial_id: The trial's identity.
+        spec: The trial.
+        axes: Where it stands in the sweep: planner, task, map_size, k, seed, and further axes of the grid.
+    """
+
+    trial_id: str
+    spec: TrialSpec
+    axes: dict[str, Scalar]
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Read a sweep: a plain YAML file, or a Ray cluster file that holds one under `metadata.sweep`.
+
+    Args:
+        path: The file. Its `extends:` names a sweep, relative to it, that it adds to.
+        profile: One of the file's `profiles:`, merged over the rest; None for the paper's own scale.
+        overrides: Settings `path=value`, merged last; the value is YAML.
+
+    Returns:
+        The sweep, checked.
+
+    Raises:
+        SweepError: When the file can't be read or says something impossible.
+    """
+    path = Path(path)
+    document = _read_document(path, seen=())
+    profiles = document.pop("profiles", {})
+    if not isinstance(profiles, dict):
+        raise SweepError(f"{path}: profiles: expected a mapping of names to overrides, got {profiles!r:.80}")
+    if profile is not None:
+        if profile not in profiles:
+            raise SweepError(f"{path}: no profile {profile!r}; {nearest(profile, profiles)}")
+        if not isinstance(profiles[profile], dict):
+            raise SweepError(f"{path}: profiles.{profile}: expected a mapping, got {profiles[profile]!r:.80}")
+        document = _merged(document, profiles[profile])
+    for override in overrides:
+        document = _with_override(document, override)
+    try:
+        sweep = SweepSpec.model_validate(document)
+        expand(sweep)
+    except ValidationError as error:
+        raise SweepError(f"{path}: {first_problem(error)}") from None
+    except SweepError as error:
+        raise SweepError(f"{path}: {error}") from None
+    return sweep
+
+
+def _read_document(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise SweepError(f"{path}: extends: the files extend each other in a circle")
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise SweepError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise SweepError(f"{path}: not valid YAML: {reason}") from None
+    if isinstance(document, dict) and isinstance(document.get("metadata"), dict) and "sweep" in document["metadata"]:
+        document = document["metadata"]["sweep"]
+    if not isinstance(document, dict):
+        raise SweepError(f"{path}: expected a mapping (name, planners, grid, ...), got {type(document).__name__}")
+    parent = document.pop("extends", None)
+    if parent is None:
+        return document
+    if not isinstance(parent, str):
+        raise SweepError(f"{path}: extends: expected the name of a sweep file, got {parent!r:.80}")
+    return _merged(_read_document(path.parent / parent, (*seen, path.resolve())), document)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with `above` laid over it: mappings are merged, everything else is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    parts = path.strip().split(".")
+    if not equals or not all(parts):
+        raise SweepError(f"--set {override!r}: expected path=value, for example training.epochs=3")
+    if parts[0] == "grid" and len(parts) > 2:
+        parts = ["grid", ".".join(parts[1:])]
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise SweepError(f"--set {override!r}: the value is not valid YAML") from None
+    if parts[0] == "tasks" and len(parts) > 2 and parts[1].isdigit():
+        tasks = document.get("tasks", [])
+        index = int(parts[1])
+        if not isinstance(tasks, list) or index >= len(tasks) or not isinstance(tasks[index], dict):
+            raise SweepError(f"--set {override!r}: the sweep has no task {index}")
+        changed = _merged(tasks[index], _nested(parts[2:], value))
+        return {**document, "tasks": [*tasks[:index], changed, *tasks[index + 1 :]]}
+    return _merged(document, _nested(parts, value))
+
+
+def _nested(parts: list[str], value: Any) -> dict[str, Any]:
+    for part in reversed(parts):
+        value = {part: value}
+    return value
+
+
+def expand(sweep: SweepSpec) -> list[PlannedTrial]:
+    """Return the sweep's trials: tasks x planners x the product of the grid's axes, in that order.
+
+    Raises:
+        SweepError: When a trial is impossible; the message names its place in the sweep.
+    """
+    trials: list[PlannedTrial] = []
+    for number, task_fields in enumerate(sweep.tasks):
+        data = _checked(DatasetSpec, {**sweep.data, **task_fields}, f"tasks.{number}")
+        task = TASKS[data.task]
+        surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper}
+        for name, entry in sweep.planners.items():
+            where = f"planners.{name}"
+            for axes in _product(_axes(sweep, entry, where), where, MOST_TRIALS - len(trials)):
+                fields: dict[str, Any] = {
+                    "data": data,
+                    "planner": {**surroundings, **entry.planner},
+                    "training": {**sweep.training, **entry.training},
+                    "execution": sweep.execution,
+                }
+                for axis, value in axes.items():
+                    _place(fields, axis, value, where)
+                spec = _checked(TrialSpec, fields, where)
+                place: dict[str, Scalar] = {"planner": name, "task": data.task, "map_size": data.map_size}
+                place |= {"k": spec.planner.k_fwd, "seed": spec.seed}
+                place |= {axis: value for axis, value in axes.items() if axis not in ("k", "seed")}
+                trials.append(PlannedTrial(trial_id(spec), spec, place))
+    return trials
+
+
+def _axes(sweep: SweepSpec, entry: PlannerEntry, where: str) -> dict[str, list[Scalar]]:
+    axes = {**sweep.grid, **entry.grid}
+    for axis, values in axes.items():
+        if not values:
+            raise SweepError(f"{where}: grid.{axis}: expected at least one value, got an empty list")
+    return axes
+
+
+def _product(axes: dict[str, list[Scalar]], where: str, most: int) -> Iterable[dict[str, Scalar]]:
+    count = 1
+    for values in axes.values():
+        count *= len(values)
+    if count > most:
+        raise SweepError(f"{where}: the sweep has more than {MOST_TRIALS} trials")
+    for place in itertools.product(*axes.values()):
+        yield dict(zip(axes, place, strict=True))
+
+
+def _place(fields: dict[str, Any], axis: str, value: Scalar, where: str) -> None:
+    """Set the field that a grid axis stands for in a trial's fields."""
+    section, _, field = {"k": "planner.k_fwd", "seed": ".seed"}.get(axis, axis).partition(".")
+    if section == "" and field == "seed":
+        fields["seed"] = value
+    elif section in ("planner", "training") and field and "." not in field:
+        fields[section] = {**fields[section], field: value}
+    else:
+        raise SweepError(
+            f"{where}: grid.{axis}: expected k, seed, planner.FIELD or training.FIELD; "
+            f"{nearest(axis, ['k', 'seed', 'planner.k_bwd', 'planner.solver', 'training.learning_rate'])}"
+        )
+
+
+def _checked(kind: type[S], fields: Mapping[str, Any], where: str) -> S:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise SweepError(f"{where}: {first_problem(error)}") from None
+
+
+def select(trials: list[PlannedTrial], only: str | None) -> list[PlannedTrial]:
+    """Return the trials that match `only`, such as `planner=id-vin,k=80` or `id=3f2a`.
+
+    A key that is given several times matches any of its values; different keys must all match.
+
+    Raises:
+        SweepError: When a key is unknown or nothing matches.
+    """
+    if only is None:
+        return trials
+    wanted: dict[str, set[str]] = {}
+    known = {"id", *(axis for trial in trials for axis in trial.axes)}
+    for part in only.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not value:
+            raise SweepError(f"--only {part!r}: expected key=value, for example planner=id-vin")
+        if key not in known:
+            raise SweepError(f"--only: unknown key {key!r}; {nearest(key, known)}")
+        wanted.setdefault(key, set()).add(value)
+    found = [trial for trial in trials if _matches(trial, wanted)]
+    if not found:
+        raise SweepError(f"--only {only!r}: no trial of the sweep matches")
+    return found
+
+
+def _matches(trial: PlannedTrial, wanted: dict[str, set[str]]) -> bool:
+    return all(
+        any(trial.trial_id.startswith(value) for value in values) if key == "id" else str(trial.axes.get(key)) in values
+        for key, values in wanted.items()
+    )
+
+
+def find_trial(trials: list[PlannedTrial], prefix: str) -> PlannedTrial:
+    """Return the one trial whose id starts with `prefix`.
+
+    Raises:
+        SweepError: When none or several do.
+    """
+    found = {trial.trial_id: trial for trial in trials if trial.trial_id.startswith(prefix)}
+    if len(found) != 1 or not prefix:
+        count = "no trial" if not found else f"{len(found)} trials"
+        raise SweepError(f"{count} of the sweep have an id starting with {prefix!r}")
+    return next(iter(found.values()))
