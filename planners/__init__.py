@@ -1,1 +1,58 @@
-"""The method: planner cores, fixed-point solvers, adjoints."""
+"""The method: planner cores, fixed-point solvers, adjoints.
+
+The names below are imported on first use, so `import planners` (to plan a sweep, say) needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planners.adjoints import Implicit, Unrolled
+    from planners.fixed_point import Result, Solution, fixed_point
+    from planners.planner import Plan, Planner, build_planner
+    from planners.solvers import Anderson, Broyden, ForwardIteration
+    from planners.specs import PlannerSpec, TrainingSpec
+
+_HOME = {
+    "Anderson": "planners.solvers",
+    "Broyden": "planners.solvers",
+    "ForwardIteration": "planners.solvers",
+    "Implicit": "planners.adjoints",
+    "Plan": "planners.planner",
+    "Planner": "planners.planner",
+    "PlannerSpec": "planners.specs",
+    "Result": "planners.fixed_point",
+    "Solution": "planners.fixed_point",
+    "TrainingSpec": "planners.specs",
+    "Unrolled": "planners.adjoints",
+    "build_planner": "planners.planner",
+    "fixed_point": "planners.fixed_point",
+}
+
+__all__ = [
+    "Anderson",
+    "Broyden",
+    "ForwardIteration",
+    "Implicit",
+    "Plan",
+    "Planner",
+    "PlannerSpec",
+    "Result",
+    "Solution",
+    "TrainingSpec",
+    "Unrolled",
+    "build_planner",
+    "fixed_point",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,47 @@
+"""One Bellman-like step per file, and what every one of them offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Injected:
+    """What every step is given beside the value: the reward r of the paper, in the form the step uses it.
+
+    Attributes:
+        per_sample: Tensors with one row per sample, [B, ...].
+        shared: Tensors that all samples share, such as a filter that is expanded once and used at every step.
+    """
+
+    per_sample: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...] = ()
+
+    def take(self, indices: Tensor) -> Injected:
+        """Return the same for the samples `indices` alone."""
+        return Injected(tuple(part.index_select(0, indices) for part in self.per_sample), self.shared)
+
+
+@runtime_checkable
+class Core(Protocol):
+    """A planner core: one step v' = f(v, r; theta), and what goes before and after it. The solver owns the loop.
+
+    Constructed as `Core(options, wrap=..., actions=4, in_channels=2)`, where options is the core's own `Spec`. It must
+    accept maps of any size, and a sample's result must not depend on the rest of its batch.
+    """
+
+    def encode(self, x: Tensor) -> Injected:
+        """Return what every step is given, from x [B, in_channels, h, w] (map and goal channels)."""
+
+    def initial_value(self, r: Injected) -> Tensor:
+        """Return v_0, [B, channels, h, w]."""
+
+    def step(self, v: Tensor, r: Injected) -> Tensor:
+        """Return v' = f(v, r; theta), of the shape of v."""
+
+    def policy(self, v: Tensor, r: Injected) -> Tensor:
+        """Return action logits [B, actions, h, w] at the value v."""

@@ -1,0 +1,53 @@
+"""The two operations that Bellman-like steps share: a convolution that keeps the map's size, and the maximum."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wrap: bool) -> Tensor:
+    """Correlate x with a filter of odd size, keeping height and width.
+
+    Args:
+        x: [B, in, h, w].
+        weight: [out, in, F, F], F odd.
+        bias: [out] or None.
+        wrap: True pads circularly (the torus), False with zeros.
+
+    Returns:
+        [B, out, h, w].
+    """
+    padding = weight.shape[-1] // 2
+    if wrap and padding:
+        return F.conv2d(F.pad(x, (padding,) * 4, mode="circular"), weight, bias)
+    return F.conv2d(x, weight, bias, padding=padding)
+
+
+def same_conv(in_channels: int, out_channels: int, size: int, *, wrap: bool, bias: bool = True) -> nn.Conv2d:
+    """Return a convolution layer that keeps height and width, padded as `convolve` is."""
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        size,
+        padding=size // 2,
+        bias=bias,
+        padding_mode="circular" if wrap else "zeros",
+    )
+
+
+def maximum(q: Tensor, dim: int, temperature: float = 0.0) -> Tensor:
+    """Return max over `dim` (kept with size 1), or its smoothing T * logsumexp(q / T).
+
+    Both are non-expansive in the max norm, so a contraction stays one at every temperature, and T -> 0 recovers the
+    maximum: max <= T logsumexp(q / T) <= max + T log n.
+
+    Where several entries tie, the gradient of the maximum goes to the one index that `torch.max` reports, and to that
+    one alone; it is an element of the subdifferential, as the average over the ties would be.
+    """
+    if temperature > 0:
+        return temperature * torch.logsumexp(q / temperature, dim, keepdim=True)
+    if torch.is_grad_enabled() and q.requires_grad:
+        return q.max(dim, keepdim=True).values
+    return q.amax(dim, keepdim=True)  # the same values; no index to find, because nothing is differentiated

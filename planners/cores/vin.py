@@ -1,0 +1,62 @@
+"""Value Iteration Network (Tamar et al. 2016; section 3 of the paper)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from planners.cores import Injected
+from planners.cores.bellman import convolve, maximum, same_conv
+from planners.specs import VINOptions
+
+# v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
+
+
+class VIN(nn.Module):
+    """Value iteration with learned rewards and learned transition filters, shared by all cells.
+
+    Q_a = W_r,a * r + W_v,a * v (Eq. 1),  v' = max_a Q_a (Eq. 2).
+
+    The reward's part of Q is the same at every step and is computed once. Where actions tie, the gradient of the
+    maximum goes to one of them (see `planners.cores.bellman.maximum`).
+
+    Args:
+        options: Sizes and temperature.
+        wrap: True pads circularly.
+        actions: Number of logits per cell.
+        in_channels: Channels of the input: map and goal.
+    """
+
+    def __init__(self, options: VINOptions, *, wrap: bool, actions: int = 4, in_channels: int = 2) -> None:
+        super().__init__()
+        self.wrap = wrap
+        self.temperature = options.temperature
+        size = options.kernel_size
+        # UNSPECIFIED: biases and the encoder's kernel size; as in the literature's VIN, 3x3 and the first layer alone
+        # has a bias, and no activation stands between the two layers of the encoder.
+        self.hidden = same_conv(in_channels, options.hidden_channels, 3, wrap=wrap)
+        self.reward = nn.Conv2d(options.hidden_channels, 1, 1, bias=False)
+        self.w_r = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(options.q_channels, 1, size, size), a=5**0.5))
+        self.w_v = nn.Parameter(torch.zeros(options.q_channels, 1, size, size))
+        self.head = nn.Conv2d(options.q_channels, actions, 1, bias=False)
+
+    def encode(self, x: Tensor) -> Injected:
+        """Return the reward's part of Q, [B, q_channels, h, w]."""
+        r = self.reward(self.hidden(x))
+        return Injected((convolve(r, self.w_r, wrap=self.wrap),))
+
+    def initial_value(self, r: Injected) -> Tensor:
+        """Return zeros, [B, 1, h, w]."""
+        return torch.zeros_like(r.per_sample[0][:, :1])
+
+    def action_values(self, v: Tensor, r: Injected) -> Tensor:
+        """Return Q, [B, q_channels, h, w] (Eq. 1)."""
+        return r.per_sample[0] + convolve(v, self.w_v, wrap=self.wrap)
+
+    def step(self, v: Tensor, r: Injected) -> Tensor:
+        """Return v' = max_a Q_a, [B, 1, h, w] (Eq. 2)."""
+        return maximum(self.action_values(v, r), 1, self.temperature)
+
+    def policy(self, v: Tensor, r: Injected) -> Tensor:
+        """Return logits from the action values at v, [B, actions, h, w]."""
+        return self.head(self.action_values(v, r))

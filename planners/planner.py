@@ -1,0 +1,144 @@
+"""A planner: mapper, core, solver and adjoint put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, cat, nn
+
+from datagen.problem import ACTIONS
+from planners.cores import Core, Injected
+from planners.fixed_point import Solution, fixed_point
+from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, Entry, PlannerSpec
+
+
+@dataclass(frozen=True)
+class Step:
+    """The step v -> f(v, r; theta) of one core on one batch of problems."""
+
+    core: Core
+    injected: Injected
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return f(v, r; theta)."""
+        return self.core.step(v, self.injected)
+
+    def take(self, indices: Tensor) -> Step:
+        """Return the same step for the samples `indices` alone."""
+        return Step(self.core, self.injected.take(indices))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a planner finds for a batch of problems.
+
+    Attributes:
+        logits: [B, actions, h, w] action logits per cell.
+        solution: The fixed point: its value, residuals and step counts per sample.
+        step: The function whose fixed point it is.
+        map_logits: [B, 1, h, w] logit that a cell is free, where a mapper made the map; None where it was given.
+    """
+
+    logits: Tensor
+    solution: Solution
+    step: Step
+    map_logits: Tensor | None = None
+
+
+class Planner(nn.Module):
+    """Plans on a grid by solving v* = f(v*, r; theta) and reading a policy off v* (section 4.2, Figure 3).
+
+    Runs on maps of any size, on the device and in the dtype of its parameters.
+
+    Args:
+        core: The step and its encoder and head.
+        mapper: Makes map logits from an observation.
+        solver: Forward solver.
+        adjoint: How gradients pass through the solution.
+    """
+
+    def __init__(self, core: Core, mapper: nn.Module, solver: Any, adjoint: Any) -> None:
+        super().__init__()
+        self.core = core
+        self.mapper = mapper
+        self.solver = solver
+        self.adjoint = adjoint
+
+    def plan(
+        self,
+        map: Tensor | None,
+        goal: Tensor,
+        observation: Tensor | None = None,
+        *,
+        k_fwd: int | None = None,
+    ) -> Plan:
+        """Return the action logits with the fixed point they came from.
+
+        Args:
+            map: [B, 1, h, w] floats, 1 = free and 0 = obstacle (or the probability that a cell is free). Not looked at
+                when there is an observation.
+            goal: [B, 1, h, w] floats, 1 at the goal.
+            observation: What the mapper sees instead of the map, [B, ...]; None plans on the map itself.
+            k_fwd: Most forward steps, this time; None is the planner's own number.
+
+        Returns:
+            Logits, solution and, with an observation, the map's logits.
+
+        Raises:
+            ValueError: If shapes do not fit, or neither map nor observation is given.
+        """
+        _check("goal", goal)
+        map_logits = None
+        if observation is not None:
+            map_logits = self.mapper(observation, (goal.shape[-2], goal.shape[-1]))
+            map = map_logits.sigmoid()
+        if map is None:
+            raise ValueError("map: expected a tensor [B, 1, h, w] or an observation for the mapper, got neither")
+        _check("map", map)
+        if map.shape != goal.shape:
+            raise ValueError(f"map and goal must have one shape, got {tuple(map.shape)} and {tuple(goal.shape)}")
+        injected = self.core.encode(cat([map, goal], dim=1))
+        step = Step(self.core, injected)
+        solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
+        solution = fixed_point(step, self.core.initial_value(injected), solver=solver, adjoint=self.adjoint)
+        return Plan(self.core.policy(solution.value, injected), solution, step, map_logits)
+
+    def forward(self, map: Tensor | None, goal: Tensor, observation: Tensor | None = None) -> Tensor:
+        """Return action logits [B, actions, h, w]; see `plan`."""
+        return self.plan(map, goal, observation).logits
+
+
+def _check(name: str, x: Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point():
+        raise ValueError(f"{name}: expected a float tensor [B, 1, h, w], got {x.dtype} {tuple(x.shape)}")
+
+
+def _named(entry: Entry) -> Any:
+    module, name = entry.target.split(":")
+    return getattr(import_module(module), name)
+
+
+def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS)) -> Planner:
+    """Return a freshly initialised planner (from torch's global random state).
+
+    Args:
+        spec: What to build.
+        actions: Number of logits per cell.
+
+    Returns:
+        A planner in float32 on the CPU; move and cast it as any module.
+    """
+    core = _named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions)
+    mapper = _named(MAPPERS[spec.mapper])(spec.mapper_options, wrap=spec.wrap)
+    solver = _named(SOLVERS[spec.solver])(
+        max_steps=spec.k_fwd, tolerance=spec.tolerance, **spec.solver_options.model_dump()
+    )
+    adjoint_type = _named(ADJOINTS[spec.adjoint])
+    options = spec.adjoint_options.model_dump()
+    if "solver" in {field.name for field in fields(adjoint_type)}:
+        options["solver"] = _named(SOLVERS[spec.solver_bwd])(
+            max_steps=spec.k_bwd, tolerance=spec.tolerance_bwd, **spec.solver_bwd_options.model_dump()
+        )
+    return Planner(core, mapper, solver, adjoint_type(**options))
