@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -27,6 +27,10 @@ class Draw(Protocol):
         """Return the problems with their labels."""
 
 
+def _no_observation(spec: DatasetSpec) -> tuple[int, ...] | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Task:
     """One line of the registry of tasks.
@@ -36,12 +40,15 @@ class Task:
         moves: What the agent can do in one step.
         mapper: The planner's mapper that the observations need ("identity" where the map itself is given).
         options: The task's own choices.
+        observation_shape: Shape of one problem's observation, or None where there is none; known before any is made,
+            so that shards can be sized.
     """
 
     target: str
     moves: Moves = FOUR
     mapper: str = "identity"
     options: type[Spec] = NoOptions
+    observation_shape: Callable[[DatasetSpec], tuple[int, ...] | None] = _no_observation
 
     def draw(self) -> Draw:
         """Return the task's generator, importing its module."""
@@ -65,6 +72,7 @@ class DatasetSpec(Spec):
         test: Number of test problems.
         seed: Seed of the whole set.
         options: The task's own choices.
+        imported: sha256 of the content of a set that was brought from elsewhere; None where the spec makes the set.
     """
 
     task: str = "navigation"
@@ -74,6 +82,7 @@ class DatasetSpec(Spec):
     test: int = Field(2_000, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)
     options: SerializeAsAny[Spec] = NoOptions()
+    imported: str | None = Field(None, pattern="^[0-9a-f]{64}$")
 
     @model_validator(mode="before")
     @classmethod

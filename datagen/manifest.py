@@ -1,0 +1,117 @@
+"""The manifest of a dataset, and the card that tells people and dataset hubs what is in it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from datagen.spec import Spec
+from datagen.task import SPLITS, TASKS, DatasetSpec, Split
+
+
+class DatasetError(ValueError):
+    """A dataset that is missing, incomplete or altered; the message names the file."""
+
+
+class ShardRecord(Spec):
+    """What a shard must be.
+
+    Attributes:
+        name: File name.
+        split: Its split.
+        rows: Number of problems.
+        bytes: Size of the file.
+        sha256: Of the file.
+        code: Hash of the sources that made it.
+    """
+
+    name: str
+    split: Split
+    rows: int = Field(ge=0)
+    bytes: int = Field(gt=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    code: str
+
+
+class Manifest(Spec):
+    """What a finished dataset is; written last.
+
+    Attributes:
+        dataset_id: Name of the folder.
+        spec: What the data were made from.
+        source: "generated" from the spec, or "imported" (then `spec.imported` is the sha256 of the content).
+        shards: Every shard, train first.
+        code: Hash of the sources of the generator.
+        versions: Libraries that made it.
+    """
+
+    dataset_id: str
+    spec: DatasetSpec
+    source: Literal["generated", "imported"]
+    shards: tuple[ShardRecord, ...]
+    code: str
+    versions: dict[str, str]
+
+    def rows(self, split: Split) -> int:
+        """Return the number of problems in `split`."""
+        return sum(record.rows for record in self.shards if record.split == split)
+
+
+def _size_category(rows: int) -> str:
+    for bound, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if rows < bound:
+            return name
+    return "1M<n<10M"
+
+
+def card(manifest: Manifest) -> str:
+    """Return the dataset's README: front matter for dataset hubs, then a page for people."""
+    spec, task = manifest.spec, TASKS[manifest.spec.task]
+    files = "".join(
+        f"  - split: {'validation' if split == 'valid' else split}\n    path: {split}-*.parquet\n" for split in SPLITS
+    )
+    counts = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
+    total = sum(manifest.rows(split) for split in SPLITS)
+    size = sum(record.bytes for record in manifest.shards)
+    observation = task.observation_shape(spec)
+    seen = (
+        f"| `observation` | uint8 {list(observation)} | what the planner's mapper sees instead of the map |\n"
+        if observation
+        else ""
+    )
+    actions = ", ".join(f"{i} = {name}" for i, name in enumerate(task.moves.names))
+    edge = "on the torus" if task.moves.wrap else "a move over the edge stays"
+    side = f"[{spec.map_size}, {spec.map_size}]"
+    return f"""---
+pretty_name: {manifest.dataset_id}
+license: mit
+tags: [differentiable-planning, {spec.task}]
+size_categories: ["{_size_category(total)}"]
+configs:
+- config_name: default
+  data_files:
+{files}---
+
+# {manifest.dataset_id}
+
+{counts} problems of the task `{spec.task}` on {spec.map_size} x {spec.map_size} maps,
+{size:,} bytes, {manifest.source}.
+
+| column | type | meaning |
+|---|---|---|
+| `problem` | int64 | number of the problem in its split |
+| `goal_row`, `goal_col` | int16 | the goal, a free cell |
+| `map` | uint8 {side} | 1 = free, 0 = obstacle |
+| `distance` | float32 {side} | cost of the cheapest path to the goal, else inf |
+| `optimal_actions` | uint8 {side} | bit a is set where action a is optimal |
+| `label` | uint8 {side} | one action per cell, ties drawn once |
+{seen}
+Arrays are fixed-size binary in C order, little-endian; shape, type and axes are in the field's metadata. Actions:
+{actions}; {edge}.
+No map is in two splits. The spec, which determines every byte unless the set was imported:
+
+```json
+{spec.model_dump_json(indent=1)}
+```
+"""
