@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -65,3 +66,23 @@ class Problems:
         """Return the problems in `rows` as views."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return Problems(**{name: None if part is None else part[rows] for name, part in parts.items()})
+
+    def take(self, indices: NDArray[np.int64]) -> Problems:
+        """Return copies of the problems at `indices`, in that order."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "obstacles"}
+        obstacles = None if self.obstacles is None else [self.obstacles[i] for i in indices]
+        return Problems(
+            **{name: None if array is None else array[indices] for name, array in arrays.items()}, obstacles=obstacles
+        )
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
+        """Yield one epoch of shuffled batches; the order depends on (seed, epoch) alone.
+
+        Args:
+            size: Problems per batch; a last partial batch is dropped.
+            seed: Seed of the training run.
+            epoch: Number of the epoch, from 0.
+        """
+        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        for start in range(0, len(order) - size + 1, size):
+            yield self.take(order[start : start + size])

@@ -1,0 +1,382 @@
+"""Training and testing a planner (section 5.1, D.1 and D.2)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datagen.problem import Moves, Problems
+from planners.fixed_point import Result, Solution
+from planners.memory import TensorMemory, state_tensors
+from planners.planner import Plan, Planner, build_planner
+from planners.rollout import Evaluation, evaluate_policy
+from planners.specs import PlannerSpec, TrainingSpec
+
+WARM_UP_STEPS = 3
+"""Steps of a process whose times are not counted: caches fill, kernels are compiled, memory is metered."""
+
+
+class TrainingData(Protocol):
+    """What a trainer reads: shuffled batches whose order depends on (seed, epoch) alone. `Problems` is one."""
+
+    def __len__(self) -> int:
+        """Return the number of problems."""
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
+        """Yield one epoch of full batches."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch of training did.
+
+    Attributes:
+        epoch: Number of epochs completed, from 1.
+        train_loss: Mean cross-entropy over the epoch's steps.
+        valid_success_rate: Success rate on the validation maps after the epoch (0..1; nan without validation maps).
+        valid_optimality: Share of optimal roll-outs there.
+        valid_spl: Success weighted by path length there.
+        forward_seconds: Median over the steps; nan where all were warm-up.
+        backward_seconds: The same for back-propagation.
+        forward_steps: Mean number of applications of f per sample.
+        forward_residual: Mean relative residual that the forward solve ended with.
+        backward_residual: The same of the adjoint solve; nan where there is none.
+        forward_diverged: Whether any sample's forward iteration diverged (B.2).
+        not_finite: Whether loss or gradient stopped being finite; training ends there, before the update.
+        peak_bytes: Most tensor memory a metered step needed; 0 where none was metered.
+        train_seconds: Wall time of the epoch's training steps.
+    """
+
+    epoch: int
+    train_loss: float
+    valid_success_rate: float
+    valid_optimality: float
+    valid_spl: float
+    forward_seconds: float
+    backward_seconds: float
+    forward_steps: float
+    forward_residual: float
+    backward_residual: float
+    forward_diverged: bool
+    not_finite: bool
+    peak_bytes: int
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class _StepRecord:
+    loss: float
+    forward_seconds: float
+    backward_seconds: float
+    forward_steps: float
+    forward_residual: float
+    backward_residual: float
+    forward_diverged: bool
+    not_finite: bool
+
+
+class Trainer:
+    """Trains one planner; everything random follows from the seed, so the same arguments give the same numbers.
+
+    Attributes:
+        planner: The planner in training.
+        epoch: Epochs completed.
+        finished: True when all epochs are done, or training ended early because it was no longer finite.
+    """
+
+    def __init__(
+        self,
+        planner: PlannerSpec,
+        training: TrainingSpec,
+        train: TrainingData,
+        valid: Problems,
+        *,
+        moves: Moves,
+        seed: int,
+        device: str = "cpu",
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        """Build the planner and its optimiser.
+
+        Args:
+            planner: What to train.
+            training: How.
+            train: Training problems.
+            valid: Validation problems; may be empty.
+            moves: What the actions do.
+            seed: Seed of the initial weights and of the order of the data.
+            device: "cpu" or "cuda".
+            memory_limit_bytes: Tensor memory at which `MemoryLimitExceeded` is raised; None for no limit.
+        """
+        self.spec = planner
+        self.training = training
+        self.train = train
+        self.valid = valid
+        self.moves = moves
+        self.seed = seed
+        self.device = torch.device(device)
+        self.memory_limit_bytes = memory_limit_bytes
+        torch.manual_seed(seed)
+        self.planner = build_planner(planner, actions=len(moves.names)).to(self.device)
+        self.optimizer = self._optimizer()
+        self.epoch = 0
+        self.finished = training.epochs == 0
+        self._best: dict[str, Any] | None = None
+        self._steps_in_process = 0
+        self._peak_bytes = 0
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        kind = torch.optim.Adam if self.training.optimizer == "adam" else torch.optim.RMSprop
+        return kind(self.planner.parameters(), lr=self.training.learning_rate, eps=self.training.epsilon)
+
+    def run_epoch(self) -> EpochRecord:
+        """Train for one epoch and validate.
+
+        Returns:
+            What happened.
+
+        Raises:
+            MemoryLimitExceeded: When a metered step needs more than the limit.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate * self.training.learning_rate_decay**self.epoch
+        # Restarting the generator at every epoch makes a resumed run equal to an undisturbed one.
+        generator = torch.Generator(device=self.device).manual_seed(self.seed * 1_000_003 + self.epoch)
+        started = time.perf_counter()
+        steps: list[_StepRecord] = []
+        self.planner.train()
+        for batch in self.train.batches(self.training.batch_size, self.seed, self.epoch):
+            steps.append(self._step(batch, generator))
+            if steps[-1].not_finite:
+                break
+        train_seconds = time.perf_counter() - started
+        self.epoch += 1
+        self.finished = self.epoch >= self.training.epochs or steps[-1].not_finite
+        record = self._record(steps, train_seconds)
+        if self.training.tested_checkpoint == "best" and (
+            self._best is None or record.valid_success_rate > self._best["success_rate"]
+        ):
+            weights = {name: tensor.detach().clone() for name, tensor in self.planner.state_dict().items()}
+            self._best = {"success_rate": record.valid_success_rate, "planner": weights}
+        return record
+
+    def _record(self, steps: list[_StepRecord], train_seconds: float) -> EpochRecord:
+        valid = self._evaluate(self.valid) if len(self.valid) else None
+        counted = steps[max(0, WARM_UP_STEPS - (self._steps_in_process - len(steps))) :]
+
+        def mean(name: str) -> float:
+            return statistics.fmean(getattr(step, name) for step in steps)
+
+        def median(name: str) -> float:
+            return statistics.median(getattr(step, name) for step in counted) if counted else float("nan")
+
+        return EpochRecord(
+            epoch=self.epoch,
+            train_loss=mean("loss"),
+            valid_success_rate=valid.success_rate if valid else float("nan"),
+            valid_optimality=valid.optimality if valid else float("nan"),
+            valid_spl=valid.spl if valid else float("nan"),
+            forward_seconds=median("forward_seconds"),
+            backward_seconds=median("backward_seconds"),
+            forward_steps=mean("forward_steps"),
+            forward_residual=mean("forward_residual"),
+            backward_residual=mean("backward_residual"),
+            forward_diverged=any(step.forward_diverged for step in steps),
+            not_finite=any(step.not_finite for step in steps),
+            peak_bytes=self._peak_bytes,
+            train_seconds=train_seconds,
+        )
+
+    def _step(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
+        metered = self._steps_in_process < 2  # the second step sees the optimiser's state too
+        self._steps_in_process += 1
+        if metered and self.device.type == "cpu":
+            held = state_tensors(self.planner, self.optimizer)
+            with TensorMemory(held, self.memory_limit_bytes) as memory:
+                record = self._update(batch, generator)
+            self._peak_bytes = max(self._peak_bytes, memory.peak_bytes)
+            return record
+        record = self._update(batch, generator)
+        if metered:
+            self._peak_bytes = torch.cuda.max_memory_allocated(self.device)
+        return record
+
+    def _update(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
+        self.optimizer.zero_grad(set_to_none=True)
+        started = self._clock()
+        inputs = _Inputs.of(batch, self.device)
+        plan, loss = self._loss(inputs, generator)
+        solved = self._clock()
+        loss.backward()
+        done = self._clock()
+        clip = self.training.gradient_clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.planner.parameters(), clip)
+        finite = bool(torch.isfinite(norm) & torch.isfinite(loss.detach()))
+        if finite:
+            self.optimizer.step()
+        solution = plan.solution
+        return _StepRecord(
+            loss=float(loss.detach()),
+            forward_seconds=solved - started,
+            backward_seconds=done - solved,
+            forward_steps=float(solution.steps.float().mean()),
+            forward_residual=float(solution.residual.mean()),
+            backward_residual=_adjoint_residual(solution),
+            forward_diverged=bool((solution.result == Result.DIVERGED).any()),
+            not_finite=not finite,
+        )
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _loss(self, inputs: _Inputs, generator: torch.Generator) -> tuple[Plan, Tensor]:
+        apart = self.epoch < self.training.mapper_pretrain_epochs
+        if inputs.observation is None or self.spec.mapper == "identity":
+            plan = self.planner.plan(inputs.map, inputs.goal)
+            loss = self._cross_entropy(plan.logits, inputs)
+        elif apart:
+            plan = self.planner.plan(inputs.map, inputs.goal)
+            map_logits = self.planner.mapper(inputs.observation, tuple(inputs.goal.shape[-2:]))
+            loss = self._cross_entropy(plan.logits, inputs)
+            loss = loss + functional.binary_cross_entropy_with_logits(map_logits, inputs.map)
+        else:
+            plan = self.planner.plan(None, inputs.goal, inputs.observation)
+            loss = self._cross_entropy(plan.logits, inputs)
+        if self.training.jacobian_weight > 0 and self._draws_penalty(generator):
+            from planners.jacobian import jacobian_penalty
+
+            penalty = jacobian_penalty(plan.step, plan.solution.value, generator)
+            loss = loss + self.training.jacobian_weight * penalty
+        return plan, loss
+
+    def _draws_penalty(self, generator: torch.Generator) -> bool:
+        draw = torch.rand((), generator=generator, device=self.device)
+        return bool(draw < self.training.jacobian_frequency)
+
+    def _cross_entropy(self, logits: Tensor, inputs: _Inputs) -> Tensor:
+        if self.training.labels == "one_hot":
+            return functional.cross_entropy(logits, inputs.label)
+        bits = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+        optimal = ((inputs.optimal_actions.unsqueeze(1) >> bits) & 1).to(logits.dtype)
+        count = optimal.sum(1, keepdim=True)
+        loss = -(logits.log_softmax(1) * optimal / count.clamp(min=1)).sum()
+        return loss / (count > 0).sum().clamp(min=1)
+
+    def test(self, problems: Problems) -> Evaluation:
+        """Return how the checkpoint that `tested_checkpoint` names does on `problems`."""
+        if self.training.tested_checkpoint == "best" and self._best is not None:
+            last = {name: tensor.detach().clone() for name, tensor in self.planner.state_dict().items()}
+            self.planner.load_state_dict(self._best["planner"])
+            evaluation = self._evaluate(problems)
+            self.planner.load_state_dict(last)
+            return evaluation
+        return self._evaluate(problems)
+
+    def _evaluate(self, problems: Problems) -> Evaluation:
+        return evaluate(self.planner, problems, moves=self.moves, batch_size=self.training.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a new trainer needs to go on: plain data and tensors, loadable with `weights_only=True`."""
+        return {
+            "planner": self.planner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "finished": self.finished,
+            "best": self._best,
+            "peak_bytes": self._peak_bytes,
+            "torch_random_state": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        self.planner.load_state_dict(state["planner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch = state["epoch"]
+        self.finished = state["finished"]
+        self._best = state["best"]
+        self._peak_bytes = state["peak_bytes"]
+        torch.set_rng_state(state["torch_random_state"])
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A batch as the planner takes it."""
+
+    map: Tensor
+    goal: Tensor
+    label: Tensor
+    optimal_actions: Tensor
+    observation: Tensor | None
+
+    @classmethod
+    def of(cls, batch: Problems, device: torch.device) -> _Inputs:
+        n, height, width = batch.map.shape
+        goal = torch.zeros(n, 1, height, width)
+        goal[torch.arange(n), 0, batch.goal[:, 0].astype("int64"), batch.goal[:, 1].astype("int64")] = 1.0
+        observation = None if batch.observation is None else torch.from_numpy(batch.observation).to(device)
+        return cls(
+            map=torch.from_numpy(batch.map).to(device).float().unsqueeze(1),
+            goal=goal.to(device),
+            label=torch.from_numpy(batch.label).to(device).long(),
+            optimal_actions=torch.from_numpy(batch.optimal_actions).to(device).long(),
+            observation=observation,
+        )
+
+
+def _adjoint_residual(solution: Solution) -> float:
+    if solution.adjoint is None or solution.adjoint.residual is None:
+        return float("nan")
+    return float(solution.adjoint.residual.mean())
+
+
+@torch.no_grad()
+def evaluate(
+    planner: Planner,
+    problems: Problems,
+    *,
+    moves: Moves,
+    batch_size: int = 32,
+    k_fwd: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Plan every problem and roll the greedy policy out from every cell that can reach the goal.
+
+    Args:
+        planner: The planner; it stays on its device.
+        problems: What to plan, of any map size.
+        moves: What the actions do.
+        batch_size: Problems planned at once; the result does not depend on it.
+        k_fwd: Most forward steps, where they differ from the planner's own.
+        progress: Called with the number of problems done so far.
+
+    Returns:
+        Success rate, optimality, SPL and more.
+    """
+    device = next(planner.parameters()).device
+    was_training = planner.training
+    planner.eval()
+    actions = []
+    for start in range(0, len(problems), batch_size):
+        inputs = _Inputs.of(problems[start : start + batch_size], device)
+        plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
+        actions.append(plan.logits.argmax(1).to(torch.uint8))
+        if progress is not None:
+            progress(start + len(inputs.map))
+    planner.train(was_training)
+    return evaluate_policy(
+        torch.cat(actions).long(),
+        torch.from_numpy(problems.map).to(device),
+        torch.from_numpy(problems.goal).to(device),
+        torch.from_numpy(problems.distance).to(device),
+        torch.from_numpy(problems.optimal_actions).to(device),
+        moves,
+    )
