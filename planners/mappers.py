@@ -1,10 +1,16 @@
-"""What turns an observation into map logits (D.1)."""
+"""What turns an observation into map logits (D.1). A mapper's output is the logit that a cell is free."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planners.specs import NoOptions
+from planners.cores.bellman import same_conv
+from planners.specs import NoOptions, UNetOptions
+
+WORKSPACE_PIXELS = 96
+VIEWS, VIEW_PIXELS = 4, 32
 
 
 class Identity(nn.Module):
@@ -20,3 +26,115 @@ class Identity(nn.Module):
             ValueError: Always; a planner that is given its map takes no observation.
         """
         raise ValueError("observation: expected None, because mapper 'identity' plans on the given map")
+
+
+class Panorama(nn.Module):
+    """From four views per cell to a map (D.1, visual navigation).
+
+    Each view passes 8x8/4 convolutions (32), 4x4/2 (64) and a linear layer (256); the embeddings of a cell's four views
+    stand side by side as its channels, and two 3x3 convolutions (64, then 1) make the map of them.
+    """
+
+    def __init__(self, options: NoOptions, *, wrap: bool) -> None:
+        super().__init__()
+        # UNSPECIFIED: activations; ReLU after every layer but the last.
+        self.view = nn.Sequential(
+            nn.Conv2d(3, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * 2 * 2, 256),
+            nn.ReLU(),
+        )
+        self.map = nn.Sequential(same_conv(VIEWS * 256, 64, 3, wrap=wrap), nn.ReLU(), same_conv(64, 1, 3, wrap=wrap))
+
+    def forward(self, observation: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return map logits.
+
+        Args:
+            observation: [B, h, w, 4, 32, 32, 3], views to the north, west, south and east; uint8, 0..255.
+            size: (h, w), the size of the map.
+
+        Returns:
+            [B, 1, h, w].
+
+        Raises:
+            ValueError: If the observation has another shape.
+        """
+        expected = (*size, VIEWS, VIEW_PIXELS, VIEW_PIXELS, 3)
+        if observation.shape[1:] != expected:
+            raise ValueError(f"observation: expected [B, {str(expected)[1:-1]}], got {tuple(observation.shape)}")
+        views = observation.flatten(0, 3).permute(0, 3, 1, 2).to(next(self.parameters())).div(255)
+        embeddings = self.view(views).unflatten(0, observation.shape[:4]).flatten(3)
+        return self.map(embeddings.permute(0, 3, 1, 2))
+
+
+class Residual(nn.Module):
+    """x -> relu(shortcut(x) + conv(relu(conv(x)))), both convolutions 3x3."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, wrap: bool) -> None:
+        super().__init__()
+        self.first = same_conv(in_channels, out_channels, 3, wrap=wrap)
+        self.second = same_conv(out_channels, out_channels, 3, wrap=wrap)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, out_channels, h, w]."""
+        return (self.shortcut(x) + self.second(self.first(x).relu())).relu()
+
+
+class UNet(nn.Module):
+    """From an image of the workspace to a map of the configuration space (D.1, Figure 8): a residual U-net.
+
+    UNSPECIFIED: Figure 8's sizes. Ours halves the 96 pixels at every level, mixes all places of the coarsest level by a
+    linear layer (a joint angle is not a place in the image, so no fixed neighbourhood holds what a cell needs), and
+    doubles up to the map's own size, where the last level arrives exactly. Skip connections are averaged to the size of
+    the level that they enter.
+    """
+
+    def __init__(self, options: UNetOptions, *, wrap: bool) -> None:
+        super().__init__()
+        channels = options.channels
+        self.down = nn.ModuleList(
+            Residual(before, after, wrap=False) for before, after in zip((1, *channels[:-1]), channels, strict=True)
+        )
+        coarsest = WORKSPACE_PIXELS >> (len(channels) - 1)
+        self.mix = nn.Linear(coarsest**2, coarsest**2)
+        self.up = nn.ModuleList(
+            Residual(below + beside, beside, wrap=wrap)
+            for below, beside in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.last = nn.Conv2d(channels[0], 1, 1)
+
+    def forward(self, observation: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return map logits.
+
+        Args:
+            observation: [B, 1, 96, 96] or [B, 96, 96], 1 = obstacle.
+            size: (h, w), the size of the map.
+
+        Returns:
+            [B, 1, h, w].
+
+        Raises:
+            ValueError: If the observation has another shape.
+        """
+        pixels = (WORKSPACE_PIXELS, WORKSPACE_PIXELS)
+        if observation.shape[1:] not in (pixels, (1, *pixels)):
+            raise ValueError(f"observation: expected [B, 1, 96, 96], got {tuple(observation.shape)}")
+        x = observation.reshape(-1, 1, *pixels).to(self.last.weight)
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        x = skips.pop()
+        x = x + self.mix(x.flatten(2)).relu().unflatten(2, x.shape[2:])
+        for block in self.up:
+            level = len(skips) - 1
+            at = (-(-size[0] >> level), -(-size[1] >> level))
+            skip = F.adaptive_avg_pool2d(skips.pop(), at)
+            x = block(torch.cat([F.interpolate(x, at, mode="nearest"), skip], dim=1))
+        return self.last(x)

@@ -15,6 +15,11 @@ class NoOptions(Spec):
     """Nothing to choose."""
 
 
+def _check_odd(kernel_size: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd so that the map keeps its size, got {kernel_size}")
+
+
 class VINOptions(Spec):
     """Value Iteration Network (Eqs. 1-2); sizes from D.2."""
 
@@ -26,8 +31,102 @@ class VINOptions(Spec):
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> Self:
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd so that the map keeps its size, got {self.kernel_size}")
+        _check_odd(self.kernel_size)
+        return self
+
+
+class SymVINOptions(VINOptions):
+    """VIN with steerable convolutions; `q_channels` counts regular fields of the group (D.2)."""
+
+    group: Literal["C4", "D4", "C8"] = "D4"
+    """Quarter turns; quarter turns and flips; eighth turns (which the square grid has only approximately)."""
+    equivariant_policy: bool = True
+    """True: the head maps into the group's action on {north, west, south, east}. False: a plain 1x1 convolution, as in
+    the authors' code, which breaks the equivariance of the whole."""
+    fields_divided_by_group: bool = False
+    """True: q_channels // (order of the group) fields, as an option of the authors' code has it (100 // 8 = 12)."""
+    initialisation: Literal["stable", "library"] = "stable"
+    """"stable": the value's filter starts as a contraction. "library": the steerable library's default, with which the
+    value iteration starts out divergent."""
+
+    @model_validator(mode="after")
+    def _carries_actions(self) -> Self:
+        if self.equivariant_policy and self.group == "C8":
+            raise ValueError(
+                "equivariant_policy: expected false for group 'C8', which has no representation on four actions (a "
+                "quarter turn permutes them in a 4-cycle, and a 4-cycle has no real square root); use group 'C4' or "
+                "'D4', or equivariant_policy=false"
+            )
+        if self.fields_divided_by_group and self.q_channels < int(self.group[1]) * (1 + (self.group[0] == "D")):
+            raise ValueError(
+                f"fields_divided_by_group: q_channels = {self.q_channels} is below the order of group {self.group!r}, "
+                "which leaves no field"
+            )
+        return self
+
+
+class ConvGPPNOptions(Spec):
+    """Gated path planning network made of ConvGRU cells (section 4.2); sizes from D.2."""
+
+    hidden_channels: int = Field(150, ge=1)
+    q_channels: int = Field(40, ge=1)
+    """Channels of the recurrent state. The authors' code has 150 here (its state is as wide as its hidden layer)."""
+    kernel_size: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> Self:
+        _check_odd(self.kernel_size)
+        return self
+
+
+class SPTOptions(Spec):
+    """Spatial planning transformer (C.1); `layers` = 1 is ID-SPT's tied step.
+
+    The original SPT is `layers=5` with `k_fwd=1` and the unrolled adjoint: one step, a stack of five untied layers.
+    """
+
+    embedding: int = Field(64, ge=4, multiple_of=4)
+    heads: int = Field(8, ge=1)
+    feedforward: int = Field(512, ge=1)
+    layers: int = Field(1, ge=1)
+    inject_map: bool = False
+    """False: the map enters through the initial value alone (the paper). True: its encoding is added at every step."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.embedding % self.heads:
+            raise ValueError(f"heads must divide embedding = {self.embedding}, got {self.heads}")
+        return self
+
+
+class ContractiveOptions(Spec):
+    """Value iteration that cannot diverge: transition probabilities times a discount below one."""
+
+    hidden_channels: int = Field(150, ge=1)
+    q_channels: int = Field(40, ge=1)
+    kernel_size: int = Field(3, ge=1)
+    discount: float = Field(0.99, gt=0.0, lt=1.0)
+    temperature: float = Field(0.0, ge=0.0)
+    """0 is the maximum over actions; T > 0 is T * logsumexp(Q / T)."""
+    advantage_scale: float = Field(10.0, gt=0.0)
+    """Factor on the advantages that the policy head reads."""
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> Self:
+        _check_odd(self.kernel_size)
+        return self
+
+
+class UNetOptions(Spec):
+    """Residual U-net from a workspace image to a map (D.1)."""
+
+    channels: tuple[int, ...] = (32, 64, 128, 128)
+    """Channels per level, finest first; each level below the first halves height and width."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels: expected at least one positive number, got {self.channels}")
         return self
 
 
@@ -56,6 +155,10 @@ class Entry:
 
 CORES: dict[str, Entry] = {
     "vin": Entry("planners.cores.vin:VIN", VINOptions),
+    "symvin": Entry("planners.cores.symvin:SymVIN", SymVINOptions),
+    "conv_gppn": Entry("planners.cores.conv_gppn:ConvGPPN", ConvGPPNOptions),
+    "spt": Entry("planners.cores.spt:SPT", SPTOptions),
+    "contractive": Entry("planners.cores.contractive:Contractive", ContractiveOptions),
 }
 SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.solvers:ForwardIteration"),
@@ -67,6 +170,8 @@ ADJOINTS: dict[str, Entry] = {
 }
 MAPPERS: dict[str, Entry] = {
     "identity": Entry("planners.mappers:Identity"),
+    "panorama": Entry("planners.mappers:Panorama"),
+    "unet": Entry("planners.mappers:UNet", UNetOptions),
 }
 
 _REGISTRIES = {

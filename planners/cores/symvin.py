@@ -1,0 +1,95 @@
+"""Symmetric value iteration network (Zhao et al. 2022; section 4.2 (ii)): VIN with steerable convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from planners.cores import Injected
+from planners.cores.bellman import convolve, maximum
+from planners.cores.steerable import SteerableFilter, group_order
+from planners.specs import SymVINOptions
+
+# v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
+
+CONTRACTION_AT_START = 0.9
+
+
+class SymVIN(nn.Module):
+    """Value iteration that commutes with turning and flipping the map: f(V, R) = max_a R_a + SteerableConv(V).
+
+    Reward and value are one regular field each (|G| channels), Q is q_channels regular fields, and the maximum over
+    these fields is taken group channel by group channel, which commutes with the group's permutation of channels.
+    The filter is expanded from its coefficients once per call of `encode`; a step is a plain convolution and a maximum.
+    Where fields tie, the gradient goes to one of them (see `planners.cores.bellman.maximum`).
+
+    Args:
+        options: Group, sizes, head, initialisation and temperature.
+        wrap: True pads circularly.
+        actions: Number of logits per cell; 4 with the equivariant head.
+        in_channels: Channels of the input: map and goal.
+
+    Raises:
+        ValueError: If the equivariant head is asked for other than four actions.
+    """
+
+    def __init__(self, options: SymVINOptions, *, wrap: bool, actions: int = 4, in_channels: int = 2) -> None:
+        super().__init__()
+        if options.equivariant_policy and actions != 4:
+            raise ValueError(f"equivariant_policy: expected 4 actions (north, west, south, east), got {actions}")
+        self.wrap = wrap
+        self.temperature = options.temperature
+        group, self.order = options.group, group_order(options.group)
+        fields = options.q_channels // self.order if options.fields_divided_by_group else options.q_channels
+        hidden, size = options.hidden_channels, options.kernel_size
+        self.hidden = SteerableFilter(group, "trivial", in_channels, "trivial", hidden, 3)
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        # A 1x1 filter from trivial fields to a regular field can but copy its result into all |G| channels. The scale
+        # is e2cnn's default for that layer, whose basis vector is |G| entries of 1 / sqrt(|G|).
+        self.reward = nn.Parameter(torch.randn(1, hidden, 1, 1) / (hidden * self.order) ** 0.5)
+        self.action_filter = SteerableFilter(group, "regular", 2, "regular", fields, size)
+        if options.initialisation == "stable":
+            self._start_as_contraction()
+        self.head: nn.Module
+        if options.equivariant_policy:
+            self.head = SteerableFilter(group, "regular", fields, "actions", 1, 1)
+        else:
+            self.head = nn.Conv2d(self.order * fields, actions, 1, bias=False)
+
+    @torch.no_grad()
+    def _start_as_contraction(self) -> None:
+        """Scale the coefficients that read v so that the largest L1 norm of a row of their filter is below one.
+
+        Then |f(v) - f(v')| <= 0.9 |v - v'| in the max norm. With e2cnn's default the norm is about 4.7 and the value
+        grows at every step.
+        """
+        w_v = self.action_filter()[:, self.order :]
+        largest = w_v.abs().sum(dim=(1, 2, 3)).max()
+        self.action_filter.coefficients[:, 1] *= CONTRACTION_AT_START / largest
+
+    def encode(self, x: Tensor) -> Injected:
+        """Return the reward's part of Q [B, q_fields |G|, h, w], and the value's filter, which all samples share."""
+        h = convolve(x, self.hidden(), self.hidden_bias, wrap=self.wrap)
+        r = convolve(h, self.reward, wrap=self.wrap).expand(-1, self.order, -1, -1)
+        w_r, w_v = self.action_filter().split(self.order, dim=1)
+        return Injected((convolve(r, w_r, wrap=self.wrap),), (w_v,))
+
+    def initial_value(self, r: Injected) -> Tensor:
+        """Return zeros, [B, |G|, h, w]."""
+        return torch.zeros_like(r.per_sample[0][:, : self.order])
+
+    def action_values(self, v: Tensor, r: Injected) -> Tensor:
+        """Return Q, [B, q_fields |G|, h, w], channels ordered by field and then by group element."""
+        return r.per_sample[0] + convolve(v, r.shared[0], wrap=self.wrap)
+
+    def step(self, v: Tensor, r: Injected) -> Tensor:
+        """Return v', the maximum over the fields of Q within each group channel, [B, |G|, h, w]."""
+        fields = self.action_values(v, r).unflatten(1, (-1, self.order))
+        return maximum(fields, 1, self.temperature).squeeze(1)
+
+    def policy(self, v: Tensor, r: Injected) -> Tensor:
+        """Return logits from the action values at v, [B, actions, h, w]."""
+        q = self.action_values(v, r)
+        if isinstance(self.head, SteerableFilter):
+            return convolve(q, self.head(), wrap=self.wrap)
+        return self.head(q)
