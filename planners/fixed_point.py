@@ -108,8 +108,8 @@ def root(
         if failed:
             worst = float(record.residual.max())
             warnings.warn(
-                f"root: the linear system of the gradient was not solved for {failed} of {g.shape[0]} samples (relative "
-                f"residual up to {worst:.1e}); is dF/dv singular, or max_steps too small?",
+                f"root: the linear system of the gradient was not solved for {failed} of {g.shape[0]} samples "
+                f"(relative residual up to {worst:.1e}); is dF/dv singular, or max_steps too small?",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -138,6 +138,19 @@ class AndersonOptions(Spec):
     regularisation: float = Field(1e-4, ge=0.0)
 
 
+class BroydenOptions(Spec):
+    """Broyden's method: rank-one updates remembered before it starts again."""
+
+    depth: int = Field(10, ge=1)
+
+
+class PhantomOptions(Spec):
+    """Phantom gradient: terms of the Neumann series, and their damping."""
+
+    steps: int = Field(5, ge=1)
+    damping: float = Field(1.0, gt=0.0, le=1.0)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of a registry.
@@ -163,10 +176,14 @@ CORES: dict[str, Entry] = {
 SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.solvers:ForwardIteration"),
     "anderson": Entry("planners.solvers:Anderson", AndersonOptions),
+    "broyden": Entry("planners.solvers:Broyden", BroydenOptions),
 }
+_NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
 ADJOINTS: dict[str, Entry] = {
     "unrolled": Entry("planners.adjoints:Unrolled", ignores=("solver_bwd", "k_bwd", "tolerance", "tolerance_bwd")),
     "implicit": Entry("planners.adjoints:Implicit"),
+    "phantom": Entry("planners.adjoints:Phantom", PhantomOptions, ignores=_NO_ADJOINT_SOLVE),
+    "one_step": Entry("planners.adjoints:OneStep", ignores=_NO_ADJOINT_SOLVE),
 }
 MAPPERS: dict[str, Entry] = {
     "identity": Entry("planners.mappers:Identity"),
