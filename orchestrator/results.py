@@ -15,12 +15,13 @@ import platform
 import re
 import socket
 import subprocess
+import traceback
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from datagen.spec import Spec
 
@@ -124,10 +125,15 @@ class TrialResult(BaseModel):
     curves: str = "curves.parquet"
     provenance: Provenance = Provenance()
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _finite(cls, value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+    def _finite(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in data.items()
+        }
 
     @property
     def final(self) -> bool:
@@ -359,3 +365,22 @@ def _accelerator(device: str) -> tuple[str, int, str]:
 
     properties = torch.cuda.get_device_properties(device)
     return properties.name, properties.total_memory, f"cuda {torch.version.cuda}"
+
+
+def record_failure(directory: Path, trial_id: str, error: BaseException) -> TrialResult:
+    """Write and return the result of a trial that could not write one itself: FAILED, with the traceback.
+
+    Args:
+        directory: The trial directory.
+        trial_id: The trial.
+        error: What ended it.
+    """
+    result = TrialResult(
+        trial_id=trial_id,
+        status="FAILED",
+        reason=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500],
+        traceback="".join(traceback.format_exception(error)),
+        provenance=provenance(),
+    )
+    write_result(directory, result)
+    return result

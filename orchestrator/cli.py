@@ -1,0 +1,341 @@
+"""The command line: `idp VERB SWEEP ...`; verbs import what they need when they run, so that planning is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from orchestrator.planning import Plan, by_cell, make_plan
+from orchestrator.progress import Progress, duration, outcome, trial_name
+from orchestrator.results import ResultError, code_hash, list_results, trial_directory
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, find_trial, load_sweep, select
+from orchestrator.tables import FORMATS, Format, render, rows
+
+BAD_INPUT = 2
+TRIALS_FAILED = 1
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; a BaseException, so that nothing on the way takes it for an error of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 when trials FAILED, 2 on bad input, 128 + n on signal n."""
+    options = _parser().parse_args(arguments)
+    try:
+        with _signals():
+            code: int = options.verb(options)
+            sys.stdout.flush()
+            return code
+    except Interrupted as interrupted:
+        print(f"idp: stopped by {interrupted}", file=sys.stderr)
+        return 128 + interrupted.number
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; without this, Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (SweepError, ResultError, BadInput) as error:
+        print(f"idp: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot be used; the message says what and why."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="idp", description="Experiments for differentiable planning.")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=description, description=description)
+        added.set_defaults(verb=run)
+        added.add_argument("sweep", metavar="SWEEP", help="a sweep's YAML file")
+        added.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
+        added.add_argument(
+            "--storage",
+            type=Path,
+            default=Path(os.environ.get("IDP_STORAGE", "idp-storage")),
+            help="where everything is kept (default: IDP_STORAGE, or ./idp-storage)",
+        )
+        added.add_argument(
+            "--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE", help="change one field"
+        )
+        added.add_argument("--only", metavar="KEY=VALUE,...", help="only these trials, e.g. planner=id-vin,k=80")
+        added.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        return added
+
+    verb("plan", _plan, "Trials, datasets, what is done and what the rest will cost; starts nothing.")
+    data = verb("data", _data, "Make the datasets only.")
+    run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
+    trial = verb("trial", _trial, "One trial in this process, without Ray.")
+    table = verb("table", _table, "The table of what is done.")
+    sync = verb("sync", _sync, "Rebuild the MLflow view from the trial directories.")
+    for ray in (data, run):
+        ray.add_argument("--address", help="an existing Ray cluster (default: one is started on this machine)")
+    for mlflow in (run, sync):
+        mlflow.add_argument("--tracking-uri", help="MLflow's store (default: sqlite in the storage)")
+    run.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
+    trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
+    table.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    return parser
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        for ignored in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ignored, signal.SIG_IGN)  # the way out is short; a second signal would break it
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
+    sweep = load_sweep(options.sweep, options.profile, options.overrides)
+    return sweep, select(expand(sweep), options.only)
+
+
+def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> str:
+    """Return the command that does `verb` with the same options."""
+    words = ["idp", verb, sweep or options.sweep]
+    if options.profile and sweep is None:
+        words += ["--profile", options.profile]
+    if "IDP_STORAGE" not in os.environ and options.storage != Path("idp-storage"):
+        words += ["--storage", str(options.storage)]
+    for override in options.overrides if sweep is None else []:
+        words += ["--set", override]
+    return shlex.join(words)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _plan(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    plan = make_plan(sweep, trials, options.storage)
+    print(json.dumps(_plan_json(plan), indent=2) if options.json else _plan_text(plan, options))
+    return 0
+
+
+def _disk(plan: Plan) -> int:
+    datasets = sum(dataset.bytes for dataset in plan.datasets if not dataset.present)
+    return datasets + plan.trial_bytes * plan.count("missing")
+
+
+def _plan_json(plan: Plan) -> dict[str, object]:
+    return {
+        "sweep": plan.sweep.name,
+        "trials": len(plan.trials),
+        "done": plan.count("done"),
+        "missing": plan.count("missing", "failed"),
+        "stale": plan.count("stale"),
+        "failed": plan.count("failed"),
+        "cancelled": plan.count("cancelled"),
+        "cells": [
+            {**axes, "seeds": seeds, **{state: states[state] for state in ("done", "missing", "stale", "failed")}}
+            for axes, seeds, states in by_cell(plan)
+        ],
+        "datasets": [
+            {
+                "dataset_id": dataset.dataset_id,
+                "present": dataset.present,
+                "bytes": dataset.bytes,
+                "problems": dataset.problems,
+            }
+            for dataset in plan.datasets
+        ],
+        "trial_ids": {trial.trial_id: plan.states[trial.trial_id] for trial in plan.trials},
+        "expected_seconds": plan.seconds,
+        "expected_seconds_from": plan.seconds_from,
+        "expected_disk_bytes": _disk(plan),
+        "code": code_hash(),
+    }
+
+
+def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
+    lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
+    cells = by_cell(plan)
+    names = list(dict.fromkeys(name for axes, _, _ in cells for name in axes))
+    first = [name for name in ("planner", "task", "map_size", "k") if name in names]
+    order = first + [name for name in names if name not in first]
+    header = [*("K" if n == "k" else n for n in order), "seeds", "done", "missing", "stale", "failed"]
+    table = [
+        [
+            *(str(axes.get(name, "")) for name in order),
+            ",".join(map(str, seeds)) if len(seeds) <= 6 else f"{len(seeds)} seeds",
+            *(str(states[s] or "·") for s in ("done", "missing", "stale", "failed")),
+        ]
+        for axes, seeds, states in cells
+    ]
+    widths = [max(len(line[i]) for line in [header, *table]) for i in range(len(header))]
+    for line in [header, *table]:
+        lines.append("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+    lines += ["", "datasets"]
+    for dataset in plan.datasets:
+        state = f"present, {_size(dataset.bytes)}" if dataset.present else f"to make, at most {_size(dataset.bytes)}"
+        lines.append(f"  {dataset.dataset_id}  {dataset.problems:,} problems  {state}")
+    todo = plan.count("missing", "failed")
+    lines += ["", f"{len(plan.trials)} trials: {plan.count('done')} done, {todo} to run"]
+    if plan.count("stale"):
+        lines[-1] += f", {plan.count('stale')} stale (other code; --rerun stale trains them again)"
+    if plan.count("cancelled"):
+        lines[-1] += f", {plan.count('cancelled')} cancelled"
+    expected = "unknown" if plan.seconds is None else duration(plan.seconds)
+    lines += [
+        f"training time, one after the other: {expected} ({plan.seconds_from})",
+        f"disk to be used: about {_size(_disk(plan))}",
+    ]
+    if todo:
+        lines += ["", f"to run them: {_again(options, 'run')}"]
+    return "\n".join(lines)
+
+
+def _table(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    results = list_results(options.storage, [trial.trial_id for trial in trials])
+    format: Format = "json" if options.json else options.format
+    sys.stdout.write(render(rows(trials, results, code_hash()), format, title=sweep.name))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    plan = make_plan(sweep, trials, options.storage)
+    missing = [dataset.spec for dataset in plan.datasets if not dataset.present]
+    if missing:
+        from orchestrator.campaign import dataset_lines
+        from orchestrator.cluster import make_datasets, ray_cluster
+
+        progress = Progress(0, 0)
+        with _cluster_errors(), ray_cluster(options.address):
+            make_datasets(missing, options.storage / "datasets", dataset_lines(progress))
+    folders = {d.dataset_id: str(options.storage / "datasets" / d.dataset_id) for d in plan.datasets}
+    if options.json:
+        print(json.dumps({"sweep": sweep.name, "made": len(missing), "datasets": folders}, indent=2))
+    else:
+        print("\n".join(folders.values()))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    plan = make_plan(sweep, trials, options.storage)
+    todo = plan.to_run(rerun_stale=options.rerun == "stale")
+    progress = Progress(
+        len(plan.trials), plan.count("done", "stale"), {t.trial_id: plan.work[t.trial_id] for t in todo}
+    )
+    started = time.monotonic()
+    from orchestrator.campaign import run_campaign
+
+    try:
+        with _cluster_errors():
+            run_campaign(plan, todo, options.storage, progress, options.address, options.tracking_uri)
+    except Interrupted:
+        left = make_plan(sweep, trials, options.storage).count("missing", "failed")
+        progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
+        raise
+    plan = make_plan(sweep, trials, options.storage)
+    table = rows(trials, plan.results, code_hash())
+    if options.json:
+        sys.stdout.write(render(table, "json", title=sweep.name))
+    else:
+        print(f"\n{render(table, 'text', title=sweep.name)}\n{_what_next(plan, todo, options)}")
+    if todo:
+        progress.say(f"{len(todo)} trials in {duration(time.monotonic() - started)}")
+    return _failures(plan, options)
+
+
+def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
+    from orchestrator.tracking import default_uri, shown_uri
+
+    uri = options.tracking_uri or default_uri(options.storage)
+    page = f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if "http" not in uri[:5] else shown_uri(uri)
+    lines = [] if todo else ["nothing to run: every trial is done"]
+    lines += [f"MLflow page:  {page}"]
+    if plan.sweep.next:
+        lines.append(f"next sweep:   {_again(options, 'run', plan.sweep.next)}")
+    return "\n".join(lines)
+
+
+def _failures(plan: Plan, options: argparse.Namespace) -> int:
+    failed = [trial for trial in plan.trials if plan.states[trial.trial_id] == "failed"]
+    for trial in failed:
+        path = trial_directory(options.storage, trial.trial_id) / "result.json"
+        print(f"idp: {trial.trial_id} FAILED: {plan.results[trial.trial_id].reason} ({path})", file=sys.stderr)
+    return TRIALS_FAILED if failed else 0
+
+
+def _trial(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    trial = find_trial(trials, options.trial_id)
+    progress = Progress(1, 0)
+    from datagen import parquet
+    from orchestrator.trial import run_trial
+
+    parquet_root = options.storage / "datasets"
+    for shard in parquet.missing_shards(trial.spec.data, parquet_root):
+        parquet.write_shard(trial.spec.data, shard, parquet_root)
+    if not parquet.is_complete(trial.spec.data, parquet_root):
+        parquet.finish_dataset(trial.spec.data, parquet_root)
+    name, epochs = trial_name(trial), trial.spec.training.epochs
+    progress.start(trial.trial_id, name, epochs)
+    result = run_trial(
+        trial.spec, options.storage, lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record))
+    )
+    progress.finish(trial.trial_id, name, outcome(result), failed=result.status == "FAILED")
+    progress.close()
+    if options.json:
+        print(json.dumps(result.model_dump(mode="json"), indent=2))
+    else:
+        print(trial_directory(options.storage, trial.trial_id))
+    return _failures(make_plan(sweep, [trial], options.storage), options)
+
+
+def _sync(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    from orchestrator.tracking import TrackingError, default_uri, shown_uri, sync
+
+    uri = options.tracking_uri or default_uri(options.storage)
+    try:
+        count = sync(uri, sweep, trials, options.storage)
+    except TrackingError as error:
+        raise BadInput(str(error)) from error
+    shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
+    print(json.dumps(shown, indent=2) if options.json else f"{count} trials of {sweep.name} are in {shown_uri(uri)}")
+    return 0
+
+
+@contextmanager
+def _cluster_errors() -> Iterator[None]:
+    from orchestrator.cluster import ClusterError
+
+    try:
+        yield
+    except ClusterError as error:
+        raise BadInput(str(error)) from error

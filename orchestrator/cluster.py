@@ -1,0 +1,155 @@
+"""Ray: joining or starting a cluster, and the actors that make datasets on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from datagen.parquet import Shard, finish_dataset, is_complete, missing_shards, write_shard
+from datagen.task import DatasetSpec, dataset_id
+
+MOST_ATTEMPTS = 3
+"""How often a shard is begun before the process that dies over it is called the shard's own fault."""
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that Ray lends no GPU sees none
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the newer output prints its box even when told to be silent
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard copies beside our own files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "RAY_TQDM": "0",
+}
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Datasets travel through files, so a local cluster needs next to no object store."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached, or keeps losing the same piece of work."""
+
+
+@contextmanager
+def ray_cluster(address: str | None = None) -> Iterator[None]:
+    """Join the Ray cluster at `address`, or start one on this machine, and leave it at the end.
+
+    Args:
+        address: "auto", "HOST:PORT" or "ray://...": None starts a local one.
+
+    Raises:
+        ClusterError: Ray can't be started or joined; the message has Ray's reason.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        where = f"join the Ray cluster at {address}" if address else "start Ray"
+        reason = str(error).strip().splitlines()
+        raise ClusterError(f"can't {where}: {reason[0] if reason else type(error).__name__}") from error
+    # Tune and the dashboard agent speak through these; what matters reaches the caller as an exception.
+    for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class DatasetProgress:
+    """How far the datasets of a sweep are.
+
+    Attributes:
+        dataset: Id of the dataset that a shard was just finished for.
+        done: Shards there are, of all datasets.
+        total: Shards there will be.
+    """
+
+    dataset: str
+    done: int
+    total: int
+
+
+def make_datasets(
+    specs: list[DatasetSpec], root: Path, report: Callable[[DatasetProgress], None] | None = None
+) -> None:
+    """Make what is missing of each dataset, shard by shard, on all CPUs of the cluster.
+
+    A shard's bytes depend on the spec alone, so which worker makes it, and how often, does not matter: the shard of
+    a worker that dies is made again by another.
+
+    Args:
+        specs: The datasets; a `ray_cluster` must be open.
+        root: Where datasets are kept; all nodes must see it.
+        report: Called after each shard.
+
+    Raises:
+        ClusterError: A shard's worker died `MOST_ATTEMPTS` times.
+    """
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    root = root.resolve()
+    specs = [spec for spec in {dataset_id(spec): spec for spec in specs}.values() if not is_complete(spec, root)]
+    work = [(spec, shard) for spec in specs for shard in missing_shards(spec, root)]
+    total = len(work)
+    attempts: dict[tuple[str, str], int] = {}
+    left = {dataset_id(spec): 0 for spec in specs}
+    for spec, _ in work:
+        left[dataset_id(spec)] += 1
+    for spec in specs:
+        if not left[dataset_id(spec)]:
+            finish_dataset(spec, root)
+
+    actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
+    idle = [actor.remote() for _ in range(min(total, max(1, int(ray.cluster_resources().get("CPU", 1)))))]
+    running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard]] = {}
+    done = 0
+    while work or running:
+        while work and idle:
+            writer, (spec, shard) = idle.pop(), work.pop(0)
+            running[writer.write.remote(spec, shard, root)] = (writer, spec, shard)
+        (finished,), _ = ray.wait(list(running), num_returns=1)
+        writer, spec, shard = running.pop(finished)
+        name = dataset_id(spec)
+        try:
+            ray.get(finished)
+        except RayActorError as error:
+            key = (name, shard.name)
+            attempts[key] = attempts.get(key, 0) + 1
+            if attempts[key] >= MOST_ATTEMPTS:
+                reason = str(error).strip().splitlines()[0]
+                raise ClusterError(f"{name}/{shard.name}: its worker died {MOST_ATTEMPTS} times: {reason}") from error
+            work.append((spec, shard))
+            idle.append(actor.remote())
+            continue
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        idle.append(writer)
+        done += 1
+        left[name] -= 1
+        if left[name] == 0:
+            finish_dataset(spec, root)
+        if report:
+            report(DatasetProgress(name, done, total))
+    for writer in idle:
+        ray.kill(writer)
+
+
+class ShardWriter:
+    """Writes shards in a process of its own; a Ray actor, so that compiled code is warm from the second shard on."""
+
+    def write(self, spec: DatasetSpec, shard: Shard, root: Path) -> None:
+        """Write one shard of the dataset."""
+        write_shard(spec, shard, root)

@@ -1,0 +1,200 @@
+"""What a sweep will do, cost and leave, from what is in the storage; starts nothing and needs no torch and no Ray."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from datagen import parquet
+from datagen.task import DatasetSpec, dataset_id
+from orchestrator.results import TrialResult, code_hash, list_results, trial_directory
+from orchestrator.specs import PlannedTrial, Scalar, SweepSpec, TrialSpec
+
+State = Literal["done", "stale", "failed", "cancelled", "missing"]
+TRIAL_BYTES = 200_000
+"""Disk of a small trial's directory, where no earlier trial says better."""
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """A dataset of a sweep.
+
+    Attributes:
+        dataset_id: Its folder's name.
+        present: True where it is complete.
+        bytes: Its size where present, else the most it can take.
+        problems: Train, valid and test problems together.
+        spec: What it is made from.
+    """
+
+    dataset_id: str
+    present: bool
+    bytes: int
+    problems: int
+    spec: DatasetSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep against its storage.
+
+    Attributes:
+        sweep: The sweep.
+        trials: Its trials (the selected ones).
+        results: What there is, by trial id.
+        states: By trial id: "done" (COMPLETED or OUT_OF_MEMORY by the present code), "stale" (by other code),
+            "failed", "cancelled", "missing".
+        datasets: What the trials need.
+        work: Expected work by trial id, in seconds where `seconds_from` says so, else in steps x cells.
+        seconds: Expected process time of what is to run; None where nothing is known.
+        seconds_from: Where the expectation comes from, in words.
+        trial_bytes: Expected disk of one trial.
+    """
+
+    sweep: SweepSpec
+    trials: list[PlannedTrial]
+    results: dict[str, TrialResult]
+    states: dict[str, State]
+    datasets: list[PlannedDataset]
+    work: dict[str, float]
+    seconds: float | None
+    seconds_from: str
+    trial_bytes: int
+
+    def count(self, *states: State) -> int:
+        """Return how many trials of the sweep are in one of the states."""
+        return sum(self.states[trial.trial_id] in states for trial in self.trials)
+
+    def to_run(self, rerun_stale: bool = False) -> list[PlannedTrial]:
+        """Return the trials that `run` trains, those with most work first, so that the tail is short.
+
+        Args:
+            rerun_stale: Also those whose result is of other code.
+        """
+        again = ("missing", "failed", *(("stale",) if rerun_stale else ()))
+        found = {t.trial_id: t for t in self.trials if self.states[t.trial_id] in again}
+        return sorted(found.values(), key=lambda trial: -self.work[trial.trial_id])
+
+
+def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Plan:
+    """Return the plan of `trials`, a selection of the sweep's.
+
+    Args:
+        sweep: The sweep.
+        trials: The trials to look at.
+        storage: The storage directory; it need not exist.
+    """
+    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))
+    states = {trial.trial_id: _state(results.get(trial.trial_id)) for trial in trials}
+    specs = {trial.trial_id: trial.spec for trial in trials}
+    pending = [specs[trial_id] for trial_id, state in states.items() if state in ("missing", "failed")]
+    expect, learnt_from = _expectation(storage, list(specs.values()), results)
+    work = {trial_id: expect(spec) if expect else effort(spec) for trial_id, spec in specs.items()}
+    return Plan(
+        sweep=sweep,
+        trials=trials,
+        results=results,
+        states=states,
+        datasets=[_dataset(spec, storage) for spec in _datasets(specs.values())],
+        work=work,
+        seconds=sum(map(expect, pending)) if expect else (0.0 if not pending else None),
+        seconds_from=learnt_from,
+        trial_bytes=_trial_bytes(storage, list(results)),
+    )
+
+
+def _state(result: TrialResult | None) -> State:
+    if result is None:
+        return "missing"
+    if result.status == "CANCELLED":
+        return "cancelled"
+    if not result.final:
+        return "failed"
+    return "done" if result.provenance.code == code_hash() else "stale"
+
+
+def _datasets(specs: Iterable[TrialSpec]) -> list[DatasetSpec]:
+    return list({dataset_id(spec.data): spec.data for spec in specs}.values())
+
+
+def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:
+    root = storage / "datasets"
+    problems = spec.train + spec.valid + spec.test
+    present = parquet.is_complete(spec, root, verify=False)
+    if present:
+        size = sum(record.bytes for record in parquet.load_manifest(parquet.directory_of(spec, root)).shards)
+    else:
+        size = problems * parquet.bytes_per_problem(spec)
+    return PlannedDataset(dataset_id(spec), present, size, problems, spec)
+
+
+def effort(spec: TrialSpec) -> float:
+    """Return the work of a trial in map cells x planner steps; says which trial is longer, not how long."""
+    steps = spec.planner.k_fwd * (1 if spec.planner.adjoint == "unrolled" else 0.5) + spec.planner.k_fwd
+    return max(1.0, spec.training.epochs * spec.data.train * spec.data.map_size**2 * steps)
+
+
+def _expectation(
+    storage: Path, specs: list[TrialSpec], results: Mapping[str, TrialResult]
+) -> tuple[Callable[[TrialSpec], float] | None, str]:
+    """Return what predicts a trial's seconds, learnt from trials in the storage, and where it comes from."""
+    everything = {**list_results(storage), **results}
+    seconds_per_effort: dict[tuple[str, str], list[float]] = {}
+    hosts: Counter[str] = Counter()
+    for trial_id, result in everything.items():
+        if result.status != "COMPLETED" or not result.train_seconds:
+            continue
+        spec = _read_spec(storage, trial_id)
+        if spec is None:
+            continue
+        kind = (spec.planner.core, spec.planner.adjoint)
+        seconds_per_effort.setdefault(kind, []).append(result.train_seconds / effort(spec))
+        hosts[result.provenance.host] += 1
+    if not seconds_per_effort:
+        return None, "no earlier trial to learn from"
+    typical = {kind: statistics.median(rates) for kind, rates in seconds_per_effort.items()}
+    slowest = max(typical.values())
+
+    def expect(spec: TrialSpec) -> float:
+        return typical.get((spec.planner.core, spec.planner.adjoint), slowest) * effort(spec)
+
+    unknown = sorted(
+        {
+            f"{spec.planner.core}/{spec.planner.adjoint}"
+            for spec in specs
+            if (spec.planner.core, spec.planner.adjoint) not in typical
+        }
+    )
+    guess = f"; never run, taken as the slowest known: {', '.join(unknown)}" if unknown else ""
+    return expect, f"{sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}{guess}"
+
+
+def _read_spec(storage: Path, trial_id: str) -> TrialSpec | None:
+    """Return the spec of an earlier trial, None where this version does not understand it."""
+    try:
+        return TrialSpec.model_validate_json((trial_directory(storage, trial_id) / "spec.json").read_bytes())
+    except (OSError, ValueError):
+        return None  # An estimate can do without it; the trial itself would report it.
+
+
+def _trial_bytes(storage: Path, trial_ids: list[str]) -> int:
+    sizes = []
+    for trial_id in trial_ids[:50]:
+        directory = trial_directory(storage, trial_id)
+        sizes.append(sum(path.stat().st_size for path in directory.iterdir() if path.is_file()))
+    return round(statistics.mean(sizes)) if sizes else TRIAL_BYTES
+
+
+def by_cell(plan: Plan) -> list[tuple[dict[str, Scalar], list[Scalar], Counter[str]]]:
+    """Return planner, task and K of each cell, its seeds, and how many of its trials are in which state."""
+    cells: dict[tuple[tuple[str, Scalar], ...], tuple[dict[str, Scalar], list[Scalar], Counter[str]]] = {}
+    for trial in plan.trials:
+        axes = {name: value for name, value in trial.axes.items() if name != "seed"}
+        cell = cells.setdefault(tuple(axes.items()), (axes, [], Counter()))
+        cell[1].append(trial.axes["seed"])
+        cell[2][plan.states[trial.trial_id]] += 1
+    return list(cells.values())

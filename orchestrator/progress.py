@@ -1,0 +1,153 @@
+"""Live progress of a sweep: a block that redraws itself on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from orchestrator.results import TrialResult
+from orchestrator.specs import PlannedTrial
+
+REDRAW_SECONDS = 0.2
+BAR_CELLS = 28
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: "45 s", "3 min 20 s", "5 h 12 min", "2 d 4 h"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def trial_name(trial: PlannedTrial) -> str:
+    """Return a trial's name for people, e.g. "id-vin navigation-15 K=30 seed=0"."""
+    axes = dict(trial.axes)
+    name = f"{axes.pop('planner')} {axes.pop('task')}-{axes.pop('map_size')} K={axes.pop('k')}"
+    return " ".join([name, *(f"{axis.rpartition('.')[2]}={value}" for axis, value in sorted(axes.items()))])
+
+
+def outcome(result: TrialResult) -> str:
+    """Return how a trial ended, in a few words."""
+    if result.status != "COMPLETED":
+        return f"{result.status}: {result.reason}" if result.reason else result.status
+    rate = "no success rate" if result.test_success_rate is None else f"success {100 * result.test_success_rate:.1f} %"
+    said = {"under 20 %": result.trial_diverged, "forward iteration diverged": result.forward_diverged}
+    return ", ".join([rate, *(words for words, true in said.items() if true)])
+
+
+class Progress:
+    """Shows the trials of a sweep while they run.
+
+    Args:
+        total: Trials of the sweep.
+        done: How many of them need no work.
+        work: Expected work of each trial that is to run, in any unit; sets the time left.
+        stream: Where to write; standard error by default, so that standard output holds only the table.
+    """
+
+    def __init__(
+        self, total: int, done: int, work: Mapping[str, float] | None = None, stream: TextIO | None = None
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._total, self._done, self._failed = total, done, 0
+        self._work = dict(work or {})
+        self._finished_work = 0.0
+        self._running: dict[str, tuple[str, int, int, float | None]] = {}
+        self._started = time.monotonic()
+        self._drawn_lines = 0
+        self._drawn_at = 0.0
+        self._lock = threading.RLock()  # MLflow's thread speaks too
+
+    def say(self, line: str) -> None:
+        """Write a line that stays."""
+        with self._lock:
+            self._erase()
+            print(line, file=self._stream, flush=True)
+            self._draw(force=True)
+
+    def start(self, trial_id: str, name: str, epochs: int) -> None:
+        """Note that a trial runs."""
+        self._running[trial_id] = (name, 0, epochs, None)
+        self._draw(force=True)
+
+    def epoch(self, trial_id: str, name: str, epochs: int, record: Mapping[str, Any]) -> None:
+        """Note that a trial finished an epoch."""
+        epoch = int(record["epoch"])
+        rate = record.get("valid_success_rate")
+        self._running[trial_id] = (name, epoch, epochs, rate)
+        if self._live:
+            self._draw(force=True)
+            return
+        loss = record.get("train_loss")
+        shown = "" if rate is None else f"  success {100 * rate:5.1f} %"
+        shown += "" if loss is None else f"  loss {loss:.3f}"
+        self.say(f"{trial_id[:8]}  {name}  epoch {epoch}/{epochs}{shown}{self._time_left()}")
+
+    def finish(self, trial_id: str, name: str, outcome: str, failed: bool = False) -> None:
+        """Note that a trial ended."""
+        self._running.pop(trial_id, None)
+        self._finished_work += self._work.pop(trial_id, 0.0)
+        self._done += not failed
+        self._failed += failed
+        self.say(f"{trial_id[:8]}  {name}  {outcome}  [{self._done}/{self._total}]")
+
+    def tick(self) -> None:
+        """Redraw if it is time to."""
+        with self._lock:
+            self._draw()
+
+    def close(self) -> None:
+        """Leave the screen as plain lines."""
+        with self._lock:
+            self._running.clear()
+            self._erase()
+            self._live = False
+
+    def _time_left(self) -> str:
+        left = sum(self._work.values())
+        if not left:
+            return ""
+        under_way = sum(
+            self._work.get(trial_id, 0.0) * epoch / epochs
+            for trial_id, (_, epoch, epochs, _) in self._running.items()
+            if epochs
+        )
+        worked = self._finished_work + under_way
+        if worked <= 0:
+            return ""
+        rate = worked / (time.monotonic() - self._started)
+        return f"  about {duration((left - under_way) / rate)} left"
+
+    def _draw(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if not self._live or (not force and now - self._drawn_at < REDRAW_SECONDS):
+            return
+        width = max(20, shutil.get_terminal_size().columns - 1)
+        full = BAR_CELLS * self._done // max(1, self._total)
+        failed = f", {self._failed} failed" if self._failed else ""
+        lines = [
+            f"{'━' * full}{'╌' * (BAR_CELLS - full)} {self._done}/{self._total} trials{failed}, "
+            f"{duration(now - self._started)}{self._time_left()}"
+        ]
+        for trial_id, (name, epoch, epochs, rate) in self._running.items():
+            shown = "" if rate is None else f"  success {100 * rate:5.1f} %"
+            lines.append(f"  {trial_id[:8]}  {name}  epoch {epoch}/{epochs}{shown}")
+        self._erase()
+        self._stream.write("".join(f"{line[:width]}\n" for line in lines))
+        self._stream.flush()
+        self._drawn_lines, self._drawn_at = len(lines), now
+
+    def _erase(self) -> None:
+        if self._drawn_lines:
+            self._stream.write(f"\x1b[{self._drawn_lines}F\x1b[J")
+            self._drawn_lines = 0

@@ -1,0 +1,175 @@
+"""Ray Tune schedules the trials that are missing; what a trial is and leaves behind is not its business."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+
+from orchestrator.cluster import ClusterError
+from orchestrator.results import (
+    TrialResult,
+    code_hash,
+    read_result,
+    record_failure,
+    trial_directory,
+    write_spec,
+)
+from orchestrator.specs import PlannedTrial, Resources, TrialSpec
+
+MOST_DEATHS = 2
+"""How often a trial whose process died is taken up again (from its checkpoint) before it is FAILED."""
+
+
+class Watcher(Protocol):
+    """Is told, in the driver, what happens to the trials."""
+
+    def started(self, trial: PlannedTrial) -> None:
+        """Note that a process works on the trial."""
+
+    def epoch(self, trial: PlannedTrial, record: Mapping[str, Any]) -> None:
+        """Note that the trial finished an epoch; fields of `EpochRecord`."""
+
+    def finished(self, trial: PlannedTrial, result: TrialResult) -> None:
+        """Note that the trial ended, well or not."""
+
+    def tick(self) -> None:
+        """Do what is due from time to time."""
+
+
+class TrialDied(RuntimeError):
+    """A trial's process ended without a word: killed, out of host memory, or its node was lost."""
+
+
+def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[str, float]) -> dict[str, float]:
+    """Return what one trial asks of Ray.
+
+    Args:
+        resources: What the sweep says.
+        spec: A trial of the sweep.
+        cluster: What the cluster has in total, e.g. {"CPU": 2.0}.
+
+    Raises:
+        ClusterError: The cluster has less than one trial needs, so that Ray would wait forever.
+    """
+    cpus = float(spec.execution.threads) if resources.cpus is None else resources.cpus
+    if resources.gpus == "auto":
+        gpus = 1.0 if cluster.get("GPU", 0.0) >= 1 and spec.execution.device != "cpu" else 0.0
+    else:
+        gpus = float(resources.gpus)
+    wanted = {"CPU": cpus, "GPU": gpus}
+    for name, count in wanted.items():
+        if count > cluster.get(name, 0.0):
+            raise ClusterError(f"a trial needs {count:g} {name}, but the cluster has {cluster.get(name, 0.0):g}")
+    return {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
+
+
+def run_trials(
+    trials: list[PlannedTrial], storage: Path, resources: Resources, watcher: Watcher, scratch: Path
+) -> None:
+    """Run each trial in a process of the cluster and return when all have ended.
+
+    A trial that raises is FAILED with its traceback in its directory; one whose process dies is taken up again from
+    its checkpoint, `MOST_DEATHS` times. Neither stops the others.
+
+    Args:
+        trials: What to run, first to last, all with the same `execution`; a `ray_cluster` must be open.
+        storage: The storage directory; all nodes must see it.
+        resources: What one trial asks of the cluster.
+        watcher: Is told what happens.
+        scratch: A directory of this sweep for Tune's own files, which nothing ever reads; removed at the end.
+    """
+    if not trials:
+        return
+    storage = storage.resolve()
+    trials = list({trial.trial_id: trial for trial in trials}.values())
+    for trial in trials:
+        write_spec(trial_directory(storage, trial.trial_id), trial.spec)
+    request = requested_resources(resources, trials[0].spec, ray.cluster_resources())
+    tuner = tune.Tuner(
+        tune.with_resources(_train, request),
+        param_space={
+            "trial_id": tune.grid_search([trial.trial_id for trial in trials]),
+            "storage": str(storage),
+        },
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch.resolve()),
+            verbose=0,
+            callbacks=[Relay(trials, storage, watcher)],
+            failure_config=tune.FailureConfig(max_failures=MOST_DEATHS),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _train(config: dict[str, Any]) -> None:
+    """Run one trial in a Tune worker."""
+    from orchestrator.trial import run_trial
+
+    directory = trial_directory(Path(config["storage"]), config["trial_id"])
+    try:
+        spec = TrialSpec.model_validate_json((directory / "spec.json").read_bytes())
+        run_trial(spec, Path(config["storage"]), report=lambda record: tune.report(dataclasses.asdict(record)))
+    except Exception as error:
+        record_failure(directory, config["trial_id"], error)
+
+
+class Relay(tune.Callback):
+    """Passes Tune's events on to a watcher.
+
+    Tune pickles its callbacks, to be able to restore what we never restore: nothing of this one is kept.
+    """
+
+    def __init__(self, trials: list[PlannedTrial], storage: Path, watcher: Watcher) -> None:
+        self.planned = {trial.trial_id: trial for trial in trials}
+        self.storage, self.watcher = storage, watcher
+        self.epochs: dict[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Let the watcher do what is due."""
+        self.watcher.tick()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on that a process works on the trial."""
+        self.watcher.started(self.planned[trial.config["trial_id"]])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Pass on an epoch."""
+        trial_id, epoch = trial.config["trial_id"], result.get("epoch")
+        # Tune repeats the last report when a trial ends, and a trial that died may report an epoch again.
+        if epoch is not None and epoch > self.epochs.get(trial_id, -1):
+            self.epochs[trial_id] = epoch
+            self.watcher.epoch(self.planned[trial_id], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on the result that the trial wrote."""
+        self._end(trial, "the trial ended without a result")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write the result that a dead process could not write, and pass it on."""
+        last = str(trial.get_error() or "").strip().splitlines()[-1:]
+        self._end(trial, " ".join([f"its process died {MOST_DEATHS + 1} times:", *last]))
+
+    def _end(self, trial: Any, reason: str) -> None:
+        trial_id = trial.config["trial_id"]
+        directory = trial_directory(self.storage, trial_id)
+        result = read_result(directory)
+        # A result of other code is the one that this run was to replace.
+        if result is None or result.provenance.code != code_hash():
+            result = record_failure(directory, trial_id, TrialDied(reason))
+        self.watcher.finished(self.planned[trial_id], result)
