@@ -50,9 +50,7 @@ class SteerableBasis:
 @cache
 def steerable_basis(group: Group, in_field: Field, out_field: Field, size: int) -> SteerableBasis:
     """Return e2cnn's basis of the equivariant filters of a size, sampled in double precision."""
-    with _numpy_1_arrays(), _double_precision(), warnings.catch_warnings():
-        # e2cnn selects basis elements by a mask of bytes
-        warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)
+    with e2cnn_conditions():
         in_type, out_type = (FieldType(space(group), [_representation(group, f)]) for f in (in_field, out_field))
         layer = R2Conv(in_type, out_type, size, bias=False, initialize=False)
         expansion = layer.basisexpansion
@@ -88,10 +86,12 @@ def _representation(group: Group, field: Field) -> Any:
 
 
 @contextmanager
-def _numpy_1_arrays() -> Iterator[None]:
-    """Let e2cnn's `np.array(x, copy=False)` mean what it meant in numpy 1: copy only where needed.
+def e2cnn_conditions() -> Iterator[None]:
+    """Give e2cnn 0.2.3 what it was written for while it builds filters, and sample them in double precision.
 
-    numpy 2 raises instead, which breaks every filter between regular fields of a group with flips.
+    `np.array(x, copy=False)` means again what it meant in numpy 1, copy only where needed; numpy 2 raises instead,
+    which breaks every filter between regular fields of a group with flips. Two calls that torch and numpy deprecate
+    stay silent. Tensors are float64, which e2cnn takes from torch's default type.
     """
 
     class Numpy1:
@@ -101,22 +101,17 @@ def _numpy_1_arrays() -> Iterator[None]:
         def array(self, x: Any, copy: bool = True) -> Any:
             return np.array(x, copy=True if copy else None)
 
+    default = torch.get_default_dtype()
     e2cnn.kernels.utils.np = Numpy1()
-    try:
-        yield
-    finally:
-        e2cnn.kernels.utils.np = np
-
-
-@contextmanager
-def _double_precision() -> Iterator[None]:
-    """Let e2cnn sample its filters in double precision: it makes tensors of the default type."""
-    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)
+            warnings.filterwarnings("ignore", r"tostring\(\) is deprecated", DeprecationWarning)
+            yield
     finally:
-        torch.set_default_dtype(before)
+        e2cnn.kernels.utils.np = np
+        torch.set_default_dtype(default)
 
 
 class SteerableFilter(nn.Module):

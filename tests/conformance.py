@@ -1,0 +1,291 @@
+"""What every core must do with every adjoint. A new core is covered as soon as it stands in the registry.
+
+Each check takes the name of a core and raises AssertionError; sizes are cut down by `small_options`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from planners import PlannerSpec, build_planner
+from planners.planner import Planner
+from planners.specs import ADJOINTS, CORES
+
+EXACT = ("unrolled", "implicit")
+SMALL = {"hidden_channels": 6, "q_channels": 5, "embedding": 8, "heads": 2, "feedforward": 12}
+ABSOLUTE_POSITIONS = ("spt",)
+"""Cores that know where on the map a cell is, and so do not commute with shifts of the torus."""
+
+
+def small_spec(core: str, **fields: object) -> PlannerSpec:
+    """A planner of small sizes; of the fields given, those that its adjoint has no use for are left out."""
+    options = {name: size for name, size in SMALL.items() if name in CORES[core].options.model_fields}
+    unused = ADJOINTS[str(fields.get("adjoint", "implicit"))].ignores
+    fields = {name: value for name, value in fields.items() if name not in unused}
+    return PlannerSpec(core=core, options=options | fields.pop("options", {}), **fields)
+
+
+def problem(batch: int, height: int, width: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Random reals instead of zeros and ones: no two actions tie, so the step is differentiable where we test it."""
+    generator = torch.Generator().manual_seed(height * 100 + width)
+    x = torch.rand(2, batch, 1, height, width, dtype=torch.float64, generator=generator)
+    return x[0].to(dtype), x[1].to(dtype)
+
+
+def planner_for(spec: PlannerSpec, seed: int = 0) -> Planner:
+    torch.manual_seed(seed)
+    return build_planner(spec)
+
+
+def contracting(spec: PlannerSpec) -> Planner:
+    """A planner in float64 whose step contracts well within 200 steps, and depends on v all the same."""
+    planner = planner_for(spec).double()
+    scale = _CONTRACTIONS.get(spec.core)
+    if scale is not None:
+        with torch.no_grad():
+            scale(planner.core)
+    return planner
+
+
+def _vin(core: nn.Module) -> None:
+    core.w_v.normal_()
+    core.w_v *= 0.7 / core.w_v.abs().sum(dim=(1, 2, 3), keepdim=True)
+
+
+def _symvin(core: nn.Module) -> None:
+    core.action_filter.coefficients[:, 1] *= 0.7
+
+
+def _conv_gppn(core: nn.Module) -> None:
+    core.gates *= 0.3
+    core.candidate *= 0.3
+
+
+def _spt(core: nn.Module) -> None:
+    # a layer norm divides by the size of what it is given: a large constant in its input contracts the rest
+    for layer in core.layers:
+        layer.feedforward[-1].bias.normal_(std=6)
+
+
+def _contractive(core: nn.Module) -> None:
+    core.discount = 0.7
+
+
+_CONTRACTIONS: dict[str, Callable[[nn.Module], None]] = {
+    "vin": _vin,
+    "symvin": _symvin,
+    "conv_gppn": _conv_gppn,
+    "spt": _spt,
+    "contractive": _contractive,
+}
+
+
+def loss_of(planner: Planner, map: Tensor, goal: Tensor) -> Tensor:
+    logits = planner(map, goal)
+    weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).reshape(logits.shape).sin()
+    return (weights * logits).sum()
+
+
+def gradients(planner: Planner, map: Tensor, goal: Tensor) -> dict[str, Tensor]:
+    planner.zero_grad()
+    loss_of(planner, map, goal).backward()
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in planner.named_parameters()}
+
+
+def reached_at_fixed_point(planner: Planner, map: Tensor, goal: Tensor) -> set[str]:
+    """Names of the parameters that step or policy depends on, the initial value held constant."""
+    core = planner.core
+    injected = core.encode(torch.cat([map, goal], dim=1))
+    v = core.initial_value(injected).detach()
+    for _ in range(3):
+        v = core.step(v, injected)
+    named = dict(planner.named_parameters())
+    found = torch.autograd.grad(core.policy(v, injected).square().sum(), list(named.values()), allow_unused=True)
+    return {name for name, gradient in zip(named, found, strict=True) if gradient is not None}
+
+
+# the checks
+
+
+def check_shapes(core: str, adjoint: str) -> None:
+    """Logits for square and other maps, one planner for all sizes, with and without wrap."""
+    for wrap in (False, True):
+        planner = planner_for(small_spec(core, adjoint=adjoint, k_fwd=3, wrap=wrap))
+        for height, width in ((5, 5), (4, 7), (9, 3)):
+            map, goal = problem(2, height, width, torch.float32)
+            plan = planner.plan(map, goal, k_fwd=4)
+            assert plan.logits.shape == (2, 4, height, width)
+            assert plan.solution.value.shape == planner.core.initial_value(plan.step.injected).shape
+            assert plan.solution.steps.max() <= 4
+            assert torch.isfinite(plan.logits).all()
+
+
+def check_gradients_reach_all_parameters(core: str, adjoint: str) -> None:
+    """Unrolled: every parameter. Otherwise: every one that step or policy depends on, and no other."""
+    spec = small_spec(core, adjoint=adjoint, k_fwd=6, tolerance=0.0)
+    planner = contracting(spec)
+    map, goal = problem(2, 5, 6)
+    names = {name for name, gradient in gradients(planner, map, goal).items() if gradient.abs().max() > 0}
+    everything = {name for name, _ in planner.named_parameters()}
+    assert names == (everything if adjoint == "unrolled" else reached_at_fixed_point(planner, map, goal))
+
+
+def check_batch_equals_samples(core: str, adjoint: str) -> None:
+    """A sample's logits and gradients do not depend on the rest of its batch, even when others converge earlier."""
+    planner = contracting(small_spec(core, adjoint=adjoint, k_fwd=40, tolerance=1e-6, k_bwd=40))
+    map, goal = problem(4, 5, 5)
+    goal = goal * torch.tensor([0.0, 1.0, 10.0, 0.1], dtype=goal.dtype)[:, None, None, None]
+    map = map.requires_grad_()
+    planner(map, goal).square().sum().backward()
+    whole = planner(map, goal).detach()
+    gradient = torch.zeros_like(map) if map.grad is None else map.grad.clone()
+    for i in range(len(map)):
+        row = map[i : i + 1].detach().requires_grad_()
+        logits = planner(row, goal[i : i + 1])
+        logits.square().sum().backward()
+        torch.testing.assert_close(logits.detach(), whole[i : i + 1], rtol=1e-9, atol=1e-9)
+        own = torch.zeros_like(row) if row.grad is None else row.grad
+        torch.testing.assert_close(own, gradient[i : i + 1], rtol=1e-8, atol=1e-8)
+
+
+def check_float32_matches_float64(core: str, adjoint: str) -> None:
+    """Single precision agrees with double, values and gradients."""
+    planner = contracting(small_spec(core, adjoint=adjoint, k_fwd=30, tolerance=0.0))
+    map, goal = problem(2, 5, 6)
+    exact_logits, exact = planner(map, goal).detach(), gradients(planner, map, goal)
+    planner = planner.float()
+    single_logits, single = planner(map.float(), goal.float()).detach(), gradients(planner, map.float(), goal.float())
+    torch.testing.assert_close(
+        single_logits.double(), exact_logits, rtol=1e-4, atol=1e-4 * float(exact_logits.abs().max())
+    )
+    for name, gradient in exact.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(single[name].double(), gradient, rtol=1e-3, atol=1e-3 * scale, msg=name)
+
+
+def check_same_value_for_every_adjoint(core: str, adjoint: str) -> None:
+    """The adjoint does not change the value, which is that of K plain steps."""
+    map, goal = problem(2, 5, 6)
+    planner = contracting(small_spec(core, adjoint=adjoint, k_fwd=7, tolerance=0.0))
+    plan = planner.plan(map, goal)
+    injected = planner.core.encode(torch.cat([map, goal], dim=1))
+    v = planner.core.initial_value(injected)
+    for _ in range(7):
+        v = planner.core.step(v, injected)
+    torch.testing.assert_close(plan.solution.value, v, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(plan.logits, planner.core.policy(v, injected), rtol=1e-12, atol=1e-12)
+
+
+def check_gradient_matches_finite_differences(core: str, adjoint: str) -> None:
+    """At a solved fixed point exact adjoints give the derivative along random directions of parameters and input."""
+    assert adjoint in EXACT
+    spec = small_spec(
+        core, adjoint=adjoint, k_fwd=200, tolerance=0.0, solver_bwd="forward", k_bwd=200, tolerance_bwd=1e-14
+    )
+    planner = contracting(spec)
+    map, goal = problem(2, 4, 5)
+    plan = planner.plan(map, goal)
+    assert plan.solution.residual.max() < 1e-11, f"not at a fixed point: {plan.solution.residual}"
+    assert (plan.step(plan.solution.value + 0.1) - plan.solution.value).abs().max() > 1e-3, "the step ignores v"
+    exact = gradients(planner, map, goal)
+    named = dict(planner.named_parameters())
+    generator = torch.Generator().manual_seed(1)
+    epsilon = 1e-6
+    for name, parameter in named.items():
+        direction = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=sign * epsilon)
+                losses.append(float(loss_of(planner, map, goal)))
+                parameter.sub_(direction, alpha=sign * epsilon)
+        numeric = (losses[0] - losses[1]) / (2 * epsilon)
+        analytic = float((exact[name] * direction).sum())
+        scale = max(1.0, float(exact[name].abs().sum()))
+        assert abs(numeric - analytic) < 1e-6 * scale, f"{name}: {numeric} by differences, {analytic} by {adjoint}"
+
+
+def check_unrolled_gradient_approaches_implicit(core: str) -> None:
+    """As K grows, differentiating through the iteration and differentiating at its limit become one."""
+    map, goal = problem(2, 4, 5)
+    fields = {"tolerance": 0.0, "solver_bwd": "forward", "k_bwd": 200, "tolerance_bwd": 1e-14}
+    limit = gradients(contracting(small_spec(core, adjoint="implicit", k_fwd=200, **fields)), map, goal)
+    errors = []
+    for steps in (4, 16, 64):
+        found = gradients(contracting(small_spec(core, adjoint="unrolled", k_fwd=steps, tolerance=0.0)), map, goal)
+        errors.append(max(float((found[name] - limit[name]).abs().max()) for name in limit))
+    rounding = 1e-12 * max(float(gradient.abs().max()) for gradient in limit.values())
+    assert rounding < errors[0] and errors[1] < errors[0] / 2 and errors[2] < max(errors[1] / 2, rounding), errors
+
+
+def check_rolls_with_the_map(core: str) -> None:
+    """On the torus there is no first row: rolling map and goal rolls the logits. A core with positions fails this."""
+    planner = planner_for(small_spec(core, k_fwd=6, tolerance=0.0, wrap=True)).double()
+    map, goal = problem(2, 6, 5)
+    logits = planner(map, goal)
+    rolled = planner(map.roll((2, 3), (2, 3)), goal.roll((2, 3), (2, 3)))
+    torch.testing.assert_close(rolled, logits.roll((2, 3), (2, 3)), rtol=1e-10, atol=1e-10)
+
+
+def check_state_dict_round_trip(core: str) -> None:
+    """A checkpoint holds tensors alone, loads with weights_only, and brings the logits back."""
+    spec = small_spec(core, k_fwd=4)
+    planner, other = planner_for(spec, seed=0), planner_for(spec, seed=1)
+    map, goal = problem(2, 5, 5, torch.float32)
+    assert not torch.equal(planner(map, goal), other(map, goal))
+    state = planner.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    stored = io.BytesIO()
+    torch.save(state, stored)
+    stored.seek(0)
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    assert torch.equal(planner(map, goal), other(map, goal))
+
+
+def saved_bytes(planner: Planner, map: Tensor, goal: Tensor) -> int:
+    """Bytes of distinct storages that the forward pass keeps for the backward pass, parameters left out."""
+    held = {p.untyped_storage().data_ptr() for p in planner.parameters()}
+    sizes: dict[int, int] = {}
+    kept = []
+
+    def pack(x: Tensor) -> Tensor:
+        kept.append(x)  # a storage that is freed could give its address to another
+        if x.untyped_storage().data_ptr() not in held:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        planner(map, goal)
+    return sum(sizes.values())
+
+
+def check_saved_memory(core: str, adjoint: str) -> None:
+    """What the backward pass needs grows linearly with K when unrolled, and else not at all (section 4.3)."""
+    map, goal = problem(2, 6, 6, torch.float32)
+    planner = planner_for(small_spec(core, adjoint=adjoint, tolerance=0.0))
+    used = []
+    for steps in (10, 20, 40):
+        planner.solver = type(planner.solver)(max_steps=steps, tolerance=0.0)
+        used.append(saved_bytes(planner, map, goal))
+    if adjoint == "unrolled":
+        assert used[2] - used[1] == 2 * (used[1] - used[0]) > 0, used
+    else:
+        assert used[0] == used[1] == used[2] > 0, used
+
+
+EVERY_ADJOINT: tuple[Callable[[str, str], None], ...] = (
+    check_shapes,
+    check_gradients_reach_all_parameters,
+    check_batch_equals_samples,
+    check_float32_matches_float64,
+    check_same_value_for_every_adjoint,
+    check_saved_memory,
+)
+EVERY_CORE: tuple[Callable[[str], None], ...] = (
+    check_unrolled_gradient_approaches_implicit,
+    check_state_dict_round_trip,
+)

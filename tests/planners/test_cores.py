@@ -1,0 +1,44 @@
+"""Every registered core with every registered adjoint, through the conformance suite."""
+
+from __future__ import annotations
+
+import conformance
+import pytest
+
+from planners.cores import Core
+from planners.specs import ADJOINTS, CORES
+
+
+@pytest.mark.parametrize("check", conformance.EVERY_ADJOINT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("core", CORES)
+def test_core_with_adjoint(core, adjoint, check):
+    check(core, adjoint)
+
+
+@pytest.mark.parametrize("adjoint", conformance.EXACT)
+@pytest.mark.parametrize("core", CORES)
+def test_exact_gradients_match_finite_differences(core, adjoint):
+    conformance.check_gradient_matches_finite_differences(core, adjoint)
+
+
+@pytest.mark.parametrize("check", conformance.EVERY_CORE, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("core", CORES)
+def test_core(core, check):
+    check(core)
+
+
+@pytest.mark.parametrize("core", [name for name in CORES if name not in conformance.ABSOLUTE_POSITIONS])
+def test_torus_has_no_first_row(core):
+    conformance.check_rolls_with_the_map(core)
+
+
+@pytest.mark.parametrize("core", conformance.ABSOLUTE_POSITIONS)
+def test_absolute_positions_break_the_torus(core):
+    with pytest.raises(AssertionError):
+        conformance.check_rolls_with_the_map(core)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_cores_follow_the_protocol(core):
+    assert isinstance(conformance.planner_for(conformance.small_spec(core)).core, Core)

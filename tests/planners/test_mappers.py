@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from planners import PlannerSpec, build_planner
+from planners.mappers import Panorama, UNet
+from planners.specs import NoOptions, UNetOptions
+
+SMALL = {"hidden_channels": 5, "q_channels": 4}
+TINY_UNET = {"channels": (4, 6, 6, 8)}
+
+
+def views(batch=2, height=3, width=4):
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, height, width, 4, 32, 32, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def test_panorama_has_the_papers_layers():
+    torch.manual_seed(0)
+    mapper = Panorama(NoOptions(), wrap=False)
+    shapes = [tuple(p.shape) for name, p in mapper.named_parameters() if name.endswith("weight")]
+    assert shapes == [(32, 3, 8, 8), (64, 32, 4, 4), (256, 256), (64, 1024, 3, 3), (1, 64, 3, 3)]
+    assert mapper(views(), (3, 4)).shape == (2, 1, 3, 4)
+
+
+def test_panorama_sees_each_cell_through_its_own_views():
+    """A changed view changes the map around its cell, 5x5 as two 3x3 layers see, and nothing else."""
+    torch.manual_seed(0)
+    mapper = Panorama(NoOptions(), wrap=False)
+    seen = views(1, 7, 8)
+    changed = seen.clone()
+    changed[0, 1, 5, 2] = 255 - changed[0, 1, 5, 2]
+    moved = (mapper(seen, (7, 8)) != mapper(changed, (7, 8)))[0, 0]
+    expected = torch.zeros(7, 8, dtype=torch.bool)
+    expected[0:4, 3:8] = True
+    assert torch.equal(moved, expected)
+
+
+def test_panorama_embeds_one_view_as_by_hand():
+    torch.manual_seed(0)
+    mapper = Panorama(NoOptions(), wrap=False)
+    seen = views(1, 1, 1)
+    embeddings = []
+    for view in seen[0, 0, 0]:
+        x = view.float().permute(2, 0, 1)[None] / 255
+        x = F.conv2d(x, mapper.view[0].weight, mapper.view[0].bias, stride=4).relu()
+        x = F.conv2d(x, mapper.view[2].weight, mapper.view[2].bias, stride=2).relu()
+        embeddings.append(F.linear(x.flatten(), mapper.view[5].weight, mapper.view[5].bias).relu())
+    expected = mapper.map(torch.cat(embeddings)[None, :, None, None])
+    torch.testing.assert_close(mapper(seen, (1, 1)), expected)
+
+
+@pytest.mark.parametrize("size", [(18, 18), (36, 36), (9, 14)])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_unet_makes_a_map_of_any_size(size, wrap):
+    mapper = UNet(UNetOptions(**TINY_UNET), wrap=wrap)
+    images = torch.randint(0, 2, (2, 1, 96, 96), dtype=torch.uint8)
+    logits = mapper(images, size)
+    assert logits.shape == (2, 1, *size)
+    assert torch.equal(mapper(images[:, 0], size), logits)
+
+
+def test_unet_sees_the_whole_workspace_from_every_cell():
+    """A joint angle is no place in the image: every pixel may matter to every cell."""
+    torch.manual_seed(0)
+    mapper = UNet(UNetOptions(), wrap=True)
+    image = torch.rand(1, 1, 96, 96, requires_grad=True)
+    mapper(image, (18, 18))[0, 0, 0, 0].backward()
+    assert image.grad is not None
+    seen = image.grad[0, 0] != 0
+    corners = [seen[:24, :24], seen[:24, -24:], seen[-24:, :24], seen[-24:, -24:]]
+    assert all(corner.any() for corner in corners)
+
+
+def test_wrong_observations_are_named():
+    with pytest.raises(ValueError, match=r"observation: expected \[B, 1, 96, 96\]"):
+        UNet(UNetOptions(**TINY_UNET), wrap=False)(torch.zeros(1, 1, 64, 64), (9, 9))
+    with pytest.raises(ValueError, match=r"observation: expected \[B, 5, 5, 4, 32, 32, 3\]"):
+        Panorama(NoOptions(), wrap=False)(views(), (5, 5))
+    with pytest.raises(ValueError, match="channels: expected at least one"):
+        UNetOptions(channels=())
+
+
+@pytest.mark.parametrize("adjoint", ["implicit", "unrolled"])
+def test_mapper_and_planner_learn_together(adjoint):
+    """The loss on the policy reaches the mapper through the solver; the planner sees probabilities."""
+    torch.manual_seed(0)
+    spec = PlannerSpec(
+        core="contractive", options=SMALL, mapper="unet", mapper_options=TINY_UNET, adjoint=adjoint, k_fwd=5, wrap=True
+    )
+    planner = build_planner(spec)
+    goal = torch.zeros(2, 1, 9, 9)
+    goal[:, 0, 2, 3] = 1
+    images = (torch.rand(2, 1, 96, 96) > 0.5).to(torch.uint8)
+    plan = planner.plan(None, goal, images)
+    assert plan.map_logits is not None and plan.map_logits.shape == goal.shape
+    torch.testing.assert_close(planner.plan(plan.map_logits.sigmoid(), goal).logits, plan.logits)
+    plan.logits.square().sum().backward()
+    reached = {name for name, p in planner.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert {name for name, _ in planner.mapper.named_parameters()} <= {name.removeprefix("mapper.") for name in reached}
+
+
+@pytest.mark.parametrize("mapper", ["unet", "panorama"])
+def test_a_mapper_learns_a_map_apart(mapper):
+    """Pre-training (D.1): binary cross-entropy on the map's logits falls well below that of a coin."""
+    torch.manual_seed(0)
+    size = (4, 4)
+    target = (torch.rand(4, 1, *size) > 0.5).float()
+    if mapper == "unet":
+        model, seen = UNet(UNetOptions(**TINY_UNET), wrap=True), (torch.rand(4, 1, 96, 96) > 0.5).to(torch.uint8)
+    else:
+        model, seen = Panorama(NoOptions(), wrap=False), views(4, *size)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        loss = F.binary_cross_entropy_with_logits(model(seen, size), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.2:
+            return
+    raise AssertionError(f"loss {float(loss)}")

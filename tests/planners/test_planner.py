@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import planners
+from planners import Anderson, ForwardIteration, Implicit, Plan, PlannerSpec, Result, Unrolled, build_planner
+
+SMALL = {"hidden_channels": 5, "q_channels": 4}
+
+
+def maps(batch=2, height=6, width=5):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, batch, 1, height, width, generator=generator).unbind()
+
+
+def test_importing_planners_is_cheap():
+    """No torch until a name that needs it is used: a sweep is planned without."""
+    program = (
+        "import sys, planners; planners.PlannerSpec(core='symvin'); "
+        "assert not {'torch', 'e2cnn', 'numba'} & set(sys.modules); "
+        "from planners import build_planner; assert 'torch' in sys.modules; "
+        "build_planner(planners.PlannerSpec()); assert 'e2cnn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_public_name_exists():
+    assert planners.__all__ == sorted(planners.__all__)
+    for name in planners.__all__:
+        assert getattr(planners, name) is not None
+    assert set(planners.__all__) <= set(dir(planners))
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = planners.Nonsense
+
+
+def test_the_designs_example_runs():
+    planner = build_planner(PlannerSpec(core="vin", adjoint="implicit", k_fwd=80, k_bwd=15))
+    assert planner(*maps(2, 7, 7)).shape == (2, 4, 7, 7)
+
+
+def test_solver_and_adjoint_come_from_the_spec():
+    planner = build_planner(
+        PlannerSpec(solver="anderson", solver_options={"depth": 3}, k_fwd=40, tolerance=1e-3, k_bwd=9)
+    )
+    assert planner.solver == Anderson(max_steps=40, tolerance=1e-3, depth=3)
+    assert planner.adjoint == Implicit(solver=Anderson(max_steps=9, tolerance=1e-4))
+    planner = build_planner(PlannerSpec(adjoint="unrolled", k_fwd=7))
+    assert isinstance(planner.solver, ForwardIteration) and planner.solver.max_steps == 7
+    assert planner.adjoint == Unrolled()
+
+
+def test_the_unrolled_planner_takes_exactly_k_steps_whatever_the_tolerance():
+    planner = build_planner(PlannerSpec(adjoint="unrolled", k_fwd=9, options=SMALL))  # W_v = 0: solved at once
+    assert planner.plan(*maps()).solution.steps.tolist() == [9, 9]
+    planner = build_planner(PlannerSpec(adjoint="implicit", k_fwd=9, options=SMALL))
+    solution = planner.plan(*maps()).solution
+    assert (solution.steps < 9).all() and (solution.result == Result.CONVERGED).all()
+
+
+def test_a_plan_holds_the_step_whose_fixed_point_it_found():
+    planner = build_planner(
+        PlannerSpec(core="contractive", options=SMALL | {"discount": 0.5}, k_fwd=60, tolerance=1e-6)
+    )
+    plan = planner.plan(*maps())
+    assert isinstance(plan, Plan) and plan.map_logits is None
+    torch.testing.assert_close(plan.step(plan.solution.value), plan.solution.value, rtol=1e-5, atol=1e-5)
+    one = plan.step.take(torch.tensor([1]))
+    torch.testing.assert_close(one(plan.solution.value[1:]), plan.step(plan.solution.value)[1:])
+    torch.testing.assert_close(planner(*maps()), plan.logits)
+
+
+def test_more_steps_can_be_asked_for_at_test_time():
+    planner = build_planner(PlannerSpec(core="contractive", options=SMALL, adjoint="unrolled", k_fwd=5))
+    map, goal = maps(1, 9, 9)
+    with torch.no_grad():
+        assert int(planner.plan(map, goal).solution.steps) == 5
+        longer = planner.plan(map, goal, k_fwd=36)
+    assert int(longer.solution.steps) == 36
+    assert planner.solver.max_steps == 5
+
+
+def test_the_planner_moves_and_casts_as_any_module():
+    for core in ("vin", "symvin"):
+        planner = build_planner(PlannerSpec(core=core, options=SMALL, k_fwd=3)).double()
+        assert planner(*(x.double() for x in maps())).dtype == torch.float64
+        meta = build_planner(PlannerSpec(core=core, options=SMALL, k_fwd=3)).to("meta")
+        assert meta.core.encode(torch.empty(2, 2, 5, 5, device="meta")).per_sample[0].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("map", "goal", "message"),
+    [
+        (None, torch.zeros(1, 1, 4, 4), "map: expected a tensor"),
+        (torch.zeros(1, 4, 4), torch.zeros(1, 1, 4, 4), r"map: expected a float tensor \[B, 1, h, w\]"),
+        (torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8), "goal: expected a float tensor"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(1, 1, 4, 4), "must have one shape"),
+    ],
+)
+def test_wrong_shapes_are_named(map, goal, message):
+    with pytest.raises(ValueError, match=message):
+        build_planner(PlannerSpec(options=SMALL, k_fwd=2)).plan(map, goal)
+
+
+def test_a_planner_that_is_given_its_map_refuses_an_observation():
+    with pytest.raises(ValueError, match="observation: expected None"):
+        build_planner(PlannerSpec(options=SMALL)).plan(*maps(), torch.zeros(2, 96, 96))
