@@ -130,6 +130,7 @@ class Trainer:
         self.finished = training.epochs == 0
         self._best: dict[str, Any] | None = None
         self._steps_in_process = 0
+        self._steps_metered = 0
         self._peak_bytes = 0
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -195,7 +196,8 @@ class Trainer:
         )
 
     def _step(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
-        metered = self._steps_in_process < 2  # the second step sees the optimiser's state too
+        metered = self._steps_metered < 2  # the second step sees the optimiser's state too
+        self._steps_metered += metered
         self._steps_in_process += 1
         if metered and self.device.type == "cpu":
             held = state_tensors(self.planner, self.optimizer)
@@ -293,6 +295,7 @@ class Trainer:
             "finished": self.finished,
             "best": self._best,
             "peak_bytes": self._peak_bytes,
+            "steps_metered": self._steps_metered,
             "torch_random_state": torch.get_rng_state(),
         }
 
@@ -304,6 +307,7 @@ class Trainer:
         self.finished = state["finished"]
         self._best = state["best"]
         self._peak_bytes = state["peak_bytes"]
+        self._steps_metered = state["steps_metered"]
         torch.set_rng_state(state["torch_random_state"])
 
 

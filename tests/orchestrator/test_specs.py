@@ -1,0 +1,268 @@
+"""Sweeps: what they expand to, what names their trials, and how a mistake is told."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datagen.spec import Spec, canonical_json
+from datagen.task import DatasetSpec, dataset_id
+from orchestrator.specs import SweepError, TrialSpec, expand, find_trial, load_sweep, select, trial_id
+from planners.specs import PlannerSpec, TrainingSpec
+
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+TINY = {
+    "name": "tiny",
+    "tasks": [{"task": "navigation", "map_size": 15}, {"task": "navigation", "map_size": 27}],
+    "data": {"train": 64, "valid": 8, "test": 8},
+    "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}},
+    "grid": {"k": [10, 20], "seed": [0, 1, 2]},
+    "training": {"epochs": 1},
+    "profiles": {"smoke": {"data": {"train": 32}, "grid": {"seed": [0]}}},
+}
+
+
+def write(folder, document, name="tiny.yaml"):
+    path = folder / name
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+# Golden: these identities are in people's storage. They may only change with a reason in the changelog.
+GOLDEN = {
+    "default": (TrialSpec(), "44136fa355b3678a"),
+    "table": (
+        TrialSpec(
+            data=DatasetSpec(map_size=27, train=5000),
+            planner=PlannerSpec(core="vin", adjoint="unrolled", k_fwd=80),
+            training=TrainingSpec(epochs=30, labels="all_optimal"),
+            seed=3,
+        ),
+        "cd90a45cab7b6242",
+    ),
+    "options": (TrialSpec(planner=PlannerSpec(q_channels=40, k_bwd=10, solver="anderson")), "bc96d631b2844b49"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_identities_are_those_in_peoples_storage(name):
+    spec, expected = GOLDEN[name]
+    assert trial_id(spec) == expected
+
+
+def test_another_process_names_trials_alike():
+    code = (
+        "import json; from orchestrator.specs import *\n"
+        f"sweep = load_sweep({str(SWEEPS[0])!r})\n"
+        "print(json.dumps([trial.trial_id for trial in expand(sweep)]))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"}
+    )
+    assert json.loads(other.stdout) == [trial.trial_id for trial in expand(load_sweep(SWEEPS[0]))]
+
+
+def test_a_new_field_with_a_default_leaves_identities_alone():
+    class Later(TrialSpec):
+        novelty: int = 5
+
+    spec = TrialSpec(seed=4)
+    assert canonical_json(Later(seed=4)) == canonical_json(spec)
+    assert canonical_json(Later(seed=4, novelty=6)) != canonical_json(spec)
+
+
+def test_a_default_that_is_spelt_out_changes_nothing():
+    spelt = {"core": "vin", "adjoint": "implicit", "q_channels": 100, "solver_bwd_options": {"depth": 5}}
+    assert trial_id(TrialSpec(planner=PlannerSpec.model_validate(spelt))) == trial_id(TrialSpec())
+    assert PlannerSpec(q_channels=50) == PlannerSpec(options={"q_channels": 50})
+
+
+def test_the_dataset_is_named_by_its_spec_alone():
+    assert dataset_id(DatasetSpec()) == "navigation-15-44136fa355b3"
+    assert dataset_id(DatasetSpec(seed=1)) != dataset_id(DatasetSpec())
+
+
+def test_the_grid_is_the_product_of_its_axes(tmp_path):
+    trials = expand(load_sweep(write(tmp_path, TINY)))
+    keys = ("map_size", "planner", "k", "seed")
+    expected = list(itertools.product([15, 27], ["vin", "id-vin"], [10, 20], [0, 1, 2]))
+    assert [tuple(trial.axes[key] for key in keys) for trial in trials] == expected
+    assert len({trial.trial_id for trial in trials}) == len(expected)
+
+
+def test_any_field_of_the_trial_is_an_axis_and_a_planner_may_have_its_own(tmp_path):
+    document = TINY | {
+        "tasks": [{"map_size": 15}],
+        "grid": {"k": [10], "seed": [0], "training.learning_rate": [0.1, 0.2]},
+        "planners": {"id-vin": {"grid": {"planner.k_bwd": [5, 6], "k": [7]}}},
+    }
+    trials = expand(load_sweep(write(tmp_path, document)))
+    found = [(t.spec.planner.k_fwd, t.spec.training.learning_rate, t.spec.planner.k_bwd) for t in trials]
+    assert sorted(found) == [(7, 0.1, 5), (7, 0.1, 6), (7, 0.2, 5), (7, 0.2, 6)]
+    assert trials[0].axes["planner.k_bwd"] == 5
+
+
+def test_the_tasks_surroundings_reach_the_planner():
+    from datagen.task import TASKS
+
+    for name, task in TASKS.items():
+        sweep = {"name": "s", "tasks": [{"task": name}], "planners": {"p": {}}}
+        from orchestrator.specs import SweepSpec
+
+        (trial,) = expand(SweepSpec.model_validate(sweep))
+        assert trial.spec.planner.wrap == task.moves.wrap
+        assert trial.spec.planner.mapper == task.mapper
+
+
+def test_profiles_extension_and_settings_are_laid_over_each_other(tmp_path):
+    base = write(tmp_path, TINY)
+    child = {"extends": base.name, "name": "child", "planners": {"more": {"q_channels": 7}}}
+    path = write(tmp_path, child, "child.yaml")
+    sweep = load_sweep(path, "smoke", ["training.epochs=9", "tasks.1.map_size=49", "grid.training.epsilon=[0.1]"])
+    assert list(sweep.planners) == ["vin", "id-vin", "more"]
+    assert (sweep.data["train"], sweep.grid["seed"], sweep.training["epochs"]) == (32, [0], 9)
+    assert [task["map_size"] for task in sweep.tasks] == [15, 49]
+    assert sweep.grid["training.epsilon"] == [0.1]
+
+
+def test_an_extension_trains_only_what_is_new(tmp_path):
+    base = {trial.trial_id for trial in expand(load_sweep(write(tmp_path, TINY)))}
+    child = {"extends": "tiny.yaml", "name": "child", "planners": {"more": {"q_channels": 7}}}
+    extended = {trial.trial_id for trial in expand(load_sweep(write(tmp_path, child, "child.yaml")))}
+    assert base < extended and len(extended - base) == 12
+
+
+def test_a_ray_cluster_file_is_a_sweep(tmp_path):
+    cluster = {"cluster_name": "lab", "provider": {"type": "external"}, "metadata": {"sweep": TINY}}
+    assert load_sweep(write(tmp_path, cluster, "cluster.yaml")) == load_sweep(write(tmp_path, TINY))
+
+
+def test_only_selects_by_value_and_by_id(tmp_path):
+    trials = expand(load_sweep(write(tmp_path, TINY)))
+    assert len(select(trials, "planner=id-vin,k=20,seed=0,seed=1")) == 4
+    assert select(trials, f"id={trials[3].trial_id[:10]}") == [trials[3]]
+    assert find_trial(trials, trials[5].trial_id[:9]) == trials[5]
+    with pytest.raises(SweepError, match=r"unknown key 'planer'; did you mean 'planner'"):
+        select(trials, "planer=vin")
+    with pytest.raises(SweepError, match="no trial of the sweep matches"):
+        select(trials, "k=99")
+    with pytest.raises(SweepError, match="24 trials of the sweep have an id"):
+        find_trial(trials, "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("foo=1", "unknown field 'foo'"),
+        ("nmae=x", "unknown field 'nmae'; did you mean 'name'?"),
+        ("planners.vin.core=vim", "planners.vin: planner: core: unknown name 'vim'; did you mean 'vin'?"),
+        ("planners.vin.qchannels=3", "unknown field 'qchannels' for core 'vin'; did you mean 'q_channels'?"),
+        ("planners.vin.q_channels=many", "core 'vin': q_channels: input should be a valid integer"),
+        ("planners.vin.kernel_size=4", "kernel_size must be odd"),
+        ("planners.vin.solver=anderson", "adjoint 'unrolled' differentiates through forward iteration"),
+        ("planners.vin.k_bwd=7", "k_bwd means nothing with adjoint 'unrolled'"),
+        ("planners.id-vin.solver=newtn", "solver: unknown name 'newtn'"),
+        ("planners.vin=3", "planners.vin: input should be a valid dictionary"),
+        ("planners=[]", "planners: input should be a valid dictionary"),
+        ("data.trian=5", "tasks.0: unknown field 'trian'; did you mean 'train'?"),
+        ("data.train=8", "data.train is 8, less than one batch (training.batch_size 32)"),
+        ("data.test=0", "data.test is 0"),
+        ("training.optimizer=sgd", "training.optimizer: input should be 'rmsprop' or 'adam', got 'sgd'"),
+        ("training.learning_rate=.nan", "learning_rate"),
+        ("tasks.0.task=navigatoin", "tasks.0: task: unknown name 'navigatoin'; did you mean 'navigation'?"),
+        ("tasks.7.map_size=9", "the sweep has no task 7"),
+        ("tasks=[]", "tasks: list should have at least 1 item"),
+        ("grid.k=[0]", "planners.vin: planner.k_fwd: input should be greater than or equal to 1, got 0"),
+        ("grid.seed=[]", "grid.seed: expected at least one value"),
+        ("grid.colour=[1]", "grid.colour: expected k, seed, planner.FIELD or training.FIELD"),
+        ("name=../../etc/passwd", "expected at most 64 letters"),
+        ("planners={'a/b': {}}", "expected at most 64 letters"),
+        ("execution.device=gpu", "execution.device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+        ("epochs", "expected path=value"),
+        ("training.epochs=[", "the value is not valid YAML"),
+        ("training.epochs=three", "training.epochs: input should be a valid integer"),
+        ("grid.seed=" + str(list(range(200_000))), "more than 100000 trials"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_line(tmp_path, setting, expected):
+    with pytest.raises(SweepError) as caught:
+        load_sweep(write(tmp_path, TINY), overrides=[setting])
+    message = str(caught.value)
+    assert expected in message and "\n" not in message
+    assert message.startswith("--set") or "tiny.yaml: " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: [", "not valid YAML"),
+        ("- a", "expected a mapping (name, planners, grid, ...), got list"),
+        ("", "expected a mapping"),
+        ("name: a\nname: b", "key 'name' is given twice"),
+        ("1: a", "key 1 must be text"),
+        ("extends: other.yaml", "No such file"),
+        ("extends: bad.yaml", "in a circle"),
+        ("extends: [a]", "extends: expected the name of a sweep file"),
+        ("name: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("profiles: 3\nname: a", "profiles: expected a mapping"),
+        ("metadata: {sweep: 3}", "expected a mapping"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(tmp_path, text, expected):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(SweepError) as caught:
+        load_sweep(path)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_profile_names_the_nearest(tmp_path):
+    with pytest.raises(SweepError, match=r"no profile 'smok'; did you mean 'smoke'\?"):
+        load_sweep(write(tmp_path, TINY), "smok")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_and_profile_of_the_project_expands(path):
+    document = yaml.safe_load(path.read_text())
+    document = document.get("metadata", {}).get("sweep", document)
+    for profile in (None, *document.get("profiles", {})):
+        assert expand(load_sweep(path, profile))
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(tmp_path_factory, data):
+    document = json.loads(json.dumps(TINY))
+    for _ in range(data.draw(st.integers(1, 3))):
+        spot = document
+        while True:
+            keys = list(spot) if isinstance(spot, dict) else list(range(len(spot)))
+            key = data.draw(st.sampled_from(keys))
+            if isinstance(spot[key], (dict, list)) and spot[key] and data.draw(st.booleans()):
+                spot = spot[key]
+            else:
+                break
+        spot[key] = data.draw(values)
+    path = tmp_path_factory.mktemp("mutated") / "m.yaml"
+    path.write_text(yaml.safe_dump(document))
+    try:
+        trials = expand(load_sweep(path))
+    except SweepError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+    else:
+        assert all(isinstance(trial.spec, Spec) for trial in trials)

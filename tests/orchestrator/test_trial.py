@@ -1,0 +1,112 @@
+"""A trial in this process: what it leaves behind, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from datagen import parquet
+from datagen.task import DatasetSpec
+from orchestrator.results import read_curves, read_result, trial_directory
+from orchestrator.specs import ExecutionSpec, TrialSpec, trial_id
+from orchestrator.trial import run_trial
+from planners.specs import PlannerSpec, TrainingSpec
+
+DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
+SPEC = TrialSpec(
+    data=DATA,
+    planner=PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8),
+    training=TrainingSpec(epochs=3, batch_size=16),
+)
+NUMBERS = ("test_success_rate", "test_optimality", "test_spl", "train_loss", "forward_residual", "peak_bytes", "epochs")
+
+
+class Stop(BaseException):
+    """What a killed process looks like from inside."""
+
+
+@pytest.fixture
+def storage(tmp_path):
+    root = tmp_path / "datasets"
+    for shard in parquet.missing_shards(DATA, root):
+        parquet.write_shard(DATA, shard, root)
+    parquet.finish_dataset(DATA, root)
+    return tmp_path
+
+
+def test_a_trial_leaves_the_contract_behind(storage):
+    seen = []
+    result = run_trial(SPEC, storage, seen.append)
+    directory = trial_directory(storage, trial_id(SPEC))
+    assert {path.name for path in directory.iterdir()} == {
+        "spec.json", "result.json", "curves.parquet", "checkpoint.pt", "log.txt",
+    }  # fmt: skip
+    assert read_result(directory) == result and result.status == "COMPLETED"
+    assert TrialSpec.model_validate_json((directory / "spec.json").read_text()) == SPEC
+    raw = json.loads((directory / "result.json").read_text())
+    for field in (
+        "status", "test_success_rate", "test_optimality", "test_spl", "trial_diverged", "forward_diverged",
+        "forward_seconds", "backward_seconds", "forward_steps", "forward_residual", "peak_bytes", "train_seconds",
+        "provenance",
+    ):  # fmt: skip
+        assert raw[field] is not None, field
+    assert 0 <= raw["test_spl"] <= raw["test_success_rate"] <= 1
+    assert raw["provenance"]["dataset_id"] == "navigation-9-" + raw["provenance"]["dataset_id"].split("-")[-1]
+    curves = read_curves(directory)
+    assert [row["epoch"] for row in curves] == [1, 2, 3] == [record.epoch for record in seen]
+    assert torch.load(directory / "checkpoint.pt", weights_only=True)["trainer"]["epoch"] == 3
+
+
+def test_an_interrupted_trial_ends_with_the_numbers_of_an_undisturbed_one(storage):
+    expected = run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    for path in directory.iterdir():
+        path.unlink()
+
+    def stop(record):
+        if record.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_trial(SPEC, storage, stop)
+    assert read_result(directory) is None
+    epochs = []
+    result = run_trial(SPEC, storage, lambda record: epochs.append(record.epoch))
+    assert epochs == [3]
+    assert [getattr(result, name) for name in NUMBERS] == [getattr(expected, name) for name in NUMBERS]
+
+
+def test_epochs_of_other_code_are_not_mixed_in(storage):
+    run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    state = torch.load(directory / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "code": "of yesterday"}, directory / "checkpoint.pt")
+    epochs = []
+    run_trial(SPEC, storage, lambda record: epochs.append(record.epoch))
+    assert epochs == [1, 2, 3]
+    assert "made by other code" in (directory / "log.txt").read_text()
+
+
+def test_out_of_memory_is_an_outcome(storage):
+    spec = SPEC.model_copy(update={"execution": ExecutionSpec(memory_limit_gib=1e-4)})
+    result = run_trial(spec, storage)
+    assert result.status == "OUT_OF_MEMORY" and result.final
+    assert result.peak_bytes > 1e-4 * 2**30
+    assert "the limit is 0.00 GiB" in result.reason
+
+
+def test_a_failure_keeps_its_traceback(tmp_path):
+    result = run_trial(SPEC, tmp_path)
+    assert result.status == "FAILED" and not result.final
+    assert "Traceback" in result.traceback and result.reason in result.traceback
+    assert read_result(trial_directory(tmp_path, trial_id(SPEC))) == result
+
+
+def test_a_trial_of_no_epochs_tests_the_initial_planner(storage):
+    spec = SPEC.model_copy(update={"training": TrainingSpec(epochs=0)})
+    result = run_trial(spec, storage)
+    assert result.status == "COMPLETED" and result.epochs == 0
+    assert result.forward_seconds is None and math.isfinite(result.test_success_rate)

@@ -1,0 +1,148 @@
+"""Training: that it learns, repeats to the bit, resumes to the bit, and says when it is no longer finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import pytest
+import torch
+
+from datagen.navigation import draw
+from datagen.problem import FOUR
+from datagen.task import DatasetSpec
+from planners.memory import MemoryLimitExceeded
+from planners.specs import PlannerSpec, TrainingSpec
+from planners.training import Trainer, evaluate
+
+SPEC = DatasetSpec(map_size=9, train=64, valid=16, test=16)
+PLANNER = PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=6)
+TRAINING = TrainingSpec(epochs=2, batch_size=16)
+TIMES = ("forward_seconds", "backward_seconds", "train_seconds")
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return draw(SPEC, "train", 0, SPEC.train), draw(SPEC, "valid", 0, SPEC.valid)
+
+
+def trainer(problems, planner=PLANNER, training=TRAINING, **settings):
+    train, valid = problems
+    return Trainer(planner, training, train, valid, moves=FOUR, seed=3, **settings)
+
+
+def numbers(record):
+    return {key: value for key, value in dataclasses.asdict(record).items() if key not in TIMES}
+
+
+def same(a, b):
+    """Equal to the bit, where nan equals nan."""
+    return repr(a) == repr(b)
+
+
+@pytest.mark.parametrize("adjoint", ["unrolled", "implicit"])
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_the_same_seed_gives_the_same_numbers_to_the_bit(problems, adjoint, optimizer):
+    planner = PlannerSpec(core="vin", adjoint=adjoint, hidden_channels=8, q_channels=8, k_fwd=8)
+    training = TRAINING.model_copy(update={"optimizer": optimizer})
+    runs = []
+    for _ in range(2):
+        a = trainer(problems, planner, training)
+        runs.append([numbers(a.run_epoch()) for _ in range(2)])
+    assert same(*runs)
+    assert runs[0][0] != runs[0][1]
+
+
+def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(problems):
+    training = TRAINING.model_copy(update={"epochs": 3, "jacobian_weight": 1.0, "jacobian_frequency": 0.5})
+    undisturbed = trainer(problems, training=training)
+    expected = [numbers(undisturbed.run_epoch()) for _ in range(3)]
+
+    first = trainer(problems, training=training)
+    first.run_epoch()
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    torch.manual_seed(99)
+    file.seek(0)
+    second = trainer(problems, training=training)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    resumed = [numbers(second.run_epoch()) for _ in range(2)]
+    assert same(resumed, expected[1:])
+    for a, b in zip(undisturbed.planner.parameters(), second.planner.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("labels", ["one_hot", "all_optimal"])
+def test_training_lowers_the_loss_and_raises_success(problems, labels):
+    training = TrainingSpec(epochs=12, batch_size=16, optimizer="adam", learning_rate=1e-2, labels=labels)
+    learner = trainer(problems, training=training)
+    records = [learner.run_epoch() for _ in range(12)]
+    assert learner.finished
+    assert records[-1].train_loss < 0.8 * records[0].train_loss
+    assert records[-1].valid_success_rate > records[0].valid_success_rate + 0.1
+
+
+def test_labels_with_all_optimal_actions_do_not_look_at_the_goal_or_at_walls(problems):
+    train, _ = problems
+    learner = trainer(problems, training=TRAINING.model_copy(update={"labels": "all_optimal"}))
+    from planners.training import _Inputs
+
+    inputs = _Inputs.of(train, torch.device("cpu"))
+    perfect = torch.full((len(train), 4, 9, 9), -50.0)
+    for action in range(4):
+        perfect[:, action][(inputs.optimal_actions >> action & 1).bool()] = 50.0
+    ties = torch.tensor([bin(int(bits)).count("1") for bits in inputs.optimal_actions.flatten()]).float()
+    expected = ties[ties > 0].log().mean()
+    assert float(learner._cross_entropy(perfect, inputs)) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_best_checkpoint_is_the_one_that_is_tested(problems):
+    training = TrainingSpec(epochs=4, batch_size=16, learning_rate=3e-2, tested_checkpoint="best")
+    learner = trainer(problems, training=training)
+    records = [learner.run_epoch() for _ in range(4)]
+    best = max(record.valid_success_rate for record in records)
+    assert learner.test(problems[1]).success_rate == best
+    last = evaluate(learner.planner, problems[1], moves=FOUR)
+    assert last.success_rate == records[-1].valid_success_rate
+
+
+def test_training_ends_before_an_update_that_is_not_finite(problems):
+    learner = trainer(problems)
+    with torch.no_grad():
+        learner.planner.core.w_v.fill_(float("nan"))
+    before = [parameter.clone() for parameter in learner.planner.parameters()]
+    record = learner.run_epoch()
+    assert record.not_finite and record.forward_diverged and learner.finished
+    for a, b in zip(before, learner.planner.parameters(), strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def test_peak_memory_is_flat_in_k_when_implicit_and_grows_when_unrolled(problems):
+    def peak(adjoint, k):
+        planner = PlannerSpec(core="vin", adjoint=adjoint, hidden_channels=8, q_channels=8, k_fwd=k)
+        learner = trainer(problems, planner, TrainingSpec(epochs=1, batch_size=16))
+        return learner.run_epoch().peak_bytes
+
+    assert peak("implicit", 40) <= 1.02 * peak("implicit", 10)
+    assert peak("unrolled", 40) > 1.5 * peak("unrolled", 10)
+
+
+def test_the_memory_limit_is_enforced(problems):
+    peak = trainer(problems, training=TrainingSpec(epochs=1, batch_size=16)).run_epoch().peak_bytes
+    with pytest.raises(MemoryLimitExceeded):
+        trainer(problems, memory_limit_bytes=peak - 1).run_epoch()
+    trainer(problems, memory_limit_bytes=peak).run_epoch()
+
+
+def test_evaluation_does_not_depend_on_the_batch(problems):
+    learner = trainer(problems)
+    learner.run_epoch()
+    results = {evaluate(learner.planner, problems[1], moves=FOUR, batch_size=size) for size in (1, 5, 16)}
+    assert len(results) == 1
+
+
+def test_without_validation_maps_the_record_says_nan(problems):
+    train, valid = problems
+    learner = Trainer(PLANNER, TRAINING, train, valid[:0], moves=FOUR, seed=0)
+    assert math.isnan(learner.run_epoch().valid_success_rate)
