@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -16,15 +17,31 @@ _TIE = 1e-6
 """Relative difference under which two costs are a tie: above float32's rounding, exact for unit costs."""
 
 
-def _reached(height: int, width: int, moves: Moves, sign: int) -> NDArray[np.int32]:
-    """Return where each move leads (sign 1) or comes from (sign -1), int32 [h * w, actions]; -1 is outside."""
+@cache
+def _neighbours(height: int, width: int, moves: Moves, sign: int) -> NDArray[np.int32]:
+    """Return where each move leads (sign 1) or comes from (-1), int32 [h * w, actions]; outside is the cell itself."""
     offsets = sign * np.array(moves.offsets, np.int64)
+    here = np.arange(height * width).reshape(height, width, 1)
     rows = np.arange(height)[:, None, None] + offsets[:, 0]
     columns = np.arange(width)[None, :, None] + offsets[:, 1]
     if moves.wrap:
         rows, columns = rows % height, columns % width
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    return np.where(inside, rows * width + columns, -1).reshape(height * width, -1).astype(np.int32)
+    table = np.where(inside, rows * width + columns, here).reshape(height * width, -1).astype(np.int32)
+    table.flags.writeable = False
+    return table
+
+
+@cache
+def _choices(actions: int) -> NDArray[np.uint8]:
+    """Return the k-th action of every set of actions, uint8 [2^actions, actions + 1]; last column: the set's size."""
+    table = np.zeros((1 << actions, actions + 1), np.uint8)
+    for bits in range(1 << actions):
+        members = [action for action in range(actions) if bits >> action & 1]
+        table[bits, : len(members)] = members
+        table[bits, actions] = len(members)
+    table.flags.writeable = False
+    return table
 
 
 @njit(cache=True, nogil=True)
@@ -34,30 +51,39 @@ def breadth_first(
     sources: NDArray[np.int32],
     queue: NDArray[np.int32],
     distance: NDArray[np.float32],
-) -> None:
+) -> int:
     """Write the number of steps to cell `goal` into `distance` [h * w]; inf where there is no path.
 
     Args:
         cells: uint8 [h * w], 1 = free.
         goal: Flat index of the goal, a free cell.
-        sources: int32 [h * w, actions], the cell each action comes from, -1 outside.
-        queue: int32 [h * w], work space.
+        sources: int32 [h * w, actions], the cell each action comes from, itself where that is outside.
+        queue: int32 [h * w + 1], work space: the cells that reach the goal, nearest first.
         distance: float32 [h * w], the result.
+
+    Returns:
+        Number of cells that reach the goal, the goal included.
     """
-    distance[:] = np.inf
+    # Infinity marks cells to be reached, -1 obstacles, so one comparison tells; the writes need no branch.
+    for cell in range(len(cells)):
+        distance[cell] = np.float32(np.inf) if cells[cell] != 0 else np.float32(-1.0)
     distance[goal] = 0.0
     queue[0] = goal
     head, tail = 0, 1
     while head < tail:
         cell = queue[head]
         head += 1
-        next_distance = distance[cell] + np.float32(1.0)
+        further = distance[cell] + np.float32(1.0)
         for action in range(sources.shape[1]):
             source = sources[cell, action]
-            if source >= 0 and cells[source] == 1 and distance[source] == np.inf:
-                distance[source] = next_distance
-                queue[tail] = source
-                tail += 1
+            before = distance[source]
+            is_new = before == np.float32(np.inf)
+            distance[source] = further if is_new else before
+            queue[tail] = source
+            tail += np.int64(is_new)
+    for cell in range(len(cells)):
+        distance[cell] = np.float32(np.inf) if distance[cell] < 0 else distance[cell]
+    return tail
 
 
 @njit(cache=True, nogil=True)
@@ -65,7 +91,7 @@ def _breadth_first_all(
     maps: NDArray[np.uint8], goals: NDArray[np.int64], sources: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     distance = np.empty(maps.shape, np.float32)
-    queue = np.empty(maps.shape[1], np.int32)
+    queue = np.empty(maps.shape[1] + 1, np.int32)
     for i in range(len(maps)):
         breadth_first(maps[i], goals[i], sources, queue, distance[i])
     return distance
@@ -90,7 +116,7 @@ def _dijkstra_all(
                 continue
             for action in range(sources.shape[1]):
                 source = sources[cell, action]
-                if source < 0 or maps[i, source] == 0:
+                if maps[i, source] == 0:
                     continue
                 longer = reached + costs[action]
                 if longer < distance[source]:
@@ -102,24 +128,19 @@ def _dijkstra_all(
 
 @njit(cache=True, nogil=True)
 def _optimal_all(
-    maps: NDArray[np.uint8],
-    distance: NDArray[np.float32],
-    targets: NDArray[np.int32],
-    costs: NDArray[np.float64],
+    distance: NDArray[np.float32], targets: NDArray[np.int32], costs: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    optimal = np.zeros(maps.shape, np.uint8)
-    for i in range(len(maps)):
-        for cell in range(maps.shape[1]):
+    optimal = np.empty(distance.shape, np.uint8)
+    for i in range(len(distance)):
+        for cell in range(distance.shape[1]):
             here = distance[i, cell]
-            if here == 0.0 or here == np.inf:
-                continue
             bound = np.float64(here) * (1.0 + _TIE)
             bits = 0
+            # Obstacles are infinitely far and a bump is no nearer than here, so neither needs a test of its own.
             for action in range(len(costs)):
-                target = targets[cell, action]
-                if target >= 0 and maps[i, target] == 1 and distance[i, target] + costs[action] <= bound:
-                    bits |= 1 << action
-            optimal[i, cell] = bits
+                reached = np.float64(distance[i, targets[cell, action]]) + costs[action]
+                bits |= np.int64(reached <= bound) << action
+            optimal[i, cell] = bits if here < np.float32(np.inf) else 0
     return optimal
 
 
@@ -127,39 +148,35 @@ def _optimal_all(
 def _label_all(
     maps: NDArray[np.uint8],
     distance: NDArray[np.float32],
+    optimal: NDArray[np.uint8],
     targets: NDArray[np.int32],
     costs: NDArray[np.float64],
+    choices: NDArray[np.uint8],
     seeds: NDArray[np.uint64],
 ) -> NDArray[np.uint8]:
     label = np.empty(maps.shape, np.uint8)
     cost = np.empty(len(costs), np.float64)
     for i in range(len(maps)):
         for cell in range(maps.shape[1]):
-            best = np.inf
-            for action in range(len(costs)):
-                target = targets[cell, action]
-                if target < 0 or maps[i, target] == 0:
-                    target = cell
-                cost[action] = distance[i, target] + costs[action]
-                best = min(best, cost[action])
-            bound = best * (1.0 + _TIE)
-            ties = 0
-            for action in range(len(costs)):
-                ties += cost[action] <= bound
+            ties = np.int64(optimal[i, cell])
+            if ties == 0:
+                best = np.inf
+                for action in range(len(costs)):
+                    target = targets[cell, action]
+                    target = target if maps[i, target] != 0 else cell
+                    cost[action] = np.float64(distance[i, target]) + costs[action]
+                    best = min(best, cost[action])
+                bound = best * (1.0 + _TIE)
+                for action in range(len(costs)):
+                    ties |= np.int64(cost[action] <= bound) << action
             # Keyed by the cell, so a cell's draw depends on no other cell.
             draw = mix(seeds[i] + GAMMA * np.uint64(cell + 1)) >> _S32
-            skip = np.int64((draw * np.uint64(ties)) >> _S32)
-            for action in range(len(costs)):
-                if cost[action] <= bound:
-                    if skip == 0:
-                        label[i, cell] = action
-                        break
-                    skip -= 1
+            label[i, cell] = choices[ties, (draw * np.uint64(choices[ties, len(costs)])) >> _S32]
     return label
 
 
 def _flat(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    return np.ascontiguousarray(array).reshape(len(array), -1)
+    return np.ascontiguousarray(array).reshape(len(array), array.shape[1] * array.shape[2])
 
 
 def _check(map_: NDArray[np.uint8], moves: Moves) -> None:
@@ -197,7 +214,7 @@ def goal_distances(map_: NDArray[np.uint8], goal: NDArray[np.int16], moves: Move
     if n and not map_[np.arange(n), goal[:, 0], goal[:, 1]].all():
         blocked = int((map_[np.arange(n), goal[:, 0], goal[:, 1]] == 0).argmax())
         raise ValueError(f"goal: problem {blocked} has its goal on an obstacle")
-    sources = _reached(height, width, moves, -1)
+    sources = _neighbours(height, width, moves, -1)
     flat_goal = goal[:, 0] * width + goal[:, 1]
     if all(cost == 1.0 for cost in moves.costs):
         distance = _breadth_first_all(_flat(map_), flat_goal, sources)
@@ -219,8 +236,8 @@ def optimal_actions(map_: NDArray[np.uint8], distance: NDArray[np.float32], move
         leads to the goal.
     """
     _check(map_, moves)
-    targets = _reached(map_.shape[1], map_.shape[2], moves, 1)
-    optimal = _optimal_all(_flat(map_), _flat(distance), targets, np.array(moves.costs, np.float64))
+    targets = _neighbours(map_.shape[1], map_.shape[2], moves, 1)
+    optimal = _optimal_all(_flat(distance), targets, np.array(moves.costs, np.float64))
     return optimal.reshape(map_.shape)
 
 
@@ -245,9 +262,20 @@ def one_hot_label(
     _check(map_, moves)
     if seeds.shape != (len(map_),):
         raise ValueError(f"seeds: expected [{len(map_)}], got {list(seeds.shape)}")
-    targets = _reached(map_.shape[1], map_.shape[2], moves, 1)
-    costs = np.array(moves.costs, np.float64)
-    label = _label_all(_flat(map_), _flat(distance), targets, costs, seeds.astype(np.uint64))
+    return _labelled(map_, distance, optimal_actions(map_, distance, moves), moves, seeds)
+
+
+def _labelled(
+    map_: NDArray[np.uint8],
+    distance: NDArray[np.float32],
+    optimal: NDArray[np.uint8],
+    moves: Moves,
+    seeds: NDArray[np.uint64],
+) -> NDArray[np.uint8]:
+    targets = _neighbours(map_.shape[1], map_.shape[2], moves, 1)
+    costs, choices = np.array(moves.costs, np.float64), _choices(len(moves.costs))
+    flat = (_flat(map_), _flat(distance), _flat(optimal))
+    label = _label_all(*flat, targets, costs, choices, seeds.astype(np.uint64))
     return label.reshape(map_.shape)
 
 
@@ -262,5 +290,5 @@ def solve(map_: NDArray[np.uint8], goal: NDArray[np.int16], moves: Moves, seeds:
     """
     distance = goal_distances(map_, goal, moves)
     optimal = optimal_actions(map_, distance, moves)
-    label = one_hot_label(map_, distance, moves, seeds)
+    label = _labelled(map_, distance, optimal, moves, seeds)
     return Problems(map=map_, goal=goal.astype(np.int16), distance=distance, optimal_actions=optimal, label=label)

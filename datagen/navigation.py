@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from datagen.expert import solve
 from datagen.problem import FOUR, Problems
 from datagen.splitmix import below, label_seeds, next_bits, problem_seeds
-from datagen.splits import MAX_ATTEMPTS, map_hash, owner
+from datagen.splits import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, map_hash, owner
 from datagen.task import SPLITS, DatasetSpec, Split
 
 _S32 = np.uint64(32)
@@ -38,10 +38,10 @@ def _carve(map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.
         if column > 2 and cells[cell - 2] == 0:
             ways[n] = -1
             n += 1
-        if row < size - 3 and cells[cell + 2 * size] == 0:
+        if row < size - 2 and cells[cell + 2 * size] == 0:
             ways[n] = size
             n += 1
-        if column < size - 3 and cells[cell + 2] == 0:
+        if column < size - 2 and cells[cell + 2] == 0:
             ways[n] = 1
             n += 1
         if n == 0:
@@ -66,8 +66,14 @@ def _thin(map_: NDArray[np.uint8], state: NDArray[np.uint64]) -> None:
 
 @njit(cache=True, nogil=True)
 def _mazes(
-    size: int, split: int, seeds: NDArray[np.uint64], max_attempts: int
+    size: int,
+    split: int,
+    seeds: NDArray[np.uint64],
+    start: int,
+    keys: NDArray[np.uint64],
+    holders: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16], int]:
+    """Return maps, goals, and the first problem for which there is no map, or -1."""
     maps = np.empty((len(seeds), size, size), np.uint8)
     goals = np.empty((len(seeds), 2), np.int16)
     stack = np.empty(size * size // 4 + 1, np.int64)
@@ -75,9 +81,8 @@ def _mazes(
     for i in range(len(seeds)):
         state[0] = seeds[i]
         map_ = maps[i]
-        for attempt in range(max_attempts + 1):
-            if attempt == max_attempts:
-                return maps, goals, i
+        foreign, repeated = 0, 0
+        while True:
             map_[:] = 0
             _carve(map_, stack, state)
             _thin(map_, state)
@@ -85,36 +90,52 @@ def _mazes(
             goal = 1 + below(state, (size - 2) * (size - 2) - 1)
             row, column = 1 + goal // (size - 2), 1 + goal % (size - 2)
             map_[row, column] = 1
-            if owner(map_hash(map_)) == split:
-                goals[i, 0] = row
-                goals[i, 1] = column
+            goals[i, 0] = row
+            goals[i, 1] = column
+            hash_ = map_hash(map_)
+            if owner(hash_) != split:
+                foreign += 1
+                if foreign > MAX_FOREIGN:
+                    return maps, goals, start + i
+            elif claim(hash_, start + i, keys, holders) or repeated == MAX_REPEATED:
                 break
+            else:
+                repeated += 1
     return maps, goals, -1
 
 
-def mazes(size: int, split: Split, seeds: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-    """Draw a maze and a goal for each seed.
+def mazes(size: int, seed: int, split: Split, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    """Draw the mazes and goals of problems `start` to `stop` of a split.
 
     All cells are obstacles; randomised depth-first search carves a perfect maze on the odd cells, reached from
     (1, 1); every interior cell is then freed with probability d ~ U(0, 1), d drawn once per map; the goal is uniform
-    over the interior without (1, 1), and freed. On an even size the maze covers rows and columns 1 .. size - 3, and the last
-    interior row and column, size - 2, are opened by the thinning alone; the border is solid at every size.
+    over the interior without (1, 1), and freed. On an odd size the border is solid. On an even size, as in GPPN's
+    28 x 28 set, the odd cells include the last row and column, and the edge of the map is the wall there.
+    No map comes twice in the whole set (see `datagen.splits`), except where the split owns too few maps of the size.
 
     Args:
         size: Rows and columns, at least 5.
-        split: Which maps are drawn: those that `splits.owner` gives to it.
-        seeds: uint64 [n], one stream per problem.
+        seed: The dataset's seed.
+        split: Which split.
+        start: First problem.
+        stop: One past the last problem.
 
     Returns:
-        Maps, uint8 [n, size, size], and goals, int16 [n, 2].
+        Maps, uint8 [stop - start, size, size], and goals, int16 [stop - start, 2].
 
     Raises:
-        ValueError: There are no maps of this size in the split (possible for tiny sizes only).
+        ValueError: The split owns no map of this size.
     """
-    maps, goals, failed = _mazes(size, SPLITS.index(split), seeds, MAX_ATTEMPTS)
-    if failed >= 0:
-        raise ValueError(f"map_size: no maps of size {size} fall to split {split!r}; choose a larger size")
-    return maps, goals
+    number = SPLITS.index(split)
+
+    def turn(first: int, end: int, claims: Claims) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+        seeds = problem_seeds(seed, number, first, end)
+        maps, goals, failed = _mazes(size, number, seeds, first, claims.keys, claims.holders)
+        if failed >= 0:
+            raise ValueError(f"map_size: no maze of size {size} belongs to split {split!r}; choose a larger size")
+        return maps, goals
+
+    return in_order(("navigation", size, seed, split), turn, start, stop)
 
 
 def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
@@ -129,6 +150,6 @@ def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
     Returns:
         The problems, no observation.
     """
+    maps, goals = mazes(spec.map_size, spec.seed, split, start, stop)
     seeds = problem_seeds(spec.seed, SPLITS.index(split), start, stop)
-    maps, goals = mazes(spec.map_size, split, seeds)
     return solve(maps, goals, FOUR, label_seeds(seeds))

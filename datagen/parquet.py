@@ -192,8 +192,13 @@ def write_shard(spec: DatasetSpec, shard: Shard, root: Path) -> None:
         root: The folder of all datasets.
 
     Raises:
-        DatasetError: The disk is full or cannot be written.
+        DatasetError: The disk is full or cannot be written, or the set was imported and cannot be made.
     """
+    if spec.imported is not None:
+        raise DatasetError(
+            f"{dataset_id(spec)}: {shard.name} is missing or altered and cannot be made: the set was imported "
+            "(spec.imported); import its file again"
+        )
     problems = TASKS[spec.task].draw()(spec, shard.split, shard.start, shard.stop)
     store_shard(spec, shard, problems, directory_of(spec, root))
 
@@ -279,7 +284,7 @@ def load_manifest(directory: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DatasetError(f"{path}: {field}: {first['msg']}") from error
+        raise DatasetError(f"{path}: {field}: {first['msg']}; delete the file to have the set made again") from error
 
 
 def is_complete(spec: DatasetSpec, root: Path, *, verify: bool = True) -> bool:
