@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -69,7 +70,8 @@ def breadth_first(
         distance[cell] = np.float32(np.inf) if cells[cell] != 0 else np.float32(-1.0)
     distance[goal] = 0.0
     queue[0] = goal
-    head, tail = 0, 1
+    head: Any = 0
+    tail: Any = 1
     while head < tail:
         cell = queue[head]
         head += 1
@@ -135,7 +137,7 @@ def _optimal_all(
         for cell in range(distance.shape[1]):
             here = distance[i, cell]
             bound = np.float64(here) * (1.0 + _TIE)
-            bits = 0
+            bits: Any = 0
             # Obstacles are infinitely far and a bump is no nearer than here, so neither needs a test of its own.
             for action in range(len(costs)):
                 reached = np.float64(distance[i, targets[cell, action]]) + costs[action]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +65,12 @@ class Problems:
 
     def __getitem__(self, rows: slice) -> Problems:
         """Return the problems in `rows` as views."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return Problems(**{name: None if part is None else part[rows] for name, part in parts.items()})
 
     def take(self, indices: NDArray[np.int64]) -> Problems:
         """Return copies of the problems at `indices`, in that order."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "obstacles"}
+        arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "obstacles"}
         obstacles = None if self.obstacles is None else [self.obstacles[i] for i in indices]
         return Problems(
             **{name: None if array is None else array[indices] for name, array in arrays.items()}, obstacles=obstacles
