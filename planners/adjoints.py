@@ -16,6 +16,7 @@ from planners.solution import AdjointRecord, AdjointSlot, Result, Solution, Solv
 from planners.solvers import (
     Anderson,
     ForwardIteration,
+    apply,
     growth_limit,
     has_diverged,
     norm_per_sample,
@@ -51,7 +52,7 @@ class Unrolled:
             )
         z, fz, trace, limit = v0, v0, [], torch.empty(0)
         for k in range(solver.max_steps):
-            z, fz = fz, f(fz)
+            z, fz = fz, apply(f, fz)
             with torch.no_grad():
                 if k == 0:
                     limit = growth_limit(z, fz)
@@ -151,7 +152,7 @@ class OneStep:
     def solve(self, f: Step, v0: Tensor, solver: Solver) -> Solution:
         """Return the solver's fixed point after K - 1 steps and one more application of f, differentiable."""
         found = _solve_before_last(f, v0, solver)
-        value = f(found.value)
+        value = apply(f, found.value)
         return _with_last_step(found, value.detach(), value, solver)
 
 
@@ -187,10 +188,10 @@ def _solve_and_attach(f: Step, v0: Tensor, solver: Solver, adjoin: Adjoin) -> So
     """Solve for K - 1 steps, apply f once with its graph, and let `adjoin` turn g into w in the backward pass."""
     found = _solve_before_last(f, v0, solver)
     if not torch.is_grad_enabled():
-        value = f(found.value)
+        value = apply(f, found.value)
         return _with_last_step(found, value, value, solver)
     v = found.value.detach().requires_grad_()
-    fv = f(v)
+    fv = apply(f, v)
     solution = _with_last_step(found, fv.detach(), fv, solver)
     if not fv.requires_grad:
         return solution

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from planners.adjoints import Attached, Implicit, transposed_jacobian
 from planners.linear import GMRES
-from planners.solution import Adjoint, AdjointRecord, Result, Solution, Solver, Step
-from planners.solvers import Broyden, ForwardIteration, norm_per_sample, relative_residual
+from planners.solution import Adjoint, AdjointRecord, AdjointSlot, Result, Solution, Solver, Step
+from planners.solvers import Broyden, ForwardIteration, apply, norm_per_sample, relative_residual
 
 __all__ = ["Adjoint", "AdjointRecord", "Result", "Solution", "Solver", "Step", "fixed_point", "root"]
 
@@ -84,38 +84,40 @@ def root(
     else:
         assert v0 is not None
         _check_value("v0", v0)
-        found = (solver or Broyden(max_steps=100, tolerance=1e-6)).solve(lambda v: v - F(v), v0)
+        found = (solver or Broyden(max_steps=100, tolerance=1e-6)).solve(lambda v: v - apply(F, v), v0)
     if not torch.is_grad_enabled():
         return found
     v = found.value.detach().requires_grad_()
-    condition = F(v)
-    if condition.shape != v.shape:
-        raise ValueError(f"F must keep the shape of v, got {tuple(v.shape)} -> {tuple(condition.shape)}")
+    condition = apply(F, v)
     if not condition.requires_grad:
         return found
-    product, slot, method = transposed_jacobian(condition, v), found.slot, (adjoint or Implicit(GMRES())).solver
+    product, method = transposed_jacobian(condition, v), (adjoint or Implicit(GMRES())).solver
 
     def pull_back(g: Tensor) -> Tensor:
-        if isinstance(method, GMRES):
-            answer = method.solve_linear(product, g)
-            w, record = answer.value, AdjointRecord(answer.residual, answer.steps, answer.result)
-            slot.record = record
-        else:
-            w = Implicit(method).adjoin(lambda w: w - product(w), g, slot)
-            assert slot.record is not None
-            record = slot.record
-        failed = int((record.result != Result.CONVERGED).sum())
-        if failed:
-            worst = float(record.residual.max())
-            warnings.warn(
-                f"root: the linear system of the gradient was not solved for {failed} of {g.shape[0]} samples "
-                f"(relative residual up to {worst:.1e}); is dF/dv singular, or max_steps too small?",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return -w
+        return -_solve_transposed(product, g, method, found.slot)
 
     return replace(found, value=Attached.apply(condition, found.value, pull_back))
+
+
+def _solve_transposed(product: Step, g: Tensor, method: Solver, slot: AdjointSlot) -> Tensor:
+    """Return w with (dF/dv)^T w = g, and warn when that failed: a caller of `root` expects an exact gradient."""
+    if isinstance(method, GMRES):
+        found = method.solve_linear(product, g)
+        w, record = found.value, AdjointRecord(found.residual, found.steps, found.result)
+        slot.record = record
+    else:
+        w = Implicit(method).adjoin(lambda w: w - product(w), g, slot)
+        assert slot.record is not None
+        record = slot.record
+    failed = int((record.result != Result.CONVERGED).sum())
+    if failed:
+        warnings.warn(
+            f"root: the linear system of the gradient was not solved for {failed} of {g.shape[0]} samples (relative "
+            f"residual up to {float(record.residual.max()):.1e}); is dF/dv singular, or max_steps too small?",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return w
 
 
 def _check_value(name: str, v: Tensor) -> None:
@@ -126,7 +128,7 @@ def _check_value(name: str, v: Tensor) -> None:
 @torch.no_grad()
 def _judge(F: Step, v: Tensor) -> Solution:
     """Return a value found elsewhere as a solution, with the residual that F leaves."""
-    residual = relative_residual(v, v - F(v))
+    residual = relative_residual(v, v - apply(F, v))
     result = torch.where(residual <= 1e-6, int(Result.CONVERGED), int(Result.MAX_STEPS))
     result = torch.where(torch.isfinite(residual), result, int(Result.DIVERGED)).to(torch.int8)
     return Solution(v, residual, torch.zeros_like(norm_per_sample(v), dtype=torch.int64), result)

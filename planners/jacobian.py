@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from planners.solution import Step
-from planners.solvers import norm_per_sample
+from planners.solvers import flat, norm_per_sample
 
 
 def squared_jacobian_norm(f: Step, v: Tensor, generator: torch.Generator | None = None, probes: int = 1) -> Tensor:
@@ -34,7 +34,7 @@ def squared_jacobian_norm(f: Step, v: Tensor, generator: torch.Generator | None 
     for _ in range(probes):
         probe = torch.randn(fv.shape, generator=generator, dtype=fv.dtype, device=device).to(v.device)
         (product,) = torch.autograd.grad(fv, v, probe, retain_graph=True, create_graph=torch.is_grad_enabled())
-        total = total + product.reshape(v.shape[0], -1).square().sum(dim=1)
+        total = total + flat(product).square().sum(dim=1)
     return total / probes
 
 

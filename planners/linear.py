@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from planners.solution import Result, Solution, Step
-from planners.solvers import norm_per_sample
+from planners.solvers import flat, norm_per_sample
 
 _BREAKDOWN = 1e-14
 """A new direction shorter than this share of A p is rounding: the Krylov space holds nothing more."""
@@ -100,7 +100,7 @@ def _rows(scalar: Tensor, like: Tensor) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return _rows((a.double() * b.double()).flatten(1).sum(dim=1), a)
+    return _rows((flat(a).double() * flat(b).double()).sum(dim=1), a)
 
 
 def _divide(a: Tensor, length: Tensor, mask: Tensor) -> Tensor:

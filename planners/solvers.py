@@ -20,14 +20,28 @@ RESIDUAL_OFFSET = 1e-5
 GROWTH = 1e6
 """A sample has diverged once ||f(z)|| exceeds this many times max(1, ||v0||, ||f(v0)||)."""
 
-CUDA_CHECK_INTERVAL = 8
-"""Steps between looks at the residuals on a GPU; a look waits for the device. Stopping is exact all the same."""
+CHECK_INTERVAL = {"cpu": 1}
+"""Steps between looks at the residuals; on a GPU, where a look waits for the device, 8. Stopping is exact all the same:
+a sample is frozen on the device at its own step, and only stops costing at the next look."""
+
+
+def apply(f: Step, z: Tensor) -> Tensor:
+    """Return f(z) in the dtype of z, which autocast may have changed; raise ValueError if its shape is another."""
+    fz = f(z)
+    if fz.shape != z.shape:
+        raise ValueError(f"f must keep the shape of v, got {tuple(z.shape)} -> {tuple(fz.shape)}")
+    return fz.to(z.dtype)
+
+
+def flat(z: Tensor) -> Tensor:
+    """Return z [B, ...] as [B, N]."""
+    return z[..., None].flatten(1)
 
 
 def norm_per_sample(z: Tensor) -> Tensor:
     """Return the 2-norm of each sample, [B], in at least float32."""
     dtype = torch.promote_types(z.dtype, torch.float32)
-    return torch.linalg.vector_norm(z.reshape(z.shape[0], -1), dim=1, dtype=dtype)
+    return torch.linalg.vector_norm(flat(z), dim=1, dtype=dtype)
 
 
 def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
@@ -186,7 +200,7 @@ def _iterate(
 ) -> Solution:
     """Run plain iteration (keeping the last iterate) or an accelerated one (keeping the best)."""
     take: Callable[[Tensor], Step] | None = getattr(f, "take", None)
-    interval = 1 if v0.device.type == "cpu" else CUDA_CHECK_INTERVAL
+    interval = CHECK_INTERVAL.get(v0.device.type, 8)
     z = v0.detach()
     batch, device = z.shape[0], z.device
     dtype = torch.promote_types(z.dtype, torch.float32)
@@ -201,10 +215,8 @@ def _iterate(
     trace: list[Tensor] = []
 
     for k in range(1, max_steps + 1):
-        fz = f(z)
+        fz = apply(f, z)
         if k == 1:
-            if fz.shape != z.shape:
-                raise ValueError(f"f must keep the shape of v, got {tuple(z.shape)} -> {tuple(fz.shape)}")
             limit = growth_limit(z, fz)
         now = relative_residual(z, fz)
         diverged = live & has_diverged(fz, now, limit)
@@ -279,7 +291,7 @@ class _AndersonMemory:
         self.state: tuple[Tensor, ...] | None = None
 
     def propose(self, z: Tensor, g: Tensor) -> Tensor:
-        z_flat, g_flat = z.flatten(1), g.flatten(1)
+        z_flat, g_flat = flat(z), flat(g)
         if self.state is None:
             batch, size = z_flat.shape
             history = z_flat.new_zeros(batch, self.depth, size)
@@ -320,7 +332,7 @@ class _BroydenMemory:
         self.state: tuple[Tensor, ...] | None = None
 
     def propose(self, z: Tensor, g: Tensor) -> Tensor:
-        z_flat, g_flat = z.flatten(1), g.flatten(1)
+        z_flat, g_flat = flat(z), flat(g)
         if self.state is None:
             batch, size = z_flat.shape
             u = z_flat.new_zeros(batch, self.depth, size)
