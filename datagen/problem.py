@@ -66,15 +66,15 @@ class Problems:
     def __getitem__(self, rows: slice) -> Problems:
         """Return the problems in `rows` as views."""
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Problems(**{name: None if part is None else part[rows] for name, part in parts.items()})
+        chosen: dict[str, Any] = {name: None if part is None else part[rows] for name, part in parts.items()}
+        return Problems(**chosen)
 
     def take(self, indices: NDArray[np.int64]) -> Problems:
         """Return copies of the problems at `indices`, in that order."""
         arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "obstacles"}
         obstacles = None if self.obstacles is None else [self.obstacles[i] for i in indices]
-        return Problems(
-            **{name: None if array is None else array[indices] for name, array in arrays.items()}, obstacles=obstacles
-        )
+        chosen: dict[str, Any] = {name: None if part is None else part[indices] for name, part in arrays.items()}
+        return Problems(**chosen, obstacles=obstacles)
 
     def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
         """Yield one epoch of shuffled batches; the order depends on (seed, epoch) alone.
