@@ -1,0 +1,450 @@
+"""Every adjoint against closed forms, finite differences and each other; its cost; and how it fails."""
+
+import gc
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
+from planners.fixed_point import fixed_point
+from planners.linear import GMRES
+from planners.solution import Adjoint, Result, Solver
+from planners.solvers import Anderson, Broyden, ForwardIteration
+from planners.specs import ADJOINTS, SOLVERS
+
+EXACT_SOLVERS = (ForwardIteration(3000, 1e-14), Anderson(400, 1e-13), Broyden(400, 1e-13))
+ADJOINT_SOLVERS = (*EXACT_SOLVERS, GMRES(40, 1e-13))
+APPROXIMATE = ("phantom", "one_step")
+
+by_name = {"ids": lambda s: type(s).__name__}
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def non_normal(n: int = 5, radius: float = 0.8) -> Tensor:
+    """Spectral radius `radius`, norm above one: iteration converges though no step contracts."""
+    matrix = torch.triu(randn(n, n), diagonal=1)
+    matrix.diagonal().copy_(torch.linspace(-radius, radius, n, dtype=torch.float64))
+    assert torch.linalg.matrix_norm(matrix, 2) > 1.5
+    return matrix
+
+
+class Problem:
+    """The affine step A v + b, and the gradients of <c, v*>."""
+
+    def __init__(self, radius: float = 0.8, n: int = 5, batch: int = 3) -> None:
+        self.matrix = non_normal(n, radius).requires_grad_()
+        self.b = randn(batch, n, seed=1).requires_grad_()
+        self.c = randn(batch, n, seed=2)
+        self.start = torch.zeros(batch, n, dtype=torch.float64)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return v @ self.matrix.T + self.b
+
+    def exact(self) -> tuple[Tensor, ...]:
+        eye = torch.eye(len(self.matrix), dtype=torch.float64)
+        value = torch.linalg.solve(eye - self.matrix, self.b.T).T
+        return torch.autograd.grad((self.c * value).sum(), (self.matrix, self.b))
+
+    def found(self, solver: Solver, adjoint: Adjoint) -> tuple[Tensor, ...]:
+        value = fixed_point(self, self.start, solver=solver, adjoint=adjoint).value
+        return torch.autograd.grad((self.c * value).sum(), (self.matrix, self.b))
+
+
+@pytest.mark.parametrize("forward", EXACT_SOLVERS, **by_name)
+@pytest.mark.parametrize("backward", ADJOINT_SOLVERS, **by_name)
+def test_implicit_gradient_is_the_closed_form(forward: Solver, backward: Solver) -> None:
+    problem = Problem()
+    for found, exact in zip(problem.found(forward, Implicit(backward)), problem.exact(), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_every_registered_pair(solver: str, adjoint: str) -> None:
+    """A new entry of a registry is tested as soon as it is there: exact, or at least a descent direction."""
+    if adjoint == "unrolled" and solver != "forward":
+        pytest.skip("differentiates forward iteration only; refusal is tested below")
+
+    def make(target: str, **options: object) -> object:
+        module, name = target.split(":")
+        return getattr(import_module(module), name)(**options)
+
+    problem = Problem()
+    if adjoint in APPROXIMATE:
+        with torch.no_grad():
+            problem.matrix *= 0.3
+    forward = make(SOLVERS[solver].target, max_steps=400, tolerance=1e-13)
+    options = {"solver": make(SOLVERS[solver].target, max_steps=400, tolerance=1e-13)} if adjoint == "implicit" else {}
+    pairs = list(zip(problem.found(forward, make(ADJOINTS[adjoint].target, **options)), problem.exact(), strict=True))
+    for found, exact in pairs:
+        if adjoint in APPROXIMATE:
+            assert (found * exact).sum() > 0.8 * found.norm() * exact.norm()
+        else:
+            torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backward", ADJOINT_SOLVERS, **by_name)
+def test_gradcheck_implicit(backward: Solver) -> None:
+    check_gradient(Anderson(400, 1e-14), Implicit(backward))
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_gradcheck_unrolled(steps: int) -> None:
+    check_gradient(ForwardIteration(steps), Unrolled())
+
+
+def check_gradient(solver: Solver, adjoint: Adjoint) -> None:
+    """Finite differences of the whole solve, in every entry of every captured tensor."""
+
+    def solve(weight: Tensor, inject: Tensor, x: Tensor) -> Tensor:
+        f = lambda v: torch.tanh(v @ weight.T + x @ inject.T)  # noqa: E731
+        return fixed_point(f, torch.zeros(3, 4, dtype=torch.float64), solver=solver, adjoint=adjoint).value
+
+    inputs = (0.6 * non_normal(4), randn(4, 2, seed=5), randn(3, 2, seed=6))
+    assert torch.autograd.gradcheck(solve, [x.requires_grad_() for x in inputs], rtol=1e-6, atol=1e-8)
+
+
+def test_products_from_the_left_and_from_the_right_agree() -> None:
+    """<w, (dv*/dx) u> by hand and a dense solve is <(dv*/dx)^T w, u> by the adjoint."""
+    weight, x, u, w = 0.6 * non_normal(4), randn(3, 4, seed=1), randn(3, 4, seed=2), randn(3, 4, seed=3)
+    step = lambda v, x: torch.tanh(v @ weight.T + x)  # noqa: E731
+    leaf = x.clone().requires_grad_()
+    value = fixed_point(
+        lambda v: step(v, leaf),
+        torch.zeros_like(x),
+        solver=ForwardIteration(2000, 1e-15),
+        adjoint=Implicit(Anderson(200, 1e-14)),
+    ).value
+    (transposed,) = torch.autograd.grad(value, leaf, w)
+    slope = 1.0 - step(value.detach(), x) ** 2
+    tangent = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - slope[:, :, None] * weight, slope * u)
+    torch.testing.assert_close((w * tangent).sum(), (transposed * u).sum(), rtol=1e-11, atol=1e-11)
+
+
+def test_unrolled_gradient_approaches_the_implicit_one() -> None:
+    problem = Problem(radius=0.5)
+    exact = problem.exact()
+    errors = []
+    for steps in (10, 20, 40, 80):
+        found = problem.found(ForwardIteration(steps), Unrolled())
+        errors.append(max(float((a - b).abs().max()) for a, b in zip(found, exact, strict=True)))
+    # 0.5^10 is about 1e-3; a Jordan-like block slows it by a power of K
+    assert errors[1] < 1e-1 * errors[0] and errors[2] < 1e-3 * errors[1] and errors[3] < 1e-11
+
+
+@pytest.mark.parametrize("damping", [1.0, 0.6])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_phantom_is_the_damped_truncated_series(steps: int, damping: float) -> None:
+    problem = Problem()
+    with torch.no_grad():
+        eye = torch.eye(5, dtype=torch.float64)
+        moved = damping * problem.matrix.T + (1.0 - damping) * eye
+        series = damping * sum(torch.linalg.matrix_power(moved, i) for i in range(steps))
+        w = problem.c @ series.T
+        value = torch.linalg.solve(eye - problem.matrix, problem.b.T).T
+    found = problem.found(Anderson(400, 1e-14), Phantom(steps, damping))
+    torch.testing.assert_close(found[1], w, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found[0], w.T @ value, rtol=1e-8, atol=1e-8)
+
+
+def test_one_step_is_the_shortest_phantom_and_a_long_phantom_is_exact() -> None:
+    problem = Problem()
+    one = problem.found(Anderson(400, 1e-14), OneStep())
+    for a, b in zip(one, problem.found(Anderson(400, 1e-14), Phantom(1)), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(one[1], problem.c)
+    for found, exact in zip(problem.found(Anderson(400, 1e-14), Phantom(300, 0.9)), problem.exact(), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-8)
+
+
+ADJOINTS_OF_ONE_APPLICATION = (Implicit(), Implicit(ForwardIteration(5)), Phantom(), OneStep())
+ALL_ADJOINTS = (Unrolled(), *ADJOINTS_OF_ONE_APPLICATION)
+
+
+@pytest.mark.parametrize("adjoint", ALL_ADJOINTS, **by_name)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_value_is_that_of_exactly_k_applications(adjoint: Adjoint, steps: int) -> None:
+    problem, calls = Problem(), 0
+
+    def counted(v: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return problem(v)
+
+    solver = ForwardIteration(steps, 0.0, record=True)
+    found = fixed_point(counted, problem.start, solver=solver, adjoint=adjoint)
+    assert calls == steps and found.steps.tolist() == [steps] * 3
+    plain = solver.solve(problem, problem.start)
+    torch.testing.assert_close(found.value, plain.value, rtol=0.0, atol=0.0)
+    assert found.trace is not None and found.trace.shape == (steps, 3)
+    torch.testing.assert_close(found.trace, plain.trace)
+    torch.testing.assert_close(found.residual, plain.residual)
+    (found.value * problem.c).sum().backward()
+    assert calls == steps, "the graph at v* is built once"
+
+
+@pytest.mark.parametrize("adjoint", ALL_ADJOINTS, **by_name)
+def test_without_gradients(adjoint: Adjoint) -> None:
+    problem = Problem()
+    solver = ForwardIteration(6, 0.0)
+    with_graph = fixed_point(problem, problem.start, solver=solver, adjoint=adjoint)
+    with torch.no_grad():
+        without = fixed_point(problem, problem.start, solver=solver, adjoint=adjoint)
+    assert with_graph.value.requires_grad and not without.value.requires_grad
+    assert torch.equal(with_graph.value, without.value) and torch.equal(with_graph.residual, without.residual)
+    for part in (with_graph.residual, with_graph.steps, with_graph.result):
+        assert not part.requires_grad
+
+
+class Layer(nn.Module):
+    """A step with parameters, an input, and an encoder in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.hidden = nn.Linear(3, 4).double(), nn.Linear(4, 4).double()
+        with torch.no_grad():
+            self.hidden.weight *= 0.5
+
+    def forward(self, x: Tensor, start: Tensor, solver: Solver, adjoint: Adjoint) -> Tensor:
+        r = self.encode(x)
+        return fixed_point(lambda v: torch.tanh(self.hidden(v) + r), start, solver=solver, adjoint=adjoint).value
+
+
+@pytest.mark.parametrize("adjoint", ALL_ADJOINTS, **by_name)
+def test_gradients_reach_all_that_f_captures_and_the_start_only_when_unrolled(adjoint: Adjoint) -> None:
+    torch.manual_seed(0)
+    layer, x = Layer(), randn(2, 3).requires_grad_()
+    start = randn(2, 4, seed=1).requires_grad_()
+    layer(x, start, ForwardIteration(4), adjoint).square().sum().backward()
+    for tensor in (*layer.parameters(), x):
+        assert tensor.grad is not None and tensor.grad.abs().max() > 0
+    assert (start.grad is not None) == isinstance(adjoint, Unrolled)
+
+
+def saved(problem: Problem, solver: Solver, adjoint: Adjoint) -> int:
+    """Tensors that the forward pass keeps for the backward pass."""
+    count = 0
+
+    def pack(x: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        fixed_point(problem, problem.start, solver=solver, adjoint=adjoint)
+    return count
+
+
+def test_saved_memory_grows_with_k_when_unrolled_and_not_at_all_otherwise() -> None:
+    problem = Problem()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        one = saved(problem, ForwardIteration(1), Unrolled())
+    counts = [saved(problem, ForwardIteration(k, 0.0), Unrolled()) for k in (5, 10, 20)]
+    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0]) > 0
+    for adjoint in ADJOINTS_OF_ONE_APPLICATION:
+        for solver in (ForwardIteration(5, 0.0), ForwardIteration(50, 0.0), Anderson(50, 0.0), Broyden(50, 0.0)):
+            # one application more at most: v itself is saved too, being a variable here and a constant there
+            assert saved(problem, solver, adjoint) <= one + 1
+            assert saved(problem, solver, adjoint) == saved(problem, replace(solver, max_steps=80), adjoint)
+
+
+def test_no_iterate_outlives_the_forward_pass() -> None:
+    """What the process holds, not only what autograd counts: the solver's own memory does not undo the claim."""
+    weight = torch.full((1, 1213), 0.5, requires_grad=True)
+
+    def held(solver: Solver, adjoint: Adjoint) -> int:
+        found = fixed_point(
+            lambda v: torch.tanh(weight * v + 1.0), torch.zeros(3, 1213), solver=solver, adjoint=adjoint
+        )
+        gc.collect()
+        storages = {
+            x.untyped_storage().data_ptr()
+            for x in gc.get_objects()
+            if type(x) is Tensor and x.ndim > 0 and x.shape[-1] == 1213
+        }
+        assert found.value.requires_grad
+        return len(storages)
+
+    implicit = [held(Anderson(k, 0.0), Implicit()) for k in (3, 30)]
+    assert implicit[0] == implicit[1] <= 5  # weight, v*, f(v*) and the value
+
+
+def test_record_of_the_backward_solve() -> None:
+    problem = Problem()
+    solution = fixed_point(problem, problem.start, solver=Anderson(400, 1e-13), adjoint=Implicit(Anderson(200, 1e-10)))
+    assert solution.adjoint is None
+    (solution.value * problem.c).sum().backward()
+    record = solution.adjoint
+    assert record is not None and record.residual.shape == record.steps.shape == record.result.shape == (3,)
+    assert (record.result == Result.CONVERGED).all() and (record.residual <= 1e-10).all()
+    assert (record.steps > 1).all() and (record.steps < 30).all()
+
+
+def test_failed_backward_solve_is_flagged_and_gives_no_zeros() -> None:
+    # Around v* the step doubles what it is given: no iteration of w converges, though Anderson's answer does.
+    problem = Problem()
+    with torch.no_grad():
+        problem.matrix.copy_(2.0 * torch.eye(5) + 0.1 * randn(5, 5, seed=9))
+    forward = Anderson(400, 1e-12)
+    solution = fixed_point(problem, problem.start, solver=forward, adjoint=Implicit(ForwardIteration(100, 1e-10)))
+    gradient = torch.autograd.grad((solution.value * problem.c).sum(), problem.b)[0]
+    assert solution.adjoint is not None and (solution.adjoint.result == Result.DIVERGED).all()
+    assert torch.isfinite(gradient).all() and (gradient.abs().amax(dim=1) > 0).all()
+
+    solution = fixed_point(problem, problem.start, solver=forward, adjoint=Implicit(Anderson(1)))
+    gradient = torch.autograd.grad((solution.value * problem.c).sum(), problem.b)[0]
+    assert solution.adjoint is not None and (solution.adjoint.result == Result.MAX_STEPS).all()
+    torch.testing.assert_close(gradient, problem.c)
+
+    for found, exact in zip(problem.found(forward, Implicit(Anderson(100, 1e-12))), problem.exact(), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-8)
+
+
+def test_not_finite_gradient_stays_not_finite() -> None:
+    problem = Problem()
+    solution = fixed_point(problem, problem.start, solver=Anderson(50))
+    (gradient,) = torch.autograd.grad(solution.value, problem.b, torch.full_like(problem.b, torch.nan))
+    assert gradient.isnan().all()
+    assert solution.adjoint is not None and (solution.adjoint.result == Result.DIVERGED).all()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_gradient_is_linear_in_the_incoming_one_whatever_its_size(scale: float) -> None:
+    """A mean over many cells makes g tiny; the offset in the relative residual must not end the solve early."""
+    problem = Problem()
+    ordinary = problem.found(Anderson(400, 1e-13), Implicit())
+    problem.c = problem.c * scale
+    for small, normal in zip(problem.found(Anderson(400, 1e-13), Implicit()), ordinary, strict=True):
+        torch.testing.assert_close(small / scale, normal, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backward", ADJOINT_SOLVERS, **by_name)
+def test_samples_without_gradient(backward: Solver) -> None:
+    problem = Problem()
+    problem.c[1] = 0.0
+    solution = fixed_point(problem, problem.start, solver=Anderson(400, 1e-13), adjoint=Implicit(backward))
+    gradient = torch.autograd.grad((solution.value * problem.c).sum(), problem.b)[0]
+    assert torch.equal(gradient[1], torch.zeros(5, dtype=torch.float64))
+    assert solution.adjoint is not None and (solution.adjoint.result == Result.CONVERGED).all()
+    torch.testing.assert_close(gradient, problem.exact()[1], rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_of_a_batch_equals_that_of_its_samples() -> None:
+    # To rounding: matrix products sum in an order that depends on the number of rows.
+    problem = Problem()
+    whole = problem.found(Anderson(30, 1e-6), Implicit(Anderson(12, 1e-6)))
+    matrices, rows = torch.zeros(5, 5, dtype=torch.float64), []
+    for i in range(3):
+        one = Problem()
+        one.b, one.c, one.start = problem.b.detach()[i : i + 1].requires_grad_(), one.c[i : i + 1], one.start[:1]
+        matrix, b = one.found(Anderson(30, 1e-6), Implicit(Anderson(12, 1e-6)))
+        matrices += matrix
+        rows.append(b)
+    torch.testing.assert_close(torch.cat(rows), whole[1], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(matrices, whole[0], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Phantom(3)], **by_name)
+def test_second_derivatives_are_refused(adjoint: Adjoint) -> None:
+    problem = Problem()
+    value = fixed_point(problem, problem.start, solver=Anderson(50), adjoint=adjoint).value
+    # For a linear loss g carries no graph, and the error is easy to miss.
+    for loss in (value.sum(), value.square().sum()):
+        with pytest.raises(RuntimeError, match=r"cannot be differentiated again.*Unrolled"):
+            torch.autograd.grad(loss, problem.matrix, create_graph=True)
+
+
+def test_second_derivatives_of_unrolled() -> None:
+    problem = Problem()
+
+    def solve(b: Tensor) -> Tensor:
+        problem.b = b
+        step = lambda v: torch.tanh(problem(v))  # noqa: E731
+        return fixed_point(step, problem.start, solver=ForwardIteration(4), adjoint=Unrolled()).value
+
+    assert torch.autograd.gradgradcheck(solve, [randn(3, 5, seed=4).requires_grad_()])
+
+
+def test_backward_twice() -> None:
+    problem = Problem()
+    solution = fixed_point(problem, problem.start, solver=Anderson(50, 1e-12))
+    loss = (solution.value * problem.c).sum()
+    first = torch.autograd.grad(loss, problem.b, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(loss, problem.b, retain_graph=True)[0], first)
+    loss.backward()
+    assert problem.b.grad is not None and torch.equal(problem.b.grad, first)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_unrolled_refuses_other_solvers() -> None:
+    problem = Problem()
+    with pytest.raises(ValueError, match="ForwardIteration, got Anderson"):
+        fixed_point(problem, problem.start, solver=Anderson(), adjoint=Unrolled())
+
+
+def test_unrolled_flags_divergence_and_convergence() -> None:
+    def run(factor: float) -> int:
+        f = lambda v: factor * v + 1.0  # noqa: E731
+        found = fixed_point(f, torch.zeros(1, 1), solver=ForwardIteration(60, 1e-4), adjoint=Unrolled())
+        return int(found.result)
+
+    assert run(0.5) == Result.CONVERGED and run(0.99) == Result.MAX_STEPS and run(2.0) == Result.DIVERGED
+    assert run(1e3) == Result.DIVERGED
+
+
+def test_forward_divergence_is_kept_by_implicit() -> None:
+    factor = torch.tensor([[0.5], [2.0]])
+    found = fixed_point(lambda v: factor * v + 1.0, torch.zeros(2, 1), solver=ForwardIteration(60, 1e-4))
+    assert found.result.tolist() == [Result.CONVERGED, Result.DIVERGED]
+    assert torch.isfinite(found.value).all()
+
+
+@pytest.mark.parametrize("adjoint", ALL_ADJOINTS, **by_name)
+def test_single_precision_agrees_with_double(adjoint: Adjoint) -> None:
+    problem = Problem(radius=0.5)
+    solver = ForwardIteration(60, 0.0)
+    double = problem.found(solver, adjoint)
+    problem.matrix = problem.matrix.detach().float().requires_grad_()
+    problem.b = problem.b.detach().float().requires_grad_()
+    problem.c, problem.start = problem.c.float(), problem.start.float()
+    for single, exact in zip(problem.found(solver, adjoint), double, strict=True):
+        assert single.dtype == torch.float32
+        scale = float(exact.abs().max())
+        torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("adjoint", ALL_ADJOINTS, **by_name)
+def test_autocast_inside_f(adjoint: Adjoint) -> None:
+    torch.manual_seed(0)
+    layer, x = Layer().float(), randn(2, 3).float()
+    results = []
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = layer(x, torch.zeros(2, 4), ForwardIteration(20, 0.0), adjoint)
+        assert value.dtype == torch.float32
+        value.square().sum().backward()
+        results.append(layer.hidden.weight.grad.clone())
+    torch.testing.assert_close(results[1], results[0], rtol=0.05, atol=0.05 * float(results[0].abs().max()))
+
+
+def test_a_step_that_ignores_v_or_captures_nothing() -> None:
+    b = randn(2, 3).requires_grad_()
+    solution = fixed_point(lambda v: b.tanh(), torch.zeros(2, 3, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(solution.value.sum(), b)
+    torch.testing.assert_close(gradient, 1.0 - b.detach().tanh() ** 2)
+    still = fixed_point(lambda v: torch.ones_like(v), torch.zeros(2, 3))
+    assert torch.equal(still.value, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"damping": 0.0}, {"damping": 1.5}])
+def test_bad_phantom_options_are_named(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Phantom(**options)
