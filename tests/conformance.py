@@ -42,7 +42,7 @@ def planner_for(spec: PlannerSpec, seed: int = 0) -> Planner:
 
 
 def contracting(spec: PlannerSpec) -> Planner:
-    """A planner in float64 whose step contracts well within 200 steps, and depends on v all the same."""
+    """A planner in float64 whose step contracts well within 100 steps, and depends on v all the same."""
     planner = planner_for(spec).double()
     scale = _CONTRACTIONS.get(spec.core)
     if scale is not None:
@@ -184,7 +184,7 @@ def check_gradient_matches_finite_differences(core: str, adjoint: str) -> None:
     """At a solved fixed point exact adjoints give the derivative along random directions of parameters and input."""
     assert adjoint in EXACT
     spec = small_spec(
-        core, adjoint=adjoint, k_fwd=200, tolerance=0.0, solver_bwd="forward", k_bwd=200, tolerance_bwd=1e-14
+        core, adjoint=adjoint, k_fwd=100, tolerance=0.0, solver_bwd="forward", k_bwd=100, tolerance_bwd=1e-14
     )
     planner = contracting(spec)
     map, goal = problem(2, 4, 5)
@@ -212,8 +212,8 @@ def check_gradient_matches_finite_differences(core: str, adjoint: str) -> None:
 def check_unrolled_gradient_approaches_implicit(core: str) -> None:
     """As K grows, differentiating through the iteration and differentiating at its limit become one."""
     map, goal = problem(2, 4, 5)
-    fields = {"tolerance": 0.0, "solver_bwd": "forward", "k_bwd": 200, "tolerance_bwd": 1e-14}
-    limit = gradients(contracting(small_spec(core, adjoint="implicit", k_fwd=200, **fields)), map, goal)
+    fields = {"tolerance": 0.0, "solver_bwd": "forward", "k_bwd": 100, "tolerance_bwd": 1e-14}
+    limit = gradients(contracting(small_spec(core, adjoint="implicit", k_fwd=100, **fields)), map, goal)
     errors = []
     for steps in (4, 16, 64):
         found = gradients(contracting(small_spec(core, adjoint="unrolled", k_fwd=steps, tolerance=0.0)), map, goal)

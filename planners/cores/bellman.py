@@ -37,6 +37,24 @@ def same_conv(in_channels: int, out_channels: int, size: int, *, wrap: bool, bia
     )
 
 
+def merged(weight: Tensor, bias: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return filter and bias of a convolution followed by a 1x1 convolution, as the one convolution that they are.
+
+    The encoders of VIN, SymVIN and ConvGPPN have no activation between their two layers: merging the layers gives
+    their reward without the hidden channels ever standing in memory.
+
+    Args:
+        weight: [hidden, in, F, F].
+        bias: [hidden].
+        after: [out, hidden, 1, 1].
+
+    Returns:
+        Filter [out, in, F, F] and bias [out].
+    """
+    after = after.flatten(1)
+    return torch.einsum("oh,hixy->oixy", after, weight), after @ bias
+
+
 def maximum(q: Tensor, dim: int, temperature: float = 0.0) -> Tensor:
     """Return max over `dim` (kept with size 1), or its smoothing T * logsumexp(q / T).
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, same_conv
+from planners.cores.bellman import convolve, merged, same_conv
 from planners.specs import ConvGPPNOptions
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
@@ -46,7 +46,7 @@ class ConvGPPN(nn.Module):
 
     def encode(self, x: Tensor) -> Injected:
         """Return the initial value [B, state, h, w], and the reward's part of gates and candidate."""
-        r = self.reward(self.hidden(x))
+        r = convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
         state = self.candidate.shape[0]
         gates, candidate = self.from_reward(r).split((2 * state, state), dim=1)
         return Injected((self.initial(r), gates, candidate))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum
+from planners.cores.bellman import convolve, maximum, merged
 from planners.cores.steerable import SteerableFilter, group_order
 from planners.specs import SymVINOptions
 
@@ -69,10 +69,10 @@ class SymVIN(nn.Module):
 
     def encode(self, x: Tensor) -> Injected:
         """Return the reward's part of Q [B, q_fields |G|, h, w], and the value's filter, which all samples share."""
-        h = convolve(x, self.hidden(), self.hidden_bias, wrap=self.wrap)
-        r = convolve(h, self.reward, wrap=self.wrap).expand(-1, self.order, -1, -1)
+        r = convolve(x, *merged(self.hidden(), self.hidden_bias, self.reward), wrap=self.wrap)
         w_r, w_v = self.action_filter().split(self.order, dim=1)
-        return Injected((convolve(r, w_r, wrap=self.wrap),), (w_v,))
+        # all |G| channels of the reward are equal: one channel and the sum of its filters stand for them
+        return Injected((convolve(r, w_r.sum(1, keepdim=True), wrap=self.wrap),), (w_v,))
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, |G|, h, w]."""

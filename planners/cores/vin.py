@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum, same_conv
+from planners.cores.bellman import convolve, maximum, merged, same_conv
 from planners.specs import VINOptions
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
@@ -42,7 +42,7 @@ class VIN(nn.Module):
 
     def encode(self, x: Tensor) -> Injected:
         """Return the reward's part of Q, [B, q_channels, h, w]."""
-        r = self.reward(self.hidden(x))
+        r = convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
         return Injected((convolve(r, self.w_r, wrap=self.wrap),))
 
     def initial_value(self, r: Injected) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from planners import PlannerSpec
+from planners.cores.bellman import convolve, merged, same_conv
 from planners.cores.conv_gppn import ConvGPPN
 from planners.cores.spt import SPT, positions
 from planners.specs import ConvGPPNOptions, SPTOptions
@@ -37,6 +38,15 @@ def test_conv_gppn_is_the_conv_gru_of_reward_and_state_side_by_side(wrap):
 def test_the_papers_and_the_authors_size():
     assert ConvGPPN(ConvGPPNOptions(), wrap=False).candidate.shape == (40, 40, 3, 3)
     assert ConvGPPN(ConvGPPNOptions(q_channels=150), wrap=False).candidate.shape == (150, 150, 3, 3)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_merged_layers_are_the_two_layers(wrap):
+    torch.manual_seed(0)
+    first, second = same_conv(2, 6, 3, wrap=wrap), torch.nn.Conv2d(6, 3, 1, bias=False)
+    x = torch.rand(2, 2, 5, 4)
+    merged_output = convolve(x, *merged(first.weight, first.bias, second.weight), wrap=wrap)
+    torch.testing.assert_close(merged_output, second(first(x)))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
