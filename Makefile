@@ -14,10 +14,19 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	touch $@
 
+# What the tests of pictures and pages need: a browser, and a software renderer for MiniWorld.
+SYSTEM := chromium chromium-driver libegl1 libgl1 libglu1-mesa libopengl0 libgl1-mesa-dri
+SUDO   := $(shell test "$$(id -u)" = 0 || echo sudo)
+
+$(VENV)/.system: Makefile | $(STAMP)
+	dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null; }
+	touch $@
+
 quickstart: $(STAMP)
 	$(BIN)/idp run sweeps/quickstart.yaml
 
-test: $(STAMP)
+test: $(STAMP) $(VENV)/.system
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
