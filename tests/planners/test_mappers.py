@@ -110,15 +110,17 @@ def test_a_mapper_learns_a_map_apart(mapper):
     size = (4, 4)
     target = (torch.rand(4, 1, *size) > 0.5).float()
     if mapper == "unet":
-        model, seen = UNet(UNetOptions(**TINY_UNET), wrap=True), (torch.rand(4, 1, 96, 96) > 0.5).to(torch.uint8)
+        model, seen = UNet(UNetOptions(**TINY_UNET), wrap=True), torch.zeros(4, 1, 96, 96, dtype=torch.uint8)
+        for i in range(4):  # an obstacle in each quarter of the workspace
+            seen[i, 0, 48 * (i // 2) : 48 * (i // 2) + 40, 48 * (i % 2) : 48 * (i % 2) + 40] = 1
     else:
         model, seen = Panorama(NoOptions(), wrap=False), views(4, *size)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(150):
         loss = F.binary_cross_entropy_with_logits(model(seen, size), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if loss < 0.2:
             return
-    raise AssertionError(f"loss {float(loss)}")
+    raise AssertionError(f"loss {loss.item()}")
