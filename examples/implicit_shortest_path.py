@@ -47,9 +47,7 @@ def main() -> tuple[Tensor, Tensor]:
     solution = root(bellman_error, solution=torch.from_numpy(dijkstra(cost.detach().numpy()))[None])
     (implicit,) = torch.autograd.grad(solution.value[0][START], cost)
     differences = torch.zeros(7, 7, dtype=torch.float64)
-    for cell in np.ndindex(7, 7):
-        change = np.zeros((7, 7))
-        change[cell] = 1e-6
+    for cell, change in zip(np.ndindex(7, 7), 1e-6 * np.eye(49).reshape(49, 7, 7), strict=True):
         above, below = (dijkstra(cost.detach().numpy() + sign * change)[START] for sign in (1, -1))
         differences[cell] = (above - below) / 2e-6
     print(f"dV(start)/dcost, implicit:\n{implicit.round().int()}\nfinite differences:\n{differences.round().int()}")
