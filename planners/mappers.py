@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planners.cores.bellman import same_conv
-from planners.specs import NoOptions, UNetOptions
+from planners.specs import NoOptions, PanoramaOptions, UNetOptions
 
 WORKSPACE_PIXELS = 96
-VIEWS, VIEW_PIXELS = 4, 32
 
 
 class Identity(nn.Module):
@@ -35,8 +34,11 @@ class Panorama(nn.Module):
     stand side by side as its channels, and two 3x3 convolutions (64, then 1) make the map of them.
     """
 
-    def __init__(self, options: NoOptions, *, wrap: bool) -> None:
+    def __init__(self, options: PanoramaOptions, *, wrap: bool) -> None:
         super().__init__()
+        self.observed = (options.views, options.resolution, options.resolution, 3)
+        left = (options.resolution - 8) // 4 + 1
+        left = (left - 4) // 2 + 1
         # UNSPECIFIED: activations; ReLU after every layer but the last.
         self.view = nn.Sequential(
             nn.Conv2d(3, 32, 8, stride=4),
@@ -44,16 +46,18 @@ class Panorama(nn.Module):
             nn.Conv2d(32, 64, 4, stride=2),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(64 * 2 * 2, 256),
+            nn.Linear(64 * left**2, 256),
             nn.ReLU(),
         )
-        self.map = nn.Sequential(same_conv(VIEWS * 256, 64, 3, wrap=wrap), nn.ReLU(), same_conv(64, 1, 3, wrap=wrap))
+        self.map = nn.Sequential(
+            same_conv(options.views * 256, 64, 3, wrap=wrap), nn.ReLU(), same_conv(64, 1, 3, wrap=wrap)
+        )
 
     def forward(self, observation: Tensor, size: tuple[int, int]) -> Tensor:
         """Return map logits.
 
         Args:
-            observation: [B, h, w, 4, 32, 32, 3], views to the north, west, south and east; uint8, 0..255.
+            observation: [B, h, w, views, resolution, resolution, 3]; 0..255; views in the order of the actions.
             size: (h, w), the size of the map.
 
         Returns:
@@ -62,7 +66,7 @@ class Panorama(nn.Module):
         Raises:
             ValueError: If the observation has another shape.
         """
-        expected = (*size, VIEWS, VIEW_PIXELS, VIEW_PIXELS, 3)
+        expected = (*size, *self.observed)
         if observation.shape[1:] != expected:
             raise ValueError(f"observation: expected [B, {str(expected)[1:-1]}], got {tuple(observation.shape)}")
         views = observation.flatten(0, 3).permute(0, 3, 1, 2).to(next(self.parameters())).div(255)

@@ -15,7 +15,7 @@ from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, Entry, PlannerSpec
 
 
 @dataclass(frozen=True)
-class Step:
+class BoundStep:
     """The step v -> f(v, r; theta) of one core on one batch of problems."""
 
     core: Core
@@ -25,9 +25,9 @@ class Step:
         """Return f(v, r; theta)."""
         return self.core.step(v, self.injected)
 
-    def take(self, indices: Tensor) -> Step:
+    def take(self, indices: Tensor) -> BoundStep:
         """Return the same step for the samples `indices` alone."""
-        return Step(self.core, self.injected.take(indices))
+        return BoundStep(self.core, self.injected.take(indices))
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Plan:
 
     logits: Tensor
     solution: Solution
-    step: Step
+    step: BoundStep
     map_logits: Tensor | None = None
 
 
@@ -100,7 +100,7 @@ class Planner(nn.Module):
         if map.shape != goal.shape:
             raise ValueError(f"map and goal must have one shape, got {tuple(map.shape)} and {tuple(goal.shape)}")
         injected = self.core.encode(cat([map, goal], dim=1))
-        step = Step(self.core, injected)
+        step = BoundStep(self.core, injected)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
         solution = fixed_point(step, self.core.initial_value(injected), solver=solver, adjoint=self.adjoint)
         return Plan(self.core.policy(solution.value, injected), solution, step, map_logits)

@@ -117,6 +117,14 @@ class ContractiveOptions(Spec):
         return self
 
 
+class PanoramaOptions(Spec):
+    """Convolutional network from views per cell to a map (D.1); sizes of the observation."""
+
+    views: int = Field(4, ge=1)
+    resolution: int = Field(32, ge=20)
+    """Rows and columns of a view; below 20 nothing is left of it after the two convolutions."""
+
+
 class UNetOptions(Spec):
     """Residual U-net from a workspace image to a map (D.1)."""
 
@@ -187,7 +195,7 @@ ADJOINTS: dict[str, Entry] = {
 }
 MAPPERS: dict[str, Entry] = {
     "identity": Entry("planners.mappers:Identity"),
-    "panorama": Entry("planners.mappers:Panorama"),
+    "panorama": Entry("planners.mappers:Panorama", PanoramaOptions),
     "unet": Entry("planners.mappers:UNet", UNetOptions),
 }
 

@@ -37,7 +37,7 @@ def same_conv(in_channels: int, out_channels: int, size: int, *, wrap: bool, bia
     )
 
 
-def merged(weight: Tensor, bias: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def merged(weight: Tensor, bias: Tensor | None, after: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return filter and bias of a convolution followed by a 1x1 convolution, as the one convolution that they are.
 
     The encoders of VIN, SymVIN and ConvGPPN have no activation between their two layers: merging the layers gives
@@ -45,14 +45,14 @@ def merged(weight: Tensor, bias: Tensor, after: Tensor) -> tuple[Tensor, Tensor]
 
     Args:
         weight: [hidden, in, F, F].
-        bias: [hidden].
+        bias: [hidden] or None.
         after: [out, hidden, 1, 1].
 
     Returns:
-        Filter [out, in, F, F] and bias [out].
+        Filter [out, in, F, F] and bias [out] (None without one).
     """
     after = after.flatten(1)
-    return torch.einsum("oh,hixy->oixy", after, weight), after @ bias
+    return torch.einsum("oh,hixy->oixy", after, weight), None if bias is None else after @ bias
 
 
 def maximum(q: Tensor, dim: int, temperature: float = 0.0) -> Tensor:

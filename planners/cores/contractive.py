@@ -43,16 +43,26 @@ class Contractive(nn.Module):
         self.hidden = same_conv(in_channels, options.hidden_channels, 3, wrap=wrap)
         self.reward = nn.Conv2d(options.hidden_channels, options.q_channels, 1)
         self.transition_logits = nn.Parameter(torch.randn(options.q_channels, size * size))
-        self.head = nn.Conv2d(options.q_channels, actions, 1)
+        # no bias: the greedy action then depends on the ratios of the advantages alone, which stay when their size
+        # falls with the distance from the goal
+        self.head = nn.Conv2d(options.q_channels, actions, 1, bias=False)
 
     def transitions(self) -> Tensor:
         """Return gamma P, [q_channels, 1, F, F]: non-negative, every filter summing to gamma."""
         size = round(self.transition_logits.shape[1] ** 0.5)
         return self.discount * self.transition_logits.softmax(dim=1).unflatten(1, (1, size, size))
 
+    def rewards(self, x: Tensor) -> Tensor:
+        """Return r, one channel per action, [B, q_channels, h, w]: the reward's part of Q as it is."""
+        return self.reward(self.hidden(x).relu())
+
+    def filters(self) -> tuple[None, Tensor]:
+        """Return no filter of the reward, and that of the value."""
+        return None, self.transitions()
+
     def encode(self, x: Tensor) -> Injected:
         """Return the reward per action [B, q_channels, h, w] and the transition filters, which all samples share."""
-        return Injected((self.reward(self.hidden(x).relu()),), (self.transitions(),))
+        return Injected((self.rewards(x),), (self.transitions(),))
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, 1, h, w]."""

@@ -67,12 +67,19 @@ class SymVIN(nn.Module):
         largest = w_v.abs().sum(dim=(1, 2, 3)).max()
         self.action_filter.coefficients[:, 1] *= CONTRACTION_AT_START / largest
 
+    def rewards(self, x: Tensor) -> Tensor:
+        """Return one channel of r, [B, 1, h, w]; the |G| channels of the regular field are equal."""
+        return convolve(x, *merged(self.hidden(), self.hidden_bias, self.reward), wrap=self.wrap)
+
+    def filters(self) -> tuple[Tensor, Tensor]:
+        """Return the filters of the reward's one channel [q_fields |G|, 1, F, F] and of the value [.., |G|, F, F]."""
+        w_r, w_v = self.action_filter().split(self.order, dim=1)
+        return w_r.sum(1, keepdim=True), w_v  # the sum stands for the reward's equal channels
+
     def encode(self, x: Tensor) -> Injected:
         """Return the reward's part of Q [B, q_fields |G|, h, w], and the value's filter, which all samples share."""
-        r = convolve(x, *merged(self.hidden(), self.hidden_bias, self.reward), wrap=self.wrap)
-        w_r, w_v = self.action_filter().split(self.order, dim=1)
-        # all |G| channels of the reward are equal: one channel and the sum of its filters stand for them
-        return Injected((convolve(r, w_r.sum(1, keepdim=True), wrap=self.wrap),), (w_v,))
+        w_r, w_v = self.filters()
+        return Injected((convolve(self.rewards(x), w_r, wrap=self.wrap),), (w_v,))
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, |G|, h, w]."""

@@ -40,10 +40,17 @@ class VIN(nn.Module):
         self.w_v = nn.Parameter(torch.zeros(options.q_channels, 1, size, size))
         self.head = nn.Conv2d(options.q_channels, actions, 1, bias=False)
 
+    def rewards(self, x: Tensor) -> Tensor:
+        """Return r, [B, 1, h, w]."""
+        return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
+
+    def filters(self) -> tuple[Tensor, Tensor]:
+        """Return W_r and W_v, [q_channels, 1, F, F] each."""
+        return self.w_r, self.w_v
+
     def encode(self, x: Tensor) -> Injected:
         """Return the reward's part of Q, [B, q_channels, h, w]."""
-        r = convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
-        return Injected((convolve(r, self.w_r, wrap=self.wrap),))
+        return Injected((convolve(self.rewards(x), self.w_r, wrap=self.wrap),))
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, 1, h, w]."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from planners import PlannerSpec, build_planner
 from planners.mappers import Panorama, UNet
-from planners.specs import NoOptions, UNetOptions
+from planners.specs import PanoramaOptions, UNetOptions
 
 SMALL = {"hidden_channels": 5, "q_channels": 4}
 TINY_UNET = {"channels": (4, 6, 6, 8)}
@@ -20,16 +20,22 @@ def views(batch=2, height=3, width=4):
 
 def test_panorama_has_the_papers_layers():
     torch.manual_seed(0)
-    mapper = Panorama(NoOptions(), wrap=False)
+    mapper = Panorama(PanoramaOptions(), wrap=False)
     shapes = [tuple(p.shape) for name, p in mapper.named_parameters() if name.endswith("weight")]
     assert shapes == [(32, 3, 8, 8), (64, 32, 4, 4), (256, 256), (64, 1024, 3, 3), (1, 64, 3, 3)]
     assert mapper(views(), (3, 4)).shape == (2, 1, 3, 4)
 
 
+def test_panorama_takes_views_of_other_sizes():
+    mapper = Panorama(PanoramaOptions(views=2, resolution=24), wrap=False)
+    assert mapper(torch.zeros(1, 3, 4, 2, 24, 24, 3, dtype=torch.uint8), (3, 4)).shape == (1, 1, 3, 4)
+    Panorama(PanoramaOptions(resolution=20), wrap=False)
+
+
 def test_panorama_sees_each_cell_through_its_own_views():
     """A changed view changes the map around its cell, 5x5 as two 3x3 layers see, and nothing else."""
     torch.manual_seed(0)
-    mapper = Panorama(NoOptions(), wrap=False)
+    mapper = Panorama(PanoramaOptions(), wrap=False)
     seen = views(1, 7, 8)
     changed = seen.clone()
     changed[0, 1, 5, 2] = 255 - changed[0, 1, 5, 2]
@@ -41,7 +47,7 @@ def test_panorama_sees_each_cell_through_its_own_views():
 
 def test_panorama_embeds_one_view_as_by_hand():
     torch.manual_seed(0)
-    mapper = Panorama(NoOptions(), wrap=False)
+    mapper = Panorama(PanoramaOptions(), wrap=False)
     seen = views(1, 1, 1)
     embeddings = []
     for view in seen[0, 0, 0]:
@@ -79,7 +85,7 @@ def test_wrong_observations_are_named():
     with pytest.raises(ValueError, match=r"observation: expected \[B, 1, 96, 96\]"):
         UNet(UNetOptions(**TINY_UNET), wrap=False)(torch.zeros(1, 1, 64, 64), (9, 9))
     with pytest.raises(ValueError, match=r"observation: expected \[B, 5, 5, 4, 32, 32, 3\]"):
-        Panorama(NoOptions(), wrap=False)(views(), (5, 5))
+        Panorama(PanoramaOptions(), wrap=False)(views(), (5, 5))
     with pytest.raises(ValueError, match="channels: expected at least one"):
         UNetOptions(channels=())
 
@@ -114,7 +120,7 @@ def test_a_mapper_learns_a_map_apart(mapper):
         for i in range(4):  # an obstacle in each quarter of the workspace
             seen[i, 0, 48 * (i // 2) : 48 * (i // 2) + 40, 48 * (i % 2) : 48 * (i % 2) + 40] = 1
     else:
-        model, seen = Panorama(NoOptions(), wrap=False), views(4, *size)
+        model, seen = Panorama(PanoramaOptions(), wrap=False), views(4, *size)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
         loss = F.binary_cross_entropy_with_logits(model(seen, size), target)
