@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import tracking
+from orchestrator import interruption, tracking
 from orchestrator.cluster import DatasetProgress, make_datasets, ray_cluster
 from orchestrator.planning import Plan
 from orchestrator.progress import Progress, outcome, trial_name
@@ -37,7 +37,8 @@ class Onlookers:
         self._tracker.note(trial, "finished")
 
     def tick(self) -> None:
-        """Redraw the terminal if it is time to."""
+        """Redraw the terminal if it is time to, and leave where a signal asks for it."""
+        interruption.check()
         self._progress.tick()
 
 

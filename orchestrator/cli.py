@@ -6,16 +6,14 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
+from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.planning import Plan, by_cell, make_plan
 from orchestrator.progress import Progress, duration, outcome, trial_name
 from orchestrator.results import ResultError, code_hash, list_results, trial_directory
@@ -26,19 +24,11 @@ BAD_INPUT = 2
 TRIALS_FAILED = 1
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; a BaseException, so that nothing on the way takes it for an error of its own."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 when trials FAILED, 2 on bad input, 128 + n on signal n."""
     options = _parser().parse_args(arguments)
     try:
-        with _signals():
+        with interruptible():
             code: int = options.verb(options)
             sys.stdout.flush()
             return code
@@ -96,21 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        for ignored in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(ignored, signal.SIG_IGN)  # the way out is short; a second signal would break it
-        raise Interrupted(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
     sweep = load_sweep(options.sweep, options.profile, options.overrides)
     return sweep, select(expand(sweep), options.only)
@@ -125,6 +100,10 @@ def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> 
         words += ["--storage", str(options.storage)]
     for override in options.overrides if sweep is None else []:
         words += ["--set", override]
+    if options.only and sweep is None:
+        words += ["--only", options.only]
+    if getattr(options, "address", None):
+        words += ["--address", options.address]
     return shlex.join(words)
 
 
@@ -178,6 +157,17 @@ def _plan_json(plan: Plan) -> dict[str, object]:
     }
 
 
+def _expected_time(plan: Plan) -> str:
+    if plan.seconds is None:
+        return "unknown"
+    threads = max((trial.spec.execution.threads for trial in plan.trials), default=1)
+    side_by_side = max(1, min((os.cpu_count() or 1) // threads, plan.count("missing", "failed")))
+    alone = duration(plan.seconds)
+    if side_by_side == 1:
+        return alone
+    return f"{alone} one after the other, {duration(plan.seconds / side_by_side)} on this machine"
+
+
 def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
     lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
     cells = by_cell(plan)
@@ -206,9 +196,8 @@ def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
         lines[-1] += f", {plan.count('stale')} stale (other code; --rerun stale trains them again)"
     if plan.count("cancelled"):
         lines[-1] += f", {plan.count('cancelled')} cancelled"
-    expected = "unknown" if plan.seconds is None else duration(plan.seconds)
     lines += [
-        f"training time, one after the other: {expected} ({plan.seconds_from})",
+        f"expected time: {_expected_time(plan)} ({plan.seconds_from})",
         f"disk to be used: about {_size(_disk(plan))}",
     ]
     if todo:

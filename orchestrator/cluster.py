@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from pathlib import Path
 
 from datagen.parquet import Shard, finish_dataset, is_complete, missing_shards, write_shard
 from datagen.task import DatasetSpec, dataset_id
+from orchestrator import interruption
 
 MOST_ATTEMPTS = 3
 """How often a shard is begun before the process that dies over it is called the shard's own fault."""
+
+REACHABLE_SECONDS = 5.0
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
@@ -50,6 +54,8 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    if address and address != "auto":
+        _check_reachable(address)
     local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
@@ -61,9 +67,21 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        yield
+        with interruption.deferred():
+            yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ClusterError where nothing listens; Ray itself would try for minutes, aloud."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--address {address!r}: expected auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACHABLE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"can't join the Ray cluster at {address}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,11 @@ def make_datasets(
         while work and idle:
             writer, (spec, shard) = idle.pop(), work.pop(0)
             running[writer.write.remote(spec, shard, root)] = (writer, spec, shard)
-        (finished,), _ = ray.wait(list(running), num_returns=1)
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
+        interruption.check()
+        if not ready:
+            continue
+        finished = ready[0]
         writer, spec, shard = running.pop(finished)
         name = dataset_id(spec)
         try:

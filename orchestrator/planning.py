@@ -17,6 +17,10 @@ from orchestrator.specs import PlannedTrial, Scalar, SweepSpec, TrialSpec
 State = Literal["done", "stale", "failed", "cancelled", "missing"]
 TRIAL_BYTES = 200_000
 """Disk of a small trial's directory, where no earlier trial says better."""
+BESIDE_STEPS = 1.1
+"""Time of an epoch over that of its steps: reading, optimiser, validation."""
+STARTING_SECONDS = 5.0
+"""Start, warm-up and test of a trial."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,32 @@ def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:
 
 def effort(spec: TrialSpec) -> float:
     """Return the work of a trial in map cells x planner steps; says which trial is longer, not how long."""
-    steps = spec.planner.k_fwd * (1 if spec.planner.adjoint == "unrolled" else 0.5) + spec.planner.k_fwd
-    return max(1.0, spec.training.epochs * spec.data.train * spec.data.map_size**2 * steps)
+    forward, backward = _step_effort(spec)
+    return max(1.0, _steps(spec) * (forward + backward))
+
+
+def _steps(spec: TrialSpec) -> int:
+    return spec.training.epochs * (spec.data.train // spec.training.batch_size)
+
+
+def _step_effort(spec: TrialSpec) -> tuple[float, float]:
+    """Return map cells x planner steps of the forward and the backward pass of a training step."""
+    cells = spec.training.batch_size * spec.data.map_size**2
+    unrolled = spec.planner.adjoint == "unrolled"
+    return float(cells * spec.planner.k_fwd), float(cells * (spec.planner.k_fwd if unrolled else spec.planner.k_bwd))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Seconds per map cell and planner step of one kind of planner, from the times of earlier training steps."""
+
+    forward: float
+    backward: float
+
+    def seconds(self, spec: TrialSpec) -> float:
+        """Return the expected seconds of training `spec`."""
+        forward, backward = _step_effort(spec)
+        return _steps(spec) * (forward * self.forward + backward * self.backward) * BESIDE_STEPS + STARTING_SECONDS
 
 
 def _expectation(
@@ -143,34 +171,33 @@ def _expectation(
 ) -> tuple[Callable[[TrialSpec], float] | None, str]:
     """Return what predicts a trial's seconds, learnt from trials in the storage, and where it comes from."""
     everything = {**list_results(storage), **results}
-    seconds_per_effort: dict[tuple[str, str], list[float]] = {}
+    measured: dict[tuple[str, str], list[Throughput]] = {}
     hosts: Counter[str] = Counter()
     for trial_id, result in everything.items():
-        if result.status != "COMPLETED" or not result.train_seconds:
-            continue
         spec = _read_spec(storage, trial_id)
-        if spec is None:
+        if spec is None or result.forward_seconds is None or result.backward_seconds is None:
             continue
+        forward, backward = _step_effort(spec)
         kind = (spec.planner.core, spec.planner.adjoint)
-        seconds_per_effort.setdefault(kind, []).append(result.train_seconds / effort(spec))
+        rate = Throughput(result.forward_seconds / forward, result.backward_seconds / backward)
+        measured.setdefault(kind, []).append(rate)
         hosts[result.provenance.host] += 1
-    if not seconds_per_effort:
+    if not measured:
         return None, "no earlier trial to learn from"
-    typical = {kind: statistics.median(rates) for kind, rates in seconds_per_effort.items()}
-    slowest = max(typical.values())
+    typical = {
+        kind: Throughput(
+            statistics.median(rate.forward for rate in rates), statistics.median(rate.backward for rate in rates)
+        )
+        for kind, rates in measured.items()
+    }
+    slowest = max(typical.values(), key=lambda rate: rate.forward + rate.backward)
 
     def expect(spec: TrialSpec) -> float:
-        return typical.get((spec.planner.core, spec.planner.adjoint), slowest) * effort(spec)
+        return typical.get((spec.planner.core, spec.planner.adjoint), slowest).seconds(spec)
 
-    unknown = sorted(
-        {
-            f"{spec.planner.core}/{spec.planner.adjoint}"
-            for spec in specs
-            if (spec.planner.core, spec.planner.adjoint) not in typical
-        }
-    )
+    unknown = sorted({f"{s.planner.core}/{s.planner.adjoint}" for s in specs} - {"/".join(kind) for kind in typical})
     guess = f"; never run, taken as the slowest known: {', '.join(unknown)}" if unknown else ""
-    return expect, f"{sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}{guess}"
+    return expect, f"from {sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}{guess}"
 
 
 def _read_spec(storage: Path, trial_id: str) -> TrialSpec | None:
