@@ -19,7 +19,7 @@ _TIE = 1e-6
 
 
 @cache
-def _neighbours(height: int, width: int, moves: Moves, sign: int) -> NDArray[np.int32]:
+def neighbours(height: int, width: int, moves: Moves, sign: int) -> NDArray[np.int32]:
     """Return where each move leads (sign 1) or comes from (-1), int32 [h * w, actions]; outside is the cell itself."""
     offsets = sign * np.array(moves.offsets, np.int64)
     here = np.arange(height * width).reshape(height, width, 1)
@@ -216,7 +216,7 @@ def goal_distances(map_: NDArray[np.uint8], goal: NDArray[np.int16], moves: Move
     if n and not map_[np.arange(n), goal[:, 0], goal[:, 1]].all():
         blocked = int((map_[np.arange(n), goal[:, 0], goal[:, 1]] == 0).argmax())
         raise ValueError(f"goal: problem {blocked} has its goal on an obstacle")
-    sources = _neighbours(height, width, moves, -1)
+    sources = neighbours(height, width, moves, -1)
     flat_goal = goal[:, 0] * width + goal[:, 1]
     if all(cost == 1.0 for cost in moves.costs):
         distance = _breadth_first_all(_flat(map_), flat_goal, sources)
@@ -238,7 +238,7 @@ def optimal_actions(map_: NDArray[np.uint8], distance: NDArray[np.float32], move
         leads to the goal.
     """
     _check(map_, moves)
-    targets = _neighbours(map_.shape[1], map_.shape[2], moves, 1)
+    targets = neighbours(map_.shape[1], map_.shape[2], moves, 1)
     optimal = _optimal_all(_flat(distance), targets, np.array(moves.costs, np.float64))
     return optimal.reshape(map_.shape)
 
@@ -274,7 +274,7 @@ def _labelled(
     moves: Moves,
     seeds: NDArray[np.uint64],
 ) -> NDArray[np.uint8]:
-    targets = _neighbours(map_.shape[1], map_.shape[2], moves, 1)
+    targets = neighbours(map_.shape[1], map_.shape[2], moves, 1)
     costs, choices = np.array(moves.costs, np.float64), _choices(len(moves.costs))
     flat = (_flat(map_), _flat(distance), _flat(optimal))
     label = _label_all(*flat, targets, costs, choices, seeds.astype(np.uint64))

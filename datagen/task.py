@@ -9,8 +9,10 @@ from typing import Any, Literal, Protocol, cast
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from datagen.problem import FOUR, Moves, Problems
+from datagen.problem import FOUR, FOUR_WRAP, Moves, Problems
 from datagen.spec import Spec, digest, first_problem, nearest
+from datagen.visual import VisualOptions
+from datagen.visual import observation_shape as panorama_shape
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -18,6 +20,21 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 class NoOptions(Spec):
     """Nothing to choose."""
+
+
+class ArmOptions(Spec):
+    """Choices of the manipulation tasks.
+
+    Attributes:
+        inclusive_angles: True as in the authors' generator: both ends of 0 .. 2 pi have a bin, so first and last row
+            are one configuration.
+    """
+
+    inclusive_angles: bool = False
+
+
+IMAGE_SIZE = 96
+"""Rows and columns of the workspace image (section 5.1)."""
 
 
 class Draw(Protocol):
@@ -29,6 +46,10 @@ class Draw(Protocol):
 
 def _no_observation(spec: DatasetSpec) -> tuple[int, ...] | None:
     return None
+
+
+def _workspace_shape(spec: DatasetSpec) -> tuple[int, ...] | None:
+    return (1, IMAGE_SIZE, IMAGE_SIZE)
 
 
 @dataclass(frozen=True)
@@ -58,6 +79,13 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "navigation": Task("datagen.navigation:draw"),
+    "manipulation": Task("datagen.manipulation:draw", moves=FOUR_WRAP, options=ArmOptions),
+    "workspace_manipulation": Task(
+        "datagen.manipulation:draw", FOUR_WRAP, mapper="unet", options=ArmOptions, observation_shape=_workspace_shape
+    ),
+    "visual_navigation": Task(
+        "datagen.visual:draw", mapper="panorama", options=VisualOptions, observation_shape=panorama_shape
+    ),
 }
 
 
