@@ -180,11 +180,18 @@ def check_same_value_for_every_adjoint(core: str, adjoint: str) -> None:
     torch.testing.assert_close(plan.logits, planner.core.policy(v, injected), rtol=1e-12, atol=1e-12)
 
 
-def check_gradient_matches_finite_differences(core: str, adjoint: str) -> None:
+def check_gradient_matches_finite_differences(core: str, adjoint: str, **options: object) -> None:
     """At a solved fixed point exact adjoints give the derivative along random directions of parameters and input."""
     assert adjoint in EXACT
     spec = small_spec(
-        core, adjoint=adjoint, k_fwd=100, tolerance=0.0, solver_bwd="forward", k_bwd=100, tolerance_bwd=1e-14
+        core,
+        adjoint=adjoint,
+        k_fwd=100,
+        tolerance=0.0,
+        solver_bwd="forward",
+        k_bwd=100,
+        tolerance_bwd=1e-14,
+        options=options,
     )
     planner = contracting(spec)
     map, goal = problem(2, 4, 5)

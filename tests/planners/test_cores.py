@@ -22,6 +22,11 @@ def test_exact_gradients_match_finite_differences(core, adjoint):
     conformance.check_gradient_matches_finite_differences(core, adjoint)
 
 
+@pytest.mark.parametrize("core", [name for name in CORES if "temperature" in CORES[name].options.model_fields])
+def test_exact_gradients_of_the_smoothed_maximum(core):
+    conformance.check_gradient_matches_finite_differences(core, "implicit", temperature=0.2)
+
+
 @pytest.mark.parametrize("check", conformance.EVERY_CORE, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("core", CORES)
 def test_core(core, check):

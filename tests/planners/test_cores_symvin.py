@@ -212,3 +212,24 @@ def test_a_checkpoint_holds_coefficients_alone():
 
 def test_orders():
     assert [group_order(group) for group in ("C4", "D4", "C8")] == [4, 8, 8]
+
+
+@pytest.mark.parametrize("solver", ["forward", "anderson"])
+def test_the_symmetry_survives_training(solver):
+    """Trained weights, whose iteration no longer settles at once, in single precision."""
+    torch.manual_seed(2)
+    planner = build_planner(PlannerSpec(core="symvin", options=SMALL, solver=solver, k_fwd=20, tolerance=0.0))
+    map, goal = problem(8, 9)
+    target = torch.randint(0, 4, (8, 9, 9), generator=torch.Generator().manual_seed(3))
+    optimizer = torch.optim.Adam(planner.parameters(), lr=1e-2)
+    for _ in range(25):
+        loss = F.cross_entropy(planner(map, goal), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits = planner(map, goal)
+        for quarters, flipped in D4:
+            turned = planner(turn(map, quarters, flipped), turn(goal, quarters, flipped))
+            error = (turned - turn_logits(logits, quarters, flipped)).abs().max()
+            assert error <= 1e-5 * logits.abs().max()
