@@ -1,0 +1,157 @@
+import json
+import math
+import threading
+
+import pytest
+
+from datagen.spec import Spec
+from orchestrator.results import (
+    Provenance,
+    ResultError,
+    TrialResult,
+    _code,
+    code_hash,
+    list_results,
+    provenance,
+    read_curves,
+    read_result,
+    record_failure,
+    trial_directory,
+    write_bytes,
+    write_curves,
+    write_result,
+    write_spec,
+)
+
+ID = "0123456789abcdef"
+
+
+def test_a_result_comes_back_as_it_was(tmp_path):
+    result = TrialResult(
+        trial_id=ID, status="COMPLETED", test_success_rate=0.5, peak_bytes=123, provenance=Provenance(code="c0de")
+    )
+    directory = trial_directory(tmp_path, ID)
+    assert read_result(directory) is None
+    write_result(directory, result)
+    assert read_result(directory) == result
+    assert list_results(tmp_path) == {ID: result}
+    assert [path.name for path in directory.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_result_json_is_json_even_where_a_number_is_not_finite(tmp_path, value):
+    result = TrialResult(trial_id=ID, status="COMPLETED", forward_residual=value, of_a_later_version=value)
+    write_result(tmp_path, result)
+    content = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert content["forward_residual"] is None
+    assert content["of_a_later_version"] is None
+
+
+def test_fields_of_a_later_version_survive(tmp_path):
+    (tmp_path / "result.json").write_text(
+        json.dumps({"trial_id": ID, "status": "COMPLETED", "novel": [1, 2], "provenance": {"moon": "full"}})
+    )
+    result = read_result(tmp_path)
+    assert result is not None
+    write_result(tmp_path, result)
+    again = json.loads((tmp_path / "result.json").read_text())
+    assert again["novel"] == [1, 2]
+    assert again["provenance"]["moon"] == "full"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"trial_id": "x"}', b'{"trial_id": "x", "status": "FINE"}', b"\xff"])
+def test_an_unreadable_result_is_a_failed_trial_that_names_the_file(tmp_path, content):
+    directory = trial_directory(tmp_path, ID)
+    directory.mkdir(parents=True)
+    (directory / "result.json").write_bytes(content)
+    with pytest.raises(ResultError, match=r"result\.json"):
+        read_result(directory)
+    result = list_results(tmp_path)[ID]
+    assert result.status == "FAILED" and not result.final
+    assert "result.json" in result.reason
+
+
+@pytest.mark.parametrize("name", ["..", "../../etc", "", "a/b", "0123456", "0123456789ABCDEF", "g" * 16])
+def test_no_trial_id_leads_out_of_the_storage(tmp_path, name):
+    with pytest.raises(ValueError, match="trial id"):
+        trial_directory(tmp_path, name)
+
+
+def test_foreign_folders_among_the_trials_are_not_results(tmp_path):
+    (tmp_path / "trials" / "lost+found").mkdir(parents=True)
+    (tmp_path / "trials" / ID).mkdir()
+    assert list_results(tmp_path) == {}
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "file"
+    contents = [bytes([number]) * 100_000 for number in range(20)]
+    write_bytes(path, contents[0])
+    stop = threading.Event()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for content in contents:
+        write_bytes(path, content)
+    stop.set()
+    reader.join()
+    assert seen and all(content in contents for content in seen)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.mkdir()
+    with pytest.raises(OSError):
+        write_bytes(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_spec_json_holds_the_defaults_too(tmp_path):
+    class Small(Spec):
+        width: int = 3
+
+    write_spec(tmp_path, Small())
+    assert json.loads((tmp_path / "spec.json").read_text()) == {"width": 3}
+
+
+def test_curves_come_back_row_by_row(tmp_path):
+    assert read_curves(tmp_path) == []
+    records = [{"epoch": 1, "train_loss": 1.5, "forward_diverged": False}]
+    records.append({"epoch": 2, "train_loss": 0.5, "forward_diverged": True})
+    write_curves(tmp_path, records)
+    assert read_curves(tmp_path) == records
+    (tmp_path / "curves.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ResultError, match=r"curves\.parquet"):
+        read_curves(tmp_path)
+
+
+def test_a_comment_leaves_results_fresh_and_a_number_does_not():
+    source = 'def f(x):\n    """Double."""\n    return 2 * x\n'
+    assert _code(source) == _code('"""Module."""\n\ndef f(x):\n    # twice\n    return (2 *\n        x)\n')
+    assert _code(source) != _code(source.replace("2", "3"))
+    assert len(code_hash()) == 12
+
+
+def test_provenance_says_what_produced_the_numbers():
+    origin = provenance("navigation-15-0", "cpu")
+    assert origin.code == code_hash()
+    assert origin.dataset_id == "navigation-15-0"
+    assert origin.accelerator == "cpu"
+    assert {"python", "torch", "numpy", "ray", "mlflow"} <= origin.versions.keys()
+    assert origin.host and origin.cpus >= 1
+
+
+def test_a_failure_keeps_its_traceback(tmp_path):
+    try:
+        raise KeyError("a\nb")
+    except KeyError as error:
+        result = record_failure(tmp_path, ID, error)
+    assert read_result(tmp_path) == result
+    assert result.status == "FAILED" and "\n" not in result.reason
+    assert "test_a_failure_keeps_its_traceback" in result.traceback

@@ -1,0 +1,118 @@
+import csv
+import io
+import json
+import statistics
+
+import pytest
+
+from orchestrator.results import Provenance, TrialResult
+from orchestrator.specs import PlannedTrial, TrialSpec
+from orchestrator.tables import MISSING, notes, render, rows, success
+
+CODE = "new"
+
+
+def planned(number: int, planner: str = "vin", k: int = 30) -> PlannedTrial:
+    axes = {"planner": planner, "task": "navigation", "map_size": 15, "k": k, "seed": number}
+    return PlannedTrial(f"{number:016x}", TrialSpec(seed=number), axes)
+
+
+def completed(number: int, rate: float, code: str = CODE, cpu: str = "fast", **fields: object) -> TrialResult:
+    return TrialResult(
+        trial_id=f"{number:016x}",
+        status="COMPLETED",
+        test_success_rate=rate,
+        test_spl=rate,
+        trial_diverged=rate < 0.2,
+        provenance=Provenance(code=code, cpu=cpu),
+        **fields,
+    )
+
+
+def table_of(*results: TrialResult, expected: int | None = None):
+    found = {result.trial_id: result for result in results}
+    return rows([planned(number) for number in range(expected or len(results))], found, CODE)
+
+
+def test_mean_and_sample_deviation_over_seeds():
+    rates = [0.4, 0.5, 0.75]
+    (row,) = table_of(*(completed(i, rate) for i, rate in enumerate(rates)))
+    assert row.success_rate == pytest.approx(statistics.mean(rates))
+    assert row.success_rate_std == pytest.approx(statistics.stdev(rates))
+    assert success(row) == "55.0 ± 18.0"
+    assert notes(row) == []
+
+
+def test_one_seed_has_no_deviation_and_a_missing_one_is_counted():
+    (row,) = table_of(completed(0, 0.5), expected=3)
+    assert (row.used, row.expected, row.success_rate_std) == (1, 3, None)
+    assert success(row) == "50.0"
+    assert row.outcomes == {"COMPLETED": 1, "MISSING": 2}
+
+
+def test_stale_is_never_averaged_with_fresh():
+    (row,) = table_of(completed(0, 0.9, code="old"), completed(1, 0.5), completed(2, 0.7))
+    assert row.success_rate == pytest.approx(0.6)
+    assert (row.used, row.stale, row.stale_used) == (2, 1, False)
+    assert "1 stale, left out" in notes(row)
+
+
+def test_where_all_is_stale_one_version_is_shown_and_said():
+    (row,) = table_of(completed(0, 0.9, code="older"), completed(1, 0.5, code="old"), completed(2, 0.7, code="old"))
+    assert row.success_rate == pytest.approx(0.6)
+    assert (row.used, row.stale, row.stale_used) == (2, 3, True)
+    assert "3 stale, shown" in notes(row)
+
+
+def test_times_of_different_machines_are_not_averaged():
+    (row,) = table_of(
+        completed(0, 0.5, cpu="slow", forward_seconds=9.0),
+        completed(1, 0.5, forward_seconds=1.0),
+        completed(2, 0.5, forward_seconds=3.0),
+    )
+    assert row.forward_seconds == pytest.approx(2.0)
+    assert row.success_rate == pytest.approx(0.5) and row.used == 3
+    assert "times of 2 on fast" in notes(row)
+
+
+def test_every_cell_says_what_happened():
+    oom = TrialResult(trial_id="0" * 16, status="OUT_OF_MEMORY", peak_bytes=12, provenance=Provenance(code=CODE))
+    failed = oom.model_copy(update={"status": "FAILED"})
+    assert success(table_of(oom)[0]) == "OOM"
+    assert success(table_of(failed)[0]) == MISSING
+    assert notes(table_of(failed)[0]) == ["1 failed"]
+    (row,) = table_of(oom, completed(1, 0.5))
+    assert success(row) == "50.0" and notes(row) == ["1 OOM"]
+
+
+def test_diverged_entries_are_in_italics():
+    table = table_of(completed(0, 0.1), completed(1, 0.5))
+    assert "| *30.0 ± 28.3* |" in render(table, "md")
+    assert r"\textit{30.0 $\pm$ 28.3}" in render(table, "tex")
+    assert notes(table[0]) == ["1/2 under 20 %"]
+
+
+def test_rows_keep_the_order_of_the_sweep_and_only_varying_axes_are_shown():
+    trials = [planned(0, "vin", 80), planned(1, "vin", 30), planned(2, "id_vin", 80)]
+    text = render(rows(trials, {}, CODE), "text", title="name")
+    lines = text.splitlines()
+    assert lines[0] == "name"
+    assert lines[1].split()[:2] == ["planner", "K"]
+    assert [line.split()[:2] for line in lines[3:]] == [["vin", "80"], ["vin", "30"], ["id_vin", "80"]]
+    assert r"id\_vin" in render(rows(trials, {}, CODE), "tex")
+
+
+def test_machine_formats_are_read_back_unrounded():
+    rate = 1 / 3
+    table = table_of(completed(0, rate), completed(1, rate))
+    (line,) = csv.DictReader(io.StringIO(render(table, "csv")))
+    assert float(line["success_rate"]) == rate
+    assert (line["planner"], line["used"], line["completed"], line["missing"]) == ("vin", "2", "2", "0")
+    document = json.loads(render(table, "json", title="t"), parse_constant=pytest.fail)
+    assert document["rows"][0]["success_rate"] == rate
+    assert document["rows"][0]["axes"] == {"planner": "vin", "task": "navigation", "map_size": 15, "k": 30}
+
+
+def test_an_empty_sweep_cell_has_dashes_everywhere():
+    text = render(rows([planned(0)], {}, CODE), "text")
+    assert text.splitlines()[-1].split() == ["vin", "30", MISSING, MISSING, "0/1", *[MISSING] * 3]
