@@ -19,6 +19,7 @@ from planners.specs import PlannerSpec, TrainingSpec
 Scalar = str | int | float | bool | None
 S = TypeVar("S", bound=Spec)
 MOST_TRIALS = 100_000
+_ROW_FIELDS = ("training", "grid", "test_steps_per_row")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -86,19 +87,22 @@ class PlannerEntry(Spec):
         planner: Fields of `PlannerSpec`; in the YAML they stand directly in the entry.
         training: Fields of `TrainingSpec` that differ for this planner.
         grid: Axes that differ for this planner.
+        test_steps_per_row: Forward steps per row of the map where the planner is tested on the sweep's `test_on` maps,
+            so that they grow with the map; None keeps those of its training.
     """
 
     planner: dict[str, Any] = {}
     training: dict[str, Any] = {}
     grid: dict[str, list[Scalar]] = {}
+    test_steps_per_row: float | None = Field(None, gt=0.0)
 
     @model_validator(mode="before")
     @classmethod
     def _planner_fields_stand_in_the_entry(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        own = {key: data[key] for key in ("training", "grid") if key in data}
-        return {"planner": {key: data[key] for key in data if key not in ("training", "grid")}, **own}
+        own = {key: data[key] for key in _ROW_FIELDS if key in data}
+        return {"planner": {key: data[key] for key in data if key not in _ROW_FIELDS}, **own}
 
 
 class Resources(Spec):
@@ -120,18 +124,23 @@ class SweepSpec(Spec):
         name: Name of the sweep and of its MLflow experiment.
         description: The question that the sweep answers, in a sentence or two.
         next: The sweep to suggest when this one is done.
-        tasks: Fields of `DatasetSpec` per task, over those in `data`.
+        figures: The pictures that show its results, names in `orchestrator.figures.FIGURES`.
+        tasks: Fields of `DatasetSpec` per task, over those in `data`; and a `grid` of the axes that differ for the task
+            (a planner's own go before them).
         data: Fields of `DatasetSpec` shared by all tasks.
         planners: Rows of the table by name.
         grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`.
         training: How the planners are trained.
         execution: Where the trials compute, as far as it changes numbers.
         resources: What a trial asks of the cluster.
+        test_on: Further test maps for every trained planner: fields of `DatasetSpec` over those of the trial's task,
+            with `test` maps and no others. They are no part of a trial's identity.
     """
 
     name: str
     description: str = ""
     next: str | None = None
+    figures: list[str] = []
     tasks: list[dict[str, Any]] = Field([{"task": "navigation"}], min_length=1)
     data: dict[str, Any] = {}
     planners: dict[str, PlannerEntry] = Field(min_length=1)
@@ -139,6 +148,7 @@ class SweepSpec(Spec):
     training: dict[str, Any] = {}
     execution: SerializeAsAny[ExecutionSpec] = ExecutionSpec()
     resources: Resources = Resources()
+    test_on: list[dict[str, Any]] = []
 
     @field_validator("name")
     @classmethod
@@ -292,12 +302,16 @@ def expand(sweep: SweepSpec) -> list[PlannedTrial]:
     """
     trials: list[PlannedTrial] = []
     for number, task_fields in enumerate(sweep.tasks):
-        data = _checked(DatasetSpec, {**sweep.data, **task_fields}, f"tasks.{number}")
+        where = f"tasks.{number}"
+        data = _checked(DatasetSpec, {**sweep.data, **_without(task_fields, "grid")}, where)
+        task_grid = _task_grid(task_fields.get("grid", {}), where)
+        for further in range(len(sweep.test_on)):
+            further_tests(sweep, data, further)
         task = TASKS[data.task]
         surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper}
         for name, entry in sweep.planners.items():
             where = f"planners.{name}"
-            for axes in _product(_axes(sweep, entry, where), where, MOST_TRIALS - len(trials)):
+            for axes in _product(_axes(sweep, task_grid, entry, where), where, MOST_TRIALS - len(trials)):
                 fields: dict[str, Any] = {
                     "data": data,
                     "planner": {**surroundings, **entry.planner},
@@ -314,8 +328,38 @@ def expand(sweep: SweepSpec) -> list[PlannedTrial]:
     return trials
 
 
-def _axes(sweep: SweepSpec, entry: PlannerEntry, where: str) -> dict[str, list[Scalar]]:
-    axes = {**sweep.grid, **entry.grid}
+def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> DatasetSpec:
+    """Return the sweep's `test_on` maps `number` for a planner that was trained on `trained_on`.
+
+    Raises:
+        SweepError: When they are impossible.
+    """
+    where, fields = f"test_on.{number}", sweep.test_on[number]
+    own: dict[str, Any] = {"task": trained_on.task, "map_size": trained_on.map_size}
+    if fields.get("task", trained_on.task) == trained_on.task:
+        own["options"] = trained_on.options
+    spec = _checked(DatasetSpec, {**own, "train": 0, "valid": 0, "test": 1000, **fields}, where)
+    if spec.train or spec.valid or not spec.test:
+        raise SweepError(f"{where}: expected test maps and no others, got {spec.train}/{spec.valid}/{spec.test}")
+    if TASKS[spec.task].moves.wrap != TASKS[trained_on.task].moves.wrap:
+        raise SweepError(f"{where}: a planner of {trained_on.task} can't be tested on {spec.task}: one is a torus")
+    return spec
+
+
+def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+def _task_grid(grid: Any, where: str) -> dict[str, list[Scalar]]:
+    if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
+        raise SweepError(f"{where}.grid: expected a mapping of axes to lists, got {grid!r:.80}")
+    return grid
+
+
+def _axes(
+    sweep: SweepSpec, task_grid: dict[str, list[Scalar]], entry: PlannerEntry, where: str
+) -> dict[str, list[Scalar]]:
+    axes = {**sweep.grid, **task_grid, **entry.grid}
     for axis, values in axes.items():
         if not values:
             raise SweepError(f"{where}: grid.{axis}: expected at least one value, got an empty list")
