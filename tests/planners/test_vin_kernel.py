@@ -1,0 +1,244 @@
+"""The compiled value iteration equals the generic path: values, residuals, steps, results and all gradients."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
+from planners.cores import value_iteration as compiled
+from planners.cores.value_iteration import ValueIteration
+from planners.fixed_point import fixed_point as generic
+from planners.solution import Adjoint, Result, Solution
+from planners.solvers import Anderson, Broyden, ForwardIteration
+
+ADJOINTS = {
+    "implicit": Implicit(Anderson(max_steps=6, tolerance=0.0)),
+    "implicit, to tolerance": Implicit(Anderson(max_steps=30, tolerance=1e-3, depth=3, mixing=0.9)),
+    "implicit, forward": Implicit(ForwardIteration(max_steps=6, tolerance=1e-3)),
+    "implicit, broyden": Implicit(Broyden(max_steps=6, tolerance=0.0)),
+    "unrolled": Unrolled(),
+    "phantom": Phantom(steps=4, damping=0.7),
+    "one step": OneStep(),
+}
+
+
+def problem(
+    batch: int = 3,
+    channels: int = 1,
+    actions: int = 7,
+    size: int = 3,
+    shape: tuple[int, int] = (6, 9),
+    wrap: bool = False,
+    given_in_q: bool = False,
+    seed: int = 0,
+    scale: float = 0.9,
+) -> tuple[ValueIteration, Tensor, Tensor]:
+    """A step whose value filters have L1 norm at most `scale`, a start, and an incoming gradient."""
+    draw = torch.Generator().manual_seed(seed)
+    w_v = torch.randn(actions * channels, channels, size, size, generator=draw)
+    w_v *= scale / w_v.abs().sum((1, 2, 3)).max()
+    w_r = None if given_in_q else torch.randn(actions * channels, 2, size, size, generator=draw)
+    reward = torch.randn(batch, actions * channels if given_in_q else 2, *shape, generator=draw)
+    v0, g = (torch.randn(batch, channels, *shape, generator=draw) for _ in range(2))
+    return ValueIteration(reward, w_r, w_v, wrap), v0, g
+
+
+def solve(
+    which: object, step: ValueIteration, v0: Tensor, g: Tensor, solver: ForwardIteration, adjoint: Adjoint
+) -> tuple[Solution, dict[str, Tensor | None]]:
+    """The solution, and the gradients of <g, v*> in everything it depends on."""
+    leaves = {"reward": step.reward, "w_r": step.w_r, "w_v": step.w_v, "v0": v0}
+    leaves = {name: x.clone().requires_grad_() for name, x in leaves.items() if x is not None}
+    leaf = replace(step, reward=leaves["reward"], w_r=leaves.get("w_r"), w_v=leaves["w_v"])
+    solution = which(leaf, leaves["v0"], solver=solver, adjoint=adjoint)  # type: ignore[operator]
+    gradients = torch.autograd.grad(solution.value, list(leaves.values()), g, allow_unused=True)
+    return solution, dict(zip(leaves, gradients, strict=True))
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    scale = expected.abs().max().item() or 1.0
+    assert torch.allclose(actual, expected, rtol=0.0, atol=tolerance * scale), (
+        f"{what}: off by {(actual - expected).abs().max().item() / scale:.1e} of its size"
+    )
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    adjoint=st.sampled_from(sorted(ADJOINTS)),
+    batch=st.integers(1, 5),
+    channels=st.sampled_from([1, 1, 2, 3]),
+    actions=st.integers(1, 12),
+    size=st.sampled_from([1, 3, 5]),
+    shape=st.tuples(st.integers(2, 19), st.integers(2, 19)),
+    wrap=st.booleans(),
+    given_in_q=st.booleans(),
+    steps=st.sampled_from([1, 2, 7, 8]),
+    tolerance=st.sampled_from([0.0, 0.05]),
+    seed=st.integers(0, 3),
+)
+def test_equals_the_generic_path(
+    adjoint: str,
+    batch: int,
+    channels: int,
+    actions: int,
+    size: int,
+    shape: tuple[int, int],
+    wrap: bool,
+    given_in_q: bool,
+    steps: int,
+    tolerance: float,
+    seed: int,
+) -> None:
+    case = problem(batch, channels, actions, size, shape, wrap, given_in_q, seed)
+    solver = ForwardIteration(max_steps=steps, tolerance=tolerance, record=True)
+    ours, our_gradients = solve(compiled.fixed_point, *case, solver, ADJOINTS[adjoint])
+    reference, gradients = solve(generic, *case, solver, ADJOINTS[adjoint])
+
+    close(ours.value, reference.value, 2e-6, "value")
+    # Already relative to the value's size, so rounding the value moves it by a few 1e-7 however small it is.
+    assert torch.allclose(ours.residual, reference.residual, rtol=1e-5, atol=1e-6)
+    assert ours.steps.tolist() == reference.steps.tolist()
+    assert ours.result.tolist() == reference.result.tolist()
+    assert ours.trace is not None and reference.trace is not None
+    assert torch.allclose(ours.trace, reference.trace, rtol=1e-5, atol=1e-6)
+    for name, expected in gradients.items():
+        actual = our_gradients[name]
+        assert (actual is None) == (expected is None), name
+        if actual is not None and expected is not None:
+            close(actual, expected, 2e-5, f"gradient to {name}")
+    if reference.adjoint is not None:
+        assert ours.adjoint is not None
+        assert ours.adjoint.steps.tolist() == reference.adjoint.steps.tolist()
+        assert ours.adjoint.result.tolist() == reference.adjoint.result.tolist()
+
+
+def test_many_steps_and_actions_stay_equal() -> None:
+    case = problem(batch=2, actions=100, shape=(15, 15))
+    solver = ForwardIteration(max_steps=80, tolerance=0.0)
+    for adjoint in (Unrolled(), Implicit(Anderson(max_steps=15, tolerance=0.0))):
+        ours, our_gradients = solve(compiled.fixed_point, *case, solver, adjoint)
+        reference, gradients = solve(generic, *case, solver, adjoint)
+        close(ours.value, reference.value, 2e-6, "value")
+        for name in ("reward", "w_r", "w_v"):
+            actual, expected = our_gradients[name], gradients[name]
+            assert actual is not None and expected is not None
+            close(actual, expected, 1e-4, name)
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Unrolled()], ids=["implicit", "unrolled"])
+def test_without_gradients_the_value_is_the_same(adjoint: Adjoint) -> None:
+    step, v0, _ = problem()
+    solver = ForwardIteration(max_steps=9, tolerance=0.0)
+    with torch.no_grad():
+        plain = compiled.fixed_point(step, v0, solver=solver, adjoint=adjoint)
+    step.w_v.requires_grad_()
+    recorded = compiled.fixed_point(step, v0, solver=solver, adjoint=adjoint)
+    assert not plain.value.requires_grad and recorded.value.requires_grad
+    assert torch.equal(plain.value, recorded.value)
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Unrolled()], ids=["implicit", "unrolled"])
+def test_the_result_does_not_depend_on_the_number_of_threads(adjoint: Adjoint) -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(solve(compiled.fixed_point, *problem(batch=7), ForwardIteration(6, 0.0), adjoint))
+    finally:
+        torch.set_num_threads(before)
+    (first, first_gradients), *others = found
+    for solution, gradients in others:
+        assert torch.equal(solution.value, first.value)
+        for name in ("reward", "w_r", "w_v"):
+            ours, theirs = gradients[name], first_gradients[name]
+            assert ours is not None and theirs is not None and torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Unrolled()], ids=["implicit", "unrolled"])
+def test_divergence_is_reported_as_by_the_generic_path(adjoint: Adjoint) -> None:
+    step, v0, _ = problem(scale=40.0)
+    solver = ForwardIteration(max_steps=40, tolerance=1e-4)
+    ours = compiled.fixed_point(step, v0, solver=solver, adjoint=adjoint)
+    reference = generic(step, v0, solver=solver, adjoint=adjoint)
+    assert set(ours.result.tolist()) == {int(Result.DIVERGED)}
+    assert ours.result.tolist() == reference.result.tolist()
+    assert ours.steps.tolist() == reference.steps.tolist()
+
+
+@pytest.mark.parametrize("where", ["reward", "w_r", "w_v", "v0"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: float) -> None:
+    step, v0, _ = problem()
+    tensors = {"reward": step.reward, "w_r": step.w_r, "w_v": step.w_v, "v0": v0}
+    tensor = tensors[where]
+    assert tensor is not None
+    tensor.view(-1)[-1] = bad
+    found = compiled.fixed_point(step, v0, solver=ForwardIteration(5, 0.5), adjoint=Implicit())
+    assert found.result[-1] == Result.DIVERGED
+    assert found.residual[-1] == torch.inf
+    if where in ("reward", "v0"):
+        assert set(found.result[:-1].tolist()) <= {int(Result.CONVERGED), int(Result.MAX_STEPS)}
+
+
+def test_ties_go_to_the_lowest_action() -> None:
+    step, v0, g = problem(actions=1, given_in_q=True)
+    doubled = replace(step, reward=step.reward.repeat(1, 2, 1, 1), w_v=step.w_v.repeat(2, 1, 1, 1))
+    _, gradients = solve(compiled.fixed_point, doubled, v0, g, ForwardIteration(3, 0.0), OneStep())
+    assert gradients["reward"] is not None and gradients["w_v"] is not None
+    assert torch.equal(gradients["reward"][:, :1], g)
+    assert not gradients["reward"][:, 1].any() and not gradients["w_v"][1].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "solver", "message"),
+    [
+        ({}, Anderson(), "forward iteration"),
+        ({"w_v": torch.zeros(7, 1, 3, 3, dtype=torch.float64)}, ForwardIteration(), "float32"),
+        ({"w_v": torch.zeros(7, 1, 15, 15), "wrap": True}, ForwardIteration(), "torus"),
+    ],
+    ids=["solver", "dtype", "torus"],
+)
+def test_what_is_not_supported_says_so(change: dict, solver: ForwardIteration, message: str) -> None:
+    step, v0, _ = problem()
+    with pytest.raises(ValueError, match=message):
+        compiled.fixed_point(replace(step, **change), v0, solver=solver, adjoint=Implicit())
+
+
+def test_the_compiled_gradient_refuses_to_be_differentiated_again() -> None:
+    step, v0, g = problem()
+    step.w_v.requires_grad_()
+    found = compiled.fixed_point(step, v0, solver=ForwardIteration(3), adjoint=Implicit())
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        torch.autograd.grad(found.value, step.w_v, g, create_graph=True)
+
+
+def _forked(connection: object, case: tuple[ValueIteration, Tensor, Tensor]) -> None:
+    found = compiled.fixed_point(case[0], case[1], solver=ForwardIteration(6, 0.0), adjoint=Implicit())
+    connection.send(found.value.numpy())  # type: ignore[attr-defined]
+
+
+def test_works_in_a_process_forked_after_use() -> None:
+    case, before = problem(batch=4), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = compiled.fixed_point(case[0], case[1], solver=ForwardIteration(6, 0.0), adjoint=Implicit())
+        ours, theirs = multiprocessing.Pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads alive is what is tested
+            child = multiprocessing.get_context("fork").Process(target=_forked, args=(theirs, case))
+            child.start()
+        assert ours.poll(60), "the forked process did not answer"
+        assert torch.equal(torch.from_numpy(ours.recv()), expected.value)
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        torch.set_num_threads(before)
