@@ -76,3 +76,58 @@ def labels(
         if 0 < distance[cell] < np.inf:
             optimal[cell] = sum(1 << action for action in ties)
     return distance, optimal, label
+
+
+def scene(rng: random.Random) -> list[np.ndarray]:
+    """Draw 0 to 5 star-shaped polygons around the arm's base."""
+    widths = np.array([rng.uniform(3, 5) for _ in range(5)])
+    angles = 2 * np.pi * (rng.random() + np.cumsum(widths / widths.sum()))
+    radii = np.cumsum([rng.uniform(3, 5) for _ in range(5)])
+    radii = 2.5 + 2.5 * (radii - radii[0]) / (radii[-1] - radii[0])
+    rng.shuffle(radii)
+    polygons = []
+    for slot in rng.sample(range(5), rng.randrange(6)):
+        around = np.sort([rng.uniform(0, 2 * np.pi) for _ in range(rng.randrange(4, 8))])
+        size = radii[slot] - 1.75
+        away = np.array([rng.uniform(0.3 * size, size) for _ in around])
+        centre = 5 + radii[slot] * np.array([np.cos(angles[slot]), np.sin(angles[slot])])
+        polygons.append(centre + away[:, None] * np.stack([np.cos(around), np.sin(around)], axis=1))
+    return polygons
+
+
+def configuration_space(polygons: list[np.ndarray], size: int) -> np.ndarray:
+    """Return the free configurations: no link crosses an edge; all edges at once for each configuration."""
+    map_ = np.ones((size, size), np.uint8)
+    if not polygons:
+        return map_
+    a = np.concatenate(polygons)
+    b = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
+
+    def cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+
+    for i in range(size):
+        for j in range(size):
+            first = 2 * np.pi * i / size
+            second = first + 2 * np.pi * j / size
+            elbow = np.array([5 + 2.1 * np.cos(first), 5 + 2.1 * np.sin(first)])
+            hand = elbow + 2.1 * np.array([np.cos(second), np.sin(second)])
+            for p, q in ((np.array([5.0, 5.0]), elbow), (elbow, hand)):
+                sides = cross(q - p, a - p) * cross(q - p, b - p) <= 0
+                ends = cross(b - a, p - a) * cross(b - a, q - a) <= 0
+                if (sides & ends).any():
+                    map_[i, j] = 0
+                    break
+    return map_
+
+
+def arm_problem(size: int, rng: random.Random) -> tuple[np.ndarray, tuple[int, int]]:
+    """Draw a scene whose configuration space joins a random start and goal; return map and goal."""
+    while True:
+        map_ = configuration_space(scene(rng), size)
+        free = [tuple(int(x) for x in cell) for cell in np.argwhere(map_)]
+        if len(free) < 2:
+            continue
+        start, goal = rng.sample(free, 2)
+        if np.isfinite(labels(map_, goal, True, rng)[0][start]):
+            return map_, goal

@@ -14,7 +14,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numba
@@ -26,6 +25,7 @@ from pydantic import ValidationError
 from datagen.columns import array_of, problems_from_table, schema_of, table_from_problems
 from datagen.manifest import DatasetError, Manifest, ShardRecord, card
 from datagen.problem import Problems
+from datagen.provenance import code_hash
 from datagen.spec import canonical_json
 from datagen.splits import map_hashes
 from datagen.task import SPLITS, TASKS, DatasetSpec, Split, dataset_id
@@ -75,16 +75,6 @@ def directory_of(spec: DatasetSpec, root: Path) -> Path:
     return Path(root) / dataset_id(spec)
 
 
-@cache
-def code_hash() -> str:
-    """Return sixteen digits of the sha256 of this package's sources: what made the numbers."""
-    total = hashlib.sha256()
-    folder = Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return total.hexdigest()[:16]
-
-
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
     with path.open("rb") as file:
@@ -125,7 +115,7 @@ def _known(spec: DatasetSpec, directory: Path) -> dict[str, ShardRecord]:
     known: dict[str, ShardRecord] = {}
     if (directory / "manifest.json").exists():
         manifest = load_manifest(directory)
-        if manifest.code == code_hash() or all(_intact(directory, record) for record in manifest.shards):
+        if manifest.code == code_hash(spec.task) or all(_intact(directory, record) for record in manifest.shards):
             known = {record.name: record for record in manifest.shards}
     for shard in shards(spec):
         path = _sum_path(directory, shard)
@@ -134,7 +124,7 @@ def _known(spec: DatasetSpec, directory: Path) -> dict[str, ShardRecord]:
                 record = ShardRecord.model_validate_json(path.read_bytes())
             except ValidationError:
                 continue  # A torn or foreign sum: the shard counts as missing and is made again.
-            if record.code == code_hash():
+            if record.code == code_hash(spec.task):
                 known[shard.name] = record
     return known
 
@@ -215,7 +205,7 @@ def store_shard(spec: DatasetSpec, shard: Shard, problems: Problems, directory: 
         rows=shard.stop - shard.start,
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        code=code_hash(),
+        code=code_hash(spec.task),
     )
     write_atomically(_sum_path(directory, shard), record.model_dump_json().encode())
 
@@ -251,7 +241,9 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
     records = []
     for shard in shards(spec):
         if shard.name not in known or not _intact(directory, known[shard.name]):
-            raise DatasetError(f"{directory / shard.name}: missing or altered; make it again before finishing")
+            raise DatasetError(
+                f"{directory / shard.name}: missing, altered, or made by other code than this; make it again first"
+            )
         records.append(known[shard.name])
     _check_disjoint(directory, records)
     manifest = Manifest(

@@ -159,13 +159,13 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path, damage, finished):
 
 def test_shards_of_other_code_are_not_mixed_in(tmp_path, monkeypatch):
     write_shard(SPEC, shards(SPEC)[0], tmp_path)
-    monkeypatch.setattr(parquet, "code_hash", lambda: "f" * 16)
+    monkeypatch.setattr(parquet, "code_hash", lambda task: "f" * 16)
     assert missing_shards(SPEC, tmp_path) == shards(SPEC)
 
 
 def test_a_whole_set_of_older_code_stays_but_is_not_mended_by_newer(tmp_path, monkeypatch):
     older = make(tmp_path)
-    monkeypatch.setattr(parquet, "code_hash", lambda: "f" * 16)
+    monkeypatch.setattr(parquet, "code_hash", lambda task: "f" * 16)
     assert is_complete(SPEC, tmp_path) and missing_shards(SPEC, tmp_path) == []
     assert load_manifest(directory_of(SPEC, tmp_path)).code == older.code != "f" * 16
     (directory_of(SPEC, tmp_path) / shards(SPEC)[2].name).unlink()

@@ -1,0 +1,44 @@
+"""The hash of the sources sees what a task's numbers come from, and nothing else."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import datagen.provenance as provenance
+from datagen.task import TASKS
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    folder = tmp_path / "datagen"
+    shutil.copytree(Path(provenance.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    return folder
+
+
+def hashes():
+    return {task: provenance.code_hash.__wrapped__(task) for task in TASKS}
+
+
+def test_the_hash_does_not_depend_on_the_place(copy):
+    assert hashes() == {task: provenance.code_hash(task) for task in TASKS}
+
+
+@pytest.mark.parametrize(
+    ("module", "changed"),
+    [
+        ("splitmix", set(TASKS)),
+        ("expert", set(TASKS)),
+        ("columns", set(TASKS)),
+        ("arm", {"manipulation", "workspace_manipulation"}),
+        ("npz", set()),
+        ("statistics", set()),
+    ],
+)
+def test_a_changed_source_changes_the_hash_of_the_tasks_that_use_it(copy, module, changed):
+    before = hashes()
+    with (copy / f"{module}.py").open("a") as file:
+        file.write("\n# changed\n")
+    after = hashes()
+    assert {task for task in TASKS if before[task] != after[task]} == changed
