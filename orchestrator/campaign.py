@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import interruption, tracking
-from orchestrator.cluster import DatasetProgress, make_datasets, ray_cluster
+from orchestrator.cluster import DatasetProgress, check_address, make_datasets, ray_cluster
 from orchestrator.planning import Plan
 from orchestrator.progress import Progress, outcome, trial_name
 from orchestrator.results import TrialResult
@@ -20,6 +20,7 @@ class Onlookers:
 
     def __init__(self, progress: Progress, tracker: Tracker) -> None:
         self._progress, self._tracker = progress, tracker
+        self.failures = 0
 
     def started(self, trial: PlannedTrial) -> None:
         """Note that a process works on the trial."""
@@ -35,6 +36,7 @@ class Onlookers:
         """Note that the trial ended."""
         self._progress.finish(trial.trial_id, trial_name(trial), outcome(result), failed=result.status == "FAILED")
         self._tracker.note(trial, "finished")
+        self.failures += result.status == "FAILED"
 
     def tick(self) -> None:
         """Redraw the terminal if it is time to, and leave where a signal asks for it."""
@@ -68,6 +70,8 @@ def run_campaign(
     unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
     if not todo and not unsent:
         return
+    if todo:
+        check_address(address)
     storage.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(uri, plan.sweep, plan.trials, storage, progress.say)
     status = "KILLED"
@@ -75,12 +79,13 @@ def run_campaign(
         for trial in plan.trials:
             if trial.trial_id in unsent:
                 tracker.note(trial, "finished")
+        onlookers = Onlookers(progress, tracker)
         if todo:
-            _run(plan, todo, storage, progress, tracker, address)
-        status = "FINISHED"
+            _run(plan, todo, storage, progress, onlookers, address)
+        status = "FAILED" if onlookers.failures else "FINISHED"
     finally:
         progress.close()
-        left = tracker.close(status, patience=10.0 if status == "FINISHED" else 2.0)
+        left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
         if left:
             progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
 
@@ -90,7 +95,7 @@ def _run(
     todo: list[PlannedTrial],
     storage: Path,
     progress: Progress,
-    tracker: Tracker,
+    onlookers: Onlookers,
     address: str | None,
 ) -> None:
     from orchestrator.tuning import run_trials
@@ -99,7 +104,7 @@ def _run(
     with ray_cluster(address):
         make_datasets([trial.spec.data for trial in todo], storage / "datasets", dataset_lines(progress))
         scratch = storage / "sweeps" / plan.sweep.name / "ray"
-        run_trials(todo, storage, plan.sweep.resources, Onlookers(progress, tracker), scratch)
+        run_trials(todo, storage, plan.sweep.resources, onlookers, scratch)
 
 
 def dataset_lines(progress: Progress) -> Any:

@@ -52,10 +52,9 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    check_address(address)
     import ray
 
-    if address and address != "auto":
-        _check_reachable(address)
     local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
@@ -73,8 +72,10 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
+def check_address(address: str | None) -> None:
     """Raise ClusterError where nothing listens; Ray itself would try for minutes, aloud."""
+    if address is None or address == "auto":
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise ClusterError(f"--address {address!r}: expected auto, HOST:PORT or ray://HOST:PORT")

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+
+from orchestrator.cli import _parser, main
+from orchestrator.results import Provenance, TrialResult, code_hash, trial_directory, write_result
+from orchestrator.specs import expand, load_sweep
+
+SWEEP = """
+name: small
+planners:
+  vin: {core: vin, adjoint: unrolled}
+  id-vin: {core: vin}
+data: {train: 64, valid: 32, test: 32}
+tasks: [{map_size: 9}]
+grid: {k: [5], seed: [0, 1]}
+training: {epochs: 1}
+profiles: {one: {grid: {seed: [0]}}}
+next: table1.yaml
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("IDP_STORAGE", str(tmp_path / "storage"))
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP)
+    return path
+
+
+def leave_all(sweep, storage, **fields):
+    for trial in expand(load_sweep(sweep)):
+        result = {"status": "COMPLETED", "test_success_rate": 0.5, "provenance": Provenance(code=code_hash())} | fields
+        write_result(trial_directory(storage, trial.trial_id), TrialResult(trial_id=trial.trial_id, **result))
+
+
+def options(verb):
+    (subparsers,) = (action for action in _parser()._actions if action.dest == "==SUPPRESS==")
+    return subparsers.choices[verb]._option_string_actions.keys() - {"-h", "--help"}
+
+
+def test_the_command_line_is_a_contract():
+    every = {"--profile", "--storage", "--set", "--only", "--json"}
+    assert options("plan") == every
+    assert options("data") == every | {"--address"}
+    assert options("run") == every | {"--address", "--tracking-uri", "--rerun"}
+    assert options("trial") == every
+    assert options("table") == every | {"--format"}
+    assert options("sync") == every | {"--tracking-uri"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "absent.yaml"], "absent.yaml"),
+        (["plan", "{sweep}", "--profile", "two"], "known: one"),
+        (["run", "{sweep}", "--only", "planner=none"], "no trial"),
+        (["run", "{sweep}", "--set", "training.epoch=1"], "did you mean 'epochs'"),
+        (["data", "{sweep}", "--set", "planners.vin.core=vim"], "vin"),
+        (["table", "{sweep}", "--set", "nonsense"], "path=value"),
+        (["trial", "{sweep}", "zz"], "no trial"),
+        (["run", "{sweep}", "--address", "nowhere"], "HOST:PORT"),
+        (["run", "{sweep}", "--address", "127.0.0.1:9"], "can't join"),
+        (["sync", "{sweep}", "--tracking-uri", "http://127.0.0.1:9"], "MLflow at http://127.0.0.1:9"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_bad_input_is_one_message_and_exit_code_2(sweep, capsys, arguments, message):
+    assert main([word.format(sweep=sweep) for word in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-1]
+    assert last.startswith("idp: ") and message in last
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["plan"], ["dance"], ["table", "x", "--format", "pdf"]])
+def test_bad_usage_is_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_plan_as_json_counts_and_lists(sweep, tmp_path, capsys):
+    assert main(["plan", str(sweep), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["trials"], plan["done"], plan["missing"]) == (4, 0, 4)
+    assert [dataset["present"] for dataset in plan["datasets"]] == [False]
+    assert not (tmp_path / "storage").exists()
+
+
+def test_plan_for_people_ends_with_the_command_to_run(sweep, capsys):
+    assert main(["plan", str(sweep), "--profile", "one"]) == 0
+    text = capsys.readouterr().out
+    assert "2 trials: 0 done, 2 to run" in text
+    assert text.splitlines()[-1] == f"to run them: idp run {sweep} --profile one"
+
+
+def test_only_selects_on_every_verb(sweep, tmp_path, capsys):
+    leave_all(sweep, tmp_path / "storage")
+    assert main(["table", str(sweep), "--only", "planner=id-vin,seed=1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["axes"]["planner"], row["expected"]) == ("id-vin", 1)
+
+
+@pytest.mark.parametrize("format", ["text", "md", "tex", "csv", "json"])
+def test_every_format_of_the_table(sweep, tmp_path, capsys, format):
+    leave_all(sweep, tmp_path / "storage")
+    assert main(["table", str(sweep), "--format", format]) == 0
+    text = capsys.readouterr().out
+    assert "id-vin" in text and text.endswith("\n")
+
+
+def test_a_table_can_be_piped_into_head(sweep, tmp_path):
+    import subprocess
+    import sys
+
+    leave_all(sweep, tmp_path / "storage")
+    command = f"{sys.executable} -m orchestrator table {sweep} --format csv | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

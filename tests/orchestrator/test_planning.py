@@ -1,0 +1,118 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from datagen import parquet
+from orchestrator.planning import by_cell, effort, make_plan
+from orchestrator.results import Provenance, TrialResult, code_hash, trial_directory, write_result, write_spec
+from orchestrator.specs import SweepSpec, expand
+
+SWEEP = SweepSpec.model_validate(
+    {
+        "name": "planning",
+        "data": {"train": 64, "valid": 32, "test": 32},
+        "tasks": [{"task": "navigation", "map_size": 9}],
+        "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}},
+        "grid": {"k": [10, 20], "seed": [0, 1]},
+        "training": {"epochs": 2},
+    }
+)
+
+
+def plan_of(storage, sweep=SWEEP):
+    return make_plan(sweep, expand(sweep), storage)
+
+
+def leave(storage, trial, status="COMPLETED", code=None, **numbers):
+    directory = trial_directory(storage, trial.trial_id)
+    write_spec(directory, trial.spec)
+    origin = Provenance(code=code or code_hash(), host="here")
+    write_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=origin, **numbers))
+
+
+def test_an_empty_storage_is_not_even_created(tmp_path):
+    storage = tmp_path / "none"
+    plan = plan_of(storage)
+    assert not storage.exists()
+    assert (len(plan.trials), plan.count("missing"), plan.count("done")) == (8, 8, 0)
+    assert plan.seconds is None
+    assert [dataset.present for dataset in plan.datasets] == [False]
+
+
+def test_each_outcome_has_its_state_and_only_what_is_missing_or_failed_runs(tmp_path):
+    trials = expand(SWEEP)
+    leave(tmp_path, trials[0])
+    leave(tmp_path, trials[1], "OUT_OF_MEMORY")
+    leave(tmp_path, trials[2], "FAILED")
+    leave(tmp_path, trials[3], "CANCELLED")
+    leave(tmp_path, trials[4], code="other")
+    plan = plan_of(tmp_path)
+    assert [plan.states[trial.trial_id] for trial in trials] == [
+        *("done", "done", "failed", "cancelled", "stale", "missing", "missing", "missing")
+    ]
+    assert {trial.trial_id for trial in plan.to_run()} == {trials[i].trial_id for i in (2, 5, 6, 7)}
+    assert {trial.trial_id for trial in plan.to_run(rerun_stale=True)} == {trials[i].trial_id for i in (2, 4, 5, 6, 7)}
+
+
+def test_the_longest_trial_goes_first(tmp_path):
+    order = [effort(trial.spec) for trial in plan_of(tmp_path).to_run()]
+    assert order == sorted(order, reverse=True) and order[0] > order[-1]
+
+
+def test_a_trial_that_stands_twice_in_a_sweep_runs_once(tmp_path):
+    twins = {"one": {"core": "vin"}, "two": {"core": "vin"}}
+    sweep = SweepSpec.model_validate({**SWEEP.model_dump(), "planners": twins})
+    plan = plan_of(tmp_path, sweep)
+    assert len(plan.trials) == 8 and len(plan.to_run()) == 4
+
+
+def test_expected_time_follows_the_measured_steps(tmp_path):
+    vin = expand(SWEEP)[0]
+    leave(tmp_path, vin, forward_seconds=0.1, backward_seconds=0.2)
+    plan = plan_of(tmp_path)
+    twice = next(t for t in plan.trials if t.axes == {**vin.axes, "k": 20})
+    steps = vin.spec.training.epochs * (vin.spec.data.train // vin.spec.training.batch_size)
+    assert plan.work[twice.trial_id] - plan.work[vin.trial_id] == pytest.approx(steps * 0.3 * 1.1)
+    assert "1 earlier trials on here" in plan.seconds_from
+    assert "vin/implicit" in plan.seconds_from
+
+
+def test_a_spec_this_version_cannot_read_does_not_spoil_the_estimate(tmp_path):
+    trials = expand(SWEEP)
+    leave(tmp_path, trials[0], forward_seconds=0.1, backward_seconds=0.2)
+    (trial_directory(tmp_path, trials[0].trial_id) / "spec.json").write_text('{"of": "the future"}')
+    assert plan_of(tmp_path).seconds is None
+
+
+def test_a_finished_dataset_is_present_with_its_size(tmp_path):
+    spec = expand(SWEEP)[0].spec.data
+    root = tmp_path / "datasets"
+    for shard in parquet.shards(spec):
+        parquet.write_shard(spec, shard, root)
+    (dataset,) = plan_of(tmp_path).datasets
+    assert not dataset.present
+    parquet.finish_dataset(spec, root)
+    (dataset,) = plan_of(tmp_path).datasets
+    assert dataset.present and dataset.problems == 128
+    assert dataset.bytes == sum(path.stat().st_size for path in root.rglob("*.parquet"))
+
+
+def test_cells_hold_their_seeds(tmp_path):
+    cells = by_cell(plan_of(tmp_path))
+    assert len(cells) == 4
+    assert all(seeds == [0, 1] and states["missing"] == 2 for _, seeds, states in cells)
+
+
+def test_planning_loads_no_torch_and_no_ray_and_is_quick(tmp_path):
+    check = (
+        "import sys; from orchestrator.cli import main\n"
+        f"code = main(['plan', 'sweeps/quickstart.yaml', '--json', '--storage', {str(tmp_path)!r}])\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'e2cnn', 'miniworld'} & sys.modules.keys()\n"
+        "sys.exit(code or (f'loads {heavy}' if heavy else 0))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 3.0

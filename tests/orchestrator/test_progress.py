@@ -1,0 +1,77 @@
+import io
+
+import pytest
+
+from orchestrator.progress import Progress, duration, outcome, trial_name
+from orchestrator.results import TrialResult
+from orchestrator.specs import PlannedTrial, TrialSpec
+
+AXES = {"planner": "id-vin", "task": "navigation", "map_size": 15, "k": 30, "seed": 1}
+ID = "0123456789abcdef"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (18720, "5 h 12 min"), (187200, "2 d 4 h")],
+)
+def test_durations_as_people_say_them(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_names_and_outcomes():
+    trial = PlannedTrial(ID, TrialSpec(), {**AXES, "planner.solver": "anderson"})
+    assert trial_name(trial) == "id-vin navigation-15 K=30 solver=anderson seed=1"
+    done = TrialResult(trial_id=ID, status="COMPLETED", test_success_rate=0.123, trial_diverged=True)
+    assert outcome(done) == "success 12.3 %, under 20 %"
+    assert outcome(TrialResult(trial_id=ID, status="FAILED", reason="boom")) == "FAILED: boom"
+
+
+def play(progress: Progress) -> None:
+    progress.say("starting")
+    progress.start("a" * 16, "vin", 2)
+    progress.tick()
+    progress.epoch("a" * 16, "vin", 2, {"epoch": 1, "train_loss": 1.5, "valid_success_rate": 0.25})
+    progress.finish("a" * 16, "vin", "success 50.0 %")
+    progress.finish("b" * 16, "vin", "FAILED: boom", failed=True)
+    progress.close()
+
+
+def test_plain_lines_where_nobody_watches():
+    stream = io.StringIO()
+    play(Progress(3, 1, {}, stream))
+    assert stream.getvalue().splitlines() == [
+        "starting",
+        "aaaaaaaa  vin  epoch 1/2  success  25.0 %  loss 1.500",
+        "aaaaaaaa  vin  success 50.0 %  [2/3]",
+        "bbbbbbbb  vin  FAILED: boom  [2/3]",
+    ]
+
+
+def test_a_terminal_keeps_only_what_stays():
+    stream = Terminal()
+    play(Progress(3, 1, {}, stream))
+    screen: list[str] = []
+    for part in stream.getvalue().split("\n"):
+        while "\x1b[" in part:  # up n lines, erase to the end of the screen
+            count, _, rest = part.partition("\x1b[")[2].partition("F")
+            del screen[len(screen) - int(count) :]
+            part = rest.removeprefix("\x1b[J")
+        screen.append(part)
+    assert screen == ["starting", "aaaaaaaa  vin  success 50.0 %  [2/3]", "bbbbbbbb  vin  FAILED: boom  [2/3]", ""]
+
+
+def test_time_left_shrinks_with_the_work():
+    stream = io.StringIO()
+    progress = Progress(2, 0, {"a" * 16: 1.0, "b" * 16: 1.0}, stream)
+    progress.start("a" * 16, "vin", 1)
+    progress.epoch("a" * 16, "vin", 1, {"epoch": 1, "valid_success_rate": None})
+    assert "left" in stream.getvalue()
+    progress.finish("a" * 16, "vin", "done")
+    progress.finish("b" * 16, "vin", "done")
+    progress.epoch("c" * 16, "vin", 1, {"epoch": 1})
+    assert "left" not in stream.getvalue().splitlines()[-1]

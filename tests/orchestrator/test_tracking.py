@@ -1,0 +1,214 @@
+import sqlite3
+import time
+
+import pytest
+
+from orchestrator import tracking
+from orchestrator.results import Provenance, TrialResult, code_hash, trial_directory, write_curves, write_result
+from orchestrator.specs import SweepSpec, expand
+from orchestrator.tracking import Tracker, TrackingError, default_uri, shown_uri, sync, unsent
+
+SWEEP = SweepSpec.model_validate({"name": "seen", "planners": {"vin": {"core": "vin"}}, "grid": {"seed": [0, 1]}})
+TRIALS = expand(SWEEP)
+DEAD = "http://127.0.0.1:9"
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own
+
+
+def leave_curves(storage, trial, epochs=2):
+    records = [
+        {
+            "epoch": e,
+            "train_loss": 1 / e,
+            "valid_success_rate": 0.1 * e,
+            "backward_residual": float("nan"),
+            "train_seconds": 2.0,
+        }
+        for e in range(1, epochs + 1)
+    ]
+    write_curves(trial_directory(storage, trial.trial_id), records)
+
+
+def leave(storage, trial, rate=0.5, code=None, epochs=2, status="COMPLETED"):
+    leave_curves(storage, trial, epochs)
+    result = TrialResult(
+        trial_id=trial.trial_id,
+        status=status,
+        test_success_rate=rate,
+        epochs=epochs,
+        provenance=Provenance(code=code or code_hash(), host="here", git_commit="c0ffee"),
+    )
+    write_result(trial_directory(storage, trial.trial_id), result)
+    return result
+
+
+def runs(storage):
+    client = tracking._client(default_uri(storage))
+    experiment = client.get_experiment_by_name(SWEEP.name)
+    found = client.search_runs([experiment.experiment_id])
+    return client, {run.data.tags["idp.key"]: run for run in found}
+
+
+@pytest.fixture
+def storage(tmp_path_factory, request, _database):
+    """A storage whose empty MLflow database is a copy, since making one takes seconds."""
+    folder = tmp_path_factory.mktemp("storage")
+    (folder / "mlflow.db").write_bytes(_database)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def _database(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("empty")
+    tracking._client(default_uri(folder)).search_experiments()
+    return (folder / "mlflow.db").read_bytes()
+
+
+def test_a_parent_a_run_per_trial_and_the_mean(storage):
+    for trial, rate in zip(TRIALS, (0.4, 0.6), strict=True):
+        leave(storage, trial, rate)
+    assert sync(default_uri(storage), SWEEP, TRIALS, storage) == 2
+    client, found = runs(storage)
+    parent = found["sweep"]
+    assert parent.info.status == "FINISHED"
+    trial = found[f"trial:{TRIALS[0].trial_id}"]
+    assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert trial.info.run_name == "vin navigation-15 K=30 seed=0"
+    wanted = {"planner": "vin", "core": "vin", "adjoint": "implicit", "task": "navigation", "map_size": "15"}
+    assert {**wanted, "k": "30", "seed": "0"}.items() <= trial.data.params.items()
+    assert trial.data.metrics["test_success_rate"] == 0.4
+    assert trial.data.tags["idp.host"] == "here"
+    history = client.get_metric_history(trial.info.run_id, "epoch/train_loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5)]
+    assert history[1].timestamp - history[0].timestamp == 2000
+    (mean,) = (run for key, run in found.items() if key.startswith("mean:"))
+    assert mean.data.metrics["test_success_rate"] == pytest.approx(0.5)
+    assert mean.data.metrics["test_success_rate_std"] == pytest.approx(0.02**0.5)
+
+
+def test_what_is_not_finite_is_a_flag(storage):
+    leave(storage, TRIALS[0])
+    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    metrics = runs(storage)[1][f"trial:{TRIALS[0].trial_id}"].data.metrics
+    assert metrics["epoch/backward_residual_not_finite"] == 1.0
+    assert "epoch/backward_residual" not in metrics
+
+
+def test_syncing_again_changes_nothing(storage):
+    for trial in TRIALS:
+        leave(storage, trial)
+    sync(default_uri(storage), SWEEP, TRIALS, storage)
+
+    def content():
+        with sqlite3.connect(storage / "mlflow.db") as connection:
+            return list(connection.iterdump())
+
+    before = content()
+    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    assert content() == before
+
+
+def test_live_and_rebuilt_views_agree(storage):
+    told: list[str] = []
+    tracker = Tracker(default_uri(storage), SWEEP, TRIALS, storage, told.append)
+    tracker.note(TRIALS[0], "started")
+    for epochs in (1, 2):
+        leave_curves(storage, TRIALS[0], epochs)
+        tracker.note(TRIALS[0], "epoch")
+        time.sleep(0.2)
+    leave(storage, TRIALS[0])
+    tracker.note(TRIALS[0], "finished")
+    assert tracker.close("FINISHED") == 0
+    assert told == []
+    client, live = runs(storage)
+    key = f"trial:{TRIALS[0].trial_id}"
+    assert live[key].info.status == "FINISHED"
+    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    _, rebuilt = runs(storage)
+    assert rebuilt.keys() == live.keys()
+    assert rebuilt[key].data.metrics == live[key].data.metrics
+    assert len(client.get_metric_history(live[key].info.run_id, "epoch/train_loss")) == 2
+
+
+def test_a_restarted_driver_goes_on_in_the_same_run(storage):
+    uri = default_uri(storage)
+    first = Tracker(uri, SWEEP, TRIALS, storage, print)
+    leave_curves(storage, TRIALS[0], 1)
+    first.note(TRIALS[0], "epoch")
+    assert first.close("KILLED") == 0
+    key = f"trial:{TRIALS[0].trial_id}"
+    client, found = runs(storage)
+    assert found[key].info.status == "KILLED"
+    leave(storage, TRIALS[0], epochs=3)
+    second = Tracker(uri, SWEEP, TRIALS, storage, print)
+    second.note(TRIALS[0], "finished")
+    assert second.close("FINISHED") == 0
+    _, again = runs(storage)
+    assert again[key].info.run_id == found[key].info.run_id
+    assert again[key].info.status == "FINISHED"
+    history = client.get_metric_history(found[key].info.run_id, "epoch/train_loss")
+    assert sorted(metric.step for metric in history) == [1, 2, 3]
+
+
+def test_numbers_of_other_code_get_another_run(storage):
+    uri = default_uri(storage)
+    leave(storage, TRIALS[0], rate=0.3, code="old")
+    sync(uri, SWEEP, TRIALS, storage)
+    key = f"trial:{TRIALS[0].trial_id}"
+    old = runs(storage)[1][key]
+    leave(storage, TRIALS[0], rate=0.4)
+    sync(uri, SWEEP, TRIALS, storage)
+    new = runs(storage)[1][key]
+    assert new.info.run_id != old.info.run_id
+    assert new.data.metrics["test_success_rate"] == 0.4
+
+
+def test_a_failed_trial_that_then_succeeds_is_one_run(storage):
+    uri = default_uri(storage)
+    leave(storage, TRIALS[0], status="FAILED")
+    sync(uri, SWEEP, TRIALS, storage)
+    key = f"trial:{TRIALS[0].trial_id}"
+    failed = runs(storage)[1][key]
+    assert failed.info.status == "FAILED"
+    leave(storage, TRIALS[0])
+    sync(uri, SWEEP, TRIALS, storage)
+    again = runs(storage)[1][key]
+    assert (again.info.run_id, again.info.status) == (failed.info.run_id, "FINISHED")
+    assert again.data.tags["idp.status"] == "COMPLETED"
+
+
+def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage):
+    told: list[str] = []
+    result = leave(storage, TRIALS[0])
+    tracker = Tracker(DEAD, SWEEP, TRIALS, storage, told.append)
+    started = time.monotonic()
+    for event in ("started", "epoch", "finished"):
+        tracker.note(TRIALS[0], event)
+    assert time.monotonic() - started < 0.1
+    assert tracker.close("FINISHED", patience=0.5) == 1
+    assert unsent(storage, SWEEP.name, DEAD, {TRIALS[0].trial_id: result}) == [TRIALS[0].trial_id]
+    with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
+        sync(DEAD, SWEEP, TRIALS, storage)
+    uri = default_uri(storage)
+    assert unsent(storage, SWEEP.name, uri, {TRIALS[0].trial_id: result}) == [TRIALS[0].trial_id]
+    sync(uri, SWEEP, TRIALS, storage)
+    assert unsent(storage, SWEEP.name, uri, {TRIALS[0].trial_id: result}) == []
+
+
+def test_a_password_is_not_shown_nor_stored(storage):
+    uri = "postgresql://user:secret@db:5432/mlflow"
+    assert shown_uri(uri) == "postgresql://***@db:5432/mlflow"
+    tracking.write_sent(storage, SWEEP.name, uri, {"x": "y"})
+    for path in (storage / "sweeps").rglob("*"):
+        assert "secret" not in path.name
+        assert path.is_dir() or b"secret" not in path.read_bytes()
+
+
+def test_a_deleted_experiment_is_taken_up_again(storage):
+    leave(storage, TRIALS[0])
+    uri = default_uri(storage)
+    sync(uri, SWEEP, TRIALS, storage)
+    client, found = runs(storage)
+    client.delete_experiment(found["sweep"].info.experiment_id)
+    assert sync(uri, SWEEP, TRIALS, storage) == 1
+    assert client.get_experiment_by_name(SWEEP.name).lifecycle_stage == "active"
