@@ -100,20 +100,33 @@ class SPTOptions(Spec):
 
 
 class ContractiveOptions(Spec):
-    """Value iteration that cannot diverge: transition probabilities times a discount below one."""
+    """Value iteration that cannot diverge: transition probabilities times a discount below one.
 
-    hidden_channels: int = Field(150, ge=1)
+    Attributes:
+        hidden_channels: Channels of the encoder.
+        q_channels: Latent actions.
+        kernel_size: Cells that a latent action may move over, F x F.
+        discount: gamma, the contraction factor.
+        temperature: 0 is the maximum over actions; T > 0 is T * logsumexp(Q / T).
+        advantage_scale: Factor on the advantages that the policy head reads.
+        group: Turns and flips over which all filters are tied; "trivial" ties none.
+    """
+
+    hidden_channels: int = Field(152, ge=1)
     q_channels: int = Field(40, ge=1)
     kernel_size: int = Field(3, ge=1)
     discount: float = Field(0.99, gt=0.0, lt=1.0)
     temperature: float = Field(0.0, ge=0.0)
-    """0 is the maximum over actions; T > 0 is T * logsumexp(Q / T)."""
     advantage_scale: float = Field(10.0, gt=0.0)
-    """Factor on the advantages that the policy head reads."""
+    group: Literal["trivial", "C4", "D4"] = "D4"
 
     @model_validator(mode="after")
-    def _odd_kernel(self) -> Self:
+    def _possible(self) -> Self:
         _check_odd(self.kernel_size)
+        order = {"trivial": 1, "C4": 4, "D4": 8}[self.group]
+        for field in ("hidden_channels", "q_channels"):
+            if getattr(self, field) % order:
+                raise ValueError(f"{field} must be a multiple of {order}, the order of group {self.group!r}")
         return self
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum, same_conv
+from planners.cores.bellman import convolve, maximum
+from planners.cores.symmetry import symmetry
 from planners.specs import ContractiveOptions
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
@@ -26,8 +28,11 @@ class Contractive(nn.Module):
     The policy reads the advantages Q - max Q, which do not change when a constant is added to v: near and far from the
     goal look alike, so the head need not know how large values are.
 
+    All filters are tied over the turns and flips of the grid (`group`): turning the map turns the policy, exactly, and
+    one map teaches what eight would.
+
     Args:
-        options: Sizes, discount and temperature.
+        options: Sizes, discount, temperature and group.
         wrap: True pads circularly.
         actions: Number of logits per cell.
         in_channels: Channels of the input: map and goal.
@@ -36,33 +41,34 @@ class Contractive(nn.Module):
     def __init__(self, options: ContractiveOptions, *, wrap: bool, actions: int = 4, in_channels: int = 2) -> None:
         super().__init__()
         self.wrap = wrap
-        self.discount = options.discount
-        self.temperature = options.temperature
-        self.advantage_scale = options.advantage_scale
-        size = options.kernel_size
-        self.hidden = same_conv(in_channels, options.hidden_channels, 3, wrap=wrap)
-        self.reward = nn.Conv2d(options.hidden_channels, options.q_channels, 1)
-        self.transition_logits = nn.Parameter(torch.randn(options.q_channels, size * size))
-        # no bias: the greedy action then depends on the ratios of the advantages alone, which stay when their size
-        # falls with the distance from the goal
-        self.head = nn.Conv2d(options.q_channels, actions, 1, bias=False)
+        self.options = options
+        self.symmetry = symmetry(options.group, options.kernel_size, actions)
+        self.encoder_symmetry = symmetry(options.group, 3, actions)
+        order = self.symmetry.order
+        hidden, families = options.hidden_channels // order, options.q_channels // order
+        self.hidden_weight = _uniform(hidden, in_channels, 9, fan_in=in_channels * 9)
+        self.hidden_bias = _uniform(hidden, fan_in=in_channels * 9)
+        self.reward_weight = _uniform(families, hidden, order, fan_in=options.hidden_channels)
+        self.reward_bias = _uniform(families, fan_in=options.hidden_channels)
+        self.transition_logits = nn.Parameter(torch.randn(families, options.kernel_size**2))
+        self.head_weight = _uniform(families, actions, fan_in=options.q_channels)
+        if options.group == "trivial":
+            self.head_bias = nn.Parameter(torch.zeros(actions))
+        else:  # the group turns the actions into each other, so a bias would be one constant that changes nothing
+            self.register_buffer("head_bias", torch.zeros(actions), persistent=False)
 
     def transitions(self) -> Tensor:
         """Return gamma P, [q_channels, 1, F, F]: non-negative, every filter summing to gamma."""
-        size = round(self.transition_logits.shape[1] ** 0.5)
-        return self.discount * self.transition_logits.softmax(dim=1).unflatten(1, (1, size, size))
-
-    def rewards(self, x: Tensor) -> Tensor:
-        """Return r, one channel per action, [B, q_channels, h, w]: the reward's part of Q as it is."""
-        return self.reward(self.hidden(x).relu())
-
-    def filters(self) -> tuple[None, Tensor]:
-        """Return no filter of the reward, and that of the value."""
-        return None, self.transitions()
+        probabilities = self.symmetry.images(self.transition_logits.softmax(dim=1).unsqueeze(1))
+        return self.options.discount * probabilities.unflatten(2, (self.options.kernel_size, -1))
 
     def encode(self, x: Tensor) -> Injected:
         """Return the reward per action [B, q_channels, h, w] and the transition filters, which all samples share."""
-        return Injected((self.rewards(x),), (self.transitions(),))
+        order = self.symmetry.order
+        filters = self.encoder_symmetry.images(self.hidden_weight).unflatten(2, (3, 3))
+        hidden = convolve(x, filters, self.hidden_bias.repeat(order), wrap=self.wrap).relu()
+        mixing = self.symmetry.mixed(self.reward_weight)[:, :, None, None]
+        return Injected((F.conv2d(hidden, mixing, self.reward_bias.repeat(order)),), (self.transitions(),))
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, 1, h, w]."""
@@ -74,9 +80,15 @@ class Contractive(nn.Module):
 
     def step(self, v: Tensor, r: Injected) -> Tensor:
         """Return v' = max_a Q_a, [B, 1, h, w]."""
-        return maximum(self.action_values(v, r), 1, self.temperature)
+        return maximum(self.action_values(v, r), 1, self.options.temperature)
 
     def policy(self, v: Tensor, r: Injected) -> Tensor:
         """Return logits from the advantages at v, [B, actions, h, w]."""
         q = self.action_values(v, r)
-        return self.head(self.advantage_scale * (q - maximum(q, 1)))
+        head = self.symmetry.acting(self.head_weight)[:, :, None, None]
+        return F.conv2d(self.options.advantage_scale * (q - maximum(q, 1)), head, self.head_bias)
+
+
+def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
+    """Return weights drawn as torch draws those of a convolution: uniform within 1 / sqrt(fan in)."""
+    return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))

@@ -8,7 +8,7 @@ from planners import PlannerSpec, build_planner
 from planners.mappers import Panorama, UNet
 from planners.specs import PanoramaOptions, UNetOptions
 
-SMALL = {"hidden_channels": 5, "q_channels": 4}
+SMALL = {"hidden_channels": 8, "q_channels": 8}
 TINY_UNET = {"channels": (4, 6, 6, 8)}
 
 
@@ -95,7 +95,7 @@ def test_mapper_and_planner_learn_together(adjoint):
     """The loss on the policy reaches the mapper through the solver; the planner sees probabilities."""
     torch.manual_seed(0)
     spec = PlannerSpec(
-        core="contractive", options=SMALL, mapper="unet", mapper_options=TINY_UNET, adjoint=adjoint, k_fwd=5, wrap=True
+        core="conv_gppn", options=SMALL, mapper="unet", mapper_options=TINY_UNET, adjoint=adjoint, k_fwd=5, wrap=True
     )
     planner = build_planner(spec)
     goal = torch.zeros(2, 1, 9, 9)

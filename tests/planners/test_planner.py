@@ -9,7 +9,7 @@ import torch
 import planners
 from planners import Anderson, ForwardIteration, Implicit, Plan, PlannerSpec, Result, Unrolled, build_planner
 
-SMALL = {"hidden_channels": 5, "q_channels": 4}
+SMALL = {"hidden_channels": 8, "q_channels": 8}
 
 
 def maps(batch=2, height=6, width=5):
