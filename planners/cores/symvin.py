@@ -12,7 +12,10 @@ from planners.specs import SymVINOptions
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
 
-CONTRACTION_AT_START = 0.9
+GROWTH_AT_START = 0.7
+"""Factor per step by which the value changes at the start, reward left out. Below 1 it settles; e2cnn's default lies
+between 1.1 and 2.4. Near 0 the value would count for nothing: an L1 norm of the filter's rows of 0.9, a contraction in
+the max norm, learned slower (loss 0.63 against 0.58 after 70 steps at 15x15)."""
 
 
 class SymVIN(nn.Module):
@@ -49,7 +52,7 @@ class SymVIN(nn.Module):
         self.reward = nn.Parameter(torch.randn(1, hidden, 1, 1) / (hidden * self.order) ** 0.5)
         self.action_filter = SteerableFilter(group, "regular", 2, "regular", fields, size)
         if options.initialisation == "stable":
-            self._start_as_contraction()
+            self._start_settled()
         self.head: nn.Module
         if options.equivariant_policy:
             self.head = SteerableFilter(group, "regular", fields, "actions", 1, 1)
@@ -57,15 +60,9 @@ class SymVIN(nn.Module):
             self.head = nn.Conv2d(self.order * fields, actions, 1, bias=False)
 
     @torch.no_grad()
-    def _start_as_contraction(self) -> None:
-        """Scale the coefficients that read v so that the largest L1 norm of a row of their filter is below one.
-
-        Then |f(v) - f(v')| <= 0.9 |v - v'| in the max norm. With e2cnn's default the norm is about 4.7 and the value
-        grows at every step.
-        """
-        w_v = self.action_filter()[:, self.order :]
-        largest = w_v.abs().sum(dim=(1, 2, 3)).max()
-        self.action_filter.coefficients[:, 1] *= CONTRACTION_AT_START / largest
+    def _start_settled(self) -> None:
+        """Scale the coefficients that read v so that the value iteration starts out settling."""
+        self.action_filter.coefficients[:, 1] *= GROWTH_AT_START / growth_rate(self.filters()[1])
 
     def rewards(self, x: Tensor) -> Tensor:
         """Return one channel of r, [B, 1, h, w]; the |G| channels of the regular field are equal."""
@@ -100,3 +97,22 @@ class SymVIN(nn.Module):
         if isinstance(self.head, SteerableFilter):
             return convolve(q, self.head(), wrap=self.wrap)
         return self.head(q)
+
+
+@torch.no_grad()
+def growth_rate(w_v: Tensor) -> float:
+    """Return by what factor per step v' = max_a W_v,a * v grows on a torus, once its shape has settled.
+
+    The map is positively homogeneous, so this is power iteration.
+
+    Args:
+        w_v: [fields |G|, |G|, F, F].
+    """
+    order, side = w_v.shape[1], 2 * w_v.shape[2]
+    v = torch.rand(4, order, side, side, dtype=w_v.dtype, device=w_v.device)
+    rates = []
+    for _ in range(30):
+        image = maximum(convolve(v, w_v, wrap=True).unflatten(1, (-1, order)), 1).squeeze(1)
+        rates.append(float(image.abs().max() / v.abs().max()))
+        v = image / image.abs().max()
+    return max(rates[10:])
