@@ -147,6 +147,43 @@ def _optimal_all(
 
 
 @njit(cache=True, nogil=True)
+def _tied(
+    map_: NDArray[np.uint8],
+    distance: NDArray[np.float32],
+    cell: int,
+    targets: NDArray[np.int32],
+    costs: NDArray[np.float64],
+) -> int:
+    """Return the actions that share the least c_a + d(next state), as bits; a blocked move stays."""
+    best = np.inf
+    for action in range(len(costs)):
+        target = targets[cell, action]
+        target = target if map_[target] != 0 else cell
+        best = min(best, np.float64(distance[target]) + costs[action])
+    bound = best * (1.0 + _TIE)
+    ties: Any = 0
+    for action in range(len(costs)):
+        target = targets[cell, action]
+        target = target if map_[target] != 0 else cell
+        ties |= np.int64(np.float64(distance[target]) + costs[action] <= bound) << action
+    return ties
+
+
+@njit(cache=True, nogil=True)
+def _tied_all(
+    maps: NDArray[np.uint8],
+    distance: NDArray[np.float32],
+    targets: NDArray[np.int32],
+    costs: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    ties = np.empty(maps.shape, np.uint8)
+    for i in range(len(maps)):
+        for cell in range(maps.shape[1]):
+            ties[i, cell] = _tied(maps[i], distance[i], cell, targets, costs)
+    return ties
+
+
+@njit(cache=True, nogil=True)
 def _label_all(
     maps: NDArray[np.uint8],
     distance: NDArray[np.float32],
@@ -157,20 +194,11 @@ def _label_all(
     seeds: NDArray[np.uint64],
 ) -> NDArray[np.uint8]:
     label = np.empty(maps.shape, np.uint8)
-    cost = np.empty(len(costs), np.float64)
     for i in range(len(maps)):
         for cell in range(maps.shape[1]):
             ties = np.int64(optimal[i, cell])
             if ties == 0:
-                best = np.inf
-                for action in range(len(costs)):
-                    target = targets[cell, action]
-                    target = target if maps[i, target] != 0 else cell
-                    cost[action] = np.float64(distance[i, target]) + costs[action]
-                    best = min(best, cost[action])
-                bound = best * (1.0 + _TIE)
-                for action in range(len(costs)):
-                    ties |= np.int64(cost[action] <= bound) << action
+                ties = _tied(maps[i], distance[i], cell, targets, costs)
             # Keyed by the cell, so a cell's draw depends on no other cell.
             draw = mix(seeds[i] + GAMMA * np.uint64(cell + 1)) >> _S32
             label[i, cell] = choices[ties, (draw * np.uint64(choices[ties, len(costs)])) >> _S32]
@@ -265,6 +293,25 @@ def one_hot_label(
     if seeds.shape != (len(map_),):
         raise ValueError(f"seeds: expected [{len(map_)}], got {list(seeds.shape)}")
     return _labelled(map_, distance, optimal_actions(map_, distance, moves), moves, seeds)
+
+
+def tied_actions(map_: NDArray[np.uint8], distance: NDArray[np.float32], moves: Moves) -> NDArray[np.uint8]:
+    """Return the actions among which `one_hot_label` draws, every cell: the literature's "full" label.
+
+    On cells that reach the goal, the goal left out, these are the optimal actions.
+
+    Args:
+        map_: uint8 [n, h, w], 1 = free.
+        distance: float32 [n, h, w] from `goal_distances`.
+        moves: The moves that the distances were made with.
+
+    Returns:
+        uint8 [n, h, w], bit masks.
+    """
+    _check(map_, moves)
+    targets = neighbours(map_.shape[1], map_.shape[2], moves, 1)
+    ties = _tied_all(_flat(map_), _flat(distance), targets, np.array(moves.costs, np.float64))
+    return ties.reshape(map_.shape)
 
 
 def _labelled(

@@ -44,6 +44,7 @@ class Manifest(Spec):
         shards: Every shard, train first.
         code: Hash of the sources of the generator.
         versions: Libraries that made it.
+        shared_maps: Maps that are in more than one split; none in a generated set.
     """
 
     dataset_id: str
@@ -52,6 +53,7 @@ class Manifest(Spec):
     shards: tuple[ShardRecord, ...]
     code: str
     versions: dict[str, str]
+    shared_maps: int = Field(0, ge=0)
 
     def rows(self, split: Split) -> int:
         """Return the number of problems in `split`."""
@@ -82,6 +84,11 @@ def card(manifest: Manifest) -> str:
     )
     actions = ", ".join(f"{i} = {name}" for i, name in enumerate(task.moves.names))
     edge = "on the torus" if task.moves.wrap else "a move over the edge stays"
+    disjoint = (
+        f"**{manifest.shared_maps} maps are in more than one split**, as in the file that was imported."
+        if manifest.shared_maps
+        else "No map is in two splits."
+    )
     side = f"[{spec.map_size}, {spec.map_size}]"
     return f"""---
 pretty_name: {manifest.dataset_id}
@@ -109,7 +116,7 @@ configs:
 {seen}
 Arrays are fixed-size binary in C order, little-endian; shape, type and axes are in the field's metadata. Actions:
 {actions}; {edge}.
-No map is in two splits. The spec, which determines every byte unless the set was imported:
+{disjoint} The spec, which determines every byte unless the set was imported:
 
 ```json
 {spec.model_dump_json(indent=1)}

@@ -210,17 +210,15 @@ def store_shard(spec: DatasetSpec, shard: Shard, problems: Problems, directory: 
     write_atomically(_sum_path(directory, shard), record.model_dump_json().encode())
 
 
-def _check_disjoint(directory: Path, records: list[ShardRecord]) -> None:
-    """Raise DatasetError where a map is in two splits."""
+def _shared_maps(directory: Path, records: list[ShardRecord]) -> int:
+    """Return the number of distinct maps that are in more than one split."""
     hashes: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for record in records:
         table = pq.read_table(directory / record.name, columns=["map"])
         hashes[record.split].append(map_hashes(array_of(table, "map")))
-    unique = {split: np.unique(np.concatenate(parts)) for split, parts in hashes.items()}
-    for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        shared = np.intersect1d(unique[first], unique[second], assume_unique=True)
-        if len(shared):
-            raise DatasetError(f"{directory}: {len(shared)} maps are in both {first} and {second}")
+    unique = np.concatenate([np.unique(np.concatenate(parts)) for parts in hashes.values()])
+    found, splits = np.unique(unique, return_counts=True)
+    return int(np.count_nonzero(splits > 1)) if len(found) else 0
 
 
 def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
@@ -245,7 +243,9 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
                 f"{directory / shard.name}: missing, altered, or made by other code than this; make it again first"
             )
         records.append(known[shard.name])
-    _check_disjoint(directory, records)
+    shared_maps = _shared_maps(directory, records)
+    if shared_maps and spec.imported is None:
+        raise DatasetError(f"{directory}: {shared_maps} maps are in more than one split; the generator is at fault")
     manifest = Manifest(
         dataset_id=dataset_id(spec),
         spec=spec,
@@ -253,6 +253,7 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
         shards=tuple(records),
         code=records[0].code,
         versions={"numpy": np.__version__, "numba": numba.__version__, "pyarrow": pa.__version__},
+        shared_maps=shared_maps,
     )
     write_atomically(directory / "README.md", card(manifest).encode())
     content = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"

@@ -194,7 +194,7 @@ def test_a_map_in_two_splits_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "datagen.navigation.draw", lambda spec, split, start, stop: draw(spec, make_it[split], start, stop)
     )
-    with pytest.raises(DatasetError, match="maps are in both train and valid"):
+    with pytest.raises(DatasetError, match="10 maps are in more than one split"):
         make(tmp_path)
     assert not is_complete(SPEC, tmp_path)
 
