@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datagen.problem import Problems
+from datagen.expert import tied_actions
+from datagen.problem import Moves, Problems
 
 _HORIZONS = (30, 50, 80, 120)
 
@@ -24,8 +25,8 @@ class Statistics:
         longest_path_max: The longest of all.
         unreachable_map_share: Maps with a free cell that cannot reach the goal.
         beyond: Cells farther from the goal than so many steps, among those that reach it.
-        tie_entropy: Least cross-entropy, nats, of a policy against one-hot labels with random ties, mean over the cells
-            that reach the goal, the goal itself left out.
+        tie_entropy: Least cross-entropy, nats, that a policy can have against one-hot labels with random ties, mean
+            over all cells, obstacles and goal included.
     """
 
     problems: int
@@ -39,17 +40,18 @@ class Statistics:
     tie_entropy: float
 
 
-def measure(problems: Problems, actions: int) -> Statistics:
+def measure(problems: Problems, moves: Moves) -> Statistics:
     """Return the statistics of a set.
 
     Args:
         problems: At least one problem.
-        actions: Number of actions.
+        moves: The task's moves.
     """
+    tied = tied_actions(problems.map, problems.distance, moves)
     reached = np.isfinite(problems.distance)
     longest = np.where(reached, problems.distance, 0.0).max(axis=(1, 2))
     ties = np.bitwise_count(problems.optimal_actions[problems.optimal_actions != 0])
-    shares = np.bincount(ties, minlength=actions + 1)[1:] / len(ties)
+    shares = np.bincount(ties, minlength=len(moves.names) + 1)[1:] / len(ties)
     distances = problems.distance[reached]
     unreachable = ((problems.map == 1) & ~reached).any(axis=(1, 2))
     return Statistics(
@@ -61,5 +63,5 @@ def measure(problems: Problems, actions: int) -> Statistics:
         longest_path_max=float(longest.max()),
         unreachable_map_share=float(unreachable.mean()),
         beyond={steps: float((distances > steps).mean()) for steps in _HORIZONS},
-        tie_entropy=float((shares * np.log(np.arange(1, actions + 1))).sum()),
+        tie_entropy=float(np.log(np.bitwise_count(tied), dtype=np.float64).mean()),
     )

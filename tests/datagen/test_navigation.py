@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen.navigation import draw
-from datagen.problem import ACTIONS
+from datagen.problem import FOUR
 from datagen.splitmix import problem_seeds
 from datagen.splits import map_hashes, owner
 from datagen.statistics import measure
@@ -107,7 +107,7 @@ def test_published_statistics():
     errors of 6,000 maps against 10,000.
     """
     problems = draw(DatasetSpec(seed=1), "train", 0, 6000)
-    found = measure(problems, len(ACTIONS))
+    found = measure(problems, FOUR)
     assert found.free_share == pytest.approx(0.588, abs=0.008)
     assert found.optimal_action_shares[0] == pytest.approx(0.562, abs=0.02)
     assert found.optimal_action_shares[1] == pytest.approx(0.425, abs=0.02)
@@ -115,13 +115,14 @@ def test_published_statistics():
     assert found.optimal_action_shares[3] == pytest.approx(0.0001, abs=0.0002)
     assert found.longest_path_mean == pytest.approx(22.7, abs=0.7)
     assert found.longest_path_p95 == pytest.approx(43, abs=2)
+    assert found.tie_entropy == pytest.approx(0.262, abs=0.01)
     assert 65 <= found.longest_path_max <= 100
     assert found.unreachable_map_share == pytest.approx(0.003, abs=0.003)
     assert len(np.unique(problems.map.reshape(6000, -1), axis=0)) == 6000
 
 
 def test_larger_mazes_are_farther_across():
-    found = measure(draw(DatasetSpec(seed=1, map_size=27), "train", 0, 1500), len(ACTIONS))
+    found = measure(draw(DatasetSpec(seed=1, map_size=27), "train", 0, 1500), FOUR)
     assert found.beyond[30] == pytest.approx(0.144, abs=0.02)
     assert found.beyond[50] == pytest.approx(0.035, abs=0.015)
 
