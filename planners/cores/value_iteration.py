@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
-from planners.cores.bellman import convolve, maximum
+from planners.cores.bellman import convolve, maximum, merged
 from planners.cores.plane import BLOCK, Grid, grid_of, tap_offsets
 from planners.cores.vin_backward import anderson, backward, linearise, transposed
 from planners.cores.vin_forward import Filters, Outcome, forward
@@ -36,12 +36,14 @@ class ValueIteration:
         w_r: [A x G, C, F, F] or None.
         w_v: [A x G, G, F, F]; filters are ordered by action and then by value channel, as Q's channels are.
         wrap: True pads circularly.
+        temperature: 0 is the maximum; T > 0 its smoothing, which only the generic operations have.
     """
 
     reward: Tensor
     w_r: Tensor | None
     w_v: Tensor
     wrap: bool
+    temperature: float = 0.0
 
     @property
     def channels(self) -> int:
@@ -55,7 +57,20 @@ class ValueIteration:
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return f(v), [B, G, h, w], by the generic operations."""
-        return maximum(self.action_values(v).unflatten(1, (-1, self.channels)), 1).squeeze(1)
+        return maximum(self.action_values(v).unflatten(1, (-1, self.channels)), 1, self.temperature).squeeze(1)
+
+    def read_out(self, v: Tensor, head: Tensor) -> Tensor:
+        """Return head Q at v, [B, out, h, w], without Q: a 1x1 layer after a linear one is one small convolution.
+
+        Args:
+            v: [B, G, h, w].
+            head: [out, A x G, 1, 1].
+        """
+        w_v, _ = merged(self.w_v, None, head)
+        if self.w_r is None:
+            return convolve(self.reward, head, wrap=self.wrap) + convolve(v, w_v, wrap=self.wrap)
+        w_r, _ = merged(self.w_r, None, head)
+        return convolve(self.reward, w_r, wrap=self.wrap) + convolve(v, w_v, wrap=self.wrap)
 
     def take(self, rows: Tensor) -> ValueIteration:
         """Return the same step for those samples."""
@@ -67,6 +82,8 @@ def unsupported(step: ValueIteration, solver: Solver, adjoint: Adjoint) -> str |
     tensors = [step.reward, step.w_v] + ([] if step.w_r is None else [step.w_r])
     height, width = step.reward.shape[-2:]
     pad = _pad(step)
+    if step.temperature > 0:
+        return "the maximum is smoothed"
     if not isinstance(solver, ForwardIteration):
         return f"compiled value iteration is forward iteration; the solver is {type(solver).__name__}"
     if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
@@ -269,7 +286,14 @@ def _share(loop: Callable[..., None], batch: int, *args: Any) -> None:
     if threads <= 1:
         return loop(0, batch, *args)
     chunks = min(batch, threads * CHUNKS_PER_THREAD)
-    edges = [batch * i // chunks for i in range(chunks + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(loop, a, b, *args) for a, b in pairwise(edges)]:
-            done.result()
+    shares = iter(list(pairwise(batch * i // chunks for i in range(chunks + 1))))
+
+    def work() -> None:
+        for first, last in shares:  # the iterator is shared: who is done first takes the next share
+            loop(first, last, *args)
+
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work) for _ in range(threads - 1)]
+        work()
+        for other in others:
+            other.result()

@@ -198,6 +198,15 @@ def test_ties_go_to_the_lowest_action() -> None:
     assert not gradients["reward"][:, 1].any() and not gradients["w_v"][1].any()
 
 
+@pytest.mark.parametrize("given_in_q", [False, True])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_read_out_is_the_head_after_q(given_in_q: bool, wrap: bool) -> None:
+    step, v, _ = problem(channels=2, size=5, wrap=wrap, given_in_q=given_in_q)
+    head = torch.randn(4, 14, 1, 1, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.conv2d(step.action_values(v), head)
+    close(step.read_out(v, head), expected, 1e-6, "logits")
+
+
 @pytest.mark.parametrize(
     ("change", "solver", "message"),
     [
