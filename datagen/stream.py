@@ -1,0 +1,173 @@
+"""A split read from disk while it is trained on: shuffled, and never more than a bounded part of it in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from datagen.columns import problems_from_table
+from datagen.manifest import DatasetError
+from datagen.parquet import concatenate, file_sha256, load_manifest
+from datagen.problem import Problems
+from datagen.task import Split
+
+_GROUPS_ON_THE_WAY = 4
+"""Row groups beside the pool: the next one as read, unpacked and as arrays, and one going into the pool."""
+_BATCHES_GIVEN_OUT = 2
+"""The one just drawn, and the one before, which the trainer may still hold."""
+
+
+class ProblemStream:
+    """The problems of a split, read row group by row group; stands in for `Problems` where a trainer wants batches.
+
+    Row groups come in random order from all shards into a pool, from which batches are drawn at random: neighbours on
+    disk are seldom in one batch when the pool is large. The order depends on seed, epoch and max_bytes alone: training
+    resumed at an epoch reads what it would have read. Obstacle polygons, which no planner reads, are left out.
+    """
+
+    def __init__(self, directory: Path, split: Split, *, max_bytes: int = 2**30, verify: bool = True):
+        """Look up what there is to read.
+
+        Args:
+            directory: The dataset's folder.
+            split: "train", "valid" or "test".
+            max_bytes: Most memory for problems: the pool, what is on its way there, and the batches given out.
+            verify: Compare a shard's sha256 with the manifest's when it is first opened.
+
+        Raises:
+            DatasetError: The dataset is not finished, or a shard is not there.
+        """
+        self._records = {
+            Path(directory) / record.name: record
+            for record in load_manifest(directory).shards
+            if record.split == split and record.rows
+        }
+        self._max_bytes = max_bytes
+        self._unverified = set(self._records) if verify else set()
+        self._groups: list[tuple[Path, int]] = []
+        self._length = sum(record.rows for record in self._records.values())
+        self._most_rows = self._bytes_per_problem = 0
+        for path in self._records:
+            if not path.is_file():
+                raise DatasetError(f"{path}: missing; make the dataset again, only this shard is made")
+            metadata = pq.read_metadata(path)
+            for group in range(metadata.num_row_groups):
+                self._groups.append((path, group))
+                self._most_rows = max(self._most_rows, metadata.row_group(group).num_rows)
+        if self._groups:
+            schema = pq.read_schema(next(iter(self._records)))
+            # Scalars apart, every column has a fixed width; the goal's two take four bytes.
+            self._bytes_per_problem = 4 + sum(
+                field.type.byte_width for field in schema if field.metadata and b"shape" in field.metadata
+            )
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _read(self, place: tuple[Path, int]) -> Problems:
+        path, group = place
+        if path in self._unverified:
+            if file_sha256(path) != self._records[path].sha256:
+                raise DatasetError(f"{path}: altered or truncated (sha256 differs from the manifest's); make it again")
+            self._unverified.discard(path)
+        with pq.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if name != "obstacles"]
+            return problems_from_table(file.read_row_group(group, columns=names, use_threads=False))
+
+    def _read_ahead(self, places: list[tuple[Path, int]]) -> Iterator[Problems]:
+        """Yield the row groups at `places`, the next one being read meanwhile."""
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, places[0])
+            for following in itertools.chain(places[1:], [None]):
+                group = ahead.result()
+                if following is not None:
+                    ahead = reader.submit(self._read, following)
+                yield group
+
+    def _capacity(self, batch: int) -> int:
+        """Return how many problems the pool holds."""
+        beside = _GROUPS_ON_THE_WAY * self._most_rows + _BATCHES_GIVEN_OUT * batch
+        room = self._max_bytes // self._bytes_per_problem - beside
+        least = batch + self._most_rows
+        if room < least:
+            needed = (least + beside) * self._bytes_per_problem
+            raise ValueError(
+                f"max_bytes: expected at least {needed:,} for batches of {batch} problems of "
+                f"{self._bytes_per_problem:,} bytes in row groups of {self._most_rows}, got {self._max_bytes:,}"
+            )
+        return min(room, max(least, len(self)))
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
+        """Yield one epoch of shuffled batches; the order depends on (seed, epoch) and the size of the pool alone.
+
+        Args:
+            size: Problems per batch; a last partial batch is dropped.
+            seed: Seed of the training run.
+            epoch: Number of the epoch, from 0.
+
+        Raises:
+            DatasetError: A shard fails its checksum; names the file.
+            ValueError: `max_bytes` is too small for such batches.
+        """
+        if len(self) < size:
+            return
+        random = np.random.default_rng([seed, epoch])
+        capacity = self._capacity(size)
+        pool: Problems | None = None
+        free = list(range(capacity - 1, -1, -1))
+        taken: NDArray[np.int64] = np.empty(0, np.int64)
+        left = len(self)
+        source = self._read_ahead([self._groups[i] for i in random.permutation(len(self._groups))])
+        while left >= size:
+            while len(free) >= self._most_rows and (group := next(source, None)) is not None:
+                pool = pool or _empty_like(group, capacity)
+                slots = np.array([free.pop() for _ in range(len(group))], np.int64)
+                _put(pool, slots, group)
+                taken = np.concatenate([taken, slots])
+                del group
+            assert pool is not None
+            chosen = np.zeros(len(taken), bool)
+            picks = random.permutation(len(taken))[:size]
+            chosen[picks] = True
+            yield pool.take(taken[picks])
+            free.extend(taken[picks].tolist())
+            taken = taken[~chosen]
+            left -= size
+
+    def in_order(self, size: int) -> Iterator[Problems]:
+        """Yield all problems as they are stored, in parts of `size`, the last one perhaps smaller."""
+        if not self._groups:
+            return
+        rest: Problems | None = None
+        for group in self._read_ahead(self._groups):
+            part = group if rest is None else concatenate([rest, group])
+            start = 0
+            while len(part) - start >= size:
+                yield part[start : start + size]
+                start += size
+            rest = part[start:] if start < len(part) else None
+        if rest is not None:
+            yield rest
+
+
+def _arrays(problems: Problems) -> dict[str, Any]:
+    arrays = {field.name: getattr(problems, field.name) for field in fields(problems)}
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+
+
+def _empty_like(problems: Problems, count: int) -> Problems:
+    arrays: dict[str, Any] = {name: np.empty((count, *a.shape[1:]), a.dtype) for name, a in _arrays(problems).items()}
+    return Problems(**arrays)
+
+
+def _put(pool: Problems, slots: NDArray[np.int64], group: Problems) -> None:
+    for name, array in _arrays(group).items():
+        getattr(pool, name)[slots] = array
