@@ -26,12 +26,16 @@ from orchestrator.results import (
     write_spec,
 )
 from orchestrator.specs import TrialSpec, trial_id
+from orchestrator.trained import Convergence, convergence
 from planners.memory import MemoryLimitExceeded
 from planners.rollout import Evaluation
 from planners.training import EpochRecord, Trainer
 
 DIVERGED_BELOW = 0.2
 """A trial whose test success rate is lower counts as diverged (Table 1's italics)."""
+
+TRACED_PROBLEMS = 32
+"""Test problems whose residuals are recorded step by step."""
 
 Report = Callable[[EpochRecord], None]
 
@@ -59,8 +63,12 @@ def run_trial(spec: TrialSpec, storage: Path, report: Report | None = None) -> T
     }
     _log(directory, f"started on {identity['provenance'].host}, {device}")
     try:
-        records, evaluation = _train_and_test(spec, storage, directory, device, report)
-        result = TrialResult(status="COMPLETED", **identity, **_numbers(records, evaluation))
+        records, evaluation, traces = _train_and_test(spec, storage, directory, device, report)
+        numbers = _numbers(records, evaluation) | {
+            "forward_trace": traces.forward,
+            "backward_trace": traces.backward,
+        }
+        result = TrialResult(status="COMPLETED", **identity, **numbers)
     except (MemoryLimitExceeded, torch.OutOfMemoryError, MemoryError) as error:
         peak_bytes = error.peak_bytes if isinstance(error, MemoryLimitExceeded) else _cuda_peak_bytes(device)
         result = TrialResult(status="OUT_OF_MEMORY", reason=str(error), peak_bytes=peak_bytes, **identity)
@@ -74,7 +82,7 @@ def run_trial(spec: TrialSpec, storage: Path, report: Report | None = None) -> T
 
 def _train_and_test(
     spec: TrialSpec, storage: Path, directory: Path, device: str, report: Report | None
-) -> tuple[list[EpochRecord], Evaluation]:
+) -> tuple[list[EpochRecord], Evaluation, Convergence]:
     torch.set_num_threads(spec.execution.threads)
     dataset = parquet.directory_of(spec.data, storage / "datasets")
     limit_gib = spec.execution.memory_limit_gib
@@ -86,6 +94,7 @@ def _train_and_test(
         moves=TASKS[spec.data.task].moves,
         seed=spec.seed,
         device=device,
+        kernel=spec.execution.kernel,
         memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
     )
     records = _resume(trainer, directory)
@@ -103,7 +112,8 @@ def _train_and_test(
             report(record)
     if not records:
         _save(trainer, records, directory)
-    return records, trainer.test(parquet.read_split(dataset, "test"))
+    test = parquet.read_split(dataset, "test")
+    return records, trainer.test(test), convergence(trainer.planner, test[:TRACED_PROBLEMS])
 
 
 def _device(spec: TrialSpec) -> str:
@@ -140,7 +150,15 @@ def _resume(trainer: Trainer, directory: Path) -> list[EpochRecord]:
 def _numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any]:
     """Return the result's numbers: the last epoch's, the times' medians over epochs, and the test's."""
     last = {} if not records else {f.name: getattr(records[-1], f.name) for f in fields(EpochRecord)}
-    kept = ("valid_success_rate", "train_loss", "forward_steps", "forward_residual", "backward_residual", "not_finite")
+    kept = (
+        "valid_success_rate",
+        "train_loss",
+        "forward_steps",
+        "forward_residual",
+        "backward_residual",
+        "not_finite",
+        "kernel",
+    )
     return {
         **{name: last[name] for name in kept if name in last},
         "epochs": len(records),

@@ -1,0 +1,179 @@
+"""Trained planners on other test maps than their own: what is asked for, what is there, and doing it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from datagen import parquet
+from datagen.spec import first_problem
+from datagen.task import TASKS, DatasetSpec, Split, dataset_id
+from orchestrator.results import ResultError, code_hash, trial_directory, write_json
+from orchestrator.specs import PlannedTrial, SweepSpec, further_tests
+
+FOLDER = "evaluations"
+
+
+class EvaluationResult(BaseModel):
+    """How a trained planner does on a dataset, `evaluations/DATASET_ID-SPLIT-kK.json` in its trial directory.
+
+    Attributes:
+        trial_id: The trial that trained it.
+        dataset_id: What it was tested on.
+        split: Which part of that.
+        map_size: Rows of the maps.
+        maps: How many.
+        k: Most forward steps.
+        success_rate: Share of reachable starts that arrive, averaged over maps, 0..1.
+        optimality: Share that arrive in the fewest steps, 0..1.
+        spl: Mean of success x optimal / taken, 0..1.
+        accuracy: Share of cells whose action is one of the optimal ones, 0..1.
+        cells_by_distance: Cells per bin of `planners.rollout.DISTANCE_BINS`.
+        arrivals_by_distance: How many of them arrive.
+        seconds: Wall time.
+        code: Hash of the code that planned.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    trial_id: str
+    dataset_id: str
+    split: Split
+    map_size: int
+    maps: int
+    k: int
+    success_rate: float
+    optimality: float
+    spl: float
+    accuracy: float
+    cells_by_distance: list[int] = []
+    arrivals_by_distance: list[int] = []
+    seconds: float
+    code: str
+
+
+@dataclass(frozen=True)
+class PlannedEvaluation:
+    """A trained planner and the further test maps that the sweep asks for.
+
+    Attributes:
+        trial: The trial.
+        data: The maps.
+        k: Most forward steps.
+    """
+
+    trial: PlannedTrial
+    data: DatasetSpec
+    k: int
+
+    def path(self, storage: Path) -> Path:
+        """Return where its result is or will be."""
+        return evaluation_path(trial_directory(storage, self.trial.trial_id), dataset_id(self.data), "test", self.k)
+
+
+def evaluation_path(directory: Path, dataset: str, split: Split, k: int) -> Path:
+    """Return the file of an evaluation in a trial directory."""
+    return Path(directory) / FOLDER / f"{dataset}-{split}-k{k}.json"
+
+
+def planned_evaluations(sweep: SweepSpec, trials: Iterable[PlannedTrial]) -> list[PlannedEvaluation]:
+    """Return every trial with every set of the sweep's `test_on`, each with its number of forward steps."""
+    planned = []
+    for trial in trials:
+        steps_per_row = sweep.planners[str(trial.axes["planner"])].test_steps_per_row
+        for number in range(len(sweep.test_on)):
+            data = further_tests(sweep, trial.spec.data, number)
+            own = trial.spec.planner.k_fwd
+            k = own if steps_per_row is None else math.ceil(steps_per_row * data.map_size)
+            planned.append(PlannedEvaluation(trial, data, k))
+    return planned
+
+
+def read_evaluation(path: Path) -> EvaluationResult | None:
+    """Return the evaluation in a file, None where there is none.
+
+    Raises:
+        ResultError: The file is not an evaluation; names it.
+    """
+    try:
+        return EvaluationResult.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise ResultError(f"{path}: {first_problem(error)}") from error
+
+
+def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> list[PlannedEvaluation]:
+    """Return those that can be done (their planner is trained) and are not, each file once."""
+    found: dict[Path, PlannedEvaluation] = {}
+    for evaluation in planned:
+        path = evaluation.path(storage)
+        if (path.parents[1] / "result.json").exists() and (path.parents[1] / "checkpoint.pt").exists():
+            done = read_evaluation(path)
+            if done is None or done.code != code_hash():
+                found[path] = evaluation
+    return list(found.values())
+
+
+def evaluate_trial(
+    directory: Path, dataset: Path, split: Split = "test", k: int | None = None, threads: int | None = None
+) -> EvaluationResult:
+    """Test a trained planner on a dataset, its own or any other, and leave the result in its trial directory.
+
+    Args:
+        directory: The trial directory.
+        dataset: The folder of a finished dataset, generated or imported, of any map size.
+        split: Which part of the dataset.
+        k: Most forward steps; None is what it was trained with.
+        threads: Threads of this process; None is the trial's own number.
+
+    Raises:
+        ResultError: There is no trained planner, or it cannot plan on this dataset.
+        DatasetError: The dataset is missing or altered.
+    """
+    import torch
+
+    from orchestrator.trained import load_trained
+    from planners.training import evaluate
+
+    trained = load_trained(directory)
+    manifest = parquet.load_manifest(dataset)
+    task, own = TASKS[manifest.spec.task], TASKS[trained.spec.data.task]
+    if task.moves != own.moves:
+        raise ResultError(
+            f"{directory}: trained for the moves of {trained.spec.data.task!r}, not those of {manifest.spec.task!r}"
+        )
+    if task.mapper != trained.spec.planner.mapper:
+        raise ResultError(
+            f"{directory}: the planner's mapper is {trained.spec.planner.mapper!r}, but {manifest.spec.task!r} needs "
+            f"{task.mapper!r}"
+        )
+    problems = parquet.read_split(dataset, split)
+    if not len(problems):
+        raise ResultError(f"{dataset}: its {split} split is empty")
+    torch.set_num_threads(threads or trained.spec.execution.threads)
+    started = time.perf_counter()
+    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=k)
+    result = EvaluationResult(
+        trial_id=Path(directory).name,
+        dataset_id=manifest.dataset_id,
+        split=split,
+        map_size=problems.map.shape[1],
+        maps=found.maps,
+        k=k or trained.spec.planner.k_fwd,
+        success_rate=found.success_rate,
+        optimality=found.optimality,
+        spl=found.spl,
+        accuracy=found.accuracy,
+        cells_by_distance=list(found.cells_by_distance),
+        arrivals_by_distance=list(found.arrivals_by_distance),
+        seconds=time.perf_counter() - started,
+        code=code_hash(),
+    )
+    write_json(evaluation_path(directory, result.dataset_id, split, result.k), result.model_dump(mode="json"))
+    return result

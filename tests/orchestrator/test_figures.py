@@ -1,0 +1,156 @@
+"""Figures: every one draws, says what the runs say, and prints."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from samples import SWEEPS, sample_runs
+
+from orchestrator.chart_parts import NothingToDraw
+from orchestrator.drawing import inline_svg, pens, picture, style, write_picture
+from orchestrator.figures import DEFAULT_FIGURES, FIGURES, draw
+from orchestrator.runs import usable
+from orchestrator.specs import load_sweep
+
+DRAWN = [
+    ("figure2", "success"),
+    ("figure6", "runtime"),
+    ("figure7", "curves"),
+    ("figure7", "seconds"),
+    ("spt", "residuals"),
+    ("figure10", "generalisation"),
+    ("figure11", "backward"),
+    ("figure12", "solvers"),
+    ("figure15", "jacobian"),
+    ("figure7", "distance"),
+]
+FEW = ("grid.seed=[0, 1]",)
+samples = cache(sample_runs)
+
+
+def test_every_figure_is_drawn_here_and_every_sweep_asks_for_figures_that_exist():
+    assert {name for _, name in DRAWN} == set(FIGURES)
+    asked = {name for path in SWEEPS.glob("*.yaml") for name in load_sweep(path).figures}
+    assert asked <= set(FIGURES) and set(DEFAULT_FIGURES) <= set(FIGURES)
+
+
+@pytest.mark.parametrize(("sweep", "name"), DRAWN)
+@pytest.mark.parametrize("width", [3.25, 7.0])
+def test_a_figure_fits_its_width_and_no_text_leaves_it(sweep, name, width):
+    _, runs = samples(sweep, overrides=FEW)
+    figure = draw(name, runs, width)
+    with style():
+        figure.draw_without_rendering()
+        assert figure.get_figwidth() == width
+        inside = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
+    canvas = figure.bbox
+    assert inside.x0 >= -1 and inside.y0 >= -1
+    assert inside.x1 <= canvas.x1 + 1 and inside.y1 <= canvas.y1 + 1
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_nothing_to_draw_is_said(name):
+    _, runs = samples("figure10", "smoke")
+    empty = [replace(run, result=None, curves=[], evaluations=[]) for run in runs]
+    with pytest.raises(NothingToDraw, match=f"^{name}: no "):
+        draw(name, empty)
+
+
+def test_success_shows_means_deviations_and_missing_dots():
+    _, runs = samples("figure2")
+    figure = draw("success", runs)
+    panel = figure.axes[0]
+    assert [axes.get_title("left") for axes in figure.axes] == ["15x15", "27x27", "49x49"]
+    line, _, _ = next(c for c in panel.containers if c.lines[0].get_marker() == "o").lines
+    rates = [
+        np.mean([100 * r.result.test_success_rate for r in runs if _at(r, "vin", 15, k) and r.completed])
+        for k in (30, 50, 80)
+    ]
+    np.testing.assert_allclose(line.get_ydata(), rates)
+    crosses = sum(line.get_marker() == "x" for axes in figure.axes for line in axes.lines)
+    cells = {tuple(run.axis(a) for a in ("planner", "map_size", "k")) for run in runs if run.out_of_memory}
+    assert crosses == len(cells) > 0
+    assert "out of memory" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def _at(run, planner, size, k):
+    return (run.axis("planner"), run.axis("map_size"), run.axis("k")) == (planner, size, k)
+
+
+def test_runtime_keeps_layers_and_iterations_apart():
+    _, runs = samples("figure6", overrides=FEW)
+    figure = draw("runtime", runs)
+    labels = {axes.get_xlabel() for axes in figure.axes} - {""}
+    assert labels == {r"$K_{\mathrm{layer}}$", r"$K_{\mathrm{fwd}}$"}
+    bottom = figure.axes[9]  # backward, implicit, 15x15
+    for container in bottom.containers:
+        times = container.lines[0].get_ydata()
+        assert max(times) < 1.05 * min(times)
+
+
+def test_curves_have_bands_over_seeds():
+    _, runs = samples("figure7")
+    figure = draw("curves", runs)
+    _, single = samples("figure7", overrides=("grid.seed=[0]",))
+    band = figure.axes[0].collections[0].get_paths()[0].get_extents()
+    flat = draw("curves", single).axes[0].collections[0].get_paths()[0].vertices
+    assert band.height > 1
+    upper, lower = flat[1 : len(flat) // 2], flat[len(flat) // 2 + 1 : -1][::-1]
+    np.testing.assert_allclose(upper[:, 1][: len(lower)], lower[:, 1][: len(upper)], atol=1e-9)
+
+
+def test_generalisation_says_how_many_steps_were_taken():
+    _, runs = samples("figure10", overrides=FEW)
+    texts = [text.get_text() for text in draw("generalisation", runs).legends[0].get_texts()]
+    assert "contractive (K = 80)" in texts and "contractive-grown (K = 60 to 396)" in texts
+    assert "vin (K = 50)" in texts and "id-vin (K = 80)" in texts
+
+
+def test_results_of_other_code_are_left_out_and_shown_only_alone():
+    _, fresh = samples("figure11", "smoke")
+    _, stale = samples("figure11", "smoke", code="0" * 12)
+    assert usable([*stale, *fresh[:2]]) == fresh[:2]
+    assert usable(stale) == stale
+    assert usable([*stale[:1], *samples("figure11", "smoke", code="1" * 12)[1]])[0].result.provenance.code == "1" * 12
+
+
+def test_pens_differ_and_tell_the_adjoint_apart_without_colour():
+    planners = [(f"p{i}", core, adjoint) for i, core in enumerate(["vin", "symvin", "conv_gppn", "contractive", "spt"])
+                for adjoint in ["unrolled", "implicit"]]  # fmt: skip
+    given = pens([(name + adjoint, core, adjoint) for name, core, adjoint in planners])
+    without_colour = {(pen.marker, pen.line, pen.filled) for pen in given.values()}
+    assert len(without_colour) == len(planners)
+    many = pens([(f"v{i}", "vin", "implicit") for i in range(20)])
+    assert len({(p.colour, p.marker, p.line) for p in many.values()}) == 20
+
+
+def test_files_are_repeatable_searchable_and_hold_no_type_3_fonts(tmp_path):
+    _, runs = samples("figure11", "smoke")
+    files = []
+    for attempt in ("a", "b"):
+        figure = draw("backward", runs, 3.25)
+        with style():
+            files.append([picture(figure, format) for format in ("svg", "png", "pdf")])
+        del attempt
+    assert files[0] == files[1]
+    svg, png, pdf = files[0]
+    assert b">id-symvin</text>" in svg and png.startswith(b"\x89PNG")
+    assert b"/Type3" not in pdf and b"/FontFile2" in pdf
+    with style(), pytest.raises(ValueError, match=r"expected a name ending in \.svg, \.png, \.pdf"):
+        write_picture(figure, tmp_path / "figure.gif")
+
+
+def test_inline_svgs_are_xml_with_ids_of_their_own_and_the_pages_colours():
+    _, runs = samples("figure11", "smoke")
+    figure = draw("backward", runs)
+    with style():
+        texts = [inline_svg(figure, name, "a < b") for name in ("one", "two")]
+    found = [{element.get("id") for element in ElementTree.fromstring(text).iter()} - {None} for text in texts]
+    assert found[0] and not found[0] & found[1]
+    for text in texts:
+        assert "var(--ink)" in text and "var(--grid)" in text and "#1d1f24" not in text
+        assert "<metadata" not in text and "http" not in text.replace("http://www.w3.org/", "")
