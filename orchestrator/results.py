@@ -19,11 +19,14 @@ import traceback
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from datagen.spec import Spec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Status = Literal["COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED"]
 FINAL: tuple[Status, ...] = ("COMPLETED", "OUT_OF_MEMORY")
@@ -93,6 +96,9 @@ class TrialResult(BaseModel):
         forward_steps: Mean forward steps of the last epoch.
         forward_residual: Mean relative residual of the forward solve in the last epoch.
         backward_residual: Mean relative residual of the adjoint solve in the last epoch.
+        forward_trace: Median over some test problems of the relative residual after each forward step, after training;
+            None where it is not finite.
+        backward_trace: The same for the adjoint system; empty where there is none.
         peak_bytes: Largest memory held by a training step.
         train_seconds: Wall time of all epochs, validation excluded.
         epochs: Epochs trained.
@@ -119,6 +125,8 @@ class TrialResult(BaseModel):
     forward_steps: float | None = None
     forward_residual: float | None = None
     backward_residual: float | None = None
+    forward_trace: list[float | None] = []
+    backward_trace: list[float | None] = []
     peak_bytes: int | None = None
     train_seconds: float | None = None
     epochs: int = 0
@@ -384,3 +392,46 @@ def record_failure(directory: Path, trial_id: str, error: BaseException) -> Tria
     )
     write_result(directory, result)
     return result
+
+
+def read_results(
+    sweep: str | Path,
+    storage: str | Path | None = None,
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+) -> pa.Table:
+    """Return a sweep's trials as a table, one row per trial, for a notebook; `.to_pandas()` makes a data frame.
+
+    The columns are the trial's axes (planner, task, map_size, k, seed, ...), `status` ("MISSING" where there is no
+    result), `stale` (True where other code than the present made it), then the fields of `TrialResult`, those of the
+    provenance as `provenance_NAME`.
+
+    Args:
+        sweep: The sweep's file.
+        storage: The storage directory; `IDP_STORAGE` or ./idp-storage by default.
+        profile: One of the sweep's profiles.
+        overrides: Settings `path=value`, as for `--set`.
+
+    Raises:
+        SweepError: The sweep is not one.
+    """
+    import pyarrow as pa
+
+    from orchestrator.specs import expand, load_sweep
+
+    folder = Path(storage or os.environ.get("IDP_STORAGE", "idp-storage"))
+    trials = expand(load_sweep(sweep, profile, overrides))
+    results = list_results(folder, [trial.trial_id for trial in trials])
+    rows = []
+    for trial in trials:
+        result = results.get(trial.trial_id)
+        row: dict[str, Any] = {**trial.axes, "trial_id": trial.trial_id, "status": "MISSING", "stale": False}
+        if result is not None:
+            content = result.model_dump(exclude={"provenance"})
+            origin = {f"provenance_{name}": value for name, value in result.provenance.model_dump().items()}
+            # A mapping would become a column per key of any row, whether the row has it or not.
+            origin["provenance_versions"] = json.dumps(result.provenance.versions)
+            row |= {**content, **origin, "stale": result.final and result.provenance.code != code_hash()}
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})

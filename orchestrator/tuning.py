@@ -14,7 +14,6 @@ from ray import tune
 from orchestrator.cluster import ClusterError
 from orchestrator.results import (
     TrialResult,
-    code_hash,
     read_result,
     record_failure,
     trial_directory,
@@ -134,6 +133,7 @@ class Relay(tune.Callback):
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher = storage, watcher
         self.epochs: dict[str, int] = {}
+        self.before = {trial_id: self._result_file(trial_id) for trial_id in self.planned}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -165,11 +165,20 @@ class Relay(tune.Callback):
         last = str(trial.get_error() or "").strip().splitlines()[-1:]
         self._end(trial, " ".join([f"its process died {MOST_DEATHS + 1} times:", *last]))
 
+    def _result_file(self, trial_id: str) -> tuple[int, int] | None:
+        """Return what tells one writing of a result from another."""
+        try:
+            found = (trial_directory(self.storage, trial_id) / "result.json").stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def _end(self, trial: Any, reason: str) -> None:
         trial_id = trial.config["trial_id"]
         directory = trial_directory(self.storage, trial_id)
-        result = read_result(directory)
-        # A result of other code is the one that this run was to replace.
-        if result is None or result.provenance.code != code_hash():
+        # A result that was there before is a failed or stale one, which this run was to replace.
+        written = self._result_file(trial_id) != self.before[trial_id]
+        result = read_result(directory) if written else None
+        if result is None:
             result = record_failure(directory, trial_id, TrialDied(reason))
         self.watcher.finished(self.planned[trial_id], result)

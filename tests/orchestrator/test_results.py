@@ -15,6 +15,7 @@ from orchestrator.results import (
     provenance,
     read_curves,
     read_result,
+    read_results,
     record_failure,
     trial_directory,
     write_bytes,
@@ -22,6 +23,7 @@ from orchestrator.results import (
     write_result,
     write_spec,
 )
+from orchestrator.specs import expand, load_sweep
 
 ID = "0123456789abcdef"
 
@@ -59,7 +61,9 @@ def test_fields_of_a_later_version_survive(tmp_path):
     assert again["provenance"]["moon"] == "full"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"trial_id": "x"}', b'{"trial_id": "x", "status": "FINE"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"trial_id": "x"}', b'{"trial_id": "x", "status": "FINE"}', b"\xff"]
+)
 def test_an_unreadable_result_is_a_failed_trial_that_names_the_file(tmp_path, content):
     directory = trial_directory(tmp_path, ID)
     directory.mkdir(parents=True)
@@ -155,3 +159,20 @@ def test_a_failure_keeps_its_traceback(tmp_path):
     assert read_result(tmp_path) == result
     assert result.status == "FAILED" and "\n" not in result.reason
     assert "test_a_failure_keeps_its_traceback" in result.traceback
+
+
+def test_a_notebook_reads_a_sweep_as_a_table(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("{name: s, planners: {vin: {core: vin}}, grid: {seed: [0, 1, 2]}}")
+    first, second, _ = expand(load_sweep(path))
+    fresh = Provenance(code=code_hash(), host="here")
+    for trial, origin in ((first, fresh), (second, Provenance(code="old"))):
+        result = TrialResult(trial_id=trial.trial_id, status="COMPLETED", test_success_rate=0.5, provenance=origin)
+        write_result(trial_directory(tmp_path, trial.trial_id), result)
+    table = read_results(path, tmp_path)
+    assert table["seed"].to_pylist() == [0, 1, 2]
+    assert table["status"].to_pylist() == ["COMPLETED", "COMPLETED", "MISSING"]
+    assert table["stale"].to_pylist() == [False, True, False]
+    assert table["test_success_rate"].to_pylist() == [0.5, 0.5, None]
+    assert table["provenance_host"].to_pylist() == ["here", "", None]
+    assert len(table.to_pandas()) == 3
