@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planners.adjoints import Implicit, Unrolled
-    from planners.fixed_point import Result, Solution, fixed_point
+    from planners.fixed_points import Result, Solution, fixed_point
     from planners.planner import Plan, Planner, build_planner
     from planners.solvers import Anderson, Broyden, ForwardIteration
     from planners.specs import PlannerSpec, TrainingSpec
@@ -23,12 +23,12 @@ _HOME = {
     "Plan": "planners.planner",
     "Planner": "planners.planner",
     "PlannerSpec": "planners.specs",
-    "Result": "planners.fixed_point",
-    "Solution": "planners.fixed_point",
+    "Result": "planners.fixed_points",
+    "Solution": "planners.fixed_points",
     "TrainingSpec": "planners.specs",
     "Unrolled": "planners.adjoints",
     "build_planner": "planners.planner",
-    "fixed_point": "planners.fixed_point",
+    "fixed_point": "planners.fixed_points",
 }
 
 __all__ = [

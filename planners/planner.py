@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, cat, nn
 
 from datagen.problem import ACTIONS
-from planners.cores import Core, Injected
-from planners.fixed_point import Solution, fixed_point
+from planners.cores import Core, Injected, ValueIterationCore, value_iteration
+from planners.cores.value_iteration import ValueIteration
+from planners.fixed_points import Solution, fixed_point
 from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, Entry, PlannerSpec
 
 
@@ -37,13 +39,15 @@ class Plan:
     Attributes:
         logits: [B, actions, h, w] action logits per cell.
         solution: The fixed point: its value, residuals and step counts per sample.
-        step: The function whose fixed point it is.
+        step: The function whose fixed point it is, v -> f(v, r; theta), in torch's own operations.
+        kernel: "compiled", or "reference" and why.
         map_logits: [B, 1, h, w] logit that a cell is free, where a mapper made the map; None where it was given.
     """
 
     logits: Tensor
     solution: Solution
-    step: BoundStep
+    step: Callable[[Tensor], Tensor]
+    kernel: str
     map_logits: Tensor | None = None
 
 
@@ -57,14 +61,16 @@ class Planner(nn.Module):
         mapper: Makes map logits from an observation.
         solver: Forward solver.
         adjoint: How gradients pass through the solution.
+        kernel: "auto" takes a compiled loop where there is one for core, solver, adjoint and device; "reference" never.
     """
 
-    def __init__(self, core: Core, mapper: nn.Module, solver: Any, adjoint: Any) -> None:
+    def __init__(self, core: Core, mapper: nn.Module, solver: Any, adjoint: Any, kernel: str = "auto") -> None:
         super().__init__()
         self.core = core
         self.mapper = mapper
         self.solver = solver
         self.adjoint = adjoint
+        self.kernel = kernel
 
     def plan(
         self,
@@ -99,11 +105,28 @@ class Planner(nn.Module):
         _check("map", map)
         if map.shape != goal.shape:
             raise ValueError(f"map and goal must have one shape, got {tuple(map.shape)} and {tuple(goal.shape)}")
-        injected = self.core.encode(cat([map, goal], dim=1))
-        step = BoundStep(self.core, injected)
+        x = cat([map, goal], dim=1)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
+        compiled, kernel = self._compiled(x, solver)
+        if compiled is not None:
+            core = cast(ValueIterationCore, self.core)
+            zeros = x.new_zeros(len(x), compiled.channels, *x.shape[2:])
+            solution = value_iteration.fixed_point(compiled, zeros, solver=solver, adjoint=self.adjoint)
+            return Plan(core.read_out(compiled, solution.value), solution, compiled, kernel, map_logits)
+        injected = self.core.encode(x)
+        step = BoundStep(self.core, injected)
         solution = fixed_point(step, self.core.initial_value(injected), solver=solver, adjoint=self.adjoint)
-        return Plan(self.core.policy(solution.value, injected), solution, step, map_logits)
+        return Plan(self.core.policy(solution.value, injected), solution, step, kernel, map_logits)
+
+    def _compiled(self, x: Tensor, solver: Any) -> tuple[ValueIteration | None, str]:
+        """Return the step for the compiled loop, or None and the reason why the reference runs."""
+        if self.kernel == "reference":
+            return None, "reference: asked for"
+        if not isinstance(self.core, ValueIterationCore):
+            return None, f"reference: {type(self.core).__name__} has no compiled loop"
+        step = self.core.value_iteration(x)
+        reason = value_iteration.unsupported(step, solver, self.adjoint)
+        return (step, "compiled") if reason is None else (None, f"reference: {reason}")
 
     def forward(self, map: Tensor | None, goal: Tensor, observation: Tensor | None = None) -> Tensor:
         """Return action logits [B, actions, h, w]; see `plan`."""
@@ -120,12 +143,13 @@ def _named(entry: Entry) -> Any:
     return getattr(import_module(module), name)
 
 
-def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS)) -> Planner:
+def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str = "auto") -> Planner:
     """Return a freshly initialised planner (from torch's global random state).
 
     Args:
         spec: What to build.
         actions: Number of logits per cell.
+        kernel: "auto" or "reference"; see `Planner`.
 
     Returns:
         A planner in float32 on the CPU; move and cast it as any module.
@@ -141,4 +165,4 @@ def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS)) -> Planner:
         options["solver"] = _named(SOLVERS[spec.solver_bwd])(
             max_steps=spec.k_bwd, tolerance=spec.tolerance_bwd, **spec.solver_bwd_options.model_dump()
         )
-    return Planner(core, mapper, solver, adjoint_type(**options))
+    return Planner(core, mapper, solver, adjoint_type(**options), kernel)

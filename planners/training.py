@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datagen.problem import Moves, Problems
-from planners.fixed_point import Result, Solution
+from planners.fixed_points import Result, Solution
 from planners.memory import TensorMemory, state_tensors
 from planners.planner import Plan, Planner, build_planner
 from planners.rollout import Evaluation, evaluate_policy
@@ -50,6 +50,7 @@ class EpochRecord:
         backward_residual: The same of the adjoint solve; nan where there is none.
         forward_diverged: Whether any sample's forward iteration diverged (B.2).
         not_finite: Whether loss or gradient stopped being finite; training ends there, before the update.
+        kernel: "compiled", or "reference" and why.
         peak_bytes: Most tensor memory a metered step needed; 0 where none was metered.
         train_seconds: Wall time of the epoch's training steps.
     """
@@ -66,6 +67,7 @@ class EpochRecord:
     backward_residual: float
     forward_diverged: bool
     not_finite: bool
+    kernel: str
     peak_bytes: int
     train_seconds: float
 
@@ -80,6 +82,7 @@ class _StepRecord:
     backward_residual: float
     forward_diverged: bool
     not_finite: bool
+    kernel: str
 
 
 class Trainer:
@@ -101,6 +104,7 @@ class Trainer:
         moves: Moves,
         seed: int,
         device: str = "cpu",
+        kernel: str = "auto",
         memory_limit_bytes: int | None = None,
     ) -> None:
         """Build the planner and its optimiser.
@@ -113,6 +117,7 @@ class Trainer:
             moves: What the actions do.
             seed: Seed of the initial weights and of the order of the data.
             device: "cpu" or "cuda".
+            kernel: "auto" or "reference"; see `Planner`.
             memory_limit_bytes: Tensor memory at which `MemoryLimitExceeded` is raised; None for no limit.
         """
         self.spec = planner
@@ -124,7 +129,7 @@ class Trainer:
         self.device = torch.device(device)
         self.memory_limit_bytes = memory_limit_bytes
         torch.manual_seed(seed)
-        self.planner = build_planner(planner, actions=len(moves.names)).to(self.device)
+        self.planner = build_planner(planner, actions=len(moves.names), kernel=kernel).to(self.device)
         self.optimizer = self._optimizer()
         self.epoch = 0
         self.finished = training.epochs == 0
@@ -191,6 +196,7 @@ class Trainer:
             backward_residual=mean("backward_residual"),
             forward_diverged=any(step.forward_diverged for step in steps),
             not_finite=any(step.not_finite for step in steps),
+            kernel=steps[-1].kernel,
             peak_bytes=self._peak_bytes,
             train_seconds=train_seconds,
         )
@@ -233,6 +239,7 @@ class Trainer:
             backward_residual=_adjoint_residual(solution),
             forward_diverged=bool((solution.result == Result.DIVERGED).any()),
             not_finite=not finite,
+            kernel=plan.kernel,
         )
 
     def _clock(self) -> float:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from planners.cores.value_iteration import ValueIteration
+
 
 @dataclass(frozen=True)
 class Injected:
@@ -45,3 +47,14 @@ class Core(Protocol):
 
     def policy(self, v: Tensor, r: Injected) -> Tensor:
         """Return action logits [B, actions, h, w] at the value v."""
+
+
+@runtime_checkable
+class ValueIterationCore(Core, Protocol):
+    """A core whose step is a maximum over linear action values, which compiled kernels can iterate."""
+
+    def value_iteration(self, x: Tensor) -> ValueIteration:
+        """Return the step for x [B, in_channels, h, w] as data."""
+
+    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
+        """Return what `policy` returns, from the step and the value v."""

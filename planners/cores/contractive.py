@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum
 from planners.cores.symmetry import symmetry
+from planners.cores.value_iteration import ValueIteration
 from planners.specs import ContractiveOptions
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
@@ -62,13 +63,25 @@ class Contractive(nn.Module):
         probabilities = self.symmetry.images(self.transition_logits.softmax(dim=1).unsqueeze(1))
         return self.options.discount * probabilities.unflatten(2, (self.options.kernel_size, -1))
 
-    def encode(self, x: Tensor) -> Injected:
-        """Return the reward per action [B, q_channels, h, w] and the transition filters, which all samples share."""
+    def rewards(self, x: Tensor) -> Tensor:
+        """Return the reward per action, [B, q_channels, h, w]."""
         order = self.symmetry.order
         filters = self.encoder_symmetry.images(self.hidden_weight).unflatten(2, (3, 3))
         hidden = convolve(x, filters, self.hidden_bias.repeat(order), wrap=self.wrap).relu()
         mixing = self.symmetry.mixed(self.reward_weight)[:, :, None, None]
-        return Injected((F.conv2d(hidden, mixing, self.reward_bias.repeat(order)),), (self.transitions(),))
+        return F.conv2d(hidden, mixing, self.reward_bias.repeat(order))
+
+    def encode(self, x: Tensor) -> Injected:
+        """Return the reward per action [B, q_channels, h, w] and the transition filters, which all samples share."""
+        return Injected((self.rewards(x),), (self.transitions(),))
+
+    def value_iteration(self, x: Tensor) -> ValueIteration:
+        """Return the step as data, for the compiled path."""
+        return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap, self.options.temperature)
+
+    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
+        """Return logits from the advantages at v, [B, actions, h, w]."""
+        return self._read_advantages(step.action_values(v))
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, 1, h, w]."""
@@ -84,7 +97,9 @@ class Contractive(nn.Module):
 
     def policy(self, v: Tensor, r: Injected) -> Tensor:
         """Return logits from the advantages at v, [B, actions, h, w]."""
-        q = self.action_values(v, r)
+        return self._read_advantages(self.action_values(v, r))
+
+    def _read_advantages(self, q: Tensor) -> Tensor:
         head = self.symmetry.acting(self.head_weight)[:, :, None, None]
         return F.conv2d(self.options.advantage_scale * (q - maximum(q, 1)), head, self.head_bias)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum, merged
 from planners.cores.steerable import SteerableFilter, group_order
+from planners.cores.value_iteration import ValueIteration
 from planners.specs import SymVINOptions
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
@@ -53,7 +54,7 @@ class SymVIN(nn.Module):
         self.action_filter = SteerableFilter(group, "regular", 2, "regular", fields, size)
         if options.initialisation == "stable":
             self._start_settled()
-        self.head: nn.Module
+        self.head: SteerableFilter | nn.Conv2d
         if options.equivariant_policy:
             self.head = SteerableFilter(group, "regular", fields, "actions", 1, 1)
         else:
@@ -78,6 +79,14 @@ class SymVIN(nn.Module):
         w_r, w_v = self.filters()
         return Injected((convolve(self.rewards(x), w_r, wrap=self.wrap),), (w_v,))
 
+    def value_iteration(self, x: Tensor) -> ValueIteration:
+        """Return the step as data, for the compiled path."""
+        return ValueIteration(self.rewards(x), *self.filters(), self.wrap, self.temperature)
+
+    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
+        """Return logits, [B, actions, h, w]; Q and the head are linear, so they are one small filter."""
+        return step.read_out(v, self.head_filter())
+
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, |G|, h, w]."""
         return torch.zeros_like(r.per_sample[0][:, : self.order])
@@ -93,10 +102,11 @@ class SymVIN(nn.Module):
 
     def policy(self, v: Tensor, r: Injected) -> Tensor:
         """Return logits from the action values at v, [B, actions, h, w]."""
-        q = self.action_values(v, r)
-        if isinstance(self.head, SteerableFilter):
-            return convolve(q, self.head(), wrap=self.wrap)
-        return self.head(q)
+        return convolve(self.action_values(v, r), self.head_filter(), wrap=self.wrap)
+
+    def head_filter(self) -> Tensor:
+        """Return the head's plain filter, [actions, q_fields |G|, 1, 1]."""
+        return self.head() if isinstance(self.head, SteerableFilter) else self.head.weight
 
 
 @torch.no_grad()

@@ -182,8 +182,9 @@ class _Iterate(torch.autograd.Function):
             np.empty(batch, np.int64),
             np.empty(batch, np.int8),
             np.empty((steps, batch), np.float32),
-            np.empty((batch, recorded, channels * run.grid.length), np.float32),
-            np.empty((batch, recorded, channels * run.grid.blocks * BLOCK), np.int16),
+            # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
+            torch.empty((batch, recorded, channels * run.grid.length)).numpy(),
+            torch.empty((batch, recorded, channels * run.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
         )
         options = (free, recorded, not unrolled, run.solver.tolerance)
         _share(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, *options, out)
@@ -264,7 +265,7 @@ def _product(run: _Run) -> Step:
         batch, out = w.shape[0], torch.empty(w.shape)
         if not jacobian:
             channels, _, taps = run.filters.v.shape
-            jacobian.append(np.empty((batch, channels, taps, run.grid.blocks * BLOCK), np.float32))
+            jacobian.append(torch.empty((batch, channels, taps, run.grid.blocks * BLOCK)).numpy())
             _share(linearise, batch, run.record.greedy, run.filters.v, jacobian[0])
         _share(transposed, batch, _numpy(w), jacobian[0], run.filters.v_offsets, run.grid, out.numpy())
         return out

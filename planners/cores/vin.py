@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum, merged, same_conv
+from planners.cores.value_iteration import ValueIteration
 from planners.specs import VINOptions
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
@@ -44,13 +45,17 @@ class VIN(nn.Module):
         """Return r, [B, 1, h, w]."""
         return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
 
-    def filters(self) -> tuple[Tensor, Tensor]:
-        """Return W_r and W_v, [q_channels, 1, F, F] each."""
-        return self.w_r, self.w_v
-
     def encode(self, x: Tensor) -> Injected:
         """Return the reward's part of Q, [B, q_channels, h, w]."""
         return Injected((convolve(self.rewards(x), self.w_r, wrap=self.wrap),))
+
+    def value_iteration(self, x: Tensor) -> ValueIteration:
+        """Return the step as data, for the compiled path."""
+        return ValueIteration(self.rewards(x), self.w_r, self.w_v, self.wrap, self.temperature)
+
+    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
+        """Return logits, [B, actions, h, w]; Q and the head are linear, so they are one small filter."""
+        return step.read_out(v, self.head.weight)
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return zeros, [B, 1, h, w]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
-from planners.fixed_point import fixed_point
+from planners.fixed_points import fixed_point
 from planners.linear import GMRES
 from planners.solution import Adjoint, Result, Solver
 from planners.solvers import Anderson, Broyden, ForwardIteration

@@ -15,7 +15,7 @@ from torch import Tensor
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.cores import value_iteration as compiled
 from planners.cores.value_iteration import ValueIteration
-from planners.fixed_point import fixed_point as generic
+from planners.fixed_points import fixed_point as generic
 from planners.solution import Adjoint, Result, Solution
 from planners.solvers import Anderson, Broyden, ForwardIteration
 

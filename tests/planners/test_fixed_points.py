@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from planners.adjoints import Implicit
-from planners.fixed_point import Result, fixed_point, root
+from planners.fixed_points import Result, fixed_point, root
 from planners.linear import GMRES
 from planners.solution import Solver
 from planners.solvers import Anderson, Broyden, ForwardIteration
