@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from datagen.kernel import kernel
 
 WORKSPACE = 10.0
 BASE = 5.0
@@ -42,7 +43,7 @@ def link_positions(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([base, BASE + np.cumsum(steps, axis=-2)], axis=-2)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _inside(x: float, y: float, polygon: NDArray[np.float32], vertices: int) -> bool:
     """Return whether a point lies inside a polygon [>= vertices, 2] (even-odd rule)."""
     inside = False
@@ -57,7 +58,7 @@ def _inside(x: float, y: float, polygon: NDArray[np.float32], vertices: int) -> 
     return inside
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _segments_meet(px: float, py: float, qx: float, qy: float, ax: float, ay: float, bx: float, by: float) -> bool:
     """Return whether the closed segments pq and ab have a point in common."""
     a_side = (qx - px) * (ay - py) - (qy - py) * (ax - px)
@@ -75,7 +76,7 @@ def _segments_meet(px: float, py: float, qx: float, qy: float, ax: float, ay: fl
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _link_hits(
     px: float,
     py: float,
@@ -103,7 +104,7 @@ def _link_hits(
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def free_configurations(
     polygons: NDArray[np.float32],
     vertices: NDArray[np.int64],
@@ -187,7 +188,7 @@ def configuration_space(polygons: list[NDArray[np.float32]], size: int, inclusiv
     return map_
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _covered(polygon: NDArray[np.float32], vertices: int, image: NDArray[np.uint8]) -> None:
     """Set the pixels of `image` [p, p] that a polygon touches; row 0 is at the top."""
     size = image.shape[0]
@@ -215,7 +216,7 @@ def _covered(polygon: NDArray[np.float32], vertices: int, image: NDArray[np.uint
                 image[size - 1 - y, x] = 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def draw_polygons(polygons: NDArray[np.float32], vertices: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
     """Draw scenes into `images` uint8 [n, p, p]: 1 where a pixel touches an obstacle, row 0 at the top.
 

@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from datagen.kernel import kernel
 from datagen.problem import Moves, Problems
 from datagen.splitmix import GAMMA, mix
 
@@ -45,7 +45,7 @@ def _choices(actions: int) -> NDArray[np.uint8]:
     return table
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def breadth_first(
     cells: NDArray[np.uint8],
     goal: int,
@@ -88,7 +88,7 @@ def breadth_first(
     return tail
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _breadth_first_all(
     maps: NDArray[np.uint8], goals: NDArray[np.int64], sources: NDArray[np.int32]
 ) -> NDArray[np.float32]:
@@ -99,7 +99,7 @@ def _breadth_first_all(
     return distance
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _dijkstra_all(
     maps: NDArray[np.uint8],
     goals: NDArray[np.int64],
@@ -128,7 +128,7 @@ def _dijkstra_all(
     return result
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _optimal_all(
     distance: NDArray[np.float32], targets: NDArray[np.int32], costs: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
@@ -146,7 +146,7 @@ def _optimal_all(
     return optimal
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tied(
     map_: NDArray[np.uint8],
     distance: NDArray[np.float32],
@@ -169,7 +169,7 @@ def _tied(
     return ties
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tied_all(
     maps: NDArray[np.uint8],
     distance: NDArray[np.float32],
@@ -183,7 +183,7 @@ def _tied_all(
     return ties
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _label_all(
     maps: NDArray[np.uint8],
     distance: NDArray[np.float32],

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from datagen.arm import direction_table, draw_polygons, free_configurations
 from datagen.expert import breadth_first, neighbours, solve
+from datagen.kernel import kernel
 from datagen.problem import FOUR_WRAP, Problems
 from datagen.splitmix import below, label_seeds, problem_seeds, uniform
 from datagen.splits import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, map_hash, owner
@@ -26,14 +26,14 @@ _CORNERS = 7
 Scenes = tuple[NDArray[np.uint8], NDArray[np.int16], NDArray[np.float32], NDArray[np.int64]]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _shuffle(items: NDArray[np.float64], state: NDArray[np.uint64]) -> None:
     for last in range(len(items) - 1, 0, -1):
         other = below(state, last + 1)
         items[last], items[other] = items[other], items[last]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _scene(polygons: NDArray[np.float32], vertices: NDArray[np.int64], state: NDArray[np.uint64]) -> int:
     """Draw obstacles into `polygons` [5, 7, 2] and `vertices` [5]; return how many, 0 to 5."""
     count = below(state, _SLOTS + 1)
@@ -64,7 +64,7 @@ def _scene(polygons: NDArray[np.float32], vertices: NDArray[np.int64], state: ND
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pick(free: NDArray[np.uint8], n: int, state: NDArray[np.uint64]) -> int:
     """Return the flat index of a random one of the `n` free cells."""
     left = below(state, n)
@@ -76,7 +76,7 @@ def _pick(free: NDArray[np.uint8], n: int, state: NDArray[np.uint64]) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _scenes(
     size: int,
     split: int,

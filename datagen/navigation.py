@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from datagen.expert import solve
+from datagen.kernel import kernel
 from datagen.problem import FOUR, Problems
 from datagen.splitmix import below, label_seeds, next_bits, problem_seeds
 from datagen.splits import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, map_hash, owner
@@ -15,7 +15,7 @@ from datagen.task import SPLITS, DatasetSpec, Split
 _S32 = np.uint64(32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _carve(map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.uint64]) -> None:
     """Carve a perfect maze into `map_` [m, m], all obstacles: depth-first search in steps of two from (1, 1).
 
@@ -54,7 +54,7 @@ def _carve(map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.
         depth += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _thin(map_: NDArray[np.uint8], state: NDArray[np.uint64]) -> None:
     """Free every interior cell with a probability that is itself uniform in (0, 1), drawn once per map."""
     size = map_.shape[0]
@@ -64,7 +64,7 @@ def _thin(map_: NDArray[np.uint8], state: NDArray[np.uint64]) -> None:
             map_[row, column] |= np.uint8((next_bits(state) >> _S32) < threshold)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mazes(
     size: int,
     split: int,

@@ -19,9 +19,9 @@ from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from datagen.kernel import kernel
 from datagen.splitmix import GAMMA, mix
 
 MAX_FOREIGN = 100_000
@@ -37,7 +37,7 @@ _MEMORY = 16
 T = TypeVar("T")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def map_hash(map_: NDArray[np.uint8]) -> Any:
     """Return the uint64 hash of one map [h, w]: size and cells, 64 cells to a word; never 0."""
     height, width = map_.shape
@@ -51,13 +51,13 @@ def map_hash(map_: NDArray[np.uint8]) -> Any:
     return max(mix(state), _ONE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def owner(hash_: Any) -> Any:
     """Return the place in `SPLITS` of the split that owns maps of this hash."""
     return max(0, np.int64(np.uint64(hash_) >> _S61) - 5)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _map_hashes(map_: NDArray[np.uint8]) -> NDArray[np.uint64]:
     hashes = np.empty(len(map_), np.uint64)
     for i in range(len(map_)):
@@ -78,7 +78,7 @@ def map_hashes(map_: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return hashes
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def claim(hash_: Any, index: int, keys: NDArray[np.uint64], holders: NDArray[np.int64]) -> bool:
     """Give the map to problem `index` unless an earlier problem holds it; return whether the problem has it.
 
@@ -99,7 +99,7 @@ def claim(hash_: Any, index: int, keys: NDArray[np.uint64], holders: NDArray[np.
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _claim_all(
     hashes: NDArray[np.uint64],
     indices: NDArray[np.int64],

@@ -63,7 +63,7 @@ def worlds(draw, min_side=3):
     return map_, goal
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(worlds(), st.sampled_from(sorted(ALL_MOVES)))
 def test_distances_equal_scipy(world, name):
     map_, goal = world
@@ -73,7 +73,7 @@ def test_distances_equal_scipy(world, name):
     assert found.dtype == np.float32
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(worlds(), st.sampled_from(sorted(ALL_MOVES)))
 def test_optimal_actions_by_definition(world, name):
     map_, goal = world
@@ -92,7 +92,7 @@ def test_optimal_actions_by_definition(world, name):
         assert optimal[cell] != 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(worlds(), st.booleans(), st.integers(0, 2**63))
 def test_every_optimal_action_is_one_step_nearer_and_the_label_is_one(world, wrap, seed):
     map_, goal = world
@@ -107,7 +107,7 @@ def test_every_optimal_action_is_one_step_nearer_and_the_label_is_one(world, wra
         assert problem.optimal_actions[0][cell] >> problem.label[0][cell] & 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(worlds(), st.sampled_from(sorted(ALL_MOVES)), st.integers(0, 2**63))
 def test_label_is_a_best_next_state_for_every_cell(world, name, seed):
     map_, goal = world
