@@ -141,7 +141,7 @@ class PanoramaOptions(Spec):
 class UNetOptions(Spec):
     """Residual U-net from a workspace image to a map (D.1)."""
 
-    channels: tuple[int, ...] = (32, 64, 128, 128)
+    channels: tuple[int, ...] = (16, 32, 64, 128)
     """Channels per level, finest first; each level below the first halves height and width."""
 
     @model_validator(mode="after")

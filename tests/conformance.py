@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from planners import PlannerSpec, build_planner
+from planners.cores import ValueIterationCore
 from planners.planner import Planner
 from planners.specs import ADJOINTS, CORES
 
@@ -37,8 +38,9 @@ def problem(batch: int, height: int, width: int, dtype: torch.dtype = torch.floa
 
 
 def planner_for(spec: PlannerSpec, seed: int = 0) -> Planner:
+    """A planner in torch's own operations; `check_compiled_loop` compares the compiled loop, where there is one."""
     torch.manual_seed(seed)
-    return build_planner(spec)
+    return build_planner(spec, kernel="reference")
 
 
 def contracting(core: str, options: dict[str, object] | None = None, **fields: object) -> Planner:
@@ -269,6 +271,21 @@ def check_saved_memory(core: str, adjoint: str) -> None:
         assert used[0] == used[1] == used[2] > 0, used
 
 
+def check_compiled_loop(core: str, adjoint: str) -> None:
+    """Where a core has a compiled loop, it gives the reference's values, steps and gradients."""
+    planner = contracting(core, adjoint=adjoint, k_fwd=12, tolerance=1e-4, k_bwd=30).float()
+    map, goal = problem(3, 6, 5, torch.float32)
+    reference, expected = planner.plan(map, goal), gradients(planner, map, goal)
+    planner.kernel = "auto"
+    plan, found = planner.plan(map, goal), gradients(planner, map, goal)
+    assert (plan.kernel == "compiled") == isinstance(planner.core, ValueIterationCore), plan.kernel
+    torch.testing.assert_close(plan.logits, reference.logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(plan.solution.steps, reference.solution.steps)
+    for name, gradient in expected.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * scale, msg=name)
+
+
 EVERY_ADJOINT: tuple[Callable[[str, str], None], ...] = (
     check_shapes,
     check_gradients_reach_all_parameters,
@@ -276,6 +293,7 @@ EVERY_ADJOINT: tuple[Callable[[str, str], None], ...] = (
     check_float32_matches_float64,
     check_same_value_for_every_adjoint,
     check_saved_memory,
+    check_compiled_loop,
 )
 EVERY_CORE: tuple[Callable[[str], None], ...] = (
     check_unrolled_gradient_approaches_implicit,

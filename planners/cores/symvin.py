@@ -46,15 +46,18 @@ class SymVIN(nn.Module):
         group, self.order = options.group, group_order(options.group)
         fields = options.q_channels // self.order if options.fields_divided_by_group else options.q_channels
         hidden, size = options.hidden_channels, options.kernel_size
+        # UNSPECIFIED: biases, and the encoder's layers, 3x3 and 1x1 without an activation between them; as VIN's.
         self.hidden = SteerableFilter(group, "trivial", in_channels, "trivial", hidden, 3)
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         # A 1x1 filter from trivial fields to a regular field can but copy its result into all |G| channels. The scale
         # is e2cnn's default for that layer, whose basis vector is |G| entries of 1 / sqrt(|G|).
         self.reward = nn.Parameter(torch.randn(1, hidden, 1, 1) / (hidden * self.order) ** 0.5)
         self.action_filter = SteerableFilter(group, "regular", 2, "regular", fields, size)
+        # DEVIATION(5.2): the paper lets SymVIN diverge from "bad initialization"; "library" reproduces that.
         if options.initialisation == "stable":
             self._start_settled()
         self.head: SteerableFilter | nn.Conv2d
+        # The authors' code has the plain head by default.
         if options.equivariant_policy:
             self.head = SteerableFilter(group, "regular", fields, "actions", 1, 1)
         else:

@@ -18,7 +18,8 @@ class VIN(nn.Module):
 
     Q_a = W_r,a * r + W_v,a * v (Eq. 1),  v' = max_a Q_a (Eq. 2).
 
-    The reward's part of Q is the same at every step and is computed once. Where actions tie, the gradient of the
+    A solver's K steps are K applications of this step (the authors' explicit VIN applies it K - 1 times). The reward's
+    part of Q is the same at every step and is computed once. Where actions tie, the gradient of the
     maximum goes to one of them (see `planners.cores.bellman.maximum`).
 
     Args:
