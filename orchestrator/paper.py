@@ -1,0 +1,273 @@
+"""The paper's own numbers beside ours, and the statistics that a fair comparison needs."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.runs import Run, grouped, usable
+from orchestrator.specs import Scalar
+from planners.specs import CORES, PlannerSpec, TrainingSpec
+
+CONFIDENCE = 0.95
+_SCALE = {"train": 10_000, "valid": 2_000, "test": 2_000}
+_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Mean and sample standard deviation of `n` trials, in percent."""
+
+    mean: float
+    deviation: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of means with its confidence interval, in percentage points.
+
+    Attributes:
+        value: Ours minus theirs, or the first planner minus the second.
+        low: Lower end of the 95 % interval; None where there are too few trials for one.
+        high: Upper end.
+        n: Trials (or pairs of trials) behind it.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def significant(self) -> bool:
+        """True where the interval excludes zero."""
+        return self.low is not None and self.high is not None and not self.low <= 0.0 <= self.high
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:+.1f}"
+        return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+@functools.cache
+def paper() -> dict[str, Any]:
+    """Return what the paper prints, from the data file beside this module."""
+    content: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "paper.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def printed(planner: PlannerSpec, task: str, map_size: int) -> Sample | None:
+    """Return the paper's Table 1 entry for a planner and a task, None where it has none.
+
+    A planner with other sizes or solvers than the paper's has none.
+    """
+    table = paper()["table1"]
+    column = {"task": task, "map_size": map_size}
+    if column not in table["columns"] or not _is_the_papers(planner):
+        return None
+    for row in table["rows"]:
+        if (row["core"], row["adjoint"]) == (planner.core, planner.adjoint):
+            mean, deviation = row["success"][table["columns"].index(column)]
+            return Sample(mean, deviation, table["trials"])
+    return None
+
+
+def _is_the_papers(planner: PlannerSpec) -> bool:
+    plain = PlannerSpec(core=planner.core, adjoint=planner.adjoint)
+    fields = ("solver", "solver_bwd", "k_bwd", "adjoint_options", "solver_options", "solver_bwd_options")
+    return planner.options == CORES[planner.core].options() and all(
+        getattr(planner, field) == getattr(plain, field) for field in fields
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of the paper's Table 1 beside ours, all K and seeds together.
+
+    Attributes:
+        planner: Name of the planner in the sweep.
+        task: Name of the task.
+        map_size: Rows of the map.
+        paper: The printed numbers.
+        ours: Ours, None where no trial is completed.
+        expected: Trials of the sweep in this cell.
+        diverged: How many of ours are under 20 %.
+        out_of_memory: How many ran out of memory.
+        difference: Ours minus the paper's with a 95 % interval (Welch); None without ours.
+    """
+
+    planner: str
+    task: str
+    map_size: int
+    paper: Sample
+    ours: Sample | None
+    expected: int
+    diverged: int
+    out_of_memory: int
+    difference: Difference | None
+
+
+def beside_paper(runs: Sequence[Run]) -> list[Entry]:
+    """Return the entries of Table 1 that the sweep has, in its order; empty where it has none."""
+    entries = []
+    for (planner, task, size), own in grouped(runs, _cell).items():
+        theirs = printed(own[0].trial.spec.planner, str(task), int(str(size)))
+        if theirs is None:
+            continue
+        done = usable(own)
+        ours = sample(_percents(done))
+        entries.append(
+            Entry(
+                planner=str(planner),
+                task=str(task),
+                map_size=int(str(size)),
+                paper=theirs,
+                ours=ours,
+                expected=len(own),
+                diverged=sum(bool(run.result and run.result.trial_diverged) for run in done),
+                out_of_memory=sum(run.out_of_memory for run in own),
+                difference=None if ours is None else welch(ours, theirs),
+            )
+        )
+    return entries
+
+
+def _cell(run: Run) -> tuple[Scalar, Scalar, Scalar]:
+    return run.axis("planner"), run.axis("task"), run.axis("map_size")
+
+
+def _percents(runs: Iterable[Run]) -> list[float]:
+    return [
+        100 * run.result.test_success_rate
+        for run in runs
+        if run.result is not None and run.result.test_success_rate is not None
+    ]
+
+
+def sample(values: Sequence[float]) -> Sample | None:
+    """Return mean, sample standard deviation (0 for a single value) and n; None for no values."""
+    if not values:
+        return None
+    return Sample(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+
+
+def scale_differences(runs: Sequence[Run]) -> list[str]:
+    """Return in what the sweep is smaller than, or otherwise not, the paper's scale, in words; empty where it is.
+
+    Only planners of the paper count: an addition of ours need not be trained as the paper's are.
+    """
+    specs = [run.trial.spec for run in runs if run.trial.spec.planner.core in ("vin", "symvin", "conv_gppn")]
+    if not specs:
+        return []
+    said = []
+    for split, count in _SCALE.items():
+        found = sorted({int(getattr(spec.data, split)) for spec in specs})
+        if found != [count]:
+            said.append(f"{_list(found)} {split} maps, not {count:,}")
+    plain = TrainingSpec()
+    for field in TrainingSpec.model_fields:
+        values = {getattr(spec.training, field) for spec in specs} - {getattr(plain, field)}
+        if values and not field.startswith("jacobian"):
+            said.append(f"training.{field} {_list(sorted(values, key=str))}, not {getattr(plain, field)}")
+    seeds = len({spec.seed for spec in specs})
+    if seeds != _SEEDS:
+        said.append(f"{seeds} seed{'s' if seeds != 1 else ''}, not {_SEEDS}")
+    ks = paper()["table1"]["k"]
+    used = sorted({run.trial.spec.planner.k_fwd for run in runs if run.trial.spec in specs})
+    if beside_paper(runs) and used != ks:
+        said.append(f"K {_list(used)}, not {_list(ks)}")
+    if any(not _plain_sizes(spec.planner) for spec in specs):
+        said.append("other layer sizes than the paper's")
+    return said
+
+
+def _plain_sizes(planner: PlannerSpec) -> bool:
+    return planner.options == CORES[planner.core].options()
+
+
+def _list(values: Sequence[Any]) -> str:
+    return "/".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+
+
+def paired_difference(runs: Sequence[Run], first: str, second: str) -> Difference | None:
+    """Return how much better one planner is than another, seed by seed.
+
+    Trials are paired that share task, size, seed and training data, and K where both planners have it; the difference
+    of each pair is free of what the pair shares. None where there is no pair.
+
+    Args:
+        runs: The sweep's runs.
+        first: Name of a planner in the sweep.
+        second: Name of another.
+    """
+    done = usable(runs)
+    ks = [{run.axis("k") for run in runs if run.axis("planner") == name} for name in (first, second)]
+    by_k = bool(ks[0] & ks[1])
+
+    def place(run: Run) -> tuple[Scalar, ...]:
+        rest = [(axis, value) for axis, value in run.trial.axes.items() if axis not in ("planner", "k")]
+        return (*(item for pair in sorted(rest, key=str) for item in pair), run.axis("k") if by_k else None)
+
+    rates = [
+        {place(run): _percents([run]) for run in done if run.axis("planner") == name and _percents([run])}
+        for name in (first, second)
+    ]
+    differences = [rates[0][key][0] - rates[1][key][0] for key in rates[0] if key in rates[1]]
+    found = sample(differences)
+    if found is None:
+        return None
+    if found.n < 2:
+        return Difference(found.mean, None, None, found.n)
+    reach = student_quantile(0.5 + CONFIDENCE / 2, found.n - 1) * found.deviation / math.sqrt(found.n)
+    return Difference(found.mean, found.mean - reach, found.mean + reach, found.n)
+
+
+def welch(ours: Sample, theirs: Sample) -> Difference:
+    """Return the difference of two means with Welch's 95 % confidence interval, which assumes no common variance.
+
+    Welch, The generalization of "Student's" problem, 1947.
+    """
+    value = ours.mean - theirs.mean
+    if ours.n < 2 or theirs.n < 2:
+        return Difference(value, None, None, ours.n)
+    ours_share, their_share = ours.deviation**2 / ours.n, theirs.deviation**2 / theirs.n
+    total = ours_share + their_share
+    if total == 0.0:
+        return Difference(value, value, value, ours.n)
+    freedom = total**2 / (ours_share**2 / (ours.n - 1) + their_share**2 / (theirs.n - 1))
+    reach = student_quantile(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(total)
+    return Difference(value, value - reach, value + reach, ours.n)
+
+
+@functools.lru_cache(maxsize=1024)
+def student_quantile(probability: float, freedom: float) -> float:
+    """Return t with P(T <= t) = probability for Student's distribution.
+
+    Args:
+        probability: In [0.5, 1).
+        freedom: Degrees of freedom, positive, not necessarily whole.
+    """
+    if not 0.5 <= probability < 1.0 or freedom <= 0.0:
+        raise ValueError(f"expected 0.5 <= probability < 1 and freedom > 0, got {probability} and {freedom}")
+    # t = sqrt(freedom) tan(angle); dP = c cos(angle)^(freedom - 1) d angle, smooth where freedom >= 1.
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+
+    def share(angle: float) -> float:
+        steps = 400  # Simpson's rule
+        width = angle / steps
+        values = [math.cos(i * width) ** (freedom - 1) for i in range(steps + 1)]
+        return scale * width / 3 * (values[0] + values[-1] + 4 * sum(values[1:-1:2]) + 2 * sum(values[2:-1:2]))
+
+    low, high = 0.0, math.pi / 2 * (1 - 1e-12)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) < probability - 0.5 else (low, middle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)
