@@ -182,7 +182,8 @@ def main() -> None:
     for row in sets:
         print(
             f"{row['task']} {row['map_size']}: {row['problems']:,} problems on {row['processes']} processes, start-up "
-            f"included: made in {row['make_seconds']:.1f} s ({row['make_processor_seconds']:.1f} s of processor time), read and checked in {row['read_seconds']:.2f} s, "
+            f"included: made in {row['make_seconds']:.1f} s ({row['make_processor_seconds']:.1f} s of processor time), "
+            f"read and checked in {row['read_seconds']:.2f} s, "
             f"{row['bytes'] / 1e6:.0f} MB"
         )
     for load in loads:

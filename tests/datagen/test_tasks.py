@@ -1,0 +1,80 @@
+"""What holds for every task that is given by maps: a new task in `TASKS` is tested by being there."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from datagen.splits import map_hashes, owner
+from datagen.task import SPLITS, TASKS, DatasetSpec, dataset_id
+
+# Panoramas need OpenGL; they have tests of their own, and their maps are those of "navigation".
+NAMES = sorted(set(TASKS) - {"visual_navigation"})
+SIZES = {"navigation": 15}
+GOLDEN = {
+    "manipulation": "62ff4d82c651d3bd",
+    "navigation": "10519b490552cb7f",
+    "workspace_manipulation": "62ff4d82c651d3bd",
+}
+
+
+def spec(name, **changes):
+    return DatasetSpec(task=name, map_size=SIZES.get(name, 18), **changes)
+
+
+def draw(name, split, start, stop, **changes):
+    return TASKS[name].draw()(spec(name, **changes), split, start, stop)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("split", SPLITS)
+def test_problems_are_what_the_vocabulary_says(name, split):
+    problems = draw(name, split, 0, 60)
+    size, moves = SIZES.get(name, 18), TASKS[name].moves
+    for part, dtype in (
+        ("map", np.uint8),
+        ("distance", np.float32),
+        ("optimal_actions", np.uint8),
+        ("label", np.uint8),
+    ):
+        array = getattr(problems, part)
+        assert array.shape == (60, size, size) and array.dtype == dtype
+    assert problems.goal.shape == (60, 2) and problems.goal.dtype == np.int16
+    assert set(np.unique(problems.map)) <= {0, 1}
+    assert problems.label.max() < len(moves.names)
+    row, column = problems.goal.T
+    assert (problems.distance[np.arange(60), row, column] == 0).all()
+    assert np.isinf(problems.distance[problems.map == 0]).all()
+    reach = np.isfinite(problems.distance) & (problems.distance > 0)
+    np.testing.assert_array_equal(problems.optimal_actions != 0, reach)
+    assert (problems.optimal_actions >> problems.label & 1)[reach].all()
+    shape = TASKS[name].observation_shape(spec(name))
+    assert (None if problems.observation is None else problems.observation.shape[1:]) == shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_map_comes_twice_in_the_whole_set(name):
+    maps = [draw(name, split, 0, 150).map for split in SPLITS]
+    hashes = [map_hashes(part) for part in maps]
+    assert [{int(owner(h)) for h in part} for part in hashes] == [{0}, {1}, {2}]
+    assert len(np.unique(np.concatenate(maps).reshape(450, -1), axis=0)) == 450
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seeds_and_splits_differ(name):
+    first = draw(name, "train", 0, 20)
+    assert not np.array_equal(first.map, draw(name, "train", 0, 20, seed=1).map)
+    assert not np.array_equal(first.map, draw(name, "valid", 0, 20).map)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_numbers_have_not_changed(name):
+    """A change here makes every dataset of the task another one under the same id."""
+    problems = [draw(name, split, 7, 47) for split in SPLITS]
+    content = b"".join(part.map.tobytes() + part.goal.tobytes() + part.label.tobytes() for part in problems)
+    assert hashlib.sha256(content).hexdigest()[:16] == GOLDEN[name]
+
+
+def test_the_names_of_datasets_have_not_changed():
+    assert dataset_id(DatasetSpec()) == "navigation-15-44136fa355b3"
+    assert dataset_id(DatasetSpec(map_size=49)) == "navigation-49-33941e786b21"
