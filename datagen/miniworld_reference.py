@@ -9,10 +9,9 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from miniworld import miniworld
 from numpy.typing import NDArray
 
-from datagen.miniworld_renderer import PARAMETERS  # First: it sees to it that OpenGL opens without a display.
+from datagen.miniworld_renderer import PARAMETERS
 from datagen.visual import VisualOptions
 
 _HEADING = {"east": 0.0, "north": math.pi / 2, "west": math.pi, "south": 3 * math.pi / 2}
@@ -21,6 +20,8 @@ _HEADING = {"east": 0.0, "north": math.pi / 2, "west": math.pi, "south": 3 * mat
 
 def room_world(map_: NDArray[np.uint8], options: VisualOptions) -> tuple[Any, dict[tuple[int, int], Any]]:
     """Return MiniWorld's world of a map, one room per free cell, and the rooms by row and column."""
+    from miniworld import miniworld  # Only now: the renderer, imported first, opens OpenGL without a display.
+
     rooms: dict[tuple[int, int], Any] = {}
 
     class RoomWorld(miniworld.MiniWorldEnv):

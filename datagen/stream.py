@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,8 +21,8 @@ from datagen.parquet import concatenate, file_sha256, load_manifest
 from datagen.problem import Problems
 from datagen.task import Split
 
-_GROUPS_ON_THE_WAY = 4
-"""Row groups beside the pool: the next one as read, unpacked and as arrays, and one going into the pool."""
+_GROUPS_ON_THE_WAY = 3
+"""Row groups beside the pool: the next one as read and unpacked, and one going into the pool."""
 _BATCHES_GIVEN_OUT = 2
 """The one just drawn, and the one before, which the trainer may still hold."""
 
@@ -80,7 +82,7 @@ class ProblemStream:
             self._unverified.discard(path)
         with pq.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if name != "obstacles"]
-            return problems_from_table(file.read_row_group(group, columns=names, use_threads=False))
+            return _views(file.read_row_group(group, columns=names, use_threads=False))
 
     def _read_ahead(self, places: list[tuple[Path, int]]) -> Iterator[Problems]:
         """Yield the row groups at `places`, the next one being read meanwhile."""
@@ -151,11 +153,25 @@ class ProblemStream:
             part = group if rest is None else concatenate([rest, group])
             start = 0
             while len(part) - start >= size:
-                yield part[start : start + size]
+                yield part.take(np.arange(start, start + size))
                 start += size
             rest = part[start:] if start < len(part) else None
         if rest is not None:
-            yield rest
+            yield rest.take(np.arange(len(rest)))
+
+
+def _views(table: pa.Table) -> Problems:
+    """Return the problems of one row group without copying the images, which would cost as much as reading them."""
+    small = table.drop_columns(["observation"]) if "observation" in table.schema.names else table
+    problems = problems_from_table(small)
+    if small is table:
+        return problems
+    column = table.column("observation").combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    width = column.type.byte_width
+    content = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width, column.offset * width)
+    shape = json.loads(table.schema.field("observation").metadata[b"shape"])
+    return replace(problems, observation=content.reshape(len(column), *shape))
 
 
 def _arrays(problems: Problems) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def everything(dataset):
 
 
 def smallest(size):
-    return (size + 4 + 4 * 4 + 2 * size) * BYTES
+    return (size + 4 + 3 * 4 + 2 * size) * BYTES
 
 
 @pytest.mark.parametrize("max_bytes", [smallest(8), 2**20])
@@ -95,6 +95,7 @@ def test_batches_mix_the_shards(dataset):
 def test_in_order_gives_the_split_as_it_is_stored(dataset):
     parts = list(ProblemStream(dataset, "train", max_bytes=2**20).in_order(9))
     assert [len(part) for part in parts] == [9] * 5 + [5]
+    assert all(part.map.flags.writeable for part in parts)
     assert list(chain(*keys(parts))) == everything(dataset)
 
 
@@ -109,14 +110,17 @@ def test_an_empty_split_gives_nothing(tmp_path):
 
 
 def test_memory_stays_within_the_bound(tmp_path, monkeypatch):
-    """Images of 1.2 MB a problem, 26 problems, 14 MB allowed."""
-    options = {"resolution": 90, "views": ["north"]}
-    spec = DatasetSpec(task="visual_navigation", map_size=7, train=26, valid=1, test=1, options=options)
+    """Images of 0.6 MB a problem, 26 problems, 7 MB allowed."""
+    spec = DatasetSpec(task="visual_navigation", map_size=7, train=26, valid=1, test=1)
     monkeypatch.setattr(parquet, "_IMAGE_ROW_GROUP", 1)
     directory = make(tmp_path, spec)
-    each = 49 * 90 * 90 * 3
+    each = 49 * 4 * 32 * 32 * 3
     stream = ProblemStream(directory, "train", max_bytes=12 * each)
-    list(stream.batches(2, 0, 0))
+    whole = read_split(directory, "train")
+    index = {key: i for i, key in enumerate(keys([whole])[0])}
+    for batch in stream.batches(2, 0, 0):
+        expected = whole.observation[[index[name] for name in keys([batch])[0]]]
+        np.testing.assert_array_equal(batch.observation, expected)
     arrow = pa.total_allocated_bytes()
     tracemalloc.start()
     most = seen = 0
@@ -125,7 +129,7 @@ def test_memory_stays_within_the_bound(tmp_path, monkeypatch):
         most = max(most, tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - arrow)
     tracemalloc.stop()
     assert seen == 26
-    assert 4 * each < most < 13 * each
+    assert 4 * each < most < 12.5 * each
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(dataset):

@@ -212,6 +212,14 @@ def test_a_free_border_cell_is_refused():
         panorama(np.ones((5, 5), np.uint8))
 
 
+def test_a_forked_process_is_told_to_spawn(monkeypatch):
+    import datagen.miniworld_renderer as renderer
+
+    monkeypatch.setattr(renderer, "_PROCESS", -1)
+    with pytest.raises(renderer.RendererError, match="spawn"):
+        panorama(CORRIDOR)
+
+
 def test_a_machine_without_egl_is_told_the_packages():
     code = (
         "import ctypes.util; find = ctypes.util.find_library\n"
