@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from planners.adjoints import Implicit
-from planners.fixed_point import fixed_point
+from planners.fixed_points import fixed_point
 from planners.solvers import Anderson, ForwardIteration
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.fixed_point import root
+from planners.fixed_points import root
 
 
 def fit(x: np.ndarray, y: np.ndarray, weight: float) -> np.ndarray:

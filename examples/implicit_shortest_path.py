@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from planners.fixed_point import root
+from planners.fixed_points import root
 
 MOVES = ((-1, 0), (0, -1), (1, 0), (0, 1))
 START, GOAL = (6, 0), (0, 6)

@@ -270,18 +270,18 @@ def _put(whole: tuple[Tensor, ...], rows: Tensor, part: tuple[Tensor, ...]) -> t
 
 
 def _inner(history: Tensor, vectors: Tensor) -> Tensor:
-    """Return inner products [B, m, n] of history [B, m, N] and vectors [B, N, n], in float64."""
-    # In pieces that fit the cache: a float64 copy of the whole history made this three times slower on a CPU.
-    piece = 8192 if history.device.type == "cpu" else history.shape[2]
-    total = history.new_zeros(*history.shape[:2], vectors.shape[2], dtype=torch.float64)
-    for start in range(0, history.shape[2], max(piece, 1)):
+    """Return inner products [B, m, n] of history [B, m, N] and vectors [B, n, N], in float64."""
+    # In pieces that fit the cache: a float64 copy of the whole history made this twice as slow on a CPU.
+    piece = 2048 if history.device.type == "cpu" else max(history.shape[2], 1)
+    total = history.new_zeros(*history.shape[:2], vectors.shape[1], dtype=torch.float64)
+    for start in range(0, history.shape[2], piece):
         part = slice(start, start + piece)
-        total += torch.bmm(history[:, :, part].double(), vectors[:, part].double())
+        total += torch.bmm(history[:, :, part].double(), vectors[:, :, part].double().transpose(1, 2))
     return total
 
 
 class _AndersonMemory:
-    """Differences of the last iterates and residuals, and the Gram matrix of the latter in float64."""
+    """The last moves dz + mixing dg and residual differences dg, and the Gram matrix of these in float64."""
 
     def __init__(self, depth: int, mixing: float, regularisation: float) -> None:
         self.depth, self.mixing = depth, mixing
@@ -298,14 +298,14 @@ class _AndersonMemory:
             gram = torch.zeros(batch, self.depth, self.depth, dtype=torch.float64, device=z.device)
             self.state = (z_flat, g_flat, history, torch.zeros_like(history), gram)
             return z + self.mixing * g
-        z_old, g_old, dz, dg, gram = self.state
+        z_old, g_old, moves, dg, gram = self.state
         slot = self.count % self.depth
         self.count += 1
-        dz[:, slot] = z_flat - z_old
         dg[:, slot] = g_flat - g_old
-        products = _inner(dg, torch.stack((dg[:, slot], g_flat), dim=2))
+        moves[:, slot] = z_flat - z_old + self.mixing * dg[:, slot]
+        products = _inner(dg, torch.stack((dg[:, slot], g_flat), dim=1))
         gram[:, slot, :] = gram[:, :, slot] = products[:, :, 0]
-        self.state = (z_flat, g_flat, dz, dg, gram)
+        self.state = (z_flat, g_flat, moves, dg, gram)
 
         length = gram.diagonal(dim1=1, dim2=2).sqrt()
         scale = torch.where(length > 0.0, 1.0 / length, 0.0)
@@ -315,7 +315,7 @@ class _AndersonMemory:
         gamma = scale[:, :, None] * gamma
         # A plain step where the weights are no numbers: the sample's history, not its iterate, is at fault.
         gamma = torch.where(torch.isfinite(gamma).all(dim=1, keepdim=True), gamma, 0.0).to(z.dtype)
-        correction = torch.bmm((dz + self.mixing * dg).transpose(1, 2), gamma)[:, :, 0]
+        correction = torch.bmm(moves.transpose(1, 2), gamma)[:, :, 0]
         return z + self.mixing * g - correction.view_as(z)
 
     def take(self, rows: Tensor) -> None:
@@ -340,19 +340,22 @@ class _BroydenMemory:
             return z + g
         z_old, g_old, u, v = self.state
         if self.count == self.depth:
-            u, v, self.count = torch.zeros_like(u), torch.zeros_like(v), 0
+            self.count = 0
         dz, dg = z_flat - z_old, g_flat - g_old
-        inverse_dg = torch.bmm(u.transpose(1, 2), _inner(v, dg[:, :, None]).to(z.dtype))[:, :, 0] - dg
-        dz_inverse = torch.bmm(v.transpose(1, 2), _inner(u, dz[:, :, None]).to(z.dtype))[:, :, 0] - dz
+        dz_inverse = self._times(v, u, dz) - dz
         denominator = (dz_inverse * dg).sum(dim=1, dtype=torch.float64)
         least = 1e-12 * norm_per_sample(dz_inverse).double() * norm_per_sample(dg).double()
         inverse = torch.where(denominator.abs() > least, 1.0 / denominator, 0.0).to(z.dtype)
-        u[:, self.count] = inverse[:, None] * (dz - inverse_dg)
+        u[:, self.count] = inverse[:, None] * (dz - (self._times(u, v, dg) - dg))
         v[:, self.count] = dz_inverse
         self.count += 1
         self.state = (z_flat, g_flat, u, v)
-        correction = torch.bmm(u.transpose(1, 2), _inner(v, g_flat[:, :, None]).to(z.dtype))[:, :, 0]
-        return z + g - correction.view_as(z)
+        return z + g - self._times(u, v, g_flat).view_as(z)
+
+    def _times(self, left: Tensor, right: Tensor, x: Tensor) -> Tensor:
+        """Return sum_i left_i (right_i . x), [B, N], over the updates stored."""
+        weights = _inner(right[:, : self.count], x[:, None]).to(x.dtype)
+        return torch.bmm(left[:, : self.count].transpose(1, 2), weights)[:, :, 0]
 
     def take(self, rows: Tensor) -> None:
         if self.state is not None:
