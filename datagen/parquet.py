@@ -260,6 +260,8 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
     write_atomically(directory / "manifest.json", content.encode())
     for shard in shards(spec):
         _sum_path(directory, shard).unlink(missing_ok=True)
+    for left in directory.glob(".*.tmp"):  # of writers that were killed
+        left.unlink(missing_ok=True)
     return manifest
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -155,6 +156,37 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path, damage, finished):
     finish_dataset(SPEC, tmp_path)
     assert path.read_bytes() == content
     assert is_complete(SPEC, tmp_path)
+
+
+def _write_until_killed(root):
+    """Die by SIGKILL when the third shard is written but not yet in its place."""
+    parquet.PROBLEMS_PER_SHARD = 10
+    rename, renamed = os.replace, []
+
+    def dying(source, target):
+        if str(target).endswith(".parquet"):
+            renamed.append(target)
+        if len(renamed) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+
+    os.replace = dying
+    for shard in shards(SPEC):
+        write_shard(SPEC, shard, root)
+
+
+def test_a_killed_writer_leaves_a_state_to_go_on_from(tmp_path):
+    worker = multiprocessing.get_context("spawn").Process(target=_write_until_killed, args=(tmp_path / "killed",))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert list(directory_of(SPEC, tmp_path / "killed").glob(".*.tmp"))
+    assert missing_shards(SPEC, tmp_path / "killed") == shards(SPEC)[2:]
+    for shard in missing_shards(SPEC, tmp_path / "killed"):
+        write_shard(SPEC, shard, tmp_path / "killed")
+    finish_dataset(SPEC, tmp_path / "killed")
+    make(tmp_path / "whole")
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 
 def test_shards_of_other_code_are_not_mixed_in(tmp_path, monkeypatch):
