@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planners.adjoints import Implicit, Unrolled
-    from planners.fixed_points import Result, Solution, fixed_point
+    from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
+    from planners.fixed_points import Result, Solution, fixed_point, root
+    from planners.jacobian import jacobian_penalty, spectral_radius
     from planners.planner import Plan, Planner, build_planner
     from planners.solvers import Anderson, Broyden, ForwardIteration
     from planners.specs import PlannerSpec, TrainingSpec
@@ -20,6 +21,8 @@ _HOME = {
     "Broyden": "planners.solvers",
     "ForwardIteration": "planners.solvers",
     "Implicit": "planners.adjoints",
+    "OneStep": "planners.adjoints",
+    "Phantom": "planners.adjoints",
     "Plan": "planners.planner",
     "Planner": "planners.planner",
     "PlannerSpec": "planners.specs",
@@ -29,6 +32,9 @@ _HOME = {
     "Unrolled": "planners.adjoints",
     "build_planner": "planners.planner",
     "fixed_point": "planners.fixed_points",
+    "jacobian_penalty": "planners.jacobian",
+    "root": "planners.fixed_points",
+    "spectral_radius": "planners.jacobian",
 }
 
 __all__ = [
@@ -36,6 +42,8 @@ __all__ = [
     "Broyden",
     "ForwardIteration",
     "Implicit",
+    "OneStep",
+    "Phantom",
     "Plan",
     "Planner",
     "PlannerSpec",
@@ -45,6 +53,9 @@ __all__ = [
     "Unrolled",
     "build_planner",
     "fixed_point",
+    "jacobian_penalty",
+    "root",
+    "spectral_radius",
 ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from planners.solution import Step
 from planners.solvers import flat, norm_per_sample
@@ -26,7 +27,7 @@ def squared_jacobian_norm(f: Step, v: Tensor, generator: torch.Generator | None 
     Returns:
         [B].
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
         v = v.detach().requires_grad_()
         fv = f(v)
     device = generator.device if generator is not None else v.device

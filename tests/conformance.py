@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from planners import PlannerSpec, build_planner
+from planners import PlannerSpec, build_planner, jacobian_penalty
 from planners.cores import ValueIterationCore
 from planners.planner import Planner
 from planners.specs import ADJOINTS, CORES
@@ -286,6 +286,18 @@ def check_compiled_loop(core: str, adjoint: str) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * scale, msg=name)
 
 
+def check_jacobian_penalty(core: str) -> None:
+    """The penalty on df/dv at the equilibrium (C.2) is positive and has a gradient: steps are twice differentiable."""
+    planner = contracting(core, k_fwd=10, tolerance=0.0)
+    plan = planner.plan(*problem(2, 5, 6))
+    penalty = jacobian_penalty(plan.step, plan.solution.value, torch.Generator().manual_seed(0))
+    penalty.backward()
+    assert penalty.item() > 0
+    reached = [p.grad for p in planner.parameters() if p.grad is not None]
+    assert any(gradient.abs().max() > 0 for gradient in reached)
+    assert all(torch.isfinite(gradient).all() for gradient in reached)
+
+
 EVERY_ADJOINT: tuple[Callable[[str, str], None], ...] = (
     check_shapes,
     check_gradients_reach_all_parameters,
@@ -298,4 +310,5 @@ EVERY_ADJOINT: tuple[Callable[[str, str], None], ...] = (
 EVERY_CORE: tuple[Callable[[str], None], ...] = (
     check_unrolled_gradient_approaches_implicit,
     check_state_dict_round_trip,
+    check_jacobian_penalty,
 )
