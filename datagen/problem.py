@@ -87,3 +87,8 @@ class Problems:
         order = np.random.default_rng([seed, epoch]).permutation(len(self))
         for start in range(0, len(order) - size + 1, size):
             yield self.take(order[start : start + size])
+
+    def in_order(self, size: int) -> Iterator[Problems]:
+        """Yield all problems in order, `size` at a time, the last batch as it comes."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from datagen import parquet
-from datagen.task import TASKS, dataset_id
+from datagen.stream import ProblemStream
+from datagen.task import TASKS, DatasetSpec, Split, dataset_id
 from orchestrator.results import (
     TrialResult,
     code_hash,
@@ -29,10 +30,13 @@ from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.trained import Convergence, convergence
 from planners.memory import MemoryLimitExceeded
 from planners.rollout import Evaluation
-from planners.training import EpochRecord, Trainer
+from planners.training import EpochRecord, ProblemSource, Trainer
 
 DIVERGED_BELOW = 0.2
 """A trial whose test success rate is lower counts as diverged (Table 1's italics)."""
+
+IN_MEMORY_BYTES = 2**31
+"""A split of up to this size is read into memory once; a larger one is streamed, in bounded memory."""
 
 TRACED_PROBLEMS = 32
 """Test problems whose residuals are recorded step by step."""
@@ -89,8 +93,8 @@ def _train_and_test(
     trainer = Trainer(
         spec.planner,
         spec.training,
-        parquet.read_split(dataset, "train"),
-        parquet.read_split(dataset, "valid"),
+        _open(spec.data, dataset, "train"),
+        _open(spec.data, dataset, "valid"),
         moves=TASKS[spec.data.task].moves,
         seed=spec.seed,
         device=device,
@@ -112,8 +116,16 @@ def _train_and_test(
             report(record)
     if not records:
         _save(trainer, records, directory)
-    test = parquet.read_split(dataset, "test")
-    return records, trainer.test(test), convergence(trainer.planner, test[:TRACED_PROBLEMS])
+    test = _open(spec.data, dataset, "test")
+    traced = next(test.in_order(TRACED_PROBLEMS))
+    return records, trainer.test(test), convergence(trainer.planner, traced)
+
+
+def _open(spec: DatasetSpec, dataset: Path, split: Split) -> ProblemSource:
+    """Return a split in memory, or as a stream where it would take too much."""
+    if parquet.bytes_per_problem(spec) * spec.count(split) <= IN_MEMORY_BYTES:
+        return parquet.read_split(dataset, split)
+    return ProblemStream(dataset, split)
 
 
 def _device(spec: TrialSpec) -> str:

@@ -23,14 +23,17 @@ WARM_UP_STEPS = 3
 """Steps of a process whose times are not counted: caches fill, kernels are compiled, memory is metered."""
 
 
-class TrainingData(Protocol):
-    """What a trainer reads: shuffled batches whose order depends on (seed, epoch) alone. `Problems` is one."""
+class ProblemSource(Protocol):
+    """Where a trainer reads problems: `Problems` in memory, or a stream of a set that does not fit there."""
 
     def __len__(self) -> int:
         """Return the number of problems."""
 
     def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
-        """Yield one epoch of full batches."""
+        """Yield one epoch of full batches, shuffled by (seed, epoch) alone."""
+
+    def in_order(self, size: int) -> Iterator[Problems]:
+        """Yield all problems in order, at most `size` at a time."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ class Trainer:
         self,
         planner: PlannerSpec,
         training: TrainingSpec,
-        train: TrainingData,
-        valid: Problems,
+        train: ProblemSource,
+        valid: ProblemSource,
         *,
         moves: Moves,
         seed: int,
@@ -280,7 +283,7 @@ class Trainer:
         loss = -(logits.log_softmax(1) * optimal / count.clamp(min=1)).sum()
         return loss / (count > 0).sum().clamp(min=1)
 
-    def test(self, problems: Problems) -> Evaluation:
+    def test(self, problems: ProblemSource) -> Evaluation:
         """Return how the checkpoint that `tested_checkpoint` names does on `problems`."""
         if self.training.tested_checkpoint == "best" and self._best is not None:
             last = {name: tensor.detach().clone() for name, tensor in self.planner.state_dict().items()}
@@ -290,7 +293,7 @@ class Trainer:
             return evaluation
         return self._evaluate(problems)
 
-    def _evaluate(self, problems: Problems) -> Evaluation:
+    def _evaluate(self, problems: ProblemSource) -> Evaluation:
         return evaluate(self.planner, problems, moves=self.moves, batch_size=self.training.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
@@ -352,7 +355,7 @@ def _adjoint_residual(solution: Solution) -> float:
 @torch.no_grad()
 def evaluate(
     planner: Planner,
-    problems: Problems,
+    problems: ProblemSource,
     *,
     moves: Moves,
     batch_size: int = 32,
@@ -375,19 +378,16 @@ def evaluate(
     device = next(planner.parameters()).device
     was_training = planner.training
     planner.eval()
-    actions = []
-    for start in range(0, len(problems), batch_size):
-        inputs = _Inputs.of(problems[start : start + batch_size], device)
+    parts: list[tuple[Tensor, ...]] = []
+    done = 0
+    for batch in problems.in_order(batch_size):
+        inputs = _Inputs.of(batch, device)
         plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
-        actions.append(plan.logits.argmax(1).to(torch.uint8))
+        facts = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
+        parts.append((plan.logits.argmax(1), *(torch.from_numpy(fact).to(device) for fact in facts)))
+        done += len(batch)
         if progress is not None:
-            progress(start + len(inputs.map))
+            progress(done)
     planner.train(was_training)
-    return evaluate_policy(
-        torch.cat(actions).long(),
-        torch.from_numpy(problems.map).to(device),
-        torch.from_numpy(problems.goal).to(device),
-        torch.from_numpy(problems.distance).to(device),
-        torch.from_numpy(problems.optimal_actions).to(device),
-        moves,
-    )
+    actions, free, goal, distance, optimal_actions = (torch.cat(part) for part in zip(*parts, strict=True))
+    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)
