@@ -1,0 +1,185 @@
+"""Pictures of problems and plans: what they show is what the dataset and the planner say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.quiver import Quiver
+
+from datagen import parquet
+from datagen.manifest import DatasetError
+from datagen.problem import FOUR, FOUR_WRAP
+from datagen.task import DatasetSpec
+from orchestrator.drawing import style
+from orchestrator.evaluation import evaluate_trial, evaluation_path, missing_evaluations, planned_evaluations
+from orchestrator.grids import roll_out
+from orchestrator.results import ResultError, trial_directory
+from orchestrator.show import (
+    plan_figure,
+    problem_figure,
+    read_problem,
+    write_dataset_picture,
+    write_trial_pictures,
+)
+from orchestrator.specs import TrialSpec, expand, load_sweep, trial_id
+from orchestrator.trained import convergence, load_trained, solve
+from orchestrator.trial import run_trial
+from planners.specs import PlannerSpec, TrainingSpec
+
+
+def make(root, **fields):
+    spec = DatasetSpec(**fields)
+    for shard in parquet.missing_shards(spec, root):
+        parquet.write_shard(spec, shard, root)
+    parquet.finish_dataset(spec, root)
+    return parquet.directory_of(spec, root)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def trial(storage):
+    spec = TrialSpec(
+        data=DatasetSpec(map_size=7, train=256, valid=8, test=8),
+        planner=PlannerSpec(core="contractive", k_fwd=12),
+        training=TrainingSpec(epochs=3, batch_size=8, optimizer="adam", learning_rate=0.01, labels="all_optimal"),
+    )
+    make(storage / "datasets", **spec.data.model_dump())
+    result = run_trial(spec, storage)
+    assert result.status == "COMPLETED", result.traceback
+    return trial_directory(storage, trial_id(spec))
+
+
+def arrows(axes):
+    return sum(len(child.U) for child in axes.get_children() if isinstance(child, Quiver))
+
+
+@pytest.mark.parametrize(
+    ("task", "panels"),
+    [
+        ("navigation", 3),
+        ("manipulation", 4),
+        ("workspace_manipulation", 4),
+    ],
+)
+def test_a_problem_of_every_task_is_drawn(storage, tmp_path, task, panels):
+    dataset = make(storage / "datasets", task=task, map_size=9, train=0, valid=0, test=3)
+    spec, problem = read_problem(dataset, "test", 2)
+    np.testing.assert_array_equal(problem.map, parquet.read_split(dataset, "test").map[2:3])
+    with style():
+        figure = problem_figure(spec, problem)
+    titled = [axes for axes in figure.axes if axes.get_title("left")]
+    assert len(titled) == panels
+    optimal = problem.optimal_actions[0]
+    assert arrows(titled[-1]) == sum(int((optimal >> action & 1).sum()) for action in range(4))
+    write_dataset_picture(dataset, "test", 2, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_drawn_is_told(storage, trial, tmp_path):
+    dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
+    with pytest.raises(ResultError, match="has 3 test problems, numbered from 0"):
+        write_dataset_picture(dataset, "test", 3, tmp_path / "a.png")
+    with pytest.raises(ResultError, match=r"a name ending in \.png"):
+        write_dataset_picture(dataset, "test", 0, tmp_path / "a.gif")
+    with pytest.raises(DatasetError, match=r"not a finished dataset"):
+        write_trial_pictures(trial, "test", 0, tmp_path / "a.png", dataset=tmp_path)
+    with pytest.raises(ResultError, match="not a trial directory"):
+        write_trial_pictures(tmp_path, "test", 0, tmp_path / "a.png")
+    torus = make(storage / "datasets", task="manipulation", map_size=9, train=0, valid=0, test=3)
+    with pytest.raises(ResultError, match="not those of 'manipulation'"):
+        write_trial_pictures(trial, "test", 0, tmp_path / "a.png", dataset=torus)
+
+
+def test_a_trials_picture_shows_its_policy(storage, trial, tmp_path):
+    trained = load_trained(trial)
+    spec, problem = read_problem(parquet.directory_of(trained.spec.data, storage / "datasets"), "test", 1)
+    with style():
+        figure = plan_figure(trained, spec, problem)
+    board, values, fates, residuals = [axes for axes in figure.axes if axes.get_title("left")]
+    assert arrows(values) == (problem.optimal_actions > 0).sum()
+    assert board.get_title("left") == "paths of the policy"
+    from planners.training import evaluate
+
+    found = evaluate(trained.planner, problem, moves=FOUR)
+    reachable = int(np.isfinite(problem.distance).sum())
+    assert fates.get_xlabel() == f"{round(found.success_rate * reachable)} of {reachable} starts arrive"
+    assert residuals.get_xlabel() == "step of the forward solve (12 used)"
+
+
+def test_frames_show_the_iteration_step_by_step(trial, tmp_path):
+    write_trial_pictures(trial, "test", 0, tmp_path / "plan.svg", k=3, frames=tmp_path / "frames")
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [f"step-000{n}.png" for n in (1, 2, 3)]
+    frames = {path.read_bytes() for path in (tmp_path / "frames").iterdir()}
+    assert len(frames) == 3 and b"</svg>" in (tmp_path / "plan.svg").read_bytes()
+
+
+def test_a_roll_out_arrives_bumps_or_cycles_also_round_the_torus():
+    free, goal = np.ones((3, 4), np.uint8), np.array([1, 1], np.int16)
+    west, east = np.full((3, 4), 1), np.full((3, 4), 3)
+    assert roll_out((1, 3), west, free, goal, FOUR).cells.tolist() == [[1, 3], [1, 2], [1, 1]]
+    bump = roll_out((0, 2), west, free, goal, FOUR)
+    assert not bump.arrives and bump.cells[-1].tolist() == [0, 0]
+    assert roll_out((1, 2), east, free, goal, FOUR_WRAP).cells.tolist() == [[1, 2], [1, 3], [1, 0], [1, 1]]
+    cycle = roll_out((0, 2), east, free, goal, FOUR_WRAP)
+    assert not cycle.arrives and cycle.cells.tolist() == [[0, 2], [0, 3], [0, 0], [0, 1], [0, 2]]
+
+
+def test_convergence_is_recorded_step_by_step(storage, trial):
+    trained = load_trained(trial)
+    problems = parquet.read_split(parquet.directory_of(trained.spec.data, storage / "datasets"), "test")
+    found = convergence(trained.planner, problems)
+    assert len(found.forward) == 12 and len(found.backward) == trained.spec.planner.k_bwd
+    assert found.forward[0] > found.forward[-1] > 0 and found.backward[0] > found.backward[-1]
+    _, solution = solve(trained.planner, problems, tolerance=0.0)
+    assert found.forward == pytest.approx(solution.trace.median(dim=1).values.tolist())
+
+
+def test_a_planner_is_tested_on_larger_maps_with_more_steps(storage, trial):
+    larger = make(storage / "datasets", map_size=11, train=0, valid=0, test=6)
+    few, many = (evaluate_trial(trial, larger, k=k) for k in (1, 40))
+    assert (few.map_size, few.maps, few.k, many.k) == (11, 6, 1, 40)
+    assert few.success_rate + 0.2 < many.success_rate
+    assert evaluation_path(trial, few.dataset_id, "test", 40).exists()
+    own = parquet.directory_of(load_trained(trial).spec.data, storage / "datasets")
+    from orchestrator.results import read_result
+
+    assert evaluate_trial(trial, own).success_rate == read_result(trial).test_success_rate
+    with pytest.raises(ResultError, match="train split is empty"):
+        evaluate_trial(trial, larger, "train")
+
+
+def test_missing_evaluations_are_those_of_trained_planners(storage, trial, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        """
+name: s
+tasks: [{map_size: 7}]
+data: {train: 256, valid: 8, test: 8}
+planners:
+  own: &own
+    core: contractive
+    training: {optimizer: adam, learning_rate: 0.01, labels: all_optimal}
+  grown: {<<: *own, test_steps_per_row: 3}
+  untrained: {core: vin}
+grid: {k: [12], seed: [0]}
+training: {epochs: 3, batch_size: 8}
+test_on: [{map_size: 9, test: 3}, {map_size: 7, test: 5}]
+"""
+    )
+    sweep = load_sweep(path)
+    planned = planned_evaluations(sweep, expand(sweep))
+    assert [p.k for p in planned] == [12, 12, 27, 21, 12, 12]
+    missing = missing_evaluations(planned, storage)
+    assert [(str(p.trial.axes["planner"]), p.data.map_size) for p in missing] == [
+        ("own", 9),
+        ("own", 7),
+        ("grown", 9),
+        ("grown", 7),
+    ]
+    dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
+    evaluate_trial(trial, dataset, k=27)
+    assert len(missing_evaluations(planned, storage)) == 3
