@@ -20,6 +20,7 @@ from orchestrator.results import ResultError, code_hash, list_results, trial_dir
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, find_trial, load_sweep, select
 from orchestrator.tables import FORMATS, Format, render, rows
 
+from orchestrator.verbs import add_verbs
 BAD_INPUT = 2
 TRIALS_FAILED = 1
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
     table.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     return parser
+    add_verbs(verbs, verb, _load)
 
 
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:

@@ -247,7 +247,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     assert size is not None
     head, body = text[: text.index(">")], text[text.index(">") :]
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    shown = f'<svg role="img" aria-label="{escape(label)}" style="max-width: {float(size[1]) * 1.45:.0f}px"'
+    shown = f'<svg role="img" aria-label="{escape(label)}" style="max-width: {float(size[1]) * 1.9:.0f}px"'
     return head.replace("<svg", shown, 1) + body
 
 

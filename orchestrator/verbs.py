@@ -1,0 +1,140 @@
+"""The verbs that look at results: figures, report, show, evaluate. The command line adds them to its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.results import ResultError
+from orchestrator.specs import PlannedTrial, SweepSpec
+
+Run = Callable[[argparse.Namespace], int]
+AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
+Load = Callable[[argparse.Namespace], tuple[SweepSpec, list[PlannedTrial]]]
+
+
+def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_verb: AddSweepVerb, load: Load) -> None:
+    """Add the verbs.
+
+    Args:
+        verbs: The command line's verbs.
+        sweep_verb: Adds a verb that takes a sweep, with all that such verbs have in common.
+        load: From a sweep verb's options to the sweep and the chosen trials.
+    """
+    figures = sweep_verb("figures", lambda options: _figures(options, *load(options)), "The paper's figures, redrawn.")
+    figures.add_argument("--format", choices=("svg", "png", "pdf"), default="svg", help="default: svg")
+    figures.add_argument("--out", type=Path, help="folder (default: sweeps/NAME/figures in the storage)")
+    figures.add_argument("--width", type=inches, default=7.0, help="e.g. 3.25in or 8cm (default: 7in)")
+    report = sweep_verb("report", lambda options: _report(options, *load(options)), "One self-contained HTML page.")
+    report.add_argument("--out", type=Path, help="folder (default: sweeps/NAME in the storage)")
+
+    show = verbs.add_parser("show", help="Draw one problem, with what a planner makes of it.")
+    show.set_defaults(verb=_show)
+    show.add_argument("directory", metavar="TRIAL_DIR|DATASET", type=Path, help="a trial's or a dataset's folder")
+    show.add_argument("--index", type=int, default=0, help="number of the problem in its split (default: 0)")
+    show.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
+    show.add_argument("--dataset", type=Path, help="draw a problem of this dataset, not of the trial's own")
+    show.add_argument("--k", type=int, help="most forward steps, where they differ from the trial's")
+    show.add_argument("--frames", type=Path, help="folder for one picture per forward step")
+    show.add_argument("--out", type=Path, required=True, help="the picture: a name ending in .png, .svg or .pdf")
+
+    evaluate = verbs.add_parser("evaluate", help="Test a trained planner on any dataset, of any map size.")
+    evaluate.set_defaults(verb=_evaluate)
+    evaluate.add_argument("directory", metavar="TRIAL_DIR", type=Path, help="a trial's folder")
+    evaluate.add_argument("dataset", metavar="DATASET", type=Path, help="a dataset's folder, generated or imported")
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
+    evaluate.add_argument("--k", type=int, help="most forward steps, where they differ from the trial's")
+    evaluate.add_argument("--threads", type=int, help="threads (default: the trial's)")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def inches(text: str) -> float:
+    """Return a width such as "3.25in", "8.2cm" or "3.25" in inches."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(in|cm|mm|pt|)\s*", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected a width such as 3.25in or 8cm, got {text!r}")
+    width = float(found[1]) / {"in": 1.0, "": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.27}[found[2]]
+    if not 2.0 <= width <= 40.0:
+        raise argparse.ArgumentTypeError(f"expected a width between 2in and 40in, got {text!r}")
+    return width
+
+
+@contextmanager
+def _dataset_errors() -> Iterator[None]:
+    from datagen.manifest import DatasetError
+
+    try:
+        yield
+    except DatasetError as error:
+        raise ResultError(str(error)) from error
+
+
+def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.figures import write_figures
+    from orchestrator.runs import collect
+
+    folder = options.out or options.storage / "sweeps" / sweep.name / "figures"
+    written, skipped = write_figures(
+        sweep, collect(sweep, trials, options.storage), folder, options.format, options.width
+    )
+    if options.json:
+        print(json.dumps({"sweep": sweep.name, "figures": [str(p) for p in written], "skipped": skipped}, indent=2))
+        return 0
+    for path in written:
+        print(path)
+    for reason in skipped.values():
+        print(f"idp: left out, {reason}", file=sys.stderr)
+    return 0
+
+
+def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.report import write_report
+
+    command = ["idp", "run", str(options.sweep)]
+    if options.profile:
+        command += ["--profile", options.profile]
+    for override in options.overrides:
+        command += ["--set", override]
+    path = write_report(sweep, trials, options.storage, options.out, profile=options.profile, command=command)
+    print(json.dumps({"sweep": sweep.name, "report": str(path)}, indent=2) if options.json else path)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from orchestrator.show import write_dataset_picture, write_trial_pictures
+
+    with _dataset_errors():
+        if (options.directory / "manifest.json").exists():
+            write_dataset_picture(options.directory, options.split, options.index, options.out)
+        else:
+            write_trial_pictures(
+                options.directory,
+                options.split,
+                options.index,
+                options.out,
+                dataset=options.dataset,
+                k=options.k,
+                frames=options.frames,
+            )
+    print(options.out)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from orchestrator.evaluation import evaluate_trial
+
+    with _dataset_errors():
+        found = evaluate_trial(options.directory, options.dataset, options.split, options.k, options.threads)
+    if options.json:
+        print(json.dumps(found.model_dump(mode="json"), indent=2))
+    else:
+        print(
+            f"{found.dataset_id} {found.split}: {found.maps} maps, success {100 * found.success_rate:.1f} %, "
+            f"optimal {100 * found.optimality:.1f} %, SPL {100 * found.spl:.1f} %, K = {found.k}, {found.seconds:.1f} s"
+        )
+    return 0
