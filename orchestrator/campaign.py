@@ -32,6 +32,11 @@ class Onlookers:
         self._progress.epoch(trial.trial_id, trial_name(trial), trial.spec.training.epochs, record)
         self._tracker.note(trial, "epoch")
 
+    def died(self, trial: PlannedTrial, deaths: int) -> None:
+        """Note that the trial's process died and that another goes on from its checkpoint."""
+        line = f"{trial.trial_id[:8]}  {trial_name(trial)}  its process died ({deaths}); goes on from its checkpoint"
+        self._progress.say(line)
+
     def finished(self, trial: PlannedTrial, result: TrialResult) -> None:
         """Note that the trial ended."""
         self._progress.finish(trial.trial_id, trial_name(trial), outcome(result), failed=result.status == "FAILED")
@@ -112,6 +117,9 @@ def dataset_lines(progress: Progress) -> Any:
     said = {"percent": -10.0}
 
     def say(made: DatasetProgress) -> None:
+        if made.died:
+            progress.say(f"{made.dataset}: the worker of {made.died} died; another makes the shard")
+            return
         percent = 100 * made.done / made.total
         if percent - said["percent"] >= 10 or made.done == made.total:
             said["percent"] = percent

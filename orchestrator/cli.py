@@ -13,14 +13,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from datagen.manifest import DatasetError
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.planning import Plan, by_cell, make_plan
 from orchestrator.progress import Progress, duration, outcome, trial_name
 from orchestrator.results import ResultError, code_hash, list_results, trial_directory
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, find_trial, load_sweep, select
 from orchestrator.tables import FORMATS, Format, render, rows
-
 from orchestrator.verbs import add_verbs
+
 BAD_INPUT = 2
 TRIALS_FAILED = 1
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough; without this, Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (SweepError, ResultError, BadInput) as error:
+    except (SweepError, ResultError, DatasetError, BadInput) as error:
         print(f"idp: {error}", file=sys.stderr)
         return BAD_INPUT
 
@@ -84,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
     trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
     table.add_argument("--format", choices=FORMATS, default="text", help="default: text")
-    return parser
     add_verbs(verbs, verb, _load)
+    return parser
 
 
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
@@ -238,9 +239,8 @@ def _run(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
     todo = plan.to_run(rerun_stale=options.rerun == "stale")
-    progress = Progress(
-        len(plan.trials), plan.count("done", "stale"), {t.trial_id: plan.work[t.trial_id] for t in todo}
-    )
+    work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
+    progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
     started = time.monotonic()
     from orchestrator.campaign import run_campaign
 

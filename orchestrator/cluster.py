@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,8 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with interruption.deferred():
+        # Ray prints what its daemons say, such as a worker's death, to standard output, which is for the table.
+        with interruption.deferred(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             yield
     finally:
         ray.shutdown()
@@ -93,11 +94,13 @@ class DatasetProgress:
         dataset: Id of the dataset that a shard was just finished for.
         done: Shards there are, of all datasets.
         total: Shards there will be.
+        died: The shard whose worker has just died, to be made again; empty where one was finished.
     """
 
     dataset: str
     done: int
     total: int
+    died: str = ""
 
 
 def make_datasets(
@@ -111,7 +114,7 @@ def make_datasets(
     Args:
         specs: The datasets; a `ray_cluster` must be open.
         root: Where datasets are kept; all nodes must see it.
-        report: Called after each shard.
+        report: Called after each shard, and where a worker dies.
 
     Raises:
         ClusterError: A shard's worker died `MOST_ATTEMPTS` times.
@@ -156,6 +159,8 @@ def make_datasets(
                 raise ClusterError(f"{name}/{shard.name}: its worker died {MOST_ATTEMPTS} times: {reason}") from error
             work.append((spec, shard))
             idle.append(actor.remote())
+            if report:
+                report(DatasetProgress(name, done, total, died=shard.name))
             continue
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None

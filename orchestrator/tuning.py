@@ -34,6 +34,9 @@ class Watcher(Protocol):
     def epoch(self, trial: PlannedTrial, record: Mapping[str, Any]) -> None:
         """Note that the trial finished an epoch; fields of `EpochRecord`."""
 
+    def died(self, trial: PlannedTrial, deaths: int) -> None:
+        """Note that the trial's process died and that another goes on."""
+
     def finished(self, trial: PlannedTrial, result: TrialResult) -> None:
         """Note that the trial ended, well or not."""
 
@@ -155,6 +158,10 @@ class Relay(tune.Callback):
         if epoch is not None and epoch > self.epochs.get(trial_id, -1):
             self.epochs[trial_id] = epoch
             self.watcher.epoch(self.planned[trial_id], result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on that a process died and another takes its trial up."""
+        self.watcher.died(self.planned[trial.config["trial_id"]], trial.num_failures)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on the result that the trial wrote."""

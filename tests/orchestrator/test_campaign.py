@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from datagen import parquet
+from datagen.task import dataset_id
 from orchestrator.results import read_curves, read_result, trial_directory
 from orchestrator.specs import expand, load_sweep
 
@@ -131,23 +132,37 @@ def test_one_trial_without_ray_gives_the_same_numbers(campaign, tmp_path):
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_signal_stops_with_a_summary(tmp_path):
+def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
     number = signal.SIGTERM
     path = tmp_path / "tiny.yaml"
     path.write_text(SWEEP.replace("epochs: 1", "epochs: 10000"))
     command = [sys.executable, "-m", "orchestrator", "run", str(path), "--storage", str(tmp_path / "storage")]
+    command += ["--only", "planner=vin"]  # two trials for two processors: a killed one need not wait for its turn
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
-        lines = []
+        lines: list[str] = []
+        victim = ""
         for line in process.stderr:
             lines.append(line)
-            if "epoch 2/" in line:
+            if "epoch" in line and not victim:
+                victim = line.split()[0]
+                (pid,) = _processes(b"ImplicitFunc", tmp_path / "storage")[:1]
+                os.kill(pid, signal.SIGKILL)
+            elif "its process died (1)" in line:
+                victim = line.split()[0]
+            elif any("its process died" in said for said in lines) and line.startswith(victim):
                 process.send_signal(number)
                 break
         lines += process.stderr.readlines()
         assert process.wait(60) == 128 + number, lines
     text = "".join(lines)
-    assert "0 of 4 trials are done; to go on: idp run" in text
+    assert "0 of 2 trials are done; to go on: idp run" in text
+    epochs = [
+        int(line.split("epoch ")[1].split("/")[0]) for line in lines if line.startswith(victim) and "epoch" in line
+    ]
+    assert epochs == list(range(1, len(epochs) + 1))
+    (log,) = (tmp_path / "storage" / "trials").glob(f"{victim}*/log.txt")
+    assert "goes on after epoch" in log.read_text()
     assert text.splitlines()[-1] == f"idp: stopped by {number.name}"
     assert "Traceback" not in text
 
@@ -164,11 +179,9 @@ def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
         shards = storage / "datasets"
         while not stop.is_set() and not killed:
             if list(shards.rglob("train-*.parquet")):
-                for process in Path("/proc").glob("[0-9]*"):
-                    if _is_writer(process, storage):
-                        os.kill(int(process.name), signal.SIGKILL)
-                        killed.append(int(process.name))
-                        break
+                for pid in _processes(b"ShardWriter", storage)[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill_one_writer)
@@ -180,24 +193,32 @@ def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
         killer.join()
     assert killed, done.stderr
     assert done.returncode == 0, done.stderr
-    directory = storage / "datasets" / parquet.load_manifest(next((storage / "datasets").iterdir())).dataset_id
+    assert "died; another makes the shard" in done.stderr
+    assert done.stdout == f"{storage / 'datasets' / dataset_id(spec)}\n"
+    directory = storage / "datasets" / dataset_id(spec)
     assert parquet.is_complete(spec, storage / "datasets")
     for shard in parquet.shards(spec)[:2]:
         parquet.write_shard(spec, shard, tmp_path / "again")
         assert (tmp_path / "again" / directory.name / shard.name).read_bytes() == (directory / shard.name).read_bytes()
 
 
-def _is_writer(process: Path, storage: Path) -> bool:
-    """Tell whether a process is a shard writer of the cluster that serves `storage`, and of no other's."""
+def _processes(kind: bytes, storage: Path) -> list[int]:
+    """Return the ids of the Ray workers of a kind in the cluster that serves `storage`, and in no other."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker(path, kind, storage)]
+
+
+def _is_worker(process: Path, kind: bytes, storage: Path) -> bool:
     try:
-        if b"ShardWriter" not in (process / "cmdline").read_bytes():
+        if kind not in (process / "cmdline").read_bytes():
             return False
-        parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])  # the raylet
-        while parent > 1:
-            words = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
-            if str(storage).encode() in words:
+        parent = process
+        while parent.name != "1":
+            number = (parent / "stat").read_text().rpartition(")")[2].split()[1]
+            if number == "0":
+                return False
+            parent = Path("/proc") / number
+            if str(storage).encode() in (parent / "cmdline").read_bytes().split(b"\0"):
                 return True
-            parent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError):
+    except OSError:
         return False  # it has just ended
     return False
