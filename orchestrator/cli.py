@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
     table.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     add_verbs(verbs, verb, _load)
+    add_verbs(verbs, verb, _load)
     return parser
 
 
@@ -246,7 +247,16 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         with _cluster_errors():
-            run_campaign(plan, todo, options.storage, progress, options.address, options.tracking_uri)
+            failed_tests = run_campaign(
+                plan,
+                todo,
+                options.storage,
+                progress,
+                options.address,
+                options.tracking_uri,
+                options.profile,
+                shlex.split(_again(options, "run")),
+            )
     except Interrupted:
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")
         progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
@@ -259,7 +269,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"\n{render(table, 'text', title=sweep.name)}\n{_what_next(plan, todo, options)}")
     if todo:
         progress.say(f"{len(todo)} trials in {duration(time.monotonic() - started)}")
-    return _failures(plan, options)
+    return max(_failures(plan, options), TRIALS_FAILED if failed_tests else 0)
 
 
 def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
@@ -268,6 +278,8 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
     uri = options.tracking_uri or default_uri(options.storage)
     page = f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if "http" not in uri[:5] else shown_uri(uri)
     lines = [] if todo else ["nothing to run: every trial is done"]
+    report = options.storage / "sweeps" / plan.sweep.name / "report.html"
+    lines += [f"report:       {report}"] if report.exists() else []
     lines += [f"MLflow page:  {page}"]
     if plan.sweep.next:
         lines.append(f"next sweep:   {_again(options, 'run', plan.sweep.next)}")
