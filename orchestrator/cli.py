@@ -86,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
     table.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     add_verbs(verbs, verb, _load)
-    add_verbs(verbs, verb, _load)
     return parser
 
 
