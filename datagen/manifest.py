@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from datagen.spec import Spec
-from datagen.task import SPLITS, TASKS, DatasetSpec, Split
+from datagen.task import SPLITS, TASKS, DatasetSpec, Split, load_tasks
 
 
 class DatasetError(ValueError):
@@ -45,8 +46,10 @@ class Manifest(Spec):
         code: Hash of the sources of the generator.
         versions: Libraries that made it.
         shared_maps: Maps that are in more than one split; none in a generated set.
+        plugins: The plug-in that its task comes from, by which any process finds it; none for this project's own.
     """
 
+    plugins: tuple[str, ...] = ()
     dataset_id: str
     spec: DatasetSpec
     source: Literal["generated", "imported"]
@@ -54,6 +57,13 @@ class Manifest(Spec):
     code: str
     versions: dict[str, str]
     shared_maps: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_first(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            load_tasks(data.get("plugins", ()))
+        return data
 
     def rows(self, split: Split) -> int:
         """Return the number of problems in `split`."""
@@ -89,7 +99,8 @@ def card(manifest: Manifest) -> str:
         if manifest.shared_maps
         else "No map is in two splits."
     )
-    side = f"[{spec.map_size}, {spec.map_size}]"
+    height, width = task.map_shape(spec)
+    side = f"[{height}, {width}]"
     return f"""---
 pretty_name: {manifest.dataset_id}
 license: mit
@@ -102,7 +113,7 @@ configs:
 
 # {manifest.dataset_id}
 
-{counts} problems of the task `{spec.task}` on {spec.map_size} x {spec.map_size} maps,
+{counts} problems of the task `{spec.task}` on {height} x {width} maps,
 {size:,} bytes, {manifest.source}.
 
 | column | type | meaning |

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from datagen.columns import array_of, problems_from_table, schema_of, table_from_problems
 from datagen.manifest import DatasetError, Manifest, ShardRecord, card
+from datagen.plugins import OWNERS
 from datagen.problem import Problems
 from datagen.provenance import code_hash
 from datagen.spec import canonical_json
@@ -56,7 +57,8 @@ class Shard:
 
 def bytes_per_problem(spec: DatasetSpec) -> int:
     """Return the raw size of one problem: map, distance, optimal actions, label, observation."""
-    return 7 * spec.map_size**2 + math.prod(TASKS[spec.task].observation_shape(spec) or (0,))
+    task = TASKS[spec.task]
+    return 7 * math.prod(task.map_shape(spec)) + math.prod(task.observation_shape(spec) or (0,))
 
 
 def shards(spec: DatasetSpec) -> list[Shard]:
@@ -254,6 +256,7 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
         code=records[0].code,
         versions={"numpy": np.__version__, "numba": numba.__version__, "pyarrow": pa.__version__},
         shared_maps=shared_maps,
+        plugins=tuple(OWNERS[line] for line in [("TASKS", spec.task)] if line in OWNERS),
     )
     write_atomically(directory / "README.md", card(manifest).encode())
     content = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"

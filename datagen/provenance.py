@@ -7,6 +7,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from datagen.plugins import source_files
 from datagen.task import TASKS
 
 _WRITERS = ("datagen.columns", "datagen.parquet")
@@ -31,14 +32,18 @@ def code_hash(task: str) -> str:
     """Return sixteen digits of the sha256 of the sources that a task's datasets come from.
 
     The task's module and the writer, with everything of this package that they import: another task's sources do not
-    count.
+    count. Of a plug-in's task the whole plug-in counts.
 
     Args:
         task: A name in `TASKS`.
     """
     folder = Path(__file__).parent
     found: dict[str, bytes] = {}
-    ahead = [TASKS[task].target.partition(":")[0], *_WRITERS]
+    home = TASKS[task].target.partition(":")[0]
+    ahead = [home, *_WRITERS]
+    if not home.startswith("datagen."):
+        found = {name: path.read_bytes() for name, path in source_files(home).items()}
+        ahead += sorted(set().union(*(_imports(text.decode()) for text in found.values())))
     while ahead:
         module = ahead.pop()
         path = folder / f"{module.removeprefix('datagen.')}.py"

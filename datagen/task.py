@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
+from datagen.plugins import extend
 from datagen.problem import FOUR, FOUR_WRAP, Moves, Problems
 from datagen.spec import Spec, digest, first_problem, nearest
 from datagen.visual import VisualOptions
@@ -48,6 +49,10 @@ def _no_observation(spec: DatasetSpec) -> tuple[int, ...] | None:
     return None
 
 
+def _square(spec: DatasetSpec) -> tuple[int, int]:
+    return (spec.map_size, spec.map_size)
+
+
 def _workspace_shape(spec: DatasetSpec) -> tuple[int, ...] | None:
     return (1, IMAGE_SIZE, IMAGE_SIZE)
 
@@ -63,6 +68,7 @@ class Task:
         options: The task's own choices.
         observation_shape: Shape of one problem's observation, or None where there is none; known before any is made,
             so that shards can be sized.
+        map_shape: Rows and columns of the map; `map_size` of each where the task does not say otherwise.
     """
 
     target: str
@@ -70,6 +76,7 @@ class Task:
     mapper: str = "identity"
     options: type[Spec] = NoOptions
     observation_shape: Callable[[DatasetSpec], tuple[int, ...] | None] = _no_observation
+    map_shape: Callable[[DatasetSpec], tuple[int, int]] = _square
 
     def draw(self) -> Draw:
         """Return the task's generator, importing its module."""
@@ -89,12 +96,21 @@ TASKS: dict[str, Task] = {
 }
 
 
+def load_tasks(plugins: Iterable[str]) -> None:
+    """Add the tasks of plug-ins to `TASKS`.
+
+    Raises:
+        PluginError: A plug-in can't be used.
+    """
+    extend(TASKS, "TASKS", Task, plugins)
+
+
 class DatasetSpec(Spec):
     """A dataset, fully determined: the same spec gives the same bytes.
 
     Attributes:
         task: A name in `TASKS`.
-        map_size: Rows and columns of the map that is planned on.
+        map_size: Rows of the map that is planned on, and its columns unless the task says otherwise.
         train: Number of training problems.
         valid: Number of validation problems.
         test: Number of test problems.

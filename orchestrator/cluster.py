@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datagen.parquet import Shard, finish_dataset, is_complete, missing_shards, write_shard
 from datagen.task import DatasetSpec, dataset_id
-from orchestrator import interruption
+from orchestrator import interruption, plugins
 
 MOST_ATTEMPTS = 3
 """How often a shard is begun before the process that dies over it is called the shard's own fault."""
@@ -57,7 +57,13 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
 
     local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+        ray.init(
+            address=address or "local",
+            runtime_env=plugins.runtime_env(),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **local,
+        )
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray"
         reason = str(error).strip().splitlines()

@@ -118,7 +118,7 @@ def _state(result: TrialResult | None) -> State:
         return "cancelled"
     if not result.final:
         return "failed"
-    return "done" if result.provenance.code == code_hash() else "stale"
+    return "done" if result.provenance.made_by(code_hash()) else "stale"
 
 
 def _datasets(specs: Iterable[TrialSpec]) -> list[DatasetSpec]:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from datagen.plugins import PluginError, source_files
 from datagen.spec import Spec
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Provenance(BaseModel):
 
     Attributes:
         code: Hash of the datagen and planners sources (`code_hash`).
+        plugins: Hash of each plug-in's sources that the trial used.
         git_commit: Commit of the source tree, empty outside one.
         git_dirty: True where the tree had changes that are not in the commit.
         versions: Version of Python and of each library that matters.
@@ -60,6 +61,7 @@ class Provenance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     code: str = ""
+    plugins: dict[str, str] = {}
     git_commit: str = ""
     git_dirty: bool = False
     versions: dict[str, str] = {}
@@ -71,6 +73,13 @@ class Provenance(BaseModel):
     accelerator_bytes: int = 0
     driver: str = ""
     dataset_id: str = ""
+
+    def made_by(self, code: str) -> bool:
+        """Return whether the project's code `code` and the plug-ins as they are now made it."""
+        try:
+            return self.code == code and all(code_hash(name) == digest for name, digest in self.plugins.items())
+        except PluginError:  # the plug-in is not here any more
+            return False
 
 
 class TrialResult(BaseModel):
@@ -272,20 +281,20 @@ def read_curves(directory: Path) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def code_hash() -> str:
-    """Return twelve digits that change when the code of datagen or planners does.
+def code_hash(*packages: str) -> str:
+    """Return twelve digits that change when the code of datagen or planners does, or that of other packages.
 
     Syntax trees without docstrings are hashed, so that a comment, a docstring or a reformatted line leaves
     thousands of results fresh. Trees depend on the minor version of Python, which all machines of a cluster
     must share anyway.
+
+    Args:
+        packages: Packages to hash instead, such as a plug-in.
     """
     whole = hashlib.sha256()
-    for package in CODE_PACKAGES:
-        spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.submodule_search_locations, package
-        root = Path(next(iter(spec.submodule_search_locations)))
-        for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
-            whole.update(f"{package}/{path.relative_to(root).as_posix()}\n".encode())
+    for package in packages or CODE_PACKAGES:
+        for name, path in source_files(package).items():
+            whole.update(f"{name}\n".encode())
             whole.update(_code(path.read_text(encoding="utf-8")).encode())
     return whole.hexdigest()[:12]
 
@@ -303,17 +312,19 @@ def _is_text(line: ast.AST) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
-def provenance(dataset_id: str = "", device: str = "cpu") -> Provenance:
+def provenance(dataset_id: str = "", device: str = "cpu", plugins: Iterable[str] = ()) -> Provenance:
     """Return what produces the numbers of a trial that runs here and now.
 
     Args:
         dataset_id: The dataset that the trial uses.
         device: The torch device that it runs on.
+        plugins: The plug-ins that the trial uses.
     """
     commit, dirty = _git()
     accelerator, accelerator_bytes, driver = _accelerator(device)
     return Provenance(
         code=code_hash(),
+        plugins={name: code_hash(name) for name in plugins},
         git_commit=commit,
         git_dirty=dirty,
         versions=_versions(),
@@ -431,7 +442,7 @@ def read_results(
             origin = {f"provenance_{name}": value for name, value in result.provenance.model_dump().items()}
             # A mapping would become a column per key of any row, whether the row has it or not.
             origin["provenance_versions"] = json.dumps(result.provenance.versions)
-            row |= {**content, **origin, "stale": result.final and result.provenance.code != code_hash()}
+            row |= {**content, **origin, "stale": result.final and not result.provenance.made_by(code_hash())}
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: [row.get(name) for row in rows] for name in names})

@@ -12,8 +12,10 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from datagen.plugins import PluginError
 from datagen.spec import Spec, digest, first_problem, nearest
 from datagen.task import TASKS, DatasetSpec
+from orchestrator.plugins import load_installed_plugins, load_plugins, used_by
 from planners.specs import PlannerSpec, TrainingSpec
 
 Scalar = str | int | float | bool | None
@@ -54,13 +56,22 @@ class TrialSpec(Spec):
         training: How.
         execution: Where, as far as that changes numbers.
         seed: Seed of the initial weights and of the order of the training data.
+        plugins: The plug-ins that its parts come from, by which any process finds them; none for this project's own.
     """
 
+    plugins: tuple[str, ...] = ()
     data: DatasetSpec = DatasetSpec()
     planner: PlannerSpec = PlannerSpec()
     training: TrainingSpec = TrainingSpec()
     execution: ExecutionSpec = ExecutionSpec()
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_first(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "plugins" in data:
+            load_plugins(data["plugins"])
+        return data
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -135,6 +146,8 @@ class SweepSpec(Spec):
         resources: What a trial asks of the cluster.
         test_on: Further test maps for every trained planner: fields of `DatasetSpec` over those of the trial's task,
             with `test` maps and no others. They are no part of a trial's identity.
+        plugins: Modules that bring cores, mappers, solvers, adjoints and tasks of their own; looked for beside the
+            sweep, in the current folder and on Python's path. A trial's identity names those that it uses.
     """
 
     name: str
@@ -149,6 +162,7 @@ class SweepSpec(Spec):
     execution: SerializeAsAny[ExecutionSpec] = ExecutionSpec()
     resources: Resources = Resources()
     test_on: list[dict[str, Any]] = []
+    plugins: list[str] = []
 
     @field_validator("name")
     @classmethod
@@ -227,11 +241,13 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
     for override in overrides:
         document = _with_override(document, override)
     try:
+        load_installed_plugins()
+        load_plugins(document.get("plugins", []), beside=[path.parent])
         sweep = SweepSpec.model_validate(document)
         expand(sweep)
     except ValidationError as error:
         raise SweepError(f"{path}: {first_problem(error)}") from None
-    except SweepError as error:
+    except (SweepError, PluginError) as error:
         raise SweepError(f"{path}: {error}") from None
     return sweep
 
@@ -321,6 +337,7 @@ def expand(sweep: SweepSpec) -> list[PlannedTrial]:
                 for axis, value in axes.items():
                     _place(fields, axis, value, where)
                 spec = _checked(TrialSpec, fields, where)
+                spec = spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
                 place: dict[str, Scalar] = {"planner": name, "task": data.task, "map_size": data.map_size}
                 place |= {"k": spec.planner.k_fwd, "seed": spec.seed}
                 place |= {axis: value for axis, value in axes.items() if axis not in ("k", "seed")}

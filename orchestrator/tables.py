@@ -87,7 +87,7 @@ def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], cod
 def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str) -> Row:
     results = [result for result in found if result is not None]
     completed = [result for result in results if result.status == "COMPLETED"]
-    fresh = [result for result in completed if result.provenance.code == code]
+    fresh = [result for result in completed if result.provenance.made_by(code)]
     used = fresh or _of_one(completed, lambda result: result.provenance.code)
     timed = _of_one(used, lambda result: device_name(result.provenance))
     rates = _present(result.test_success_rate for result in used)
@@ -105,7 +105,7 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         trial_diverged=sum(result.trial_diverged for result in used),
         forward_diverged=sum(result.forward_diverged for result in used),
         outcomes=dict(Counter("MISSING" if result is None else result.status for result in found)),
-        stale=sum(result.final and result.provenance.code != code for result in results),
+        stale=sum(result.final and not result.provenance.made_by(code) for result in results),
         stale_used=bool(used) and not fresh,
         timed=len(timed),
         device=device_name(timed[0].provenance) if timed else "",

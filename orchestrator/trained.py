@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from datagen.problem import Problems
 from datagen.spec import first_problem
+from datagen.task import TASKS
 from orchestrator.results import ResultError
 from orchestrator.specs import TrialSpec
 from planners.adjoints import transposed_jacobian
@@ -69,7 +70,7 @@ def load_trained(directory: Path) -> Trained:
         raise ResultError(f"{path}: no such file: the trial has not finished an epoch") from None
     best = trainer.get("best")
     weights = best["planner"] if spec.training.tested_checkpoint == "best" and best else trainer["planner"]
-    planner = build_planner(spec.planner)
+    planner = build_planner(spec.planner, actions=len(TASKS[spec.data.task].moves.names))
     try:
         planner.load_state_dict(weights)
     except RuntimeError as error:

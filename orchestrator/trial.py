@@ -63,7 +63,7 @@ def run_trial(spec: TrialSpec, storage: Path, report: Report | None = None) -> T
     device = _device(spec)
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
-        "provenance": provenance(dataset_id(spec.data), device),
+        "provenance": provenance(dataset_id(spec.data), device, spec.plugins),
     }
     _log(directory, f"started on {identity['provenance'].host}, {device}")
     try:
@@ -101,12 +101,13 @@ def _train_and_test(
         kernel=spec.execution.kernel,
         memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
     )
-    records = _resume(trainer, directory)
+    code = _code(spec)
+    records = _resume(trainer, directory, code)
     while not trainer.finished:
         record = trainer.run_epoch()
         records.append(record)
         write_curves(directory, records)
-        _save(trainer, records, directory)
+        _save(trainer, records, directory, code)
         _log(
             directory,
             f"epoch {record.epoch}: loss {record.train_loss:.4f}, success {record.valid_success_rate:.4f}, "
@@ -115,7 +116,7 @@ def _train_and_test(
         if report is not None:
             report(record)
     if not records:
-        _save(trainer, records, directory)
+        _save(trainer, records, directory, code)
     test = _open(spec.data, dataset, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
     return records, trainer.test(test), convergence(trainer.planner, traced)
@@ -138,20 +139,25 @@ def _cuda_peak_bytes(device: str) -> int | None:
     return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
 
-def _save(trainer: Trainer, records: list[EpochRecord], directory: Path) -> None:
-    state = {"code": code_hash(), "records": [asdict(record) for record in records], "trainer": trainer.state_dict()}
+def _code(spec: TrialSpec) -> str:
+    """Return what tells one version of the code behind a trial from another: the project's hash, and its plug-ins'."""
+    return " ".join([code_hash(), *map(code_hash, spec.plugins)])
+
+
+def _save(trainer: Trainer, records: list[EpochRecord], directory: Path, code: str) -> None:
+    state = {"code": code, "records": [asdict(record) for record in records], "trainer": trainer.state_dict()}
     content = BytesIO()
     torch.save(state, content)
     write_bytes(directory / "checkpoint.pt", content.getvalue())
 
 
-def _resume(trainer: Trainer, directory: Path) -> list[EpochRecord]:
+def _resume(trainer: Trainer, directory: Path, code: str) -> list[EpochRecord]:
     """Load the trial's checkpoint into the trainer and return the epochs it holds; none of other code's epochs."""
     path = directory / "checkpoint.pt"
     if not path.exists():
         return []
     state = torch.load(path, weights_only=True)
-    if state["code"] != code_hash():
+    if state["code"] != code:
         _log(directory, "the checkpoint was made by other code: training starts again")
         return []
     trainer.load_state_dict(state["trainer"])

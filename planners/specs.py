@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
+from datagen.plugins import extend
 from datagen.spec import Spec, first_problem, nearest
 
 
@@ -219,6 +220,17 @@ _REGISTRIES = {
     "solver_bwd": SOLVERS,
     "mapper": MAPPERS,
 }
+
+
+def load_parts(plugins: Iterable[str]) -> None:
+    """Add the cores, mappers, solvers and adjoints of plug-ins to their registries.
+
+    Raises:
+        PluginError: A plug-in can't be used.
+    """
+    plugins = tuple(plugins)
+    for attribute, registry in {"CORES": CORES, "MAPPERS": MAPPERS, "SOLVERS": SOLVERS, "ADJOINTS": ADJOINTS}.items():
+        extend(registry, attribute, Entry, plugins)
 
 
 def _options_field(field: str) -> str:

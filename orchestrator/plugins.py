@@ -1,0 +1,102 @@
+"""Plug-ins in a campaign: found beside the sweep, loaded before it is checked, and shipped to every worker."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from datagen.plugins import OWNERS, PluginError, import_plugin
+from datagen.task import DatasetSpec, load_tasks
+from planners.specs import PlannerSpec, load_parts
+
+ENTRY_POINTS = "idp.plugins"
+"""Group of entry points by which an installed package offers itself to every sweep; the value is its module."""
+
+_VARIABLE = "IDP_PLUGINS"
+_UNSHIPPED = ["**/.git/**", "**/__pycache__/**", "**/.venv/**", "**/idp-storage/**"]
+
+_loaded: dict[str, None] = {}
+
+
+def load_plugins(names: Any, beside: Iterable[Path] = ()) -> None:
+    """Import plug-ins and add what they hold to the registries; loading one again changes nothing.
+
+    Args:
+        names: A list of modules, as a sweep's `plugins:` has it.
+        beside: Folders to look in before the rest of Python's path. The current folder is looked in too.
+
+    Raises:
+        PluginError: A plug-in can't be used; the message names it and says why.
+    """
+    if not isinstance(names, (list, tuple)):
+        raise PluginError(f"plugins: expected a list of modules, got {names!r:.80}")
+    for name in names:
+        _put_on_path(str(name), [*beside, Path.cwd()])
+        import_plugin(name)
+        load_tasks([name])
+        load_parts([name])
+        _loaded[name] = None
+
+
+def load_installed_plugins() -> None:
+    """Load the plug-ins that installed packages offer by the entry point `idp.plugins`."""
+    load_plugins([entry.value for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)])
+
+
+def _put_on_path(name: str, folders: list[Path]) -> None:
+    # Only a folder that has the plug-in goes on the path, so that nothing else in it hides another module.
+    package = name.partition(".")[0]
+    if package in sys.modules:
+        return
+    for folder in folders:
+        found = PathFinder.find_spec(package, [str(folder.resolve())])
+        if found is not None and found.loader is not None:
+            sys.path.insert(0, str(folder.resolve()))
+            importlib.invalidate_caches()
+            return
+
+
+def used_by(data: DatasetSpec, planner: PlannerSpec) -> tuple[str, ...]:
+    """Return the plug-ins that a trial needs, sorted; empty where it is made of this project's own parts."""
+    names = [
+        ("TASKS", data.task),
+        ("CORES", planner.core),
+        ("MAPPERS", planner.mapper),
+        ("SOLVERS", planner.solver),
+        ("SOLVERS", planner.solver_bwd),
+        ("ADJOINTS", planner.adjoint),
+    ]
+    return tuple(sorted({OWNERS[name] for name in names if name in OWNERS}))
+
+
+def runtime_env() -> dict[str, Any] | None:
+    """Return what makes a cluster's workers have the loaded plug-ins as they are here, ahead of any installed ones.
+
+    Ray copies the packages, so that a run goes on with what it started with; None where there are none.
+    """
+    if not _loaded:
+        return None
+    packages: dict[str, None] = {}
+    for name in _loaded:
+        module = sys.modules[name.partition(".")[0]]
+        spec = module.__spec__
+        assert spec is not None, name
+        places = list(spec.submodule_search_locations or [])
+        packages[places[0] if places else str(spec.origin)] = None
+    return {
+        "py_modules": list(packages),
+        "excludes": _UNSHIPPED,
+        "env_vars": {_VARIABLE: ",".join(_loaded)},
+        "worker_process_setup_hook": "orchestrator.plugins.load_in_worker",
+    }
+
+
+def load_in_worker() -> None:
+    """Load, in a process of the cluster, the plug-ins that were shipped to it."""
+    load_plugins(os.environ[_VARIABLE].split(","))
