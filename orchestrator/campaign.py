@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator import interruption, tracking
-from orchestrator.cluster import DatasetProgress, check_address, make_datasets, ray_cluster
+from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, make_datasets, ray_cluster
+from orchestrator.evaluation import PlannedEvaluation, missing_evaluations, planned_evaluations
 from orchestrator.planning import Plan
 from orchestrator.progress import Progress, outcome, trial_name
+from orchestrator.report import FreshReport
 from orchestrator.results import TrialResult
 from orchestrator.specs import PlannedTrial
 from orchestrator.tracking import Tracker
@@ -18,8 +21,8 @@ from orchestrator.tracking import Tracker
 class Onlookers:
     """Passes what happens to the trials on to the terminal and to MLflow."""
 
-    def __init__(self, progress: Progress, tracker: Tracker) -> None:
-        self._progress, self._tracker = progress, tracker
+    def __init__(self, progress: Progress, tracker: Tracker, report: FreshReport) -> None:
+        self._progress, self._tracker, self._report = progress, tracker, report
         self.failures = 0
 
     def started(self, trial: PlannedTrial) -> None:
@@ -31,6 +34,7 @@ class Onlookers:
         """Note that the trial finished an epoch."""
         self._progress.epoch(trial.trial_id, trial_name(trial), trial.spec.training.epochs, record)
         self._tracker.note(trial, "epoch")
+        self._report.note()
 
     def died(self, trial: PlannedTrial, deaths: int) -> None:
         """Note that the trial's process died and that another goes on from its checkpoint."""
@@ -41,6 +45,7 @@ class Onlookers:
         """Note that the trial ended."""
         self._progress.finish(trial.trial_id, trial_name(trial), outcome(result), failed=result.status == "FAILED")
         self._tracker.note(trial, "finished")
+        self._report.note()
         self.failures += result.status == "FAILED"
 
     def tick(self) -> None:
@@ -56,8 +61,10 @@ def run_campaign(
     progress: Progress,
     address: str | None = None,
     tracking_uri: str | None = None,
-) -> None:
-    """Make the datasets and run the trials; returns when all have ended, well or not.
+    profile: str | None = None,
+    command: Sequence[str] = (),
+) -> int:
+    """Make the datasets, run the trials and test the planners on the sweep's further maps; ends when all have ended.
 
     With nothing to do it starts no Ray, and MLflow only where it has not seen all results yet.
 
@@ -68,48 +75,68 @@ def run_campaign(
         progress: The terminal.
         address: A Ray cluster; None for a local one.
         tracking_uri: MLflow's store; None for the SQLite file in the storage.
+        profile: The sweep's profile, for its report.
+        command: The command that runs the sweep, for its report.
+
+    Returns:
+        How many tests on further maps have failed; a trial that has failed says so in its result.
     """
     uri = tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
     unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
-    if not todo and not unsent:
-        return
-    if todo:
+    tests = planned_evaluations(plan.sweep, plan.trials)
+    waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
+    if not todo and not unsent and not waiting:
+        return 0
+    if todo or waiting:
         check_address(address)
     storage.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(uri, plan.sweep, plan.trials, storage, progress.say)
-    status = "KILLED"
+    report = FreshReport(plan.sweep, plan.trials, storage, profile=profile, command=command)
+    status, failed_tests = "KILLED", 0
     try:
         for trial in plan.trials:
             if trial.trial_id in unsent:
                 tracker.note(trial, "finished")
-        onlookers = Onlookers(progress, tracker)
-        if todo:
-            _run(plan, todo, storage, progress, onlookers, address)
+        onlookers = Onlookers(progress, tracker, report)
+        if todo or waiting:
+            failed_tests = _run(plan, todo, tests, storage, progress, onlookers, address)
         status = "FAILED" if onlookers.failures else "FINISHED"
     finally:
         progress.close()
         left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
         if left:
             progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
+        report.close()
+    return failed_tests
 
 
 def _run(
     plan: Plan,
     todo: list[PlannedTrial],
+    tests: list[PlannedEvaluation],
     storage: Path,
     progress: Progress,
     onlookers: Onlookers,
     address: str | None,
-) -> None:
+) -> int:
     from orchestrator.tuning import run_trials
 
     progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
     with ray_cluster(address):
-        make_datasets([trial.spec.data for trial in todo], storage / "datasets", dataset_lines(progress))
+        needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
+        make_datasets(needed, storage / "datasets", dataset_lines(progress))
         scratch = storage / "sweeps" / plan.sweep.name / "ray"
         run_trials(todo, storage, plan.sweep.resources, onlookers, scratch)
+        missing = missing_evaluations(tests, storage)
+        done = itertools.count(1)
+
+        def say(test: PlannedEvaluation, reason: str) -> None:
+            name = f"{trial_name(test.trial)} on {test.data.map_size}x{test.data.map_size}, K={test.k}"
+            progress.say(f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]")
+
+        return evaluate_all(missing, storage, say)
 
 
 def dataset_lines(progress: Progress) -> Any:

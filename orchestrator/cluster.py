@@ -10,9 +10,11 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen.parquet import Shard, finish_dataset, is_complete, missing_shards, write_shard
+from datagen.parquet import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator import interruption, plugins
+from orchestrator.evaluation import PlannedEvaluation, evaluate_trial
+from orchestrator.results import trial_directory
 
 MOST_ATTEMPTS = 3
 """How often a shard is begun before the process that dies over it is called the shard's own fault."""
@@ -187,3 +189,46 @@ class ShardWriter:
     def write(self, spec: DatasetSpec, shard: Shard, root: Path) -> None:
         """Write one shard of the dataset."""
         write_shard(spec, shard, root)
+
+
+def evaluate_all(
+    planned: list[PlannedEvaluation], storage: Path, report: Callable[[PlannedEvaluation, str], None] | None = None
+) -> int:
+    """Test trained planners on further maps, on all CPUs of the cluster; results go into the trial directories.
+
+    Args:
+        planned: What to do; a `ray_cluster` must be open and the datasets be there.
+        storage: The storage directory; all nodes must see it.
+        report: Called after each, with the reason where it failed, else "".
+
+    Returns:
+        How many failed. They have left nothing, so that the next run tries them again.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    storage = storage.resolve()
+    running: dict[ray.ObjectRef, PlannedEvaluation] = {}
+    for evaluation in planned:
+        threads = evaluation.trial.spec.execution.threads
+        task = ray.remote(num_cpus=min(threads, int(ray.cluster_resources().get("CPU", 1))), max_retries=2)(_evaluate)
+        running[task.remote(evaluation, storage)] = evaluation
+    failures = 0
+    while running:
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
+        interruption.check()
+        for finished in ready:
+            evaluation, reason = running.pop(finished), ""
+            try:
+                ray.get(finished)
+            except RayError as error:
+                reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+                failures += 1
+            if report:
+                report(evaluation, reason)
+    return failures
+
+
+def _evaluate(evaluation: PlannedEvaluation, storage: Path) -> None:
+    directory = trial_directory(storage, evaluation.trial.trial_id)
+    evaluate_trial(directory, directory_of(evaluation.data, storage / "datasets"), "test", evaluation.k)

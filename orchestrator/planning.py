@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from datagen import parquet
 from datagen.task import DatasetSpec, dataset_id
+from orchestrator.evaluation import planned_evaluations
 from orchestrator.results import TrialResult, code_hash, list_results, trial_directory
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec, TrialSpec
 
@@ -103,7 +104,7 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Pl
         trials=trials,
         results=results,
         states=states,
-        datasets=[_dataset(spec, storage) for spec in _datasets(specs.values())],
+        datasets=[_dataset(spec, storage) for spec in _datasets(sweep, trials)],
         work=work,
         seconds=sum(map(expect, pending)) if expect else (0.0 if not pending else None),
         seconds_from=learnt_from,
@@ -121,8 +122,11 @@ def _state(result: TrialResult | None) -> State:
     return "done" if result.provenance.made_by(code_hash()) else "stale"
 
 
-def _datasets(specs: Iterable[TrialSpec]) -> list[DatasetSpec]:
-    return list({dataset_id(spec.data): spec.data for spec in specs}.values())
+def _datasets(sweep: SweepSpec, trials: list[PlannedTrial]) -> list[DatasetSpec]:
+    """Return what the trials are trained on, and what the trained planners are tested on besides."""
+    needed = [trial.spec.data for trial in trials]
+    needed += [evaluation.data for evaluation in planned_evaluations(sweep, trials)]
+    return list({dataset_id(spec): spec for spec in needed}.values())
 
 
 def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -415,6 +416,7 @@ class FreshReport:
         command: Sequence[str] = (),
         seconds: float = 60.0,
     ) -> None:
+        figures_of(sweep)  # a figure that does not exist is told before anything starts
         self._sweep, self._trials, self._storage = sweep, list(trials), Path(storage)
         self._profile, self._command, self._seconds = profile, tuple(command), seconds
         self._changed, self._closing = threading.Event(), threading.Event()
@@ -443,12 +445,14 @@ class FreshReport:
             self._changed.clear()
             if self._closing.is_set():
                 return
+            started = time.monotonic()
             try:
                 self._write(running=True)
             except Exception as error:
                 # A file that is being replaced may be half there; the next version, and close(), try again.
                 self.error = error
-            self._closing.wait(self._seconds)
+            # A large sweep's report takes a while to draw: at most a twentieth of the time goes into it.
+            self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
 
     def _write(self, running: bool) -> Path:
         return write_report(
