@@ -17,7 +17,8 @@ from datagen.manifest import DatasetError
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.planning import Plan, by_cell, make_plan
 from orchestrator.progress import Progress, duration, outcome, trial_name
-from orchestrator.results import ResultError, code_hash, list_results, trial_directory
+from orchestrator.provenance import code_hash
+from orchestrator.results import ResultError, list_results, trial_directory
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, find_trial, load_sweep, select
 from orchestrator.tables import FORMATS, Format, render, rows
 from orchestrator.verbs import add_verbs

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from datagen import parquet
 from datagen.spec import first_problem
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
-from orchestrator.results import ResultError, code_hash, trial_directory, write_json
+from orchestrator.provenance import code_hash
+from orchestrator.results import ResultError, trial_directory, write_json
 from orchestrator.specs import PlannedTrial, SweepSpec, further_tests
 
 FOLDER = "evaluations"

@@ -12,7 +12,8 @@ from typing import Literal
 from datagen import parquet
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator.evaluation import planned_evaluations
-from orchestrator.results import TrialResult, code_hash, list_results, trial_directory
+from orchestrator.provenance import code_hash
+from orchestrator.results import TrialResult, list_results, trial_directory
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec, TrialSpec
 
 State = Literal["done", "stale", "failed", "cancelled", "missing"]

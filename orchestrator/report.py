@@ -18,7 +18,8 @@ from orchestrator.drawing import inline_svg, style
 from orchestrator.figures import FIGURES, K_ARE_DIFFERENT, draw, figures_of
 from orchestrator.paper import beside_paper, paired_difference, paper, scale_differences
 from orchestrator.progress import trial_name
-from orchestrator.results import code_hash, write_bytes
+from orchestrator.provenance import code_hash
+from orchestrator.results import write_bytes
 from orchestrator.runs import Run, collect, grouped
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 from orchestrator.tables import MISSING, Row, device_name, notes, rows, success

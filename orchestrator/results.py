@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
-import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import re
-import socket
-import subprocess
 import traceback
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from datagen.plugins import PluginError, source_files
 from datagen.spec import Spec
+from orchestrator.provenance import Provenance, code_hash, provenance
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,54 +25,7 @@ Status = Literal["COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED"]
 FINAL: tuple[Status, ...] = ("COMPLETED", "OUT_OF_MEMORY")
 """Outcomes that running the sweep again does not try again."""
 
-CODE_PACKAGES = ("datagen", "planners")
-"""The packages whose sources decide a trial's numbers."""
-
-_VERSIONED = ("torch", "numpy", "numba", "pyarrow", "ray", "mlflow", "e2cnn", "pydantic")
 _TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
-
-
-class Provenance(BaseModel):
-    """What produced a trial's numbers, as far as its spec does not say.
-
-    Attributes:
-        code: Hash of the datagen and planners sources (`code_hash`).
-        plugins: Hash of each plug-in's sources that the trial used.
-        git_commit: Commit of the source tree, empty outside one.
-        git_dirty: True where the tree had changes that are not in the commit.
-        versions: Version of Python and of each library that matters.
-        host: Name of the machine.
-        platform: Operating system and processor architecture.
-        cpu: Processor model.
-        cpus: Logical processors of the machine.
-        accelerator: Device model, or "cpu".
-        accelerator_bytes: Memory of the device; 0 for "cpu".
-        driver: Version of the device's runtime, empty for "cpu".
-        dataset_id: The dataset that was trained and tested on.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    code: str = ""
-    plugins: dict[str, str] = {}
-    git_commit: str = ""
-    git_dirty: bool = False
-    versions: dict[str, str] = {}
-    host: str = ""
-    platform: str = ""
-    cpu: str = ""
-    cpus: int = 0
-    accelerator: str = "cpu"
-    accelerator_bytes: int = 0
-    driver: str = ""
-    dataset_id: str = ""
-
-    def made_by(self, code: str) -> bool:
-        """Return whether the project's code `code` and the plug-ins as they are now made it."""
-        try:
-            return self.code == code and all(code_hash(name) == digest for name, digest in self.plugins.items())
-        except PluginError:  # the plug-in is not here any more
-            return False
 
 
 class TrialResult(BaseModel):
@@ -278,112 +224,6 @@ def read_curves(directory: Path) -> list[dict[str, Any]]:
     except pa.ArrowException as error:
         raise ResultError(f"{path}: {error}") from error
     return rows
-
-
-@functools.cache
-def code_hash(*packages: str) -> str:
-    """Return twelve digits that change when the code of datagen or planners does, or that of other packages.
-
-    Syntax trees without docstrings are hashed, so that a comment, a docstring or a reformatted line leaves
-    thousands of results fresh. Trees depend on the minor version of Python, which all machines of a cluster
-    must share anyway.
-
-    Args:
-        packages: Packages to hash instead, such as a plug-in.
-    """
-    whole = hashlib.sha256()
-    for package in packages or CODE_PACKAGES:
-        for name, path in source_files(package).items():
-            whole.update(f"{name}\n".encode())
-            whole.update(_code(path.read_text(encoding="utf-8")).encode())
-    return whole.hexdigest()[:12]
-
-
-def _code(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def _is_text(line: ast.AST) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
-
-
-def provenance(dataset_id: str = "", device: str = "cpu", plugins: Iterable[str] = ()) -> Provenance:
-    """Return what produces the numbers of a trial that runs here and now.
-
-    Args:
-        dataset_id: The dataset that the trial uses.
-        device: The torch device that it runs on.
-        plugins: The plug-ins that the trial uses.
-    """
-    commit, dirty = _git()
-    accelerator, accelerator_bytes, driver = _accelerator(device)
-    return Provenance(
-        code=code_hash(),
-        plugins={name: code_hash(name) for name in plugins},
-        git_commit=commit,
-        git_dirty=dirty,
-        versions=_versions(),
-        host=socket.gethostname(),
-        platform=f"{platform.system()}-{platform.machine()}",
-        cpu=_cpu(),
-        cpus=os.cpu_count() or 0,
-        accelerator=accelerator,
-        accelerator_bytes=accelerator_bytes,
-        driver=driver,
-        dataset_id=dataset_id,
-    )
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an optional library that is not installed has no version to record
-    return versions
-
-
-@functools.cache
-def _git() -> tuple[str, bool]:
-    folder = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # An installed copy may lie inside somebody else's repository, whose commit would say nothing about it.
-    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return "", False
-    return git("rev-parse", "HEAD") or "", bool(git("status", "--porcelain", "--untracked-files=no"))
-
-
-@functools.cache
-def _cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor()
-
-
-def _accelerator(device: str) -> tuple[str, int, str]:
-    if not device.startswith("cuda"):
-        return device, 0, ""
-    import torch
-
-    properties = torch.cuda.get_device_properties(device)
-    return properties.name, properties.total_memory, f"cuda {torch.version.cuda}"
 
 
 def record_failure(directory: Path, trial_id: str, error: BaseException) -> TrialResult:

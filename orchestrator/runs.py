@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.evaluation import EvaluationResult, planned_evaluations, read_evaluation
-from orchestrator.results import TrialResult, code_hash, list_results, read_curves, trial_directory
+from orchestrator.provenance import code_hash
+from orchestrator.results import TrialResult, list_results, read_curves, trial_directory
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 
 K = TypeVar("K", bound=Hashable)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from orchestrator.results import Provenance, TrialResult
+from orchestrator.provenance import Provenance
+from orchestrator.results import TrialResult
 from orchestrator.specs import PlannedTrial, Scalar
 
 Format = Literal["text", "md", "tex", "csv", "json"]

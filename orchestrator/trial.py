@@ -16,16 +16,8 @@ import torch
 from datagen import parquet
 from datagen.stream import ProblemStream
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
-from orchestrator.results import (
-    TrialResult,
-    code_hash,
-    provenance,
-    trial_directory,
-    write_bytes,
-    write_curves,
-    write_result,
-    write_spec,
-)
+from orchestrator.provenance import code_hash, provenance
+from orchestrator.results import TrialResult, trial_directory, write_bytes, write_curves, write_result, write_spec
 from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.trained import Convergence, convergence
 from planners.memory import MemoryLimitExceeded

@@ -10,7 +10,8 @@ import numpy as np
 
 from datagen.task import dataset_id
 from orchestrator.evaluation import EvaluationResult, planned_evaluations
-from orchestrator.results import Provenance, TrialResult, code_hash
+from orchestrator.provenance import Provenance, code_hash
+from orchestrator.results import TrialResult
 from orchestrator.runs import Run
 from orchestrator.specs import expand, load_sweep
 

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from orchestrator.cli import _parser, main
-from orchestrator.results import Provenance, TrialResult, code_hash, trial_directory, write_result
+from orchestrator.provenance import Provenance, code_hash
+from orchestrator.results import TrialResult, trial_directory, write_result
 from orchestrator.specs import expand, load_sweep
 
 SWEEP = """

@@ -6,7 +6,8 @@ import pytest
 
 from datagen import parquet
 from orchestrator.planning import by_cell, effort, make_plan
-from orchestrator.results import Provenance, TrialResult, code_hash, trial_directory, write_result, write_spec
+from orchestrator.provenance import Provenance, code_hash
+from orchestrator.results import TrialResult, trial_directory, write_result, write_spec
 from orchestrator.specs import SweepSpec, expand
 
 SWEEP = SweepSpec.model_validate(

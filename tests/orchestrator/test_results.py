@@ -5,14 +5,11 @@ import threading
 import pytest
 
 from datagen.spec import Spec
+from orchestrator.provenance import Provenance, _code, code_hash, provenance
 from orchestrator.results import (
-    Provenance,
     ResultError,
     TrialResult,
-    _code,
-    code_hash,
     list_results,
-    provenance,
     read_curves,
     read_result,
     read_results,

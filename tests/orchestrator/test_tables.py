@@ -5,7 +5,8 @@ import statistics
 
 import pytest
 
-from orchestrator.results import Provenance, TrialResult
+from orchestrator.provenance import Provenance
+from orchestrator.results import TrialResult
 from orchestrator.specs import PlannedTrial, TrialSpec
 from orchestrator.tables import MISSING, notes, render, rows, success
 

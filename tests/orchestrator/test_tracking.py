@@ -3,8 +3,9 @@ import time
 
 import pytest
 
-from orchestrator import tracking
-from orchestrator.results import Provenance, TrialResult, code_hash, trial_directory, write_curves, write_result
+from orchestrator import tracking, tracking_view
+from orchestrator.provenance import Provenance, code_hash
+from orchestrator.results import TrialResult, trial_directory, write_curves, write_result
 from orchestrator.specs import SweepSpec, expand
 from orchestrator.tracking import Tracker, TrackingError, default_uri, shown_uri, sync, unsent
 
@@ -43,7 +44,7 @@ def leave(storage, trial, rate=0.5, code=None, epochs=2, status="COMPLETED"):
 
 
 def runs(storage):
-    client = tracking._client(default_uri(storage))
+    client = tracking_view.connect(default_uri(storage))
     experiment = client.get_experiment_by_name(SWEEP.name)
     found = client.search_runs([experiment.experiment_id])
     return client, {run.data.tags["idp.key"]: run for run in found}
@@ -60,7 +61,7 @@ def storage(tmp_path_factory, request, _database):
 @pytest.fixture(scope="module")
 def _database(tmp_path_factory):
     folder = tmp_path_factory.mktemp("empty")
-    tracking._client(default_uri(folder)).search_experiments()
+    tracking_view.connect(default_uri(folder)).search_experiments()
     return (folder / "mlflow.db").read_bytes()
 
 
