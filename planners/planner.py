@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, cat, nn
 
 from datagen.problem import ACTIONS
-from planners.cores import Core, Injected, ValueIterationCore, value_iteration
-from planners.cores.value_iteration import ValueIteration
+from planners.cores import Core, GRUCore, Injected, ValueIterationCore, gru_iteration, value_iteration
 from planners.fixed_points import Solution, fixed_point
 from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, Entry, PlannerSpec
 
@@ -107,26 +106,35 @@ class Planner(nn.Module):
             raise ValueError(f"map and goal must have one shape, got {tuple(map.shape)} and {tuple(goal.shape)}")
         x = cat([map, goal], dim=1)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
-        compiled, kernel = self._compiled(x, solver)
-        if compiled is not None:
-            core = cast(ValueIterationCore, self.core)
-            zeros = x.new_zeros(len(x), compiled.channels, *x.shape[2:])
-            solution = value_iteration.fixed_point(compiled, zeros, solver=solver, adjoint=self.adjoint)
-            return Plan(core.read_out(compiled, solution.value), solution, compiled, kernel, map_logits)
+        kernel = "reference: asked for"
+        if self.kernel != "reference":
+            plan, kernel = self._compiled(x, solver)
+            if plan is not None:
+                return replace(plan, map_logits=map_logits)
         injected = self.core.encode(x)
         step = BoundStep(self.core, injected)
         solution = fixed_point(step, self.core.initial_value(injected), solver=solver, adjoint=self.adjoint)
         return Plan(self.core.policy(solution.value, injected), solution, step, kernel, map_logits)
 
-    def _compiled(self, x: Tensor, solver: Any) -> tuple[ValueIteration | None, str]:
-        """Return the step for the compiled loop, or None and the reason why the reference runs."""
-        if self.kernel == "reference":
-            return None, "reference: asked for"
-        if not isinstance(self.core, ValueIterationCore):
-            return None, f"reference: {type(self.core).__name__} has no compiled loop"
-        step = self.core.value_iteration(x)
-        reason = value_iteration.unsupported(step, solver, self.adjoint)
-        return (step, "compiled") if reason is None else (None, f"reference: {reason}")
+    def _compiled(self, x: Tensor, solver: Any) -> tuple[Plan | None, str]:
+        """Return the plan that a compiled loop makes, or None and the reason why the reference runs."""
+        core, adjoint = self.core, self.adjoint
+        if isinstance(core, ValueIterationCore):
+            step = core.value_iteration(x)
+            reason = value_iteration.unsupported(step, solver, adjoint)
+            if reason is None:
+                zeros = x.new_zeros(len(x), step.channels, *x.shape[2:])
+                solution = value_iteration.fixed_point(step, zeros, solver=solver, adjoint=adjoint)
+                return Plan(core.read_out(step, solution.value), solution, step, "compiled"), "compiled"
+            return None, f"reference: {reason}"
+        if isinstance(core, GRUCore):
+            gru = core.gru_iteration(x)
+            reason = gru_iteration.unsupported(gru, solver, adjoint)
+            if reason is None:
+                solution = gru_iteration.fixed_point(gru, solver=solver, adjoint=adjoint)
+                return Plan(core.policy(solution.value), solution, gru, "compiled"), "compiled"
+            return None, f"reference: {reason}"
+        return None, f"reference: {type(core).__name__} has no compiled loop"
 
     def forward(self, map: Tensor | None, goal: Tensor, observation: Tensor | None = None) -> Tensor:
         """Return action logits [B, actions, h, w]; see `plan`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from planners.cores.gru_iteration import GRUIteration
     from planners.cores.value_iteration import ValueIteration
 
 
@@ -58,3 +59,14 @@ class ValueIterationCore(Core, Protocol):
 
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
         """Return what `policy` returns, from the step and the value v."""
+
+
+@runtime_checkable
+class GRUCore(Core, Protocol):
+    """A core whose step is a convolutional GRU on the reward, which a compiled kernel can iterate."""
+
+    def gru_iteration(self, x: Tensor) -> GRUIteration:
+        """Return the step for x [B, in_channels, h, w] as data."""
+
+    def policy(self, v: Tensor, r: Injected | None = None) -> Tensor:
+        """Return action logits, which depend on the state alone."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve, merged, same_conv
+from planners.cores.gru_iteration import GRUIteration
 from planners.specs import ConvGPPNOptions
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
@@ -44,9 +45,21 @@ class ConvGPPN(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
         self.head = nn.Conv2d(state, actions, 1, bias=False)
 
+    def rewards(self, x: Tensor) -> Tensor:
+        """Return r, [B, 1, h, w]."""
+        return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
+
+    def gru_iteration(self, x: Tensor) -> GRUIteration:
+        """Return the step as data, for the compiled path."""
+        r, from_reward = self.rewards(x), self.from_reward
+        assert from_reward.bias is not None
+        return GRUIteration(
+            self.initial(r), r, self.gates, self.candidate, from_reward.weight, from_reward.bias, self.wrap
+        )
+
     def encode(self, x: Tensor) -> Injected:
         """Return the initial value [B, state, h, w], and the reward's part of gates and candidate."""
-        r = convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
+        r = self.rewards(x)
         state = self.candidate.shape[0]
         gates, candidate = self.from_reward(r).split((2 * state, state), dim=1)
         return Injected((self.initial(r), gates, candidate))
@@ -62,6 +75,6 @@ class ConvGPPN(nn.Module):
         n = torch.tanh(candidate + convolve(s * v, self.candidate, wrap=self.wrap))
         return torch.lerp(v, n, u)
 
-    def policy(self, v: Tensor, r: Injected) -> Tensor:
+    def policy(self, v: Tensor, r: Injected | None = None) -> Tensor:
         """Return logits, a linear map of each cell's state, [B, actions, h, w]."""
         return self.head(v)

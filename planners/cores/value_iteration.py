@@ -187,7 +187,7 @@ class _Iterate(torch.autograd.Function):
             torch.empty((batch, recorded, channels * run.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
         )
         options = (free, recorded, not unrolled, run.solver.tolerance)
-        _share(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, *options, out)
+        share(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, *options, out)
         run.out = out
         ctx.run = run
         ctx.save_for_backward(r, w_r, w_v)
@@ -208,7 +208,7 @@ class _Iterate(torch.autograd.Function):
         dr, dv0 = torch.zeros(r.shape), torch.empty(g.shape)
         dw_r, dw_v = (np.empty((batch, w.size), np.float32) for w in (filters.r, filters.v))
         record, gradients = (run.record.before, run.record.greedy), (dr.numpy(), dw_r, dw_v, dv0.numpy())
-        _share(backward, batch, _numpy(u), _numpy(r), filters, run.grid, *record, *gradients)
+        share(backward, batch, _numpy(u), _numpy(r), filters, run.grid, *record, *gradients)
         d_filters_r = _by_action(dw_r, w_r, channels) if w_r.numel() else None
         return dr, d_filters_r, _by_action(dw_v, w_v, channels), dv0 if unrolled else None, None
 
@@ -252,7 +252,7 @@ class _CompiledAnderson:
             solver.mixing,
             max(solver.regularisation**2, 1e-15),
         )
-        _share(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, *options, out)
+        share(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, *options, out)
         value, residual, steps, result = (torch.from_numpy(x) for x in out)
         return Solution(value, residual, steps, result)
 
@@ -266,8 +266,8 @@ def _product(run: _Run) -> Step:
         if not jacobian:
             channels, _, taps = run.filters.v.shape
             jacobian.append(torch.empty((batch, channels, taps, run.grid.blocks * BLOCK)).numpy())
-            _share(linearise, batch, run.record.greedy, run.filters.v, jacobian[0])
-        _share(transposed, batch, _numpy(w), jacobian[0], run.filters.v_offsets, run.grid, out.numpy())
+            share(linearise, batch, run.record.greedy, run.filters.v, jacobian[0])
+        share(transposed, batch, _numpy(w), jacobian[0], run.filters.v_offsets, run.grid, out.numpy())
         return out
 
     return product
@@ -277,7 +277,7 @@ def _numpy(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
-def _share(loop: Callable[..., None], batch: int, *args: Any) -> None:
+def share(loop: Callable[..., None], batch: int, *args: Any) -> None:
     """Run loop(first, last, *args) over the batch on `torch.get_num_threads()` threads.
 
     Threads of our own, for this call alone, rather than a compiler's thread pool: those break after a fork (OpenMP)

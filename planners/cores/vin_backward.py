@@ -91,7 +91,8 @@ def transposed(first, last, u, jacobian, offsets, grid, out):  # type: ignore[no
 
 
 @reordered
-def _norm(x: Floats):  # type: ignore[no-untyped-def]
+def norm(x: Floats):  # type: ignore[no-untyped-def]
+    """Return the 2-norm."""
     total = np.float32(0)
     for value in x:
         total += value * value
@@ -99,7 +100,8 @@ def _norm(x: Floats):  # type: ignore[no-untyped-def]
 
 
 @reordered
-def _inner(x: Floats, y: Floats) -> float:
+def inner(x: Floats, y: Floats) -> float:
+    """Return the inner product, summed in double precision."""
     total = 0.0
     for i in range(len(x)):
         total += np.float64(x[i]) * np.float64(y[i])
@@ -107,7 +109,7 @@ def _inner(x: Floats, y: Floats) -> float:
 
 
 @compiled
-def _weights(gram, against, weight):  # type: ignore[no-untyped-def]
+def anderson_weights(gram, against, weight):  # type: ignore[no-untyped-def]
     """Return gamma of the regularised least squares whose Gram matrix is scaled to a unit diagonal, by Cholesky."""
     m = len(gram)
     scale = np.zeros(m)
@@ -166,9 +168,9 @@ def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth,
             fold_borders(image, grid)
             image += right
             change = image - w
-            size = _norm(image)
-            now = relative(_norm(change), size)
-            limit = GROWTH * max(np.float32(1), _norm(w), size) if k == 0 else limit
+            size = norm(image)
+            now = relative(norm(change), size)
+            limit = GROWTH * max(np.float32(1), norm(w), size) if k == 0 else limit
             k += 1
             if not np.isfinite(now) or size > limit:
                 result = DIVERGED
@@ -184,9 +186,9 @@ def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth,
                 slot = (k - 2) % depth
                 dw[slot], dc[slot] = w - w_old, change - c_old
                 for i in range(depth):
-                    gram[slot, i] = gram[i, slot] = _inner(dc[i], dc[slot])
-                    against[i] = _inner(dc[i], change)
-                gamma = _weights(gram, against, weight)
+                    gram[slot, i] = gram[i, slot] = inner(dc[i], dc[slot])
+                    against[i] = inner(dc[i], change)
+                gamma = anderson_weights(gram, against, weight)
                 for i in range(depth):
                     step -= np.float32(gamma[i]) * (dw[i] + mixing * dc[i])
             w_old, c_old = w, change

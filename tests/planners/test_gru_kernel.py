@@ -1,0 +1,150 @@
+"""The compiled ConvGRU equals the generic path: values, residuals, steps, results and all gradients."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
+from planners.cores import gru_iteration as compiled
+from planners.cores.gru_iteration import GRUIteration
+from planners.cores.gru_kernel import tanh
+from planners.fixed_points import fixed_point
+from planners.solution import Adjoint, Result, Solution
+from planners.solvers import Anderson, Broyden, ForwardIteration
+
+ADJOINTS = {
+    "implicit": Implicit(Anderson(max_steps=8, tolerance=0.0)),
+    "implicit, to tolerance": Implicit(Anderson(max_steps=30, tolerance=1e-3, depth=3, mixing=0.9)),
+    "implicit, forward": Implicit(ForwardIteration(max_steps=6, tolerance=1e-3)),
+    "implicit, broyden": Implicit(Broyden(max_steps=6, tolerance=0.0)),
+    "phantom": Phantom(steps=4, damping=0.7),
+    "one step": OneStep(),
+}
+
+
+def problem(
+    batch: int = 3, state: int = 4, size: int = 3, shape: tuple[int, int] = (6, 9), wrap: bool = False, seed: int = 0
+) -> GRUIteration:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(*shape, generator=draw)
+
+    width = 0.5 / (state * size * size) ** 0.5
+    return GRUIteration(
+        initial=normal(batch, state, *shape),
+        reward=normal(batch, 1, *shape),
+        gates=normal(2 * state, state, size, size, scale=width),
+        candidate=normal(state, state, size, size, scale=width),
+        from_reward=normal(3 * state, 1, size, size, scale=0.3),
+        bias=normal(3 * state, scale=0.3),
+        wrap=wrap,
+    )
+
+
+def solve(fast: bool, step: GRUIteration, solver: object, adjoint: Adjoint) -> tuple[Solution, dict[str, Tensor]]:
+    """The solution, and the gradients in everything it depends on."""
+    names = [field.name for field in fields(step) if field.name not in ("wrap", "initial")]
+    leaves = {name: getattr(step, name).clone().requires_grad_() for name in names}
+    leaf = replace(step, **leaves)
+    if fast:
+        solution = compiled.fixed_point(leaf, solver=solver, adjoint=adjoint)
+    else:
+        solution = fixed_point(leaf, leaf.initial, solver=solver, adjoint=adjoint)
+    gradients = torch.autograd.grad(solution.value.sin().sum(), list(leaves.values()))
+    return solution, dict(zip(names, gradients, strict=True))
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    scale = expected.abs().max().item() or 1.0
+    error = (actual - expected).abs().max().item() / scale
+    assert error <= tolerance, f"{what}: off by {error:.1e} of its size"
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    adjoint=st.sampled_from(sorted(ADJOINTS)),
+    batch=st.integers(1, 4),
+    state=st.integers(1, 11),
+    size=st.sampled_from([1, 3, 5]),
+    shape=st.tuples(st.integers(2, 17), st.integers(2, 17)),
+    wrap=st.booleans(),
+    solver=st.sampled_from(
+        [ForwardIteration(7, 0.0, True), ForwardIteration(30, 1e-2, True), Anderson(6, 0.0), ForwardIteration(1, 0.0)]
+    ),
+    seed=st.integers(0, 3),
+)
+def test_equals_the_generic_path(
+    adjoint: str,
+    batch: int,
+    state: int,
+    size: int,
+    shape: tuple[int, int],
+    wrap: bool,
+    solver: ForwardIteration | Anderson,
+    seed: int,
+) -> None:
+    step = problem(batch, state, size, shape, wrap, seed)
+    ours, our_gradients = solve(True, step, solver, ADJOINTS[adjoint])
+    reference, gradients = solve(False, step, solver, ADJOINTS[adjoint])
+    close(ours.value, reference.value, 2e-5 if isinstance(solver, Anderson) else 2e-6, "value")
+    assert torch.allclose(ours.residual, reference.residual, rtol=1e-3, atol=1e-5)
+    assert ours.steps.tolist() == reference.steps.tolist()
+    assert ours.result.tolist() == reference.result.tolist()
+    assert (ours.trace is None) == (reference.trace is None)
+    if ours.trace is not None and reference.trace is not None:
+        assert torch.allclose(ours.trace, reference.trace, rtol=1e-4, atol=1e-6)
+    for name, expected in gradients.items():
+        close(our_gradients[name], expected, 2e-4, f"gradient to {name}")
+    if ours.adjoint is not None and reference.adjoint is not None:
+        assert torch.allclose(ours.adjoint.residual, reference.adjoint.residual, rtol=1e-2, atol=1e-4)
+
+
+def test_samples_stop_at_their_own_step_whatever_the_number_of_threads() -> None:
+    step, before, found = problem(batch=7), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(solve(True, step, ForwardIteration(60, 1e-3), Implicit()))
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(found[0][0].steps.tolist())) > 1
+    for solution, _ in found[1:]:
+        assert torch.equal(solution.value, found[0][0].value)
+
+
+def test_the_compiled_tanh_is_the_hyperbolic_tangent() -> None:
+    x = np.linspace(-12, 12, 4001).astype(np.float32)
+    assert max(abs(float(tanh(each)) - np.tanh(np.float64(each))) for each in x) < 4e-7
+
+
+@pytest.mark.parametrize("where", ["initial", "reward", "gates", "candidate", "from_reward", "bias"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: float) -> None:
+    step = problem()
+    getattr(step, where).view(-1)[-1] = bad
+    for solver in (ForwardIteration(5, 0.5), Anderson(5, 0.5)):
+        found = compiled.fixed_point(step, solver=solver, adjoint=Implicit())
+        assert found.result[-1] == Result.DIVERGED
+
+
+@pytest.mark.parametrize(
+    ("change", "solver", "adjoint", "message"),
+    [
+        ({}, Broyden(), Implicit(), "no solver Broyden"),
+        ({}, ForwardIteration(), Unrolled(), "Unrolled"),
+        ({"bias": torch.zeros(12, dtype=torch.float64)}, ForwardIteration(), Implicit(), "float32"),
+        ({"gates": torch.zeros(8, 4, 15, 15), "wrap": True}, ForwardIteration(), Implicit(), "torus"),
+    ],
+    ids=["solver", "adjoint", "dtype", "torus"],
+)
+def test_what_is_not_supported_says_so(change: dict, solver: object, adjoint: Adjoint, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compiled.fixed_point(replace(problem(), **change), solver=solver, adjoint=adjoint)
