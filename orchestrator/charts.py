@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orchestrator.chart_parts import (
     NothingToDraw,
@@ -147,6 +147,9 @@ def seconds(runs: Runs, width: float) -> Figure:
     figure = _over_training("seconds", runs, width, points, "training seconds", "validation success (%)")
     for axes in figure.axes:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     return figure
 
 

@@ -311,7 +311,8 @@ def _figures(sweep: SweepSpec, runs: Sequence[Run]) -> str:
             picture = inline_svg(figure, f"figure-{name}", drawing.title)
         caption = escape(drawing.caption)
         parts.append(
-            f"<figure><h3>{escape(drawing.title)}</h3>\n{picture}\n<figcaption>{caption}</figcaption></figure>"
+            f'<figure><h3>{escape(drawing.title)}</h3>\n<div class="scroll">{picture}</div>\n'
+            f"<figcaption>{caption}</figcaption></figure>"
         )
     return "\n".join([*parts, "</section>"])
 
