@@ -1,0 +1,247 @@
+"""Plug-ins: the example's package down the quickstart's path, and what is said of a broken one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datagen.plugins import OWNERS, PluginError
+from datagen.task import TASKS, DatasetSpec
+from orchestrator.plugins import load_plugins
+from orchestrator.results import code_hash, read_result, trial_directory
+from orchestrator.specs import SweepError, TrialSpec, expand, load_sweep, trial_id
+from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, PlannerSpec
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """The registries, Python's path and its modules, which a test may fill, as they were."""
+    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS)
+    before = [dict(registry) for registry in registries]
+    modules = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("orchestrator.plugins._loaded", {})
+    yield monkeypatch
+    for registry, lines in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(lines)
+    for name in set(sys.modules) - modules:
+        if name.partition(".")[0] in ("street_planning", "mine"):
+            del sys.modules[name]
+    code_hash.cache_clear()
+
+
+def write(folder, text, name="mine"):
+    (folder / f"{name}.py").write_text(text)
+    sweep = folder / "sweep.yaml"
+    sweep.write_text(f"name: s\nplugins: [{name}]\nplanners: {{p: {{core: vin}}}}\n")
+    return sweep
+
+
+CORE = """
+from planners.specs import Entry, VINOptions
+
+class Options(VINOptions):
+    sharpness: float = 2.0
+
+CORES = {"sharp": Entry("mine:Sharp", Options)}
+"""
+
+
+def test_the_six_of_table_1_are_the_same_trials_beside_a_plug_ins(untouched):
+    plain = expand(load_sweep(ROOT / "sweeps" / "table1.yaml"))
+    beside = expand(load_sweep(EXAMPLES / "residual_table1.yaml"))
+    ids = {trial.trial_id for trial in plain}
+    assert ids < {trial.trial_id for trial in beside}
+    own = [trial for trial in beside if trial.trial_id not in ids]
+    assert {trial.axes["planner"] for trial in own} == {"residual-vin", "id-residual-vin"}
+    assert {trial.spec.plugins for trial in own} == {("street_planning",)}
+    assert {trial.spec.plugins for trial in beside if trial.trial_id in ids} == {()}
+
+
+def test_own_options_reach_validation_identity_and_the_grid(untouched, tmp_path):
+    path = write(tmp_path, CORE)
+    sweep = ["planners.p.core=sharp"]
+    (plain,) = expand(load_sweep(path, overrides=sweep))
+    (sharper,) = expand(load_sweep(path, overrides=[*sweep, "planners.p.sharpness=3"]))
+    assert plain.spec.planner.options.sharpness == 2.0 and sharper.spec.planner.options.sharpness == 3.0
+    assert plain.trial_id != sharper.trial_id
+    axis = load_sweep(path, overrides=[*sweep, "grid={k: [5], seed: [0], planner.sharpness: [1, 2]}"])
+    assert [trial.spec.planner.options.sharpness for trial in expand(axis)] == [1.0, 2.0]
+    with pytest.raises(SweepError, match="unknown field 'sharpnes' for core 'sharp'; did you mean 'sharpness'"):
+        load_sweep(path, overrides=[*sweep, "planners.p.sharpnes=3"])
+
+
+def test_a_spec_that_is_read_back_brings_its_plug_in_along(tmp_path):
+    path = write(tmp_path, CORE)
+    read = (
+        "import sys; from orchestrator.specs import *\n"
+        "spec = TrialSpec.model_validate_json(sys.argv[1])\n"
+        "print(trial_id(spec), type(spec.planner.options).__module__)"
+    )
+    make = (
+        "import sys; from orchestrator.specs import *\n"
+        "(t,) = expand(load_sweep(sys.argv[1], overrides=['planners.p.core=sharp']))\n"
+        "print(t.trial_id); print(t.spec.model_dump_json())"
+    )
+
+    def run(code, argument):
+        command = [sys.executable, "-c", code, argument]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+        return done.stdout.split()
+
+    made, spec = run(make, str(path))
+    assert run(read, spec) == [made, "mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import absent_module\n", "importing 'mine' failed with ModuleNotFoundError.*mine.py, line 1"),
+        ("\n\nx = 1 / 0\n", "importing 'mine' failed with ZeroDivisionError.*mine.py, line 3"),
+        ("def f(:\n", "importing 'mine' failed with SyntaxError.*mine.py, line 1"),
+        ("CORES = ['vin']\n", "mine.CORES: expected a dictionary, got list"),
+        ("CORES = {'a': 'planners.cores.vin:VIN'}\n", r"mine.CORES\['a'\]: expected a name and a Entry, got a str"),
+        (
+            "from planners.specs import Entry\nCORES = {'vin': Entry('mine:X')}\n",
+            r"mine.CORES\['vin'\]: the name is taken by this project",
+        ),
+        ("from planners.specs import CORES\n", "mine.CORES is the project's own"),
+    ],
+)
+def test_a_broken_plug_in_is_told_with_its_own_line(untouched, tmp_path, text, message):
+    with pytest.raises(SweepError, match=message):
+        load_sweep(write(tmp_path, text))
+    assert "mine" not in OWNERS.values()
+
+
+@pytest.mark.parametrize(("names", "message"), [("mine", "a list"), ([3], "names of Python modules"), (["../x"], "x")])
+def test_names_of_plug_ins_are_checked(untouched, names, message):
+    with pytest.raises(PluginError, match=message):
+        load_plugins(names)
+
+
+def test_an_absent_plug_in_says_where_it_was_looked_for(untouched):
+    with pytest.raises(PluginError, match="no module 'not_there' beside the sweep, in the current folder"):
+        load_plugins(["not_there"])
+
+
+def test_streets_have_eight_moves_any_shape_and_a_fingerprint(untouched):
+    load_plugins(["street_planning"], beside=[EXAMPLES])
+    spec = DatasetSpec(task="streets", map_size=9, options={"width": 14}, train=40, valid=4, test=4)
+    problems = TASKS["streets"].draw()(spec, "train", 0, 40)
+    assert problems.map.shape == (40, 9, 14) and problems.label.max() == 7
+    assert len(spec.options.sha256) == 64
+    # a diagonal step costs the square root of two, and a straight one 1
+    reach = problems.distance[np.isfinite(problems.distance) & (problems.distance > 0)]
+    assert reach.min() == 1 and np.isclose(reach, 2**0.5).any()
+    again = TASKS["streets"].draw()(spec, "train", 30, 40)
+    np.testing.assert_array_equal(again.map, problems.map[30:])
+    with pytest.raises(ValueError, match=r"nowhere.map does not exist; expected one of \['town.map'\]"):
+        DatasetSpec(task="streets", options={"file": "nowhere.map"})
+    changed = DatasetSpec(task="streets", map_size=9, options={"sha256": "0" * 64})
+    with pytest.raises(ValueError, match="its content is not the one that the dataset names"):
+        TASKS["streets"].draw()(changed, "train", 0, 1)
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory):
+    """The example as a user has it: in a folder of one's own, started from another, with a word of one's own in it."""
+    folder, elsewhere = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(EXAMPLES / "street_planning", folder / "street_planning")
+    core = folder / "street_planning" / "core.py"
+    # the driver imports no core: it is the workers that say which copy they have
+    core.write_text(core.read_text() + f"\nopen({str(folder / 'seen.txt')!r}, 'a').write(__file__ + '\\n')\n")
+    sweep = folder / "streets.yaml"
+    text = (EXAMPLES / "streets.yaml").read_text()
+    sweep.write_text(text.replace("../sweeps/", f"{ROOT}/sweeps/"))
+    settings = ["data={train: 32, valid: 8, test: 8}", "grid={k: [3], seed: [0]}", "training={epochs: 1}"]
+    settings += ["tasks=[{task: streets, map_size: 7, options: {width: 9}}]"]
+    command = ["idp", "run", str(sweep), "--storage", str(folder / "storage")]
+    for setting in settings:
+        command += ["--set", setting]
+
+    def idp(verb, *more):
+        words = [sys.executable, "-m", "orchestrator", verb, *command[2:], *more]
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "PYTHONPATH")
+        }
+        return subprocess.run(words, capture_output=True, text=True, cwd=elsewhere, env=environment, timeout=240)
+
+    done = idp("run")
+    return folder, elsewhere, idp, done
+
+
+def test_the_example_runs_through_the_quickstarts_path(campaign):
+    folder, _, idp, done = campaign
+    assert done.returncode == 0, done.stderr
+    for name in ("vin", "id-vin", "residual-vin", "id-residual-vin"):
+        assert any(line.split()[:1] == [name] and "1/1" in line for line in done.stdout.splitlines()), done.stdout
+    plan = json.loads(idp("plan", "--json").stdout)
+    assert (plan["trials"], plan["done"]) == (4, 4)
+    for name in plan["trial_ids"]:
+        directory = trial_directory(folder / "storage", name)
+        result = read_result(directory)
+        weights = torch.load(directory / "checkpoint.pt", weights_only=True)["trainer"]["planner"]
+        # the planner has as many actions as the task has moves
+        (head,) = [weight for key, weight in weights.items() if key == "core.head.weight"]
+        assert head.shape[0] == 8
+        assert set(result.provenance.plugins) == {"street_planning"}
+
+
+def test_workers_have_the_copy_that_was_shipped(campaign):
+    folder, _, _, _ = campaign
+    seen = set((folder / "seen.txt").read_text().split())
+    assert seen and all("py_modules_files" in path for path in seen), seen
+
+
+def test_an_installed_package_offers_itself(untouched, tmp_path):
+    (tmp_path / "mine.py").write_text(CORE)
+    installed = tmp_path / "mine-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[idp.plugins]\nmine = mine\n")
+    sys.path.insert(0, str(tmp_path))
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("name: s\nplanners: {p: {core: sharp}}\n")
+    (trial,) = expand(load_sweep(sweep))
+    assert trial.spec.plugins == ("mine",)
+
+
+def test_a_changed_plug_in_makes_its_results_stale(campaign):
+    folder, _, idp, _ = campaign
+    core = folder / "street_planning" / "core.py"
+    core.write_text(core.read_text() + "\n# a remark changes nothing\n")
+    assert json.loads(idp("plan", "--json").stdout)["done"] == 4
+    core.write_text(core.read_text() + "\nCHANGED = True\n")
+    plan = json.loads(idp("plan", "--json").stdout)
+    assert (plan["done"], plan["stale"]) == (0, 4)
+
+
+def test_other_verbs_find_the_plug_in_by_the_trials_spec(campaign):
+    folder, elsewhere, _, _ = campaign
+    (dataset,) = (folder / "storage" / "datasets").iterdir()
+    trials = sorted((folder / "storage" / "trials").iterdir())
+    command = [sys.executable, "-m", "orchestrator", "evaluate", str(trials[0]), str(dataset), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(folder)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["maps"] == 8
+    alone = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
+    assert alone.returncode == 2
+    assert "no module 'street_planning'" in alone.stderr and "Traceback" not in alone.stderr
+
+
+def test_nothing_changes_without_plug_ins(untouched):
+    assert trial_id(TrialSpec()) == "44136fa355b3678a"
+    assert trial_id(TrialSpec(planner=PlannerSpec(q_channels=40, k_bwd=10, solver="anderson"))) == "bc96d631b2844b49"
