@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from planners.fixed_points import Result, Solution, fixed_point, root
     from planners.jacobian import jacobian_penalty, spectral_radius
     from planners.planner import Plan, Planner, build_planner
+    from planners.routes import Route, RoutePlanner, load_planner, plot
     from planners.solvers import Anderson, Broyden, ForwardIteration
     from planners.specs import PlannerSpec, TrainingSpec
 
@@ -27,12 +28,16 @@ _HOME = {
     "Planner": "planners.planner",
     "PlannerSpec": "planners.specs",
     "Result": "planners.fixed_points",
+    "Route": "planners.routes",
+    "RoutePlanner": "planners.routes",
     "Solution": "planners.fixed_points",
     "TrainingSpec": "planners.specs",
     "Unrolled": "planners.adjoints",
     "build_planner": "planners.planner",
     "fixed_point": "planners.fixed_points",
     "jacobian_penalty": "planners.jacobian",
+    "load_planner": "planners.routes",
+    "plot": "planners.routes",
     "root": "planners.fixed_points",
     "spectral_radius": "planners.jacobian",
 }
@@ -48,12 +53,16 @@ __all__ = [
     "Planner",
     "PlannerSpec",
     "Result",
+    "Route",
+    "RoutePlanner",
     "Solution",
     "TrainingSpec",
     "Unrolled",
     "build_planner",
     "fixed_point",
     "jacobian_penalty",
+    "load_planner",
+    "plot",
     "root",
     "spectral_radius",
 ]

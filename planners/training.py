@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -299,6 +299,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return all that a new trainer needs to go on: plain data and tensors, loadable with `weights_only=True`."""
         return {
+            "moves": asdict(self.moves),  # so that a checkpoint tells what its actions do
             "planner": self.planner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
