@@ -45,6 +45,11 @@ class TensorMemory(TorchDispatchMode):
         for tensor in held:
             self._watch(tensor)
 
+    @property
+    def live_bytes(self) -> int:
+        """Bytes alive now."""
+        return self._live_bytes
+
     def __enter__(self) -> Self:
         super().__enter__()
         return self
