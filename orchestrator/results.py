@@ -282,6 +282,7 @@ def read_results(
             origin = {f"provenance_{name}": value for name, value in result.provenance.model_dump().items()}
             # A mapping would become a column per key of any row, whether the row has it or not.
             origin["provenance_versions"] = json.dumps(result.provenance.versions)
+            origin["provenance_plugins"] = json.dumps(result.provenance.plugins)
             row |= {**content, **origin, "stale": result.final and not result.provenance.made_by(code_hash())}
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
