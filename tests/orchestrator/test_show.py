@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from matplotlib.quiver import Quiver
@@ -10,6 +12,7 @@ from datagen import parquet
 from datagen.manifest import DatasetError
 from datagen.problem import FOUR, FOUR_WRAP
 from datagen.task import DatasetSpec
+from orchestrator.cli import main
 from orchestrator.drawing import style
 from orchestrator.evaluation import evaluate_trial, evaluation_path, missing_evaluations, planned_evaluations
 from orchestrator.grids import roll_out
@@ -183,3 +186,44 @@ test_on: [{map_size: 9, test: 3}, {map_size: 7, test: 5}]
     dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
     evaluate_trial(trial, dataset, k=27)
     assert len(missing_evaluations(planned, storage)) == 3
+
+
+def test_the_commands_show_and_evaluate(storage, trial, tmp_path, capsys):
+    dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
+    for directory in (dataset, trial):
+        out = tmp_path / f"{directory.name}.pdf"
+        assert main(["show", str(directory), "--index", "1", "--out", str(out)]) == 0
+        assert out.read_bytes().startswith(b"%PDF") and capsys.readouterr().out == f"{out}\n"
+    assert main(["evaluate", str(trial), str(dataset), "--k", "20", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["map_size"], shown["maps"], shown["k"]) == (9, 3, 20) and 0 <= shown["success_rate"] <= 1
+    assert main(["evaluate", str(trial), str(tmp_path)]) == 2
+    assert "is not a finished dataset" in capsys.readouterr().err
+
+
+def test_a_sweep_tests_its_planners_on_further_maps_once(tmp_path, capfd):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        """
+name: further
+tasks: [{map_size: 7}]
+data: {train: 32, valid: 0, test: 4}
+planners:
+  same: &same {core: contractive, q_channels: 8, hidden_channels: 8}
+  grown: {<<: *same, test_steps_per_row: 2}
+grid: {k: [5], seed: [0]}
+training: {epochs: 1, batch_size: 16}
+test_on: [{map_size: 9, test: 3}]
+figures: [generalisation]
+"""
+    )
+    run = ["run", str(path), "--storage", str(tmp_path / "storage")]
+    assert main(run) == 0
+    (directory,) = (tmp_path / "storage" / "trials").iterdir()
+    found = sorted((directory / "evaluations").iterdir())
+    assert [file.name.rsplit("-", 1)[1] for file in found] == ["k18.json", "k5.json"]
+    assert "on 9x9, K=18  tested" in capfd.readouterr().err
+    report = (tmp_path / "storage" / "sweeps" / "further" / "report.html").read_text()
+    assert "grown (K = 18)" in report and "still running" not in report
+    assert main(run) == 0
+    assert "Ray" not in capfd.readouterr().err
