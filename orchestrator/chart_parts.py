@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -49,10 +49,10 @@ def deviation_of(values: Iterable[float | None]) -> float:
     return statistics.stdev(found) if len(found) > 1 else 0.0
 
 
-def pens_of(runs: Runs) -> dict[str, Pen]:
-    """Return a pen for each planner."""
-    specs = {str(run.axis("planner")): run.trial.spec.planner for run in runs}
-    return pens([(name, spec.core, spec.adjoint) for name, spec in specs.items()])
+def pens_of(runs: Runs, name: Callable[[Run], str] | None = None) -> dict[str, Pen]:
+    """Return a pen for each planner, named as `planner_of` does or otherwise."""
+    specs = {(name or planner_of)(run): run.trial.spec.planner for run in runs}
+    return pens([(planner, spec.core, spec.adjoint) for planner, spec in specs.items()])
 
 
 def problem_of(run: Run) -> Place:
@@ -60,9 +60,19 @@ def problem_of(run: Run) -> Place:
     return run.axis("task"), run.axis("map_size")
 
 
-def planner_of(run: Run) -> str:
+def row_of(run: Run) -> str:
     """Return the name of the planner in the sweep."""
     return str(run.axis("planner"))
+
+
+def planner_of(run: Run) -> str:
+    """Return the planner's name with its place on further axes of the sweep, so that no two of them are averaged."""
+    further = [
+        f"{axis.rpartition('.')[2]}={value}"
+        for axis, value in run.trial.axes.items()
+        if axis not in ("planner", "task", "map_size", "k", "seed")
+    ]
+    return " ".join([row_of(run), *further])
 
 
 def number_of(run: Run, axis: str) -> float:

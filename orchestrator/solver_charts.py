@@ -21,8 +21,8 @@ from orchestrator.chart_parts import (
     pens_of,
     percent_axis,
     percents_of,
-    planner_of,
     problem_of,
+    row_of,
     seed_line,
     title_of,
 )
@@ -43,16 +43,26 @@ def residuals(runs: Runs, width: float) -> Figure:
     traced = [run for run in usable(runs) if run.result and run.result.forward_trace]
     if not traced:
         raise NothingToDraw("residuals: no completed trial has recorded its residuals")
-    problems = list(grouped(traced, problem_of))
-    places = [(problem, field) for field in ("forward_trace", "backward_trace") for problem in problems]
-    titles = [f"{title_of(problem, runs)}, {field.split('_')[0]} solve" for problem, field in places]
-    figure, every = panels(titles, width, max(2, len(problems)), share_x=False)
-    pen_of = pens_of(runs)
-    for axes, (problem, field) in zip(every, places, strict=True):
-        for planner, own in grouped([run for run in traced if problem_of(run) == problem], planner_of).items():
-            most = max(number_of(run, "k") for run in own)
-            traces = [getattr(run.result, field) for run in own if number_of(run, "k") == most]
-            length = min(len(trace) for trace in traces)
+    places = [
+        (problem, field, solver)
+        for field, solver_of in (("forward_trace", _forward_solver), ("backward_trace", _backward_solver))
+        for problem in grouped(traced, problem_of)
+        for solver in grouped([run for run in traced if getattr(run.result, field)], solver_of)
+    ]
+    several = len({solver for _, field, solver in places if field == "forward_trace"}) > 1
+    titles = [
+        f"{title_of(problem, runs)}, {field.split('_')[0]} solve{f', {solver}' if several else ''}"
+        for problem, field, solver in places
+    ]
+    columns = max(2, sum(field == "forward_trace" for _, field, _ in places))
+    figure, every = panels(titles, width, columns, share_x=False)
+    pen_of = pens_of(runs, row_of)
+    for axes, (problem, field, solver) in zip(every, places, strict=True):
+        solver_of = _forward_solver if field == "forward_trace" else _backward_solver
+        shown = [run for run in traced if problem_of(run) == problem and solver_of(run) == solver]
+        for planner, own in grouped(shown, row_of).items():
+            traces = [trace for run in _last_cell(own) if (trace := getattr(run.result, field))]
+            length = min(map(len, traces), default=0)
             if length:
                 _trace(axes, pen_of[planner], [trace[:length] for trace in traces])
         axes.set_yscale("log")
@@ -63,6 +73,20 @@ def residuals(runs: Runs, width: float) -> Figure:
         axes.set_xlabel("iteration" if field == "forward_trace" else "vector-Jacobian product")
     legend(figure, [handle(pen, planner) for planner, pen in pen_of.items()], width)
     return figure
+
+
+def _last_cell(runs: Runs) -> list[Run]:
+    """Return the runs of one cell of the sweep, all seeds: that of the largest K, the last on every other axis."""
+    most = max(number_of(run, "k") for run in runs)
+    cells = grouped(
+        [run for run in runs if number_of(run, "k") == most],
+        lambda run: tuple((axis, value) for axis, value in run.trial.axes.items() if axis != "seed"),
+    )
+    return list(cells.values())[-1]
+
+
+def _forward_solver(run: Run) -> str:
+    return run.trial.spec.planner.solver
 
 
 def _trace(axes: Axes, pen: Pen, traces: Sequence[Sequence[float | None]]) -> None:
@@ -89,7 +113,7 @@ def backward(runs: Runs, width: float) -> Figure:
     timed = [run for run in usable(runs) if run.result and run.result.backward_seconds is not None]
     if not timed:
         raise NothingToDraw("backward: no completed trial has times")
-    groups = grouped(timed, planner_of)
+    groups = grouped(timed, row_of)
     figure, every = panels(list(groups), width, share_y=False)
     solvers = list(grouped(timed, _backward_solver))
     for axes, members in zip(every, groups.values(), strict=True):
@@ -123,7 +147,7 @@ def solvers(runs: Runs, width: float) -> Figure:
     done = usable(runs)
     if not done:
         raise NothingToDraw("solvers: no trial is completed")
-    found = grouped(done, lambda run: (run.trial.spec.planner.solver, planner_of(run)))
+    found = grouped(done, lambda run: (_forward_solver(run), row_of(run)))
     forward = list(dict.fromkeys(solver for solver, _ in found))
     groups = {key: found[key] for key in sorted(found, key=lambda key: forward.index(key[0]))}
     titles = [f"{planner}, forward solver {solver}" for solver, planner in groups]

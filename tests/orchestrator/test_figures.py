@@ -154,3 +154,17 @@ def test_inline_svgs_are_xml_with_ids_of_their_own_and_the_pages_colours():
     for text in texts:
         assert "var(--ink)" in text and "var(--grid)" in text and "#1d1f24" not in text
         assert "<metadata" not in text and "http" not in text.replace("http://www.w3.org/", "")
+
+
+def test_what_differs_on_a_further_axis_is_not_averaged():
+    _, runs = samples("figure11", "smoke")
+    labels = [text.get_text() for text in draw("success", runs).legends[0].get_texts()]
+    assert len(labels) == 18 and "id-vin solver=forward solver_bwd=anderson k_bwd=8" in labels
+    residuals = draw("residuals", samples("figure12", "smoke")[1])
+    assert [axes.get_title("left") for axes in residuals.axes] == [
+        "7x7, forward solve, forward",
+        "7x7, forward solve, anderson",
+        "7x7, backward solve, forward",
+        "7x7, backward solve, anderson",
+    ]
+    assert {len(line.get_xdata()) for axes in residuals.axes for line in axes.lines} == {8}
