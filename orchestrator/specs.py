@@ -201,9 +201,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key that is given twice is an error, not a silent choice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        self.flatten_mapping(node)
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *base` lays base below the mapping's own keys, which may repeat base's
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be text", key_node.start_mark)

@@ -140,6 +140,12 @@ def test_an_extension_trains_only_what_is_new(tmp_path):
     assert base < extended and len(extended - base) == 12
 
 
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text("name: m\nplanners: {a: &a {core: vin, k_bwd: 3}, b: {<<: *a, k_bwd: 4}}")
+    assert [trial.spec.planner.k_bwd for trial in expand(load_sweep(path))] == [3, 4]
+
+
 def test_a_ray_cluster_file_is_a_sweep(tmp_path):
     cluster = {"cluster_name": "lab", "provider": {"type": "external"}, "metadata": {"sweep": TINY}}
     assert load_sweep(write(tmp_path, cluster, "cluster.yaml")) == load_sweep(write(tmp_path, TINY))
@@ -207,6 +213,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path, setting, expected):
         ("- a", "expected a mapping (name, planners, grid, ...), got list"),
         ("", "expected a mapping"),
         ("name: a\nname: b", "key 'name' is given twice"),
+        ("planners: {a: &a {core: vin, k_bwd: 3}, b: {<<: *a, core: spt, core: vin}}", "key 'core' is given twice"),
         ("1: a", "key 1 must be text"),
         ("extends: other.yaml", "No such file"),
         ("extends: bad.yaml", "in a circle"),
