@@ -181,11 +181,13 @@ class Entry:
         target: Where the class is, "module:Class"; imported when used.
         options: What it can be told.
         ignores: Fields of `PlannerSpec` that mean nothing with it, and so must be left alone.
+        cores: Names of the cores that a solver works with; empty for all.
     """
 
     target: str
     options: type[Spec] = NoOptions
     ignores: tuple[str, ...] = ()
+    cores: tuple[str, ...] = ()
 
 
 CORES: dict[str, Entry] = {
@@ -199,6 +201,7 @@ SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.solvers:ForwardIteration"),
     "anderson": Entry("planners.solvers:Anderson", AndersonOptions),
     "broyden": Entry("planners.solvers:Broyden", BroydenOptions),
+    "gauss_seidel": Entry("planners.cores.gauss_seidel:GaussSeidel", cores=("vin", "symvin", "contractive")),
 }
 _NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
 ADJOINTS: dict[str, Entry] = {
@@ -308,6 +311,11 @@ class PlannerSpec(Spec):
                 f"adjoint 'unrolled' differentiates through forward iteration; solver {self.solver!r} needs "
                 "an implicit adjoint"
             )
+        cores = SOLVERS[self.solver].cores
+        if cores and self.core not in cores:
+            raise ValueError(f"solver {self.solver!r} works with the cores {', '.join(cores)}; got core {self.core!r}")
+        if SOLVERS[self.solver_bwd].cores:
+            raise ValueError(f"solver_bwd {self.solver_bwd!r} iterates values, not the linear system of the adjoint")
         for field in ADJOINTS[self.adjoint].ignores:
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{field} means nothing with adjoint {self.adjoint!r}: leave it out")

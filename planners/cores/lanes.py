@@ -125,3 +125,18 @@ def where_greater(typing_context: Any, a: Any, b: Any, x: Any, y: Any) -> tuple[
         return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
 
     return x(_FLOAT_LANES, _FLOAT_LANES, x, x), codegen
+
+
+@intrinsic
+def highest(typing_context: Any, a: Any) -> tuple[Any, Callable]:
+    """Return the greatest of sixteen floats."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (vector,) = args
+        for distance in (8, 4, 2, 1):
+            moved = ir.Constant(_INTS, [(lane + distance) % LANES for lane in range(LANES)])
+            other = builder.shuffle_vector(vector, ir.Constant(_FLOATS, ir.Undefined), moved)
+            vector = builder.select(builder.fcmp_ordered(">", vector, other), vector, other)
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(_FLOAT_LANES), codegen

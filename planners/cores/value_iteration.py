@@ -17,11 +17,12 @@ from torch import Tensor
 
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.cores.bellman import convolve, maximum, merged
+from planners.cores.gauss_seidel import GaussSeidel, pack_by_tap, sweep_batch, tap_order
 from planners.cores.plane import BLOCK, Grid, grid_of, tap_offsets
 from planners.cores.vin_backward import anderson, backward, linearise, transposed
 from planners.cores.vin_forward import Filters, Outcome, forward
 from planners.cores.vin_kernel import pack_weights
-from planners.solution import Adjoint, AdjointSlot, Solution, Solver, Step
+from planners.solution import Adjoint, AdjointSlot, Result, Solution, Solver, Step
 from planners.solvers import Anderson, ForwardIteration
 
 CHUNKS_PER_THREAD = 4
@@ -76,6 +77,27 @@ class ValueIteration:
         """Return the same step for those samples."""
         return replace(self, reward=self.reward[rows])
 
+    def sweep_in_place(self, solver: GaussSeidel, v0: Tensor) -> Solution:
+        """Return v0 [B, G, h, w] after sweeps that update cells in place."""
+        run = _Run.of(self, ForwardIteration(), None)
+        filters, batch = run.filters, v0.shape[0]
+        packed = (pack_by_tap(filters.r, filters.r_size), pack_by_tap(filters.v, filters.v_size))
+        offsets = (
+            filters.r_offsets[tap_order(filters.r.shape[2], filters.r_size)],
+            filters.v_offsets[tap_order(filters.v.shape[2], filters.v_size)],
+        )
+        out = (
+            np.empty(v0.shape, np.float32),
+            np.empty(batch, np.float32),
+            np.empty(batch, np.int64),
+            np.empty(batch, np.int8),
+            np.empty((solver.max_steps, batch), np.float32),
+        )
+        options = (filters.v.shape[1], run.grid, (solver.max_steps, solver.tolerance), out)
+        share(sweep_batch, batch, _numpy(self.reward), _numpy(v0), *packed, *offsets, *options)
+        value, residual, steps, result, trace = (torch.from_numpy(x) for x in out)
+        return Solution(value, residual, steps, result, trace if solver.record else None)
+
 
 def unsupported(step: ValueIteration, solver: Solver, adjoint: Adjoint) -> str | None:
     """Return why the compiled loop cannot take this, or None when it can."""
@@ -84,8 +106,10 @@ def unsupported(step: ValueIteration, solver: Solver, adjoint: Adjoint) -> str |
     pad = _pad(step)
     if step.temperature > 0:
         return "the maximum is smoothed"
-    if not isinstance(solver, ForwardIteration):
+    if not isinstance(solver, ForwardIteration | GaussSeidel):
         return f"compiled value iteration is forward iteration; the solver is {type(solver).__name__}"
+    if isinstance(solver, GaussSeidel) and isinstance(adjoint, Unrolled):
+        return "Gauss-Seidel sweeps leave no steps to unroll"
     if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
         return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
@@ -97,7 +121,9 @@ def unsupported(step: ValueIteration, solver: Solver, adjoint: Adjoint) -> str |
     return None
 
 
-def fixed_point(step: ValueIteration, v0: Tensor, *, solver: ForwardIteration, adjoint: Adjoint) -> Solution:
+def fixed_point(
+    step: ValueIteration, v0: Tensor, *, solver: ForwardIteration | GaussSeidel, adjoint: Adjoint
+) -> Solution:
     """Return what `planners.fixed_point` returns for this step, solver and adjoint.
 
     Second derivatives are not available (the reference path has them under `Unrolled`).
@@ -105,7 +131,7 @@ def fixed_point(step: ValueIteration, v0: Tensor, *, solver: ForwardIteration, a
     Args:
         step: The step.
         v0: [B, G, h, w] where to start.
-        solver: Forward iteration.
+        solver: Forward iteration, or Gauss-Seidel sweeps followed by one step.
         adjoint: Implicit, Phantom, OneStep or Unrolled.
 
     Raises:
@@ -117,10 +143,20 @@ def fixed_point(step: ValueIteration, v0: Tensor, *, solver: ForwardIteration, a
     expected = (step.reward.shape[0], step.channels, *step.reward.shape[2:])
     if tuple(v0.shape) != expected or v0.dtype != torch.float32:
         raise ValueError(f"v0: expected float32 {expected}, got {v0.dtype} {tuple(v0.shape)}")
+    swept = None
+    if isinstance(solver, GaussSeidel):
+        if solver.max_steps > 1:
+            swept = replace(solver, max_steps=solver.max_steps - 1).solve(step, v0)
+            v0 = swept.value
+        solver = ForwardIteration(1, solver.tolerance, solver.record)
     run = _Run.of(step, solver, adjoint)
     w_r = step.w_v.new_zeros(0) if step.w_r is None else step.w_r
     value = _Iterate.apply(step.reward, w_r, step.w_v, v0, run)
     residual, steps, result, trace = (torch.from_numpy(x) for x in run.record[1:5])
+    if swept is not None:
+        steps = steps + swept.steps
+        result = torch.where(swept.result == Result.DIVERGED, swept.result, result)
+        trace = trace if swept.trace is None else torch.cat((swept.trace, trace))
     return Solution(value, residual, steps, result, trace if solver.record else None, run.slot)
 
 
