@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -95,9 +96,15 @@ def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
     return sweep, select(expand(sweep), options.only)
 
 
+def _program(name: str) -> str:
+    """Return how to call a program of this installation: its name, or where it is when the shell would not find it."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
+
+
 def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> str:
     """Return the command that does `verb` with the same options."""
-    words = ["idp", verb, sweep or options.sweep]
+    words = [_program("idp"), verb, sweep or options.sweep]
     if options.profile and sweep is None:
         words += ["--profile", options.profile]
     if "IDP_STORAGE" not in os.environ and options.storage != Path("idp-storage"):
@@ -276,7 +283,9 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
     from orchestrator.tracking import default_uri, shown_uri
 
     uri = options.tracking_uri or default_uri(options.storage)
-    page = f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if "http" not in uri[:5] else shown_uri(uri)
+    page = (
+        f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}" if "http" not in uri[:5] else shown_uri(uri)
+    )
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage / "sweeps" / plan.sweep.name / "report.html"
     lines += [f"report:       {report}"] if report.exists() else []

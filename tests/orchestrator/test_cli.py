@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 
 import pytest
 
@@ -90,11 +92,15 @@ def test_plan_as_json_counts_and_lists(sweep, tmp_path, capsys):
     assert not (tmp_path / "storage").exists()
 
 
-def test_plan_for_people_ends_with_the_command_to_run(sweep, capsys):
+@pytest.mark.parametrize("known", [True, False])
+def test_plan_for_people_ends_with_a_command_that_the_shell_finds(sweep, capsys, monkeypatch, known):
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(folder) if known else "/nowhere")
+    idp = "idp" if known else os.path.relpath(folder / "idp")
     assert main(["plan", str(sweep), "--profile", "one"]) == 0
     text = capsys.readouterr().out
     assert "2 trials: 0 done, 2 to run" in text
-    assert text.splitlines()[-1] == f"to run them: idp run {sweep} --profile one"
+    assert text.splitlines()[-1] == f"to run them: {idp} run {sweep} --profile one"
 
 
 def test_only_selects_on_every_verb(sweep, tmp_path, capsys):

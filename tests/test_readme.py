@@ -1,0 +1,56 @@
+"""The README is true: its files are there, its verbs exist, its Python and YAML run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.specs import expand, load_sweep
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_what_it_links_to_is_there(link):
+    assert link.startswith("http") or (ROOT / link).exists()
+
+
+def test_its_make_targets_exist():
+    targets = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    assert {"quickstart", "test"} <= targets
+    rules = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", rules, re.MULTILINE) for target in targets)
+
+
+def test_its_verbs_exist():
+    verbs = set(re.findall(r"`idp (\w+)", README))
+    usage = subprocess.run([sys.executable, "-m", "orchestrator", "--help"], capture_output=True, text=True, check=True)
+    assert {"plan", "run", "table"} <= verbs
+    assert all(re.search(rf"^    {verb}\b", usage.stdout, re.MULTILINE) for verb in verbs), usage.stdout
+
+
+def test_its_python_runs():
+    (code,) = blocks("python")
+    names = {"map": torch.ones(2, 1, 15, 15), "goal": torch.zeros(2, 1, 15, 15)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 4, 15, 15)
+
+
+def test_its_extension_adds_one_row_to_table_1(tmp_path):
+    (text,) = blocks("yaml")
+    for path in (ROOT / "sweeps").glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "mine.yaml").write_text(text)
+    base = {trial.trial_id for trial in expand(load_sweep(tmp_path / "table1.yaml"))}
+    mine = {trial.trial_id for trial in expand(load_sweep(tmp_path / "mine.yaml"))}
+    assert base < mine and len(mine - base) == 60
