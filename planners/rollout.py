@@ -1,7 +1,8 @@
 """How good a policy is: success, optimality and SPL of the greedy policy from every reachable cell of every map.
 
 A deterministic policy is a map from cell to cell. Composing that map with itself doubles the number of steps, so all
-roll-outs of a map of S cells end after log2(S) gathers, on whatever device the logits are.
+roll-outs of a map of S cells end after log2(S) gathers, on whatever device the logits are. On the CPU a compiled
+walk that goes through every cell once is faster still.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datagen.problem import Moves
+from planners.rollout_kernel import measure
 
 DISTANCE_BINS = (10.0, 20.0, 40.0, 80.0, 160.0, math.inf)
 """Upper ends of the shortest-path bins in which success is also counted."""
@@ -100,9 +102,21 @@ def evaluate_policy(
     Source:
         Definitions of GPPN (Lee et al., 2018) and the authors' code: a bump or a cycle never arrives.
     """
+    # DEVIATION(5.1): the authors' SPL scores the goal cell 0, so that a perfect policy stays below 1; ours scores it 1.
+    if actions.device.type == "cpu":
+        facts = (actions.long(), free.to(torch.uint8), goal.long(), distance.float(), optimal_actions)
+        arrays = tuple(fact.contiguous().numpy() for fact in facts)
+        shares, by_distance = measure(arrays, moves.offsets, moves.costs, moves.wrap, DISTANCE_BINS)
+        return _evaluation(len(actions), torch.from_numpy(shares), torch.from_numpy(by_distance))
+    return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, moves)
+
+
+def evaluate_by_squaring(
+    actions: Tensor, free: Tensor, goal: Tensor, distance: Tensor, optimal_actions: Tensor, moves: Moves
+) -> Evaluation:
+    """Do what `evaluate_policy` does, on any device; arguments as there."""
     n = len(actions)
     at_once = max(1, _CELLS_AT_ONCE // actions[0].numel())
-    # DEVIATION(5.1): the authors' SPL scores the goal cell 0, so that a perfect policy stays below 1; ours scores it 1.
     shares = torch.zeros(4, dtype=torch.float64)
     by_distance = torch.zeros(2, len(DISTANCE_BINS), dtype=torch.int64)
     for start in range(0, n, at_once):
@@ -111,6 +125,10 @@ def evaluate_policy(
         part_shares, part_by_distance = _sums(actions[part], arrived, cost, distance[part], optimal_actions[part])
         shares += part_shares
         by_distance += part_by_distance
+    return _evaluation(n, shares, by_distance)
+
+
+def _evaluation(n: int, shares: Tensor, by_distance: Tensor) -> Evaluation:
     success_rate, optimality, spl, accuracy = (shares / n).tolist()
     cells_by_distance, arrivals_by_distance = (tuple(row) for row in by_distance.tolist())
     return Evaluation(n, success_rate, optimality, spl, accuracy, cells_by_distance, arrivals_by_distance)

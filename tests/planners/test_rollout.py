@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datagen.expert import goal_distances, optimal_actions
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from planners.rollout import DISTANCE_BINS, evaluate_policy, follow
+from planners.rollout import DISTANCE_BINS, evaluate_by_squaring, evaluate_policy, follow
 
 COSTLY = Moves(costs=(1.0, 2.0, 1.0, 0.5))
 
@@ -55,6 +55,13 @@ def test_measures_agree_with_a_walker(moves, seed, height, width, mixed):
         torch.from_numpy(actions), torch.from_numpy(free), torch.from_numpy(goal), torch.from_numpy(distance),
         torch.from_numpy(best), moves,
     )  # fmt: skip
+
+    squared = evaluate_by_squaring(
+        torch.from_numpy(actions), torch.from_numpy(free), torch.from_numpy(goal), torch.from_numpy(distance),
+        torch.from_numpy(best), moves,
+    )  # fmt: skip
+    for name, value in vars(squared).items():
+        assert getattr(result, name) == pytest.approx(value, rel=1e-6), name
 
     cells = [tuple(cell) for cell in np.argwhere(np.isfinite(distance[0]))]
     end = tuple(int(part) for part in goal[0])
