@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -43,3 +46,32 @@ def test_the_limit_stops_the_work_before_it_is_passed_by_much():
     with pytest.raises(MemoryLimitExceeded, match=r"0\.02 GiB") as caught, TensorMemory([x], limit_bytes=5 * UNIT):
         chain(x, 100)
     assert caught.value.peak_bytes == 6 * UNIT
+
+
+MEASURE = """
+import os, sys, torch
+from planners import PlannerSpec, build_planner
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+torch.manual_seed(0)
+adjoint, k = sys.argv[1], int(sys.argv[2])
+planner = build_planner(PlannerSpec(core="conv_gppn", adjoint=adjoint, k_fwd=k, tolerance=1e-4), kernel="reference")
+map, goal = torch.ones(8, 1, 27, 27), torch.zeros(8, 1, 27, 27)
+planner.plan(map, goal, k_fwd=2).logits.sum().backward()  # what a process needs once
+before = resident()
+plan = planner.plan(map, goal)
+print(resident() - before)
+"""
+
+
+def test_the_process_agrees_memory_grows_with_k_when_unrolled_and_not_when_implicit():
+    def resident(adjoint, k):
+        command = [sys.executable, "-c", MEASURE, adjoint, str(k)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    state = 8 * 40 * 27 * 27 * 4
+    grown = resident("unrolled", 24) - resident("unrolled", 8)
+    assert grown > 16 * 3 * state  # at least gates, candidate and state of each step
+    assert resident("implicit", 24) - resident("implicit", 8) < 4 * state

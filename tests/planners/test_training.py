@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datagen.navigation import draw
-from datagen.problem import FOUR
+from datagen.problem import FOUR, FOUR_WRAP
 from datagen.task import DatasetSpec
 from planners.memory import MemoryLimitExceeded
 from planners.specs import PlannerSpec, TrainingSpec
@@ -146,3 +146,40 @@ def test_without_validation_maps_the_record_says_nan(problems):
     train, valid = problems
     learner = Trainer(PLANNER, TRAINING, train, valid[:0], moves=FOUR, seed=0)
     assert math.isnan(learner.run_epoch().valid_success_rate)
+
+
+def test_mapper_and_planner_learn_apart_and_then_together():
+    """D.1: first each from the truth, then the loss of the plan reaches the mapper through the implicit planner."""
+    from datagen.manipulation import draw as draw_arm
+
+    spec = DatasetSpec(task="workspace_manipulation", map_size=9, train=16, valid=8, test=8)
+    train, valid = draw_arm(spec, "train", 0, 16), draw_arm(spec, "valid", 0, 8)
+    planner = PlannerSpec(
+        core="vin",
+        mapper="unet",
+        mapper_options={"channels": (4, 8)},
+        wrap=True,
+        hidden_channels=8,
+        q_channels=8,
+        k_fwd=6,
+    )
+    training = TrainingSpec(epochs=2, batch_size=8, mapper_pretrain_epochs=1)
+    learner = Trainer(planner, training, train, valid, moves=FOUR_WRAP, seed=0)
+    seen = []
+    plan = learner.planner.plan
+
+    def watched(map, goal, observation=None, **rest):
+        if learner.planner.training:
+            seen.append((map is not None, observation is not None))
+        return plan(map, goal, observation, **rest)
+
+    learner.planner.plan = watched
+    before = {name: p.clone() for name, p in learner.planner.mapper.named_parameters()}
+    learner.run_epoch()
+    assert seen == [(True, False)] * 2
+    apart = {name: p.clone() for name, p in learner.planner.mapper.named_parameters()}
+    assert any(not torch.equal(before[name], apart[name]) for name in before)
+    learner.run_epoch()
+    assert seen[2:] == [(False, True)] * 2
+    assert any(not torch.equal(apart[name], p) for name, p in learner.planner.mapper.named_parameters())
+    assert 0 <= learner.test(valid).success_rate <= 1
