@@ -48,6 +48,14 @@ class Onlookers:
         self._report.note()
         self.failures += result.status == "FAILED"
 
+    def waiting(self, trials: list[PlannedTrial], holder: str) -> None:
+        """Note that the trials that are left are being run elsewhere."""
+        self._progress.say(f"{len(trials)} trials are being run by {holder}; waiting for them")
+
+    def left(self, trial: PlannedTrial) -> None:
+        """Note that another process turned out to work on the trial."""
+        self._progress.leave(trial.trial_id)
+
     def tick(self) -> None:
         """Redraw the terminal if it is time to, and leave where a signal asks for it."""
         interruption.check()

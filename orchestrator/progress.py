@@ -101,6 +101,11 @@ class Progress:
         self._failed += failed
         self.say(f"{trial_id[:8]}  {name}  {outcome}  [{self._done}/{self._total}]")
 
+    def leave(self, trial_id: str) -> None:
+        """Note that a trial runs here no more, though it has not ended."""
+        self._running.pop(trial_id, None)
+        self._draw(force=True)
+
     def tick(self) -> None:
         """Redraw if it is time to."""
         with self._lock:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
 import re
-import traceback
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from datagen.spec import Spec
-from orchestrator.provenance import Provenance, code_hash, provenance
+from orchestrator.provenance import Provenance, code_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,6 +108,30 @@ class ResultError(ValueError):
     """A file in the storage that is not what it should be; the message names it."""
 
 
+class StorageFull(ResultError):
+    """The disk is full, or a quota is used up: what is finished is kept, and running again goes on."""
+
+
+def no_room(error: BaseException, place: Path) -> StorageFull | None:
+    """Return what to say where `error` means a full disk or an exceeded quota, else None.
+
+    Args:
+        error: What was raised; its causes count too.
+        place: Where something was to be written.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, StorageFull):
+            return found
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StorageFull(
+                f"{found.filename or place}: {found.strerror}; what is finished is kept: make room, then run the same "
+                "command again"
+            )
+        found = found.__cause__ or found.__context__
+    return None
+
+
 def trial_directory(storage: Path, trial_id: str) -> Path:
     """Return `storage/trials/trial_id`; nothing is created.
 
@@ -145,8 +169,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_spec(directory: Path, spec: Spec) -> None:
-    """Write `spec.json`: the resolved spec, defaults included."""
-    write_json(directory / "spec.json", spec.model_dump(mode="json"))
+    """Write `spec.json`: the resolved spec, defaults included; where it is there already and whole, leave it."""
+    content = (json.dumps(spec.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode()
+    try:
+        if (directory / "spec.json").read_bytes() == content:
+            return
+    except OSError:
+        pass  # not there yet, or not readable: writing it says what is wrong
+    write_bytes(directory / "spec.json", content)
 
 
 def write_result(directory: Path, result: TrialResult) -> None:
@@ -224,25 +254,6 @@ def read_curves(directory: Path) -> list[dict[str, Any]]:
     except pa.ArrowException as error:
         raise ResultError(f"{path}: {error}") from error
     return rows
-
-
-def record_failure(directory: Path, trial_id: str, error: BaseException) -> TrialResult:
-    """Write and return the result of a trial that could not write one itself: FAILED, with the traceback.
-
-    Args:
-        directory: The trial directory.
-        trial_id: The trial.
-        error: What ended it.
-    """
-    result = TrialResult(
-        trial_id=trial_id,
-        status="FAILED",
-        reason=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500],
-        traceback="".join(traceback.format_exception(error)),
-        provenance=provenance(),
-    )
-    write_result(directory, result)
-    return result
 
 
 def read_results(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,24 @@ import torch
 from datagen import parquet
 from datagen.stream import ProblemStream
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
+from orchestrator import divergence
+from orchestrator.checkpoints import drop_previous, load_checkpoint, save_checkpoint
+from orchestrator.divergence import WatchedTrainer, keep_divergence
+from orchestrator.leases import Lease, LeaseLost, Owner, take
+from orchestrator.outcomes import memory_phase
 from orchestrator.provenance import code_hash, provenance
-from orchestrator.results import TrialResult, trial_directory, write_bytes, write_curves, write_result, write_spec
+from orchestrator.results import (
+    ResultError,
+    TrialResult,
+    no_room,
+    read_result,
+    trial_directory,
+    write_curves,
+    write_result,
+    write_spec,
+)
 from orchestrator.specs import TrialSpec, trial_id
+from orchestrator.steering import Cancelled, is_cancelled
 from orchestrator.trained import Convergence, convergence
 from planners.memory import MemoryLimitExceeded
 from planners.rollout import Evaluation
@@ -36,30 +51,71 @@ TRACED_PROBLEMS = 32
 Report = Callable[[EpochRecord], None]
 
 
-def run_trial(spec: TrialSpec, storage: Path, report: Report | None = None) -> TrialResult:
+def run_trial(
+    spec: TrialSpec, storage: Path, report: Report | None = None, *, campaign: str = "", instead_of: int = 0
+) -> TrialResult:
     """Train and test one planner and leave everything in its trial directory.
 
-    A trial that was interrupted goes on after its last completed epoch and ends with the same numbers. Running out of
-    memory is an outcome; any other exception ends the trial as FAILED, with its traceback in the result.
+    A trial that is done is left as it is. One that was interrupted goes on after its last completed epoch and ends with
+    the same numbers. Running out of memory is an outcome; any other exception ends the trial as FAILED, with its
+    traceback in the result.
 
     Args:
         spec: The trial.
         storage: The storage directory; the trial's dataset must be in it, complete.
         report: Called after each epoch.
+        campaign: The run of a sweep that this process works for; takes over from its own dead processes at once.
+        instead_of: Number of a lease whose owner has given no sign of life for long enough.
 
     Returns:
         The result, which is also in `result.json`.
+
+    Raises:
+        TrialHeld: Another process works on the trial.
+        LeaseLost: Another process took it over meanwhile; what this one made since then is discarded.
+        StorageFull: There is no room; running the trial again goes on from its last checkpoint.
     """
     directory = trial_directory(storage, trial_id(spec))
+    try:
+        lease = take(directory, Owner.here(campaign), instead_of)
+        try:
+            with lease.beating():
+                done = _settled(directory)
+                return done or _run(spec, storage, lease, report)
+        finally:
+            lease.release()
+    except LeaseLost:
+        _log(directory, "another process has taken over; what this one has made since is discarded")
+        raise
+    except OSError as error:
+        raise no_room(error, directory) or error from None
+
+
+def _settled(directory: Path) -> TrialResult | None:
+    """Return the result that leaves nothing to do, found only once the trial is ours."""
+    try:
+        result = read_result(directory)
+    except ResultError as error:
+        _log(directory, f"the result is damaged and made again: {error}")
+        return None
+    if result is None:
+        return None
+    if result.status == "CANCELLED" and is_cancelled(directory):
+        return result
+    return result if result.final and result.provenance.made_by(code_hash()) else None
+
+
+def _run(spec: TrialSpec, storage: Path, lease: Lease, report: Report | None) -> TrialResult:
+    directory = lease.directory
     write_spec(directory, spec)
     device = _device(spec)
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
         "provenance": provenance(dataset_id(spec.data), device, spec.plugins),
     }
-    _log(directory, f"started on {identity['provenance'].host}, {device}")
     try:
-        records, evaluation, traces = _train_and_test(spec, storage, directory, device, report)
+        _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
+        records, evaluation, traces = _train_and_test(spec, storage, lease, device, report)
         numbers = _numbers(records, evaluation) | {
             "forward_trace": traces.forward,
             "backward_trace": traces.backward,
@@ -67,22 +123,38 @@ def run_trial(spec: TrialSpec, storage: Path, report: Report | None = None) -> T
         result = TrialResult(status="COMPLETED", **identity, **numbers)
     except (MemoryLimitExceeded, torch.OutOfMemoryError, MemoryError) as error:
         peak_bytes = error.peak_bytes if isinstance(error, MemoryLimitExceeded) else _cuda_peak_bytes(device)
-        result = TrialResult(status="OUT_OF_MEMORY", reason=str(error), peak_bytes=peak_bytes, **identity)
+        phase = memory_phase(error)
+        reason = f"in the {phase} pass: {error}" if phase in ("forward", "backward") else f"in {phase}: {error}"
+        result = TrialResult(
+            status="OUT_OF_MEMORY", reason=reason, out_of_memory_phase=phase, peak_bytes=peak_bytes, **identity
+        )
+    except Cancelled as stopped:
+        result = TrialResult(status="CANCELLED", reason=str(stopped), **identity)
+    except LeaseLost:
+        raise
     except Exception as error:
+        if full := no_room(error, directory):
+            raise full from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         result = TrialResult(status="FAILED", reason=reason, traceback=traceback.format_exc(), **identity)
-    _log(directory, f"{result.status} {result.reason}".strip())
+    lease.renew()
     write_result(directory, result)
+    if result.final:
+        drop_previous(directory)
+    # The log may itself be what failed; the result says it all.
+    with suppress(OSError):
+        _log(directory, f"{result.status} {result.reason}".strip())
     return result
 
 
 def _train_and_test(
-    spec: TrialSpec, storage: Path, directory: Path, device: str, report: Report | None
+    spec: TrialSpec, storage: Path, lease: Lease, device: str, report: Report | None
 ) -> tuple[list[EpochRecord], Evaluation, Convergence]:
     torch.set_num_threads(spec.execution.threads)
+    directory = lease.directory
     dataset = parquet.directory_of(spec.data, storage / "datasets")
     limit_gib = spec.execution.memory_limit_gib
-    trainer = Trainer(
+    trainer = WatchedTrainer(
         spec.planner,
         spec.training,
         _open(spec.data, dataset, "train"),
@@ -93,13 +165,18 @@ def _train_and_test(
         kernel=spec.execution.kernel,
         memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
     )
-    code = _code(spec)
-    records = _resume(trainer, directory, code)
+    trainer.keep = lambda content: keep_divergence(directory, content)
+    records = _resume(trainer, directory, _code(spec))
+    if is_cancelled(directory):
+        raise Cancelled(f"cancelled after epoch {trainer.epoch} of {spec.training.epochs}")
+    if records:
+        write_curves(directory, records)
     while not trainer.finished:
         record = trainer.run_epoch()
         records.append(record)
+        lease.check()
         write_curves(directory, records)
-        _save(trainer, records, directory, code)
+        _save(trainer, records, directory, _code(spec))
         _log(
             directory,
             f"epoch {record.epoch}: loss {record.train_loss:.4f}, success {record.valid_success_rate:.4f}, "
@@ -107,8 +184,10 @@ def _train_and_test(
         )
         if report is not None:
             report(record)
+        if is_cancelled(directory) and not trainer.finished:
+            raise Cancelled(f"cancelled after epoch {trainer.epoch} of {spec.training.epochs}")
     if not records:
-        _save(trainer, records, directory, code)
+        _save(trainer, records, directory, _code(spec))
     test = _open(spec.data, dataset, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
     return records, trainer.test(test), convergence(trainer.planner, traced)
@@ -137,20 +216,23 @@ def _code(spec: TrialSpec) -> str:
 
 
 def _save(trainer: Trainer, records: list[EpochRecord], directory: Path, code: str) -> None:
+    if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
+        _log(directory, "weights are not finite: the checkpoint of the epoch before is kept")
+        return
     state = {"code": code, "records": [asdict(record) for record in records], "trainer": trainer.state_dict()}
-    content = BytesIO()
-    torch.save(state, content)
-    write_bytes(directory / "checkpoint.pt", content.getvalue())
+    save_checkpoint(directory, state)
 
 
 def _resume(trainer: Trainer, directory: Path, code: str) -> list[EpochRecord]:
     """Load the trial's checkpoint into the trainer and return the epochs it holds; none of other code's epochs."""
-    path = directory / "checkpoint.pt"
-    if not path.exists():
-        return []
-    state = torch.load(path, weights_only=True)
-    if state["code"] != code:
+    state, wrong = load_checkpoint(directory)
+    for reason in wrong:
+        _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
+    if state is not None and state["code"] != code:
         _log(directory, "the checkpoint was made by other code: training starts again")
+        state = None
+    if state is None:
+        (directory / divergence.FILE).unlink(missing_ok=True)
         return []
     trainer.load_state_dict(state["trainer"])
     _log(directory, f"goes on after epoch {trainer.epoch}")

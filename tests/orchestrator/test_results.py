@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from datagen.spec import Spec
+from orchestrator.outcomes import record_failure
 from orchestrator.provenance import Provenance, _code, code_hash, provenance
 from orchestrator.results import (
     ResultError,
@@ -13,7 +14,6 @@ from orchestrator.results import (
     read_curves,
     read_result,
     read_results,
-    record_failure,
     trial_directory,
     write_bytes,
     write_curves,

@@ -42,7 +42,7 @@ def test_a_trial_leaves_the_contract_behind(storage):
     result = run_trial(SPEC, storage, seen.append)
     directory = trial_directory(storage, trial_id(SPEC))
     assert {path.name for path in directory.iterdir()} == {
-        "spec.json", "result.json", "curves.parquet", "checkpoint.pt", "log.txt",
+        "spec.json", "result.json", "curves.parquet", "checkpoint.pt", "log.txt", ".lease-000002",
     }  # fmt: skip
     assert read_result(directory) == result and result.status == "COMPLETED"
     assert TrialSpec.model_validate_json((directory / "spec.json").read_text()) == SPEC
@@ -84,6 +84,7 @@ def test_epochs_of_other_code_are_not_mixed_in(storage):
     directory = trial_directory(storage, trial_id(SPEC))
     state = torch.load(directory / "checkpoint.pt", weights_only=True)
     torch.save({**state, "code": "of yesterday"}, directory / "checkpoint.pt")
+    (directory / "result.json").unlink()
     epochs = []
     run_trial(SPEC, storage, lambda record: epochs.append(record.epoch))
     assert epochs == [1, 2, 3]

@@ -1,0 +1,67 @@
+"""Checkpoints of a trial: written after each epoch, read again even where the last one is damaged."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.results import write_bytes
+
+LATEST = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+"""The one before, while the trial runs."""
+
+
+def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint and keep the one before it.
+
+    Args:
+        directory: The trial directory.
+        state: Tensors and plain data.
+    """
+    content = BytesIO()
+    torch.save(state, content)
+    latest, previous = directory / LATEST, directory / PREVIOUS
+    if latest.exists():
+        previous.unlink(missing_ok=True)
+        os.link(latest, previous)
+    write_bytes(latest, content.getvalue())
+
+
+def drop_previous(directory: Path) -> None:
+    """Remove the checkpoint before the last, which a trial that is complete needs no more."""
+    (directory / PREVIOUS).unlink(missing_ok=True)
+
+
+def load_checkpoint(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the latest checkpoint that is whole, None where there is none, and what was found wrong with later ones.
+
+    Args:
+        directory: The trial directory.
+    """
+    wrong: list[str] = []
+    for name in (LATEST, PREVIOUS):
+        path = directory / name
+        if not path.exists():
+            continue
+        try:
+            return _load(path), wrong
+        except Exception as error:  # a damaged file makes the reader raise almost anything
+            reason = (str(error).splitlines() or [""])[0]
+            wrong.append(f"{name} is damaged ({type(error).__name__}: {reason})"[:300])
+    return None, wrong
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        # The reader of tensors takes a flipped bit for a weight; the archive has a checksum for each member.
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"checksum of {damaged} is wrong")
+    state: dict[str, Any] = torch.load(BytesIO(content), weights_only=True)
+    return state

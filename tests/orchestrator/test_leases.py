@@ -1,0 +1,231 @@
+"""Exactly one process works on a trial, and only its result counts: with real processes, killed and put to sleep."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from datagen import parquet
+from datagen.task import DatasetSpec
+from orchestrator.leases import LeaseLost, Owner, Patience, TrialHeld, free, look, take
+from orchestrator.results import TrialResult, read_result, trial_directory, write_result, write_spec
+from orchestrator.specs import TrialSpec, trial_id
+from orchestrator.trial import run_trial
+from planners.specs import PlannerSpec, TrainingSpec
+
+DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
+SPEC = TrialSpec(
+    data=DATA,
+    planner=PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8),
+    training=TrainingSpec(epochs=3, batch_size=16),
+)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    root = tmp_path / "datasets"
+    for shard in parquet.missing_shards(DATA, root):
+        parquet.write_shard(DATA, shard, root)
+    parquet.finish_dataset(DATA, root)
+    return tmp_path
+
+
+RACER = """
+import sys
+from pathlib import Path
+from orchestrator.leases import Lease, Owner, look
+directory, owner = Path(sys.argv[1]), Owner.here()
+for line in sys.stdin:
+    held = look(directory)
+    lease = Lease.take(directory, owner, held) if (0 if held is None else held.number) == int(line) else None
+    print("lost" if lease is None else lease.number, flush=True)
+"""
+
+
+def test_of_many_processes_one_takes_each_lease(tmp_path):
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for number in range(20):
+        for racer in racers:
+            racer.stdin.write(f"{number}\n")
+            racer.stdin.flush()
+        answers = [racer.stdout.readline().strip() for racer in racers]
+        assert sorted(answers) == [str(number + 1), "lost", "lost", "lost"]
+    for racer in racers:
+        racer.communicate()
+        assert racer.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [".lease-000020"]
+
+
+def test_a_lease_is_held_until_it_is_given_back(tmp_path):
+    lease = take(tmp_path, Owner.here())
+    with pytest.raises(TrialHeld, match=f"process {os.getpid()} on"):
+        take(tmp_path, Owner.here())
+    lease.check()
+    lease.release()
+    assert free(look(tmp_path))
+    take(tmp_path, Owner.here())
+    with pytest.raises(LeaseLost):
+        lease.check()
+    with pytest.raises(LeaseLost):
+        lease.renew()
+
+
+def test_numbers_that_were_swept_up_are_not_used_again(tmp_path):
+    stale = take(tmp_path, Owner.here())
+    stale.release()
+    for _ in range(3):
+        take(tmp_path, Owner.here()).release()
+    assert not (tmp_path / ".lease-000002").exists()
+    with pytest.raises(LeaseLost):
+        stale.renew()
+    assert [path.name for path in tmp_path.iterdir()] == [".lease-000004"]
+
+
+def test_a_run_takes_over_from_its_own_dead_and_from_dead_processes_of_this_machine(tmp_path):
+    take(tmp_path, Owner.here("this run"))
+    assert not free(look(tmp_path))
+    assert free(look(tmp_path), "this run")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    owner = Owner.here()
+    object.__setattr__(owner, "pid", child.pid)
+    time.sleep(0.05)
+    from orchestrator.leases import _started
+
+    object.__setattr__(owner, "started", _started(child.pid))
+    take(tmp_path, owner, instead_of=1)
+    assert not free(look(tmp_path))
+    child.kill()
+    child.wait()
+    assert free(look(tmp_path))
+
+
+def test_an_owner_elsewhere_is_given_up_only_after_its_silence(tmp_path, monkeypatch):
+    owner = Owner.here()
+    object.__setattr__(owner, "boot", "another machine")
+    lease = take(tmp_path, owner)
+    patience = Patience(0.2)
+    assert not patience.expired(tmp_path, look(tmp_path))
+    time.sleep(0.3)
+    # Its clock may be years off: only that the time changes counts.
+    os.utime(tmp_path / ".lease-000001", (5, 5))
+    assert not patience.expired(tmp_path, look(tmp_path))
+    time.sleep(0.3)
+    assert patience.expired(tmp_path, look(tmp_path))
+    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 0.3)
+    patience = Patience(1.0)
+    with lease.beating():
+        for _ in range(10):
+            assert not patience.expired(tmp_path, look(tmp_path))
+            time.sleep(0.15)
+
+
+SLEEPER = """
+import os, signal, sys
+from pathlib import Path
+from orchestrator.leases import LeaseLost
+from orchestrator.specs import TrialSpec
+from orchestrator.trial import run_trial
+def sleep_after_the_second_epoch(record):
+    if record.epoch == 2:
+        print("asleep", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+try:
+    run_trial(TrialSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sleep_after_the_second_epoch)
+except LeaseLost:
+    print("lost")
+else:
+    print("published")
+"""
+
+
+def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, SPEC.model_dump_json(), str(storage)], stdout=subprocess.PIPE, text=True
+    )
+    assert sleeper.stdout.readline() == "asleep\n"
+    directory = trial_directory(storage, trial_id(SPEC))
+    time.sleep(0.2)
+    held, patience = look(directory), Patience(0.5)
+    with pytest.raises(TrialHeld):
+        run_trial(SPEC, storage)
+    while not patience.expired(directory, held):
+        time.sleep(0.1)
+    epochs = []
+    result = run_trial(SPEC, storage, lambda record: epochs.append(record.epoch), instead_of=held.number)
+    assert epochs == [3] and result.status == "COMPLETED"
+    files = {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"}
+    os.kill(sleeper.pid, signal.SIGCONT)
+    assert sleeper.communicate(timeout=60)[0] == "lost\n"
+    assert {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"} == files
+    assert "another process has taken over" in (directory / "log.txt").read_text()
+
+
+def test_a_trial_that_is_done_is_not_run_again(storage):
+    first = run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    before = (directory / "result.json").stat()
+    epochs = []
+    assert run_trial(SPEC, storage, epochs.append) == first
+    assert epochs == []
+    assert (directory / "result.json").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_damaged_result_is_made_again_from_the_checkpoint(storage):
+    first = run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    (directory / "result.json").write_text("{")
+    epochs = []
+    again = run_trial(SPEC, storage, epochs.append)
+    assert epochs == [] and again.test_spl == first.test_spl
+    assert read_result(directory) == again
+    assert "the result is damaged" in (directory / "log.txt").read_text()
+
+
+def test_a_failure_is_not_written_over_another_runs_trial(tmp_path):
+    from orchestrator.outcomes import record_failure
+
+    directory = trial_directory(tmp_path, trial_id(SPEC))
+    write_spec(directory, SPEC)
+    lease = take(directory, Owner.here("another run"))
+    with pytest.raises(TrialHeld):
+        record_failure(directory, trial_id(SPEC), RuntimeError("its process died"), "this run")
+    assert read_result(directory) is None
+    result = TrialResult(trial_id=trial_id(SPEC), status="COMPLETED")
+    lease.renew()
+    write_result(directory, result)
+    assert read_result(directory) == result
+
+
+SWEEP = """
+name: two
+planners: {vin: {core: vin, adjoint: unrolled, hidden_channels: 8, q_channels: 4}}
+data: {train: 64, valid: 16, test: 16}
+tasks: [{map_size: 9}]
+grid: {k: [4], seed: [0, 1, 2, 3, 4, 5]}
+training: {epochs: 1}
+"""
+
+
+def test_two_drivers_on_one_storage_run_every_trial_once(tmp_path):
+    sweep, storage = tmp_path / "two.yaml", tmp_path / "storage"
+    sweep.write_text(SWEEP)
+    command = [sys.executable, "-m", "orchestrator", "run", str(sweep), "--storage", str(storage), "--json"]
+    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [driver.communicate(timeout=200) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], answers
+    tables = [json.loads(answer[0])["rows"] for answer in answers]
+    assert tables[0] == tables[1] and tables[0][0]["used"] == 6
+    logs = [path.read_text() for path in (storage / "trials").glob("*/log.txt")]
+    assert [log.count(" started on ") for log in logs] == [1] * 6
+    assert [log.count(" COMPLETED") for log in logs] == [1] * 6
