@@ -278,9 +278,7 @@ def check_compiled_loop(core: str, adjoint: str) -> None:
     reference, expected = planner.plan(map, goal), gradients(planner, map, goal)
     planner.kernel = "auto"
     plan, found = planner.plan(map, goal), gradients(planner, map, goal)
-    compiled = isinstance(planner.core, ValueIterationCore) or (
-        isinstance(planner.core, GRUCore) and adjoint != "unrolled"
-    )
+    compiled = isinstance(planner.core, ValueIterationCore | GRUCore)
     assert (plan.kernel == "compiled") == compiled, plan.kernel
     torch.testing.assert_close(plan.logits, reference.logits, rtol=1e-4, atol=1e-4)
     assert torch.equal(plan.solution.steps, reference.solution.steps)

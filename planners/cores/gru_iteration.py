@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from planners import fixed_points
-from planners.adjoints import Implicit, OneStep, Phantom
+from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.cores.bellman import convolve
 from planners.cores.gru_kernel import OUTPUTS_AT_ONCE, GRUFilters
 from planners.cores.gru_solver import Found, Method, solve_gru
+from planners.cores.gru_unrolled import back_through_gru, unroll_gru
 from planners.cores.plane import grid_of, tap_offsets
 from planners.cores.value_iteration import share
 from planners.cores.vin_kernel import pack_weights
-from planners.solution import Adjoint, Solution, Solver, Step
-from planners.solvers import Anderson, ForwardIteration
+from planners.solution import Adjoint, Result, Solution, Solver, Step
+from planners.solvers import GROWTH, Anderson, ForwardIteration, norm_per_sample
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def unsupported(step: GRUIteration, solver: Solver, adjoint: Adjoint) -> str | N
     tensors = (step.initial, step.reward, step.gates, step.candidate, step.from_reward, step.bias)
     height, width = step.initial.shape[-2:]
     pad = step.gates.shape[-1] // 2
-    if not isinstance(adjoint, Implicit | Phantom | OneStep):
-        return f"the compiled ConvGRU records no steps for the adjoint {type(adjoint).__name__}"
+    if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
+        return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
+    if isinstance(adjoint, Unrolled) and not isinstance(solver, ForwardIteration):
+        return "only forward iteration can be unrolled"
     if not isinstance(solver, ForwardIteration | Anderson):
         return f"the compiled ConvGRU has no solver {type(solver).__name__}"
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
@@ -85,7 +88,7 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
     Args:
         step: The step.
         solver: ForwardIteration or Anderson.
-        adjoint: Implicit, Phantom or OneStep. The adjoint system runs compiled for the same two solvers.
+        adjoint: Implicit, Phantom, OneStep or Unrolled. The adjoint system runs compiled for the same two solvers.
 
     Raises:
         ValueError: With the reason that `unsupported` gives.
@@ -94,6 +97,8 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
     if reason is not None:
         raise ValueError(reason)
     solve = _Solve(step)
+    if isinstance(adjoint, Unrolled):
+        return _unrolled(solve, solver)
     if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson):
         adjoint = replace(adjoint, solver=_Compiled(solve, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
     forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
@@ -178,6 +183,80 @@ class _Compiled:
             of.at = found.value
         value, residual, steps, result, trace = (torch.from_numpy(x) for x in found)
         return Solution(value[:, : of.state], residual, steps, result, trace if self.record else None)
+
+
+def _unrolled(solve: _Solve, solver: Any) -> Solution:
+    """Return what `Unrolled` returns, the steps kept where gradients are wanted."""
+    step, steps = solve.step, solver.max_steps
+    if torch.is_grad_enabled():
+        trace, sizes = torch.empty(2, steps, len(step.initial)).unbind()
+        # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
+        part = convolve(step.reward, step.from_reward, step.bias, wrap=step.wrap)
+        value = _Unroll.apply(step.initial, part, step.gates, step.candidate, solve, (trace.numpy(), sizes.numpy()))
+        residual = trace[-1]
+        large = sizes[-1] > GROWTH * torch.maximum(norm_per_sample(step.initial.detach()), sizes[0]).clamp(min=1.0)
+    else:
+        found = _Compiled(solve, replace(solver, tolerance=0.0), steps, adjoint=False).solve(step, step.initial)
+        value, residual, trace, large = found.value, found.residual, found.trace, found.result == Result.DIVERGED
+    result = torch.where((residual <= solver.tolerance) & (solver.tolerance > 0), Result.CONVERGED, Result.MAX_STEPS)
+    result = torch.where(large | ~torch.isfinite(residual), Result.DIVERGED, result).to(torch.int8)
+    return Solution(
+        value, residual, torch.full_like(result, steps, dtype=torch.int64), result, trace if solver.record else None
+    )
+
+
+class _Unroll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, initial: Tensor, part: Tensor, gates: Tensor, candidate: Tensor, solve: _Solve, quality: Any
+    ) -> Tensor:
+        start, steps = solve.at, len(quality[0])
+        # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
+        ctx.kept = torch.empty(len(start), steps, 4 * start.shape[1] * solve.grid.length)
+        ctx.solve = solve
+        value = np.empty(start.shape, np.float32)
+        out = (value, *quality)
+        share(unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), out)
+        tensors = (initial, part, gates, candidate)
+        if not all(torch.isfinite(each).all() for each in tensors):  # the compiled tanh cuts off what is no number
+            sound = torch.isfinite(part).flatten(1).all(1) & torch.isfinite(initial).flatten(1).all(1)
+            sound &= torch.isfinite(gates).all() & torch.isfinite(candidate).all()
+            value[~sound.numpy()] = np.nan
+            quality[0][:, ~sound.numpy()] = np.inf
+        return torch.from_numpy(value)[:, : solve.state]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the compiled backward pass cannot be differentiated again (create_graph=True); kernel 'reference' can"
+            )
+        solve: _Solve = ctx.solve
+        state, size = solve.state, solve.step.gates.shape[-1]
+        u = solve.padded(grads[0])
+        batch, padded = u.shape[:2]
+        offsets = tap_offsets(1, size, solve.grid)
+        offsets = np.concatenate([offsets, offsets[-1:].repeat(-len(offsets) % 3)])
+        dv0, d_part = np.empty_like(u), np.empty((batch, 3 * padded, *u.shape[2:]), np.float32)
+        dw_gates, dw_candidate = (np.zeros((batch, n * padded, padded, len(offsets)), np.float32) for n in (2, 1))
+        share(
+            back_through_gru,
+            batch,
+            u,
+            solve.filters,
+            offsets,
+            solve.grid,
+            ctx.kept.numpy(),
+            dv0,
+            d_part,
+            dw_gates,
+            dw_candidate,
+        )
+        d_part = torch.from_numpy(d_part).unflatten(1, (3, padded))[:, :, :state].flatten(1, 2)
+        d_gates = torch.from_numpy(dw_gates).sum(0).unflatten(0, (2, padded))[:, :state].flatten(0, 1)
+        d_candidate = torch.from_numpy(dw_candidate).sum(0)[:state]
+        filters = (d[:, :state, : size * size].unflatten(2, (size, size)) for d in (d_gates, d_candidate))
+        return torch.from_numpy(dv0)[:, :state], d_part, *filters, None, None
 
 
 def _padded(w: Tensor, parts: int, missing: int, missing_inputs: int = 0) -> Tensor:

@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 @reordered
-def _compare(z: Floats, fz: Floats, change: Floats) -> tuple[float, float]:
+def compare(z: Floats, fz: Floats, change: Floats) -> tuple[float, float]:
     """Write f(z) - z and return its norm and that of f(z)."""
     difference = size = np.float32(0)
     for i in range(len(change)):
@@ -123,7 +123,7 @@ def solve_gru(first, last, start, reward, right, filters, grid, method, out):  #
                 transposed_gru(z, given, slopes, filters, grid, planes, fz)
             else:
                 gru_step(z, filters, grid, planes, fz)
-            difference, length = _compare(z, fz, change)
+            difference, length = compare(z, fz, change)
             now = relative(difference, length) if sound else np.float32(np.inf)
             limit = GROWTH * max(np.float32(1), norm(z[:size]), length) if k == 0 else limit
             out.trace[k, b] = now
