@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from datagen.manifest import DatasetError
 from datagen.parquet import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator import interruption, plugins
@@ -131,7 +132,7 @@ def make_datasets(
     from ray.exceptions import RayActorError, RayTaskError
 
     root = root.resolve()
-    specs = [spec for spec in {dataset_id(spec): spec for spec in specs}.values() if not is_complete(spec, root)]
+    specs = [spec for spec in {dataset_id(spec): spec for spec in specs}.values() if not _whole(spec, root)]
     work = [(spec, shard) for spec in specs for shard in missing_shards(spec, root)]
     total = len(work)
     attempts: dict[tuple[str, str], int] = {}
@@ -181,6 +182,18 @@ def make_datasets(
             report(DatasetProgress(name, done, total))
     for writer in idle:
         ray.kill(writer)
+
+
+def _whole(spec: DatasetSpec, root: Path) -> bool:
+    """Return whether a dataset is complete and unaltered; a damaged manifest is set aside, its set made again."""
+    try:
+        return is_complete(spec, root)
+    except DatasetError:
+        if spec.imported is not None:
+            raise
+        manifest = directory_of(spec, root) / "manifest.json"
+        manifest.replace(manifest.with_name("manifest.json.damaged"))
+        return False
 
 
 class ShardWriter:

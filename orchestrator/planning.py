@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from datagen import parquet
+from datagen.manifest import DatasetError
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator.evaluation import planned_evaluations
 from orchestrator.provenance import code_hash
@@ -133,7 +134,10 @@ def _datasets(sweep: SweepSpec, trials: list[PlannedTrial]) -> list[DatasetSpec]
 def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:
     root = storage / "datasets"
     problems = spec.train + spec.valid + spec.test
-    present = parquet.is_complete(spec, root, verify=False)
+    try:
+        present = parquet.is_complete(spec, root, verify=False)
+    except DatasetError:
+        present = False  # a damaged manifest; `run` makes the set again
     if present:
         size = sum(record.bytes for record in parquet.load_manifest(parquet.directory_of(spec, root)).shards)
     else:
@@ -230,3 +234,12 @@ def by_cell(plan: Plan) -> list[tuple[dict[str, Scalar], list[Scalar], Counter[s
         cell[1].append(trial.axes["seed"])
         cell[2][plan.states[trial.trial_id]] += 1
     return list(cells.values())
+
+
+def size_words(count: float) -> str:
+    """Return bytes as people say them: "12.3 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from datagen import parquet
+from datagen.staging import staged
 from datagen.stream import ProblemStream
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
 from orchestrator import divergence
@@ -115,7 +117,8 @@ def _run(spec: TrialSpec, storage: Path, lease: Lease, report: Report | None) ->
     }
     try:
         _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
-        records, evaluation, traces = _train_and_test(spec, storage, lease, device, report)
+        with dataset_folder(spec.data, storage) as datasets:
+            records, evaluation, traces = _train_and_test(spec, datasets, lease, device, report)
         numbers = _numbers(records, evaluation) | {
             "forward_trace": traces.forward,
             "backward_trace": traces.backward,
@@ -148,17 +151,16 @@ def _run(spec: TrialSpec, storage: Path, lease: Lease, report: Report | None) ->
 
 
 def _train_and_test(
-    spec: TrialSpec, storage: Path, lease: Lease, device: str, report: Report | None
+    spec: TrialSpec, datasets: Path, lease: Lease, device: str, report: Report | None
 ) -> tuple[list[EpochRecord], Evaluation, Convergence]:
     torch.set_num_threads(spec.execution.threads)
     directory = lease.directory
-    dataset = parquet.directory_of(spec.data, storage / "datasets")
     limit_gib = spec.execution.memory_limit_gib
     trainer = WatchedTrainer(
         spec.planner,
         spec.training,
-        _open(spec.data, dataset, "train"),
-        _open(spec.data, dataset, "valid"),
+        open_split(spec.data, datasets, "train"),
+        open_split(spec.data, datasets, "valid"),
         moves=TASKS[spec.data.task].moves,
         seed=spec.seed,
         device=device,
@@ -188,13 +190,29 @@ def _train_and_test(
             raise Cancelled(f"cancelled after epoch {trainer.epoch} of {spec.training.epochs}")
     if not records:
         _save(trainer, records, directory, _code(spec))
-    test = _open(spec.data, dataset, "test")
+    test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
     return records, trainer.test(test), convergence(trainer.planner, traced)
 
 
-def _open(spec: DatasetSpec, dataset: Path, split: Split) -> ProblemSource:
+@contextmanager
+def dataset_folder(spec: DatasetSpec, storage: Path) -> Iterator[Path]:
+    """Yield the folder that holds the dataset: the storage's, or the node's own copy where IDP_CACHE names a place.
+
+    IDP_CACHE_GIB limits what the node's copies may take together (50 by default).
+    """
+    cache = os.environ.get("IDP_CACHE")
+    if not cache:
+        yield storage / "datasets"
+        return
+    limit_bytes = int(float(os.environ.get("IDP_CACHE_GIB", "50")) * 2**30)
+    with staged(parquet.directory_of(spec, storage / "datasets"), Path(cache), limit_bytes) as local:
+        yield local.parent
+
+
+def open_split(spec: DatasetSpec, datasets: Path, split: Split) -> ProblemSource:
     """Return a split in memory, or as a stream where it would take too much."""
+    dataset = parquet.directory_of(spec, datasets)
     if parquet.bytes_per_problem(spec) * spec.count(split) <= IN_MEMORY_BYTES:
         return parquet.read_split(dataset, split)
     return ProblemStream(dataset, split)

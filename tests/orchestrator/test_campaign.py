@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -156,7 +157,7 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
         lines += process.stderr.readlines()
         assert process.wait(60) == 128 + number, lines
     text = "".join(lines)
-    assert "0 of 2 trials are done; to go on: idp run" in text
+    assert re.search("0 of 2 trials are done; to go on: .*idp run", text)
     epochs = [
         int(line.split("epoch ")[1].split("/")[0]) for line in lines if line.startswith(victim) and "epoch" in line
     ]

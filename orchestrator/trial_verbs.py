@@ -1,0 +1,151 @@
+"""The verbs that handle single trials and the storage: trial, cancel, retry, gc."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from orchestrator.leases import TrialHeld
+from orchestrator.planning import size_words
+from orchestrator.progress import Progress, outcome, trial_name
+from orchestrator.results import ResultError, trial_directory, write_json
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, find_trial
+from orchestrator.verbs import AddSweepVerb, Load
+
+
+def add_trial_verbs(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_verb: AddSweepVerb, load: Load
+) -> None:
+    """Add the verbs.
+
+    Args:
+        verbs: The command line's verbs.
+        sweep_verb: Adds a verb that takes a sweep, with all that such verbs have in common.
+        load: From a sweep verb's options to the sweep and the chosen trials.
+    """
+    trial = sweep_verb("trial", lambda options: _trial(options, *load(options)), "One trial here, without Ray.")
+    trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
+    trial.add_argument("--replay", action="store_true", help="show its first forward divergence again, in a new folder")
+    sweep_verb("cancel", lambda options: _cancel(options, *load(options)), "Stop chosen trials and keep them stopped.")
+    sweep_verb("retry", lambda options: _retry(options, *load(options)), "Let cancelled and failed trials run again.")
+    gc = verbs.add_parser("gc", help="What the storage holds that can be made again; frees it when asked.")
+    gc.set_defaults(verb=_gc)
+    gc.add_argument("--storage", type=Path, default=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
+    gc.add_argument("--dry-run", action="store_true", help="list only")
+    gc.add_argument("--datasets", action="store_true", help="free generated datasets too; their specs make them again")
+    gc.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    trial = find_trial(trials, options.trial_id)
+    directory = trial_directory(options.storage, trial.trial_id)
+    from datagen import parquet
+    from orchestrator.trial import run_trial
+
+    root = options.storage / "datasets"
+    for shard in parquet.missing_shards(trial.spec.data, root):
+        parquet.write_shard(trial.spec.data, shard, root)
+    if not parquet.is_complete(trial.spec.data, root):
+        parquet.finish_dataset(trial.spec.data, root)
+    if options.replay:
+        return _replay(options, trial)
+    progress = Progress(1, 0)
+    name, epochs = trial_name(trial), trial.spec.training.epochs
+    progress.start(trial.trial_id, name, epochs)
+    try:
+        result = run_trial(
+            trial.spec, options.storage, lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record))
+        )
+    except TrialHeld as held:
+        raise ResultError(str(held)) from None
+    progress.finish(trial.trial_id, name, outcome(result), failed=result.status == "FAILED")
+    progress.close()
+    if options.json:
+        print(json.dumps(result.model_dump(mode="json"), indent=2))
+    else:
+        print(directory)
+    if result.status == "FAILED":
+        print(f"idp: {trial.trial_id} FAILED: {result.reason} ({directory / 'result.json'})", file=sys.stderr)
+    return int(result.status == "FAILED")
+
+
+def _replay(options: argparse.Namespace, trial: PlannedTrial) -> int:
+    from orchestrator.divergence import replay
+    from orchestrator.trial import open_split
+
+    source = open_split(trial.spec.data, options.storage / "datasets", "train")
+    found = replay(trial_directory(options.storage, trial.trial_id), trial.spec, source)
+    scratch = Path(tempfile.mkdtemp(prefix=f"idp-replay-{trial.trial_id[:8]}-"))
+    write_json(scratch / "replay.json", asdict(found))
+    if options.json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+    print(f"{trial.trial_id[:8]}  {trial_name(trial)}: first divergence in epoch {found.epoch}, step {found.step}")
+    same = "the same now" if found.again == found.diverged else f"now {found.again}"
+    print(f"samples of the batch that diverged: {found.diverged}, {same}")
+    if found.indices is not None:
+        print(f"problems of the training set: {[found.indices[i] for i in found.diverged]}")
+    print("\nstep  relative residual of each of them (the first six)")
+    for step, row in enumerate(found.residual, start=1):
+        shown = ("not finite" if row[i] is None else f"{row[i]:10.3e}" for i in found.diverged[:6])
+        print(f"{step:4d}  {'  '.join(shown)}")
+    print(f"\n{scratch / 'replay.json'}")
+    return 0
+
+
+def _cancel(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.steering import cancel
+
+    if not options.only:
+        raise SweepError("cancel: say which trials, e.g. --only planner=vin or --only id=3f2a")
+    said = {trial.trial_id: cancel(options.storage, trial.trial_id) for trial in trials}
+    _say_each(options, sweep, dict(said))
+    return 0
+
+
+def _retry(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.steering import retry
+
+    said = {
+        trial.trial_id: "runs again with the sweep" if retry(options.storage, trial.trial_id) else "nothing to retry"
+        for trial in trials
+    }
+    _say_each(options, sweep, said)
+    return 0
+
+
+def _say_each(options: argparse.Namespace, sweep: SweepSpec, said: dict[str, str]) -> None:
+    if options.json:
+        print(json.dumps({"sweep": sweep.name, "trials": said}, indent=2))
+        return
+    for words, count in Counter(said.values()).items():
+        print(f"{count} trials: {words}")
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from orchestrator.housekeeping import rebuildable, remove, running
+
+    found = rebuildable(options.storage)
+    chosen = [item for item in found if item.kind == "left over" or options.datasets]
+    busy = running(options.storage)
+    if options.json:
+        items = [{**asdict(item), "path": str(item.path), "chosen": item in chosen} for item in found]
+        print(json.dumps({"items": items, "running": busy, "removed": not options.dry_run and not busy}, indent=2))
+    else:
+        for item in found:
+            mark = "free" if item in chosen else "keep"
+            print(f"{mark}  {size_words(item.bytes):>8}  {item.path}  ({item.reason})")
+        print(f"{size_words(sum(item.bytes for item in chosen))} can be freed", end="")
+        print("" if options.datasets else "; with --datasets also the sets that their specs make again")
+    if options.dry_run:
+        return 0
+    if busy:
+        raise ResultError(f"{options.storage}: {len(busy)} trials are running; nothing was freed")
+    remove(chosen)
+    return 0

@@ -1,0 +1,294 @@
+"""What goes wrong around a trial, and that it goes on: damage, full disks, cancelling, divergence, memory."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+
+import pytest
+import torch
+
+from datagen import parquet
+from datagen.task import DatasetSpec
+from orchestrator import checkpoints
+from orchestrator.cli import main
+from orchestrator.results import StorageFull, no_room, read_result, trial_directory
+from orchestrator.specs import ExecutionSpec, TrialSpec, trial_id
+from orchestrator.steering import cancel, retry
+from orchestrator.trial import run_trial
+from planners.specs import PlannerSpec, TrainingSpec
+
+DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
+SPEC = TrialSpec(
+    data=DATA,
+    planner=PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8),
+    training=TrainingSpec(epochs=4, batch_size=16),
+)
+NUMBERS = ("test_success_rate", "test_optimality", "test_spl", "train_loss", "forward_residual", "epochs")
+DIRECTORY = f"trials/{trial_id(SPEC)}"
+
+
+class Stop(BaseException):
+    """What a killed process looks like from inside."""
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "datasets"
+    for shard in parquet.missing_shards(DATA, root):
+        parquet.write_shard(DATA, shard, root)
+    parquet.finish_dataset(DATA, root)
+    return root
+
+
+@pytest.fixture
+def storage(tmp_path, datasets):
+    (tmp_path / "datasets").symlink_to(datasets)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(datasets):
+    result = run_trial(SPEC, datasets.parent)
+    return [getattr(result, name) for name in NUMBERS]
+
+
+def stop_after(epoch):
+    def stop(record):
+        if record.epoch == epoch:
+            raise Stop
+
+    return stop
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    for place in range(0, len(content), 50):  # one bit alone may be padding
+        content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "epochs"),
+    [
+        (lambda d: flip(d / "checkpoint.pt"), [3, 4]),
+        (lambda d: (d / "checkpoint.pt").write_bytes((d / "checkpoint.pt").read_bytes()[:1000]), [3, 4]),
+        (lambda d: (d / "checkpoint.pt").write_bytes(b""), [3, 4]),
+        (lambda d: (d / "checkpoint.pt").unlink(), [3, 4]),
+        (lambda d: [flip(d / "checkpoint.pt"), flip(d / "checkpoint.previous.pt")], [1, 2, 3, 4]),
+        (lambda d: (d / "curves.parquet").write_bytes(b"PAR1"), [4]),
+        (lambda d: (d / "spec.json").write_bytes(b"{"), [4]),
+        (lambda d: (d / ".log.txt.0123.tmp").write_bytes(b"half"), [4]),
+    ],
+)
+def test_a_damaged_file_costs_epochs_but_not_the_trial(storage, undisturbed, damage, epochs):
+    with pytest.raises(Stop):
+        run_trial(SPEC, storage, stop_after(3))
+    directory = trial_directory(storage, trial_id(SPEC))
+    damage(directory)
+    seen = []
+    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    assert seen == epochs
+    assert result.status == "COMPLETED"
+    assert [getattr(result, name) for name in NUMBERS] == undisturbed
+    if epochs != [4] and (directory / "log.txt").read_text().count("is damaged"):
+        assert ("the one before is taken" if epochs == [3, 4] else "training starts again") in (
+            directory / "log.txt"
+        ).read_text()
+    assert not (directory / "checkpoint.previous.pt").exists()
+
+
+def test_every_flipped_byte_of_a_checkpoint_is_noticed_or_harmless(tmp_path):
+    state = {"weights": torch.arange(6.0), "epoch": 3}
+    checkpoints.save_checkpoint(tmp_path, state)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        loaded, wrong = checkpoints.load_checkpoint(tmp_path)
+        if loaded is None:
+            assert "checkpoint.pt is damaged" in wrong[0]
+        else:
+            assert loaded["epoch"] == 3 and torch.equal(loaded["weights"], state["weights"]), place
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_last_finite_checkpoint(storage, monkeypatch):
+    from planners.training import Trainer
+
+    whole = Trainer.run_epoch
+
+    def spoil(self):
+        record = whole(self)
+        if record.epoch == 4:
+            with torch.no_grad():
+                next(iter(self.planner.parameters())).fill_(math.nan)
+        return record
+
+    monkeypatch.setattr(Trainer, "run_epoch", spoil)
+    run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    state, _ = checkpoints.load_checkpoint(directory)
+    assert state["trainer"]["epoch"] == 3
+    assert "weights are not finite" in (directory / "log.txt").read_text()
+
+
+def test_a_cancelled_trial_stops_stays_stopped_and_goes_on_when_asked(storage, undisturbed):
+    seen = []
+
+    def cancel_in_the_second_epoch(record):
+        seen.append(record.epoch)
+        if record.epoch == 2:
+            assert cancel(storage, trial_id(SPEC)) == "at the next epoch"
+
+    result = run_trial(SPEC, storage, cancel_in_the_second_epoch)
+    assert result.status == "CANCELLED" and "after epoch 2 of 4" in result.reason
+    assert run_trial(SPEC, storage, cancel_in_the_second_epoch) == result
+    assert seen == [1, 2]
+    assert retry(storage, trial_id(SPEC)) and not retry(storage, trial_id(SPEC))
+    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    assert seen == [1, 2, 3, 4]
+    assert [getattr(result, name) for name in NUMBERS] == undisturbed
+    assert cancel(storage, trial_id(SPEC)) == "already done"
+
+
+def test_cancel_and_retry_from_the_command_line(tmp_path, capsys):
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(
+        "name: s\nplanners: {vin: {core: vin, adjoint: unrolled}, id-vin: {core: vin, adjoint: implicit}}\n"
+        "data: {train: 64, valid: 16, test: 16}\ntraining: {epochs: 1}\n"
+    )
+    common = [str(sweep), "--storage", str(tmp_path / "storage")]
+    assert main(["cancel", *common]) == 2
+    assert "say which trials" in capsys.readouterr().err
+    assert main(["cancel", *common, "--only", "planner=vin"]) == 0
+    assert "1 trials: cancelled" in capsys.readouterr().out
+    main(["plan", *common, "--json"])
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["cancelled"], plan["missing"]) == (1, 1)
+    main(["table", *common])
+    assert "cancelled" in capsys.readouterr().out.lower()
+    assert main(["retry", *common]) == 0
+    assert "1 trials: runs again with the sweep" in capsys.readouterr().out
+    main(["plan", *common, "--json"])
+    assert json.loads(capsys.readouterr().out)["missing"] == 2
+
+
+@pytest.mark.parametrize(("gib", "phase"), [(1e-4, "forward"), (1e-9, "loading")])
+def test_out_of_memory_names_the_phase(storage, gib, phase):
+    spec = SPEC.model_copy(update={"execution": ExecutionSpec(memory_limit_gib=gib)})
+    result = run_trial(spec, storage)
+    assert result.status == "OUT_OF_MEMORY"
+    assert result.out_of_memory_phase in (phase, "update", "forward")
+    assert result.reason.startswith("in ")
+
+
+def test_memory_that_runs_out_in_the_backward_pass_is_said_to(storage):
+    from planners.memory import MemoryLimitExceeded
+
+    class Exceeds(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            raise MemoryLimitExceeded(12 * 2**30, 11 * 2**30)
+
+    from planners.planner import Planner
+
+    whole = Planner.plan
+    import dataclasses
+
+    def plan(self, *arguments):
+        found = whole(self, *arguments)
+        return dataclasses.replace(found, logits=Exceeds.apply(found.logits))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Planner, "plan", plan)
+        result = run_trial(SPEC, storage)
+    assert (result.status, result.out_of_memory_phase) == ("OUT_OF_MEMORY", "backward")
+    assert result.reason == "in the backward pass: tensors take 12.00 GiB, the limit is 11.00 GiB"
+
+
+def test_a_full_disk_is_no_failure_of_the_trial(storage, monkeypatch, undisturbed):
+    whole = checkpoints.write_bytes
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    seen = []
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(StorageFull, match=r"make room, then run the same command"),
+    ):
+        run_trial(SPEC, storage, lambda record: record.epoch == 2 and patch.setattr(checkpoints, "write_bytes", full))
+    assert checkpoints.write_bytes is whole
+    assert read_result(trial_directory(storage, trial_id(SPEC))) is None
+    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    assert seen == [3, 4]
+    assert [getattr(result, name) for name in NUMBERS] == undisturbed
+
+
+def test_what_means_that_there_is_no_room(tmp_path):
+    quota = OSError(errno.EDQUOT, "Disk quota exceeded", "/x")
+    assert "/x: Disk quota exceeded" in str(no_room(quota, tmp_path))
+    wrapped = RuntimeError("while saving")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert str(tmp_path) in str(no_room(wrapped, tmp_path))
+    assert no_room(FileNotFoundError(errno.ENOENT, "No such file"), tmp_path) is None
+
+
+def test_the_first_divergence_is_kept_and_shown_again(tmp_path, datasets, capsys):
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(
+        "name: s\nplanners: {vin: {core: vin, adjoint: implicit, hidden_channels: 8, q_channels: 4}}\n"
+        "tasks: [{map_size: 9}]\ndata: {train: 64, valid: 16, test: 16}\ngrid: {k: [200], seed: [1]}\n"
+        "training: {epochs: 2, batch_size: 16, learning_rate: 3.0}\nexecution: {kernel: reference}\n"
+    )
+    (tmp_path / "datasets").symlink_to(datasets)
+    main(["plan", str(sweep), "--storage", str(tmp_path), "--json"])
+    (name,) = json.loads(capsys.readouterr().out)["trial_ids"]
+    assert main(["trial", str(sweep), name, "--storage", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["forward_diverged"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials" / name).iterdir()}
+    assert main(["trial", str(sweep), name, "--storage", str(tmp_path), "--replay", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["diverged"] and shown["again"] == shown["diverged"]
+    assert len(shown["indices"]) == 16 and len(shown["residual"][0]) == 16
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trials" / name).iterdir()} == before
+    assert main(["trial", str(sweep), name, "--storage", str(tmp_path), "--replay"]) == 0
+    assert "first divergence in epoch" in capsys.readouterr().out
+
+
+def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
+    import shutil
+
+    from orchestrator.cluster import _whole
+
+    root = tmp_path / "datasets"
+    shutil.copytree(datasets, root)
+    manifest = parquet.directory_of(DATA, root) / "manifest.json"
+    expected = manifest.read_bytes()
+    manifest.write_bytes(expected[: len(expected) // 2])
+    assert not _whole(DATA, root)
+    for shard in parquet.missing_shards(DATA, root):
+        parquet.write_shard(DATA, shard, root)
+    parquet.finish_dataset(DATA, root)
+    assert manifest.read_bytes() == expected
+
+
+def test_gc_lists_first_and_frees_what_is_left_over(storage, capsys):
+    run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    left = [directory / ".curves.parquet.0123.tmp", directory / "checkpoint.previous.pt"]
+    for path in left:
+        path.write_bytes(b"x" * 1000)
+    assert main(["gc", "--storage", str(storage), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert all(str(path) in out for path in left) and "no unfinished trial needs it" in out
+    assert all(path.exists() for path in left)
+    assert main(["gc", "--storage", str(storage)]) == 0
+    assert not any(path.exists() for path in left)
+    assert parquet.is_complete(DATA, storage / "datasets")
+    assert read_result(directory).status == "COMPLETED"
