@@ -32,6 +32,7 @@ from orchestrator.drawing import (
     panels,
 )
 from orchestrator.runs import Run, grouped, usable
+from orchestrator.tables import DISTANCE_BIN_NAMES, distance_bins
 
 
 def success(runs: Runs, width: float) -> Figure:
@@ -233,7 +234,7 @@ def _tested_k(runs: Runs) -> str:
 
 def distance(runs: Runs, width: float) -> Figure:
     """Share of starts that arrive, by the length of their shortest path: where a planner's horizon ends."""
-    counted = [run for run in usable(runs) if _bins(run)]
+    counted = [run for run in usable(runs) if run.result and distance_bins(run.result)]
     if not counted:
         raise NothingToDraw("distance: no completed trial has counted its arrivals by distance")
     groups = _by_problem_and_k(counted)
@@ -241,25 +242,17 @@ def distance(runs: Runs, width: float) -> Figure:
     pen_of = pens_of(runs)
     for axes, members in zip(every, groups.values(), strict=True):
         for planner, own in grouped(members, planner_of).items():
+            bins = [distance_bins(run.result) for run in own if run.result]
             shares = {
-                number: [100 * arrivals / cells for run in own for cells, arrivals in [_bins(run)[number]] if cells]
-                for number in range(len(BIN_NAMES))
+                number: [100 * arrivals / cells for one in bins for cells, arrivals in [one[number]] if cells]
+                for number in range(len(DISTANCE_BIN_NAMES))
             }
             shown = {number: values for number, values in shares.items() if values}
             seed_line(axes, pen_of[planner], list(shown), list(shown.values()))
         percent_axis(axes, "starts that arrive (%)")
-        axes.set_xticks(range(len(BIN_NAMES)), BIN_NAMES, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_xticks(
+            range(len(DISTANCE_BIN_NAMES)), DISTANCE_BIN_NAMES, rotation=35, ha="right", rotation_mode="anchor"
+        )
         label_below(axes, "steps of the shortest path")
     legend(figure, [handle(pen, _with_k(planner, runs)) for planner, pen in pen_of.items()], width)
     return figure
-
-
-BIN_NAMES = ("≤ 10", "≤ 20", "≤ 40", "≤ 80", "≤ 160", "> 160")
-
-
-"""The bins of `planners.rollout.DISTANCE_BINS`."""
-
-
-def _bins(run: Run) -> list[tuple[int, int]]:
-    extra = (run.result.model_extra or {}) if run.result else {}
-    return list(zip(extra.get("test_cells_by_distance", []), extra.get("test_arrivals_by_distance", []), strict=True))

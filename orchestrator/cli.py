@@ -19,10 +19,12 @@ from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.planning import Plan, by_cell, make_plan
 from orchestrator.progress import Progress, duration, outcome, trial_name
 from orchestrator.provenance import code_hash
-from orchestrator.results import ResultError, list_results, trial_directory
+from orchestrator.results import ResultError, trial_directory
+from orchestrator.runs import results_of
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, find_trial, load_sweep, select
-from orchestrator.tables import FORMATS, Format, render, rows
-from orchestrator.verbs import add_verbs
+from orchestrator.summary import summarise
+from orchestrator.table_formats import render
+from orchestrator.verbs import add_table, add_verbs
 
 BAD_INPUT = 2
 TRIALS_FAILED = 1
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     data = verb("data", _data, "Make the datasets only.")
     run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
     trial = verb("trial", _trial, "One trial in this process, without Ray.")
-    table = verb("table", _table, "The table of what is done.")
+    add_table(verb, _load)
     sync = verb("sync", _sync, "Rebuild the MLflow view from the trial directories.")
     for ray in (data, run):
         ray.add_argument("--address", help="an existing Ray cluster (default: one is started on this machine)")
@@ -86,7 +88,6 @@ def _parser() -> argparse.ArgumentParser:
         mlflow.add_argument("--tracking-uri", help="MLflow's store (default: sqlite in the storage)")
     run.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
     trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
-    table.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     add_verbs(verbs, verb, _load)
     return parser
 
@@ -216,14 +217,6 @@ def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _table(options: argparse.Namespace) -> int:
-    sweep, trials = _load(options)
-    results = list_results(options.storage, [trial.trial_id for trial in trials])
-    format: Format = "json" if options.json else options.format
-    sys.stdout.write(render(rows(trials, results, code_hash()), format, title=sweep.name))
-    return 0
-
-
 def _data(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
@@ -269,11 +262,11 @@ def _run(options: argparse.Namespace) -> int:
         progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
         raise
     plan = make_plan(sweep, trials, options.storage)
-    table = rows(trials, plan.results, code_hash())
+    summary = summarise(sweep.name, results_of(trials, options.storage))
     if options.json:
-        sys.stdout.write(render(table, "json", title=sweep.name))
+        sys.stdout.write(render(summary, "json"))
     else:
-        print(f"\n{render(table, 'text', title=sweep.name)}\n{_what_next(plan, todo, options)}")
+        print(f"\n{render(summary, 'text')}\n{_what_next(plan, todo, options)}")
     if todo:
         progress.say(f"{len(todo)} trials in {duration(time.monotonic() - started)}")
     return max(_failures(plan, options), TRIALS_FAILED if failed_tests else 0)

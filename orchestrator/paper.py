@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.provenance import code_hash
 from orchestrator.runs import Run, grouped, usable
 from orchestrator.specs import Scalar
 from planners.specs import CORES, PlannerSpec, TrainingSpec
@@ -101,6 +102,7 @@ class Entry:
         expected: Trials of the sweep in this cell.
         diverged: How many of ours are under 20 %.
         out_of_memory: How many ran out of memory.
+        stale: True where ours are of other code than the present.
         difference: Ours minus the paper's with a 95 % interval (Welch); None without ours.
     """
 
@@ -112,6 +114,7 @@ class Entry:
     expected: int
     diverged: int
     out_of_memory: int
+    stale: bool
     difference: Difference | None
 
 
@@ -134,6 +137,7 @@ def beside_paper(runs: Sequence[Run]) -> list[Entry]:
                 expected=len(own),
                 diverged=sum(bool(run.result and run.result.trial_diverged) for run in done),
                 out_of_memory=sum(run.out_of_memory for run in own),
+                stale=any(run.result is not None and not run.result.provenance.made_by(code_hash()) for run in done),
                 difference=None if ours is None else welch(ours, theirs),
             )
         )
@@ -200,27 +204,22 @@ def _list(values: Sequence[Any]) -> str:
 def paired_difference(runs: Sequence[Run], first: str, second: str) -> Difference | None:
     """Return how much better one planner is than another, seed by seed.
 
-    Trials are paired that share task, size, seed and training data, and K where both planners have it; the difference
-    of each pair is free of what the pair shares. None where there is no pair.
+    Trials are paired that share task, size, seed and training data, and K where both planners have it; where they share
+    no K, each side of a pair is the mean over its K. The difference of each pair is free of what the pair shares. None
+    where there is no pair.
 
     Args:
         runs: The sweep's runs.
         first: Name of a planner in the sweep.
         second: Name of another.
     """
-    done = usable(runs)
-    ks = [{run.axis("k") for run in runs if run.axis("planner") == name} for name in (first, second)]
-    by_k = bool(ks[0] & ks[1])
-
-    def place(run: Run) -> tuple[Scalar, ...]:
-        rest = [(axis, value) for axis, value in run.trial.axes.items() if axis not in ("planner", "k")]
-        return (*(item for pair in sorted(rest, key=str) for item in pair), run.axis("k") if by_k else None)
-
-    rates = [
-        {place(run): _percents([run]) for run in done if run.axis("planner") == name and _percents([run])}
-        for name in (first, second)
-    ]
-    differences = [rates[0][key][0] - rates[1][key][0] for key in rates[0] if key in rates[1]]
+    usable_runs = {id(run) for run in usable(runs)}
+    differences = []
+    for one, other in pairs(runs, first, second):
+        rates = [_percents(run for run in side if id(run) in usable_runs) for side in (one, other)]
+        # Half of a side's K would make another pair than the one that the sweep asks for.
+        if len(rates[0]) == len(one) and len(rates[1]) == len(other):
+            differences.append(statistics.fmean(rates[0]) - statistics.fmean(rates[1]))
     found = sample(differences)
     if found is None:
         return None
@@ -228,6 +227,19 @@ def paired_difference(runs: Sequence[Run], first: str, second: str) -> Differenc
         return Difference(found.mean, None, None, found.n)
     reach = student_quantile(0.5 + CONFIDENCE / 2, found.n - 1) * found.deviation / math.sqrt(found.n)
     return Difference(found.mean, found.mean - reach, found.mean + reach, found.n)
+
+
+def pairs(runs: Sequence[Run], first: str, second: str) -> list[tuple[list[Run], list[Run]]]:
+    """Return the trials of two planners that belong together, done or not: each side is one trial, or one per K."""
+    ks = [{run.axis("k") for run in runs if run.axis("planner") == name} for name in (first, second)]
+    by_k = bool(ks[0] & ks[1])
+
+    def place(run: Run) -> tuple[Any, ...]:
+        rest = sorted((axis, str(value)) for axis, value in run.trial.axes.items() if axis not in ("planner", "k"))
+        return (*rest, run.axis("k") if by_k else None)
+
+    sides = [grouped((run for run in runs if run.axis("planner") == name), place) for name in (first, second)]
+    return [(own, sides[1][key]) for key, own in sides[0].items() if key in sides[1]]
 
 
 def welch(ours: Sample, theirs: Sample) -> Difference:

@@ -47,6 +47,12 @@ class Run:
         return self.result is not None and self.result.status == "OUT_OF_MEMORY"
 
 
+def results_of(trials: Sequence[PlannedTrial], storage: Path) -> list[Run]:
+    """Return the runs of the trials with their results alone, which is all that tables need."""
+    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))
+    return [Run(trial, results.get(trial.trial_id), [], []) for trial in trials]
+
+
 def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path) -> list[Run]:
     """Return the runs of the trials, read from the storage."""
     results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))

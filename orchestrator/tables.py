@@ -1,25 +1,21 @@
-"""Results -> the table that people read; pure."""
+"""Results -> one row per cell of the sweep, all seeds together; pure. What is made of the rows is in `summary`."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.provenance import Provenance
 from orchestrator.results import TrialResult
 from orchestrator.specs import PlannedTrial, Scalar
 
-Format = Literal["text", "md", "tex", "csv", "json"]
-FORMATS: tuple[Format, ...] = ("text", "md", "tex", "csv", "json")
 MISSING = "—"
-MIB = 2**20
+DISTANCE_BIN_NAMES = ("≤ 10", "≤ 20", "≤ 40", "≤ 80", "≤ 160", "> 160")
+"""The bins of `planners.rollout.DISTANCE_BINS`: steps of the shortest path."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,10 @@ class Row:
         forward_seconds: Mean over trials of the median seconds of a training step's forward pass.
         backward_seconds: The same for the backward pass.
         peak_bytes: Largest over trials.
+        train_seconds: Mean over trials of the wall time of all training steps.
+        success_by_distance: Mean share of starts that arrive, per bin of `planners.rollout.DISTANCE_BINS`, 0..1; None
+            for a bin without starts; empty where no trial has counted them.
+        counted_by_distance: Trials behind that.
         trial_diverged: Trials under 20 % (the paper's italics).
         forward_diverged: Trials whose forward iteration diverged at some step.
         outcomes: Number of trials by status; "MISSING" where there is no result.
@@ -60,6 +60,9 @@ class Row:
     forward_seconds: float | None = None
     backward_seconds: float | None = None
     peak_bytes: int | None = None
+    train_seconds: float | None = None
+    success_by_distance: tuple[float | None, ...] = ()
+    counted_by_distance: int = 0
     trial_diverged: int = 0
     forward_diverged: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -103,6 +106,8 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         forward_seconds=_mean(_present(result.forward_seconds for result in timed)),
         backward_seconds=_mean(_present(result.backward_seconds for result in timed)),
         peak_bytes=max((result.peak_bytes for result in timed if result.peak_bytes is not None), default=None),
+        train_seconds=_mean(_present(result.train_seconds for result in timed)),
+        **_by_distance(used),
         trial_diverged=sum(result.trial_diverged for result in used),
         forward_diverged=sum(result.forward_diverged for result in used),
         outcomes=dict(Counter("MISSING" if result is None else result.status for result in found)),
@@ -111,6 +116,18 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         timed=len(timed),
         device=device_name(timed[0].provenance) if timed else "",
     )
+
+
+def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:
+    counted = [bins for result in used if (bins := distance_bins(result))]
+    shares = (_mean([arrivals / cells for cells, arrivals in one if cells]) for one in zip(*counted, strict=True))
+    return {"success_by_distance": tuple(shares), "counted_by_distance": len(counted)}
+
+
+def distance_bins(result: TrialResult) -> list[tuple[int, int]]:
+    """Return starts and arrivals per bin of `planners.rollout.DISTANCE_BINS`, empty where they were not counted."""
+    extra = result.model_extra or {}
+    return list(zip(extra.get("test_cells_by_distance", []), extra.get("test_arrivals_by_distance", []), strict=True))
 
 
 def device_name(provenance: Provenance) -> str:
@@ -146,6 +163,8 @@ def notes(row: Row) -> list[str]:
         said.append(f"{row.stale} stale{', shown' if row.stale_used else ', left out'}")
     if row.timed < row.used:
         said.append(f"times of {row.timed} on {row.device}")
+    if 0 < row.counted_by_distance < row.used:
+        said.append(f"path lengths of {row.counted_by_distance}")
     return said
 
 
@@ -155,140 +174,3 @@ def success(row: Row) -> str:
         return "OOM" if row.outcomes.get("OUT_OF_MEMORY") else MISSING
     mean = f"{100 * row.success_rate:.1f}"
     return mean if row.success_rate_std is None else f"{mean} ± {100 * row.success_rate_std:.1f}"
-
-
-def _number(value: float | None, scale: float, digits: int) -> str:
-    return MISSING if value is None else f"{value * scale:.{digits}f}"
-
-
-def _grid(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells as text; an axis that never varies is left out, the planner and K are not."""
-    names = list(dict.fromkeys(name for row in table for name in row.axes))
-    first = [name for name in ("task", "map_size", "planner", "k") if name in names]
-    ordered = first + [name for name in names if name not in first]
-    kept = [
-        name
-        for name in ordered
-        if name in ("planner", "k") or len({str(row.axes.get(name, MISSING)) for row in table}) > 1
-    ]
-    labels = {"k": "K", "map_size": "size"}
-    header = [labels.get(name, name) for name in kept]
-    header += ["success %", "SPL %", "n", "forward ms", "backward ms", "peak MiB", "notes"]
-    cells = [
-        [
-            *(str(row.axes.get(name, MISSING)) for name in kept),
-            success(row),
-            _number(row.spl, 100, 1),
-            f"{row.used}/{row.expected}",
-            _number(row.forward_seconds, 1e3, 1),
-            _number(row.backward_seconds, 1e3, 1),
-            _number(row.peak_bytes, 1 / MIB, 1),
-            "; ".join(notes(row)),
-        ]
-        for row in table
-    ]
-    return header, cells
-
-
-def render(table: Sequence[Row], format: Format, title: str = "") -> str:
-    """Return the table as text of the given format, ending in a newline.
-
-    Args:
-        table: Its rows.
-        format: One of `FORMATS`; md and tex set diverged entries in italics as the paper does.
-        title: Stands above the table (text, md) or in the caption (tex).
-    """
-    if format == "json":
-        return json.dumps({"title": title, "rows": [asdict(row) for row in table]}, indent=2) + "\n"
-    if format == "csv":
-        return _csv(table)
-    header, cells = _grid(table)
-    if format == "text":
-        return _text(header, cells, title)
-    column = header.index("success %")
-    for row, line in zip(table, cells, strict=True):
-        if row.trial_diverged and format == "md":
-            line[column] = f"*{line[column]}*"
-    if format == "md":
-        return _markdown(header, cells, title)
-    italics = {number for number, row in enumerate(table) if row.trial_diverged}
-    return _tex(header, cells, title, column, italics)
-
-
-def _text(header: list[str], cells: list[list[str]], title: str) -> str:
-    widths = [max(len(line[i]) for line in (header, *cells)) for i in range(len(header))]
-    left = {i for i, name in enumerate(header) if name in ("planner", "task", "notes")}
-
-    def line(words: list[str]) -> str:
-        padded = (w.ljust(widths[i]) if i in left else w.rjust(widths[i]) for i, w in enumerate(words))
-        return "  ".join(padded).rstrip()
-
-    rule = "  ".join("─" * width for width in widths)
-    return "\n".join([*([title] if title else []), line(header), rule, *map(line, cells)]) + "\n"
-
-
-def _markdown(header: list[str], cells: list[list[str]], title: str) -> str:
-    def line(words: Iterable[str]) -> str:
-        return "| " + " | ".join(word.replace("|", r"\|") for word in words) + " |"
-
-    rule = ["---" if name in ("planner", "task", "notes") else "---:" for name in header]
-    return "\n".join([*([title, ""] if title else []), line(header), line(rule), *map(line, cells)]) + "\n"
-
-
-_TEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        MISSING: "---",
-    }
-)
-
-
-def _tex(header: list[str], cells: list[list[str]], title: str, column: int, italics: set[int]) -> str:
-    align = "".join("l" if name in ("planner", "task", "notes") else "r" for name in header)
-    lines = []
-    for number, words in enumerate(cells):
-        written = [word.translate(_TEX) for word in words]
-        if number in italics:
-            written[column] = rf"\textit{{{written[column]}}}"
-        lines.append("    " + " & ".join(written) + r" \\")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            *([rf"  \caption{{{title.translate(_TEX)}}}"] if title else []),
-            rf"  \begin{{tabular}}{{{align}}}",
-            r"    \hline",
-            "    " + " & ".join(name.translate(_TEX) for name in header) + r" \\",
-            r"    \hline",
-            *lines,
-            r"    \hline",
-            r"  \end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def _csv(table: Sequence[Row]) -> str:
-    """Return one line per row with unrounded numbers."""
-    axes = list(dict.fromkeys(name for row in table for name in row.axes))
-    numbers = [name for name in Row.__dataclass_fields__ if name not in ("axes", "outcomes")]
-    statuses = ("COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED", "MISSING")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*axes, *numbers, *(status.lower() for status in statuses)])
-    for row in table:
-        values = [getattr(row, name) for name in numbers]
-        counts = [row.outcomes.get(status, 0) for status in statuses]
-        writer.writerow([*(row.axes.get(name) for name in axes), *values, *counts])
-    return text.getvalue()

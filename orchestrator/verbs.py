@@ -1,4 +1,4 @@
-"""The verbs that look at results: figures, report, show, evaluate. The command line adds them to its own."""
+"""The verbs that look at results: table, figures, report, show, evaluate. The command line adds them to its own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.results import ResultError
+from orchestrator.runs import results_of
 from orchestrator.specs import PlannedTrial, SweepSpec
+from orchestrator.summary import summarise
+from orchestrator.table_formats import FORMATS, render
 
 Run = Callable[[argparse.Namespace], int]
 AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
 Load = Callable[[argparse.Namespace], tuple[SweepSpec, list[PlannedTrial]]]
+
+
+def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
+    """Add the verb `table`; arguments as for `add_verbs`."""
+    table = sweep_verb(
+        "table", lambda options: _table(options, *load(options)), "The table of what is done, beside the paper's."
+    )
+    table.add_argument("--format", choices=FORMATS, default="text", help="default: text; macros: one for every number")
+    table.add_argument("--wide", action="store_true", help="add training seconds, parameters, success by path length")
+    table.add_argument(
+        "--compare",
+        type=two_planners,
+        action="append",
+        default=[],
+        metavar="A,B",
+        help="success of planner A minus that of planner B, paired by seed, with its 95 %% interval",
+    )
+
+
+def two_planners(text: str) -> tuple[str, str]:
+    """Return the two planners of "A,B"."""
+    first, comma, second = (part.strip() for part in text.partition(","))
+    if not comma or not first or not second or "," in second or first == second:
+        raise argparse.ArgumentTypeError(f"expected two planners such as id-vin,vin, got {text!r}")
+    return first, second
 
 
 def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_verb: AddSweepVerb, load: Load) -> None:
@@ -72,6 +100,12 @@ def _dataset_errors() -> Iterator[None]:
         yield
     except DatasetError as error:
         raise ResultError(str(error)) from error
+
+
+def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    summary = summarise(sweep.name, results_of(trials, options.storage), wide=options.wide, compare=options.compare)
+    sys.stdout.write(render(summary, "json" if options.json else options.format))
+    return 0
 
 
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:

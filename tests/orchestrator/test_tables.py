@@ -8,7 +8,9 @@ import pytest
 from orchestrator.provenance import Provenance
 from orchestrator.results import TrialResult
 from orchestrator.specs import PlannedTrial, TrialSpec
-from orchestrator.tables import MISSING, notes, render, rows, success
+from orchestrator.summary import Summary
+from orchestrator.table_formats import render as render_summary
+from orchestrator.tables import MISSING, notes, rows, success
 
 CODE = "new"
 
@@ -33,6 +35,10 @@ def completed(number: int, rate: float, code: str = CODE, cpu: str = "fast", **f
 def table_of(*results: TrialResult, expected: int | None = None):
     found = {result.trial_id: result for result in results}
     return rows([planned(number) for number in range(expected or len(results))], found, CODE)
+
+
+def render(table, format, title="sweep"):
+    return render_summary(Summary(title, list(table), [], [], []), format)
 
 
 def test_mean_and_sample_deviation_over_seeds():
@@ -98,8 +104,8 @@ def test_rows_keep_the_order_of_the_sweep_and_only_varying_axes_are_shown():
     text = render(rows(trials, {}, CODE), "text", title="name")
     lines = text.splitlines()
     assert lines[0] == "name"
-    assert lines[1].split()[:2] == ["planner", "K"]
-    assert [line.split()[:2] for line in lines[3:]] == [["vin", "80"], ["vin", "30"], ["id_vin", "80"]]
+    assert lines[3].split()[:2] == ["planner", "K"]
+    assert [line.split()[:2] for line in lines[5:]] == [["vin", "80"], ["vin", "30"], ["id_vin", "80"]]
     assert r"id\_vin" in render(rows(trials, {}, CODE), "tex")
 
 
@@ -117,3 +123,12 @@ def test_machine_formats_are_read_back_unrounded():
 def test_an_empty_sweep_cell_has_dashes_everywhere():
     text = render(rows([planned(0)], {}, CODE), "text")
     assert text.splitlines()[-1].split() == ["vin", "30", MISSING, MISSING, "0/1", *[MISSING] * 3]
+
+
+def test_success_by_path_length_says_when_it_is_of_fewer():
+    bins = {"test_cells_by_distance": [100, 50, 0, 0, 0, 0], "test_arrivals_by_distance": [90, 10, 0, 0, 0, 0]}
+    (row,) = table_of(completed(0, 0.5, **bins), completed(1, 0.5))
+    assert row.success_by_distance == (0.9, 0.2, None, None, None, None)
+    assert notes(row) == ["path lengths of 1"]
+    (row,) = table_of(completed(0, 0.5, train_seconds=2.0), completed(1, 0.5, train_seconds=4.0))
+    assert (row.success_by_distance, row.train_seconds) == ((), 3.0)

@@ -1,0 +1,242 @@
+"""What `idp table` says: the paper beside ours, the scale, planners against each other, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from samples import SWEEPS, sample_runs
+
+from orchestrator.cli import main
+from orchestrator.paper import beside_paper, paired_difference
+from orchestrator.results import trial_directory, write_result
+from orchestrator.specs import SweepError
+from orchestrator.summary import count_parameters, summarise
+from orchestrator.table_formats import render
+from orchestrator.tables import DISTANCE_BIN_NAMES, MISSING
+from orchestrator.tex import escaped
+from planners.rollout import DISTANCE_BINS
+from planners.specs import PlannerSpec
+
+samples = cache(sample_runs)
+
+
+def summary_of(name="table1", profile=None, **options):
+    sweep, runs = samples(name, profile)
+    return summarise(sweep.name, runs, **options)
+
+
+def lines_of(text, start):
+    """The lines of the table under the title that starts with `start`, header and rule left out."""
+    after = text.split(f"\n{start}", 1)[1].split("\n\n", 1)[0].splitlines()
+    return after[3:]
+
+
+def test_the_papers_numbers_stand_beside_ours():
+    text = render(summary_of(), "text")
+    entries = beside_paper(samples("table1")[1])
+    lines = lines_of(text, "Beside the paper's Table 1")
+    assert len(lines) == len(entries) == 24
+    entry = next(e for e in entries if e.planner == "id-symvin" and e.map_size == 36)
+    line = next(line for line in lines if line.startswith("id-symvin") and " 36 " in line)
+    wanted = f"{entry.ours.mean:.1f} ± {entry.ours.deviation:.1f} 15/15 98.53 ± 1.42 {entry.difference}"
+    assert wanted in " ".join(line.split())
+    assert re.search(r"[+-][0-9.]+ \[[+-][0-9.]+, [+-][0-9.]+\]", line)
+    diverged = next(line for line in lines if "under 20 %" in line)
+    assert re.search(r"\d under 20 %", diverged)
+    assert "Not the paper's scale" not in text and "arXiv:2210.13542" in text
+
+
+def test_a_smaller_scale_is_told_in_one_line_and_is_under_trained_not_diverged():
+    _, runs = samples("table1", "laptop")
+    low = [replace(run, result=run.result.model_copy(update={"trial_diverged": True})) if run.completed else run
+           for run in runs]  # fmt: skip
+    text = render(summarise("table1", low), "text")
+    (line,) = (line for line in text.splitlines() if line.startswith("Not the paper's scale"))
+    assert "1,000 train maps, not 10,000" in line and "2 seeds, not 5" in line
+    assert "under-trained at this scale rather than diverged" in text
+    assert "under-trained" not in render(summary_of(), "text") and "has diverged" in render(summary_of(), "text")
+
+
+def test_a_cell_with_less_than_all_trials_says_how_many():
+    _, runs = samples("table1")
+    kept = [replace(run, result=None) if run.axis("seed") or run.axis("planner") == "id-vin" else run for run in runs]
+    summary = summarise("table1", kept, compare=[("id-symvin", "id-vin"), ("id-symvin", "id-convgppn")])
+    text = render(summary, "text")
+    for line in lines_of(text, "Beside"):
+        assert ("  0/15 " if line.startswith("id-vin") else "/15 ") in line and " 15/15 " not in line
+    none, some = (line for line in lines_of(text, "Success %") if line.split()[2] == "all")
+    assert none.split()[4:] == [MISSING, "0/60"] and some.split()[-1] == "12/60"
+
+
+def test_two_planners_are_compared_by_problem_and_in_all():
+    _, runs = samples("table1")
+    summary = summary_of(compare=[("id-vin", "vin")])
+    assert [(one.task, one.map_size) for one in summary.comparisons] == [
+        ("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15),
+        (None, None),
+    ]  # fmt: skip
+    assert summary.comparisons[-1].difference == paired_difference(runs, "id-vin", "vin")
+    assert {one.expected for one in summary.comparisons} == {15, 60}
+    assert all(one.difference.n == one.expected for one in summary.comparisons)
+    with pytest.raises(SweepError, match="did you mean 'id-vin'"):
+        summarise("table1", runs, compare=[("id-win", "vin")])
+
+
+def test_planners_of_other_k_are_paired_by_the_mean_over_k_or_not_at_all():
+    _, runs = samples("figure7")
+    only = [run for run in runs if run.axis("map_size") == 49]
+    ks = {name: {run.axis("k") for run in only if run.axis("planner") == name} for name in ("id-vin", "vin")}
+    assert not ks["id-vin"] & ks["vin"]
+    most = max(ks.values(), key=len)
+    lost = next(run for run in only if run.axis("planner") in ks and ks[run.axis("planner")] == most)
+    fewer = [replace(run, result=None) if run is lost else run for run in only]
+    assert paired_difference(fewer, "id-vin", "vin").n == paired_difference(only, "id-vin", "vin").n - 1
+
+
+def test_wide_adds_parameters_seconds_and_success_by_path_length():
+    assert len(DISTANCE_BIN_NAMES) == len(DISTANCE_BINS)
+    summary = summary_of("figure7", "smoke", wide=True)
+    text = render(summary, "text")
+    for column in ("training s", "parameters", "≤ 10 %", "> 160 %"):
+        assert column in text and column not in render(summary_of("figure7", "smoke"), "text")
+    table = list(csv.DictReader(io.StringIO(render(summary, "csv"))))
+    row = table[0]
+    assert float(row["success_at_most_10"]) == pytest.approx(float(row["success_rate"]), abs=1e-3)
+    assert row["success_at_over_160"] == "" and float(row["train_seconds"]) > 0
+    assert {int(row["parameters"]) for row in table} == set(summary.parameters)
+
+
+def test_parameters_are_those_that_are_learnt():
+    # VIN: 3x3 convolutions 2 -> 150 -> 1 (bias, none), q from reward and value 2 -> 40 without bias, and a policy.
+    plain = PlannerSpec(core="vin")
+    from planners.planner import build_planner
+
+    learnt = [p for p in build_planner(plain, actions=4, kernel="reference").parameters() if p.requires_grad]
+    assert count_parameters(plain, 4) == sum(p.numel() for p in learnt) > 1000
+    assert count_parameters(plain.model_copy(update={"k_fwd": 80}), 4) == count_parameters(plain, 4)
+    assert count_parameters(plain, 4) < count_parameters(plain, 8)
+
+
+def test_json_has_everything_unrounded():
+    document = json.loads(render(summary_of(compare=[("id-vin", "vin")]), "json"), parse_constant=pytest.fail)
+    entry = beside_paper(samples("table1")[1])[0]
+    assert document["beside_paper"][0]["ours"]["mean"] == entry.ours.mean
+    assert document["beside_paper"][0]["paper"] == {"mean": 89.65, "deviation": 7.97, "n": 15}
+    assert document["not_the_papers_scale"] == [] and len(document["comparisons"]) == 5
+
+
+class Tex:
+    """Reads as much of LaTeX as the fragment uses, and refuses what a compiler would refuse."""
+
+    def __init__(self, text):
+        assert text.isascii(), [c for c in text if not c.isascii()][:5]
+        self.text = re.sub(r"(?m)^%.*\n", "", text)
+        bare = re.sub(r"\\[\\{}%&$#_]", "", self.text)
+        assert "%" not in bare and "#" not in bare
+        depth = 0
+        for character in bare:
+            depth += {"{": 1, "}": -1}.get(character, 0)
+            assert depth >= 0
+        assert depth == 0 and bare.count("$") % 2 == 0
+        math = "".join(bare.split("$")[::2])
+        assert not set('_^~<>|"') & set(math.replace(r"\_", "")), "must be escaped outside mathematics"
+        opened = []
+        for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", self.text):
+            if kind == "begin":
+                opened.append(name)
+            else:
+                assert opened.pop() == name
+        assert not opened
+        known = {
+            "begin", "end", "centering", "providecommand", "toprule", "midrule", "bottomrule", "hline", "caption",
+            "label", "textit", "pm", "leq", "newcommand",
+        }  # fmt: skip
+        self.names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}\{", self.text)
+        assert set(re.findall(r"\\([A-Za-z]+)", self.text)) <= known | set(self.names)
+
+    def tables(self):
+        for align, body in re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", self.text, re.S):
+            lines = [line.strip() for line in body.splitlines() if line.rstrip().endswith(r"\\")]
+            for line in lines:
+                cells = re.split(r"(?<!\\)&", line.removesuffix(r"\\"))
+                assert len(cells) == len(align) and not line.startswith(("[", "*"))
+            yield lines
+
+
+@pytest.mark.parametrize("profile", [None, "laptop"])
+def test_tex_is_a_fragment_that_compiles(profile, tmp_path):
+    summary = summary_of("table1", profile, wide=True, compare=[("id-vin", "vin")])
+    text = render(summary, "tex")
+    tables = list(Tex(text).tables())
+    assert [len(lines) - 1 for lines in tables] == [24, 5, len(summary.rows)]
+    assert r"\documentclass" not in text and r"\usepackage" not in text
+    diverged = [line for line in tables[0] if r"\textit{" in line]
+    assert len(diverged) == sum(bool(entry.diverged) for entry in summary.entries)
+    assert ("Not the paper's scale" in text) == (profile == "laptop")
+    compiler = shutil.which("tectonic") or shutil.which("pdflatex")
+    if compiler is not None:
+        (tmp_path / "numbers.tex").write_text(render(summary, "macros"))
+        (tmp_path / "results.tex").write_text(text)
+        document = r"\documentclass{article}\input{numbers}\begin{document}\input{results}\end{document}"
+        (tmp_path / "paper.tex").write_text(document)
+        subprocess.run([compiler, "paper.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+
+def test_every_number_has_a_macro_of_its_own():
+    summary = summary_of(wide=True, compare=[("id-vin", "vin")])
+    text = render(summary, "macros")
+    names = Tex(text).names
+    assert len(names) == len(set(names)) == text.count(r"\newcommand")
+    values = dict(re.findall(r"\\newcommand\{\\([A-Za-z]+)\}\{(.*)\}", text))
+    row = next(row for row in summary.rows if list(row.axes.values())[:4] == ["id-symvin", "manipulation", 36, 80])
+    place = "TableOneManipulationSizeThreeSixIdSymvinKEightZero"
+    assert values[f"{place}SuccessMean"] == f"{100 * row.success_rate:.1f}"
+    assert values[f"{place}Trials"] == "5" and values[f"{place}SuccessUptoOneZero"] != "---"
+    assert values["TableOneIdSymvinManipulationSizeThreeSixAllKPaper"] == "98.53"
+    assert re.fullmatch(r"\$[+-][0-9.]+\$", values["TableOneIdVinMinusVinDifferenceLow"])
+    assert "OOM" in values.values() or not any(row.outcomes.get("OUT_OF_MEMORY") == 5 for row in summary.rows)
+
+
+def test_macros_of_names_that_differ_in_signs_alone_do_not_clash():
+    _, runs = samples("figure7", "smoke")
+    clash = [
+        replace(run, trial=replace(run.trial, axes={**run.trial.axes, "planner": name}))
+        for run, name in zip(runs, ["id-vin", "id_vin"] * len(runs), strict=False)
+    ]
+    names = Tex(render(summarise("a.b", clash), "macros")).names
+    assert len(names) == len(set(names)) and any("No" in name for name in names)
+
+
+def test_what_latex_would_trip_over_is_escaped():
+    assert escaped("a_b & 50 % #1 {x} ~^") == r"a\_b \& 50 \% \#1 \{x\} \textasciitilde{}\textasciicircum{}"
+    assert escaped("≤ 10 %") == r"$\leq$ 10 \%"
+    assert escaped("-1.5 [-2.0, +3]") == "$-1.5$ [$-2.0$, $+3$]"
+    assert escaped("id-vin 1e-05") == "id-vin 1e-05"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("storage")
+    for run in samples("figure7", "smoke")[1]:
+        write_result(trial_directory(folder, run.trial.trial_id), run.result)
+    return folder
+
+
+def test_the_command_compares_and_widens(storage, capsys):
+    options = [str(SWEEPS / "figure7.yaml"), "--profile", "smoke", "--storage", str(storage)]
+    assert main(["table", *options, "--wide", "--compare", "id-vin,vin", "--format", "md"]) == 0
+    text = capsys.readouterr().out
+    assert "| id-vin | vin |" in text and "parameters" in text and "Not the paper's scale" in text
+    assert main(["table", *options, "--compare", "id-vin,von"]) == 2
+    assert "did you mean 'vin'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["table", *options, "--compare", "id-vin"])
+    assert "expected two planners" in capsys.readouterr().err
