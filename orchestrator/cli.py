@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from datagen.manifest import DatasetError
+from orchestrator.checking import add_check
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.planning import Plan, by_cell, make_plan
 from orchestrator.progress import Progress, duration, outcome, trial_name
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
     trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
     add_verbs(verbs, verb, _load)
+    add_check(verbs)
     return parser
 
 

@@ -146,7 +146,8 @@ def _check(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected a float tensor [B, 1, h, w], got {x.dtype} {tuple(x.shape)}")
 
 
-def _named(entry: Entry) -> Any:
+def named(entry: Entry) -> Any:
+    """Return the class that a line of a registry names."""
     module, name = entry.target.split(":")
     return getattr(import_module(module), name)
 
@@ -162,15 +163,15 @@ def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str
     Returns:
         A planner in float32 on the CPU; move and cast it as any module.
     """
-    core = _named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions)
-    mapper = _named(MAPPERS[spec.mapper])(spec.mapper_options, wrap=spec.wrap)
-    solver = _named(SOLVERS[spec.solver])(
+    core = named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions)
+    mapper = named(MAPPERS[spec.mapper])(spec.mapper_options, wrap=spec.wrap)
+    solver = named(SOLVERS[spec.solver])(
         max_steps=spec.k_fwd, tolerance=spec.tolerance, **spec.solver_options.model_dump()
     )
-    adjoint_type = _named(ADJOINTS[spec.adjoint])
+    adjoint_type = named(ADJOINTS[spec.adjoint])
     options = spec.adjoint_options.model_dump()
     if "solver" in {field.name for field in fields(adjoint_type)}:
-        options["solver"] = _named(SOLVERS[spec.solver_bwd])(
+        options["solver"] = named(SOLVERS[spec.solver_bwd])(
             max_steps=spec.k_bwd, tolerance=spec.tolerance_bwd, **spec.solver_bwd_options.model_dump()
         )
     return Planner(core, mapper, solver, adjoint_type(**options), kernel)

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from datagen.conformance import EVERY_TASK
 from datagen.splits import map_hashes, owner
 from datagen.task import SPLITS, TASKS, DatasetSpec, dataset_id
 
@@ -78,3 +79,9 @@ def test_the_numbers_have_not_changed(name):
 def test_the_names_of_datasets_have_not_changed():
     assert dataset_id(DatasetSpec()) == "navigation-15-44136fa355b3"
     assert dataset_id(DatasetSpec(map_size=49)) == "navigation-49-33941e786b21"
+
+
+@pytest.mark.parametrize("check", EVERY_TASK, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_conformance(name, check):
+    check(spec(name, train=60, valid=20, test=20))

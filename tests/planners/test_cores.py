@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import conformance
 import pytest
 
+from planners.conformance import cores as conformance
 from planners.cores import Core
 from planners.specs import ADJOINTS, CORES
 

@@ -1,20 +1,23 @@
-"""What every core must do with every adjoint. A new core is covered as soon as it stands in the registry.
+"""What every core must do with every adjoint.
 
-Each check takes the name of a core and raises AssertionError; sizes are cut down by `small_options`.
+Each check takes the name of a core and raises AssertionError; its docstring says what is asked. Sizes are cut down by
+`small_spec`.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from planners import PlannerSpec, build_planner, jacobian_penalty
-from planners.cores import GRUCore, ValueIterationCore
-from planners.planner import Planner
-from planners.specs import ADJOINTS, CORES
+from planners.cores import Core, GRUCore, ValueIterationCore
+from planners.jacobian import jacobian_penalty
+from planners.planner import BoundStep, Planner, build_planner
+from planners.specs import ADJOINTS, CORES, PlannerSpec
 
 EXACT = ("unrolled", "implicit")
 SMALL = {"hidden_channels": 8, "q_channels": 8, "embedding": 8, "heads": 2, "feedforward": 12}
@@ -22,7 +25,7 @@ ABSOLUTE_POSITIONS = ("spt",)
 """Cores that know where on the map a cell is, and so do not commute with shifts of the torus."""
 
 
-def small_spec(core: str, **fields: object) -> PlannerSpec:
+def small_spec(core: str, **fields: Any) -> PlannerSpec:
     """A planner of small sizes; of the fields given, those that its adjoint has no use for are left out."""
     options = {name: size for name, size in SMALL.items() if name in CORES[core].options.model_fields}
     unused = ADJOINTS[str(fields.get("adjoint", "implicit"))].ignores
@@ -43,37 +46,79 @@ def planner_for(spec: PlannerSpec, seed: int = 0) -> Planner:
     return build_planner(spec, kernel="reference")
 
 
-def contracting(core: str, options: dict[str, object] | None = None, **fields: object) -> Planner:
+def contracting(core: str, options: dict[str, Any] | None = None, **fields: Any) -> Planner:
     """A planner in float64 whose step contracts well within 100 steps, and depends on v all the same."""
     options = {"discount": 0.7} | (options or {}) if core == "contractive" else options or {}
     planner = planner_for(small_spec(core, options=options, **fields)).double()
-    if core in _CONTRACTIONS:
-        with torch.no_grad():
-            _CONTRACTIONS[core](planner.core)
+    with torch.no_grad():
+        _CONTRACTIONS.get(core, _shrink)(cast(nn.Module, planner.core))
     return planner
 
 
-def _vin(core: nn.Module) -> None:
+def _shrink(core: nn.Module) -> None:
+    """Scale a core's parameters down until its step contracts; a core that is not of this project is treated so."""
+    generator = torch.Generator().manual_seed(0)
+    parameter: Tensor
+    for parameter in core.parameters():  # a filter that starts at zero would hide what the step does with it
+        parameter.add_(torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator), alpha=0.05)
+    map, goal = problem(2, 4, 5)
+    steps = cast(Core, core)
+    for _ in range(40):
+        injected = steps.encode(torch.cat([map, goal], dim=1))
+        v = steps.initial_value(injected)
+        for _ in range(100):
+            before, v = v, steps.step(v, injected)
+        if bool((v - before).abs().max() < 1e-12 * v.abs().max().clamp(min=1.0)):
+            return
+        for parameter in _parameters_of_the_jacobian(core, v, torch.cat([map, goal], dim=1)):
+            parameter.mul_(0.85)
+    raise AssertionError(
+        "the step does not settle within 100 applications even with its parameters near zero, so its gradients can't "
+        "be checked; does the step depend on something else than v and r?"
+    )
+
+
+@torch.enable_grad()
+def _parameters_of_the_jacobian(core: nn.Module, v: Tensor, x: Tensor) -> list[Tensor]:
+    """Return the parameters that df/dv depends on: those alone decide whether the step contracts."""
+    steps, generator = cast(Core, core), torch.Generator().manual_seed(1)
+    v = v.detach().requires_grad_()
+    out = steps.step(v, steps.encode(x))
+    u, z = (torch.randn(part.shape, dtype=part.dtype, generator=generator) for part in (out, v))
+    (product,) = torch.autograd.grad(out, v, u, create_graph=True)
+    parameters: list[Tensor] = list(core.parameters())
+    if not product.requires_grad:
+        return parameters
+    found = torch.autograd.grad((product * z).sum(), parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None and bool(gradient.any())]
+
+
+def _leave(core: Any) -> None:
+    """Contracts as it is."""
+
+
+def _vin(core: Any) -> None:
     core.w_v.normal_()
     core.w_v *= 0.7 / core.w_v.abs().sum(dim=(1, 2, 3), keepdim=True)
 
 
-def _symvin(core: nn.Module) -> None:
+def _symvin(core: Any) -> None:
     core.action_filter.coefficients[:, 1] *= 0.7
 
 
-def _conv_gppn(core: nn.Module) -> None:
+def _conv_gppn(core: Any) -> None:
     core.gates *= 0.3
     core.candidate *= 0.3
 
 
-def _spt(core: nn.Module) -> None:
+def _spt(core: Any) -> None:
     # a layer norm divides by the size of what it is given: a large constant in its input contracts the rest
     for layer in core.layers:
         layer.feedforward[-1].bias.normal_(std=6)
 
 
-_CONTRACTIONS: dict[str, Callable[[nn.Module], None]] = {
+_CONTRACTIONS: dict[str, Callable[[Any], None]] = {
+    "contractive": _leave,
     "vin": _vin,
     "symvin": _symvin,
     "conv_gppn": _conv_gppn,
@@ -82,12 +127,14 @@ _CONTRACTIONS: dict[str, Callable[[nn.Module], None]] = {
 
 
 def loss_of(planner: Planner, map: Tensor, goal: Tensor) -> Tensor:
+    """Return a sum of the logits with weights of either sign."""
     logits = planner(map, goal)
     weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).reshape(logits.shape).sin()
     return (weights * logits).sum()
 
 
 def gradients(planner: Planner, map: Tensor, goal: Tensor) -> dict[str, Tensor]:
+    """Return the gradient of `loss_of` by the parameter's name; zeros where there is none."""
     planner.zero_grad()
     loss_of(planner, map, goal).backward()
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in planner.named_parameters()}
@@ -105,7 +152,19 @@ def reached_at_fixed_point(planner: Planner, map: Tensor, goal: Tensor) -> set[s
     return {name for name, gradient in zip(named, found, strict=True) if gradient is not None}
 
 
-# the checks
+def _close(found: Tensor, expected: Tensor, relative: float, absolute: float, what: str) -> None:
+    assert found.shape == expected.shape, f"{what}: shapes {tuple(found.shape)} and {tuple(expected.shape)}"
+    difference = float((found - expected).detach().abs().max())
+    assert torch.allclose(found, expected, rtol=relative, atol=absolute), f"{what} differ by up to {difference:.1e}"
+
+
+def check_actions(core: str) -> None:
+    """As many logits per cell as the task has moves."""
+    map, goal = problem(2, 5, 6, torch.float32)
+    for actions in (4, 8):
+        planner = build_planner(small_spec(core, k_fwd=2), actions=actions, kernel="reference")
+        found = planner(map, goal).shape[1]
+        assert found == actions, f"built with actions={actions}, the policy gives {found} logits"
 
 
 def check_shapes(core: str, adjoint: str) -> None:
@@ -115,10 +174,15 @@ def check_shapes(core: str, adjoint: str) -> None:
         for height, width in ((5, 5), (4, 7), (9, 3)):
             map, goal = problem(2, height, width, torch.float32)
             plan = planner.plan(map, goal, k_fwd=4)
-            assert plan.logits.shape == (2, 4, height, width)
-            assert plan.solution.value.shape == planner.core.initial_value(plan.step.injected).shape
-            assert plan.solution.steps.max() <= 4
-            assert torch.isfinite(plan.logits).all()
+            start = planner.core.initial_value(cast(BoundStep, plan.step).injected)
+            where = f"on a {height} x {width} map, wrap={wrap}"
+            found = tuple(plan.logits.shape)
+            assert found == (2, 4, height, width), f"policy gave logits {found}, not (2, 4, {height}, {width}), {where}"
+            assert plan.solution.value.shape == start.shape, (
+                f"step gave {tuple(plan.solution.value.shape)} from an initial value {tuple(start.shape)}, {where}"
+            )
+            assert plan.solution.steps.max() <= 4, f"{plan.solution.steps.max()} steps were taken of at most 4"
+            assert torch.isfinite(plan.logits).all(), f"logits are not finite after 4 steps {where}"
 
 
 def check_gradients_reach_all_parameters(core: str, adjoint: str) -> None:
@@ -127,7 +191,10 @@ def check_gradients_reach_all_parameters(core: str, adjoint: str) -> None:
     map, goal = problem(2, 5, 6)
     names = {name for name, gradient in gradients(planner, map, goal).items() if gradient.abs().max() > 0}
     everything = {name for name, _ in planner.named_parameters()}
-    assert names == (everything if adjoint == "unrolled" else reached_at_fixed_point(planner, map, goal))
+    expected = everything if adjoint == "unrolled" else reached_at_fixed_point(planner, map, goal)
+    assert names == expected, (
+        f"no gradient reaches {sorted(expected - names)}" if expected - names else f"unexpected: {names - expected}"
+    )
 
 
 def check_batch_equals_samples(core: str, adjoint: str) -> None:
@@ -143,9 +210,9 @@ def check_batch_equals_samples(core: str, adjoint: str) -> None:
         row = map[i : i + 1].detach().requires_grad_()
         logits = planner(row, goal[i : i + 1])
         logits.square().sum().backward()
-        torch.testing.assert_close(logits.detach(), whole[i : i + 1], rtol=1e-9, atol=1e-9)
+        _close(logits.detach(), whole[i : i + 1], 1e-9, 1e-9, f"logits of sample {i} alone and in its batch")
         own = torch.zeros_like(row) if row.grad is None else row.grad
-        torch.testing.assert_close(own, gradient[i : i + 1], rtol=1e-8, atol=1e-8)
+        _close(own, gradient[i : i + 1], 1e-8, 1e-8, f"gradient of sample {i} alone and in its batch")
 
 
 def check_float32_matches_float64(core: str, adjoint: str) -> None:
@@ -155,12 +222,11 @@ def check_float32_matches_float64(core: str, adjoint: str) -> None:
     exact_logits, exact = planner(map, goal).detach(), gradients(planner, map, goal)
     planner = planner.float()
     single_logits, single = planner(map.float(), goal.float()).detach(), gradients(planner, map.float(), goal.float())
-    torch.testing.assert_close(
-        single_logits.double(), exact_logits, rtol=1e-4, atol=1e-4 * float(exact_logits.abs().max())
-    )
+    largest = float(exact_logits.abs().max())
+    _close(single_logits.double(), exact_logits, 1e-4, 1e-4 * largest, "logits in float32 and in float64")
     for name, gradient in exact.items():
         scale = float(gradient.abs().max())
-        torch.testing.assert_close(single[name].double(), gradient, rtol=1e-3, atol=1e-3 * scale, msg=name)
+        _close(single[name].double(), gradient, 1e-3, 1e-3 * scale, f"gradients of {name} in float32 and in float64")
 
 
 def check_same_value_for_every_adjoint(core: str, adjoint: str) -> None:
@@ -172,14 +238,20 @@ def check_same_value_for_every_adjoint(core: str, adjoint: str) -> None:
     v = planner.core.initial_value(injected)
     for _ in range(7):
         v = planner.core.step(v, injected)
-    torch.testing.assert_close(plan.solution.value, v, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(plan.logits, planner.core.policy(v, injected), rtol=1e-12, atol=1e-12)
+    _close(plan.solution.value, v, 1e-12, 1e-12, "the planner's value and that of 7 plain steps")
+    _close(plan.logits, planner.core.policy(v, injected), 1e-12, 1e-12, "the planner's logits and the policy's")
 
 
-def check_gradient_matches_finite_differences(core: str, adjoint: str, **options: object) -> None:
+def check_gradient_matches_finite_differences(core: str, adjoint: str, **options: Any) -> None:
     """At a solved fixed point exact adjoints give the derivative along a random direction of each parameter."""
-    assert adjoint in EXACT
-    solved = {"k_fwd": 100, "tolerance": 0.0, "solver_bwd": "forward", "k_bwd": 100, "tolerance_bwd": 1e-14}
+    assert adjoint in EXACT, adjoint
+    solved: dict[str, Any] = {
+        "k_fwd": 100,
+        "tolerance": 0.0,
+        "solver_bwd": "forward",
+        "k_bwd": 100,
+        "tolerance_bwd": 1e-14,
+    }
     planner = contracting(core, options, adjoint=adjoint, **solved)
     map, goal = problem(2, 4, 5)
     plan = planner.plan(map, goal)
@@ -206,14 +278,15 @@ def check_gradient_matches_finite_differences(core: str, adjoint: str, **options
 def check_unrolled_gradient_approaches_implicit(core: str) -> None:
     """As K grows, differentiating through the iteration and differentiating at its limit become one."""
     map, goal = problem(2, 4, 5)
-    fields = {"tolerance": 0.0, "solver_bwd": "forward", "k_bwd": 100, "tolerance_bwd": 1e-14}
+    fields: dict[str, Any] = {"tolerance": 0.0, "solver_bwd": "forward", "k_bwd": 100, "tolerance_bwd": 1e-14}
     limit = gradients(contracting(core, adjoint="implicit", k_fwd=100, **fields), map, goal)
     errors = []
     for steps in (4, 16, 64):
         found = gradients(contracting(core, adjoint="unrolled", k_fwd=steps, tolerance=0.0), map, goal)
         errors.append(max(float((found[name] - limit[name]).abs().max()) for name in limit))
     rounding = 1e-12 * max(float(gradient.abs().max()) for gradient in limit.values())
-    assert rounding < errors[0] and errors[1] < errors[0] / 2 and errors[2] < max(errors[1] / 2, rounding), errors
+    approaches = rounding < errors[0] and errors[1] < errors[0] / 2 and errors[2] < max(errors[1] / 2, rounding)
+    assert approaches, f"differences after 4, 16 and 64 steps: {errors}"
 
 
 def check_rolls_with_the_map(core: str) -> None:
@@ -222,7 +295,7 @@ def check_rolls_with_the_map(core: str) -> None:
     map, goal = problem(2, 6, 5)
     logits = planner(map, goal)
     rolled = planner(map.roll((2, 3), (2, 3)), goal.roll((2, 3), (2, 3)))
-    torch.testing.assert_close(rolled, logits.roll((2, 3), (2, 3)), rtol=1e-10, atol=1e-10)
+    _close(rolled, logits.roll((2, 3), (2, 3)), 1e-10, 1e-10, "logits of the rolled map and the rolled logits")
 
 
 def check_state_dict_round_trip(core: str) -> None:
@@ -230,14 +303,15 @@ def check_state_dict_round_trip(core: str) -> None:
     spec = small_spec(core, k_fwd=4)
     planner, other = planner_for(spec, seed=0), planner_for(spec, seed=1)
     map, goal = problem(2, 5, 5, torch.float32)
-    assert not torch.equal(planner(map, goal), other(map, goal))
+    assert not torch.equal(planner(map, goal), other(map, goal)), "two seeds give the same logits"
     state = planner.state_dict()
-    assert all(isinstance(value, Tensor) for value in state.values())
+    for name, value in state.items():
+        assert isinstance(value, Tensor), f"{name} is a {type(value).__name__}, not a tensor"
     stored = io.BytesIO()
     torch.save(state, stored)
     stored.seek(0)
     other.load_state_dict(torch.load(stored, weights_only=True))
-    assert torch.equal(planner(map, goal), other(map, goal))
+    assert torch.equal(planner(map, goal), other(map, goal)), "the checkpoint gives other logits than its planner"
 
 
 def saved_bytes(planner: Planner, map: Tensor, goal: Tensor) -> int:
@@ -263,12 +337,13 @@ def check_saved_memory(core: str, adjoint: str) -> None:
     planner = planner_for(small_spec(core, adjoint=adjoint, tolerance=0.0))
     used = []
     for steps in (10, 20, 40):
-        planner.solver = type(planner.solver)(max_steps=steps, tolerance=0.0)
+        planner.solver = replace(planner.solver, max_steps=steps)
         used.append(saved_bytes(planner, map, goal))
     if adjoint == "unrolled":
-        assert used[2] - used[1] == 2 * (used[1] - used[0]) > 0, used
+        linear = used[2] - used[1] == 2 * (used[1] - used[0]) > 0
     else:
-        assert used[0] == used[1] == used[2] > 0, used
+        linear = used[0] == used[1] == used[2] > 0
+    assert linear, f"bytes kept for 10, 20 and 40 steps: {used}"
 
 
 def check_compiled_loop(core: str, adjoint: str) -> None:
@@ -280,11 +355,11 @@ def check_compiled_loop(core: str, adjoint: str) -> None:
     plan, found = planner.plan(map, goal), gradients(planner, map, goal)
     compiled = isinstance(planner.core, ValueIterationCore | GRUCore)
     assert (plan.kernel == "compiled") == compiled, plan.kernel
-    torch.testing.assert_close(plan.logits, reference.logits, rtol=1e-4, atol=1e-4)
-    assert torch.equal(plan.solution.steps, reference.solution.steps)
+    _close(plan.logits, reference.logits, 1e-4, 1e-4, "logits of the compiled loop and of the reference")
+    assert torch.equal(plan.solution.steps, reference.solution.steps), "the compiled loop takes other steps"
     for name, gradient in expected.items():
         scale = float(gradient.abs().max())
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * scale, msg=name)
+        _close(found[name], gradient, 1e-3, 1e-3 * scale, f"gradients of {name}, compiled and reference")
 
 
 def check_jacobian_penalty(core: str) -> None:
@@ -293,10 +368,10 @@ def check_jacobian_penalty(core: str) -> None:
     plan = planner.plan(*problem(2, 5, 6))
     penalty = jacobian_penalty(plan.step, plan.solution.value, torch.Generator().manual_seed(0))
     penalty.backward()
-    assert penalty.item() > 0
+    assert penalty.item() > 0, "the step's Jacobian is zero: it ignores v"
     reached = [p.grad for p in planner.parameters() if p.grad is not None]
-    assert any(gradient.abs().max() > 0 for gradient in reached)
-    assert all(torch.isfinite(gradient).all() for gradient in reached)
+    assert any(gradient.abs().max() > 0 for gradient in reached), "the penalty has no gradient"
+    assert all(torch.isfinite(gradient).all() for gradient in reached), "the penalty's gradient is not finite"
 
 
 EVERY_ADJOINT: tuple[Callable[[str, str], None], ...] = (

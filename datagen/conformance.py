@@ -1,0 +1,118 @@
+"""What every task must do, as functions that say so: for our own tests and for plug-ins'.
+
+Each check takes a spec with at least 20 training, 8 validation and 8 test problems and raises AssertionError; its
+docstring says what is asked.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from datagen import parquet
+from datagen.expert import goal_distances, optimal_actions
+from datagen.problem import Problems
+from datagen.splits import map_hashes
+from datagen.task import SPLITS, TASKS, DatasetSpec, Split
+
+
+def _draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
+    return TASKS[spec.task].draw()(spec, split, start, stop)
+
+
+def check_moves(spec: DatasetSpec) -> None:
+    """Moves have a name, an offset and a positive cost each, and are at most eight."""
+    moves = TASKS[spec.task].moves
+    counts = {len(moves.names), len(moves.offsets), len(moves.costs)}
+    assert len(counts) == 1, f"{len(moves.names)} names, {len(moves.offsets)} offsets, {len(moves.costs)} costs"
+    assert 1 <= len(moves.names) <= 8, f"there are {len(moves.names)} moves; a byte of optimal actions holds 8"
+    assert len(set(moves.names)) == len(moves.names), f"two moves have one name: {moves.names}"
+    assert all(cost > 0 for cost in moves.costs), f"costs {moves.costs} are not all positive"
+
+
+def check_vocabulary(spec: DatasetSpec) -> None:
+    """Arrays have the types and shapes of `Problems`, maps hold 0 and 1, and every goal is a free cell."""
+    problems = _draw(spec, "train", 0, 20)
+    shape = (20, *TASKS[spec.task].map_shape(spec))
+    kinds = {"map": np.uint8, "distance": np.float32, "optimal_actions": np.uint8, "label": np.uint8}
+    for name, kind in kinds.items():
+        array = getattr(problems, name)
+        assert array.shape == shape and array.dtype == kind, (
+            f"{name}: expected {np.dtype(kind).name} {list(shape)}, got {array.dtype} {list(array.shape)}"
+        )
+    assert problems.goal.shape == (20, 2) and problems.goal.dtype == np.int16, (
+        f"goal: expected int16 [20, 2], got {problems.goal.dtype} {list(problems.goal.shape)}"
+    )
+    assert set(np.unique(problems.map)) <= {0, 1}, f"map: values {np.unique(problems.map)[:5]} are not 0 and 1"
+    row, column = problems.goal.T
+    blocked = np.flatnonzero(problems.map[np.arange(20), row, column] == 0)
+    assert not len(blocked), f"goal: problems {blocked.tolist()} have their goal on an obstacle"
+    expected = TASKS[spec.task].observation_shape(spec)
+    found = None if problems.observation is None else problems.observation.shape[1:]
+    assert found == expected, f"observation: observation_shape says {expected}, the problems have {found}"
+
+
+def check_labels(spec: DatasetSpec) -> None:
+    """Distances, optimal actions and labels are those of the task's moves."""
+    problems, moves = _draw(spec, "train", 0, 20), TASKS[spec.task].moves
+    distance = goal_distances(problems.map, problems.goal, moves)
+    assert np.allclose(problems.distance, distance, rtol=1e-5), (
+        "distance: not the cheapest path by the task's moves; datagen.expert.solve makes all labels"
+    )
+    best = optimal_actions(problems.map, distance, moves)
+    assert np.array_equal(problems.optimal_actions, best), "optimal_actions: not those of the task's moves"
+    away = best > 0
+    assert ((best >> problems.label) & 1)[away].all(), "label: a cell's label is not one of its optimal actions"
+    assert away.any(), "no cell of 20 problems can reach its goal"
+
+
+def check_any_part_by_itself(spec: DatasetSpec) -> None:
+    """Problem i depends on (spec, split, i) alone, so that shards can be made anywhere in any order."""
+    for split in SPLITS:
+        whole, later = _draw(spec, split, 0, 8), _draw(spec, split, 5, 8)
+        for name in ("map", "goal", "label"):
+            same = np.array_equal(getattr(later, name), getattr(whole, name)[5:])
+            assert same, f"{name}: problems 5 to 7 of {split} are others when drawn by themselves"
+    longer = _draw(spec.model_copy(update={"train": spec.train + 50}), "train", 0, 8)
+    assert np.array_equal(longer.map, _draw(spec, "train", 0, 8).map), "a longer training split begins differently"
+
+
+def check_seeds(spec: DatasetSpec) -> None:
+    """Another seed gives other problems."""
+    first, other = _draw(spec, "train", 0, 8), _draw(spec.model_copy(update={"seed": spec.seed + 1}), "train", 0, 8)
+    same = np.array_equal(first.map, other.map) and np.array_equal(first.goal, other.goal)
+    assert not same, "seeds 0 and 1 give the same problems"
+
+
+def check_splits_share_no_map(spec: DatasetSpec) -> None:
+    """No map is in two splits."""
+    found = [set(map_hashes(_draw(spec, split, 0, spec.count(split)).map).tolist()) for split in SPLITS]
+    shared = len((found[0] & found[1]) | (found[0] & found[2]) | (found[1] & found[2]))
+    assert not shared, f"{shared} maps are in more than one split; datagen.proposals.draw_proposed keeps them apart"
+
+
+def check_dataset(spec: DatasetSpec) -> None:
+    """A dataset of the task is written and read back unchanged."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for shard in parquet.shards(spec):
+            parquet.write_shard(spec, shard, root)
+        parquet.finish_dataset(spec, root)
+        read = parquet.read_split(parquet.directory_of(spec, root), "train")
+    drawn = _draw(spec, "train", 0, spec.train)
+    for name in ("map", "goal", "distance", "optimal_actions", "label"):
+        assert np.array_equal(getattr(read, name), getattr(drawn, name)), f"{name} is another after writing and reading"
+
+
+EVERY_TASK: tuple[Callable[[DatasetSpec], None], ...] = (
+    check_moves,
+    check_vocabulary,
+    check_labels,
+    check_any_part_by_itself,
+    check_seeds,
+    check_splits_share_no_map,
+    check_dataset,
+)
