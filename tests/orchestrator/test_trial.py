@@ -111,3 +111,13 @@ def test_a_trial_of_no_epochs_tests_the_initial_planner(storage):
     result = run_trial(spec, storage)
     assert result.status == "COMPLETED" and result.epochs == 0
     assert result.forward_seconds is None and math.isfinite(result.test_success_rate)
+
+
+def test_a_trial_reads_the_nodes_own_copy_where_there_is_a_place_for_it(storage, tmp_path, monkeypatch):
+    expected = run_trial(SPEC, storage)
+    (trial_directory(storage, trial_id(SPEC)) / "result.json").unlink()
+    (trial_directory(storage, trial_id(SPEC)) / "checkpoint.pt").unlink()
+    monkeypatch.setenv("IDP_CACHE", str(tmp_path / "node"))
+    result = run_trial(SPEC, storage)
+    assert [getattr(result, name) for name in NUMBERS] == [getattr(expected, name) for name in NUMBERS]
+    assert (tmp_path / "node" / result.provenance.dataset_id / "manifest.json").exists()

@@ -1,0 +1,43 @@
+"""The verbs that exchange datasets with other code, in the GPPN layout: import, export."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from datagen.task import TASKS
+
+ORDERS = ("4abs-cc", "news")
+ORDER_HELP = "order of the file's actions; 4abs-cc (default): north, west, south, east; news: north, east, west, south"
+
+
+def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs `import` and `export` to the command line's."""
+    bring = verbs.add_parser("import", help="Make a dataset of a file in the GPPN layout (.npz).")
+    bring.set_defaults(verb=_import)
+    bring.add_argument("file", metavar="FILE.npz", type=Path)
+    bring.add_argument("--task", choices=sorted(TASKS), required=True, help="tells the moves and the observations")
+    bring.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of datasets; its name is printed")
+    bring.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
+
+    take = verbs.add_parser("export", help="Write a dataset as one file in the GPPN layout (.npz).")
+    take.set_defaults(verb=_export)
+    take.add_argument("dataset", metavar="DATASET", type=Path, help="a dataset's folder")
+    take.add_argument("file", metavar="FILE.npz", type=Path)
+    take.add_argument("--labels", choices=("one_hot", "full"), default="one_hot", help="one action a cell, or all ties")
+    take.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from datagen.npz import import_npz
+
+    print(import_npz(options.file, options.task, options.out, actions=options.actions))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from datagen.npz import export_npz
+
+    export_npz(options.dataset, options.file, labels=options.labels, actions=options.actions)
+    print(options.file)
+    return 0
