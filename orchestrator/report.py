@@ -38,7 +38,7 @@ class Page:
     """What the report says beyond the runs.
 
     Attributes:
-        profile: The sweep's profile; None is the paper's own scale.
+        profile: The sweep's profile; None for none.
         command: The command that runs the sweep, as words.
         generated: When the page was made.
         running: True while the sweep runs: the page then reloads itself.
@@ -132,30 +132,33 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]], caption: str =
 
 def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
     code = code_hash()
+    differences = scale_differences(runs)
     count = Counter(_state(run, code) for run in runs)
     ended = count["completed"] + count["out of memory"]
     done = sum(run.result is not None for run in runs)
     tiles = [f'<div class="tile"><b>{ended}/{len(runs)}</b><span>trials done</span></div>']
     for state in ("out of memory", "diverged", "failed", "cancelled", "of other code"):
         if number := _special(runs, state, code):
-            tiles.append(f'<div class="tile"><b>{number}</b><span>{state}</span></div>')
+            word = "under 20 %" if state == "diverged" and differences else state
+            tiles.append(f'<div class="tile"><b>{number}</b><span>{word}</span></div>')
     seconds = sum(run.result.train_seconds or 0.0 for run in runs if run.result)
     if seconds:
         tiles.append(f'<div class="tile"><b>{_hours(seconds)}</b><span>of training</span></div>')
     when = f"{page.generated:%Y-%m-%d %H:%M} UTC" if page.generated else ""
-    scale = f"profile {page.profile}" if page.profile else "the paper's own scale"
-    differences = scale_differences(runs)
+    said = [f"profile {page.profile}" if page.profile else "no profile"]
+    said += ["still running, this page reloads itself"] if page.running else []
+    said += [when] if when else []
     note = (
         f'<div class="note"><b>Not the paper\'s scale:</b> {escape("; ".join(differences))}. '
-        "Differences from the paper below are differences of scale too.</div>"
+        "Differences from the paper below are differences of scale too, and a trial under 20 % may be under-trained "
+        "rather than diverged.</div>"
         if differences
         else ""
     )
     return (
         f"<header><h1>{escape(sweep.name)}</h1>\n"
         f'<p class="question">{escape(sweep.description)}</p>\n'
-        f'<p class="muted">{escape(scale)}{" · still running, this page reloads itself" if page.running else ""}'
-        f"{f' · {when}' if when else ''}</p>\n"
+        f'<p class="muted">{escape(" · ".join(said))}</p>\n'
         f'<div class="bar"><i style="width: {100 * done / max(1, len(runs)):.1f}%"></i></div>\n'
         f'<div class="tiles">{"".join(tiles)}</div>{note}</header>'
     )
@@ -320,6 +323,7 @@ def _figures(sweep: SweepSpec, runs: Sequence[Run]) -> str:
 def _trouble(runs: Sequence[Run]) -> str:
     """Return what diverged, ran out of memory or failed, and where."""
     lines = []
+    low = "diverged or under-trained" if scale_differences(runs) else "trial diverged"
     for run in runs:
         result = run.result
         if result is None:

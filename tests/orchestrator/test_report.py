@@ -84,7 +84,7 @@ def test_a_report_asks_nobody_for_anything():
 def test_table_1_stands_beside_the_papers_with_its_source():
     _, text = read(page("table1", None))
     assert "paper 99.63 ± 0.08" in text and "arXiv:2210.13542" in text
-    assert "Not the paper's scale" not in text
+    assert "Not the paper's scale" not in text and "no profile" in text
     _, smoke = read(page("figure7"))
     assert "Not the paper's scale" in smoke and "64 train maps, not 10,000" in smoke
     assert "profile smoke" in smoke
@@ -201,3 +201,13 @@ def test_a_browser_shows_the_page_and_sorts_it_without_a_complaint(tmp_path):
     assert len(probed["widths"]) == 2 and min(probed["widths"]) > 700 and probed["overflow"] <= 0
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
+
+
+def test_at_a_smaller_scale_a_low_trial_is_not_called_diverged():
+    sweep, runs = samples("figure7", "smoke")
+    low = runs[0].result.model_copy(update={"trial_diverged": True, "test_success_rate": 0.1})
+    _, text = read(report(sweep, [replace(runs[0], result=low), *runs[1:]]))
+    assert "diverged or under-trained: success 10.0 %, under 20 %" in text and "1 under 20 %" in text
+    assert "own scale" not in text
+    _, full = read(report(*samples("figure2")))
+    assert "trial diverged: success" in full and "under-trained" not in full
