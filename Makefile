@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart test check bench clean
+.PHONY: setup quickstart smoke-all test check bench clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,17 @@ $(VENV)/.system: Makefile | $(STAMP)
 
 quickstart: $(STAMP)
 	$(BIN)/idp run sweeps/quickstart.yaml
+
+# Every sweep's smoke profile, end to end, in one storage; ends at the first that fails.
+SMOKE := idp-storage/smoke
+
+smoke-all: $(STAMP) $(VENV)/.system
+	set -e; for sweep in sweeps/*.yaml; do \
+	    echo "== $$sweep"; \
+	    for verb in run table report figures; do \
+	        $(BIN)/idp $$verb $$sweep --profile smoke --storage $(SMOKE); \
+	    done; \
+	done
 
 test: $(STAMP) $(VENV)/.system
 	$(BIN)/python -m pytest

@@ -332,7 +332,7 @@ def _trouble(runs: Sequence[Run]) -> str:
         if result.status in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"):
             what.append(f"{result.status.replace('_', ' ').lower()}: {result.reason}".rstrip(": "))
         if result.trial_diverged and result.test_success_rate is not None:
-            what.append(f"trial diverged: success {100 * result.test_success_rate:.1f} %, under 20 %")
+            what.append(f"{low}: success {100 * result.test_success_rate:.1f} %, under 20 %")
         if result.forward_diverged:
             what.append("forward iteration diverged")
         if what:
