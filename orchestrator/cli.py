@@ -11,20 +11,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from datagen.manifest import DatasetError
 from orchestrator.checking import add_check
+from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
-from orchestrator.planning import Plan, by_cell, make_plan
-from orchestrator.progress import Progress, duration, outcome, trial_name
+from orchestrator.planning import Plan, by_cell, make_plan, size_words
+from orchestrator.progress import Progress, duration
 from orchestrator.provenance import code_hash
-from orchestrator.results import ResultError, trial_directory
+from orchestrator.results import ResultError, no_room, trial_directory
 from orchestrator.runs import results_of
-from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, find_trial, load_sweep, select
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, load_sweep, select
 from orchestrator.summary import summarise
 from orchestrator.table_formats import render
+from orchestrator.trial_verbs import add_trial_verbs
 from orchestrator.verbs import add_table, add_verbs
 
 BAD_INPUT = 2
@@ -48,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (SweepError, ResultError, DatasetError, BadInput) as error:
         print(f"idp: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        full = no_room(error, Path("the disk"))
+        if full is None:
+            raise
+        print(f"idp: {full}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -80,7 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     verb("plan", _plan, "Trials, datasets, what is done and what the rest will cost; starts nothing.")
     data = verb("data", _data, "Make the datasets only.")
     run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
-    trial = verb("trial", _trial, "One trial in this process, without Ray.")
     add_table(verb, _load)
     sync = verb("sync", _sync, "Rebuild the MLflow view from the trial directories.")
     for ray in (data, run):
@@ -88,8 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     for mlflow in (run, sync):
         mlflow.add_argument("--tracking-uri", help="MLflow's store (default: sqlite in the storage)")
     run.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
-    trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
+    add_trial_verbs(verbs, verb, _load)
     add_verbs(verbs, verb, _load)
+    add_interchange(verbs)
     add_check(verbs)
     return parser
 
@@ -119,14 +126,6 @@ def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> 
     if getattr(options, "address", None):
         words += ["--address", options.address]
     return shlex.join(words)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -202,7 +201,11 @@ def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
         lines.append("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
     lines += ["", "datasets"]
     for dataset in plan.datasets:
-        state = f"present, {_size(dataset.bytes)}" if dataset.present else f"to make, at most {_size(dataset.bytes)}"
+        state = (
+            f"present, {size_words(dataset.bytes)}"
+            if dataset.present
+            else f"to make, at most {size_words(dataset.bytes)}"
+        )
         lines.append(f"  {dataset.dataset_id}  {dataset.problems:,} problems  {state}")
     todo = plan.count("missing", "failed")
     lines += ["", f"{len(plan.trials)} trials: {plan.count('done')} done, {todo} to run"]
@@ -212,7 +215,7 @@ def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
         lines[-1] += f", {plan.count('cancelled')} cancelled"
     lines += [
         f"expected time: {_expected_time(plan)} ({plan.seconds_from})",
-        f"disk to be used: about {_size(_disk(plan))}",
+        f"disk to be used: about {size_words(_disk(plan))}",
     ]
     if todo:
         lines += ["", f"to run them: {_again(options, 'run')}"]
@@ -296,32 +299,6 @@ def _failures(plan: Plan, options: argparse.Namespace) -> int:
         path = trial_directory(options.storage, trial.trial_id) / "result.json"
         print(f"idp: {trial.trial_id} FAILED: {plan.results[trial.trial_id].reason} ({path})", file=sys.stderr)
     return TRIALS_FAILED if failed else 0
-
-
-def _trial(options: argparse.Namespace) -> int:
-    sweep, trials = _load(options)
-    trial = find_trial(trials, options.trial_id)
-    progress = Progress(1, 0)
-    from datagen import parquet
-    from orchestrator.trial import run_trial
-
-    parquet_root = options.storage / "datasets"
-    for shard in parquet.missing_shards(trial.spec.data, parquet_root):
-        parquet.write_shard(trial.spec.data, shard, parquet_root)
-    if not parquet.is_complete(trial.spec.data, parquet_root):
-        parquet.finish_dataset(trial.spec.data, parquet_root)
-    name, epochs = trial_name(trial), trial.spec.training.epochs
-    progress.start(trial.trial_id, name, epochs)
-    result = run_trial(
-        trial.spec, options.storage, lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record))
-    )
-    progress.finish(trial.trial_id, name, outcome(result), failed=result.status == "FAILED")
-    progress.close()
-    if options.json:
-        print(json.dumps(result.model_dump(mode="json"), indent=2))
-    else:
-        print(trial_directory(options.storage, trial.trial_id))
-    return _failures(make_plan(sweep, [trial], options.storage), options)
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -1,0 +1,123 @@
+"""What the orchestration costs per trial: the slope of `idp run` over sweeps of trials that do next to nothing.
+
+python -m benchmarks.orchestration [--trials 16 64 256] [--json]
+python -m benchmarks.orchestration --many 2000        # one large sweep; memory of the driver while it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+SWEEP = """
+name: noop
+planners: {{vin: {{core: vin, adjoint: unrolled, hidden_channels: 2, q_channels: 2}}}}
+data: {{train: 0, valid: 0, test: 4}}
+tasks: [{{map_size: 5}}]
+grid: {{k: [1], seed: {seeds}}}
+training: {{epochs: 0, batch_size: 1}}
+"""
+
+
+def run_sweep(trials: int, folder: Path) -> tuple[float, list[tuple[float, int]]]:
+    """Return the wall seconds of a sweep, and (seconds, bytes) of its driver's memory as it went."""
+    sweep = folder / f"noop{trials}.yaml"
+    sweep.write_text(SWEEP.format(seeds=list(range(trials))))
+    command = [sys.executable, "-m", "orchestrator", "run", str(sweep), "--storage", str(folder / f"storage{trials}")]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        memory: list[tuple[float, int]] = []
+        said: list[str] = []
+        assert process.stderr is not None
+        reader = threading.Thread(target=lambda: said.extend(process.stderr or []))
+        reader.start()
+        while process.poll() is None:
+            memory.append((time.perf_counter() - started, resident_bytes(process.pid)))
+            time.sleep(0.2)
+        seconds = time.perf_counter() - started
+        reader.join()
+    if process.returncode:
+        raise SystemExit("".join(said[-20:]))
+    return seconds, memory
+
+
+def resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    except (OSError, IndexError):
+        return 0
+
+
+def own_seconds(folder: Path, trials: int = 40) -> float:
+    """Return the median seconds of a no-op trial in a warm process, without any scheduling."""
+    from orchestrator.specs import expand, load_sweep
+    from orchestrator.trial import run_trial
+
+    storage = folder / f"storage{trials}"
+    sweep = folder / f"own{trials}.yaml"
+    sweep.write_text(SWEEP.format(seeds=list(range(trials))))
+    subprocess.run(
+        [sys.executable, "-m", "orchestrator", "data", str(sweep), "--storage", str(storage)],
+        check=True,
+        capture_output=True,
+    )
+    times = []
+    for trial in expand(load_sweep(sweep)):
+        started = time.perf_counter()
+        run_trial(trial.spec, storage)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[5:])
+
+
+def slope(counts: list[int], seconds: list[float]) -> float:
+    """Return the least-squares seconds per trial."""
+    x, y = statistics.fmean(counts), statistics.fmean(seconds)
+    rise = sum((n - x) * (s - y) for n, s in zip(counts, seconds, strict=True))
+    return rise / sum((n - x) ** 2 for n in counts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--many", type=int, help="one sweep of so many trials instead")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="idp-bench-") as name:
+        folder = Path(name)
+        if options.many:
+            seconds, memory = run_sweep(options.many, folder)
+            # The first tenth is Ray's start; after it, memory must not grow with the trials that are done.
+            settled = [size for when, size in memory if when > 0.1 * seconds and size]
+            quarter = max(1, len(settled) // 4)
+            found: dict[str, object] = {
+                "trials": options.many,
+                "seconds": seconds,
+                "seconds_per_trial": seconds / options.many,
+                "driver_bytes_first_quarter": statistics.median(settled[:quarter]),
+                "driver_bytes_last_quarter": statistics.median(settled[-quarter:]),
+            }
+        else:
+            own = own_seconds(folder)
+            wall = [run_sweep(trials, folder)[0] for trials in options.trials]
+            found = {
+                "trials": options.trials,
+                "seconds": wall,
+                "slope_seconds_per_trial": slope(options.trials, wall),
+                "own_seconds_per_trial": own,
+            }
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for key, value in found.items():
+        print(f"{key:28s} {value}")
+
+
+if __name__ == "__main__":
+    main()
