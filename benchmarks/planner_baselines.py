@@ -110,8 +110,15 @@ def in_torchdeq(loop: Loop, steps: int, backward_steps: int, tolerance: float) -
         b_stop_mode="rel",
         ift=True,
     )
-    found, info = deq(loop.step, loop.v0)
-    return loop.read(found[-1]), float(info["nstep"].max()) + 1
+    calls = 0
+
+    def step(v: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return loop.step(v)
+
+    found, _ = deq(step, loop.v0)
+    return loop.read(found[-1]), calls
 
 
 def in_authors_layer(loop: Loop, steps: int, backward_steps: int, tolerance: float) -> tuple[Tensor, float]:

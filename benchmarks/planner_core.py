@@ -18,6 +18,7 @@ import json
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -359,6 +360,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", default="")
     parser.add_argument("--steps", default="30,80")
     options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)  # e2cnn's
     torch.set_num_threads(2 if options.clock == "wall" else 1)
     clock = time.perf_counter if options.clock == "wall" else time.thread_time
     say = (lambda *_: None) if options.json else partial(print, flush=True)

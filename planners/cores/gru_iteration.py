@@ -188,6 +188,7 @@ class _Compiled:
 def _unrolled(solve: _Solve, solver: Any) -> Solution:
     """Return what `Unrolled` returns, the steps kept where gradients are wanted."""
     step, steps = solve.step, solver.max_steps
+    trace: Tensor | None
     if torch.is_grad_enabled():
         trace, sizes = torch.empty(2, steps, len(step.initial)).unbind()
         # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
@@ -236,9 +237,9 @@ class _Unroll(torch.autograd.Function):
         u = solve.padded(grads[0])
         batch, padded = u.shape[:2]
         offsets = tap_offsets(1, size, solve.grid)
-        offsets = np.concatenate([offsets, offsets[-1:].repeat(-len(offsets) % 3)])
+        offsets = np.concatenate([offsets, offsets[-1:].repeat(-len(offsets) % 9)])
         dv0, d_part = np.empty_like(u), np.empty((batch, 3 * padded, *u.shape[2:]), np.float32)
-        dw_gates, dw_candidate = (np.zeros((batch, n * padded, padded, len(offsets)), np.float32) for n in (2, 1))
+        dw_gates, dw_candidate = (np.empty((batch, n * padded**2 * len(offsets)), np.float32) for n in (2, 1))
         share(
             back_through_gru,
             batch,
@@ -253,8 +254,8 @@ class _Unroll(torch.autograd.Function):
             dw_candidate,
         )
         d_part = torch.from_numpy(d_part).unflatten(1, (3, padded))[:, :, :state].flatten(1, 2)
-        d_gates = torch.from_numpy(dw_gates).sum(0).unflatten(0, (2, padded))[:, :state].flatten(0, 1)
-        d_candidate = torch.from_numpy(dw_candidate).sum(0)[:state]
+        d_gates = torch.from_numpy(dw_gates).sum(0).view(2, padded, padded, -1)[:, :state].flatten(0, 1)
+        d_candidate = torch.from_numpy(dw_candidate).sum(0).view(padded, padded, -1)[:state]
         filters = (d[:, :state, : size * size].unflatten(2, (size, size)) for d in (d_gates, d_candidate))
         return torch.from_numpy(dv0)[:, :state], d_part, *filters, None, None
 

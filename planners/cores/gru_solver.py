@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 @reordered
-def compare(z: Floats, fz: Floats, change: Floats) -> tuple[float, float]:
+def compare(z: Floats, fz: Floats, change: Floats):  # type: ignore[no-untyped-def]
     """Write f(z) - z and return its norm and that of f(z)."""
     difference = size = np.float32(0)
     for i in range(len(change)):

@@ -1,0 +1,62 @@
+"""The benchmark of the planner core: its baselines compute what ours does, its report has all parts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("torchdeq")
+
+from benchmarks import planner_core
+from planners import PlannerSpec, build_planner
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore:tostring", "ignore:indexing with dtype torch.uint8")  # e2cnn's
+@pytest.mark.parametrize("name", planner_core.CORES)
+def test_every_method_computes_the_same_logits_and_gradients(name):
+    torch.manual_seed(0)
+    options = {"q_channels": 4, "hidden_channels": 6}
+    core = build_planner(PlannerSpec(core=name, options=options)).core
+    if name == "vin":
+        torch.nn.init.normal_(core.w_v, std=0.1)
+    map, goal, label = planner_core.inputs_of(planner_core.problems_of(15, 2))
+    found = {}
+    for work in planner_core.works_of(name, core, map, goal, 30, "fixed"):
+        core.zero_grad()
+        logits, steps, _ = work.run()
+        assert steps == 30, work.name
+        torch.nn.functional.cross_entropy(logits, label).backward()
+        head = next(parameter for parameter in core.head.parameters() if parameter.requires_grad)
+        found[work.name] = (logits.detach(), head.grad.clone())
+    assert ("authors' unrolled" in found) == (name == "symvin")
+    expected, gradient = found["plain loop"]
+    for method, (logits, head_gradient) in found.items():
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * scale, msg=method)
+        torch.testing.assert_close(head_gradient, gradient, rtol=1e-2, atol=1e-5, msg=method)
+
+
+def test_map_by_map_evaluation_agrees_with_ours():
+    seconds = planner_core.evaluation(planner_core.time.perf_counter, maps=20, plain_maps=10)
+    assert min(seconds) > 0
+
+
+def test_the_report_is_one_json_object(capsys, monkeypatch):
+    monkeypatch.setattr(planner_core, "settled_core", lambda name: (build_planner(PlannerSpec(core=name)).core, 0.9))
+    monkeypatch.setattr(planner_core, "BATCH", 2)
+    monkeypatch.setattr(planner_core, "evaluation", lambda *_: (1e-5, 1e-3))
+    planner_core.main(["--json", "--quick", "--cores", "vin", "--steps", "3", "--clock", "cpu"])
+    report = json.loads(capsys.readouterr().out)
+    assert {"machine", "rows", "targets", "first_call_seconds", "spectral_radius"} <= report.keys()
+    assert {row["method"] for row in report["rows"]} >= {"ours", "plain loop", "torchdeq", "authors' ID layer"}
+    assert all(row["forward_ms"] > 0 and row["peak_mib"] > 0 for row in report["rows"])
+    assert {target["verdict"] for target in report["targets"]} <= {"PASS", "short"}
