@@ -318,9 +318,12 @@ def expand(sweep: SweepSpec) -> list[PlannedTrial]:
         SweepError: When a trial is impossible; the message names its place in the sweep.
     """
     trials: list[PlannedTrial] = []
-    for number, task_fields in enumerate(sweep.tasks):
+    datasets = [
+        _checked(DatasetSpec, {**sweep.data, **_without(fields, "grid")}, f"tasks.{number}")
+        for number, fields in enumerate(sweep.tasks)
+    ]
+    for number, (task_fields, data) in enumerate(zip(sweep.tasks, datasets, strict=True)):
         where = f"tasks.{number}"
-        data = _checked(DatasetSpec, {**sweep.data, **_without(task_fields, "grid")}, where)
         task_grid = _task_grid(task_fields.get("grid", {}), where)
         for further in range(len(sweep.test_on)):
             further_tests(sweep, data, further)
@@ -340,10 +343,21 @@ def expand(sweep: SweepSpec) -> list[PlannedTrial]:
                 spec = _checked(TrialSpec, fields, where)
                 spec = spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
                 place: dict[str, Scalar] = {"planner": name, "task": data.task, "map_size": data.map_size}
-                place |= {"k": spec.planner.k_fwd, "seed": spec.seed}
+                place |= {"k": spec.planner.k_fwd, "seed": spec.seed, **_told_apart(data, datasets)}
                 place |= {axis: value for axis, value in axes.items() if axis not in ("k", "seed")}
                 trials.append(PlannedTrial(trial_id(spec), spec, place))
     return trials
+
+
+def _told_apart(data: DatasetSpec, datasets: list[DatasetSpec]) -> dict[str, Scalar]:
+    """Return the fields in which a dataset differs from others of its task and size, which would share its cells."""
+
+    def scalars(spec: DatasetSpec) -> dict[str, Scalar]:
+        every = {**spec.model_dump(exclude={"options"}), **spec.options.model_dump(mode="json")}
+        return {f"data.{name}": value for name, value in every.items() if isinstance(value, Scalar)}
+
+    alike = [scalars(other) for other in datasets if (other.task, other.map_size) == (data.task, data.map_size)]
+    return {name: value for name, value in scalars(data).items() if any(other.get(name) != value for other in alike)}
 
 
 def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> DatasetSpec:

@@ -16,7 +16,6 @@ from torch import Tensor
 from datagen.problem import FOUR, Moves
 from datagen.spec import first_problem
 from planners.planner import Planner, build_planner
-from planners.solution import Result
 from planners.specs import PlannerSpec, load_parts
 
 Cell = tuple[int, int]
@@ -38,7 +37,7 @@ class Route:
         values: float32 [h, w], the planner's value of each cell; of several channels their norm.
         residual: Relative residual of the fixed point; small where the planner has made up its mind.
         steps: Applications of the step that the solve took.
-        converged: Whether the residual is within the solver's tolerance.
+        converged: Whether the residual is within the planner's tolerance.
         trace: float32 [steps], the residual after each step.
         grid: uint8 [h, w], the map, 1 = free.
         goal: Row and column.
@@ -64,12 +63,14 @@ class RoutePlanner:
     Attributes:
         planner: The planner itself, for batches of tensors.
         moves: What its actions do.
-        tolerance: Relative residual at which a solve ends; 0 takes all steps.
+        tolerance: Relative residual at which a plan counts as converged, and a solve ends.
+        all_steps: Take all steps nevertheless, as an unrolled planner does in training.
     """
 
     planner: Planner
     moves: Moves = FOUR
     tolerance: float = 1e-4
+    all_steps: bool = False
 
     def solve(self, grid: ArrayLike, goal: Cell, start: Cell, *, k: int | None = None) -> Route:
         """Plan on a map and follow the plan from the start.
@@ -91,7 +92,7 @@ class RoutePlanner:
         tensor = next(self.planner.parameters())
         x = torch.zeros(1, 2, *free.shape)
         x[0, 0], x[0, 1, goal[0], goal[1]] = torch.from_numpy(free), 1.0
-        solver: Any = replace(self.planner.solver, record=True, tolerance=self.tolerance)
+        solver: Any = replace(self.planner.solver, record=True, tolerance=0.0 if self.all_steps else self.tolerance)
         if k is not None:
             solver = replace(solver, max_steps=k)
         core = self.planner.core
@@ -109,7 +110,7 @@ class RoutePlanner:
             values=_values(found.value[0]),
             residual=float(found.residual[0]),
             steps=steps,
-            converged=bool(found.result[0] == Result.CONVERGED),
+            converged=bool(found.residual[0] <= self.tolerance),
             trace=found.trace[:steps, 0].float().cpu().numpy(),
             grid=free,
             goal=(int(goal[0]), int(goal[1])),
@@ -148,8 +149,7 @@ def load_planner(directory: str | Path) -> RoutePlanner:
     except RuntimeError as error:
         raise PlannerError(f"{folder / 'checkpoint.pt'}: its weights do not fit the planner: {error}") from error
     planner.eval()
-    # An unrolled planner was trained with all its steps, wherever its residual is.
-    return RoutePlanner(planner, moves, 0.0 if planner_spec.adjoint == "unrolled" else planner_spec.tolerance)
+    return RoutePlanner(planner, moves, planner_spec.tolerance, all_steps=planner_spec.adjoint == "unrolled")
 
 
 def plot(route: Route, axes: Any = None) -> Any:

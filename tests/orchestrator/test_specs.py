@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,42 @@ def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(tmp_path_factory, 
         assert str(error).startswith(str(path)) and "\n" not in str(error)
     else:
         assert all(isinstance(trial.spec, Spec) for trial in trials)
+
+
+def test_a_budget_is_the_same_for_all_planners(tmp_path):
+    without = {trial.trial_id for trial in expand(load_sweep(write(tmp_path, TINY)))}
+    assert {trial.trial_id for trial in expand(load_sweep(write(tmp_path, TINY), overrides=["budget={}"]))} == without
+    limits = "budget={steps: 7, seconds: 60, applications: 500, epochs: 2}"
+    trials = expand(load_sweep(write(tmp_path, TINY), overrides=[limits]))
+    for trial in trials:
+        training = trial.spec.training
+        assert (training.most_steps, training.most_seconds, training.most_applications) == (7, 60.0, 500.0)
+        assert training.epochs == 2
+    assert without.isdisjoint({trial.trial_id for trial in trials})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("planners.vin.training.most_steps=9", "planners.vin.training.most_steps: the sweep's budget fixes it"),
+        ("grid.training.most_steps=[1, 2]", "grid.training.most_steps: the sweep's budget fixes it"),
+        ("budget.minutes=5", "unknown field 'minutes'"),
+        ("budget.steps=0", "budget.steps"),
+    ],
+)
+def test_a_planner_with_a_budget_of_its_own_is_refused(tmp_path, override, message):
+    document = {**TINY, "budget": {"steps": 7}}
+    with pytest.raises(SweepError, match=re.escape(message)):
+        load_sweep(write(tmp_path, document), overrides=[override])
+
+
+def test_datasets_of_one_task_and_size_have_cells_of_their_own(tmp_path):
+    tasks = [
+        {"task": "manipulation", "map_size": 9},
+        {"task": "manipulation", "map_size": 9, "options": {"inclusive_angles": True}},
+        {"task": "manipulation", "map_size": 12},
+    ]
+    trials = expand(load_sweep(write(tmp_path, TINY | {"tasks": tasks, "grid": {"k": [5], "seed": [0]}})))
+    places = [trial.axes.get("data.inclusive_angles") for trial in trials if trial.axes["planner"] == "vin"]
+    assert places == [False, True, None]
+    assert len(select(trials, "data.inclusive_angles=True")) == 2
