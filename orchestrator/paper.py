@@ -180,7 +180,9 @@ def scale_differences(runs: Sequence[Run]) -> list[str]:
     for field in TrainingSpec.model_fields:
         values = {getattr(spec.training, field) for spec in specs} - {getattr(plain, field)}
         if values and not field.startswith("jacobian"):
-            said.append(f"training.{field} {_list(sorted(values, key=str))}, not {getattr(plain, field)}")
+            usual = getattr(plain, field)
+            instead = "" if usual is None else f", not {usual}"
+            said.append(f"training.{field} {_list(sorted(values, key=str))}{instead}")
     seeds = len({spec.seed for spec in specs})
     if seeds != _SEEDS:
         said.append(f"{seeds} seed{'s' if seeds != 1 else ''}, not {_SEEDS}")

@@ -128,6 +128,32 @@ class Resources(Spec):
     gpus: float | Literal["auto"] = "auto"
 
 
+class Budget(Spec):
+    """What every planner of a sweep may spend on training; the first limit that is reached ends it.
+
+    Attributes:
+        epochs: `training.epochs`; where it is left out, that of the sweep's training stays a limit too.
+        steps: `training.most_steps`.
+        seconds: `training.most_seconds`: wall time of training steps.
+        applications: `training.most_applications`: applications of f per sample, forward and backward.
+    """
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    seconds: float | None = Field(None, gt=0.0)
+    applications: float | None = Field(None, gt=0.0)
+
+    def training(self) -> dict[str, int | float]:
+        """Return the fields of `TrainingSpec` that it sets."""
+        limits = {
+            "epochs": self.epochs,
+            "most_steps": self.steps,
+            "most_seconds": self.seconds,
+            "most_applications": self.applications,
+        }
+        return {name: most for name, most in limits.items() if most is not None}
+
+
 class SweepSpec(Spec):
     """A sweep: tasks x planners x grid, and how each trial is trained.
 
@@ -142,6 +168,7 @@ class SweepSpec(Spec):
         planners: Rows of the table by name.
         grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`.
         training: How the planners are trained.
+        budget: One budget for all planners, over what `training` says; no planner may have another.
         execution: Where the trials compute, as far as it changes numbers.
         resources: What a trial asks of the cluster.
         test_on: Further test maps for every trained planner: fields of `DatasetSpec` over those of the trial's task,
@@ -159,6 +186,7 @@ class SweepSpec(Spec):
     planners: dict[str, PlannerEntry] = Field(min_length=1)
     grid: dict[str, list[Scalar]] = {"k": [30], "seed": [0]}
     training: dict[str, Any] = {}
+    budget: Budget = Budget()
     execution: SerializeAsAny[ExecutionSpec] = ExecutionSpec()
     resources: Resources = Resources()
     test_on: list[dict[str, Any]] = []
@@ -180,6 +208,19 @@ class SweepSpec(Spec):
         for name in planners:
             cls._name_is_a_file_name(name)
         return planners
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        fixed = self.budget.training()
+        for name, entry in self.planners.items():
+            for field in fixed:
+                if field in entry.training:
+                    raise ValueError(f"planners.{name}.training.{field}: the sweep's budget fixes it for all planners")
+        grids = [self.grid, *(entry.grid for entry in self.planners.values()), *(t.get("grid", {}) for t in self.tasks)]
+        for field in fixed:
+            if any(isinstance(grid, dict) and f"training.{field}" in grid for grid in grids):
+                raise ValueError(f"grid.training.{field}: the sweep's budget fixes it for all planners")
+        return self
 
 
 @dataclass(frozen=True)
@@ -335,7 +376,7 @@ def expand(sweep: SweepSpec) -> list[PlannedTrial]:
                 fields: dict[str, Any] = {
                     "data": data,
                     "planner": {**surroundings, **entry.planner},
-                    "training": {**sweep.training, **entry.training},
+                    "training": {**sweep.training, **entry.training, **sweep.budget.training()},
                     "execution": sweep.execution,
                 }
                 for axis, value in axes.items():

@@ -74,6 +74,7 @@ class Summary:
         comparisons: Planners against each other, as asked for.
         parameters: Trained parameters per row, as asked for.
         wide: Whether the columns that most readers do not need were asked for.
+        training: How long the planners were trained at most, and which of their checkpoints was tested.
     """
 
     title: str
@@ -83,12 +84,15 @@ class Summary:
     comparisons: list[Comparison]
     parameters: list[int] | None = None
     wide: bool = False
+    training: str = ""
 
     def warnings(self) -> list[str]:
         """Return what must be known before any number is read."""
         said = []
         if self.scale:
             said.append(f"Not the paper's scale: {'; '.join(self.scale)}.")
+        if self.training:
+            said.append(self.training)
         if any(row.trial_diverged for row in self.rows):
             said.append(
                 "A trial under 20 % may be under-trained at this scale rather than diverged."
@@ -157,6 +161,7 @@ class Summary:
         return {
             "title": self.title,
             "not_the_papers_scale": self.scale,
+            "training": self.training,
             "rows": found,
             "beside_paper": [asdict(entry) for entry in self.entries],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
@@ -187,7 +192,27 @@ def summarise(
         [comparison for first, second in compare for comparison in _compared(runs, first, second)],
         _parameters(runs) if wide else None,
         wide,
+        _training(runs),
     )
+
+
+def _training(runs: Sequence[Run]) -> str:
+    """Return the budget in words; what differs between the sweep's trials is listed with slashes."""
+    specs = [run.trial.spec.training for run in runs]
+    words = []
+    for field, unit in (
+        ("epochs", "epochs"),
+        ("most_steps", "steps"),
+        ("most_seconds", "seconds"),
+        ("most_applications", "applications of f per sample"),
+    ):
+        found = dict.fromkeys(getattr(spec, field) for spec in specs)
+        if set(found) != {None}:
+            words.append(f"{'/'.join('no limit' if most is None else f'{most:,}' for most in found)} {unit}")
+    tested = {"last": "the last weights", "best": "the best on validation"}
+    kinds = dict.fromkeys(tested[spec.tested_checkpoint] for spec in specs)
+    first = " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
+    return f"Trained for {first}{', whichever is first' if len(words) > 1 else ''}; tested: {' or '.join(kinds)}."
 
 
 def _compared(runs: Sequence[Run], first: str, second: str) -> list[Comparison]:

@@ -339,6 +339,11 @@ class TrainingSpec(Spec):
         jacobian_frequency: Share of the steps that add the penalty.
         mapper_pretrain_epochs: Epochs in which mapper and planner learn apart (D.1).
         tested_checkpoint: "last" epoch, or the "best" on validation.
+        most_steps: Training steps after which training ends, in the middle of an epoch if need be; None for no such
+            limit. Of several limits, `epochs` among them, the first that is reached ends training.
+        most_seconds: The same for the wall time of training steps; what comes out then depends on the machine.
+        most_applications: The same for applications of f per sample, forward and backward
+            (`planners.budget.applications`).
     """
 
     epochs: int = Field(60, ge=0)
@@ -353,3 +358,6 @@ class TrainingSpec(Spec):
     jacobian_frequency: float = Field(0.0, ge=0.0, le=1.0)
     mapper_pretrain_epochs: int = Field(15, ge=0)
     tested_checkpoint: Literal["last", "best"] = "last"
+    most_steps: int | None = Field(None, ge=1)
+    most_seconds: float | None = Field(None, gt=0.0)
+    most_applications: float | None = Field(None, gt=0.0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datagen.problem import Moves, Problems
+from planners.budget import Spent, applications
 from planners.fixed_points import Result, Solution
 from planners.memory import TensorMemory, state_tensors
 from planners.planner import Plan, Planner, build_planner
@@ -56,6 +57,8 @@ class EpochRecord:
         kernel: "compiled", or "reference" and why.
         peak_bytes: Most tensor memory a metered step needed; 0 where none was metered.
         train_seconds: Wall time of the epoch's training steps.
+        steps: Training steps since the start.
+        applications: Applications of f per sample since the start, forward and backward.
     """
 
     epoch: int
@@ -73,6 +76,8 @@ class EpochRecord:
     kernel: str
     peak_bytes: int
     train_seconds: float
+    steps: int
+    applications: float
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class _StepRecord:
     forward_diverged: bool
     not_finite: bool
     kernel: str
+    applications: float
 
 
 class Trainer:
@@ -94,7 +100,8 @@ class Trainer:
     Attributes:
         planner: The planner in training.
         epoch: Epochs completed.
-        finished: True when all epochs are done, or training ended early because it was no longer finite.
+        finished: True when all epochs are done, another limit is reached, or training is no longer finite.
+        spent: What the training steps have cost.
     """
 
     def __init__(
@@ -136,6 +143,7 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.epoch = 0
         self.finished = training.epochs == 0
+        self.spent = Spent()
         self._best: dict[str, Any] | None = None
         self._steps_in_process = 0
         self._steps_metered = 0
@@ -146,7 +154,7 @@ class Trainer:
         return kind(self.planner.parameters(), lr=self.training.learning_rate, eps=self.training.epsilon)
 
     def run_epoch(self) -> EpochRecord:
-        """Train for one epoch and validate.
+        """Train for one epoch, or until the budget is used up, and validate.
 
         Returns:
             What happened.
@@ -158,16 +166,22 @@ class Trainer:
             group["lr"] = self.training.learning_rate * self.training.learning_rate_decay**self.epoch
         # Restarting the generator at every epoch makes a resumed run equal to an undisturbed one.
         generator = torch.Generator(device=self.device).manual_seed(self.seed * 1_000_003 + self.epoch)
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self.spent
         steps: list[_StepRecord] = []
         self.planner.train()
         for batch in self.train.batches(self.training.batch_size, self.seed, self.epoch):
             steps.append(self._step(batch, generator))
-            if steps[-1].not_finite:
+            self.spent = Spent(
+                self.spent.steps + 1,
+                before.seconds + time.perf_counter() - started,
+                self.spent.applications + steps[-1].applications,
+            )
+            if steps[-1].not_finite or self.spent.exhausts(self.training):
                 break
-        train_seconds = time.perf_counter() - started
+        train_seconds = self.spent.seconds - before.seconds
         self.epoch += 1
-        self.finished = self.epoch >= self.training.epochs or steps[-1].not_finite
+        done = self.epoch >= self.training.epochs or self.spent.exhausts(self.training)
+        self.finished = done or steps[-1].not_finite
         record = self._record(steps, train_seconds)
         if self.training.tested_checkpoint == "best" and (
             self._best is None or record.valid_success_rate > self._best["success_rate"]
@@ -202,6 +216,8 @@ class Trainer:
             kernel=steps[-1].kernel,
             peak_bytes=self._peak_bytes,
             train_seconds=train_seconds,
+            steps=self.spent.steps,
+            applications=self.spent.applications,
         )
 
     def _step(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
@@ -243,6 +259,7 @@ class Trainer:
             forward_diverged=bool((solution.result == Result.DIVERGED).any()),
             not_finite=not finite,
             kernel=plan.kernel,
+            applications=applications(solution, self.spec.adjoint),
         )
 
     def _clock(self) -> float:
@@ -304,6 +321,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "finished": self.finished,
+            "spent": asdict(self.spent),
             "best": self._best,
             "peak_bytes": self._peak_bytes,
             "steps_metered": self._steps_metered,
@@ -316,6 +334,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
         self.finished = state["finished"]
+        self.spent = Spent(**state["spent"])
         self._best = state["best"]
         self._peak_bytes = state["peak_bytes"]
         self._steps_metered = state["steps_metered"]

@@ -133,6 +133,13 @@ def test_json_has_everything_unrounded():
     assert document["not_the_papers_scale"] == [] and len(document["comparisons"]) == 5
 
 
+def test_the_budget_and_the_tested_checkpoint_are_told():
+    assert "Trained for 60 epochs; tested: the last weights." in summary_of().warnings()
+    overrides = ("budget.steps=5000", "training.tested_checkpoint=best")
+    told = summarise("table1", sample_runs("table1", "smoke", overrides=overrides)[1]).training
+    assert told == "Trained for 2 epochs or 5,000 steps, whichever is first; tested: the best on validation."
+
+
 class Tex:
     """Reads as much of LaTeX as the fragment uses, and refuses what a compiler would refuse."""
 

@@ -135,6 +135,39 @@ def test_the_memory_limit_is_enforced(problems):
     trainer(problems, memory_limit_bytes=peak).run_epoch()
 
 
+@pytest.mark.parametrize(
+    ("limit", "steps"), [({"most_steps": 5}, 5), ({"most_applications": 100}, 7), ({"most_seconds": 1e-9}, 1), ({}, 12)]
+)
+def test_the_first_limit_that_is_reached_ends_training(problems, limit, steps):
+    planner = PlannerSpec(core="vin", adjoint="unrolled", hidden_channels=8, q_channels=8, k_fwd=8)
+    training = TRAINING.model_copy(update={"epochs": 3, **limit})
+    found = trainer(problems, planner, training)
+    records = []
+    while not found.finished:
+        records.append(found.run_epoch())
+    # 64 maps in batches of 16; a step of the unrolled planner applies f 8 times and pulls back through all 8.
+    assert [record.steps for record in records] == [min(4 * (n + 1), steps) for n in range(math.ceil(steps / 4))]
+    assert found.spent.steps == steps and found.spent.applications == 16 * steps
+    assert found.spent.seconds == pytest.approx(sum(record.train_seconds for record in records))
+
+
+def test_an_implicit_step_costs_its_solves_and_one_product(problems):
+    planner = PLANNER.model_copy(update={"tolerance": 0.0, "tolerance_bwd": 0.0})
+    assert trainer(problems, planner).run_epoch().applications == 4 * (8 + 6 + 1)
+    one_step = PlannerSpec(core="vin", adjoint="one_step", hidden_channels=8, q_channels=8, k_fwd=8, tolerance=0.0)
+    assert trainer(problems, one_step).run_epoch().applications == 4 * (8 + 1)
+
+
+def test_a_resumed_run_keeps_to_its_budget(problems):
+    training = TRAINING.model_copy(update={"epochs": 9, "most_steps": 6})
+    undisturbed, first, second = (trainer(problems, training=training) for _ in range(3))
+    expected = [numbers(undisturbed.run_epoch()) for _ in range(2)]
+    records = [numbers(first.run_epoch())]
+    second.load_state_dict(first.state_dict())
+    records.append(numbers(second.run_epoch()))
+    assert same(records, expected) and second.finished and second.spent.steps == 6
+
+
 def test_evaluation_does_not_depend_on_the_batch(problems):
     learner = trainer(problems)
     learner.run_epoch()
