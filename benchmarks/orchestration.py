@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,26 +27,28 @@ training: {{epochs: 0, batch_size: 1}}
 """
 
 
-def run_sweep(trials: int, folder: Path) -> tuple[float, list[tuple[float, int]]]:
-    """Return the wall seconds of a sweep, and (seconds, bytes) of its driver's memory as it went."""
+def run_sweep(trials: int, folder: Path) -> tuple[float, float, list[tuple[float, int]]]:
+    """Return wall and processor seconds of a sweep, and (seconds, bytes) of its driver's memory as it went."""
     sweep = folder / f"noop{trials}.yaml"
     sweep.write_text(SWEEP.format(seeds=list(range(trials))))
     command = [sys.executable, "-m", "orchestrator", "run", str(sweep), "--storage", str(folder / f"storage{trials}")]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         memory: list[tuple[float, int]] = []
+        processor: dict[int, float] = {}
         said: list[str] = []
         assert process.stderr is not None
         reader = threading.Thread(target=lambda: said.extend(process.stderr or []))
         reader.start()
         while process.poll() is None:
             memory.append((time.perf_counter() - started, resident_bytes(process.pid)))
+            processor |= processor_seconds(process.pid)
             time.sleep(0.2)
         seconds = time.perf_counter() - started
         reader.join()
     if process.returncode:
         raise SystemExit("".join(said[-20:]))
-    return seconds, memory
+    return seconds, sum(processor.values()), memory
 
 
 def resident_bytes(pid: int) -> int:
@@ -55,8 +58,27 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
-def own_seconds(folder: Path, trials: int = 40) -> float:
-    """Return the median seconds of a no-op trial in a warm process, without any scheduling."""
+def processor_seconds(pid: int) -> dict[int, float]:
+    """Return the processor time of `pid` and of all processes below it: what other work on the machine can't change."""
+    ticks: dict[int, float] = {}
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(path.name))
+        ticks[int(path.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found, ahead = {}, [pid]
+    while ahead:
+        process = ahead.pop()
+        found[process] = ticks.get(process, 0.0)
+        ahead += parents.get(process, [])
+    return found
+
+
+def own_seconds(folder: Path, trials: int = 40) -> tuple[float, float]:
+    """Return the median wall and processor seconds of a no-op trial in a warm process, without any scheduling."""
     from orchestrator.specs import expand, load_sweep
     from orchestrator.trial import run_trial
 
@@ -68,12 +90,13 @@ def own_seconds(folder: Path, trials: int = 40) -> float:
         check=True,
         capture_output=True,
     )
-    times = []
+    wall, processor = [], []
     for trial in expand(load_sweep(sweep)):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         run_trial(trial.spec, storage)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[5:])
+        wall.append(time.perf_counter() - started)
+        processor.append(time.process_time() - busy)
+    return statistics.median(wall[5:]), statistics.fmean(processor[5:])
 
 
 def slope(counts: list[int], seconds: list[float]) -> float:
@@ -92,7 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="idp-bench-") as name:
         folder = Path(name)
         if options.many:
-            seconds, memory = run_sweep(options.many, folder)
+            seconds, processor, memory = run_sweep(options.many, folder)
             # The first tenth is Ray's start; after it, memory must not grow with the trials that are done.
             settled = [size for when, size in memory if when > 0.1 * seconds and size]
             quarter = max(1, len(settled) // 4)
@@ -100,17 +123,22 @@ def main() -> None:
                 "trials": options.many,
                 "seconds": seconds,
                 "seconds_per_trial": seconds / options.many,
+                "processor_seconds_per_trial": processor / options.many,
                 "driver_bytes_first_quarter": statistics.median(settled[:quarter]),
                 "driver_bytes_last_quarter": statistics.median(settled[-quarter:]),
             }
         else:
-            own = own_seconds(folder)
-            wall = [run_sweep(trials, folder)[0] for trials in options.trials]
+            own_wall, own_processor = own_seconds(folder)
+            runs = [run_sweep(trials, folder)[:2] for trials in options.trials]
+            wall, processor_each = [run[0] for run in runs], [run[1] for run in runs]
             found = {
                 "trials": options.trials,
                 "seconds": wall,
+                "processor_seconds": processor_each,
                 "slope_seconds_per_trial": slope(options.trials, wall),
-                "own_seconds_per_trial": own,
+                "slope_processor_seconds_per_trial": slope(options.trials, processor_each),
+                "own_seconds_per_trial": own_wall,
+                "own_processor_seconds_per_trial": own_processor,
             }
     if options.json:
         print(json.dumps(found, indent=2))

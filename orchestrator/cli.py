@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from datagen.manifest import DatasetError
 from orchestrator.checking import add_check
+from orchestrator.estimates import Measurement, Schedule, schedule, side_by_side
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.planning import Plan, by_cell, make_plan, size_words
@@ -58,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 100000, got {text!r}")
+    return int(text)
+
+
 class BadInput(ValueError):
     """Something the user gave cannot be used; the message says what and why."""
 
@@ -84,7 +92,16 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="one JSON object on standard output")
         return added
 
-    verb("plan", _plan, "Trials, datasets, what is done and what the rest will cost; starts nothing.")
+    plan = verb("plan", _plan, "Trials, datasets, what is done and what the rest will cost; starts nothing.")
+    plan.add_argument("--measure", action="store_true", help="run a few full-size steps of every cell here first")
+    plan.add_argument(
+        "--gpus",
+        type=_count,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="when so many devices of that kind are done",
+    )
     data = verb("data", _data, "Make the datasets only.")
     run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
     add_table(verb, _load)
@@ -130,8 +147,21 @@ def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> 
 
 def _plan(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
+    measured = _measure(options, trials) if options.measure else []
     plan = make_plan(sweep, trials, options.storage)
-    print(json.dumps(_plan_json(plan), indent=2) if options.json else _plan_text(plan, options))
+    schedules = _schedules(plan, options.gpus)
+    if options.json:
+        found = {"schedules": [asdict(entry) for entry in schedules], "measured": [m.model_dump() for m in measured]}
+        print(json.dumps(_plan_json(plan) | found, indent=2))
+        return 0
+    print(_plan_text(plan, options))
+    for entry in schedules:
+        print(
+            f"on {entry.devices} devices: {entry.busy_seconds / 3600:.2f} device-hours, done after "
+            f"{duration(entry.seconds)}, the last {duration(entry.tail_seconds)} with idle devices"
+        )
+    if options.gpus and not schedules:
+        print("no time is known: --measure runs a few steps of every cell")
     return 0
 
 
@@ -173,12 +203,30 @@ def _plan_json(plan: Plan) -> dict[str, object]:
 def _expected_time(plan: Plan) -> str:
     if plan.seconds is None:
         return "unknown"
-    threads = max((trial.spec.execution.threads for trial in plan.trials), default=1)
-    side_by_side = max(1, min((os.cpu_count() or 1) // threads, plan.count("missing", "failed")))
+    todo = plan.to_run()
+    here = min(side_by_side(trial.spec for trial in todo), max(1, len(todo)))
     alone = duration(plan.seconds)
-    if side_by_side == 1:
+    if here == 1:
         return alone
-    return f"{alone} one after the other, {duration(plan.seconds / side_by_side)} on this machine"
+    finish = schedule((plan.work[trial.trial_id] for trial in todo), here).seconds
+    return f"{alone} one after the other, {duration(finish)} on this machine"
+
+
+def _schedules(plan: Plan, devices: list[int]) -> list[Schedule]:
+    if plan.seconds is None:
+        return []
+    return [schedule((plan.work[trial.trial_id] for trial in plan.to_run()), count) for count in devices]
+
+
+def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Measurement]:
+    from orchestrator.measuring import measure
+
+    def say(trial: PlannedTrial, found: Measurement) -> None:
+        took = "" if found.step_seconds is None else f"{1000 * found.step_seconds:.1f} ms a step"
+        memory = "" if found.peak_bytes is None else f", {size_words(found.peak_bytes)}"
+        print(f"{found.name}  {found.device}  {took or f'{found.status} {found.reason}'}{memory}", file=sys.stderr)
+
+    return measure(trials, options.storage, say)
 
 
 def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
@@ -247,7 +295,7 @@ def _run(options: argparse.Namespace) -> int:
     todo = plan.to_run(rerun_stale=options.rerun == "stale")
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
-    started = time.monotonic()
+    expected, started = _expected_time(plan), time.monotonic()
     from orchestrator.campaign import run_campaign
 
     try:
@@ -273,7 +321,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         print(f"\n{render(summary, 'text')}\n{_what_next(plan, todo, options)}")
     if todo:
-        progress.say(f"{len(todo)} trials in {duration(time.monotonic() - started)}")
+        progress.say(f"{len(todo)} trials in {duration(time.monotonic() - started)}; expected {expected}")
     return max(_failures(plan, options), TRIALS_FAILED if failed_tests else 0)
 
 
@@ -282,7 +330,9 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
 
     uri = options.tracking_uri or default_uri(options.storage)
     page = (
-        f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}" if "http" not in uri[:5] else shown_uri(uri)
+        f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}"
+        if "http" not in uri[:5]
+        else shown_uri(uri)
     )
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage / "sweeps" / plan.sweep.name / "report.html"

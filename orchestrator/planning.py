@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,18 +11,15 @@ from typing import Literal
 from datagen import parquet
 from datagen.manifest import DatasetError
 from datagen.task import DatasetSpec, dataset_id
+from orchestrator.estimates import effort, expectation
 from orchestrator.evaluation import planned_evaluations
 from orchestrator.provenance import code_hash
 from orchestrator.results import TrialResult, list_results, trial_directory
-from orchestrator.specs import PlannedTrial, Scalar, SweepSpec, TrialSpec
+from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 
 State = Literal["done", "stale", "failed", "cancelled", "missing"]
 TRIAL_BYTES = 200_000
 """Disk of a small trial's directory, where no earlier trial says better."""
-BESIDE_STEPS = 1.1
-"""Time of an epoch over that of its steps: reading, optimiser, validation."""
-STARTING_SECONDS = 5.0
-"""Start, warm-up and test of a trial."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Pl
     states = {trial.trial_id: _state(results.get(trial.trial_id)) for trial in trials}
     specs = {trial.trial_id: trial.spec for trial in trials}
     pending = [specs[trial_id] for trial_id, state in states.items() if state in ("missing", "failed")]
-    expect, learnt_from = _expectation(storage, list(specs.values()), results)
+    expect, learnt_from = expectation(storage, list(specs.values()), results)
     work = {trial_id: expect(spec) if expect else effort(spec) for trial_id, spec in specs.items()}
     return Plan(
         sweep=sweep,
@@ -143,78 +139,6 @@ def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:
     else:
         size = problems * parquet.bytes_per_problem(spec)
     return PlannedDataset(dataset_id(spec), present, size, problems, spec)
-
-
-def effort(spec: TrialSpec) -> float:
-    """Return the work of a trial in map cells x planner steps; says which trial is longer, not how long."""
-    forward, backward = _step_effort(spec)
-    return max(1.0, _steps(spec) * (forward + backward))
-
-
-def _steps(spec: TrialSpec) -> int:
-    return spec.training.epochs * (spec.data.train // spec.training.batch_size)
-
-
-def _step_effort(spec: TrialSpec) -> tuple[float, float]:
-    """Return map cells x planner steps of the forward and the backward pass of a training step."""
-    cells = spec.training.batch_size * spec.data.map_size**2
-    unrolled = spec.planner.adjoint == "unrolled"
-    return float(cells * spec.planner.k_fwd), float(cells * (spec.planner.k_fwd if unrolled else spec.planner.k_bwd))
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Seconds per map cell and planner step of one kind of planner, from the times of earlier training steps."""
-
-    forward: float
-    backward: float
-
-    def seconds(self, spec: TrialSpec) -> float:
-        """Return the expected seconds of training `spec`."""
-        forward, backward = _step_effort(spec)
-        return _steps(spec) * (forward * self.forward + backward * self.backward) * BESIDE_STEPS + STARTING_SECONDS
-
-
-def _expectation(
-    storage: Path, specs: list[TrialSpec], results: Mapping[str, TrialResult]
-) -> tuple[Callable[[TrialSpec], float] | None, str]:
-    """Return what predicts a trial's seconds, learnt from trials in the storage, and where it comes from."""
-    everything = {**list_results(storage), **results}
-    measured: dict[tuple[str, str], list[Throughput]] = {}
-    hosts: Counter[str] = Counter()
-    for trial_id, result in everything.items():
-        spec = _read_spec(storage, trial_id)
-        if spec is None or result.forward_seconds is None or result.backward_seconds is None:
-            continue
-        forward, backward = _step_effort(spec)
-        kind = (spec.planner.core, spec.planner.adjoint)
-        rate = Throughput(result.forward_seconds / forward, result.backward_seconds / backward)
-        measured.setdefault(kind, []).append(rate)
-        hosts[result.provenance.host] += 1
-    if not measured:
-        return None, "no earlier trial to learn from"
-    typical = {
-        kind: Throughput(
-            statistics.median(rate.forward for rate in rates), statistics.median(rate.backward for rate in rates)
-        )
-        for kind, rates in measured.items()
-    }
-    slowest = max(typical.values(), key=lambda rate: rate.forward + rate.backward)
-
-    def expect(spec: TrialSpec) -> float:
-        return typical.get((spec.planner.core, spec.planner.adjoint), slowest).seconds(spec)
-
-    unknown = sorted({f"{s.planner.core}/{s.planner.adjoint}" for s in specs} - {"/".join(kind) for kind in typical})
-    guess = f"; never run, taken as the slowest known: {', '.join(unknown)}" if unknown else ""
-    return expect, f"from {sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}{guess}"
-
-
-def _read_spec(storage: Path, trial_id: str) -> TrialSpec | None:
-    """Return the spec of an earlier trial, None where this version does not understand it."""
-    try:
-        return TrialSpec.model_validate_json((trial_directory(storage, trial_id) / "spec.json").read_bytes())
-    except (OSError, ValueError):
-        return None  # An estimate can do without it; the trial itself would report it.
 
 
 def _trial_bytes(storage: Path, trial_ids: list[str]) -> int:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator.provenance import code_hash
 from orchestrator.results import TrialResult, list_results, read_result, trial_directory, write_json
@@ -113,7 +113,7 @@ class Tracker:
                 if self._failing_since is None:
                     self._failing_since = time.monotonic()
                 if attempt == 3:
-                    self._say(f"MLflow at {shown_uri(self._uri)} fails, the sweep goes on: {_reason(error)}")
+                    self._say(f"MLflow at {shown_uri(self._uri)} fails, the sweep goes on: {_reason(error, self._uri)}")
                 view = None
                 time.sleep(min(30.0, 0.2 * 2**attempt) * random.uniform(0.5, 1.0))
                 continue
@@ -156,13 +156,19 @@ def sync(uri: str, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) 
                 failed |= result.status == "FAILED"
         view.close(_rows(trials, storage), "FAILED" if failed else "FINISHED")
     except Exception as error:  # MLflow passes on whatever its database or the network throws
-        raise TrackingError(f"MLflow at {shown_uri(uri)}: {_reason(error)}") from error
+        raise TrackingError(f"MLflow at {shown_uri(uri)}: {_reason(error, uri)}") from error
     write_sent(storage, sweep.name, uri, sent)
     return len(sent)
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+def _reason(error: Exception, uri: str) -> str:
+    """Return what went wrong without the address's user and password, which errors like to repeat."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    login = urlsplit(uri).netloc.rpartition("@")[0]
+    for secret in (login, unquote(login), *login.split(":")[1:], *unquote(login).split(":")[1:]):
+        if secret:
+            text = text.replace(secret, "***")
+    return text[:300]
 
 
 class TrackingError(RuntimeError):

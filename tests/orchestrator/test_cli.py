@@ -46,10 +46,12 @@ def options(verb):
 
 def test_the_command_line_is_a_contract():
     every = {"--profile", "--storage", "--set", "--only", "--json"}
-    assert options("plan") == every
+    assert options("plan") == every | {"--measure", "--gpus"}
     assert options("data") == every | {"--address"}
     assert options("run") == every | {"--address", "--tracking-uri", "--rerun"}
-    assert options("trial") == every
+    assert options("trial") == every | {"--replay"}
+    assert options("cancel") == options("retry") == every
+    assert options("gc") == {"--storage", "--dry-run", "--datasets", "--json"}
     assert options("table") == every | {"--format", "--wide", "--compare"}
     assert options("sync") == every | {"--tracking-uri"}
 

@@ -1,11 +1,16 @@
+import json
 import subprocess
 import sys
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datagen import parquet
-from orchestrator.planning import by_cell, effort, make_plan
+from orchestrator.cli import main
+from orchestrator.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
+from orchestrator.planning import by_cell, make_plan
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_result, write_spec
 from orchestrator.specs import SweepSpec, expand
@@ -117,3 +122,42 @@ def test_planning_loads_no_torch_and_no_ray_and_is_quick(tmp_path):
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 3.0
+
+
+def test_the_longest_go_first_and_the_tail_is_said():
+    assert schedule([3, 1, 1, 1], 2) == Schedule(2, 3.0, 6.0, 0.0)
+    assert schedule([1, 1, 1, 3], 2) == Schedule(2, 3.0, 6.0, 0.0)
+    assert schedule([5, 1], 4) == Schedule(4, 5.0, 6.0, 5.0)
+    assert schedule([], 3) == Schedule(3, 0.0, 0.0, 0.0)
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=30), st.integers(1, 8))
+@settings(deadline=None, max_examples=50)
+def test_a_schedule_is_within_grahams_bound(work, devices):
+    found = schedule(work, devices)
+    best = max(max(work), sum(work) / devices)
+    assert best <= found.seconds + 1e-6 and found.seconds <= (4 / 3) * best + max(work) + 1e-6
+    assert found.tail_seconds <= max(work) + 1e-6
+
+
+def test_measured_cells_make_the_estimate_and_what_does_not_fit_is_said(tmp_path, capsys):
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(
+        "name: s\nplanners: {vin: {core: vin, adjoint: unrolled, hidden_channels: 4, q_channels: 4}}\n"
+        "tasks: [{map_size: 9}]\ndata: {train: 3200, valid: 16, test: 16}\ngrid: {k: [4], seed: [0, 1]}\n"
+        "training: {epochs: 10}\nprofiles: {small: {execution: {memory_limit_gib: 0.0001}}}\n"
+    )
+    common = [str(sweep), "--storage", str(tmp_path / "storage"), "--json"]
+    assert main(["plan", *common, "--gpus", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["schedules"] == []
+    assert main(["plan", *common, "--measure", "--gpus", "1", "2"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    (measured,) = plan["measured"]
+    assert measured["status"] == "COMPLETED" and measured["peak_bytes"] > 0
+    assert "1 cells measured" in plan["expected_seconds_from"]
+    each = 1000 * measured["step_seconds"] * BESIDE_STEPS + STARTING_SECONDS
+    assert plan["expected_seconds"] == pytest.approx(2 * each)
+    assert [entry["seconds"] for entry in plan["schedules"]] == pytest.approx([2 * each, each])
+    assert main(["plan", *common, "--measure", "--profile", "small"]) == 0
+    (measured,) = json.loads(capsys.readouterr().out)["measured"]
+    assert measured["status"] == "OUT_OF_MEMORY" and "limit" in measured["reason"]

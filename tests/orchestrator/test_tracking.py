@@ -213,3 +213,14 @@ def test_a_deleted_experiment_is_taken_up_again(storage):
     client.delete_experiment(found["sweep"].info.experiment_id)
     assert sync(uri, SWEEP, TRIALS, storage) == 1
     assert client.get_experiment_by_name(SWEEP.name).lifecycle_stage == "active"
+
+
+def test_no_password_of_the_address_is_ever_said(tmp_path, capsys):
+    secret = "s3cret%21"
+    uri = f"http://someone:{secret}@127.0.0.1:9/prefix"
+    with pytest.raises(TrackingError) as caught:
+        sync(uri, SWEEP, expand(SWEEP), tmp_path)
+    assert "s3cret" not in str(caught.value) and "someone" not in str(caught.value)
+    assert "s3cret" not in tracking._reason(RuntimeError(f"refused: {uri} and s3cret!"), uri)
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+    assert written == []

@@ -1,0 +1,219 @@
+"""How long trials take: from steps that were measured on purpose, else from the times of earlier trials."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from datagen.spec import digest
+from orchestrator.provenance import code_hash
+from orchestrator.results import TrialResult, list_results, trial_directory
+from orchestrator.specs import TrialSpec
+
+BESIDE_STEPS = 1.1
+"""Time of an epoch over that of its steps: reading, optimiser, validation."""
+STARTING_SECONDS = 5.0
+"""Start, warm-up and test of a trial."""
+
+
+class Measurement(BaseModel):
+    """A few full-size training steps of one cell on one kind of device, `measurements/CELL-DEVICE.json`.
+
+    Attributes:
+        cell: Digest of the trial without its seed.
+        device: Model of the device.
+        host: The machine.
+        code: Hash of the code.
+        name: The cell, for people.
+        status: COMPLETED, OUT_OF_MEMORY or FAILED.
+        reason: Why, where it is not COMPLETED.
+        step_seconds: Wall time of one training step, all included.
+        forward_seconds: Median of the forward pass.
+        backward_seconds: Median of the backward pass.
+        peak_bytes: Tensor memory of a step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    cell: str
+    device: str
+    host: str
+    code: str
+    name: str
+    status: str
+    reason: str = ""
+    step_seconds: float | None = None
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+def cell_of(spec: TrialSpec) -> str:
+    """Return what trials that differ in nothing but seed, epochs and number of maps have in common."""
+    data = spec.data.model_copy(update={"train": 1, "valid": 1, "test": 1})
+    training = spec.training.model_copy(update={"epochs": 1})
+    return digest(spec.model_copy(update={"data": data, "training": training, "seed": 0}), 16)
+
+
+def measurement_path(storage: Path, cell: str, device: str) -> Path:
+    """Return where a measurement is or will be."""
+    plain = "".join(letter if letter.isalnum() else "-" for letter in device)[:60]
+    return storage / "measurements" / f"{cell}-{plain}.json"
+
+
+def read_measurements(storage: Path) -> list[Measurement]:
+    """Return the measurements of the present code."""
+    found = []
+    for path in sorted((storage / "measurements").glob("*.json")):
+        try:
+            measurement = Measurement.model_validate_json(path.read_bytes())
+        except ValueError:
+            continue  # an estimate can do without it
+        if measurement.code == code_hash():
+            found.append(measurement)
+    return found
+
+
+def effort(spec: TrialSpec) -> float:
+    """Return the work of a trial in map cells x planner steps; says which trial is longer, not how long."""
+    forward, backward = _step_effort(spec)
+    return max(1.0, _steps(spec) * (forward + backward))
+
+
+def _steps(spec: TrialSpec) -> int:
+    return spec.training.epochs * (spec.data.train // spec.training.batch_size)
+
+
+def _step_effort(spec: TrialSpec) -> tuple[float, float]:
+    """Return map cells x planner steps of the forward and the backward pass of a training step."""
+    cells = spec.training.batch_size * spec.data.map_size**2
+    unrolled = spec.planner.adjoint == "unrolled"
+    return float(cells * spec.planner.k_fwd), float(cells * (spec.planner.k_fwd if unrolled else spec.planner.k_bwd))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Seconds per map cell and planner step of one kind of planner, from the times of earlier training steps."""
+
+    forward: float
+    backward: float
+
+    def seconds(self, spec: TrialSpec) -> float:
+        """Return the expected seconds of training `spec`."""
+        forward, backward = _step_effort(spec)
+        return _steps(spec) * (forward * self.forward + backward * self.backward) * BESIDE_STEPS + STARTING_SECONDS
+
+
+def expectation(
+    storage: Path, specs: list[TrialSpec], results: Mapping[str, TrialResult]
+) -> tuple[Callable[[TrialSpec], float] | None, str]:
+    """Return what predicts a trial's seconds, and in words what it has learnt from.
+
+    Args:
+        storage: The storage directory, whose measurements and earlier trials count.
+        specs: The trials to predict.
+        results: Results that are known already.
+    """
+    exact = {m.cell: m for m in read_measurements(storage) if m.step_seconds is not None}
+    earlier, hosts = _earlier(storage, results)
+    for spec in specs:
+        m = exact.get(cell_of(spec))
+        if m is not None and m.forward_seconds and m.backward_seconds:
+            forward, backward = _step_effort(spec)
+            rate = Throughput(m.forward_seconds / forward, m.backward_seconds / backward)
+            earlier.setdefault((spec.planner.core, spec.planner.adjoint), []).append(rate)
+    if not earlier:
+        return None, "no earlier trial to learn from"
+    typical = {
+        kind: Throughput(
+            statistics.median(rate.forward for rate in rates), statistics.median(rate.backward for rate in rates)
+        )
+        for kind, rates in earlier.items()
+    }
+    slowest = max(typical.values(), key=lambda rate: rate.forward + rate.backward)
+
+    def expect(spec: TrialSpec) -> float:
+        measured = exact.get(cell_of(spec))
+        if measured is not None and measured.step_seconds is not None:
+            return _steps(spec) * measured.step_seconds * BESIDE_STEPS + STARTING_SECONDS
+        return typical.get((spec.planner.core, spec.planner.adjoint), slowest).seconds(spec)
+
+    said = []
+    used = [exact[cell] for cell in dict.fromkeys(map(cell_of, specs)) if cell in exact]
+    if used:
+        said.append(f"{len(used)} cells measured on {', '.join(sorted({m.device for m in used}))}")
+    if hosts:
+        said.append(f"{sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}")
+    unknown = {f"{s.planner.core}/{s.planner.adjoint}" for s in specs} - {"/".join(kind) for kind in typical}
+    guess = f"; never run, taken as the slowest known: {', '.join(sorted(unknown))}" if unknown else ""
+    return expect, f"from {' and '.join(said)}{guess}"
+
+
+def _earlier(
+    storage: Path, results: Mapping[str, TrialResult]
+) -> tuple[dict[tuple[str, str], list[Throughput]], Counter[str]]:
+    measured: dict[tuple[str, str], list[Throughput]] = {}
+    hosts: Counter[str] = Counter()
+    for trial_id, result in {**list_results(storage), **results}.items():
+        if result.forward_seconds is None or result.backward_seconds is None:
+            continue
+        spec = _read_spec(storage, trial_id)
+        if spec is None:
+            continue
+        forward, backward = _step_effort(spec)
+        kind = (spec.planner.core, spec.planner.adjoint)
+        rate = Throughput(result.forward_seconds / forward, result.backward_seconds / backward)
+        measured.setdefault(kind, []).append(rate)
+        hosts[result.provenance.host] += 1
+    return measured, hosts
+
+
+def _read_spec(storage: Path, trial_id: str) -> TrialSpec | None:
+    """Return the spec of an earlier trial, None where this version does not understand it."""
+    try:
+        return TrialSpec.model_validate_json((trial_directory(storage, trial_id) / "spec.json").read_bytes())
+    except (OSError, ValueError):
+        return None  # An estimate can do without it; the trial itself would report it.
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Trials on devices, the longest first, each on the device that is free first.
+
+    Attributes:
+        devices: How many.
+        seconds: When the last trial ends.
+        busy_seconds: Time of all trials together.
+        tail_seconds: How long, at the end, some device has nothing to do.
+    """
+
+    devices: int
+    seconds: float
+    busy_seconds: float
+    tail_seconds: float
+
+
+def schedule(work: Iterable[float], devices: int) -> Schedule:
+    """Return how trials of `work` seconds each pass through `devices` devices.
+
+    Args:
+        work: Seconds of each trial.
+        devices: At least 1.
+    """
+    free = [0.0] * devices
+    longest_first = sorted(work, reverse=True)
+    for seconds in longest_first:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return Schedule(devices, max(free), sum(longest_first), max(free) - min(free))
+
+
+def side_by_side(specs: Iterable[TrialSpec]) -> int:
+    """Return how many of the trials this machine runs at once."""
+    return max(1, (os.cpu_count() or 1) // max((spec.execution.threads for spec in specs), default=1))
