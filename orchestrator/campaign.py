@@ -113,10 +113,12 @@ def run_campaign(
         status = "FAILED" if onlookers.failures else "FINISHED"
     finally:
         progress.close()
-        left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
-        if left:
-            progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
-        report.close()
+        try:
+            report.close()  # first, since MLflow gets a copy
+        finally:
+            left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
+            if left:
+                progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
     return failed_tests
 
 

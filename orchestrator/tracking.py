@@ -18,9 +18,11 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator.provenance import code_hash
-from orchestrator.results import TrialResult, list_results, read_result, trial_directory, write_json
+from orchestrator.results import TrialResult, read_result, trial_directory, write_json
+from orchestrator.runs import collect
 from orchestrator.specs import PlannedTrial, SweepSpec
-from orchestrator.tables import Row, rows
+from orchestrator.tables import rows
+from orchestrator.tracking_documents import digest_of_documents, write_documents
 from orchestrator.tracking_view import View, result_digest
 
 Event = Literal["started", "epoch", "finished"]
@@ -102,7 +104,7 @@ class Tracker:
                 view = view or View(self._uri, self._sweep, self._storage)
                 if item is None:
                     assert self._closing is not None
-                    view.close(_rows(self._trials, self._storage), self._closing)
+                    _end(view, self._sweep, self._trials, self._storage, self._closing)
                 else:
                     self._show(view, *item)
             except Exception as error:  # whatever MLflow, its database or the network throws: the sweep goes on
@@ -132,8 +134,13 @@ class Tracker:
                     self._sent[trial.trial_id] = result_digest(result)
 
 
-def _rows(trials: list[PlannedTrial], storage: Path) -> list[Row]:
-    return rows(trials, list_results(storage, [trial.trial_id for trial in trials]), code_hash())
+def _end(view: View, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path, status: str) -> None:
+    """Send what is about the sweep as a whole: its means, how it ended, and its documents."""
+    runs = collect(sweep, trials, storage)
+    view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}, code_hash()), status)
+    if status != "KILLED":  # whoever stops a sweep does not wait for pictures; the next run sends them
+        content = digest_of_documents(sweep, runs)
+        view.attach(content, lambda folder: write_documents(sweep, runs, storage, folder))
 
 
 def sync(uri: str, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> int:
@@ -154,7 +161,7 @@ def sync(uri: str, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) 
                 view.show(trial, running=False)
                 sent[trial.trial_id] = result_digest(result)
                 failed |= result.status == "FAILED"
-        view.close(_rows(trials, storage), "FAILED" if failed else "FINISHED")
+        _end(view, sweep, trials, storage, "FAILED" if failed else "FINISHED")
     except Exception as error:  # MLflow passes on whatever its database or the network throws
         raise TrackingError(f"MLflow at {shown_uri(uri)}: {_reason(error, uri)}") from error
     write_sent(storage, sweep.name, uri, sent)

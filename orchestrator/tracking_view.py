@@ -7,8 +7,9 @@ import json
 import logging
 import math
 import os
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ _FINAL = (
     "train_seconds",
     "epochs",
 )
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens the experiment's page on its runs, where MLflow would guess, or ask."""
 _FLAGS = ("trial_diverged", "forward_diverged")
 _STATUS = {"COMPLETED": "FINISHED", "OUT_OF_MEMORY": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
 
@@ -94,10 +97,13 @@ class View:
         if found is None:
             local = uri.startswith("sqlite:")
             place = (self._storage.resolve() / "mlruns").as_uri() if local else None
-            created: str = self._client.create_experiment(self._sweep.name, artifact_location=place)
+            created: str = self._client.create_experiment(self._sweep.name, artifact_location=place, tags=_KIND)
             return created
         if found.lifecycle_stage != "active":
             self._client.restore_experiment(found.experiment_id)
+        for name, value in _KIND.items():
+            if name not in found.tags:
+                self._client.set_experiment_tag(found.experiment_id, name, value)
         experiment_id: str = found.experiment_id
         return experiment_id
 
@@ -240,6 +246,22 @@ class View:
             self._set_status(key, "FINISHED")
         if self._runs["sweep"].info.status != status:
             self._set_status("sweep", status)
+
+    def attach(self, content: str, write: Callable[[Path], None]) -> None:
+        """Bring the artifacts of the parent run up to date.
+
+        Args:
+            content: What tells one version of them from another.
+            write: Writes them into an empty folder; called where MLflow has another version.
+        """
+        if self._tag("sweep", "idp.documents") == content:
+            return
+        with tempfile.TemporaryDirectory(prefix="idp-documents-") as folder:
+            write(Path(folder))
+            self._client.log_artifacts(self._parent, folder)
+        # Last, alone: it says that all of them have arrived.
+        self._client.set_tag(self._parent, "idp.documents", content)
+        self._runs["sweep"] = self._client.get_run(self._parent)
 
 
 def _params(trial: PlannedTrial) -> dict[str, str]:

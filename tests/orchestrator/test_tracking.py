@@ -1,5 +1,7 @@
+import json
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
@@ -224,3 +226,41 @@ def test_no_password_of_the_address_is_ever_said(tmp_path, capsys):
     assert "s3cret" not in tracking._reason(RuntimeError(f"refused: {uri} and s3cret!"), uri)
     written = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
     assert written == []
+
+
+def test_the_parent_run_carries_plan_table_figures_and_report(storage):
+    for trial, rate in zip(TRIALS, (0.4, 0.6), strict=True):
+        leave(storage, trial, rate)
+    uri = default_uri(storage)
+    sync(uri, SWEEP, TRIALS, storage)
+    client, found = runs(storage)
+    parent = found["sweep"].info.run_id
+    assert {item.path for item in client.list_artifacts(parent)} >= {
+        "plan.json",
+        "table.md",
+        "table.csv",
+        "report.html",
+    }
+    assert any(item.path.endswith("seen-curves.png") for item in client.list_artifacts(parent, "figures"))
+
+    def content(name):
+        return Path(client.download_artifacts(parent, name)).read_text()
+
+    assert "50.0 ± 14.1" in content("table.md")
+    plan = json.loads(content("plan.json"))
+    assert [trial["trial_id"] for trial in plan["trials"]] == [trial.trial_id for trial in TRIALS]
+    assert "<h1>seen</h1>" in content("report.html")
+    leave(storage, TRIALS[0], 0.6)
+    # A report that is as new as the results is the one with the profile and the command: MLflow gets that.
+    (storage / "sweeps" / SWEEP.name / "report.html").write_text("the storage's own report")
+    sync(uri, SWEEP, TRIALS, storage)
+    assert "60.0 ± 0.0" in content("table.md") and content("report.html") == "the storage's own report"
+
+
+def test_the_experiment_opens_on_its_training_runs(storage):
+    client = tracking_view.connect(default_uri(storage))
+    client.create_experiment(SWEEP.name)
+    leave(storage, TRIALS[0])
+    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    tags = client.get_experiment_by_name(SWEEP.name).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
