@@ -1,7 +1,5 @@
 """The ConvGRU as a differentiable fixed point whose solves, forward and adjoint, run compiled.
 
-The last application, which carries the graph, is torch's own: parameter gradients are those of the generic path.
-
 Legend: B samples, S state channels; v state, r reward, w adjoint vector.
 """
 
@@ -97,12 +95,16 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
     if reason is not None:
         raise ValueError(reason)
     solve = _Solve(step)
+    last: Step = step
     if isinstance(adjoint, Unrolled):
         return _unrolled(solve, solver)
+    if isinstance(adjoint, OneStep):
+        last = _LastStep(solve)
     if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson):
         adjoint = replace(adjoint, solver=_Compiled(solve, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
+        last = _LastStep(solve)
     forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
-    return fixed_points.fixed_point(step, step.initial, solver=forward, adjoint=adjoint)
+    return fixed_points.fixed_point(last, step.initial, solver=forward, adjoint=adjoint)
 
 
 @dataclass
@@ -185,15 +187,34 @@ class _Compiled:
         return Solution(value[:, : of.state], residual, steps, result, trace if self.record else None)
 
 
+@dataclass(frozen=True)
+class _LastStep:
+    """One step from where the solver stopped, differentiable where gradients are wanted."""
+
+    solve_of: _Solve
+
+    def __call__(self, v: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.solve_of.step(v)
+        return _kept_steps(self.solve_of, v, 1)[0]
+
+
+def _kept_steps(solve: _Solve, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return v after some steps from `solve.at`, which is v; their residuals and the sizes of f(v), [K, B]."""
+    step = solve.step
+    trace, sizes = torch.empty(2, steps, len(v)).unbind()
+    # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
+    part = convolve(step.reward, step.from_reward, step.bias, wrap=step.wrap)
+    value = _Unroll.apply(v, part, step.gates, step.candidate, solve, (trace.numpy(), sizes.numpy()))
+    return value, trace, sizes
+
+
 def _unrolled(solve: _Solve, solver: Any) -> Solution:
     """Return what `Unrolled` returns, the steps kept where gradients are wanted."""
     step, steps = solve.step, solver.max_steps
     trace: Tensor | None
     if torch.is_grad_enabled():
-        trace, sizes = torch.empty(2, steps, len(step.initial)).unbind()
-        # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
-        part = convolve(step.reward, step.from_reward, step.bias, wrap=step.wrap)
-        value = _Unroll.apply(step.initial, part, step.gates, step.candidate, solve, (trace.numpy(), sizes.numpy()))
+        value, trace, sizes = _kept_steps(solve, step.initial, steps)
         residual = trace[-1]
         large = sizes[-1] > GROWTH * torch.maximum(norm_per_sample(step.initial.detach()), sizes[0]).clamp(min=1.0)
     else:
