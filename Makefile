@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test check bench clean
+.PHONY: setup quickstart smoke-all test check bench chaos fuzz clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,17 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.planner_core
+
+# Twenty faults at random moments of a small real sweep, its storage on a small file system where we may mount one.
+CHAOS := /tmp/idp-chaos
+chaos: $(STAMP)
+	mkdir -p $(CHAOS) && { mount -t tmpfs -o size=200m tmpfs $(CHAOS) || echo "can't mount: no disk will be filled"; }
+	$(BIN)/python tests/chaos.py --faults 20 --storage $(CHAOS)/storage; code=$$?; \
+	    umount $(CHAOS) 2>/dev/null; rm -rf $(CHAOS); exit $$code
+
+# Ten thousand mutated sweep files: each accepted, or refused with one clear message.
+fuzz: $(STAMP)
+	IDP_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/orchestrator/test_specs.py -k mutated
 
 clean:
 	rm -rf $(VENV)

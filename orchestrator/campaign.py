@@ -138,7 +138,7 @@ def _run(
         needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
         make_datasets(needed, storage / "datasets", dataset_lines(progress))
         scratch = storage / "sweeps" / plan.sweep.name / "ray"
-        run_trials(todo, storage, plan.sweep.resources, onlookers, scratch)
+        run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search)
         missing = missing_evaluations(tests, storage)
         done = itertools.count(1)
 

@@ -24,6 +24,7 @@ from orchestrator.progress import Progress, duration
 from orchestrator.provenance import code_hash
 from orchestrator.results import ResultError, no_room, trial_directory
 from orchestrator.runs import results_of
+from orchestrator.search_space import read_suggestions
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, load_sweep, select
 from orchestrator.summary import summarise
 from orchestrator.table_formats import render
@@ -120,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
     sweep = load_sweep(options.sweep, options.profile, options.overrides)
-    return sweep, select(expand(sweep), options.only)
+    trials = expand(sweep, read_suggestions(options.storage, sweep.name) if sweep.search else None)
+    # A search that has not begun has no trials yet; what is chosen among them can only be said later.
+    return sweep, select(trials, options.only) if trials or not sweep.search else trials
 
 
 def _program(name: str) -> str:
@@ -291,6 +294,19 @@ def _data(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
+    if sweep.search is None:
+        return _run_once(options, sweep, trials)
+    from orchestrator.searching import next_suggestions
+
+    # An interrupted round is finished before the next one is suggested.
+    code = _run_once(options, sweep, trials) if trials else 0
+    while next_suggestions(sweep, options.storage):
+        sweep, trials = _load(options)
+        code = max(code, _run_once(options, sweep, trials))
+    return code
+
+
+def _run_once(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     plan = make_plan(sweep, trials, options.storage)
     todo = plan.to_run(rerun_stale=options.rerun == "stale")
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}

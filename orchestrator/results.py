@@ -279,10 +279,12 @@ def read_results(
     """
     import pyarrow as pa
 
+    from orchestrator.search_space import read_suggestions
     from orchestrator.specs import expand, load_sweep
 
     folder = Path(storage or os.environ.get("IDP_STORAGE", "idp-storage"))
-    trials = expand(load_sweep(sweep, profile, overrides))
+    spec = load_sweep(sweep, profile, overrides)
+    trials = expand(spec, read_suggestions(folder, spec.name) if spec.search else None)
     results = list_results(folder, [trial.trial_id for trial in trials])
     rows = []
     for trial in trials:

@@ -16,6 +16,7 @@ from datagen.plugins import PluginError
 from datagen.spec import Spec, digest, first_problem, nearest
 from datagen.task import TASKS, DatasetSpec
 from orchestrator.plugins import load_installed_plugins, load_plugins, used_by
+from orchestrator.search_space import SearchSpec, Suggestions
 from planners.specs import PlannerSpec, TrainingSpec
 
 Scalar = str | int | float | bool | None
@@ -175,6 +176,7 @@ class SweepSpec(Spec):
             with `test` maps and no others. They are no part of a trial's identity.
         plugins: Modules that bring cores, mappers, solvers, adjoints and tasks of their own; looked for beside the
             sweep, in the current folder and on Python's path. A trial's identity names those that it uses.
+        search: Axes whose best values are looked for, beside the grid.
     """
 
     name: str
@@ -191,6 +193,7 @@ class SweepSpec(Spec):
     resources: Resources = Resources()
     test_on: list[dict[str, Any]] = []
     plugins: list[str] = []
+    search: SearchSpec | None = None
 
     @field_validator("name")
     @classmethod
@@ -286,7 +289,8 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         load_installed_plugins()
         load_plugins(document.get("plugins", []), beside=[path.parent])
         sweep = SweepSpec.model_validate(document)
-        expand(sweep)
+        first = {} if sweep.search is None else {axis: values.first() for axis, values in sweep.search.space.items()}
+        expand(sweep, {study: [first] for study in studies(sweep)})
     except ValidationError as error:
         raise SweepError(f"{path}: {first_problem(error)}") from None
     except (SweepError, PluginError) as error:
@@ -352,8 +356,17 @@ def _nested(parts: list[str], value: Any) -> dict[str, Any]:
     return value
 
 
-def expand(sweep: SweepSpec) -> list[PlannedTrial]:
+def studies(sweep: SweepSpec) -> list[str]:
+    """Return the studies of a search: one for each planner on each task."""
+    return [f"{number}/{name}" for number in range(len(sweep.tasks)) for name in sweep.planners]
+
+
+def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[PlannedTrial]:
     """Return the sweep's trials: tasks x planners x the product of the grid's axes, in that order.
+
+    Args:
+        sweep: The sweep.
+        suggestions: Of a search, what has been suggested so far: each takes the place of grid axes.
 
     Raises:
         SweepError: When a trial is impossible; the message names its place in the sweep.
@@ -372,7 +385,14 @@ def expand(sweep: SweepSpec) -> list[PlannedTrial]:
         surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper}
         for name, entry in sweep.planners.items():
             where = f"planners.{name}"
-            for axes in _product(_axes(sweep, task_grid, entry, where), where, MOST_TRIALS - len(trials)):
+            suggested: Iterable[dict[str, Scalar]] = [{}]
+            if sweep.search is not None:
+                suggested = (suggestions or {}).get(f"{number}/{name}", [])
+            grids = [
+                _axes(sweep, task_grid, entry, where) | {axis: [value] for axis, value in suggestion.items()}
+                for suggestion in suggested
+            ]
+            for axes in (axes for grid in grids for axes in _product(grid, where, MOST_TRIALS - len(trials))):
                 fields: dict[str, Any] = {
                     "data": data,
                     "planner": {**surroundings, **entry.planner},

@@ -21,12 +21,23 @@ def is_cancelled(directory: Path) -> bool:
     return (directory / _MARK).exists()
 
 
-def cancel(storage: Path, trial_id: str) -> Literal["cancelled", "at the next epoch", "already done"]:
+def why_cancelled(directory: Path) -> str:
+    """Return the reason that `cancel` was given."""
+    try:
+        return (directory / _MARK).read_text() or "cancelled"
+    except OSError:
+        return "cancelled"
+
+
+def cancel(
+    storage: Path, trial_id: str, reason: str = "cancelled"
+) -> Literal["cancelled", "at the next epoch", "already done"]:
     """Stop a trial and keep it stopped; one that is running stops after its present epoch.
 
     Args:
         storage: The storage directory.
         trial_id: The trial.
+        reason: Why, for its result.
 
     Returns:
         What becomes of it.
@@ -36,12 +47,12 @@ def cancel(storage: Path, trial_id: str) -> Literal["cancelled", "at the next ep
     if result is not None and result.final:
         return "already done"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / _MARK).touch()
+    (directory / _MARK).write_text(reason)
     try:
         lease = take(directory, Owner.here())
     except TrialHeld:
         return "at the next epoch"
-    result = TrialResult(trial_id=trial_id, status="CANCELLED", reason="cancelled", provenance=provenance())
+    result = TrialResult(trial_id=trial_id, status="CANCELLED", reason=reason, provenance=provenance())
     write_result(directory, result)
     lease.release()
     return "cancelled"

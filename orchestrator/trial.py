@@ -35,7 +35,7 @@ from orchestrator.results import (
     write_spec,
 )
 from orchestrator.specs import TrialSpec, trial_id
-from orchestrator.steering import Cancelled, is_cancelled
+from orchestrator.steering import Cancelled, is_cancelled, why_cancelled
 from orchestrator.trained import Convergence, convergence
 from planners.memory import MemoryLimitExceeded
 from planners.rollout import Evaluation
@@ -170,7 +170,7 @@ def _train_and_test(
     trainer.keep = lambda content: keep_divergence(directory, content)
     records = _resume(trainer, directory, _code(spec))
     if is_cancelled(directory):
-        raise Cancelled(f"cancelled after epoch {trainer.epoch} of {spec.training.epochs}")
+        raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
     if records:
         write_curves(directory, records)
     while not trainer.finished:
@@ -187,7 +187,7 @@ def _train_and_test(
         if report is not None:
             report(record)
         if is_cancelled(directory) and not trainer.finished:
-            raise Cancelled(f"cancelled after epoch {trainer.epoch} of {spec.training.epochs}")
+            raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
     if not records:
         _save(trainer, records, directory, _code(spec))
     test = open_split(spec.data, datasets, "test")

@@ -17,8 +17,10 @@ from orchestrator.cluster import ClusterError
 from orchestrator.leases import LeaseLost, Patience, TrialHeld, free, look
 from orchestrator.outcomes import record_failure
 from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_spec
+from orchestrator.search_space import SearchSpec
+from orchestrator.searching import EarlyStopping
 from orchestrator.specs import PlannedTrial, Resources, TrialSpec
-from orchestrator.steering import is_cancelled
+from orchestrator.steering import cancel, is_cancelled
 
 MOST_DEATHS = 2
 """How often a trial whose process died is taken up again (from its checkpoint) before it is FAILED."""
@@ -81,7 +83,12 @@ def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[
 
 
 def run_trials(
-    trials: list[PlannedTrial], storage: Path, resources: Resources, watcher: Watcher, scratch: Path
+    trials: list[PlannedTrial],
+    storage: Path,
+    resources: Resources,
+    watcher: Watcher,
+    scratch: Path,
+    search: SearchSpec | None = None,
 ) -> None:
     """Run each trial in a process of the cluster and return when all have ended, here or in another run.
 
@@ -95,6 +102,7 @@ def run_trials(
         resources: What one trial asks of the cluster.
         watcher: Is told what happens.
         scratch: A directory of this sweep for Tune's own files, which nothing ever reads; removed at the end.
+        search: The search that the trials belong to, which may stop them early.
 
     Raises:
         StorageFull: There is no room for results.
@@ -109,7 +117,7 @@ def run_trials(
     while pending:
         ready, expired = _ready(pending, storage, patience)
         if ready:
-            relay = Relay(ready, storage, watcher, before)
+            relay = Relay(ready, storage, watcher, before, search)
             _fit(relay, ready, storage, request, scratch, {"campaign": campaign, "expired": expired})
             for trial_id in relay.ended:
                 del pending[trial_id]
@@ -220,6 +228,7 @@ class Relay(tune.Callback):
         storage: Path,
         watcher: Watcher,
         before: Mapping[str, tuple[int, int] | None],
+        search: SearchSpec | None = None,
     ) -> None:
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher, self.before = storage, watcher, before
@@ -227,6 +236,8 @@ class Relay(tune.Callback):
         self.ended: set[str] = set()
         self.left: set[str] = set()
         self.full: str | None = None
+        self.search = search if search is not None and search.stopping != "none" else None
+        self.stopping = EarlyStopping(self.search.stopping) if self.search else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -253,6 +264,11 @@ class Relay(tune.Callback):
         if epoch is not None and epoch > self.epochs.get(trial_id, -1):
             self.epochs[trial_id] = epoch
             self.watcher.epoch(self.planned[trial_id], result)
+            if self.search is not None and self.stopping is not None:
+                planned = self.planned[trial_id]
+                unfinished = epoch < planned.spec.training.epochs
+                if self.stopping.stops(trial_id, epoch, result.get(self.search.metric)) and unfinished:
+                    cancel(self.storage, trial_id, f"stopped early ({self.search.stopping})")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on that a process died and another takes its trial up."""

@@ -59,13 +59,10 @@ class Sweep:
         ]
         if self.tracking_uri:
             command += ["--tracking-uri", self.tracking_uri]
-        return subprocess.Popen(
-            command,
-            stdout=(self.path.parent / "stdout").open("w"),
-            stderr=(self.path.parent / "stderr").open("w"),
-            start_new_session=True,
-            env={**os.environ, "IDP_LEASE_SECONDS": "6"},
-        )
+        folder = self.path.parent
+        with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
+            environment = {**os.environ, "IDP_LEASE_SECONDS": "6"}
+            return subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True, env=environment)
 
     def trials(self) -> list[Path]:
         return sorted(path for path in (self.storage / "trials").glob("*") if path.is_dir())
@@ -284,7 +281,7 @@ def campaign(
     expected = run_undisturbed(calm)
     say(f"undisturbed: {len(expected)} trials")
     disturbed = Sweep(path, storage)
-    hits = disturb(disturbed, faults, kinds, seed, say)
+    hits = disturb(disturbed, faults, kinds, seed, say, wait=float(str(size.get("wait", 8.0))))
     check(disturbed, expected)
     return hits
 

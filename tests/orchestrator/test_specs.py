@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datagen.spec import Spec, canonical_json
 from datagen.task import DatasetSpec, dataset_id
+from orchestrator.results import trial_directory
 from orchestrator.specs import SweepError, TrialSpec, expand, find_trial, load_sweep, select, trial_id
 from planners.specs import PlannerSpec, TrainingSpec
 
@@ -252,10 +255,14 @@ values = st.recursive(
 )
 
 
+EXAMPLES = int(os.environ.get("IDP_FUZZ_EXAMPLES", "200"))
+"""`make fuzz` tries ten thousand."""
+
+
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(tmp_path_factory, data):
-    document = json.loads(json.dumps(TINY))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(mutated_file, data):
+    document = json.loads(json.dumps(TINY | {"profiles": {"p": {"training": {"epochs": 1}}}}))
     for _ in range(data.draw(st.integers(1, 3))):
         spot = document
         while True:
@@ -266,14 +273,45 @@ def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(tmp_path_factory, 
             else:
                 break
         spot[key] = data.draw(values)
-    path = tmp_path_factory.mktemp("mutated") / "m.yaml"
-    path.write_text(yaml.safe_dump(document))
+    mutated_file.write_text(yaml.safe_dump(document))
+    assert_accepted_or_refused_in_one_line(mutated_file)
+
+
+@given(data=st.data())
+@settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_file_with_mutated_letters_is_accepted_or_refused_with_one_line(mutated_file, data):
+    text = data.draw(st.sampled_from([path.read_text() for path in SWEEPS]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        stop = start + data.draw(st.integers(0, 3))
+        inserted = data.draw(st.text(alphabet="{}[]:,-#&*!|>'\"%@\n\t ~01e.<é\x00../$abc", max_size=4))
+        text = text[:start] + inserted + text[stop:]
+    mutated_file.write_text(text)
+    assert_accepted_or_refused_in_one_line(mutated_file)
+
+
+@pytest.fixture(scope="module")
+def mutated_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mutated")
+    for path in SWEEPS:  # what they extend
+        shutil.copy(path, folder)
+    return folder / "m.yaml"
+
+
+def assert_accepted_or_refused_in_one_line(path):
     try:
-        trials = expand(load_sweep(path))
+        sweep = load_sweep(path)
+        trials = expand(sweep)
     except SweepError as error:
-        assert str(error).startswith(str(path)) and "\n" not in str(error)
-    else:
-        assert all(isinstance(trial.spec, Spec) for trial in trials)
+        assert str(error).startswith(str(path.parent)) and "\n" not in str(error)
+        return
+    assert all(isinstance(trial.spec, Spec) for trial in trials)
+    storage = path.parent / "storage"
+    places = [storage / "sweeps" / sweep.name]
+    places += [storage / "datasets" / dataset_id(trial.spec.data) for trial in trials]
+    places += [trial_directory(storage, trial.trial_id) for trial in trials]
+    for place in places:
+        assert place.resolve().is_relative_to(storage.resolve()) and place.resolve() != storage.resolve()
 
 
 def test_a_budget_is_the_same_for_all_planners(tmp_path):
