@@ -14,7 +14,8 @@ from orchestrator.planning import Plan
 from orchestrator.progress import Progress, outcome, trial_name
 from orchestrator.report import FreshReport
 from orchestrator.results import TrialResult
-from orchestrator.specs import PlannedTrial
+from orchestrator.search_space import read_suggestions
+from orchestrator.specs import PlannedTrial, expand
 from orchestrator.tracking import Tracker
 
 
@@ -138,7 +139,10 @@ def _run(
         needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
         make_datasets(needed, storage / "datasets", dataset_lines(progress))
         scratch = storage / "sweeps" / plan.sweep.name / "ray"
-        run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search)
+        while todo:
+            run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search)
+            todo = _next_round(plan, storage)
+            progress.add(len(todo))
         missing = missing_evaluations(tests, storage)
         done = itertools.count(1)
 
@@ -147,6 +151,21 @@ def _run(
             progress.say(f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]")
 
         return evaluate_all(missing, storage, say)
+
+
+def _next_round(plan: Plan, storage: Path) -> list[PlannedTrial]:
+    """Return the trials that a search suggests after those that have ended, and add them to the plan."""
+    if plan.sweep.search is None:
+        return []
+    from orchestrator.searching import next_suggestions
+
+    if not next_suggestions(plan.sweep, storage):
+        return []
+    every = expand(plan.sweep, read_suggestions(storage, plan.sweep.name))
+    known = {trial.trial_id for trial in plan.trials}
+    new = [trial for trial in every if trial.trial_id not in known]
+    plan.trials.extend(new)
+    return new
 
 
 def dataset_lines(progress: Progress) -> Any:

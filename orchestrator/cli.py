@@ -294,19 +294,12 @@ def _data(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
-    if sweep.search is None:
-        return _run_once(options, sweep, trials)
-    from orchestrator.searching import next_suggestions
+    if sweep.search is not None:
+        from orchestrator.searching import next_suggestions
 
-    # An interrupted round is finished before the next one is suggested.
-    code = _run_once(options, sweep, trials) if trials else 0
-    while next_suggestions(sweep, options.storage):
-        sweep, trials = _load(options)
-        code = max(code, _run_once(options, sweep, trials))
-    return code
-
-
-def _run_once(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+        # The campaign goes on from round to round, but with trials to begin with.
+        if next_suggestions(sweep, options.storage):
+            sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
     todo = plan.to_run(rerun_stale=options.rerun == "stale")
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}

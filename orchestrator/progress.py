@@ -75,6 +75,10 @@ class Progress:
             print(line, file=self._stream, flush=True)
             self._draw(force=True)
 
+    def add(self, trials: int) -> None:
+        """Note that there are more trials than was said."""
+        self._total += trials
+
     def start(self, trial_id: str, name: str, epochs: int) -> None:
         """Note that a trial runs."""
         self._running[trial_id] = (name, 0, epochs, None)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -27,7 +27,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 class SweepError(ValueError):
-    """A sweep that can't be run; the message names the file, the field and what was expected."""
+    """A sweep that can't be run; the message, one line, names the file, the field and what was expected."""
+
+    def __init__(self, message: str) -> None:
+        # It may quote names from the file, with line breaks and whatever else they are made of.
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
 
 
 class ExecutionSpec(Spec):
@@ -123,10 +127,14 @@ class Resources(Spec):
     Attributes:
         cpus: CPUs per trial; None for as many as `execution.threads`.
         gpus: GPUs per trial, a fraction to share one; "auto" for one where the cluster has any.
+        accelerator: Ray's name of the GPU model that the trials must run on, e.g. "H100" or "A100-80G".
+        min_memory_gib: Least memory of the GPU; the smallest model of the cluster that has it is taken.
     """
 
     cpus: float | None = Field(None, gt=0.0)
-    gpus: float | Literal["auto"] = "auto"
+    gpus: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
+    min_memory_gib: float | None = Field(None, gt=0.0)
 
 
 class Budget(Spec):

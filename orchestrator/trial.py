@@ -23,6 +23,7 @@ from orchestrator.checkpoints import drop_previous, load_checkpoint, save_checkp
 from orchestrator.divergence import WatchedTrainer, keep_divergence
 from orchestrator.leases import Lease, LeaseLost, Owner, take
 from orchestrator.outcomes import memory_phase
+from orchestrator.placement import check_device
 from orchestrator.provenance import code_hash, provenance
 from orchestrator.results import (
     ResultError,
@@ -124,7 +125,7 @@ def _run(spec: TrialSpec, storage: Path, lease: Lease, report: Report | None) ->
             "backward_trace": traces.backward,
         }
         result = TrialResult(status="COMPLETED", **identity, **numbers)
-    except (MemoryLimitExceeded, torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryLimitExceeded, torch.OutOfMemoryError) as error:
         peak_bytes = error.peak_bytes if isinstance(error, MemoryLimitExceeded) else _cuda_peak_bytes(device)
         phase = memory_phase(error)
         reason = f"in the {phase} pass: {error}" if phase in ("forward", "backward") else f"in {phase}: {error}"
@@ -154,6 +155,7 @@ def _train_and_test(
     spec: TrialSpec, datasets: Path, lease: Lease, device: str, report: Report | None
 ) -> tuple[list[EpochRecord], Evaluation, Convergence]:
     torch.set_num_threads(spec.execution.threads)
+    _limit_device(device, spec.execution.memory_limit_gib)
     directory = lease.directory
     limit_gib = spec.execution.memory_limit_gib
     trainer = WatchedTrainer(
@@ -222,6 +224,18 @@ def _device(spec: TrialSpec) -> str:
     if spec.execution.device != "auto":
         return spec.execution.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _limit_device(device: str, limit_gib: float | None) -> None:
+    """Hold a GPU to the trial's memory limit, so that OUT_OF_MEMORY means the same on every model."""
+    if device != "cuda":
+        return
+    properties = torch.cuda.get_device_properties(device)
+    check_device(properties.total_memory, properties.name, limit_gib)
+    share = 1.0 if limit_gib is None else limit_gib * 2**30 / properties.total_memory
+    torch.cuda.empty_cache()  # of the trial before this one in the process
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
 
 
 def _cuda_peak_bytes(device: str) -> int | None:

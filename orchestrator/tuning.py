@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
-from orchestrator.cluster import ClusterError
 from orchestrator.leases import LeaseLost, Patience, TrialHeld, free, look
 from orchestrator.outcomes import record_failure
+from orchestrator.placement import requested_resources
 from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_spec
 from orchestrator.search_space import SearchSpec
 from orchestrator.searching import EarlyStopping
@@ -57,29 +57,6 @@ class Watcher(Protocol):
 
 class TrialDied(RuntimeError):
     """A trial's process ended without a word: killed, out of host memory, or its node was lost."""
-
-
-def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[str, float]) -> dict[str, float]:
-    """Return what one trial asks of Ray.
-
-    Args:
-        resources: What the sweep says.
-        spec: A trial of the sweep.
-        cluster: What the cluster has in total, e.g. {"CPU": 2.0}.
-
-    Raises:
-        ClusterError: The cluster has less than one trial needs, so that Ray would wait forever.
-    """
-    cpus = float(spec.execution.threads) if resources.cpus is None else resources.cpus
-    if resources.gpus == "auto":
-        gpus = 1.0 if cluster.get("GPU", 0.0) >= 1 and spec.execution.device != "cpu" else 0.0
-    else:
-        gpus = float(resources.gpus)
-    wanted = {"CPU": cpus, "GPU": gpus}
-    for name, count in wanted.items():
-        if count > cluster.get(name, 0.0):
-            raise ClusterError(f"a trial needs {count:g} {name}, but the cluster has {cluster.get(name, 0.0):g}")
-    return {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
 
 
 def run_trials(

@@ -1,0 +1,64 @@
+"""What a trial asks of Ray on mixed hardware, and what it refuses."""
+
+import pytest
+
+from orchestrator.cluster import ClusterError
+from orchestrator.placement import PlacementError, check_device, requested_resources
+from orchestrator.specs import ExecutionSpec, Resources, TrialSpec
+
+MIXED = {
+    "CPU": 64.0,
+    "GPU": 6.0,
+    "accelerator_type:T4": 1.0,
+    "accelerator_type:H100": 1.0,
+    "accelerator_type:A10G": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({}, {"cpu": 1.0, "gpu": 1.0}),
+        ({"gpus": 0}, {"cpu": 1.0}),
+        ({"cpus": 4, "gpus": 0.25}, {"cpu": 4.0, "gpu": 0.25}),
+        ({"accelerator": "H100"}, {"cpu": 1.0, "gpu": 1.0, "accelerator_type:H100": 0.001}),
+        ({"min_memory_gib": 11}, {"cpu": 1.0, "gpu": 1.0, "accelerator_type:T4": 0.001}),
+        ({"min_memory_gib": 20}, {"cpu": 1.0, "gpu": 1.0, "accelerator_type:A10G": 0.001}),
+    ],
+)
+def test_a_trial_asks_for_what_the_sweep_says(resources, expected):
+    assert requested_resources(Resources(**resources), TrialSpec(), MIXED) == expected
+
+
+@pytest.mark.parametrize(
+    ("resources", "cluster", "message"),
+    [
+        ({"accelerator": "H200"}, MIXED, "needs a H200, but the cluster has A10G, H100, T4"),
+        ({"min_memory_gib": 100}, MIXED, "a GPU with 100 GiB"),
+        ({"accelerator": "T4", "min_memory_gib": 20}, MIXED, "a T4 with 20 GiB"),
+        ({"accelerator": "T4"}, {"CPU": 2.0}, "needs 1 GPU, but the cluster has 0"),
+        ({"accelerator": "T4", "gpus": 0}, MIXED, "resources.gpus is 0"),
+        ({"cpus": 100}, MIXED, "needs 100 CPU"),
+    ],
+)
+def test_what_the_cluster_has_not_is_said_at_once(resources, cluster, message):
+    with pytest.raises(ClusterError, match=message):
+        requested_resources(Resources(**resources), TrialSpec(), cluster)
+
+
+def test_times_that_are_reported_need_a_device_of_their_own():
+    spec = TrialSpec(execution=ExecutionSpec(exclusive_timing=True))
+    with pytest.raises(ClusterError, match="exclusive_timing"):
+        requested_resources(Resources(gpus=0.5), spec, MIXED)
+
+
+def test_a_device_below_the_limit_is_no_outcome_but_a_wrong_place():
+    check_device(16 * 2**30, "T4", 11.0)
+    check_device(16 * 2**30, "T4", None)
+    with pytest.raises(PlacementError, match=r"P4 has 8.0 GiB, less than the trial's limit of 11"):
+        check_device(8 * 2**30, "P4", 11.0)
+
+
+def test_names_of_accelerators_are_names():
+    with pytest.raises(ValueError, match="accelerator"):
+        Resources(accelerator="../../etc")
