@@ -1,0 +1,216 @@
+"""MLflow's own pages over a sweep: a real server and a real browser, from the list of runs to curves and report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from samples import sample_run
+
+from orchestrator.results import trial_directory, write_curves, write_result, write_spec
+from orchestrator.specs import SweepSpec, expand
+from orchestrator.tracking import default_uri, sync
+from orchestrator.tracking_view import connect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+SWEEP = SweepSpec.model_validate(
+    {
+        "name": "pages",
+        "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}},
+        "grid": {"k": [30], "seed": [0, 1]},
+    }
+)
+PATIENCE = 60.0
+"""Seconds for a page; it takes one or two, unless the machine is busy."""
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Chromium and its driver"),
+    pytest.mark.filterwarnings("ignore"),  # MLflow's, SQLAlchemy's and Selenium's own
+]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """A storage with four plausible trials, sent to the MLflow database in it."""
+    folder = tmp_path_factory.mktemp("storage")
+    trials = expand(SWEEP)
+    for trial in trials:
+        run, directory = sample_run(trial), trial_directory(folder, trial.trial_id)
+        write_spec(directory, trial.spec)
+        write_curves(directory, run.curves)
+        write_result(directory, run.result)
+    assert sync(default_uri(folder), SWEEP, trials, folder) == 4
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(storage):
+    """The address of an MLflow server over the storage's database."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", default_uri(storage)]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = storage / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, cwd=storage, env={**os.environ, **quiet}, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        found = f"http://127.0.0.1:{port}"
+        wait_for(lambda: server.poll() is not None or answers(f"{found}/health"), 2 * PATIENCE, log.read_text)
+        assert server.poll() is None, log.read_text()
+        yield found
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def wait_for(condition, patience=PATIENCE, otherwise=lambda: ""):
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.2)
+    pytest.fail(f"waited {patience} s; {otherwise()[-2000:]}")
+
+
+class Page:
+    """A browser that is asked for what stands on the page until it does."""
+
+    def __init__(self, driver, address):
+        self.driver, self.address = driver, address
+
+    def open(self, place):
+        self.driver.get(f"{self.address}/#{place}")
+
+    def text(self):
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        try:
+            return self.driver.find_element("tag name", "body").text
+        except StaleElementReferenceException:  # the page is being drawn anew
+            return ""
+
+    def wait_for_text(self, *words):
+        wait_for(lambda: all(word in self.text() for word in words), otherwise=self._state)
+
+    def wait_for_all(self, selector, least=1):
+        def enough():
+            found = self.driver.find_elements("css selector", selector)
+            return found if len(found) >= least else None
+
+        return wait_for(enough, otherwise=self._state)
+
+    def click(self, element):
+        # Past whatever floats above it: these pages greet with notices.
+        self.driver.execute_script("arguments[0].click()", element)
+
+    def _state(self):
+        return f"{self.driver.current_url}: {self.text()}"
+
+
+@pytest.fixture(scope="module")
+def page(address, tmp_path_factory):
+    """A page in headless Chromium."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--disable-dev-shm-usage", "--window-size=1500,1000", f"--user-data-dir={profile}",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield Page(driver, address)
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def experiment(storage):
+    """The sweep's experiment, and its runs by name."""
+    client = connect(default_uri(storage))
+    found = client.get_experiment_by_name(SWEEP.name).experiment_id
+    return found, {run.info.run_name: run for run in client.search_runs([found])}
+
+
+def test_the_list_of_experiments_leads_to_the_runs(page, experiment):
+    page.open("/experiments")
+    links = page.wait_for_all(f'main a[href$="/experiments/{experiment[0]}"]')
+    page.click(links[0])
+    # MLflow's pages are for language models until one says otherwise, once per browser, whatever the experiment says.
+    page.wait_for_text("Model training")
+    (switch,) = page.driver.find_elements("xpath", "//*[text()='Model training']")
+    switch.click()
+    page.wait_for_text(SWEEP.name, "matching runs")
+
+
+def test_runs_are_listed_selected_and_compared(page, experiment):
+    number, runs = experiment
+    assert len(runs) == 1 + 4 + 2
+    page.open(f"/experiments/{number}/runs?workflowType=machine_learning")
+    (unfold,) = page.wait_for_all('.ag-row button[data-component-id*="runnamecellrenderer"]')
+    page.click(unfold)
+    page.wait_for_text("mean planner=id-vin", "vin navigation-15 K=30 seed=1")
+    boxes = page.wait_for_all(".ag-row .ag-selection-checkbox input", 7)
+    # The means come first, below their sweep: two clicks for the paper's comparison.
+    for box in boxes[1:3]:
+        page.click(box)
+    (compare,) = wait_for(
+        lambda: [b for b in page.driver.find_elements("css selector", "button") if b.text.strip() == "Compare"]
+    )
+    page.click(compare)
+    page.wait_for_text("Comparing 2 Runs from 1 Experiment", "mean planner=id-vin", "mean planner=vin")
+    page.wait_for_text("test_success_rate", "test_success_rate_std")
+    for name in ("vin", "id-vin"):
+        mean = next(run for title, run in runs.items() if title.startswith(f"mean planner={name} "))
+        page.wait_for_text(f"{mean.data.metrics['test_success_rate']:.3f}".rstrip("0"))
+
+
+def test_a_trial_shows_its_curves(page, experiment):
+    number, runs = experiment
+    run = runs["id-vin navigation-15 K=30 seed=1"].info.run_id
+    page.open(f"/experiments/{number}/runs/{run}/model-metrics")
+    page.wait_for_text("epoch/", "valid_success_rate")
+    lines = page.wait_for_all(".js-plotly-plot path.js-line")
+    wait_for(lambda: any(len((line.get_attribute("d") or "").split("L")) >= 12 for line in lines))
+
+
+def test_the_sweeps_run_carries_its_report(page, experiment):
+    number, runs = experiment
+    page.open(f"/experiments/{number}/runs/{runs[SWEEP.name].info.run_id}/artifacts/report.html")
+    page.wait_for_text("plan.json", "table.md", "report.html", "figures")
+    (frame,) = page.wait_for_all("iframe")
+    page.driver.switch_to.frame(frame)
+    try:
+        page.wait_for_text(SWEEP.name, "Success rate over K", "Provenance")
+    finally:
+        page.driver.switch_to.default_content()
