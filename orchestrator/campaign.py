@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,8 @@ def _run(
     with ray_cluster(address):
         needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
         make_datasets(needed, storage / "datasets", dataset_lines(progress))
-        scratch = storage / "sweeps" / plan.sweep.name / "ray"
+        # Each run its own: another run of the sweep may go on when this one removes it.
+        scratch = storage / "sweeps" / plan.sweep.name / "ray" / uuid.uuid4().hex[:12]
         while todo:
             run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search)
             todo = _next_round(plan, storage)

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -265,8 +266,23 @@ def check(sweep: Sweep, expected: dict[str, dict[str, object]]) -> None:
     for trial in sweep.trials():
         log = (trial / "log.txt").read_text()
         after = log.partition(" COMPLETED")[2]
+        if _mlflow_runs(sweep).get(f"trial:{trial.name}") != ["FINISHED"]:
+            raise Disturbed(f"{trial.name} has not one finished run in MLflow: {_mlflow_runs(sweep)}")
         if log.count(" COMPLETED") != 1 or " started on " in after or " epoch " in after:
             raise Disturbed(f"{trial.name} was run again after it was complete:\n{log}")
+
+
+def _mlflow_runs(sweep: Sweep) -> dict[str, list[str]]:
+    """Return the states of the runs of each trial."""
+    query = (
+        "select t.value, r.status from runs r join tags t using (run_uuid) "
+        "where t.key = 'idp.key' and r.lifecycle_stage = 'active'"
+    )
+    found: dict[str, list[str]] = {}
+    with contextlib.closing(sqlite3.connect(sweep.storage / "mlflow.db")) as connection:
+        for key, status in connection.execute(query):
+            found.setdefault(key, []).append(status)
+    return found
 
 
 def campaign(
