@@ -48,6 +48,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.planner_core
+	$(BIN)/python -m benchmarks.datagen
 
 # Twenty faults at random moments of a small real sweep, its storage on a small file system where we may mount one.
 CHAOS := /tmp/idp-chaos

@@ -404,7 +404,7 @@ def evaluate(
         inputs = _Inputs.of(batch, device)
         plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
         facts = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
-        parts.append((plan.logits.argmax(1), *(torch.from_numpy(fact).to(device) for fact in facts)))
+        parts.append((plan.logits.max(1).indices, *(torch.from_numpy(fact).to(device) for fact in facts)))
         done += len(batch)
         if progress is not None:
             progress(done)
