@@ -145,7 +145,8 @@ def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
     if seconds:
         tiles.append(f'<div class="tile"><b>{_hours(seconds)}</b><span>of training</span></div>')
     when = f"{page.generated:%Y-%m-%d %H:%M} UTC" if page.generated else ""
-    said = [f"profile {page.profile}" if page.profile else "no profile"]
+    # Without the command it is not known whether there was a profile.
+    said = [f"profile {page.profile}"] if page.profile else ["no profile"] if page.command else []
     said += ["still running, this page reloads itself"] if page.running else []
     said += [when] if when else []
     note = (

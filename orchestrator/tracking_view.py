@@ -221,7 +221,8 @@ class View:
             if key.startswith("trial:") and run.info.status == "RUNNING":
                 self._set_status(key, "KILLED")
         for row in table:
-            if not row.used:
+            out_of_memory = row.outcomes.get("OUT_OF_MEMORY", 0)
+            if not row.used and not out_of_memory:
                 continue
             key = "mean:" + hashlib.sha256(json.dumps(row.axes, sort_keys=True).encode()).hexdigest()[:16]
             content = hashlib.sha256(json.dumps(asdict(row), sort_keys=True).encode()).hexdigest()[:16]
@@ -238,7 +239,11 @@ class View:
                 "forward_seconds": row.forward_seconds,
                 "backward_seconds": row.backward_seconds,
                 "peak_bytes": row.peak_bytes,
+                "train_seconds": row.train_seconds,
                 "trials": row.used,
+                "trials_expected": row.expected,
+                "trials_diverged": row.trial_diverged,
+                "trials_out_of_memory": out_of_memory,
             }
             known = {name: value for name, value in numbers.items() if value is not None}
             tags = [RunTag("idp.result", content)]

@@ -38,6 +38,7 @@ def leave(storage, trial, rate=0.5, code=None, epochs=2, status="COMPLETED"):
         trial_id=trial.trial_id,
         status=status,
         test_success_rate=rate,
+        trial_diverged=rate < 0.2,
         epochs=epochs,
         provenance=Provenance(code=code or code_hash(), host="here", git_commit="c0ffee"),
     )
@@ -87,6 +88,21 @@ def test_a_parent_a_run_per_trial_and_the_mean(storage):
     (mean,) = (run for key, run in found.items() if key.startswith("mean:"))
     assert mean.data.metrics["test_success_rate"] == pytest.approx(0.5)
     assert mean.data.metrics["test_success_rate_std"] == pytest.approx(0.02**0.5)
+
+
+def test_the_mean_says_of_how_many_and_what_became_of_the_others(storage):
+    leave(storage, TRIALS[0], status="OUT_OF_MEMORY")
+    sync(default_uri(storage), SWEEP, TRIALS, storage)
+
+    def mean():
+        (found,) = (run for key, run in runs(storage)[1].items() if key.startswith("mean:"))
+        names = ("trials", "trials_expected", "trials_diverged", "trials_out_of_memory")
+        return [found.data.metrics[name] for name in names]
+
+    assert mean() == [0, 2, 0, 1]
+    leave(storage, TRIALS[1], rate=0.1)
+    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    assert mean() == [1, 2, 1, 1]
 
 
 def test_what_is_not_finite_is_a_flag(storage):
