@@ -346,7 +346,8 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage / "sweeps" / plan.sweep.name / "report.html"
     lines += [f"report:       {report}"] if report.exists() else []
-    lines += [f"MLflow page:  {page}"]
+    # Without it, MLflow's pages open on its views for language models.
+    lines += [f'MLflow page:  {page}', "              there, choose Model training at the top left, then the experiment"]
     if plan.sweep.next:
         lines.append(f"next sweep:   {_again(options, 'run', plan.sweep.next)}")
     return "\n".join(lines)
