@@ -347,7 +347,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
     report = options.storage / "sweeps" / plan.sweep.name / "report.html"
     lines += [f"report:       {report}"] if report.exists() else []
     # Without it, MLflow's pages open on its views for language models.
-    lines += [f'MLflow page:  {page}', "              there, choose Model training at the top left, then the experiment"]
+    lines += [f"MLflow page:  {page}", "              (there, Model training at the top left, then the experiment)"]
     if plan.sweep.next:
         lines.append(f"next sweep:   {_again(options, 'run', plan.sweep.next)}")
     return "\n".join(lines)
