@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import statistics
 from collections import Counter
@@ -56,9 +57,10 @@ class Measurement(BaseModel):
 
 
 def cell_of(spec: TrialSpec) -> str:
-    """Return what trials that differ in nothing but seed, epochs and number of maps have in common."""
+    """Return what trials that differ in nothing but seed, length of training and number of maps have in common."""
     data = spec.data.model_copy(update={"train": 1, "valid": 1, "test": 1})
-    training = spec.training.model_copy(update={"epochs": 1})
+    unlimited = {"most_steps": None, "most_seconds": None, "most_applications": None}
+    training = spec.training.model_copy(update={"epochs": 1, **unlimited})
     return digest(spec.model_copy(update={"data": data, "training": training, "seed": 0}), 16)
 
 
@@ -88,7 +90,15 @@ def effort(spec: TrialSpec) -> float:
 
 
 def _steps(spec: TrialSpec) -> int:
-    return spec.training.epochs * (spec.data.train // spec.training.batch_size)
+    training = spec.training
+    steps = training.epochs * (spec.data.train // training.batch_size)
+    if training.most_steps is not None:
+        steps = min(steps, training.most_steps)
+    if training.most_applications is not None:
+        forward, backward = _step_effort(spec)
+        each = (forward + backward) / (training.batch_size * spec.data.map_size**2)
+        steps = min(steps, math.ceil(training.most_applications / each))
+    return steps
 
 
 def _step_effort(spec: TrialSpec) -> tuple[float, float]:

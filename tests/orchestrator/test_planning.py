@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from datagen import parquet
 from orchestrator.cli import main
-from orchestrator.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
+from orchestrator.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, cell_of, effort, schedule
 from orchestrator.planning import by_cell, make_plan
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_result, write_spec
@@ -161,3 +161,17 @@ def test_measured_cells_make_the_estimate_and_what_does_not_fit_is_said(tmp_path
     assert main(["plan", *common, "--measure", "--profile", "small"]) == 0
     (measured,) = json.loads(capsys.readouterr().out)["measured"]
     assert measured["status"] == "OUT_OF_MEMORY" and "limit" in measured["reason"]
+
+
+def test_a_budget_bounds_what_a_trial_is_expected_to_take():
+    def work(**limits):
+        planner = {"vin": {"core": "vin", "adjoint": "unrolled"}}
+        document = {"name": "b", "planners": planner, "training": {"epochs": 10, **limits}}
+        (trial,) = expand(SweepSpec.model_validate({**document, "data": {"train": 320, "valid": 8, "test": 8}}))
+        return effort(trial.spec), cell_of(trial.spec)
+
+    whole, cell = work()
+    assert work(most_steps=25) == (whole / 4, cell)
+    assert work(most_steps=1000) == (whole, cell)
+    # K = 30: an unrolled step spends 60 applications of f.
+    assert work(most_applications=600) == (whole / 10, cell)
