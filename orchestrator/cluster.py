@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -67,6 +68,9 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
             log_to_driver=False,
             **local,
         )
+    except SystemExit as ended:
+        # Ray's own handler of SIGTERM, which it puts over ours while it starts.
+        raise interruption.Interrupted(ended.code if isinstance(ended.code, int) else signal.SIGTERM) from None
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray"
         reason = str(error).strip().splitlines()

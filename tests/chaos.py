@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -228,12 +229,15 @@ def disturb(
             raise Disturbed("the sweep does not come to an end")
         driver = sweep.start()
         deadline = time.monotonic() + MOST_SECONDS
-        # The first seconds are imports and Ray's start; trials are what is interesting to disturb.
-        moment = time.monotonic() + chance.uniform(1.0, wait)
+        # Most faults come once this run trains; some while it starts.
+        early = chance.random() < 0.25
+        moment = time.monotonic() + chance.uniform(1.0, wait) if early else math.inf
         while driver.poll() is None:
             if time.monotonic() > deadline:
                 driver.kill()
                 raise Disturbed(f"run {runs} hangs:\n{(sweep.path.parent / 'stderr').read_text()}")
+            if moment == math.inf and " epoch " in (sweep.path.parent / "stderr").read_text():
+                moment = time.monotonic() + chance.uniform(0.0, wait / 4)
             if sum(hits.values()) < faults and time.monotonic() > moment and _begun(sweep):
                 # What has hit least goes first, in random order.
                 for kind in sorted(kinds, key=lambda kind: (hits[kind], chance.random())):
@@ -241,7 +245,7 @@ def disturb(
                         hits[kind] += 1
                         say(f"run {runs}: {kind}")
                         break
-                moment = time.monotonic() + chance.uniform(1.0, wait)
+                moment = time.monotonic() + chance.uniform(0.5, wait)
             time.sleep(0.05)
         stderr = (sweep.path.parent / "stderr").read_text()
         say(f"run {runs}: exit {driver.returncode}: {(stderr.strip().splitlines() or [''])[-1][:150]}")
