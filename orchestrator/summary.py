@@ -208,6 +208,7 @@ def _training(runs: Sequence[Run]) -> str:
     ):
         found = dict.fromkeys(getattr(spec, field) for spec in specs)
         if set(found) != {None}:
+            unit = unit.removesuffix("s") if set(found) == {1} else unit
             words.append(f"{'/'.join('no limit' if most is None else f'{most:,}' for most in found)} {unit}")
     tested = {"last": "the last weights", "best": "the best on validation"}
     kinds = dict.fromkeys(tested[spec.tested_checkpoint] for spec in specs)
