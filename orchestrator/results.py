@@ -143,19 +143,28 @@ def trial_directory(storage: Path, trial_id: str) -> Path:
     return Path(storage) / "trials" / trial_id
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: a reader sees the old or the new file, whole, even after a power cut."""
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `path` by `content`: a reader sees the old or the new file, whole.
+
+    Args:
+        path: The file; its folder is made.
+        content: The bytes.
+        durable: True where this must hold after a power cut too, which takes milliseconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -176,7 +185,8 @@ def write_spec(directory: Path, spec: Spec) -> None:
             return
     except OSError:
         pass  # not there yet, or not readable: writing it says what is wrong
-    write_bytes(directory / "spec.json", content)
+    # Whoever runs the trial compares it with the sweep and writes it again where it is not whole.
+    write_bytes(directory / "spec.json", content, durable=False)
 
 
 def write_result(directory: Path, result: TrialResult) -> None:
