@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from e2cnn import gspaces
 from e2cnn.nn import FieldType, R2Conv
+from e2cnn.nn.modules.r2_conv import basisexpansion_singleblock
 from torch import Tensor, nn
 
 Group = Literal["C4", "D4", "C8"]
@@ -91,7 +92,8 @@ def e2cnn_conditions() -> Iterator[None]:
 
     `np.array(x, copy=False)` means again what it meant in numpy 1, copy only where needed; numpy 2 raises instead,
     which breaks every filter between regular fields of a group with flips. Two calls that torch and numpy deprecate
-    stay silent. Tensors are float64, which e2cnn takes from torch's default type.
+    stay silent. Tensors are float64, which e2cnn takes from torch's default type. Layers share no sampled basis with
+    layers made before: e2cnn keeps one module for all, which casting any one layer would cast under the others.
     """
 
     class Numpy1:
@@ -102,6 +104,7 @@ def e2cnn_conditions() -> Iterator[None]:
             return np.array(x, copy=True if copy else None)
 
     default = torch.get_default_dtype()
+    shared, basisexpansion_singleblock._stored_filters = basisexpansion_singleblock._stored_filters, {}
     e2cnn.kernels.utils.np = Numpy1()
     torch.set_default_dtype(torch.float64)
     try:
@@ -111,6 +114,7 @@ def e2cnn_conditions() -> Iterator[None]:
             yield
     finally:
         e2cnn.kernels.utils.np = np
+        basisexpansion_singleblock._stored_filters = shared
         torch.set_default_dtype(default)
 
 
