@@ -118,6 +118,9 @@ class Page:
     def wait_for_text(self, *words):
         wait_for(lambda: all(word in self.text() for word in words), otherwise=self._state)
 
+    def wait_for_place(self, part):
+        wait_for(lambda: part in self.driver.current_url, otherwise=self._state)
+
     def wait_for_all(self, selector, least=1):
         def enough():
             found = self.driver.find_elements("css selector", selector)
@@ -168,6 +171,7 @@ def test_the_list_of_experiments_leads_to_the_runs(page, experiment):
     page.click(links[0])
     # MLflow's pages are for language models until one says otherwise, once per browser; this address says it.
     page.wait_for_text("Model training")
+    page.wait_for_place("workflowType=genai")  # it moves on once it knows: an address given before that would be lost
     page.open(f"/experiments/{experiment[0]}/runs?workflowType=machine_learning")
     page.wait_for_text(SWEEP.name, "matching runs")
 
