@@ -19,6 +19,7 @@ from orchestrator.checking import add_check
 from orchestrator.estimates import Measurement, Schedule, schedule, side_by_side
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
+from orchestrator.job_verbs import add_job_verbs
 from orchestrator.planning import Plan, by_cell, make_plan, size_words
 from orchestrator.progress import Progress, duration
 from orchestrator.provenance import code_hash
@@ -108,12 +109,23 @@ def _parser() -> argparse.ArgumentParser:
     add_table(verb, _load)
     sync = verb("sync", _sync, "Rebuild the MLflow view from the trial directories.")
     for ray in (data, run):
-        ray.add_argument("--address", help="an existing Ray cluster (default: one is started on this machine)")
+        # A job that Ray runs, and whoever has set it, finds the cluster by the variable; jobs' clients put a URL there.
+        known = os.environ.get("RAY_ADDRESS", "")
+        ray.add_argument(
+            "--address",
+            default=None if known.startswith("http") else known or None,
+            help="an existing Ray cluster (default: RAY_ADDRESS; without it one is started on this machine)",
+        )
     for mlflow in (run, sync):
-        mlflow.add_argument("--tracking-uri", help="MLflow's store (default: sqlite in the storage)")
+        mlflow.add_argument(
+            "--tracking-uri",
+            default=os.environ.get("MLFLOW_TRACKING_URI"),
+            help="MLflow's store (default: MLFLOW_TRACKING_URI; without it, sqlite in the storage)",
+        )
     run.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
     add_trial_verbs(verbs, verb, _load)
     add_verbs(verbs, verb, _load)
+    add_job_verbs(verbs, verb, _load)
     add_interchange(verbs)
     add_check(verbs)
     return parser
@@ -143,7 +155,7 @@ def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> 
         words += ["--set", override]
     if options.only and sweep is None:
         words += ["--only", options.only]
-    if getattr(options, "address", None):
+    if getattr(options, "address", None) not in (None, os.environ.get("RAY_ADDRESS")):
         words += ["--address", options.address]
     return shlex.join(words)
 

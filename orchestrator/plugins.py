@@ -75,6 +75,22 @@ def used_by(data: DatasetSpec, planner: PlannerSpec) -> tuple[str, ...]:
     return tuple(sorted({OWNERS[name] for name in names if name in OWNERS}))
 
 
+def loaded() -> list[str]:
+    """Return the modules of the loaded plug-ins."""
+    return list(_loaded)
+
+
+def packages() -> list[Path]:
+    """Return the folders and files that the loaded plug-ins are in: what another machine needs to have them too."""
+    found: dict[Path, None] = {}
+    for name in _loaded:
+        spec = sys.modules[name.partition(".")[0]].__spec__
+        assert spec is not None, name
+        places = list(spec.submodule_search_locations or [])
+        found[Path(places[0] if places else str(spec.origin))] = None
+    return list(found)
+
+
 def runtime_env() -> dict[str, Any] | None:
     """Return what makes a cluster's workers have the loaded plug-ins as they are here, ahead of any installed ones.
 
@@ -82,15 +98,8 @@ def runtime_env() -> dict[str, Any] | None:
     """
     if not _loaded:
         return None
-    packages: dict[str, None] = {}
-    for name in _loaded:
-        module = sys.modules[name.partition(".")[0]]
-        spec = module.__spec__
-        assert spec is not None, name
-        places = list(spec.submodule_search_locations or [])
-        packages[places[0] if places else str(spec.origin)] = None
     return {
-        "py_modules": list(packages),
+        "py_modules": [str(path) for path in packages()],
         "excludes": _UNSHIPPED,
         "env_vars": {_VARIABLE: ",".join(_loaded)},
         "worker_process_setup_hook": "orchestrator.plugins.load_in_worker",

@@ -306,7 +306,21 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
     return sweep
 
 
-def _read_document(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def sweep_files(path: str | Path) -> list[Path]:
+    """Return the file of a sweep and those that it extends.
+
+    Args:
+        path: The sweep's file.
+
+    Raises:
+        SweepError: As for `load_sweep`, as far as the files are concerned.
+    """
+    read: list[Path] = []
+    _read_document(Path(path), seen=(), read=read)
+    return read
+
+
+def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None = None) -> dict[str, Any]:
     if path.resolve() in seen:
         raise SweepError(f"{path}: extends: the files extend each other in a circle")
     try:
@@ -318,14 +332,18 @@ def _read_document(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise SweepError(f"{path}: not valid YAML: {reason}") from None
     if isinstance(document, dict) and isinstance(document.get("metadata"), dict) and "sweep" in document["metadata"]:
         document = document["metadata"]["sweep"]
+    elif isinstance(document, dict) and "provider" in document and "planners" not in document:
+        raise SweepError(f"{path}: a Ray cluster file without a sweep, which would stand under metadata.sweep")
     if not isinstance(document, dict):
         raise SweepError(f"{path}: expected a mapping (name, planners, grid, ...), got {type(document).__name__}")
+    if read is not None:
+        read.append(path)
     parent = document.pop("extends", None)
     if parent is None:
         return document
     if not isinstance(parent, str):
         raise SweepError(f"{path}: extends: expected the name of a sweep file, got {parent!r:.80}")
-    return _merged(_read_document(path.parent / parent, (*seen, path.resolve())), document)
+    return _merged(_read_document(path.parent / parent, (*seen, path.resolve()), read), document)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

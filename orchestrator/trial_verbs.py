@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from orchestrator.job_verbs import add_address, cancel_job
 from orchestrator.leases import TrialHeld
 from orchestrator.planning import size_words
 from orchestrator.progress import Progress, outcome, trial_name
@@ -32,7 +33,17 @@ def add_trial_verbs(
     trial = sweep_verb("trial", lambda options: _trial(options, *load(options)), "One trial here, without Ray.")
     trial.add_argument("trial_id", metavar="TRIAL_ID", help="the trial's id or a prefix of it")
     trial.add_argument("--replay", action="store_true", help="show its first forward divergence again, in a new folder")
-    sweep_verb("cancel", lambda options: _cancel(options, *load(options)), "Stop chosen trials and keep them stopped.")
+    cancel = sweep_verb(
+        "cancel", lambda options: _cancel(options, *load(options)), "Stop chosen trials and keep them stopped."
+    )
+    cancel.add_argument(
+        "--job",
+        nargs="?",
+        const="",
+        metavar="JOB",
+        help="stop the sweep's job on a cluster instead; its trials stay as they are, submitting it again goes on",
+    )
+    add_address(cancel)
     sweep_verb("retry", lambda options: _retry(options, *load(options)), "Let cancelled and failed trials run again.")
     gc = verbs.add_parser("gc", help="What the storage holds that can be made again; frees it when asked.")
     gc.set_defaults(verb=_gc)
@@ -102,8 +113,20 @@ def _replay(options: argparse.Namespace, trial: PlannedTrial) -> int:
 def _cancel(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.steering import cancel
 
+    if options.job is not None:
+        if options.only:
+            raise SweepError("cancel: --only cancels trials, --job stops a job; not both")
+        said_of_jobs = cancel_job(sweep, options.job, options.address)
+        print(
+            json.dumps({"sweep": sweep.name, "jobs": said_of_jobs}, indent=2)
+            if options.json
+            else "\n".join(f"{job}: {words}" for job, words in said_of_jobs.items())
+        )
+        return 0
     if not options.only:
-        raise SweepError("cancel: say which trials, e.g. --only planner=vin or --only id=3f2a")
+        raise SweepError(
+            "cancel: say which trials, e.g. --only planner=vin or --only id=3f2a; or --job for the job on a cluster"
+        )
     said = {trial.trial_id: cancel(options.storage, trial.trial_id) for trial in trials}
     _say_each(options, sweep, dict(said))
     return 0

@@ -50,7 +50,11 @@ def test_the_command_line_is_a_contract():
     assert options("data") == every | {"--address"}
     assert options("run") == every | {"--address", "--tracking-uri", "--rerun"}
     assert options("trial") == every | {"--replay"}
-    assert options("cancel") == options("retry") == every
+    assert options("retry") == every
+    assert options("cancel") == every | {"--job", "--address"}
+    assert options("submit") == every | {"--address", "--tracking-uri", "--rerun"}
+    assert options("status") == every | {"--address"}
+    assert options("logs") == {"--address", "--follow", "--json"}
     assert options("gc") == {"--storage", "--dry-run", "--datasets", "--json"}
     assert options("table") == every | {"--format", "--wide", "--compare"}
     assert options("sync") == every | {"--tracking-uri"}
