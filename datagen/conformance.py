@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datagen import parquet
 from datagen.expert import goal_distances, optimal_actions
+from datagen.links import Links, link_distances, optimal_links, read_links
 from datagen.problem import Problems
 from datagen.splits import map_hashes
 from datagen.task import SPLITS, TASKS, DatasetSpec, Split
@@ -58,15 +60,36 @@ def check_vocabulary(spec: DatasetSpec) -> None:
 def check_labels(spec: DatasetSpec) -> None:
     """Distances, optimal actions and labels are those of the task's moves."""
     problems, moves = _draw(spec, "train", 0, 20), TASKS[spec.task].moves
-    distance = goal_distances(problems.map, problems.goal, moves)
+    if moves.links:
+        links = read_links(moves, problems.observation)
+        _check_roads(links, problems.map)
+        distance = link_distances(problems.goal, links, problems.map.shape[2])
+        best = optimal_links(distance, links).reshape(problems.map.shape)
+        distance = distance.reshape(problems.map.shape)
+    else:
+        distance = goal_distances(problems.map, problems.goal, moves)
+        best = optimal_actions(problems.map, distance, moves)
     assert np.allclose(problems.distance, distance, rtol=1e-5), (
-        "distance: not the cheapest path by the task's moves; datagen.expert.solve makes all labels"
+        "distance: not the cheapest path by the task's moves; datagen.expert.solve makes all labels, on graphs "
+        "datagen.links.solve_links"
     )
-    best = optimal_actions(problems.map, distance, moves)
     assert np.array_equal(problems.optimal_actions, best), "optimal_actions: not those of the task's moves"
     away = best > 0
     assert ((best >> problems.label) & 1)[away].all(), "label: a cell's label is not one of its optimal actions"
     assert away.any(), "no cell of 20 problems can reach its goal"
+
+
+def _check_roads(links: Links, map_: NDArray[np.uint8]) -> None:
+    n, slots = len(map_), map_[0].size
+    assert links.target.shape[:2] == links.cost.shape[:2] == (n, slots), (
+        f"links: expected [{n}, {slots}, actions], got {list(links.target.shape)} and {list(links.cost.shape)}"
+    )
+    assert (links.cost > 0).all(), "links: a road's cost is not positive"
+    here = links.target == np.arange(slots)[None, :, None]
+    assert (np.isinf(links.cost) == here).all(), "links: roads lead elsewhere, and where there is none the cost is inf"
+    occupied = map_.reshape(n, slots) == 1
+    ends = np.take_along_axis(occupied, links.target.reshape(n, -1), axis=1).reshape(links.target.shape)
+    assert (ends & occupied[:, :, None])[~here].all(), "links: a road begins or ends at an empty slot"
 
 
 def check_any_part_by_itself(spec: DatasetSpec) -> None:

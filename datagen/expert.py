@@ -214,6 +214,8 @@ def _check(map_: NDArray[np.uint8], moves: Moves) -> None:
         raise ValueError(f"map: expected uint8 [n, h, w], got {map_.dtype} {list(map_.shape)}")
     if len(moves.offsets) > 8:
         raise ValueError(f"moves: a bit mask holds at most 8 actions, got {len(moves.offsets)}")
+    if moves.links:
+        raise ValueError("moves: where every problem has roads of its own, datagen.links makes the labels")
 
 
 def goal_distances(map_: NDArray[np.uint8], goal: NDArray[np.int16], moves: Moves) -> NDArray[np.float32]:

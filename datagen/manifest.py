@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from datagen.spec import Spec
-from datagen.task import SPLITS, TASKS, DatasetSpec, Split, load_tasks
+from datagen.task import SPLITS, TASKS, DatasetSpec, Split, input_channels, load_tasks
 
 
 class DatasetError(ValueError):
@@ -87,13 +87,16 @@ def card(manifest: Manifest) -> str:
     total = sum(manifest.rows(split) for split in SPLITS)
     size = sum(record.bytes for record in manifest.shards)
     observation = task.observation_shape(spec)
-    seen = (
-        f"| `observation` | uint8 {list(observation)} | what the planner's mapper sees instead of the map |\n"
-        if observation
-        else ""
+    reads = (
+        "what the planner sees beside map and goal"
+        if input_channels(spec)
+        else "what the planner's mapper sees instead of the map"
     )
+    seen = f"| `observation` | uint8 {list(observation)} | {reads} |\n" if observation else ""
     actions = ", ".join(f"{i} = {name}" for i, name in enumerate(task.moves.names))
     edge = "on the torus" if task.moves.wrap else "a move over the edge stays"
+    if task.moves.links:
+        edge = "where they lead is in each problem's observation"
     disjoint = (
         f"**{manifest.shared_maps} maps are in more than one split**, as in the file that was imported."
         if manifest.shared_maps

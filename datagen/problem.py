@@ -22,12 +22,15 @@ class Moves:
         offsets: Row and column change per action (rows grow southwards, columns eastwards).
         costs: Cost per action, positive.
         wrap: True on the torus, False where a move over the edge is a bump.
+        links: Where every problem brings roads of its own, the function that reads them off the observations,
+            "module:function" (see `datagen.links`); offsets and costs then mean nothing. Empty on a grid.
     """
 
     names: tuple[str, ...] = ACTIONS
     offsets: tuple[tuple[int, int], ...] = ((-1, 0), (0, -1), (1, 0), (0, 1))
     costs: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     wrap: bool = False
+    links: str = ""
 
 
 FOUR = Moves()

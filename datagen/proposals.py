@@ -47,6 +47,22 @@ def draw_proposed(
     Raises:
         ValueError: A proposal is no map with a free goal of the task's shape, or there are too few maps.
     """
+    maps, goals = draw_maps(spec, split, start, stop, propose)
+    return solve(maps, goals, moves, label_seeds(problem_seeds(spec.seed, SPLITS.index(split), start, stop)))
+
+
+def draw_maps(
+    spec: DatasetSpec,
+    split: Split,
+    start: int,
+    stop: int,
+    propose: Callable[[np.random.Generator], Proposal | None],
+) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    """Return the maps and goals of `draw_proposed` alone, for a task that labels them in a way of its own.
+
+    Returns:
+        uint8 [n, h, w] and int16 [n, 2].
+    """
 
     def turn(first: int, end: int, claims: Claims) -> list[Proposal]:
         return [_accepted(spec, split, index, propose, claims) for index in range(first, end)]
@@ -58,7 +74,7 @@ def draw_proposed(
             raise ValueError(f"task {spec.task!r}: expected maps of shape {shape}, got {map_.shape}")
     maps = np.array([map_ for map_, _ in found], np.uint8).reshape(len(found), *shape)
     goals = np.array([goal for _, goal in found], np.int16).reshape(len(found), 2)
-    return solve(maps, goals, moves, label_seeds(problem_seeds(spec.seed, SPLITS.index(split), start, stop)))
+    return maps, goals
 
 
 def _accepted(

@@ -67,7 +67,7 @@ class Task:
         mapper: The planner's mapper that the observations need ("identity" where the map itself is given).
         options: The task's own choices.
         observation_shape: Shape of one problem's observation, or None where there is none; known before any is made,
-            so that shards can be sized.
+            so that shards can be sized. With the mapper "identity", [channels, h, w] are further inputs per cell.
         map_shape: Rows and columns of the map; `map_size` of each where the task does not say otherwise.
     """
 
@@ -94,6 +94,18 @@ TASKS: dict[str, Task] = {
         "datagen.visual:draw", mapper="panorama", options=VisualOptions, observation_shape=panorama_shape
     ),
 }
+
+
+def input_channels(spec: DatasetSpec) -> int:
+    """Return how many channels a planner sees beside map and goal: those of observations that need no mapper.
+
+    Such observations are images of the map's own height and width, [channels, h, w].
+    """
+    task = TASKS[spec.task]
+    shape = task.observation_shape(spec)
+    if task.mapper != "identity" or shape is None or len(shape) != 3 or shape[1:] != task.map_shape(spec):
+        return 0
+    return shape[0]
 
 
 def load_tasks(plugins: Iterable[str]) -> None:

@@ -37,9 +37,11 @@ def read_problem(dataset: Path, split: Split, index: int) -> tuple[DatasetSpec, 
 
     Raises:
         DatasetError: The dataset is missing or altered.
-        ResultError: It has no such problem.
+        ResultError: It has no such problem, or is not one of maps.
     """
     manifest = parquet.load_manifest(dataset)
+    if TASKS[manifest.spec.task].moves.links:
+        raise ResultError(f"{dataset}: problems of task {manifest.spec.task!r} are graphs; pictures are of maps")
     count = manifest.rows(split)
     if not 0 <= index < count:
         raise ResultError(f"--index {index}: {dataset} has {count} {split} problems, numbered from 0")

@@ -14,7 +14,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from datagen.plugins import PluginError
 from datagen.spec import Spec, digest, first_problem, nearest
-from datagen.task import TASKS, DatasetSpec
+from datagen.task import TASKS, DatasetSpec, input_channels
 from orchestrator.plugins import load_installed_plugins, load_plugins, used_by
 from orchestrator.search_space import SearchSpec, Suggestions
 from planners.specs import PlannerSpec, TrainingSpec
@@ -88,6 +88,7 @@ class TrialSpec(Spec):
             raise ValueError("data.test is 0: a trial is judged by its test maps")
         if self.training.tested_checkpoint == "best" and self.data.valid == 0:
             raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
+        self.planner.check_moves(TASKS[self.data.task].moves)
         return self
 
 
@@ -408,7 +409,7 @@ def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[Pla
         for further in range(len(sweep.test_on)):
             further_tests(sweep, data, further)
         task = TASKS[data.task]
-        surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper}
+        surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
         for name, entry in sweep.planners.items():
             where = f"planners.{name}"
             suggested: Iterable[dict[str, Scalar]] = [{}]

@@ -107,11 +107,8 @@ class Inputs:
 @torch.no_grad()
 def encode(planner: Planner, inputs: Inputs) -> Injected:
     """Return what the planner gives to every step on these problems, seen through the mapper where it has one."""
-    map_ = inputs.map
-    if inputs.observation is not None:
-        size = (inputs.goal.shape[-2], inputs.goal.shape[-1])
-        map_ = planner.mapper(inputs.observation, size).sigmoid()
-    return planner.core.encode(torch.cat([map_, inputs.goal], dim=1))
+    x, _ = planner.inputs(inputs.map, inputs.goal, inputs.observation)
+    return planner.core.encode(x)
 
 
 @dataclass(frozen=True)

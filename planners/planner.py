@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, cat, nn
 
 from datagen.problem import ACTIONS
-from planners.cores import Core, GRUCore, Injected, ValueIterationCore, gru_iteration, value_iteration
+from planners.cores import Core, GRUCore, Injected, ValueIterationCore
 from planners.fixed_points import Solution, fixed_point
 from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, Entry, PlannerSpec
 
@@ -61,15 +62,51 @@ class Planner(nn.Module):
         solver: Forward solver.
         adjoint: How gradients pass through the solution.
         kernel: "auto" takes a compiled loop where there is one for core, solver, adjoint and device; "reference" never.
+        channels: Further channels of the core's input, which the observation is then; see `inputs`.
     """
 
-    def __init__(self, core: Core, mapper: nn.Module, solver: Any, adjoint: Any, kernel: str = "auto") -> None:
+    def __init__(
+        self, core: Core, mapper: nn.Module, solver: Any, adjoint: Any, kernel: str = "auto", channels: int = 0
+    ) -> None:
         super().__init__()
         self.core = core
         self.mapper = mapper
         self.solver = solver
         self.adjoint = adjoint
         self.kernel = kernel
+        self.channels = channels
+
+    def inputs(self, map: Tensor | None, goal: Tensor, observation: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return what the core encodes, and the map's logits where the mapper made it of the observation.
+
+        Args:
+            map: As `plan` takes it.
+            goal: As `plan` takes it.
+            observation: As `plan` takes it.
+
+        Returns:
+            [B, 2 + channels, h, w], map, goal and further channels, 0..1; and [B, 1, h, w] or None.
+
+        Raises:
+            ValueError: If shapes do not fit, or something is missing.
+        """
+        _check("goal", goal)
+        map_logits = None
+        if observation is not None and not self.channels:
+            map_logits = self.mapper(observation, (goal.shape[-2], goal.shape[-1]))
+            map = map_logits.sigmoid()
+        if map is None:
+            raise ValueError("map: expected a tensor [B, 1, h, w] or an observation for the mapper, got neither")
+        _check("map", map)
+        if map.shape != goal.shape:
+            raise ValueError(f"map and goal must have one shape, got {tuple(map.shape)} and {tuple(goal.shape)}")
+        if not self.channels:
+            return cat([map, goal], dim=1), map_logits
+        expected = (len(map), self.channels, *map.shape[2:])
+        if observation is None or observation.shape != expected:
+            found = None if observation is None else tuple(observation.shape)
+            raise ValueError(f"observation: expected uint8 {expected}, the channels beside map and goal, got {found}")
+        return cat([map, goal, observation.to(goal) / 255], dim=1), None
 
     def plan(
         self,
@@ -85,7 +122,8 @@ class Planner(nn.Module):
             map: [B, 1, h, w] floats, 1 = free and 0 = obstacle (or the probability that a cell is free). Not looked at
                 when there is an observation.
             goal: [B, 1, h, w] floats, 1 at the goal.
-            observation: What the mapper sees instead of the map, [B, ...]; None plans on the map itself.
+            observation: What the mapper sees instead of the map, [B, ...]; None plans on the map itself. Of a planner
+                with further channels: those, [B, channels, h, w], 0..255.
             k_fwd: Most forward steps, this time; None is the planner's own number.
 
         Returns:
@@ -94,17 +132,7 @@ class Planner(nn.Module):
         Raises:
             ValueError: If shapes do not fit, or neither map nor observation is given.
         """
-        _check("goal", goal)
-        map_logits = None
-        if observation is not None:
-            map_logits = self.mapper(observation, (goal.shape[-2], goal.shape[-1]))
-            map = map_logits.sigmoid()
-        if map is None:
-            raise ValueError("map: expected a tensor [B, 1, h, w] or an observation for the mapper, got neither")
-        _check("map", map)
-        if map.shape != goal.shape:
-            raise ValueError(f"map and goal must have one shape, got {tuple(map.shape)} and {tuple(goal.shape)}")
-        x = cat([map, goal], dim=1)
+        x, map_logits = self.inputs(map, goal, observation)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
         kernel = "reference: asked for"
         if self.kernel != "reference":
@@ -119,7 +147,11 @@ class Planner(nn.Module):
     def _compiled(self, x: Tensor, solver: Any) -> tuple[Plan | None, str]:
         """Return the plan that a compiled loop makes, or None and the reason why the reference runs."""
         core, adjoint = self.core, self.adjoint
+        if find_spec("numba") is None:
+            return None, "reference: numba is not installed"
         if isinstance(core, ValueIterationCore):
+            from planners.cores import value_iteration
+
             step = core.value_iteration(x)
             reason = value_iteration.unsupported(step, solver, adjoint)
             if reason is None:
@@ -128,6 +160,8 @@ class Planner(nn.Module):
                 return Plan(core.read_out(step, solution.value), solution, step, "compiled"), "compiled"
             return None, f"reference: {reason}"
         if isinstance(core, GRUCore):
+            from planners.cores import gru_iteration
+
             gru = core.gru_iteration(x)
             reason = gru_iteration.unsupported(gru, solver, adjoint)
             if reason is None:
@@ -163,7 +197,7 @@ def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str
     Returns:
         A planner in float32 on the CPU; move and cast it as any module.
     """
-    core = named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions)
+    core = named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions, in_channels=2 + spec.channels)
     mapper = named(MAPPERS[spec.mapper])(spec.mapper_options, wrap=spec.wrap)
     solver = named(SOLVERS[spec.solver])(
         max_steps=spec.k_fwd, tolerance=spec.tolerance, **spec.solver_options.model_dump()
@@ -174,4 +208,4 @@ def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str
         options["solver"] = named(SOLVERS[spec.solver_bwd])(
             max_steps=spec.k_bwd, tolerance=spec.tolerance_bwd, **spec.solver_bwd_options.model_dump()
         )
-    return Planner(core, mapper, solver, adjoint_type(**options), kernel)
+    return Planner(core, mapper, solver, adjoint_type(**options), kernel, spec.channels)

@@ -19,6 +19,9 @@ from planners.rollout_kernel import measure
 DISTANCE_BINS = (10.0, 20.0, 40.0, 80.0, 160.0, math.inf)
 """Upper ends of the shortest-path bins in which success is also counted."""
 
+Roads = tuple[Tensor, Tensor]
+"""On graphs: where each action leads, int32 [n, h * w, actions], and what that costs, float32 of that shape."""
+
 _CELLS_AT_ONCE = 1 << 23  # bounds the memory of the gathers, not the result
 
 
@@ -45,7 +48,7 @@ class Evaluation:
     arrivals_by_distance: tuple[int, ...]
 
 
-def follow(actions: Tensor, free: Tensor, goal: Tensor, moves: Moves) -> tuple[Tensor, Tensor]:
+def follow(actions: Tensor, free: Tensor, goal: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor]:
     """Follow a policy from every cell until it arrives or can no longer arrive.
 
     Args:
@@ -60,6 +63,26 @@ def follow(actions: Tensor, free: Tensor, goal: Tensor, moves: Moves) -> tuple[T
     n, h, w = actions.shape
     cells = h * w
     device = actions.device
+    target, inside, cost = _led(actions, moves)
+    here = torch.arange(cells, device=device).expand(n, cells)
+    enters = inside & free.reshape(n, cells).gather(1, target)
+    goal_cell = (goal[:, 0] * w + goal[:, 1]).view(n, 1)
+    at_goal = here == goal_cell
+    step = torch.where(enters & ~at_goal, target, here)
+    cost = cost.masked_fill(at_goal, 0.0)
+    for _ in range(max(1, math.ceil(math.log2(cells)))):
+        cost = cost + cost.gather(1, step)
+        step = step.gather(1, step)
+    return (step == goal_cell).view(n, h, w), cost.view(n, h, w)
+
+
+def _led(actions: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where each cell's action leads, whether that is on the map, and what it costs, [n, h * w] each."""
+    n, h, w = actions.shape
+    device = actions.device
+    if not isinstance(moves, Moves):
+        target, cost = (part.gather(2, actions.view(n, h * w, 1)).squeeze(2) for part in moves)
+        return target.long(), torch.ones_like(target, dtype=torch.bool), cost
     rows = torch.arange(h, device=device).view(1, h, 1)
     columns = torch.arange(w, device=device).view(1, 1, w)
     offsets = torch.tensor(moves.offsets, device=device)
@@ -70,17 +93,8 @@ def follow(actions: Tensor, free: Tensor, goal: Tensor, moves: Moves) -> tuple[T
     else:
         inside = (to_row >= 0) & (to_row < h) & (to_column >= 0) & (to_column < w)
         to_row, to_column = to_row.clamp(0, h - 1), to_column.clamp(0, w - 1)
-    target = (to_row * w + to_column).view(n, cells)
-    here = torch.arange(cells, device=device).expand(n, cells)
-    enters = inside.view(n, cells) & free.reshape(n, cells).gather(1, target)
-    goal_cell = (goal[:, 0] * w + goal[:, 1]).view(n, 1)
-    at_goal = here == goal_cell
-    step = torch.where(enters & ~at_goal, target, here)
-    cost = torch.tensor(moves.costs, device=device)[actions].view(n, cells).masked_fill(at_goal, 0.0)
-    for _ in range(max(1, math.ceil(math.log2(cells)))):
-        cost = cost + cost.gather(1, step)
-        step = step.gather(1, step)
-    return (step == goal_cell).view(n, h, w), cost.view(n, h, w)
+    cost = torch.tensor(moves.costs, device=device)[actions]
+    return (to_row * w + to_column).view(n, -1), inside.view(n, -1), cost.view(n, -1)
 
 
 def evaluate_policy(
@@ -112,16 +126,17 @@ def evaluate_policy(
 
 
 def evaluate_by_squaring(
-    actions: Tensor, free: Tensor, goal: Tensor, distance: Tensor, optimal_actions: Tensor, moves: Moves
+    actions: Tensor, free: Tensor, goal: Tensor, distance: Tensor, optimal_actions: Tensor, moves: Moves | Roads
 ) -> Evaluation:
-    """Do what `evaluate_policy` does, on any device; arguments as there."""
+    """Do what `evaluate_policy` does, on any device, on graphs too; arguments as there."""
     n = len(actions)
     at_once = max(1, _CELLS_AT_ONCE // actions[0].numel())
     shares = torch.zeros(4, dtype=torch.float64)
     by_distance = torch.zeros(2, len(DISTANCE_BINS), dtype=torch.int64)
     for start in range(0, n, at_once):
         part = slice(start, start + at_once)
-        arrived, cost = follow(actions[part], free[part].bool(), goal[part].long(), moves)
+        own = moves if isinstance(moves, Moves) else (moves[0][part], moves[1][part])
+        arrived, cost = follow(actions[part], free[part].bool(), goal[part].long(), own)
         part_shares, part_by_distance = _sums(actions[part], arrived, cost, distance[part], optimal_actions[part])
         shares += part_shares
         by_distance += part_by_distance

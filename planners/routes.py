@@ -86,8 +86,14 @@ class RoutePlanner:
             The route, with values, residual and steps.
 
         Raises:
-            PlannerError: The map is not one of zeros and ones, or goal or start is no free cell of it.
+            PlannerError: The map is not one of zeros and ones, or goal or start is no free cell of it; or the planner
+                needs more than a map.
         """
+        if self.planner.channels:
+            raise PlannerError(
+                f"solve: this planner reads {self.planner.channels} channels beside map and goal; "
+                "give them to `planner.planner.plan(map, goal, observation)`"
+            )
         free = _checked(grid, goal=goal, start=start)
         tensor = next(self.planner.parameters())
         x = torch.zeros(1, 2, *free.shape)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from datagen.plugins import extend
+from datagen.problem import Moves
 from datagen.spec import Spec, first_problem, nearest
 
 
@@ -64,6 +65,14 @@ class SymVINOptions(VINOptions):
                 "which leaves no field"
             )
         return self
+
+    def check_moves(self, moves: Moves) -> None:
+        """Refuse other than four moves, which alone the equivariant head turns into each other."""
+        if self.equivariant_policy and len(moves.names) != 4:
+            raise ValueError(
+                f"equivariant_policy: core 'symvin' turns four moves into each other, and the task has "
+                f"{len(moves.names)}; give it equivariant_policy: false, or leave it out of this task"
+            )
 
 
 class ConvGPPNOptions(Spec):
@@ -129,6 +138,14 @@ class ContractiveOptions(Spec):
             if getattr(self, field) % order:
                 raise ValueError(f"{field} must be a multiple of {order}, the order of group {self.group!r}")
         return self
+
+    def check_moves(self, moves: Moves) -> None:
+        """Refuse other than four moves where they are tied."""
+        if self.group != "trivial" and len(moves.names) != 4:
+            raise ValueError(
+                f"group: core 'contractive' with group {self.group!r} turns four moves into each other, and the task "
+                f"has {len(moves.names)}; give it group: trivial"
+            )
 
 
 class PanoramaOptions(Spec):
@@ -258,6 +275,8 @@ class PlannerSpec(Spec):
         tolerance_bwd: The same for the adjoint system.
         mapper: What turns an observation into a map; a name in `MAPPERS`.
         wrap: True where the map is a torus.
+        channels: Channels of the core's input beside map and goal: the observation of a task that has one per cell and
+            no mapper.
     """
 
     core: str = "vin"
@@ -275,6 +294,7 @@ class PlannerSpec(Spec):
     mapper: str = "identity"
     mapper_options: SerializeAsAny[Spec] = NoOptions()
     wrap: bool = False
+    channels: int = Field(0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -320,6 +340,16 @@ class PlannerSpec(Spec):
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{field} means nothing with adjoint {self.adjoint!r}: leave it out")
         return self
+
+    def check_moves(self, moves: Moves) -> None:
+        """Refuse moves that the core can't plan for, where its options have a `check_moves` that does.
+
+        Raises:
+            ValueError: The core can't plan for them; says what it can.
+        """
+        check = getattr(self.options, "check_moves", None)
+        if check is not None:
+            check(moves)
 
 
 class TrainingSpec(Spec):

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from datagen.links import read_links
 from datagen.problem import Moves, Problems
 from planners.budget import Spent, applications
 from planners.fixed_points import Result, Solution
 from planners.memory import TensorMemory, state_tensors
 from planners.planner import Plan, Planner, build_planner
-from planners.rollout import Evaluation, evaluate_policy
+from planners.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
 from planners.specs import PlannerSpec, TrainingSpec
 
 WARM_UP_STEPS = 3
@@ -270,7 +271,7 @@ class Trainer:
     def _loss(self, inputs: _Inputs, generator: torch.Generator) -> tuple[Plan, Tensor]:
         apart = self.epoch < self.training.mapper_pretrain_epochs
         if inputs.observation is None or self.spec.mapper == "identity":
-            plan = self.planner.plan(inputs.map, inputs.goal)
+            plan = self.planner.plan(inputs.map, inputs.goal, inputs.observation if self.spec.channels else None)
             loss = self._cross_entropy(plan.logits, inputs)
         elif apart:
             plan = self.planner.plan(inputs.map, inputs.goal)
@@ -403,11 +404,16 @@ def evaluate(
     for batch in problems.in_order(batch_size):
         inputs = _Inputs.of(batch, device)
         plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
-        facts = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
+        facts: tuple[Any, ...] = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
+        if moves.links:
+            links = read_links(moves, batch.observation)
+            facts += (links.target, links.cost)
         parts.append((plan.logits.max(1).indices, *(torch.from_numpy(fact).to(device) for fact in facts)))
         done += len(batch)
         if progress is not None:
             progress(done)
     planner.train(was_training)
-    actions, free, goal, distance, optimal_actions = (torch.cat(part) for part in zip(*parts, strict=True))
+    actions, free, goal, distance, optimal_actions, *roads = (torch.cat(part) for part in zip(*parts, strict=True))
+    if roads:
+        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
     return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum
 from planners.cores.symmetry import symmetry
-from planners.cores.value_iteration import ValueIteration
 from planners.specs import ContractiveOptions
+
+if TYPE_CHECKING:
+    from planners.cores.value_iteration import ValueIteration
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
 
@@ -77,6 +81,8 @@ class Contractive(nn.Module):
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step as data, for the compiled path."""
+        from planners.cores.value_iteration import ValueIteration
+
         return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap, self.options.temperature)
 
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:

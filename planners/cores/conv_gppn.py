@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve, merged, same_conv
-from planners.cores.gru_iteration import GRUIteration
 from planners.specs import ConvGPPNOptions
+
+if TYPE_CHECKING:
+    from planners.cores.gru_iteration import GRUIteration
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
 
@@ -51,6 +55,8 @@ class ConvGPPN(nn.Module):
 
     def gru_iteration(self, x: Tensor) -> GRUIteration:
         """Return the step as data, for the compiled path."""
+        from planners.cores.gru_iteration import GRUIteration
+
         r, from_reward = self.rewards(x), self.from_reward
         assert from_reward.bias is not None
         return GRUIteration(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum, merged
 from planners.cores.steerable import SteerableFilter, group_order
-from planners.cores.value_iteration import ValueIteration
 from planners.specs import SymVINOptions
+
+if TYPE_CHECKING:
+    from planners.cores.value_iteration import ValueIteration
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
 
@@ -86,6 +90,8 @@ class SymVIN(nn.Module):
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step as data, for the compiled path."""
+        from planners.cores.value_iteration import ValueIteration
+
         return ValueIteration(self.rewards(x), *self.filters(), self.wrap, self.temperature)
 
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:

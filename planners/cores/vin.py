@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum, merged, same_conv
-from planners.cores.value_iteration import ValueIteration
 from planners.specs import VINOptions
+
+if TYPE_CHECKING:
+    from planners.cores.value_iteration import ValueIteration
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
 
@@ -52,6 +56,8 @@ class VIN(nn.Module):
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step as data, for the compiled path."""
+        from planners.cores.value_iteration import ValueIteration
+
         return ValueIteration(self.rewards(x), self.w_r, self.w_v, self.wrap, self.temperature)
 
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:

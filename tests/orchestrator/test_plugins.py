@@ -153,6 +153,18 @@ def test_streets_have_eight_moves_any_shape_and_a_fingerprint(untouched):
         TASKS["streets"].draw()(changed, "train", 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [("{core: symvin}", "give it equivariant_policy: false"), ("{core: contractive}", "give it group: trivial")],
+)
+def test_cores_that_turn_four_moves_refuse_eight_when_the_sweep_is_read(untouched, fields, advice):
+    path = EXAMPLES / "streets.yaml"
+    with pytest.raises(SweepError, match=f"streets.yaml: planners.tied: .*and the task has 8; {advice}"):
+        load_sweep(path, overrides=[f"planners.tied={fields}"])
+    plain = fields.replace("}", f", {advice.removeprefix('give it ')}}}")
+    assert "tied" in load_sweep(path, overrides=[f"planners.tied={plain}"]).planners
+
+
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
     """The example as a user has it: in a folder of one's own, started from another, with a word of one's own in it."""
