@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test check bench chaos fuzz clean
+.PHONY: setup quickstart smoke-all test check bench chaos fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.planner_core
 	$(BIN)/python -m benchmarks.datagen
+	$(BIN)/python -m benchmarks.visual
 
 # Twenty faults at random moments of a small real sweep, its storage on a small file system where we may mount one.
 CHAOS := /tmp/idp-chaos
@@ -60,6 +61,23 @@ chaos: $(STAMP)
 # Ten thousand mutated sweep files: each accepted, or refused with one clear message.
 fuzz: $(STAMP)
 	IDP_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/orchestrator/test_specs.py -k mutated
+
+# The lab cluster (docs/administration.md).
+COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+secrets:
+	docker/secrets.sh
+
+wheelhouse: $(STAMP)
+	docker/wheelhouse.sh $(BIN)
+
+image:
+	DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 $(COMPOSE) build head
+
+# The whole stack in an engine of its own, as root: minutes, and some 10 GB in COMPOSE_SCRATCH meanwhile.
+COMPOSE_SCRATCH := /tmp/idp-compose
+compose-test: $(STAMP) wheelhouse
+	$(BIN)/python tests/compose/run.py --scratch $(COMPOSE_SCRATCH)
 
 clean:
 	rm -rf $(VENV)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +20,10 @@ from datagen.parquet import concatenate, file_sha256, load_manifest
 from datagen.problem import Problems
 from datagen.task import Split
 
-_GROUPS_ON_THE_WAY = 3
-"""Row groups beside the pool: the next one as read and unpacked, and one going into the pool."""
-_BATCHES_GIVEN_OUT = 2
-"""The one just drawn, and the one before, which the trainer may still hold."""
+_GROUPS_ON_THE_WAY = 2
+"""Row groups beside the pool: the one going into it, as read and unpacked."""
+_BATCHES_GIVEN_OUT = 3
+"""The one drawn ahead, the one given out, and the one before, which the trainer may still hold."""
 
 
 class ProblemStream:
@@ -84,16 +83,6 @@ class ProblemStream:
             names = [name for name in file.schema_arrow.names if name != "obstacles"]
             return _views(file.read_row_group(group, columns=names, use_threads=False))
 
-    def _read_ahead(self, places: list[tuple[Path, int]]) -> Iterator[Problems]:
-        """Yield the row groups at `places`, the next one being read meanwhile."""
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._read, places[0])
-            for following in itertools.chain(places[1:], [None]):
-                group = ahead.result()
-                if following is not None:
-                    ahead = reader.submit(self._read, following)
-                yield group
-
     def _capacity(self, batch: int) -> int:
         """Return how many problems the pool holds."""
         beside = _GROUPS_ON_THE_WAY * self._most_rows + _BATCHES_GIVEN_OUT * batch
@@ -119,6 +108,9 @@ class ProblemStream:
             DatasetError: A shard fails its checksum; names the file.
             ValueError: `max_bytes` is too small for such batches.
         """
+        return _one_ahead(self._drawn(size, seed, epoch))
+
+    def _drawn(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
         if len(self) < size:
             return
         random = np.random.default_rng([seed, epoch])
@@ -127,7 +119,7 @@ class ProblemStream:
         free = list(range(capacity - 1, -1, -1))
         taken: NDArray[np.int64] = np.empty(0, np.int64)
         left = len(self)
-        source = self._read_ahead([self._groups[i] for i in random.permutation(len(self._groups))])
+        source = (self._read(self._groups[i]) for i in random.permutation(len(self._groups)))
         while left >= size:
             while len(free) >= self._most_rows and (group := next(source, None)) is not None:
                 pool = pool or _empty_like(group, capacity)
@@ -146,10 +138,11 @@ class ProblemStream:
 
     def in_order(self, size: int) -> Iterator[Problems]:
         """Yield all problems as they are stored, in parts of `size`, the last one perhaps smaller."""
-        if not self._groups:
-            return
+        return _one_ahead(self._stored(size))
+
+    def _stored(self, size: int) -> Iterator[Problems]:
         rest: Problems | None = None
-        for group in self._read_ahead(self._groups):
+        for group in map(self._read, self._groups):
             part = group if rest is None else concatenate([rest, group])
             start = 0
             while len(part) - start >= size:
@@ -158,6 +151,15 @@ class ProblemStream:
             rest = part[start:] if start < len(part) else None
         if rest is not None:
             yield rest.take(np.arange(len(rest)))
+
+
+def _one_ahead(source: Iterator[Problems]) -> Iterator[Problems]:
+    """Yield what `source` yields; while one item is in use, a thread makes the next."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, source, None)
+        while (item := ahead.result()) is not None:
+            ahead = reader.submit(next, source, None)
+            yield item
 
 
 def _views(table: pa.Table) -> Problems:

@@ -42,7 +42,7 @@ def everything(dataset):
 
 
 def smallest(size):
-    return (size + 4 + 3 * 4 + 2 * size) * BYTES
+    return (size + 4 + 2 * 4 + 3 * size) * BYTES
 
 
 @pytest.mark.parametrize("max_bytes", [smallest(8), 2**20])
