@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from datagen import parquet
 from datagen.spec import first_problem
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
-from orchestrator.provenance import code_hash
+from orchestrator.plugins import used_by
+from orchestrator.provenance import Provenance, code_hash, provenance
 from orchestrator.results import ResultError, trial_directory, write_json
 from orchestrator.specs import PlannedTrial, SweepSpec, further_tests
 
@@ -37,7 +38,7 @@ class EvaluationResult(BaseModel):
         cells_by_distance: Cells per bin of `planners.rollout.DISTANCE_BINS`.
         arrivals_by_distance: How many of them arrive.
         seconds: Wall time.
-        code: Hash of the code that planned.
+        provenance: What produced the numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -55,7 +56,7 @@ class EvaluationResult(BaseModel):
     cells_by_distance: list[int] = []
     arrivals_by_distance: list[int] = []
     seconds: float
-    code: str
+    provenance: Provenance = Provenance()
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> 
         path = evaluation.path(storage)
         if (path.parents[1] / "result.json").exists() and (path.parents[1] / "checkpoint.pt").exists():
             done = read_evaluation(path)
-            if done is None or done.code != code_hash():
+            if done is None or not done.provenance.made_by(code_hash()):
                 found[path] = evaluation
     return list(found.values())
 
@@ -174,7 +175,7 @@ def evaluate_trial(
         cells_by_distance=list(found.cells_by_distance),
         arrivals_by_distance=list(found.arrivals_by_distance),
         seconds=time.perf_counter() - started,
-        code=code_hash(),
+        provenance=provenance(manifest.dataset_id, plugins=used_by(manifest.spec, trained.spec.planner)),
     )
     write_json(evaluation_path(directory, result.dataset_id, split, result.k), result.model_dump(mode="json"))
     return result

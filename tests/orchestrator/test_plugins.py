@@ -248,7 +248,8 @@ def test_other_verbs_find_the_plug_in_by_the_trials_spec(campaign):
         command, capture_output=True, text=True, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(folder)}
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["maps"] == 8
+    found = json.loads(done.stdout)
+    assert found["maps"] == 8 and set(found["provenance"]["plugins"]) == {"street_planning"}
     alone = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
     assert alone.returncode == 2
     assert "no module 'street_planning'" in alone.stderr and "Traceback" not in alone.stderr

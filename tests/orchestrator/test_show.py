@@ -184,8 +184,13 @@ test_on: [{map_size: 9, test: 3}, {map_size: 7, test: 5}]
         ("grown", 7),
     ]
     dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
-    evaluate_trial(trial, dataset, k=27)
+    done = evaluate_trial(trial, dataset, k=27)
     assert len(missing_evaluations(planned, storage)) == 3
+    path = evaluation_path(trial, done.dataset_id, "test", 27)
+    for other in ({"code": "0" * 12}, {"plugins": {"a_plug_in_that_went": "0" * 12}}):
+        made = done.provenance.model_copy(update=other)
+        path.write_text(done.model_copy(update={"provenance": made}).model_dump_json())
+        assert len(missing_evaluations(planned, storage)) == 4, other
 
 
 def test_the_commands_show_and_evaluate(storage, trial, tmp_path, capsys):
