@@ -365,6 +365,9 @@ class TrainingSpec(Spec):
         gradient_clip: Largest 2-norm of the whole gradient; 0 switches clipping off.
         labels: "one_hot" (one optimal action per cell, all cells) or "all_optimal" (uniform over all optimal actions,
             cells that can reach the goal).
+        discount_from: A core with a discount gamma < 1 plans each training step with one drawn between this and gamma,
+            1 - gamma log-uniform, and is tested with gamma. At distance d a goal's pull is gamma^d: less of it in
+            training is like larger maps. None draws nothing.
         jacobian_weight: Weight of the squared Frobenius norm of df/dv at the equilibrium (C.2).
         jacobian_frequency: Share of the steps that add the penalty.
         mapper_pretrain_epochs: Epochs in which mapper and planner learn apart (D.1).
@@ -384,6 +387,7 @@ class TrainingSpec(Spec):
     epsilon: float = Field(1e-6, gt=0.0)
     gradient_clip: float = Field(40.0, ge=0.0)
     labels: Literal["one_hot", "all_optimal"] = "one_hot"
+    discount_from: float | None = Field(None, gt=0.0, lt=1.0)
     jacobian_weight: float = Field(0.0, ge=0.0)
     jacobian_frequency: float = Field(0.0, ge=0.0, le=1.0)
     mapper_pretrain_epochs: int = Field(15, ge=0)

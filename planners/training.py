@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 from datagen.links import read_links
 from datagen.problem import Moves, Problems
 from planners.budget import Spent, applications
+from planners.cores import DiscountedCore
 from planners.fixed_points import Result, Solution
 from planners.memory import TensorMemory, state_tensors
 from planners.planner import Plan, Planner, build_planner
@@ -240,7 +242,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         started = self._clock()
         inputs = _Inputs.of(batch, self.device)
-        plan, loss = self._loss(inputs, generator)
+        with self._drawn_discount(generator):
+            plan, loss = self._loss(inputs, generator)
         solved = self._clock()
         loss.backward()
         done = self._clock()
@@ -262,6 +265,19 @@ class Trainer:
             kernel=plan.kernel,
             applications=applications(solution, self.spec.adjoint),
         )
+
+    @contextmanager
+    def _drawn_discount(self, generator: torch.Generator) -> Iterator[None]:
+        core, least = self.planner.core, self.training.discount_from
+        if least is None:
+            yield
+            return
+        assert isinstance(core, DiscountedCore)
+        gamma = core.discount
+        draw = float(torch.rand((), generator=generator, device=self.device))
+        core.discount = 1 - (1 - gamma) * ((1 - least) / (1 - gamma)) ** draw
+        yield
+        core.discount = gamma
 
     def _clock(self) -> float:
         if self.device.type == "cuda":

@@ -62,6 +62,13 @@ class ValueIterationCore(Core, Protocol):
 
 
 @runtime_checkable
+class DiscountedCore(Core, Protocol):
+    """A core that weighs what is a step away by a discount, which training may vary (`TrainingSpec.discount_from`)."""
+
+    discount: float
+
+
+@runtime_checkable
 class GRUCore(Core, Protocol):
     """A core whose step is a convolutional GRU on the reward, which a compiled kernel can iterate."""
 

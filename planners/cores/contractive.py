@@ -36,6 +36,9 @@ class Contractive(nn.Module):
     All filters are tied over the turns and flips of the grid (`group`): turning the map turns the policy, exactly, and
     one map teaches what eight would.
 
+    Attributes:
+        discount: gamma; training may lower it for a step (`TrainingSpec.discount_from`).
+
     Args:
         options: Sizes, discount, temperature and group.
         wrap: True pads circularly.
@@ -47,6 +50,7 @@ class Contractive(nn.Module):
         super().__init__()
         self.wrap = wrap
         self.options = options
+        self.discount = options.discount
         self.symmetry = symmetry(options.group, options.kernel_size, actions)
         self.encoder_symmetry = symmetry(options.group, 3, actions)
         order = self.symmetry.order
@@ -65,7 +69,7 @@ class Contractive(nn.Module):
     def transitions(self) -> Tensor:
         """Return gamma P, [q_channels, 1, F, F]: non-negative, every filter summing to gamma."""
         probabilities = self.symmetry.images(self.transition_logits.softmax(dim=1).unsqueeze(1))
-        return self.options.discount * probabilities.unflatten(2, (self.options.kernel_size, -1))
+        return self.discount * probabilities.unflatten(2, (self.options.kernel_size, -1))
 
     def rewards(self, x: Tensor) -> Tensor:
         """Return the reward per action, [B, q_channels, h, w]."""

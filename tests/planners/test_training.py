@@ -73,6 +73,23 @@ def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(problems):
         assert torch.equal(a, b)
 
 
+def test_a_discount_is_drawn_for_every_training_step_and_for_none_of_testing(problems):
+    planner = PlannerSpec(core="contractive", adjoint="implicit", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=8)
+    training = TRAINING.model_copy(update={"discount_from": 0.9})
+    one = trainer(problems, planner, training)
+    seen, plan = [], one.planner.plan
+    one.planner.plan = lambda *inputs, **options: (
+        seen.append((one.planner.training, one.planner.core.discount)), plan(*inputs, **options)
+    )[1]  # fmt: skip
+    records = [numbers(one.run_epoch()) for _ in range(2)]
+    drawn = [discount for training, discount in seen if training]
+    assert len(set(drawn)) == len(drawn) == 8 and all(0.9 <= discount < 0.99 for discount in drawn)
+    assert {discount for training, discount in seen if not training} == {0.99}
+    again = trainer(problems, planner, training)
+    assert same(records, [numbers(again.run_epoch()) for _ in range(2)])
+    assert not same(records, [numbers(trainer(problems, planner).run_epoch()) for _ in range(2)])
+
+
 @pytest.mark.parametrize("labels", ["one_hot", "all_optimal"])
 def test_training_lowers_the_loss_and_raises_success(problems, labels):
     training = TrainingSpec(epochs=12, batch_size=16, optimizer="adam", learning_rate=1e-2, labels=labels)
