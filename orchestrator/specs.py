@@ -89,6 +89,14 @@ class TrialSpec(Spec):
         if self.training.tested_checkpoint == "best" and self.data.valid == 0:
             raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
         self.planner.check_moves(TASKS[self.data.task].moves)
+        least = self.training.discount_from
+        if least is not None and least > (discount := getattr(self.planner.options, "discount", 0.0)):
+            expected = (
+                f"at most the planner's, {discount}"
+                if discount
+                else f"none: core {self.planner.core!r} has no discount"
+            )
+            raise ValueError(f"training.discount_from is {least}, expected {expected}")
         return self
 
 
