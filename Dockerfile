@@ -56,7 +56,7 @@ RUN HOME=/tmp/check python -c "import bz2, ctypes, curses, lzma, readline, sqlit
 COPY sweeps /srv/idp/sweeps
 COPY docker/*.sh docker/*.py /srv/idp/docker/
 RUN --mount=type=bind,from=project,source=/dist,target=/dist \
-    pip install --quiet --disable-pip-version-check --no-deps --no-index /dist/*.whl
+    pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --no-index /dist/*.whl
 WORKDIR /srv/idp
 USER idp
 ENTRYPOINT ["/srv/idp/docker/entrypoint.sh"]

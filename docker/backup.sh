@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Back up what the stack can't make again, while it runs: docker/backup.sh FOLDER [--without-storage]
+# FOLDER gets MLflow's database and artifacts, the storage (unless your file server backs it up), .env and the secrets.
+set -euo pipefail
+target=$(realpath -m "${1:?usage: docker/backup.sh FOLDER [--without-storage]}")
+. "$(dirname "$0")/stack.sh"
+if [ -e "$target" ]; then
+    echo "backup: $target is there already: name a new folder" >&2
+    exit 2
+fi
+umask 077
+part=$target.part
+rm -rf "$part"
+mkdir -p "$part"
+compose exec -T postgres pg_dump --username mlflow --format custom mlflow > "$part/mlflow.dump"
+compose exec -T mlflow tar -C /artifacts -c . > "$part/artifacts.tar"
+if [ "${2:-}" != --without-storage ]; then
+    # 1: a file changed meanwhile. Trials replace their files whole, so that is a file from before or after.
+    tar -C "$(setting IDP_STORAGE)" -cf "$part/storage.tar" . || [ $? = 1 ]
+fi
+cp -p .env "$part/env"
+cp -rp docker/secrets "$part/secrets"
+mv "$part" "$target"
+echo "backup: $(du -sh "$target" | cut -f1) in $target; it holds the secrets: keep it as safe as them"

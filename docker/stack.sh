@@ -1,0 +1,10 @@
+# Sourced by the scripts beside it: compose as it is called here, and the settings of .env.
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ ! -e .env ]; then
+    echo "$(basename "$0"): no .env: \`make secrets\` makes it" >&2
+    exit 2
+fi
+compose() {
+    if docker compose version > /dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+}
+setting() { sed -n "s|^$1=||p" .env | tail -n 1; }
