@@ -13,7 +13,7 @@ part=$target.part
 rm -rf "$part"
 mkdir -p "$part"
 compose exec -T postgres pg_dump --username mlflow --format custom mlflow > "$part/mlflow.dump"
-compose exec -T mlflow tar -C /artifacts -c . > "$part/artifacts.tar"
+compose exec -T mlflow tar -C /artifacts -cf - . > "$part/artifacts.tar"
 if [ "${2:-}" != --without-storage ]; then
     # 1: a file changed meanwhile. Trials replace their files whole, so that is a file from before or after.
     tar -C "$(setting IDP_STORAGE)" -cf "$part/storage.tar" . || [ $? = 1 ]

@@ -22,6 +22,6 @@ done
 compose exec -T postgres psql --quiet --username mlflow --dbname mlflow -v ON_ERROR_STOP=1 \
     -c 'DROP SCHEMA public CASCADE; CREATE SCHEMA public;'
 compose exec -T postgres pg_restore --username mlflow --dbname mlflow --no-owner --exit-on-error < "$saved/mlflow.dump"
-compose run --rm -T mlflow sh -c 'rm -rf /artifacts/* && tar -C /artifacts -x' < "$saved/artifacts.tar"
+compose run --rm -T mlflow sh -c 'rm -rf /artifacts/* && tar -C /artifacts -xf -' < "$saved/artifacts.tar"
 compose up -d
 echo "restore: done from $saved"

@@ -109,6 +109,10 @@ class Engine:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(timeout=120)
         self._process = None
+        # Network namespaces of containers stay mounted, and what is mounted can't be removed.
+        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+            if (place := Path(line.split()[1])).is_relative_to(self.scratch):
+                shell("umount", str(place))
 
     @property
     def running(self) -> bool:
