@@ -406,7 +406,7 @@ class FreshReport:
 
     Args:
         sweep: The sweep.
-        trials: Its trials.
+        trials: Its trials; read anew for every version, since a search adds to them.
         storage: The storage directory.
         profile: The sweep's profile.
         command: The command that runs the sweep.
@@ -424,7 +424,7 @@ class FreshReport:
         seconds: float = 60.0,
     ) -> None:
         figures_of(sweep)  # a figure that does not exist is told before anything starts
-        self._sweep, self._trials, self._storage = sweep, list(trials), Path(storage)
+        self._sweep, self._trials, self._storage = sweep, trials, Path(storage)
         self._profile, self._command, self._seconds = profile, tuple(command), seconds
         self._changed, self._closing = threading.Event(), threading.Event()
         self.error: Exception | None = None

@@ -19,10 +19,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from mlflow_server import MLflowServer
 
 SWEEP = """
 name: chaos
@@ -45,26 +48,22 @@ class Sweep:
 
     path: Path
     storage: Path
-    tracking_uri: str | None = None
-    lines: list[str] = field(default_factory=list)
+    server: MLflowServer | None = None
 
     def start(self) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "orchestrator",
-            "run",
-            str(self.path),
-            "--storage",
-            str(self.storage),
-            "--json",
-        ]
-        if self.tracking_uri:
-            command += ["--tracking-uri", self.tracking_uri]
+        command = [*self._command("run"), "--json"]
         folder = self.path.parent
         with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
             environment = {**os.environ, "IDP_LEASE_SECONDS": "6"}
             return subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True, env=environment)
+
+    def _command(self, verb: str) -> list[str]:
+        command = [sys.executable, "-m", "orchestrator", verb, str(self.path), "--storage", str(self.storage)]
+        return [*command, "--tracking-uri", self.server.address] if self.server else command
+
+    def sync(self) -> None:
+        """Send MLflow what it has not seen while it was down."""
+        subprocess.run(self._command("sync"), check=True, stdout=subprocess.DEVNULL)
 
     def trials(self) -> list[Path]:
         return sorted(path for path in (self.storage / "trials").glob("*") if path.is_dir())
@@ -184,6 +183,15 @@ def fill_disk(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random
     return True
 
 
+def stop_tracking(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Kill the MLflow server; it comes back some seconds later."""
+    if sweep.server is None or not sweep.server.answers():
+        return False
+    sweep.server.stop(signal.SIGKILL)
+    threading.Timer(chance.uniform(1.0, 15.0), sweep.server.start).start()
+    return True
+
+
 FAULTS: dict[str, Callable[[Sweep, subprocess.Popen[str], random.Random], bool]] = {
     "driver": kill_driver,
     "worker": kill_worker,
@@ -193,6 +201,7 @@ FAULTS: dict[str, Callable[[Sweep, subprocess.Popen[str], random.Random], bool]]
     "checkpoint": damage_checkpoint,
     "shard": damage_shard,
     "disk": fill_disk,
+    "tracking": stop_tracking,
 }
 
 
@@ -283,7 +292,8 @@ def _mlflow_runs(sweep: Sweep) -> dict[str, list[str]]:
         "where t.key = 'idp.key' and r.lifecycle_stage = 'active'"
     )
     found: dict[str, list[str]] = {}
-    with contextlib.closing(sqlite3.connect(sweep.storage / "mlflow.db")) as connection:
+    database = sweep.server.folder if sweep.server else sweep.storage
+    with contextlib.closing(sqlite3.connect(database / "mlflow.db")) as connection:
         for key, status in connection.execute(query):
             found.setdefault(key, []).append(status)
     return found
@@ -301,8 +311,19 @@ def campaign(
     expected = run_undisturbed(calm)
     say(f"undisturbed: {len(expected)} trials")
     disturbed = Sweep(path, storage)
-    hits = disturb(disturbed, faults, kinds, seed, say, wait=float(str(size.get("wait", 8.0))))
-    check(disturbed, expected)
+    if "tracking" in kinds:
+        disturbed.server = MLflowServer(f"sqlite:///{folder}/mlflow.db", folder)
+        disturbed.server.start()
+    try:
+        hits = disturb(disturbed, faults, kinds, seed, say, wait=float(str(size.get("wait", 8.0))))
+        if disturbed.server:
+            while any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
+                time.sleep(0.2)
+            disturbed.sync()
+        check(disturbed, expected)
+    finally:
+        if disturbed.server:
+            disturbed.server.stop()
     return hits
 
 

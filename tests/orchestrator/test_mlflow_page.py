@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 
 import pytest
+from mlflow_server import MLflowServer
 from samples import sample_run
 
 from orchestrator.results import trial_directory, write_curves, write_result, write_spec
@@ -55,37 +49,12 @@ def storage(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(storage):
     """The address of an MLflow server over the storage's database."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", default_uri(storage)]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = storage / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, cwd=storage, env={**os.environ, **quiet}, stdout=output, stderr=output, start_new_session=True
-        )
+    server = MLflowServer(default_uri(storage), storage)
     try:
-        found = f"http://127.0.0.1:{port}"
-        wait_for(lambda: server.poll() is not None or answers(f"{found}/health"), 2 * PATIENCE, log.read_text)
-        assert server.poll() is None, log.read_text()
-        yield found
+        server.start()
+        yield server.address
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def answers(address):
-    try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+        server.stop()
 
 
 def wait_for(condition, patience=PATIENCE, otherwise=lambda: ""):
