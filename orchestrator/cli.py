@@ -16,6 +16,7 @@ from pathlib import Path
 
 from datagen.manifest import DatasetError
 from orchestrator.checking import add_check
+from orchestrator.doctor import add_doctor
 from orchestrator.estimates import Measurement, Schedule, schedule, side_by_side
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
@@ -128,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add_job_verbs(verbs, verb, _load)
     add_interchange(verbs)
     add_check(verbs)
+    add_doctor(verbs)
     return parser
 
 
@@ -292,9 +294,11 @@ def _data(options: argparse.Namespace) -> int:
     if missing:
         from orchestrator.campaign import dataset_lines
         from orchestrator.cluster import make_datasets, ray_cluster
+        from orchestrator.preflight import check_machines
 
         progress = Progress(0, 0)
         with _cluster_errors(), ray_cluster(options.address):
+            check_machines(options.storage, options.address)
             make_datasets(missing, options.storage / "datasets", dataset_lines(progress))
     folders = {d.dataset_id: str(options.storage / "datasets" / d.dataset_id) for d in plan.datasets}
     if options.json:
@@ -347,19 +351,18 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
-    from orchestrator.tracking import default_uri, shown_uri
+    from orchestrator.tracking import default_uri, page_of, shown_uri
 
     uri = options.tracking_uri or default_uri(options.storage)
-    page = (
-        f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}"
-        if "http" not in uri[:5]
-        else shown_uri(uri)
-    )
+    page = page_of(options.storage, plan.sweep.name, uri)
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage / "sweeps" / plan.sweep.name / "report.html"
     lines += [f"report:       {report}"] if report.exists() else []
-    # Without it, MLflow's pages open on its views for language models.
-    lines += [f"MLflow page:  {page}", "              (there, Model training at the top left, then the experiment)"]
+    if uri.startswith("http"):
+        lines.append(f"MLflow page:  {shown_uri(uri).rstrip('/')}{page}")
+    else:
+        lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")
+        lines += [f"              then open http://127.0.0.1:5000{page}"] if page else []
     if plan.sweep.next:
         lines.append(f"next sweep:   {_again(options, 'run', plan.sweep.next)}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator.provenance import code_hash
@@ -58,6 +58,7 @@ class Tracker:
         self._uri, self._sweep, self._trials, self._storage, self._say = uri, sweep, trials, storage, say
         self._dirty: dict[str, tuple[PlannedTrial, Event]] = {}
         self._sent: dict[str, str] = {}
+        self._experiment: str | None = None
         self._changed = threading.Condition()
         self._closing: str | None = None
         self._failing_since: float | None = None
@@ -88,8 +89,8 @@ class Tracker:
         with self._changed:
             unsent = len(self._dirty) or int(self._thread.is_alive())
             sent = dict(self._sent)
-        if sent:
-            write_sent(self._storage, self._sweep.name, self._uri, sent)
+        if self._experiment is not None:
+            write_sent(self._storage, self._sweep.name, self._uri, self._experiment, sent)
         return unsent
 
     def _work(self) -> None:
@@ -102,6 +103,7 @@ class Tracker:
                 item = self._dirty.pop(next(iter(self._dirty))) if self._dirty else None
             try:
                 view = view or View(self._uri, self._sweep, self._storage)
+                self._experiment = view.experiment
                 if item is None:
                     assert self._closing is not None
                     _end(view, self._sweep, self._trials, self._storage, self._closing)
@@ -164,7 +166,7 @@ def sync(uri: str, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) 
         _end(view, sweep, trials, storage, "FAILED" if failed else "FINISHED")
     except Exception as error:  # MLflow passes on whatever its database or the network throws
         raise TrackingError(f"MLflow at {shown_uri(uri)}: {_reason(error, uri)}") from error
-    write_sent(storage, sweep.name, uri, sent)
+    write_sent(storage, sweep.name, uri, view.experiment, sent)
     return len(sent)
 
 
@@ -188,19 +190,32 @@ def unsent(storage: Path, sweep: str, uri: str, results: Mapping[str, TrialResul
     return [trial_id for trial_id, result in results.items() if sent.get(trial_id) != result_digest(result)]
 
 
-def write_sent(storage: Path, sweep: str, uri: str, sent: Mapping[str, str]) -> None:
-    """Note what MLflow has been sent; only saves asking it, so losing the note loses nothing."""
-    write_json(_sent_path(storage, sweep, uri), {**_read_sent(storage, sweep, uri), **sent})
+def write_sent(storage: Path, sweep: str, uri: str, experiment: str, sent: Mapping[str, str]) -> None:
+    """Note what MLflow has been sent, and where to; only saves asking it, so losing the note loses nothing."""
+    note = {"experiment": experiment, "sent": {**_read_sent(storage, sweep, uri), **sent}}
+    write_json(_note_path(storage, sweep, uri), note)
 
 
-def _sent_path(storage: Path, sweep: str, uri: str) -> Path:
+def page_of(storage: Path, sweep: str, uri: str) -> str:
+    """Return the path and fragment of the sweep's page below MLflow's address; "" where MLflow never answered."""
+    experiment = _read_note(storage, sweep, uri).get("experiment")
+    # Without its last word, MLflow's pages open on its views for language models.
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
+
+
+def _note_path(storage: Path, sweep: str, uri: str) -> Path:
     # A digest, because an address may hold a password.
-    return storage / "sweeps" / sweep / f"sent-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+    return storage / "sweeps" / sweep / f"mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
 
 
-def _read_sent(storage: Path, sweep: str, uri: str) -> dict[str, str]:
+def _read_note(storage: Path, sweep: str, uri: str) -> dict[str, Any]:
     try:
-        note = json.loads(_sent_path(storage, sweep, uri).read_bytes())
+        note = json.loads(_note_path(storage, sweep, uri).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
+
+
+def _read_sent(storage: Path, sweep: str, uri: str) -> dict[str, str]:
+    sent = _read_note(storage, sweep, uri).get("sent")
+    return sent if isinstance(sent, dict) else {}

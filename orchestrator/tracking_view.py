@@ -65,6 +65,9 @@ class View:
 
     Every method may raise whatever MLflow raises, and may be called again.
 
+    Attributes:
+        experiment: MLflow's id of the experiment.
+
     Args:
         uri: MLflow's store.
         sweep: The sweep.
@@ -76,13 +79,13 @@ class View:
 
         self._client = connect(uri)
         self._sweep, self._storage = sweep, storage
-        self._experiment = self._find_experiment(uri)
+        self.experiment = self._find_experiment(uri)
         self._runs: dict[str, Any] = {}
         self._epochs: dict[str, int] = {}
         token = None
         while True:
             page = self._client.search_runs(
-                [self._experiment], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+                [self.experiment], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
             )
             for run in page:
                 if key := run.data.tags.get("idp.key"):
@@ -116,7 +119,7 @@ class View:
 
             parent = {} if key == "sweep" else {"mlflow.parentRunId": self._parent}
             run = self._client.create_run(
-                self._experiment,
+                self.experiment,
                 start_time=start_ms,
                 run_name=name,
                 tags={"idp.key": key, "mlflow.source.name": "idp", **parent, **tags},

@@ -72,6 +72,7 @@ def test_the_run_ends_with_the_table_and_what_comes_next(campaign):
     assert any(
         line.startswith("MLflow page:") and str(storage / "mlflow.db") in line.replace("'\"'\"'", "'") for line in lines
     )
+    assert any("then open http://127.0.0.1:5000/#/experiments/1/runs" in line for line in lines)
     assert lines[-1].startswith("next sweep:") and "idp run sweeps/table1.yaml" in lines[-1]
 
 

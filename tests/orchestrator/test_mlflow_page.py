@@ -11,7 +11,7 @@ from samples import sample_run
 
 from orchestrator.results import trial_directory, write_curves, write_result, write_spec
 from orchestrator.specs import SweepSpec, expand
-from orchestrator.tracking import default_uri, sync
+from orchestrator.tracking import default_uri, page_of, sync
 from orchestrator.tracking_view import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -134,14 +134,14 @@ def experiment(storage):
     return found, {run.info.run_name: run for run in client.search_runs([found])}
 
 
-def test_the_list_of_experiments_leads_to_the_runs(page, experiment):
+def test_the_list_of_experiments_leads_to_the_runs(page, experiment, storage):
     page.open("/experiments")
     links = page.wait_for_all(f'main a[href$="/experiments/{experiment[0]}"]')
     page.click(links[0])
     # MLflow's pages are for language models until one says otherwise, once per browser; this address says it.
     page.wait_for_text("Model training")
     page.wait_for_place("workflowType=genai")  # it moves on once it knows: an address given before that would be lost
-    page.open(f"/experiments/{experiment[0]}/runs?workflowType=machine_learning")
+    page.open(page_of(storage, SWEEP.name, default_uri(storage)).removeprefix("/#"))
     page.wait_for_text(SWEEP.name, "matching runs")
 
 

@@ -217,7 +217,7 @@ def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage):
 def test_a_password_is_not_shown_nor_stored(storage):
     uri = "postgresql://user:secret@db:5432/mlflow"
     assert shown_uri(uri) == "postgresql://***@db:5432/mlflow"
-    tracking.write_sent(storage, SWEEP.name, uri, {"x": "y"})
+    tracking.write_sent(storage, SWEEP.name, uri, "1", {"x": "y"})
     for path in (storage / "sweeps").rglob("*"):
         assert "secret" not in path.name
         assert path.is_dir() or b"secret" not in path.read_bytes()
