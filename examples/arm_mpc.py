@@ -1,9 +1,20 @@
 """A planner's value map as terminal cost of a model predictive controller, for the two-link arm.
 
 As in implicit game-theoretic MPC (IGT-MPC), a learned value tells the controller what lies beyond its short horizon.
-The arm does not do quite what it is told: a plan that is followed blindly drifts off, a controller that looks at the
-joint angles again at every step does not.
-Run: python examples/arm_mpc.py
+The arm does not do quite what it is told. Three ways to drive it meet the same scenes and disturbances and may take as
+many steps: the planner's route and the controller's own plan, both made once and followed blindly, and the controller,
+which looks at the joint angles again at every step. `python examples/arm_mpc.py` (a minute and a half on one core;
+100 scenes from each of the seeds 100 to 104, on which nothing was trained or chosen) prints
+
+    arrivals in %, mean and standard deviation over 5 sets of 100 scenes
+     noise    route, blindly   own plan, blindly     looking again
+       0.0        66.0 ± 4.6          84.2 ± 3.1        84.2 ± 3.1
+       0.1        63.4 ± 4.0          37.4 ± 3.3        82.4 ± 3.0
+       0.2        51.2 ± 2.9          33.6 ± 4.2        80.4 ± 3.8
+       0.3        37.8 ± 3.6          28.2 ± 4.0        77.2 ± 4.7
+
+Without disturbances the controller gains over the route by what it knows beside (collisions between the bins, both
+joints at once); what disturbances cost a blind plan and not the controller is the worth of looking again.
 """
 
 from __future__ import annotations
