@@ -42,6 +42,9 @@ def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[
     for name, count in {"CPU": cpus, "GPU": gpus}.items():
         if count > cluster.get(name, 0.0):
             raise ClusterError(f"a trial needs {count:g} {name}, but the cluster has {cluster.get(name, 0.0):g}")
+    if spec.execution.exclusive_timing and not gpus:  # the processor is the device: no other trial on its machine
+        machines = sum(name.startswith("node:") and not name.startswith("node:__") for name in cluster)
+        cpus = max(cpus, cluster["CPU"] // max(1, machines))
     request = {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
     if pinned:
         request[_PREFIX + _model(resources, cluster)] = 0.001

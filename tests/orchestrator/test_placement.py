@@ -48,6 +48,9 @@ def test_what_the_cluster_has_not_is_said_at_once(resources, cluster, message):
 
 def test_times_that_are_reported_need_a_device_of_their_own():
     spec = TrialSpec(execution=ExecutionSpec(exclusive_timing=True))
+    nodes = {"node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0, "node:__internal_head__": 1.0}
+    assert requested_resources(Resources(), spec, {"CPU": 16.0, **nodes}) == {"cpu": 8.0}
+    assert requested_resources(Resources(), spec, {"CPU": 16.0, "GPU": 2.0, **nodes}) == {"cpu": 1.0, "gpu": 1.0}
     with pytest.raises(ClusterError, match="exclusive_timing"):
         requested_resources(Resources(gpus=0.5), spec, MIXED)
 
