@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test check bench chaos fuzz secrets wheelhouse image compose-test clean
+.PHONY: setup quickstart smoke-all test check bench chaos multinode-test fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,10 @@ chaos: $(STAMP)
 	mkdir -p $(CHAOS) && { mount -t tmpfs -o size=200m tmpfs $(CHAOS) || echo "can't mount: no disk will be filled"; }
 	$(BIN)/python tests/chaos.py --faults 20 --storage $(CHAOS)/storage; code=$$?; \
 	    umount $(CHAOS) 2>/dev/null; rm -rf $(CHAOS); exit $$code
+
+# Four machines in one, by network namespaces (as root): one is cut off and one is killed in the middle of a sweep.
+multinode-test: $(STAMP)
+	$(BIN)/python tests/multinode.py
 
 # Ten thousand mutated sweep files: each accepted, or refused with one clear message.
 fuzz: $(STAMP)

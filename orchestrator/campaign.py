@@ -133,10 +133,12 @@ def _run(
     onlookers: Onlookers,
     address: str | None,
 ) -> int:
+    from orchestrator.preflight import check_machines
     from orchestrator.tuning import run_trials
 
     progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
     with ray_cluster(address):
+        check_machines(storage, address)
         needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
         make_datasets(needed, storage / "datasets", dataset_lines(progress))
         # Each run its own: another run of the sweep may go on when this one removes it.

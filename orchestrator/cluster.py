@@ -86,6 +86,17 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def machine() -> tuple[float, float]:
+    """Run a task on the open cluster and return how many CPUs and GPUs it has."""
+    import ray
+
+    def answer() -> int:
+        return os.getpid()
+
+    ray.get(ray.remote(num_cpus=0)(answer).remote(), timeout=60.0)
+    return ray.cluster_resources().get("CPU", 0.0), ray.cluster_resources().get("GPU", 0.0)
+
+
 def check_address(address: str | None) -> None:
     """Raise ClusterError where nothing listens; Ray itself would try for minutes, aloud."""
     if address is None or address == "auto":

@@ -164,6 +164,12 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def version(client: JobSubmissionClient) -> str:
+    """Return the cluster's version of Ray."""
+    with _answers(client.get_address()):
+        return str(client._do_request("GET", "/api/version").json()["ray_version"])
+
+
 def list_jobs(client: JobSubmissionClient) -> list[Job]:
     """Return the jobs that were submitted to the cluster, the latest first."""
     with _answers(client.get_address()):

@@ -215,6 +215,22 @@ def take(directory: Path, owner: Owner, instead_of: int = 0) -> Lease:
     return lease
 
 
+def give_back(directory: Path, campaign: str) -> None:
+    """Give a trial back for a process of the same run of a sweep, which is about to end.
+
+    Whoever waits for the trial can have it at once; should the process live on, it finds out when it next writes.
+
+    Args:
+        directory: The trial directory.
+        campaign: The run of the sweep.
+    """
+    # Where the storage is away, the lease expires.
+    with suppress(OSError):
+        held = look(directory)
+        if held is not None and held.owner is not None and held.owner.campaign == campaign:
+            os.truncate(_path(directory, held.number), 0)
+
+
 class Patience:
     """Remembers what leases looked like, to tell those whose owners give no sign of life any more."""
 

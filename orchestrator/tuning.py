@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
-from orchestrator.leases import LeaseLost, Patience, TrialHeld, free, look
+from orchestrator.leases import LeaseLost, Patience, TrialHeld, free, give_back, look
 from orchestrator.outcomes import record_failure
 from orchestrator.placement import requested_resources
 from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_spec
@@ -27,7 +27,10 @@ MOST_DEATHS = 2
 
 
 WAIT_SECONDS = 0.5
-"""Between two looks at trials that other runs work on."""
+"""Least time between two looks at trials that other runs work on."""
+
+WAIT_SECONDS_PER_TRIAL = 0.02
+"""Many runs that wait for many trials would keep a file server busy with looking."""
 
 
 class Watcher(Protocol):
@@ -95,7 +98,13 @@ def run_trials(
         ready, expired = _ready(pending, storage, patience)
         if ready:
             relay = Relay(ready, storage, watcher, before, search)
-            _fit(relay, ready, storage, request, scratch, {"campaign": campaign, "expired": expired})
+            try:
+                _fit(relay, ready, storage, request, scratch, {"campaign": campaign, "expired": expired})
+            except BaseException:
+                # A node that is being taken away, above all: others need not wait for the leases to expire.
+                for trial in ready:
+                    give_back(trial_directory(storage, trial.trial_id), campaign)
+                raise
             for trial_id in relay.ended:
                 del pending[trial_id]
             continue
@@ -108,8 +117,12 @@ def run_trials(
             owner = held.owner if held else None
             watcher.waiting(list(pending.values()), f"process {owner.pid} on {owner.host}" if owner else "another run")
             told = True
-        watcher.tick()
-        time.sleep(WAIT_SECONDS)
+        until = time.monotonic() + WAIT_SECONDS_PER_TRIAL * len(pending)
+        while True:
+            watcher.tick()
+            time.sleep(WAIT_SECONDS)
+            if time.monotonic() >= until:
+                break
 
 
 def _ready(

@@ -13,7 +13,7 @@ import pytest
 
 from datagen import parquet
 from datagen.task import DatasetSpec
-from orchestrator.leases import LeaseLost, Owner, Patience, TrialHeld, free, look, take
+from orchestrator.leases import LeaseLost, Owner, Patience, TrialHeld, free, give_back, look, take
 from orchestrator.results import TrialResult, read_result, trial_directory, write_result, write_spec
 from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.trial import run_trial
@@ -229,3 +229,15 @@ def test_two_drivers_on_one_storage_run_every_trial_once(tmp_path):
     logs = [path.read_text() for path in (storage / "trials").glob("*/log.txt")]
     assert [log.count(" started on ") for log in logs] == [1] * 6
     assert [log.count(" COMPLETED") for log in logs] == [1] * 6
+
+
+def test_a_run_gives_back_what_its_processes_hold_and_nothing_else(tmp_path):
+    lease = take(tmp_path, Owner.here("this run"))
+    give_back(tmp_path, "another run")
+    with pytest.raises(TrialHeld):
+        take(tmp_path, Owner.here("another run"))
+    give_back(tmp_path, "this run")
+    take(tmp_path, Owner.here("another run"))
+    with pytest.raises(LeaseLost):  # what the process finds, should it live on
+        lease.check()
+    give_back(tmp_path / "never taken", "this run")

@@ -1,0 +1,272 @@
+"""Sweeps on a cluster: a real Ray head with a token, asked as from a laptop; and what needs none."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator import jobs
+from orchestrator.cli import main
+from orchestrator.job_verbs import run_command
+from orchestrator.jobs import Job, JobError, api_address, find_job
+from orchestrator.leases import look
+from orchestrator.specs import SweepError, load_sweep
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+SWEEP = """
+cluster_name: tiny
+provider: {type: external, module: orchestrator.submission.RunningCluster}
+max_workers: 0
+setup_commands: []
+head_setup_commands: []
+worker_setup_commands: []
+metadata:
+  sweep:
+    name: tiny
+    plugins: [mine]
+    planners:
+      mine: {core: mine_vin, adjoint: unrolled, hidden_channels: 4, q_channels: 4}
+    data: {train: 32, valid: 8, test: 8}
+    tasks: [{map_size: 7}]
+    grid: {k: [3], seed: [0]}
+    training: {epochs: 1, batch_size: 8}
+    profiles: {long: {training: {epochs: 100000}}}
+"""
+PLUGIN = """
+from planners.specs import CORES
+
+CORES = {"mine_vin": CORES["vin"]}
+"""
+
+
+class Laptop:
+    """A working directory, a shell, and a cluster somewhere."""
+
+    def __init__(self, folder, port, token, storage):
+        self.folder, self.storage = folder, storage
+        self.environment = {
+            **os.environ,
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def run(self, *words, **variables):
+        environment = {**self.environment, **variables}
+        program = words if words[0] == "ray" else ("idp", *words)
+        return subprocess.run(
+            [str(BIN / program[0]), *program[1:]],
+            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def laptop():
+    # Ray's sockets have long names, for which pytest's own folders are too deep.
+    with tempfile.TemporaryDirectory(prefix="idp-jobs-", dir="/tmp") as name:
+        scratch = Path(name)
+        token, folder, storage = scratch / "token", scratch / "project", scratch / "storage"
+        token.write_text(secrets.token_hex(32))
+        folder.mkdir()
+        (folder / "tiny.yaml").write_text(SWEEP)
+        (folder / "mine.py").write_text(PLUGIN)
+        (folder / "run.py").write_text((ROOT / "sweeps" / "run.py").read_text())
+        gcs, dashboard, agent, client = free_ports(4)
+        laptop = Laptop(folder, dashboard, token, storage)
+        ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+        command = [str(BIN / "ray"), "start", "--head", "--block", *ports, "--node-ip-address=127.0.0.1"]
+        command += ["--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={scratch / 'ray'}"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client}"]
+        environment = {**laptop.environment, "IDP_STORAGE": str(storage)}
+        del environment["RAY_API_SERVER_ADDRESS"]
+        with (scratch / "head.log").open("wb") as log:
+            head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 60.0
+            while (answer := laptop.run("status")).returncode:
+                assert head.poll() is None and time.monotonic() < deadline, (
+                    answer.stderr + (scratch / "head.log").read_text()
+                )
+                time.sleep(0.5)
+            yield laptop
+        finally:
+            head.terminate()
+            try:
+                head.wait(20)
+            except subprocess.TimeoutExpired:
+                head.kill()
+                head.wait()
+
+
+def test_a_sweep_with_a_plugin_goes_to_the_cluster_and_is_followed_to_its_end(laptop):
+    submitted = laptop.run("submit", "tiny.yaml", "--json")
+    assert submitted.returncode == 0, submitted.stderr
+    job = json.loads(submitted.stdout)
+    assert job["job"] == "tiny-1" and job["trials"] == 1
+    again = laptop.run("submit", "tiny.yaml")
+    assert again.returncode == 2 and "tiny-1 runs it already" in again.stderr
+    followed = laptop.run("logs", "tiny.yaml", "--follow")
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert "epoch 1/1" in followed.stdout and "success %" in followed.stdout
+    status = json.loads(laptop.run("status", "tiny.yaml", "--storage", str(laptop.storage), "--json").stdout)
+    assert (status["done"], status["missing"]) == (1, 0)
+    assert [(job["job_id"], job["state"]) for job in status["jobs"]] == [("tiny-1", "SUCCEEDED")]
+
+
+def test_stock_ray_submits_the_same_file_and_ends_as_the_sweep_does(laptop):
+    done = laptop.run("ray", "submit", "tiny.yaml", "run.py", "--", "--profile", "absent")
+    assert done.returncode == 1 and "no profile 'absent'; known: long" in done.stdout
+    done = laptop.run("ray", "submit", "tiny.yaml", "run.py", "--", "--set", "description=two words")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing to run: every trial is done" in done.stdout
+
+
+def test_a_stopped_job_gives_its_trials_back(laptop):
+    assert laptop.run("submit", "tiny.yaml", "--profile", "long").returncode == 0
+    deadline = time.monotonic() + 60.0
+    while " epoch " not in laptop.run("logs", "tiny-long-1").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    stopped = laptop.run("cancel", "tiny.yaml", "--profile", "long", "--job", "--json")
+    assert json.loads(stopped.stdout)["jobs"] == {"tiny-long-1": "stopping"}
+    while True:
+        words = ["status", "tiny.yaml", "--profile", "long", "--storage", str(laptop.storage), "--json"]
+        status = json.loads(laptop.run(*words).stdout)
+        state = {job["job_id"]: job["state"] for job in status["jobs"]}["tiny-long-1"]
+        if state != "RUNNING":
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert state == "STOPPED" and status["missing"] == 1
+    (trial,) = (
+        path.parent
+        for path in (laptop.storage / "trials").glob("*/checkpoint.pt")
+        if not (path.parent / "result.json").exists()
+    )
+    held = look(trial)
+    assert held is not None and held.owner is None
+
+
+def test_without_the_token_there_is_one_clear_message(laptop, tmp_path):
+    (tmp_path / "wrong").write_text("0" * 64)
+    for variables, message in [
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token and got none (401)"),
+        ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}, "refuses the token (403)"),
+        ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, "none: No such file or directory"),
+    ]:
+        refused = laptop.run("submit", "tiny.yaml", **variables)
+        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("words", [["submit", "SWEEP"], ["status"], ["logs", "x"], ["cancel", "SWEEP", "--job"]])
+def test_an_unreachable_cluster_is_one_message_at_once(tmp_path, monkeypatch, capsys, words):
+    sweep = tmp_path / "small.yaml"
+    sweep.write_text("name: small\nplanners: {vin: {core: vin}}\n")
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    assert main([str(sweep) if word == "SWEEP" else word for word in words] + ["--address", "http://127.0.0.1:9"]) == 2
+    assert time.monotonic() - started < 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("idp: no Ray cluster answers at http://127.0.0.1:9") and "--address" in line
+
+
+def test_what_is_done_is_said_where_the_cluster_is_away(tmp_path, monkeypatch, capsys):
+    sweep = tmp_path / "small.yaml"
+    sweep.write_text("name: small\nplanners: {vin: {core: vin}}\n")
+    words = ["status", str(sweep), "--storage", str(tmp_path), "--address", "http://127.0.0.1:9"]
+    assert main(words) == 2
+    assert capsys.readouterr().out == "small: 1 trials: 0 done, 1 missing\n"
+
+
+@pytest.mark.parametrize("address", ["ftp://head:1", "http://", "http://head:99999", "http://head:x"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(JobError, match="expected http://HOST:8265"):
+        api_address(address)
+
+
+def test_an_address_is_given_or_the_environments_or_this_machines(monkeypatch):
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    assert api_address() == jobs.DEFAULT_ADDRESS
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://lab:8265/")
+    assert api_address() == "http://lab:8265"
+    assert api_address("head:1") == "http://head:1"
+
+
+def options(**given):
+    fields = {"profile": None, "storage": None, "overrides": [], "only": None, "tracking_uri": None, "rerun": None}
+    return Namespace(**(fields | given))
+
+
+def test_the_job_runs_what_idp_run_would_with_the_same_options(tmp_path):
+    sweep = tmp_path / "sweeps" / "small.yaml"
+    sweep.parent.mkdir()
+    sweep.write_text("name: small\nplanners: {vin: {core: vin}}\n")
+    given = options(
+        sweep=str(sweep), profile="p", storage=Path("/nfs/idp"), overrides=["a=1"], only="k=3", rerun="stale"
+    )
+    words = "idp run sweeps/small.yaml --address auto --profile p --storage /nfs/idp --set a=1 --only k=3 --rerun stale"
+    assert run_command(given, load_sweep(sweep), tmp_path) == words.split()
+    with pytest.raises(SweepError, match="from the root"):
+        run_command(options(sweep=str(sweep), storage=Path("here")), load_sweep(sweep), tmp_path)
+
+
+def job(job_id, sweep, state="RUNNING"):
+    return Job(job_id, state, sweep, "idp run", "", 0.0, None)
+
+
+def test_a_job_is_found_by_its_id_or_as_the_latest_of_its_sweep():
+    known = [job("b-2", "b"), job("a-1", "a"), job("b-1", "b")]
+    assert find_job(known, "b-1").job_id == "b-1"
+    assert find_job(known, "b").job_id == "b-2"
+    with pytest.raises(JobError, match="the latest: b-2, a-1, b-1"):
+        find_job(known, "c")
+
+
+def test_ids_are_readable_and_never_used_twice():
+    taken = ["table1-1", "table1-smoke-3", "table1-12"]
+    assert jobs._new_id(taken, "table1", None) == "table1-13"
+    assert jobs._new_id(taken, "table1", "smoke") == "table1-smoke-4"
+    assert jobs._new_id(taken, "a+b", None) == "a-b-1"
+
+
+def test_table1_is_a_cluster_file_by_rays_own_schema():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    from orchestrator.submission import RunningCluster
+
+    document = yaml.safe_load((ROOT / "sweeps" / "table1.yaml").read_text())
+    validate_config(RunningCluster.fillout_available_node_types_resources(prepare_config(document)))
+    assert load_sweep(ROOT / "sweeps" / "table1.yaml").name == document["cluster_name"] == "table1"
+
+
+def test_a_cluster_file_without_a_sweep_is_said_to_have_none(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text("cluster_name: lab\nprovider: {type: local}\n")
+    with pytest.raises(SweepError, match=r"under metadata\.sweep"):
+        load_sweep(path)

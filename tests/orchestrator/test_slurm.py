@@ -1,0 +1,93 @@
+"""The Slurm templates, with stand-ins for Slurm, Ray and idp: what they start, and what they do with a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+TEMPLATES = Path(__file__).parents[2] / "slurm"
+PROGRAMS = {
+    # Ends by itself, or like idp run on a signal.
+    "idp": 'echo "idp $* $RAY_AUTH_MODE $MLFLOW_TRACKING_URI" >> "$LOG"\n'
+    "trap 'echo gave back >> \"$LOG\"; exit 143' TERM\n"
+    '[ -z "$LONG" ] || { touch "$LOG.running"; for i in $(seq 100); do sleep 0.1; done; }',
+    "srun": '"$@"',
+    "ray": 'echo "ray $*" >> "$LOG"; while [ "$1" != -- ]; do shift; done; shift; "$@"',
+    "scontrol": 'echo "scontrol $*" >> "$LOG"',
+}
+
+
+@pytest.fixture
+def node(tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, body in PROGRAMS.items():
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    variables = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "LONG": "",
+        "IDP_STORAGE": str(tmp_path / "storage"),
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURMD_NODENAME": "node1",
+        "SLURM_JOB_ID": "70042",
+        "SLURM_JOB_NUM_NODES": "4",
+    }
+    return tmp_path, variables
+
+
+def start(template, variables):
+    command = ["bash", str(TEMPLATES / template), "my sweep.yaml", "--profile", "smoke"]
+    with Path(variables["LOG"]).with_name("stderr").open("w") as stderr:
+        return subprocess.Popen(command, env=variables, stderr=stderr)
+
+
+def log(folder):
+    return (folder / "log").read_text().splitlines()
+
+
+def test_a_cluster_runs_the_sweep_on_the_first_node_with_a_token(node):
+    folder, variables = node
+    assert start("cluster.sbatch", variables).wait(20) == 0
+    started, ran = log(folder)
+    assert started.startswith("ray symmetric-run --address node1:20042 --min-nodes 4 -- ")
+    assert ran.startswith("idp run my sweep.yaml --profile smoke --address node1:20042 token")
+    assert list((folder / "storage").iterdir()) == []  # nothing of the token is left
+
+
+def test_a_task_of_an_array_runs_the_sweep_with_a_database_of_its_own(node):
+    folder, variables = node
+    assert start("array.sbatch", variables).wait(20) == 0
+    (ran,) = log(folder)
+    assert ran.startswith("idp run my sweep.yaml --profile smoke") and "sqlite:////tmp/" in ran
+    assert start("array.sbatch", {**variables, "MLFLOW_TRACKING_URI": "http://mlflow:5000"}).wait(20) == 0
+    assert log(folder)[-1].endswith(" http://mlflow:5000")
+
+
+@pytest.mark.parametrize("template", ["cluster.sbatch", "array.sbatch"])
+def test_a_preempted_job_gives_its_trials_back_and_queues_again(node, template):
+    folder, variables = node
+    job = start(template, {**variables, "LONG": "1", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
+    deadline = time.monotonic() + 20.0
+    while not (folder / "log.running").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(20) == 143
+    queued = "70042" if template == "cluster.sbatch" else "7_3"
+    assert log(folder)[-2:] == ["gave back", f"scontrol requeue {queued}"]
+
+
+@pytest.mark.parametrize("template", ["cluster.sbatch", "array.sbatch"])
+def test_a_job_without_a_shared_storage_is_refused(node, template):
+    folder, variables = node
+    del variables["IDP_STORAGE"]
+    job = start(template, variables)
+    assert job.wait(20) != 0 and "that all nodes share" in (folder / "stderr").read_text()
+    assert not (folder / "log").exists()
