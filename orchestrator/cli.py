@@ -96,7 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     plan = verb("plan", _plan, "Trials, datasets, what is done and what the rest will cost; starts nothing.")
-    plan.add_argument("--measure", action="store_true", help="run a few full-size steps of every cell here first")
+    plan.add_argument(
+        "--measure",
+        action="store_true",
+        help="run a few full-size steps of every cell first, here or on each accelerator of --address",
+    )
     plan.add_argument(
         "--gpus",
         type=_count,
@@ -109,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
     add_table(verb, _load)
     sync = verb("sync", _sync, "Rebuild the MLflow view from the trial directories.")
-    for ray in (data, run):
+    for ray in (plan, data, run):
         # A job that Ray runs, and whoever has set it, finds the cluster by the variable; jobs' clients put a URL there.
         known = os.environ.get("RAY_ADDRESS", "")
         ray.add_argument(
@@ -243,7 +247,12 @@ def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Me
         memory = "" if found.peak_bytes is None else f", {size_words(found.peak_bytes)}"
         print(f"{found.name}  {found.device}  {took or f'{found.status} {found.reason}'}{memory}", file=sys.stderr)
 
-    return measure(trials, options.storage, say)
+    if options.address is None:
+        return measure(trials, options.storage, say)
+    from orchestrator.cluster import measure_everywhere, ray_cluster
+
+    with ray_cluster(options.address):
+        return measure_everywhere(trials, options.storage, say)
 
 
 def _plan_text(plan: Plan, options: argparse.Namespace) -> str:

@@ -15,8 +15,10 @@ from datagen.manifest import DatasetError
 from datagen.parquet import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator import interruption, plugins
+from orchestrator.estimates import Measurement
 from orchestrator.evaluation import PlannedEvaluation, evaluate_trial
 from orchestrator.results import trial_directory
+from orchestrator.specs import PlannedTrial
 
 MOST_ATTEMPTS = 3
 """How often a shard is begun before the process that dies over it is called the shard's own fault."""
@@ -260,3 +262,38 @@ def evaluate_all(
 def _evaluate(evaluation: PlannedEvaluation, storage: Path) -> None:
     directory = trial_directory(storage, evaluation.trial.trial_id)
     evaluate_trial(directory, directory_of(evaluation.data, storage / "datasets"), "test", evaluation.k)
+
+
+def measure_everywhere(
+    trials: list[PlannedTrial], storage: Path, say: Callable[[PlannedTrial, Measurement], None]
+) -> list[Measurement]:
+    """Measure every distinct cell once on each model of accelerator that the cluster has, or on a processor of it.
+
+    Args:
+        trials: The sweep's trials; a `ray_cluster` must be open.
+        storage: The storage directory, where measurements are kept; all nodes must see it.
+        say: Is told of each measurement once its machine is done.
+    """
+    import ray
+
+    storage = storage.resolve()
+    threads = max((trial.spec.execution.threads for trial in trials), default=1)
+    models = [{name: 0.001} for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+    tasks = [
+        ray.remote(num_cpus=threads, num_gpus=1 if model else 0, resources=model)(_measure).remote(trials, storage)
+        for model in models or [{}]
+    ]
+    found = []
+    for pairs in ray.get(tasks):
+        for trial, measurement in pairs:
+            say(trial, measurement)
+            found.append(measurement)
+    return found
+
+
+def _measure(trials: list[PlannedTrial], storage: Path) -> list[tuple[PlannedTrial, Measurement]]:
+    from orchestrator.measuring import measure
+
+    found: list[tuple[PlannedTrial, Measurement]] = []
+    measure(trials, storage, lambda trial, measurement: found.append((trial, measurement)))
+    return found
