@@ -217,6 +217,12 @@ def tracked(stack: Stack) -> None:
     query += " and r.status = 'FINISHED'"
     count = stack.compose("exec", "-T", "postgres", "psql", "-At", "-U", "mlflow", "-d", "mlflow", "-c", query)
     check(int(count) >= 24 * 2 + 1, f"PostgreSQL has {int(count)} finished runs: 24 trials, 24 means, the sweep")
+    inside = ("exec", "-T", "head", "docker/entrypoint.sh", "idp")
+    again = json.loads(stack.compose(*inside, "sync", SWEEP, *PROFILE, "--json"))
+    check(again["trials"] == 24, "idp sync brings it up to date from the storage")
+    found = json.loads(stack.compose(*inside, "doctor", "--address", "http://127.0.0.1:8265", "--json"))
+    states = {finding["name"]: finding["state"] for finding in found["findings"]}
+    check("failed" not in states.values(), f"idp doctor inside the head: {states}")
     folder, names = artifact(stack)
     check(bool(names), f"artifacts of the sweep, by HTTP: {names}")
     check(folder.startswith("mlflow-artifacts:"), "they went through MLflow")
