@@ -14,9 +14,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -254,7 +254,7 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
         source="imported" if spec.imported else "generated",
         shards=tuple(records),
         code=records[0].code,
-        versions={"numpy": np.__version__, "numba": numba.__version__, "pyarrow": pa.__version__},
+        versions={name: version(name) for name in ("numpy", "numba", "pyarrow", *TASKS[spec.task].libraries)},
         shared_maps=shared_maps,
         plugins=tuple(OWNERS[line] for line in [("TASKS", spec.task)] if line in OWNERS),
     )

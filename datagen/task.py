@@ -69,6 +69,7 @@ class Task:
         observation_shape: Shape of one problem's observation, or None where there is none; known before any is made,
             so that shards can be sized. With the mapper "identity", [channels, h, w] are further inputs per cell.
         map_shape: Rows and columns of the map; `map_size` of each where the task does not say otherwise.
+        libraries: Distributions whose versions a set's manifest records, beside those that every task uses.
     """
 
     target: str
@@ -77,6 +78,7 @@ class Task:
     options: type[Spec] = NoOptions
     observation_shape: Callable[[DatasetSpec], tuple[int, ...] | None] = _no_observation
     map_shape: Callable[[DatasetSpec], tuple[int, int]] = _square
+    libraries: tuple[str, ...] = ()
 
     def draw(self) -> Draw:
         """Return the task's generator, importing its module."""
@@ -91,7 +93,11 @@ TASKS: dict[str, Task] = {
         "datagen.manipulation:draw", FOUR_WRAP, mapper="unet", options=ArmOptions, observation_shape=_workspace_shape
     ),
     "visual_navigation": Task(
-        "datagen.visual:draw", mapper="panorama", options=VisualOptions, observation_shape=panorama_shape
+        "datagen.visual:draw",
+        mapper="panorama",
+        options=VisualOptions,
+        observation_shape=panorama_shape,
+        libraries=("miniworld", "pyglet"),
     ),
 }
 

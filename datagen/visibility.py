@@ -9,8 +9,9 @@ quad each: under obstacles they are hidden by the walls around.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from datagen.kernel import kernel
 
 WALLS = 8
 """Walls per cell: the room's to the east, north, west and south; to the north and south of the connector to the east;
@@ -71,7 +72,7 @@ def quads(size: int, gap: float, height: float) -> tuple[NDArray[np.float64], ND
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _push(stack: NDArray[np.float64], top: int, forward: int, side: int, low: float, high: float) -> int:
     if low > high:
         return top
@@ -82,7 +83,7 @@ def _push(stack: NDArray[np.float64], top: int, forward: int, side: int, low: fl
     return top + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _see(
     map_: NDArray[np.uint8],
     row: int,
@@ -160,13 +161,13 @@ def _see(
     return farthest
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _connector_wall(compass: int) -> int:
     """Return the place of a connector's wall: to the north and south eastwards, to the east and west southwards."""
     return (6, 4, 7, 5)[compass]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def visible_walls(
     map_: NDArray[np.uint8], actions: NDArray[np.int64], slope: float, gap: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.float64]]:

@@ -1,6 +1,7 @@
 """What holds for every task that is given by maps: a new task in `TASKS` is tested by being there."""
 
 import hashlib
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -85,3 +86,8 @@ def test_the_names_of_datasets_have_not_changed():
 @pytest.mark.parametrize("name", NAMES)
 def test_conformance(name, check):
     check(spec(name, train=60, valid=20, test=20))
+
+
+def test_a_manifest_can_name_the_versions_of_what_drew_the_problems():
+    assert TASKS["visual_navigation"].libraries == ("miniworld", "pyglet")
+    assert all(version(name) for task in TASKS.values() for name in task.libraries)
