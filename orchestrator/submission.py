@@ -26,11 +26,13 @@ from ray.autoscaler.tags import (
 
 from orchestrator import jobs, plugins
 from orchestrator.shipment import pack
-from orchestrator.specs import SweepError, load_sweep, sweep_files
+from orchestrator.specs import SweepError
+from orchestrator.sweep_files import load_sweep, sweep_files
 
 SWEEP_VARIABLE = "IDP_SWEEP"
 """Names the sweep's file to the script, relative to the working directory."""
 
+_NOT_OURS = "of Ray's launcher only submit and exec work here; docker compose or Slurm starts and stops the cluster"
 _HEAD = "head"
 _NODE_TYPE = "machine"
 _EMPTY: dict[str, Any] = {
@@ -82,11 +84,11 @@ class RunningCluster(NodeProvider):
 
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> None:
         """Refuse: `ray up` and `ray submit --start` would need it."""
-        raise click.ClickException("this cluster is started by docker compose or Slurm, not by ray up or --start")
+        raise click.ClickException(_NOT_OURS)
 
     def terminate_node(self, node_id: str) -> None:
         """Refuse: `ray down` would need it."""
-        raise click.ClickException("this cluster is stopped by docker compose or Slurm, not by ray down")
+        raise click.ClickException(_NOT_OURS)
 
     def get_command_runner(self, *args: Any, **kwargs: Any) -> CommandRunnerInterface:
         """Return what runs a command on the head."""
@@ -103,12 +105,21 @@ class JobRunner(CommandRunnerInterface):
         self.address = address
 
     def run_rsync_up(self, source: str, target: str, options: dict[str, Any] | None = None) -> None:
-        """Do nothing: the script goes with the working directory."""
+        """Do nothing for `ray submit`, whose script goes with the working directory; refuse `ray rsync-up`."""
+        if "script" not in click.get_current_context().params:
+            raise click.ClickException("jobs have the working directory; files for all are put into the storage")
+
+    def run_rsync_down(self, source: str, target: str, options: dict[str, Any] | None = None) -> None:
+        """Refuse: what is made is in the storage."""
+        raise click.ClickException("what sweeps make is in the storage; idp logs shows what a job says")
 
     def run(self, cmd: str | None = None, *args: Any, **kwargs: Any) -> str:
         """Submit the command, follow it, and exit as it does."""
+        # `ray down` would run `ray stop` on the head, and `ray attach` a shell that nobody could type into.
+        if not cmd or click.get_current_context().info_name not in ("submit", "exec"):
+            raise click.ClickException(_NOT_OURS)
         try:
-            state = _submit(cmd or "", self.address)
+            state = _submit(cmd, self.address)
         except SweepError as error:
             raise click.ClickException(str(error)) from None
         if state != "SUCCEEDED":

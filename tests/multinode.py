@@ -31,7 +31,7 @@ PORT = 9479
 MOST_SECONDS = 400.0
 WORKERS = ("anna", "boris", "clara")
 FAST_DETECTION = {
-    # A lost machine is noticed after some 5 s; Ray's own settings take up to half a minute.
+    # A lost machine is noticed after some 5 s; Ray's own settings take up to a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",

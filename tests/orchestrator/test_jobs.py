@@ -21,7 +21,8 @@ from orchestrator.cli import main
 from orchestrator.job_verbs import run_command
 from orchestrator.jobs import Job, JobError, api_address, find_job
 from orchestrator.leases import look
-from orchestrator.specs import SweepError, load_sweep
+from orchestrator.specs import SweepError
+from orchestrator.sweep_files import load_sweep
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -145,6 +146,8 @@ def test_stock_ray_submits_the_same_file_and_ends_as_the_sweep_does(laptop):
     done = laptop.run("ray", "submit", "tiny.yaml", "run.py", "--", "--set", "description=two words")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing to run: every trial is done" in done.stdout
+    stopped = laptop.run("ray", "down", "--yes", "tiny.yaml")
+    assert stopped.returncode != 0 and "only submit and exec work here" in stopped.stderr
 
 
 def test_a_stopped_job_gives_its_trials_back(laptop):
