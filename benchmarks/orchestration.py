@@ -79,7 +79,8 @@ def processor_seconds(pid: int) -> dict[int, float]:
 
 def own_seconds(folder: Path, trials: int = 40) -> tuple[float, float]:
     """Return the median wall and processor seconds of a no-op trial in a warm process, without any scheduling."""
-    from orchestrator.specs import expand, load_sweep
+    from orchestrator.specs import expand
+    from orchestrator.sweep_files import load_sweep
     from orchestrator.trial import run_trial
 
     storage = folder / f"storage{trials}"

@@ -27,8 +27,10 @@ from orchestrator.provenance import code_hash
 from orchestrator.results import ResultError, no_room, trial_directory
 from orchestrator.runs import results_of
 from orchestrator.search_space import read_suggestions
-from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand, load_sweep, select
+from orchestrator.selection import select
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand
 from orchestrator.summary import summarise
+from orchestrator.sweep_files import load_sweep
 from orchestrator.table_formats import render
 from orchestrator.trial_verbs import add_trial_verbs
 from orchestrator.verbs import add_table, add_verbs

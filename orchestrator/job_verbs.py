@@ -19,7 +19,8 @@ from orchestrator import jobs, plugins
 from orchestrator.planning import make_plan, size_words
 from orchestrator.progress import duration
 from orchestrator.shipment import pack
-from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, load_sweep, sweep_files
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.sweep_files import load_sweep, sweep_files
 from orchestrator.verbs import AddSweepVerb, Load
 
 JOB_FAILED = 1

@@ -290,7 +290,8 @@ def read_results(
     import pyarrow as pa
 
     from orchestrator.search_space import read_suggestions
-    from orchestrator.specs import expand, load_sweep
+    from orchestrator.specs import expand
+    from orchestrator.sweep_files import load_sweep
 
     folder = Path(storage or os.environ.get("IDP_STORAGE", "idp-storage"))
     spec = load_sweep(sweep, profile, overrides)

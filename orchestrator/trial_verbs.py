@@ -16,7 +16,8 @@ from orchestrator.leases import TrialHeld
 from orchestrator.planning import size_words
 from orchestrator.progress import Progress, outcome, trial_name
 from orchestrator.results import ResultError, trial_directory, write_json
-from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, find_trial
+from orchestrator.selection import find_trial
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
 from orchestrator.verbs import AddSweepVerb, Load
 
 

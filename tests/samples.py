@@ -13,7 +13,8 @@ from orchestrator.evaluation import EvaluationResult, planned_evaluations
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult
 from orchestrator.runs import Run
-from orchestrator.specs import expand, load_sweep
+from orchestrator.specs import expand
+from orchestrator.sweep_files import load_sweep
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 _BEST = {"vin": 0.75, "symvin": 0.96, "conv_gppn": 0.98, "contractive": 0.995, "spt": 0.7}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.specs import expand, load_sweep
+from orchestrator.specs import expand
+from orchestrator.sweep_files import load_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,7 +16,8 @@ import pytest
 from datagen import parquet
 from datagen.task import dataset_id
 from orchestrator.results import read_curves, read_result, trial_directory
-from orchestrator.specs import expand, load_sweep
+from orchestrator.specs import expand
+from orchestrator.sweep_files import load_sweep
 
 SWEEP = """
 name: tiny

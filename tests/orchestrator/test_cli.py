@@ -8,7 +8,8 @@ import pytest
 from orchestrator.cli import _parser, main
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_result
-from orchestrator.specs import expand, load_sweep
+from orchestrator.specs import expand
+from orchestrator.sweep_files import load_sweep
 from orchestrator.table_formats import FORMATS
 
 SWEEP = """
@@ -46,7 +47,7 @@ def options(verb):
 
 def test_the_command_line_is_a_contract():
     every = {"--profile", "--storage", "--set", "--only", "--json"}
-    assert options("plan") == every | {"--measure", "--gpus"}
+    assert options("plan") == every | {"--measure", "--gpus", "--address"}
     assert options("data") == every | {"--address"}
     assert options("run") == every | {"--address", "--tracking-uri", "--rerun"}
     assert options("trial") == every | {"--replay"}

@@ -14,7 +14,7 @@ from orchestrator.chart_parts import NothingToDraw
 from orchestrator.drawing import inline_svg, pens, picture, style, write_picture
 from orchestrator.figures import DEFAULT_FIGURES, FIGURES, draw
 from orchestrator.runs import usable
-from orchestrator.specs import load_sweep
+from orchestrator.sweep_files import load_sweep
 
 DRAWN = [
     ("figure2", "success"),

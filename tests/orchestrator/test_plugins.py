@@ -15,7 +15,8 @@ from datagen.plugins import OWNERS, PluginError
 from datagen.task import TASKS, DatasetSpec
 from orchestrator.plugins import load_plugins
 from orchestrator.results import code_hash, read_result, trial_directory
-from orchestrator.specs import SweepError, TrialSpec, expand, load_sweep, trial_id
+from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
+from orchestrator.sweep_files import load_sweep
 from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, PlannerSpec
 
 ROOT = Path(__file__).parents[2]
@@ -84,12 +85,12 @@ def test_own_options_reach_validation_identity_and_the_grid(untouched, tmp_path)
 def test_a_spec_that_is_read_back_brings_its_plug_in_along(tmp_path):
     path = write(tmp_path, CORE)
     read = (
-        "import sys; from orchestrator.specs import *\n"
+        "import sys; from orchestrator.specs import *; from orchestrator.sweep_files import *\n"
         "spec = TrialSpec.model_validate_json(sys.argv[1])\n"
         "print(trial_id(spec), type(spec.planner.options).__module__)"
     )
     make = (
-        "import sys; from orchestrator.specs import *\n"
+        "import sys; from orchestrator.specs import *; from orchestrator.sweep_files import *\n"
         "(t,) = expand(load_sweep(sys.argv[1], overrides=['planners.p.core=sharp']))\n"
         "print(t.trial_id); print(t.spec.model_dump_json())"
     )

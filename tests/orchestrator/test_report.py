@@ -18,7 +18,8 @@ from orchestrator.chart_parts import NothingToDraw
 from orchestrator.cli import main
 from orchestrator.report import FreshReport, Page, report, write_report
 from orchestrator.results import trial_directory, write_curves, write_result, write_spec
-from orchestrator.specs import expand, load_sweep
+from orchestrator.specs import expand
+from orchestrator.sweep_files import load_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 samples = cache(sample_runs)

@@ -20,7 +20,8 @@ from orchestrator.results import (
     write_result,
     write_spec,
 )
-from orchestrator.specs import expand, load_sweep
+from orchestrator.specs import expand
+from orchestrator.sweep_files import load_sweep
 
 ID = "0123456789abcdef"
 

@@ -17,7 +17,8 @@ from datagen.task import TASKS, DatasetSpec
 from orchestrator.cli import main
 from orchestrator.plugins import load_plugins
 from orchestrator.results import code_hash
-from orchestrator.specs import expand, load_sweep
+from orchestrator.specs import expand
+from orchestrator.sweep_files import load_sweep
 from orchestrator.trained import Inputs
 from planners import PlannerSpec, TrainingSpec, build_planner, load_planner
 from planners.routes import PlannerError

@@ -13,7 +13,8 @@ from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, read_result, trial_directory, write_curves, write_result
 from orchestrator.search_space import read_suggestions, write_suggestions
 from orchestrator.searching import EarlyStopping, next_suggestions
-from orchestrator.specs import SweepError, expand, load_sweep
+from orchestrator.specs import SweepError, expand
+from orchestrator.sweep_files import load_sweep
 
 SWEEP = """
 name: hunt

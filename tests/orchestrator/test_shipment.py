@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator import shipment
 from orchestrator.shipment import pack
-from orchestrator.specs import SweepError, load_sweep, sweep_files
+from orchestrator.specs import SweepError
+from orchestrator.sweep_files import load_sweep, sweep_files
 
 SWEEP = "name: small\nplanners: {vin: {core: vin}}\n"
 

@@ -24,7 +24,8 @@ from orchestrator.show import (
     write_dataset_picture,
     write_trial_pictures,
 )
-from orchestrator.specs import TrialSpec, expand, load_sweep, trial_id
+from orchestrator.specs import TrialSpec, expand, trial_id
+from orchestrator.sweep_files import load_sweep
 from orchestrator.trained import convergence, load_trained, solve
 from orchestrator.trial import run_trial
 from planners.specs import PlannerSpec, TrainingSpec

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from datagen.spec import Spec, canonical_json
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator.results import trial_directory
-from orchestrator.specs import SweepError, TrialSpec, expand, find_trial, load_sweep, select, trial_id
+from orchestrator.selection import find_trial, select
+from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
+from orchestrator.sweep_files import load_sweep
 from planners.specs import PlannerSpec, TrainingSpec
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -64,7 +66,7 @@ def test_identities_are_those_in_peoples_storage(name):
 
 def test_another_process_names_trials_alike():
     code = (
-        "import json; from orchestrator.specs import *\n"
+        "import json; from orchestrator.specs import *\nfrom orchestrator.sweep_files import load_sweep\n"
         f"sweep = load_sweep({str(SWEEPS[0])!r})\n"
         "print(json.dumps([trial.trial_id for trial in expand(sweep)]))"
     )

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from datagen.task import dataset_id
-from orchestrator.specs import SweepError, expand, further_tests, load_sweep
+from orchestrator.specs import SweepError, expand, further_tests
+from orchestrator.sweep_files import load_sweep
 
 FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

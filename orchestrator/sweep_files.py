@@ -1,0 +1,148 @@
+"""Sweeps as files: YAML with `extends:`, profiles and overrides, read into a `SweepSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from datagen.plugins import PluginError
+from datagen.spec import first_problem, nearest
+from orchestrator.plugins import load_installed_plugins, load_plugins
+from orchestrator.specs import SweepError, SweepSpec, expand, studies
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *base` lays base below the mapping's own keys, which may repeat base's
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Read a sweep: a plain YAML file, or a Ray cluster file that holds one under `metadata.sweep`.
+
+    Args:
+        path: The file. Its `extends:` names a sweep, relative to it, that it adds to.
+        profile: One of the file's `profiles:`, merged over the rest; None for the paper's own scale.
+        overrides: Settings `path=value`, merged last; the value is YAML.
+
+    Returns:
+        The sweep, checked.
+
+    Raises:
+        SweepError: When the file can't be read or says something impossible.
+    """
+    path = Path(path)
+    document = _read_document(path, seen=())
+    profiles = document.pop("profiles", {})
+    if not isinstance(profiles, dict):
+        raise SweepError(f"{path}: profiles: expected a mapping of names to overrides, got {profiles!r:.80}")
+    if profile is not None:
+        if profile not in profiles:
+            raise SweepError(f"{path}: no profile {profile!r}; {nearest(profile, profiles)}")
+        if not isinstance(profiles[profile], dict):
+            raise SweepError(f"{path}: profiles.{profile}: expected a mapping, got {profiles[profile]!r:.80}")
+        document = _merged(document, profiles[profile])
+    for override in overrides:
+        document = _with_override(document, override)
+    try:
+        load_installed_plugins()
+        load_plugins(document.get("plugins", []), beside=[path.parent])
+        sweep = SweepSpec.model_validate(document)
+        first = {} if sweep.search is None else {axis: values.first() for axis, values in sweep.search.space.items()}
+        expand(sweep, {study: [first] for study in studies(sweep)})
+    except ValidationError as error:
+        raise SweepError(f"{path}: {first_problem(error)}") from None
+    except (SweepError, PluginError) as error:
+        raise SweepError(f"{path}: {error}") from None
+    return sweep
+
+
+def sweep_files(path: str | Path) -> list[Path]:
+    """Return the file of a sweep and those that it extends.
+
+    Args:
+        path: The sweep's file.
+
+    Raises:
+        SweepError: As for `load_sweep`, as far as the files are concerned.
+    """
+    read: list[Path] = []
+    _read_document(Path(path), seen=(), read=read)
+    return read
+
+
+def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None = None) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise SweepError(f"{path}: extends: the files extend each other in a circle")
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise SweepError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise SweepError(f"{path}: not valid YAML: {reason}") from None
+    if isinstance(document, dict) and isinstance(document.get("metadata"), dict) and "sweep" in document["metadata"]:
+        document = document["metadata"]["sweep"]
+    elif isinstance(document, dict) and "provider" in document and "planners" not in document:
+        raise SweepError(f"{path}: a Ray cluster file without a sweep, which would stand under metadata.sweep")
+    if not isinstance(document, dict):
+        raise SweepError(f"{path}: expected a mapping (name, planners, grid, ...), got {type(document).__name__}")
+    if read is not None:
+        read.append(path)
+    parent = document.pop("extends", None)
+    if parent is None:
+        return document
+    if not isinstance(parent, str):
+        raise SweepError(f"{path}: extends: expected the name of a sweep file, got {parent!r:.80}")
+    return _merged(_read_document(path.parent / parent, (*seen, path.resolve()), read), document)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with `above` laid over it: mappings are merged, everything else is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    parts = path.strip().split(".")
+    if not equals or not all(parts):
+        raise SweepError(f"--set {override!r}: expected path=value, for example training.epochs=3")
+    if parts[0] == "grid" and len(parts) > 2:
+        parts = ["grid", ".".join(parts[1:])]
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise SweepError(f"--set {override!r}: the value is not valid YAML") from None
+    if parts[0] == "tasks" and len(parts) > 2 and parts[1].isdigit():
+        tasks = document.get("tasks", [])
+        index = int(parts[1])
+        if not isinstance(tasks, list) or index >= len(tasks) or not isinstance(tasks[index], dict):
+            raise SweepError(f"--set {override!r}: the sweep has no task {index}")
+        changed = _merged(tasks[index], _nested(parts[2:], value))
+        return {**document, "tasks": [*tasks[:index], changed, *tasks[index + 1 :]]}
+    return _merged(document, _nested(parts, value))
+
+
+def _nested(parts: list[str], value: Any) -> dict[str, Any]:
+    for part in reversed(parts):
+        value = {part: value}
+    return value
