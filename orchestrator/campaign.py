@@ -11,9 +11,9 @@ from typing import Any
 from orchestrator import interruption, tracking
 from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, make_datasets, ray_cluster
 from orchestrator.evaluation import PlannedEvaluation, missing_evaluations, planned_evaluations
+from orchestrator.fresh_report import FreshReport
 from orchestrator.planning import Plan
 from orchestrator.progress import Progress, outcome, trial_name
-from orchestrator.report import FreshReport
 from orchestrator.results import TrialResult
 from orchestrator.search_space import read_suggestions
 from orchestrator.specs import PlannedTrial, expand

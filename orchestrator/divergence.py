@@ -19,9 +19,10 @@ from orchestrator.provenance import code_hash
 from orchestrator.results import ResultError, write_bytes
 from orchestrator.specs import TrialSpec
 from orchestrator.trained import solve
+from planners.evaluation import ProblemSource
 from planners.fixed_points import Result
 from planners.planner import Plan, build_planner
-from planners.training import EpochRecord, ProblemSource, Trainer
+from planners.training import EpochRecord, Trainer
 
 FILE = "divergence.pt"
 

@@ -141,7 +141,7 @@ def evaluate_trial(
     import torch
 
     from orchestrator.trained import load_trained
-    from planners.training import evaluate
+    from planners.evaluation import evaluate
 
     trained = load_trained(directory)
     manifest = parquet.load_manifest(dataset)

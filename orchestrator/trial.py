@@ -38,9 +38,10 @@ from orchestrator.results import (
 from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.steering import Cancelled, is_cancelled, why_cancelled
 from orchestrator.trained import Convergence, convergence
+from planners.evaluation import ProblemSource
 from planners.memory import MemoryLimitExceeded
 from planners.rollout import Evaluation
-from planners.training import EpochRecord, ProblemSource, Trainer
+from planners.training import EpochRecord, Trainer
 
 DIVERGED_BELOW = 0.2
 """A trial whose test success rate is lower counts as diverged (Table 1's italics)."""

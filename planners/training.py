@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datagen.links import read_links
 from datagen.problem import Moves, Problems
 from planners.budget import Spent, applications
 from planners.cores import DiscountedCore
+from planners.evaluation import Inputs, ProblemSource, evaluate
 from planners.fixed_points import Result, Solution
 from planners.memory import TensorMemory, state_tensors
-from planners.planner import Plan, Planner, build_planner
-from planners.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
+from planners.planner import Plan, build_planner
+from planners.rollout import Evaluation
 from planners.specs import PlannerSpec, TrainingSpec
 
 WARM_UP_STEPS = 3
 """Steps of a process whose times are not counted: caches fill, kernels are compiled, memory is metered."""
-
-
-class ProblemSource(Protocol):
-    """Where a trainer reads problems: `Problems` in memory, or a stream of a set that does not fit there."""
-
-    def __len__(self) -> int:
-        """Return the number of problems."""
-
-    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
-        """Yield one epoch of full batches, shuffled by (seed, epoch) alone."""
-
-    def in_order(self, size: int) -> Iterator[Problems]:
-        """Yield all problems in order, at most `size` at a time."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +228,7 @@ class Trainer:
     def _update(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
         self.optimizer.zero_grad(set_to_none=True)
         started = self._clock()
-        inputs = _Inputs.of(batch, self.device)
+        inputs = Inputs.of(batch, self.device)
         with self._drawn_discount(generator):
             plan, loss = self._loss(inputs, generator)
         solved = self._clock()
@@ -284,7 +271,7 @@ class Trainer:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _loss(self, inputs: _Inputs, generator: torch.Generator) -> tuple[Plan, Tensor]:
+    def _loss(self, inputs: Inputs, generator: torch.Generator) -> tuple[Plan, Tensor]:
         apart = self.epoch < self.training.mapper_pretrain_epochs
         if inputs.observation is None or self.spec.mapper == "identity":
             plan = self.planner.plan(inputs.map, inputs.goal, inputs.observation if self.spec.channels else None)
@@ -308,7 +295,7 @@ class Trainer:
         draw = torch.rand((), generator=generator, device=self.device)
         return bool(draw < self.training.jacobian_frequency)
 
-    def _cross_entropy(self, logits: Tensor, inputs: _Inputs) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, inputs: Inputs) -> Tensor:
         if self.training.labels == "one_hot":
             return functional.cross_entropy(logits, inputs.label)
         bits = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
@@ -358,78 +345,7 @@ class Trainer:
         torch.set_rng_state(state["torch_random_state"])
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """A batch as the planner takes it."""
-
-    map: Tensor
-    goal: Tensor
-    label: Tensor
-    optimal_actions: Tensor
-    observation: Tensor | None
-
-    @classmethod
-    def of(cls, batch: Problems, device: torch.device) -> _Inputs:
-        n, height, width = batch.map.shape
-        goal = torch.zeros(n, 1, height, width)
-        goal[torch.arange(n), 0, batch.goal[:, 0].astype("int64"), batch.goal[:, 1].astype("int64")] = 1.0
-        observation = None if batch.observation is None else torch.from_numpy(batch.observation).to(device)
-        return cls(
-            map=torch.from_numpy(batch.map).to(device).float().unsqueeze(1),
-            goal=goal.to(device),
-            label=torch.from_numpy(batch.label).to(device).long(),
-            optimal_actions=torch.from_numpy(batch.optimal_actions).to(device).long(),
-            observation=observation,
-        )
-
-
 def _adjoint_residual(solution: Solution) -> float:
     if solution.adjoint is None or solution.adjoint.residual is None:
         return float("nan")
     return float(solution.adjoint.residual.mean())
-
-
-@torch.no_grad()
-def evaluate(
-    planner: Planner,
-    problems: ProblemSource,
-    *,
-    moves: Moves,
-    batch_size: int = 32,
-    k_fwd: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Evaluation:
-    """Plan every problem and roll the greedy policy out from every cell that can reach the goal.
-
-    Args:
-        planner: The planner; it stays on its device.
-        problems: What to plan, of any map size.
-        moves: What the actions do.
-        batch_size: Problems planned at once; the result does not depend on it.
-        k_fwd: Most forward steps, where they differ from the planner's own.
-        progress: Called with the number of problems done so far.
-
-    Returns:
-        Success rate, optimality, SPL and more.
-    """
-    device = next(planner.parameters()).device
-    was_training = planner.training
-    planner.eval()
-    parts: list[tuple[Tensor, ...]] = []
-    done = 0
-    for batch in problems.in_order(batch_size):
-        inputs = _Inputs.of(batch, device)
-        plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
-        facts: tuple[Any, ...] = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
-        if moves.links:
-            links = read_links(moves, batch.observation)
-            facts += (links.target, links.cost)
-        parts.append((plan.logits.max(1).indices, *(torch.from_numpy(fact).to(device) for fact in facts)))
-        done += len(batch)
-        if progress is not None:
-            progress(done)
-    planner.train(was_training)
-    actions, free, goal, distance, optimal_actions, *roads = (torch.cat(part) for part in zip(*parts, strict=True))
-    if roads:
-        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
-    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)

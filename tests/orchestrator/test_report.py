@@ -16,7 +16,8 @@ from samples import SWEEPS, sample_runs
 
 from orchestrator.chart_parts import NothingToDraw
 from orchestrator.cli import main
-from orchestrator.report import FreshReport, Page, report, write_report
+from orchestrator.fresh_report import FreshReport
+from orchestrator.report import Page, report, write_report
 from orchestrator.results import trial_directory, write_curves, write_result, write_spec
 from orchestrator.specs import expand
 from orchestrator.sweep_files import load_sweep

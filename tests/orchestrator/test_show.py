@@ -106,7 +106,7 @@ def test_a_trials_picture_shows_its_policy(storage, trial, tmp_path):
     board, values, fates, residuals = [axes for axes in figure.axes if axes.get_title("left")]
     assert arrows(values) == (problem.optimal_actions > 0).sum()
     assert board.get_title("left") == "paths of the policy"
-    from planners.training import evaluate
+    from planners.evaluation import evaluate
 
     found = evaluate(trained.planner, problem, moves=FOUR)
     reachable = int(np.isfinite(problem.distance).sum())

@@ -12,9 +12,10 @@ import torch
 from datagen.navigation import draw
 from datagen.problem import FOUR, FOUR_WRAP
 from datagen.task import DatasetSpec
+from planners.evaluation import evaluate
 from planners.memory import MemoryLimitExceeded
 from planners.specs import PlannerSpec, TrainingSpec
-from planners.training import Trainer, evaluate
+from planners.training import Trainer
 
 SPEC = DatasetSpec(map_size=9, train=64, valid=16, test=16)
 PLANNER = PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=6)
@@ -103,9 +104,9 @@ def test_training_lowers_the_loss_and_raises_success(problems, labels):
 def test_labels_with_all_optimal_actions_do_not_look_at_the_goal_or_at_walls(problems):
     train, _ = problems
     learner = trainer(problems, training=TRAINING.model_copy(update={"labels": "all_optimal"}))
-    from planners.training import _Inputs
+    from planners.evaluation import Inputs
 
-    inputs = _Inputs.of(train, torch.device("cpu"))
+    inputs = Inputs.of(train, torch.device("cpu"))
     perfect = torch.full((len(train), 4, 9, 9), -50.0)
     for action in range(4):
         perfect[:, action][(inputs.optimal_actions >> action & 1).bool()] = 50.0

@@ -1,0 +1,83 @@
+"""The report of a running sweep, kept fresh in the storage: an advisor needs a link and nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.figures import figures_of
+from orchestrator.report import write_report
+from orchestrator.specs import PlannedTrial, SweepSpec
+
+
+class FreshReport:
+    """Rewrites the report of a running sweep, in a thread of its own, so that the sweep never waits for it.
+
+    Args:
+        sweep: The sweep.
+        trials: Its trials; read anew for every version, since a search adds to them.
+        storage: The storage directory.
+        profile: The sweep's profile.
+        command: The command that runs the sweep.
+        seconds: The least time between two versions.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepSpec,
+        trials: Sequence[PlannedTrial],
+        storage: Path,
+        *,
+        profile: str | None = None,
+        command: Sequence[str] = (),
+        seconds: float = 60.0,
+    ) -> None:
+        figures_of(sweep)  # a figure that does not exist is told before anything starts
+        self._sweep, self._trials, self._storage = sweep, trials, Path(storage)
+        self._profile, self._command, self._seconds = profile, tuple(command), seconds
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._keep, name="report", daemon=True)
+        self._thread.start()
+
+    def note(self) -> None:
+        """Say that something has changed; returns at once."""
+        self._changed.set()
+
+    def close(self) -> Path:
+        """Stop, write the last version, and return its path.
+
+        Raises:
+            Exception: What went wrong with an earlier version, if the last one goes wrong too.
+        """
+        self._closing.set()
+        self._changed.set()
+        self._thread.join()
+        return self._write(running=False)
+
+    def _keep(self) -> None:
+        while not self._closing.is_set():
+            self._changed.wait()
+            self._changed.clear()
+            if self._closing.is_set():
+                return
+            started = time.monotonic()
+            try:
+                self._write(running=True)
+            except Exception as error:
+                # A file that is being replaced may be half there; the next version, and close(), try again.
+                self.error = error
+            # A large sweep's report takes a while to draw: at most a twentieth of the time goes into it.
+            self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
+
+    def _write(self, running: bool) -> Path:
+        return write_report(
+            self._sweep,
+            self._trials,
+            self._storage,
+            profile=self._profile,
+            command=self._command,
+            running=running,
+        )

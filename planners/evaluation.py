@@ -1,0 +1,100 @@
+"""Problems as a planner takes them, and how well it plans them (section 5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from datagen.links import read_links
+from datagen.problem import Moves, Problems
+from planners.planner import Planner
+from planners.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
+
+
+class ProblemSource(Protocol):
+    """Where a trainer reads problems: `Problems` in memory, or a stream of a set that does not fit there."""
+
+    def __len__(self) -> int:
+        """Return the number of problems."""
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
+        """Yield one epoch of full batches, shuffled by (seed, epoch) alone."""
+
+    def in_order(self, size: int) -> Iterator[Problems]:
+        """Yield all problems in order, at most `size` at a time."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch as the planner takes it."""
+
+    map: Tensor
+    goal: Tensor
+    label: Tensor
+    optimal_actions: Tensor
+    observation: Tensor | None
+
+    @classmethod
+    def of(cls, batch: Problems, device: torch.device) -> Inputs:
+        """Return a batch's tensors on the device, the goal as a one in an image of zeros."""
+        n, height, width = batch.map.shape
+        goal = torch.zeros(n, 1, height, width)
+        goal[torch.arange(n), 0, batch.goal[:, 0].astype("int64"), batch.goal[:, 1].astype("int64")] = 1.0
+        observation = None if batch.observation is None else torch.from_numpy(batch.observation).to(device)
+        return cls(
+            map=torch.from_numpy(batch.map).to(device).float().unsqueeze(1),
+            goal=goal.to(device),
+            label=torch.from_numpy(batch.label).to(device).long(),
+            optimal_actions=torch.from_numpy(batch.optimal_actions).to(device).long(),
+            observation=observation,
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    planner: Planner,
+    problems: ProblemSource,
+    *,
+    moves: Moves,
+    batch_size: int = 32,
+    k_fwd: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Plan every problem and roll the greedy policy out from every cell that can reach the goal.
+
+    Args:
+        planner: The planner; it stays on its device.
+        problems: What to plan, of any map size.
+        moves: What the actions do.
+        batch_size: Problems planned at once; the result does not depend on it.
+        k_fwd: Most forward steps, where they differ from the planner's own.
+        progress: Called with the number of problems done so far.
+
+    Returns:
+        Success rate, optimality, SPL and more.
+    """
+    device = next(planner.parameters()).device
+    was_training = planner.training
+    planner.eval()
+    parts: list[tuple[Tensor, ...]] = []
+    done = 0
+    for batch in problems.in_order(batch_size):
+        inputs = Inputs.of(batch, device)
+        plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
+        facts: tuple[Any, ...] = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
+        if moves.links:
+            links = read_links(moves, batch.observation)
+            facts += (links.target, links.cost)
+        parts.append((plan.logits.max(1).indices, *(torch.from_numpy(fact).to(device) for fact in facts)))
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+    planner.train(was_training)
+    actions, free, goal, distance, optimal_actions, *roads = (torch.cat(part) for part in zip(*parts, strict=True))
+    if roads:
+        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
+    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)
