@@ -22,6 +22,13 @@ fi
 ray_node() {
     local first=$NODE_PORTS
     readable "$RAY_AUTH_TOKEN_PATH"
+    case ${NODE_ADDRESS:-} in
+    127.* | localhost) # Ray would put another of the machine's addresses in its place
+        echo "entrypoint: .env: BIND_ADDRESS is $NODE_ADDRESS: with compose.worker.yml it must be this machine's own" \
+            "address in the lab; for one machine alone, use docker-compose.yml" >&2
+        exit 2
+        ;;
+    esac
     export AUTOSCALER_METRIC_PORT=$((first + 1)) DASHBOARD_METRIC_PORT=$((first + 2))
     exec ray start --block --disable-usage-stats ${NODE_ADDRESS:+--node-ip-address "$NODE_ADDRESS"} \
         --metrics-export-port "$first" --node-manager-port $((first + 3)) --object-manager-port $((first + 4)) \

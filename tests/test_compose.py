@@ -190,6 +190,27 @@ def test_the_firewall_lets_in_every_port_but_the_metrics(tree: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "/nowhere/token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/dev/null", "NODE_ADDRESS": "127.0.0.1"}, "BIND_ADDRESS"),
+    ],
+)
+def test_a_node_refuses_to_start_without_a_token_or_on_loopback(given: dict[str, str], told: str) -> None:
+    variables = {
+        "PATH": os.environ["PATH"],
+        "NODE_PORTS": "20000",
+        "RAY_PORT": "6379",
+        "DASHBOARD_PORT": "8265",
+        **given,
+    }
+    refused = subprocess.run(
+        [ROOT / "docker/entrypoint.sh", "ray-head"], env=variables, capture_output=True, text=True, timeout=20
+    )
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and told in refused.stderr
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_compose_accepts_it(name: str, tree: Path) -> None:
     compose = [["docker", "compose"]] if shutil.which("docker") else []
