@@ -55,8 +55,8 @@ CORES = {"mine_vin": CORES["vin"]}
 class Laptop:
     """A working directory, a shell, and a cluster somewhere."""
 
-    def __init__(self, folder, port, token, storage):
-        self.folder, self.storage = folder, storage
+    def __init__(self, folder, port, token, storage, head):
+        self.folder, self.storage, self.head = folder, storage, head
         self.environment = {
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -99,7 +99,7 @@ def laptop():
         (folder / "mine.py").write_text(PLUGIN)
         (folder / "run.py").write_text((ROOT / "sweeps" / "run.py").read_text())
         gcs, dashboard, agent, client = free_ports(4)
-        laptop = Laptop(folder, dashboard, token, storage)
+        laptop = Laptop(folder, dashboard, token, storage, f"127.0.0.1:{gcs}")
         ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
         command = [str(BIN / "ray"), "start", "--head", "--block", *ports, "--node-ip-address=127.0.0.1"]
         command += ["--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={scratch / 'ray'}"]
@@ -123,6 +123,18 @@ def laptop():
             except subprocess.TimeoutExpired:
                 head.kill()
                 head.wait()
+
+
+def test_cells_are_measured_on_the_clusters_machines(laptop):
+    storage = laptop.storage.with_name("measured")
+    planned = laptop.run(
+        "plan", "tiny.yaml", "--measure", "--address", laptop.head, "--storage", str(storage), "--json"
+    )
+    assert planned.returncode == 0, planned.stderr
+    found = json.loads(planned.stdout)
+    assert [cell["status"] for cell in found["measured"]] == ["COMPLETED"] and found["measured"][0]["step_seconds"] > 0
+    assert "1 cells measured" in found["expected_seconds_from"]
+    assert len(list((storage / "measurements").iterdir())) == 1
 
 
 def test_a_sweep_with_a_plugin_goes_to_the_cluster_and_is_followed_to_its_end(laptop):
