@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from orchestrator.trained import solve
 from planners.evaluation import ProblemSource
 from planners.fixed_points import Result
 from planners.planner import Plan, build_planner
-from planners.training import EpochRecord, Trainer
+from planners.training import Trainer
 
 FILE = "divergence.pt"
 
@@ -35,33 +34,19 @@ class WatchedTrainer(Trainer):
     """
 
     keep: Callable[[bytes], None] | None = None
-    _step_of_epoch = 0
 
-    def run_epoch(self) -> EpochRecord:
-        """Train for one epoch and validate."""
-        self._step_of_epoch = 0
-        return super().run_epoch()
-
-    def _update(self, batch: Problems, generator: torch.Generator) -> Any:
-        record = super()._update(batch, generator)
-        self._step_of_epoch += 1
-        return record
-
-    def _loss(self, inputs: Any, generator: torch.Generator) -> tuple[Plan, Tensor]:
-        before = {"torch": torch.get_rng_state(), "penalty": generator.get_state()} if self.keep else {}
-        plan, loss = super()._loss(inputs, generator)
+    def look(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
+        """Hand over the state if this is the first step whose forward iteration diverged."""
         if self.keep is not None and bool((plan.solution.result == Result.DIVERGED).any()):
-            # Here the weights are still those that the iteration diverged with.
-            self.keep(self._state(plan, before))
+            self.keep(self._state(plan, random_state))
             self.keep = None
-        return plan, loss
 
     def _state(self, plan: Plan, random_state: dict[str, Tensor]) -> bytes:
         content = BytesIO()
         state = {
             "code": code_hash(),
             "epoch": self.epoch,
-            "step": self._step_of_epoch,
+            "step": self.step,
             "indices": self._indices(),
             "weights": self.planner.state_dict(),
             "random_state": random_state,
@@ -78,7 +63,7 @@ class WatchedTrainer(Trainer):
             return None
         size = self.training.batch_size
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.train))
-        chosen: list[int] = order[self._step_of_epoch * size : (self._step_of_epoch + 1) * size].tolist()
+        chosen: list[int] = order[self.step * size : (self.step + 1) * size].tolist()
         return chosen
 
 

@@ -90,6 +90,7 @@ class Trainer:
     Attributes:
         planner: The planner in training.
         epoch: Epochs completed.
+        step: Steps completed of the epoch that is being trained.
         finished: True when all epochs are done, another limit is reached, or training is no longer finite.
         spent: What the training steps have cost.
     """
@@ -131,7 +132,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.planner = build_planner(planner, actions=len(moves.names), kernel=kernel).to(self.device)
         self.optimizer = self._optimizer()
-        self.epoch = 0
+        self.epoch = self.step = 0
         self.finished = training.epochs == 0
         self.spent = Spent()
         self._best: dict[str, Any] | None = None
@@ -160,6 +161,7 @@ class Trainer:
         steps: list[_StepRecord] = []
         self.planner.train()
         for batch in self.train.batches(self.training.batch_size, self.seed, self.epoch):
+            self.step = len(steps)
             steps.append(self._step(batch, generator))
             self.spent = Spent(
                 self.spent.steps + 1,
@@ -229,8 +231,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         started = self._clock()
         inputs = Inputs.of(batch, self.device)
+        random_state = {"torch": torch.get_rng_state(), "penalty": generator.get_state()}
         with self._drawn_discount(generator):
             plan, loss = self._loss(inputs, generator)
+        self.look(plan, random_state)
         solved = self._clock()
         loss.backward()
         done = self._clock()
@@ -252,6 +256,14 @@ class Trainer:
             kernel=plan.kernel,
             applications=applications(solution, self.spec.adjoint),
         )
+
+    def look(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
+        """See what a training step has planned, before the weights change; does nothing here.
+
+        Args:
+            plan: What was planned.
+            random_state: States of the generators before the step: "torch", and "penalty" for the step's own draws.
+        """
 
     @contextmanager
     def _drawn_discount(self, generator: torch.Generator) -> Iterator[None]:
