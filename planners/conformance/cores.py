@@ -224,9 +224,11 @@ def check_float32_matches_float64(core: str, adjoint: str) -> None:
     single_logits, single = planner(map.float(), goal.float()).detach(), gradients(planner, map.float(), goal.float())
     largest = float(exact_logits.abs().max())
     _close(single_logits.double(), exact_logits, 1e-4, 1e-4 * largest, "logits in float32 and in float64")
+    # A gradient that is zero at a fixed point, such as that of a step size, is noise beside the others.
+    noise = 1e-6 * max(float(gradient.abs().max()) for gradient in exact.values())
     for name, gradient in exact.items():
-        scale = float(gradient.abs().max())
-        _close(single[name].double(), gradient, 1e-3, 1e-3 * scale, f"gradients of {name} in float32 and in float64")
+        allowed = 1e-3 * float(gradient.abs().max()) + noise
+        _close(single[name].double(), gradient, 1e-3, allowed, f"gradients of {name} in float32 and in float64")
 
 
 def check_same_value_for_every_adjoint(core: str, adjoint: str) -> None:
