@@ -184,8 +184,9 @@ def works_of(name: str, core: torch.nn.Module, map: Tensor, goal: Tensor, steps:
     works = [Work("ours", partial(ours, forward, implicit))]
     if mode != "fixed":
         works.append(Work("ours, Anderson", partial(ours, Anderson(steps, tolerance), implicit)))
-        if name != "conv_gppn":
-            works.append(Work("ours, Gauss-Seidel", partial(ours, GaussSeidel(steps, tolerance), implicit)))
+        # Sweeps solve the adjoint system too, of the ConvGRU alone.
+        swept = Implicit(GaussSeidel(K_BWD, tolerance)) if name == "conv_gppn" else implicit
+        works.append(Work("ours, Gauss-Seidel", partial(ours, GaussSeidel(steps, tolerance), swept)))
     else:
         works.append(Work("ours, unrolled", partial(ours, forward, Unrolled())))
         works.append(Work("plain loop", partial(other, others.unrolled, others.loop_of, steps)))

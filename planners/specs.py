@@ -199,12 +199,14 @@ class Entry:
         options: What it can be told.
         ignores: Fields of `PlannerSpec` that mean nothing with it, and so must be left alone.
         cores: Names of the cores that a solver works with; empty for all.
+        adjoint_cores: Of those, the ones whose adjoint system it solves too.
     """
 
     target: str
     options: type[Spec] = NoOptions
     ignores: tuple[str, ...] = ()
     cores: tuple[str, ...] = ()
+    adjoint_cores: tuple[str, ...] = ()
 
 
 CORES: dict[str, Entry] = {
@@ -218,7 +220,11 @@ SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.solvers:ForwardIteration"),
     "anderson": Entry("planners.solvers:Anderson", AndersonOptions),
     "broyden": Entry("planners.solvers:Broyden", BroydenOptions),
-    "gauss_seidel": Entry("planners.cores.gauss_seidel:GaussSeidel", cores=("vin", "symvin", "contractive")),
+    "gauss_seidel": Entry(
+        "planners.cores.gauss_seidel:GaussSeidel",
+        cores=("vin", "symvin", "contractive", "conv_gppn"),
+        adjoint_cores=("conv_gppn",),
+    ),
 }
 _NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
 ADJOINTS: dict[str, Entry] = {
@@ -334,8 +340,12 @@ class PlannerSpec(Spec):
         cores = SOLVERS[self.solver].cores
         if cores and self.core not in cores:
             raise ValueError(f"solver {self.solver!r} works with the cores {', '.join(cores)}; got core {self.core!r}")
-        if SOLVERS[self.solver_bwd].cores:
-            raise ValueError(f"solver_bwd {self.solver_bwd!r} iterates values, not the linear system of the adjoint")
+        backward = SOLVERS[self.solver_bwd]
+        if backward.cores and self.core not in backward.adjoint_cores:
+            raise ValueError(
+                f"solver_bwd {self.solver_bwd!r} iterates values, not the linear system of the adjoint, except with "
+                f"the cores {', '.join(backward.adjoint_cores) or '(none)'}; got core {self.core!r}"
+            )
         for field in ADJOINTS[self.adjoint].ignores:
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{field} means nothing with adjoint {self.adjoint!r}: leave it out")

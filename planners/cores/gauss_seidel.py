@@ -30,10 +30,11 @@ from planners.solution import Solution, Step
 
 @dataclass(frozen=True)
 class GaussSeidel:
-    """Sweeps that update the cells of a map in place, for steps that are value iterations (VIN, SymVIN, Contractive).
+    """Sweeps that update the cells of a map in place: of value iterations (VIN, SymVIN, Contractive) and the ConvGRU.
 
-    One sweep counts as one application of f. A sample stops at its first sweep that changes its value by at most the
-    tolerance; an adjoint's last application of f then gives the residual of f itself.
+    Of the ConvGRU, whose sweeps are in `planners.cores.gru_sweep`, it solves the adjoint system too. One sweep counts
+    as one application of f. A sample stops at its first sweep that changes its value by at most the tolerance; an
+    adjoint's last application of f then gives the residual of f itself.
 
     Args:
         max_steps: Most sweeps, at least 1.
@@ -56,13 +57,14 @@ class GaussSeidel:
         """Return the value after at most max_steps sweeps from v0 [B, G, h, w].
 
         Raises:
-            ValueError: If f is not a value iteration in the form that compiled loops take.
+            ValueError: If f is no step in the form that compiled loops take.
         """
         sweep = getattr(f, "sweep_in_place", None)
         if sweep is None:
             raise ValueError(
                 "solver gauss_seidel updates cells in place, which takes a step v' = max_a (r_a + W_a * v) in compiled "
-                "form: core vin, symvin or contractive with temperature 0, in float32 on the CPU, kernel 'auto'"
+                "form: core vin, symvin or contractive with temperature 0, or conv_gppn, in float32 on the CPU, kernel "
+                "'auto'"
             )
         return sweep(self, v0)
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from planners import fixed_points
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.cores.bellman import convolve
+from planners.cores.gauss_seidel import GaussSeidel
 from planners.cores.gru_kernel import OUTPUTS_AT_ONCE, GRUFilters
 from planners.cores.gru_solver import Found, Method, solve_gru
+from planners.cores.gru_sweep import sweep_gru, sweep_gru_adjoint
 from planners.cores.gru_unrolled import back_through_gru, unroll_gru
 from planners.cores.plane import grid_of, tap_offsets
 from planners.cores.value_iteration import share
@@ -61,6 +63,17 @@ class GRUIteration:
         """Return the same step for those samples."""
         return replace(self, initial=self.initial[rows], reward=self.reward[rows])
 
+    def sweep_in_place(self, solver: GaussSeidel, v0: Tensor) -> Solution:
+        """Return what Gauss-Seidel sweeps make of v0 [B, S, h, w].
+
+        Raises:
+            ValueError: If the compiled loop cannot take this step.
+        """
+        reason = unsupported(self, solver, Implicit())
+        if reason is not None:
+            raise ValueError(reason)
+        return _Compiled(_Solve(self), solver, solver.max_steps, adjoint=False).solve(self, v0)
+
 
 def unsupported(step: GRUIteration, solver: Solver, adjoint: Adjoint) -> str | None:
     """Return why the compiled loop cannot take this, or None when it can."""
@@ -71,7 +84,7 @@ def unsupported(step: GRUIteration, solver: Solver, adjoint: Adjoint) -> str | N
         return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
     if isinstance(adjoint, Unrolled) and not isinstance(solver, ForwardIteration):
         return "only forward iteration can be unrolled"
-    if not isinstance(solver, ForwardIteration | Anderson):
+    if not isinstance(solver, ForwardIteration | Anderson | GaussSeidel):
         return f"the compiled ConvGRU has no solver {type(solver).__name__}"
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
         return "the compiled ConvGRU works on float32 tensors on the CPU"
@@ -85,8 +98,8 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
 
     Args:
         step: The step.
-        solver: ForwardIteration or Anderson.
-        adjoint: Implicit, Phantom, OneStep or Unrolled. The adjoint system runs compiled for the same two solvers.
+        solver: ForwardIteration, Anderson or GaussSeidel, whose sweeps are followed by one step.
+        adjoint: Implicit, Phantom, OneStep or Unrolled. The adjoint system runs compiled for the same three solvers.
 
     Raises:
         ValueError: With the reason that `unsupported` gives.
@@ -100,7 +113,7 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
         return _unrolled(solve, solver)
     if isinstance(adjoint, OneStep):
         last = _LastStep(solve)
-    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson):
+    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson | GaussSeidel):
         adjoint = replace(adjoint, solver=_Compiled(solve, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
         last = _LastStep(solve)
     forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
@@ -109,10 +122,11 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
 
 @dataclass
 class _Solve:
-    """One step's data in the order in which the kernel reads it, and the state that it is linearised at."""
+    """One step's data in the order in which the kernel reads it, the state that it is linearised at, what it kept."""
 
     step: GRUIteration
     at: np.ndarray = field(init=False)
+    kept: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         state, size = self.step.candidate.shape[0], self.step.gates.shape[-1]
@@ -141,16 +155,36 @@ class _Solve:
         """Return x [B, S, h, w] with channels of zeros up to a multiple of five."""
         return nn.functional.pad(x.detach(), (0, 0, 0, 0, 0, self.missing)).contiguous().numpy()
 
-    def run(self, start: np.ndarray, right: np.ndarray, method: Method) -> Found:
+    def run(self, solver: Any, start: np.ndarray, *, adjoint: bool) -> Found:
+        """Return the state from `start`, or the adjoint vector whose right-hand side and start that is."""
         batch = start.shape[0]
         found = Found(
             np.empty(start.shape, np.float32),
             np.empty(batch, np.float32),
             np.empty(batch, np.int64),
             np.empty(batch, np.int8),
-            np.empty((method.max_steps, batch), np.float32),
+            np.empty((solver.max_steps, batch), np.float32),
         )
-        share(solve_gru, batch, start, self.reward, right, self.filters, self.grid, method, found)
+        layout, limits = (self.filters, self.grid), (solver.max_steps, solver.tolerance)
+        if not isinstance(solver, GaussSeidel):
+            options = (0, 1.0, 0.0)
+            if isinstance(solver, Anderson):
+                options = (solver.depth, solver.mixing, max(solver.regularisation**2, 1e-15))
+            kept = self.kept if adjoint else np.empty((batch, 0, 0), np.float32)
+            share(
+                solve_gru,
+                batch,
+                start,
+                self.reward,
+                kept,
+                *layout,
+                Method(solver.max_steps, solver.tolerance, *options),
+                found,
+            )
+        elif adjoint:
+            share(sweep_gru_adjoint, batch, start, self.kept, *layout, *limits, found)
+        else:
+            share(sweep_gru, batch, start, self.reward, *layout, *limits, found)
         return found
 
 
@@ -173,14 +207,8 @@ class _Compiled:
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
         """Return the fixed point from v0; f is what the kernel knows."""
-        of, solver = self.solve_of, self.solver
-        if isinstance(solver, Anderson):
-            options = (solver.depth, solver.mixing, max(solver.regularisation**2, 1e-15))
-        else:
-            options = (0, 1.0, 0.0)
-        start = of.padded(v0)
-        method = Method(self.max_steps, solver.tolerance, *options)
-        found = of.run(of.at, start, method) if self.adjoint else of.run(start, start[:, :0], method)
+        of = self.solve_of
+        found = of.run(replace(self.solver, max_steps=self.max_steps), of.padded(v0), adjoint=self.adjoint)
         if not self.adjoint:
             of.at = found.value
         value, residual, steps, result, trace = (torch.from_numpy(x) for x in found)
@@ -196,7 +224,8 @@ class _LastStep:
     def __call__(self, v: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return self.solve_of.step(v)
-        return _kept_steps(self.solve_of, v, 1)[0]
+        # Nothing asks for the gradient to v: the adjoint system has it already.
+        return _kept_steps(self.solve_of, v.detach(), 1)[0]
 
 
 def _kept_steps(solve: _Solve, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,7 +264,7 @@ class _Unroll(torch.autograd.Function):
         start, steps = solve.at, len(quality[0])
         # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
         ctx.kept = torch.empty(len(start), steps, 4 * start.shape[1] * solve.grid.length)
-        ctx.solve = solve
+        ctx.solve, solve.kept = solve, ctx.kept.numpy()
         value = np.empty(start.shape, np.float32)
         out = (value, *quality)
         share(unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), out)
@@ -273,12 +302,14 @@ class _Unroll(torch.autograd.Function):
             d_part,
             dw_gates,
             dw_candidate,
+            ctx.needs_input_grad[0],
         )
         d_part = torch.from_numpy(d_part).unflatten(1, (3, padded))[:, :, :state].flatten(1, 2)
         d_gates = torch.from_numpy(dw_gates).sum(0).view(2, padded, padded, -1)[:, :state].flatten(0, 1)
         d_candidate = torch.from_numpy(dw_candidate).sum(0).view(padded, padded, -1)[:state]
         filters = (d[:, :state, : size * size].unflatten(2, (size, size)) for d in (d_gates, d_candidate))
-        return torch.from_numpy(dv0)[:, :state], d_part, *filters, None, None
+        to_start = torch.from_numpy(dv0)[:, :state] if ctx.needs_input_grad[0] else None
+        return to_start, d_part, *filters, None, None
 
 
 def _padded(w: Tensor, parts: int, missing: int, missing_inputs: int = 0) -> Tensor:

@@ -205,7 +205,7 @@ def _past_gates(w: Floats, right: Floats, slopes: Floats, dp: Floats, grid: Grid
 
 @compiled
 def transposed_gru(w, right, slopes, filters, grid, planes, out):  # type: ignore[no-untyped-def]
-    """Write J^T w + right, planes [S] with zero borders."""
+    """Write J^T w + right, planes [S] with zero borders; without planes to write, what reaches the gates alone."""
     last = grid.origin + grid.blocks * BLOCK
     _into_candidate(w, slopes, grid, planes.candidate)
     set_borders(planes.candidate, grid)
@@ -214,6 +214,8 @@ def transposed_gru(w, right, slopes, filters, grid, planes, out):  # type: ignor
             planes.candidate, filters.zeros, filters.candidate_turned, filters.offsets, grid, first, planes.reset
         )
         _into_gates(w, slopes, planes.reset, grid, first, planes.both)
+    if len(out) == 0:
+        return
     set_borders(planes.both, grid)
     for first in range(grid.origin, last, BLOCK):
         convolve_block(planes.both, filters.zeros, filters.gates_turned, filters.offsets_turned, grid, first, out)

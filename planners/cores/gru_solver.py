@@ -76,21 +76,21 @@ def _extrapolate(z: Floats, change: Floats, moves: Floats, gamma: Floats, mixing
 
 
 @compiled
-def solve_gru(first, last, start, reward, right, filters, grid, method, out):  # type: ignore[no-untyped-def]
-    """Solve v = f(v) from v = start; or, given right, w = J^T w + right from w = right, J at v = start.
+def solve_gru(first, last, start, reward, kept, filters, grid, method, out):  # type: ignore[no-untyped-def]
+    """Solve v = f(v) from v = start; or, given what a step kept, w = J^T w + start from w = start, J that step's.
 
     Args:
         first: First sample.
         last: One past the last sample.
         start: [B, S, h, w].
         reward: [B, 1, h, w].
-        right: [B, S, h, w], or [B, 0, h, w].
+        kept: [B, 1, 4 S x length] planes v, u, s, n of the step; or [B, 0, 0].
         filters: `GRUFilters`.
         grid: Layout.
         method: `Method`.
         out: `Found`.
     """
-    size, adjoint = start.shape[1] * grid.length, right.shape[1] > 0
+    size, adjoint = start.shape[1] * grid.length, kept.shape[1] > 0
     depth, mixing = method.depth, np.float32(method.mixing)
     planes = GRUPlanes(
         np.zeros(2 * size, np.float32),
@@ -100,17 +100,17 @@ def solve_gru(first, last, start, reward, right, filters, grid, method, out):  #
     )
     finite_filters = np.isfinite(norm(filters.gates.ravel())) and np.isfinite(norm(filters.candidate.ravel()))
     finite_filters &= np.isfinite(norm(filters.gates_bias)) and np.isfinite(norm(filters.candidate_bias))
-    slopes = np.empty(5 * size if adjoint else 0, np.float32)
+    slopes, none = np.empty(5 * size if adjoint else 0, np.float32), np.zeros(0, np.float32)
     for b in range(first, last):
         z, given = np.zeros(size + grid.length, np.float32), as_planes(reward[b], grid)
         enter(start[b], z, grid)
         z[size:] = given
         fz = z.copy()
         if adjoint:
-            gru_step(z, filters, grid, planes, fz)
-            linearise_gru(z, planes, slopes)
-            given = as_planes(right[b], grid)
-            z, fz = given.copy(), fz[:size]
+            step = kept[b, 0]
+            linearise_gru(step[:size], GRUPlanes(step[size : 3 * size], none, step[3 * size :], none), slopes)
+            given = z[:size].copy()
+            z, fz = z[:size], fz[:size]
         best, lowest, now = z[:size].copy(), np.float32(np.inf), np.float32(np.inf)
         moves, changes = np.zeros((depth, size), np.float32), np.zeros((depth, size), np.float32)
         gram, against = np.zeros((depth, depth)), np.zeros(depth)

@@ -117,7 +117,7 @@ def _add_lanes(sums: Floats, out: Floats) -> None:
 
 
 @compiled
-def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, dw_gates, dw_candidate):  # type: ignore[no-untyped-def]
+def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, dw_gates, dw_candidate, to_start):  # type: ignore[no-untyped-def]
     """Go back through the kept steps from u [B, S, h, w], the cotangent of the last one's value.
 
     Args:
@@ -132,6 +132,7 @@ def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, 
         d_part: [B, 3 S, h, w] gradient to the reward's part of gates and candidate, written.
         dw_gates: [B, 2 S x S x T], written.
         dw_candidate: [B, S x S x T], written.
+        to_start: Whether dv0 is wanted.
     """
     channels, size = u.shape[1], u.shape[1] * grid.length
     sums_gates = np.empty(dw_gates.shape[1] * LANES, np.float32)
@@ -148,7 +149,7 @@ def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, 
             step = kept[b, k]
             v = step[:size]
             linearise_gru(v, GRUPlanes(step[size : 3 * size], none, step[3 * size :], none), slopes)
-            transposed_gru(w, zeros, slopes, filters, grid, work, image)
+            transposed_gru(w, zeros, slopes, filters, grid, work, image if to_start or k > 0 else none)
             clear_borders(work.both, grid)
             clear_borders(work.candidate, grid)
             total[: 2 * size] += work.both

@@ -150,7 +150,7 @@ def test_a_planner_takes_it_by_name(core: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"core": "conv_gppn", "solver": "gauss_seidel"}, "works with the cores vin, symvin, contractive"),
+        ({"core": "spt", "solver": "gauss_seidel"}, "works with the cores vin, symvin, contractive, conv_gppn"),
         ({"solver_bwd": "gauss_seidel"}, "not the linear system of the adjoint"),
         ({"adjoint": "unrolled", "solver": "gauss_seidel"}, "needs an implicit adjoint"),
     ],

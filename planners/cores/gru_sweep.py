@@ -1,0 +1,272 @@
+"""Gauss-Seidel sweeps for the ConvGRU and for its adjoint system: each cell's equation solved for that cell, in place.
+
+At a fixed point v = (1 - u) v + u n of any cell v is n, whatever u > 0. A sweep therefore writes n in place of v, 48
+cells at a time from the first row to the last, with the newest v behind the block and the last sweep's reset gate ahead
+of it; the update gate is never made. The damping that u puts on a step is gone, and news travels down the whole map.
+With I - J = u (I - J_n) the adjoint vector w is y / u for y = J_n^T y + g (what reaches the update gate is multiplied
+by n - v, zero at the fixed point), swept the same way. A true step and a true product afterwards say how good v and w
+are. Where u kept apart what n alone makes grow, a sample does not converge and its result says so.
+
+Roofline, per cell and sweep, S state channels, F x F filters: two S-to-S convolutions of the step's three, 4 S^2 F^2
+floating-point operations, and two activations a channel. Blocks of one direction alone: sweeping up and down in turn
+took as many sweeps on the maps we measured.
+
+Legend: B samples, S state channels, K sweeps; v state, r reward, u update gate, s reset gate, n candidate, p = s v.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from planners.cores.gru_kernel import GRUPlanes, clear_borders, convolve_block, linearise_gru, tanh, transposed_gru
+from planners.cores.gru_solver import compare
+from planners.cores.plane import BLOCK, Floats, Grid, as_planes, compiled, enter, leave, reordered, set_borders
+from planners.cores.vin_backward import norm
+from planners.cores.vin_forward import CONVERGED, DIVERGED, MAX_STEPS, relative
+
+_LEAST_GATE = np.float32(1e-6)
+"""The smallest u that w = y / u is taken with: below, float32 does not tell u from zero."""
+
+
+class _Slopes(NamedTuple):
+    """Planes [S] that an adjoint sweep multiplies with: dn of the candidate, ds of p by the reset gate, s itself."""
+
+    dn: Floats
+    ds: Floats
+    s: Floats
+
+
+@compiled
+def cells_of(grid: Grid) -> Floats:
+    """Return 1 where the swept cells [blocks x 48] lie on the map, 0 on its border."""
+    inside = np.zeros(grid.blocks * BLOCK, np.float32)
+    for i in range(grid.height):
+        inside[i * grid.stride : i * grid.stride + grid.width] = 1
+    return inside
+
+
+@reordered
+def _reset(s: Floats, v: Floats, inside: Floats, grid: Grid, first: int, p: Floats) -> None:
+    """Turn a block of the reset gate's pre-activations into s, and write p = s v on the map."""
+    half, zero = np.float32(0.5), np.float32(0)
+    on_map = inside[first - grid.origin :]
+    for c in range(first, len(s), grid.length):
+        resets, values, out = s[c:], v[c:], p[c:]
+        for i in range(BLOCK):
+            resets[i] = half + half * tanh(half * resets[i])
+            out[i] = resets[i] * values[i] if on_map[i] > zero else out[i]
+
+
+@reordered
+def _settle(n: Floats, s: Floats, inside: Floats, grid: Grid, first: int, v: Floats, p: Floats) -> None:
+    """Write v = n and p = s v for a block, on the map."""
+    zero = np.float32(0)
+    on_map = inside[first - grid.origin :]
+    for c in range(first, len(n), grid.length):
+        candidates, resets, values, out = n[c:], s[c:], v[c:], p[c:]
+        for i in range(BLOCK):
+            new = tanh(candidates[i])
+            values[i] = new if on_map[i] > zero else values[i]
+            out[i] = resets[i] * new if on_map[i] > zero else out[i]
+
+
+@reordered
+def _times(a: Floats, b: Floats, out: Floats) -> None:
+    for i in range(len(a)):
+        out[i] = a[i] * b[i]
+
+
+@compiled
+def _open(v, filters, grid, inside, s, p):  # type: ignore[no-untyped-def]
+    """Write s of the whole map for v, planes [S + 1] that end with r."""
+    size, half = len(s), filters.gates.shape[0] // 2
+    weights, bias = filters.gates[half:], filters.gates_bias[len(filters.gates_bias) // 2 :]
+    set_borders(v, grid)
+    for first in range(grid.origin, grid.origin + grid.blocks * BLOCK, BLOCK):
+        convolve_block(v, bias, weights, filters.offsets, grid, first, s)
+        _reset(s, v[:size], inside, grid, first, p[:size])
+    clear_borders(v[:size], grid)
+
+
+@compiled
+def gru_sweep(v, filters, grid, inside, s, p, n):  # type: ignore[no-untyped-def]
+    """Sweep v, planes [S + 1] that end with r, in place.
+
+    Args:
+        v: Planes [S + 1], written on the map; across the edge of a torus, what was there before the sweep counts.
+        filters: `GRUFilters`.
+        grid: Layout.
+        inside: `cells_of` the grid.
+        s: Planes [S], the reset gate of the last sweep, renewed.
+        p: Planes [S + 1], written.
+        n: Planes [S] to work on.
+    """
+    size, half = len(s), filters.gates.shape[0] // 2
+    weights, bias = filters.gates[half:], filters.gates_bias[len(filters.gates_bias) // 2 :]
+    values, products = v[:size], p[:size]
+    _times(s, values, products)
+    p[size:] = v[size:]
+    set_borders(v, grid)
+    set_borders(p, grid)
+    for first in range(grid.origin, grid.origin + grid.blocks * BLOCK, BLOCK):
+        convolve_block(v, bias, weights, filters.offsets, grid, first, s)
+        _reset(s, values, inside, grid, first, products)
+        convolve_block(p, filters.candidate_bias, filters.candidate, filters.offsets, grid, first, n)
+        _settle(n, s, inside, grid, first, values, products)
+    clear_borders(values, grid)
+
+
+@compiled
+def sweep_gru(first, last, start, reward, filters, grid, max_steps, tolerance, out):  # type: ignore[no-untyped-def]
+    """Sweep the samples first..last-1 from v = start until a sweep changes them by at most the tolerance.
+
+    Args:
+        first: First sample.
+        last: One past the last sample.
+        start: [B, S, h, w].
+        reward: [B, 1, h, w].
+        filters: `GRUFilters`.
+        grid: Layout.
+        max_steps: Most sweeps.
+        tolerance: Relative change at which a sample stops; 0 for none.
+        out: `Found`, written; its residuals are the sweeps' changes.
+    """
+    size, inside = start.shape[1] * grid.length, cells_of(grid)
+    s, n, change = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
+    p = np.zeros(size + grid.length, np.float32)
+    finite_filters = np.isfinite(norm(filters.gates.ravel())) and np.isfinite(norm(filters.candidate.ravel()))
+    finite_filters &= np.isfinite(norm(filters.gates_bias)) and np.isfinite(norm(filters.candidate_bias))
+    for b in range(first, last):
+        z, given = np.zeros(size + grid.length, np.float32), as_planes(reward[b], grid)
+        enter(start[b], z, grid)
+        # The compiled tanh cuts off what is not a number: nothing would show that an input was none.
+        sound = np.isfinite(norm(given)) and np.isfinite(norm(z)) and finite_filters
+        z[size:] = given
+        _open(z, filters, grid, inside, s, p)
+        now, result, k = np.float32(np.inf), MAX_STEPS if sound else DIVERGED, 0
+        while k < max_steps and result == MAX_STEPS:
+            old = z[:size].copy()
+            gru_sweep(z, filters, grid, inside, s, p, n)
+            difference, length = compare(old, z[:size], change)
+            now = relative(difference, length)
+            out.trace[k, b] = now
+            k += 1
+            if not np.isfinite(now):
+                result = DIVERGED
+            elif tolerance > 0 and now <= tolerance:
+                result = CONVERGED
+        out.trace[k:, b] = now
+        leave(z[:size], out.value[b], grid)
+        out.residual[b], out.steps[b], out.result[b] = now, k, result
+
+
+@reordered
+def _slopes(kept: Floats, right: Floats, slopes: _Slopes, gate: Floats) -> None:
+    """Write the slopes and u from what a step kept: v, u, s, n."""
+    size, one = len(right), np.float32(1)
+    for i in range(size):
+        v, s, n = kept[i], kept[2 * size + i], kept[3 * size + i]
+        gate[i] = max(kept[size + i], _LEAST_GATE)
+        slopes.dn[i] = one - n * n
+        slopes.ds[i] = v * s * (one - s)
+        slopes.s[i] = s
+
+
+@reordered
+def _into_reset(dp: Floats, slopes: _Slopes, inside: Floats, grid: Grid, first: int, resets: Floats) -> None:
+    """Write a block of the reset gate's cotangent, on the map."""
+    zero = np.float32(0)
+    on_map = inside[first - grid.origin :]
+    for c in range(first, len(dp), grid.length):
+        dp_c, ds, out = dp[c:], slopes.ds[c:], resets[c:]
+        for i in range(BLOCK):
+            out[i] = ds[i] * dp_c[i] if on_map[i] > zero else out[i]
+
+
+@reordered
+def _gather(
+    out: Floats,
+    dp: Floats,
+    right: Floats,
+    slopes: _Slopes,
+    inside: Floats,
+    grid: Grid,
+    first: int,
+    y: Floats,
+    into: Floats,
+) -> None:
+    """Write a block of y = W^T resets + s dp + right and of the candidate's cotangent, on the map."""
+    zero = np.float32(0)
+    on_map = inside[first - grid.origin :]
+    for c in range(first, len(y), grid.length):
+        out_c, dp_c, right_c, y_c, into_c = out[c:], dp[c:], right[c:], y[c:], into[c:]
+        s, dn = slopes.s[c:], slopes.dn[c:]
+        for i in range(BLOCK):
+            new = out_c[i] + s[i] * dp_c[i] + right_c[i]
+            y_c[i] = new if on_map[i] > zero else y_c[i]
+            into_c[i] = dn[i] * new if on_map[i] > zero else into_c[i]
+
+
+@compiled
+def sweep_gru_adjoint(first, last, right, kept, filters, grid, max_steps, tolerance, out):  # type: ignore[no-untyped-def]
+    """Solve w = J^T w + right for the samples first..last-1 by sweeps and one product with the true J^T.
+
+    Args:
+        first: First sample.
+        last: One past the last sample.
+        right: [B, S, h, w].
+        kept: [B, 1, 4 S x length] planes v, u, s, n of the step that J belongs to.
+        filters: `GRUFilters`.
+        grid: Layout.
+        max_steps: Most sweeps, the product counted as one.
+        tolerance: Relative change at which a sample's sweeps stop, and residual that counts as converged; 0 for none.
+        out: `Found`, written; the value is the product's, the residual that of the system itself.
+    """
+    size, inside = right.shape[1] * grid.length, cells_of(grid)
+    none = np.zeros(0, np.float32)
+    slopes = _Slopes(np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32))
+    gate, change, image = np.empty(size, np.float32), np.empty(size, np.float32), np.zeros(size, np.float32)
+    into, dp, resets = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
+    planes = GRUPlanes(none, dp, into, np.zeros(2 * size, np.float32))
+    all_slopes = np.empty(5 * size, np.float32)
+    taps = filters.gates_turned.shape[1] // 2  # of the update gate, whose cotangent a sweep leaves out
+    to_resets = np.ascontiguousarray(filters.gates_turned[:, taps:])
+    blocks = range(grid.origin, grid.origin + grid.blocks * BLOCK, BLOCK)
+    for b in range(first, last):
+        given, step = as_planes(right[b], grid), kept[b, 0]
+        _slopes(step, given, slopes, gate)
+        y = given.copy()
+        _times(slopes.dn, y, into)
+        set_borders(into, grid)
+        for block in blocks:
+            convolve_block(into, filters.zeros, filters.candidate_turned, filters.offsets, grid, block, dp)
+            _into_reset(dp, slopes, inside, grid, block, resets)
+        now, k = np.float32(np.inf), 0
+        while k < max_steps - 1 and not (tolerance > 0 and now <= tolerance):
+            old = y.copy()
+            set_borders(into, grid)
+            set_borders(resets, grid)
+            for block in blocks:
+                convolve_block(into, filters.zeros, filters.candidate_turned, filters.offsets, grid, block, dp)
+                _into_reset(dp, slopes, inside, grid, block, resets)
+                convolve_block(resets, filters.zeros, to_resets, filters.offsets, grid, block, image)
+                _gather(image, dp, given, slopes, inside, grid, block, y, into)
+            difference, length = compare(old, y, change)
+            now = relative(difference, length)
+            out.trace[k, b] = now
+            k += 1
+            if not np.isfinite(now):
+                break
+        for i in range(size):
+            y[i] /= gate[i]
+        clear_borders(y, grid)
+        linearise_gru(step[:size], GRUPlanes(step[size : 3 * size], none, step[3 * size :], none), all_slopes)
+        transposed_gru(y, given, all_slopes, filters, grid, planes, image)
+        difference, length = compare(y, image, change)
+        now = relative(difference, length)
+        out.trace[k:, b] = now
+        leave(image, out.value[b], grid)
+        result = CONVERGED if tolerance > 0 and now <= tolerance else MAX_STEPS
+        out.residual[b], out.steps[b], out.result[b] = now, k + 1, result if np.isfinite(now) else DIVERGED
