@@ -1,8 +1,9 @@
-"""The verbs that exchange datasets with other code, in the GPPN layout: import, export."""
+"""The verbs that exchange things with others: datasets in the GPPN layout, and results."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from datagen.task import TASKS
@@ -27,6 +28,16 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     take.add_argument("--labels", choices=("one_hot", "full"), default="one_hot", help="one action a cell, or all ties")
     take.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
 
+    for name, run, text in (
+        ("archive", _archive, "Write all results of a storage to one small Parquet file."),
+        ("unarchive", _unarchive, "Put the results of such a file into a storage, for tables, figures and reports."),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.set_defaults(verb=run)
+        verb.add_argument("file", metavar="FILE.parquet", type=Path)
+        place = Path(os.environ.get("IDP_STORAGE", "idp-storage"))
+        verb.add_argument("--storage", type=Path, default=place, help="default: IDP_STORAGE, else ./idp-storage")
+
 
 def _import(options: argparse.Namespace) -> int:
     from datagen.npz import import_npz
@@ -40,4 +51,19 @@ def _export(options: argparse.Namespace) -> int:
 
     export_npz(options.dataset, options.file, labels=options.labels, actions=options.actions)
     print(options.file)
+    return 0
+
+
+def _archive(options: argparse.Namespace) -> int:
+    from orchestrator.archive import write_archive
+
+    print(f"{options.file}: {write_archive(options.storage, options.file)} trials")
+    return 0
+
+
+def _unarchive(options: argparse.Namespace) -> int:
+    from orchestrator.archive import read_archive
+
+    written, there = read_archive(options.file, options.storage)
+    print(f"{options.storage}: {written} of {there} trials put there, {there - written} it had already")
     return 0
