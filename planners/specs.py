@@ -343,8 +343,7 @@ class PlannerSpec(Spec):
         backward = SOLVERS[self.solver_bwd]
         if backward.cores and self.core not in backward.adjoint_cores:
             raise ValueError(
-                f"solver_bwd {self.solver_bwd!r} iterates values, not the linear system of the adjoint, except with "
-                f"the cores {', '.join(backward.adjoint_cores) or '(none)'}; got core {self.core!r}"
+                f"solver_bwd {self.solver_bwd!r} iterates values, not the linear system of the adjoint of {self.core!r}"
             )
         for field in ADJOINTS[self.adjoint].ignores:
             if getattr(self, field) != type(self).model_fields[field].default:

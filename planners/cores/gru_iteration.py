@@ -16,9 +16,11 @@ from planners import fixed_points
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.cores.bellman import convolve
 from planners.cores.gauss_seidel import GaussSeidel
-from planners.cores.gru_kernel import OUTPUTS_AT_ONCE, GRUFilters
+from planners.cores.gru_adjoint_sweep import sweep_gru_adjoint
+from planners.cores.gru_convolution import OUTPUTS_AT_ONCE
+from planners.cores.gru_kernel import GRUFilters
 from planners.cores.gru_solver import Found, Method, solve_gru
-from planners.cores.gru_sweep import sweep_gru, sweep_gru_adjoint
+from planners.cores.gru_sweep import sweep_gru
 from planners.cores.gru_unrolled import back_through_gru, unroll_gru
 from planners.cores.plane import grid_of, tap_offsets
 from planners.cores.value_iteration import share
@@ -142,12 +144,12 @@ class _Solve:
             torch.cat((gates, _padded(w_r[0], 2, missing)), 1),
             torch.cat((candidate, _padded(w_r[1], 1, missing)), 1),
         )
-        turned = (w.transpose(0, 1).flip(2, 3) for w in (gates, candidate))
+        turned = (w.transpose(0, 1).flip(2, 3) for w in (*gates.chunk(2), candidate))
         packed = (pack_weights(np.ascontiguousarray(w.numpy())[None])[0] for w in (*reading, *turned))
         biases = (_padded(part, halves, missing).flatten().numpy() for part, halves in zip(bias, (2, 1), strict=True))
-        offsets = (tap_offsets(n, size, self.grid) for n in (state + missing + 1, 2 * (state + missing)))
+        offsets = tap_offsets(state + missing + 1, size, self.grid)
         zeros = np.zeros(state + missing, np.float32)
-        self.filters = GRUFilters(*packed, *biases, zeros, *offsets)  # type: ignore[call-arg]
+        self.filters = GRUFilters(*packed, *biases, zeros, offsets)  # type: ignore[call-arg]
         self.reward = self.step.reward.detach().contiguous().numpy()
         self.at = self.padded(self.step.initial)
 
@@ -228,13 +230,16 @@ class _LastStep:
         return _kept_steps(self.solve_of, v.detach(), 1)[0]
 
 
-def _kept_steps(solve: _Solve, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return v after some steps from `solve.at`, which is v; their residuals and the sizes of f(v), [K, B]."""
+def _kept_steps(solve: _Solve, v: Tensor, steps: int, every: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return v after some steps from `solve.at`, which is v; their residuals and the sizes of f(v), [K, B].
+
+    Without `every`, those of the first and the last step; the rest is NaN.
+    """
     step = solve.step
-    trace, sizes = torch.empty(2, steps, len(v)).unbind()
+    trace, sizes = torch.full((2, steps, len(v)), torch.nan).unbind()
     # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
     part = convolve(step.reward, step.from_reward, step.bias, wrap=step.wrap)
-    value = _Unroll.apply(v, part, step.gates, step.candidate, solve, (trace.numpy(), sizes.numpy()))
+    value = _Unroll.apply(v, part, step.gates, step.candidate, solve, (every, trace.numpy(), sizes.numpy()))
     return value, trace, sizes
 
 
@@ -243,7 +248,7 @@ def _unrolled(solve: _Solve, solver: Any) -> Solution:
     step, steps = solve.step, solver.max_steps
     trace: Tensor | None
     if torch.is_grad_enabled():
-        value, trace, sizes = _kept_steps(solve, step.initial, steps)
+        value, trace, sizes = _kept_steps(solve, step.initial, steps, solver.record)
         residual = trace[-1]
         large = sizes[-1] > GROWTH * torch.maximum(norm_per_sample(step.initial.detach()), sizes[0]).clamp(min=1.0)
     else:
@@ -261,19 +266,20 @@ class _Unroll(torch.autograd.Function):
     def forward(
         ctx: Any, initial: Tensor, part: Tensor, gates: Tensor, candidate: Tensor, solve: _Solve, quality: Any
     ) -> Tensor:
-        start, steps = solve.at, len(quality[0])
+        every, *measured = quality
+        start, steps = solve.at, len(measured[0])
         # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
         ctx.kept = torch.empty(len(start), steps, 4 * start.shape[1] * solve.grid.length)
         ctx.solve, solve.kept = solve, ctx.kept.numpy()
         value = np.empty(start.shape, np.float32)
-        out = (value, *quality)
-        share(unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), out)
+        out = (value, *measured)
+        share(unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), every, out)
         tensors = (initial, part, gates, candidate)
         if not all(torch.isfinite(each).all() for each in tensors):  # the compiled tanh cuts off what is no number
             sound = torch.isfinite(part).flatten(1).all(1) & torch.isfinite(initial).flatten(1).all(1)
             sound &= torch.isfinite(gates).all() & torch.isfinite(candidate).all()
             value[~sound.numpy()] = np.nan
-            quality[0][:, ~sound.numpy()] = np.inf
+            measured[0][:, ~sound.numpy()] = np.inf
         return torch.from_numpy(value)[:, : solve.state]
 
     @staticmethod

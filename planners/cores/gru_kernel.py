@@ -4,10 +4,10 @@ Roofline, per cell and step, S state channels, F x F filters: 6 S^2 F^2 floating
 F = 3) and three activations a channel (about 30 operations each, 4 % more), against 20 S bytes that move between cache
 levels: 100 operations a byte, so arithmetic is the bound. The reward is one more input channel of every convolution:
 its part of gates and candidate is the same at every step, but making it (54 S operations at F = 3) costs no more than
-reading it (12 S bytes), and a sample without it is smaller. Fifteen sums (5
-outputs x 48 cells) live in registers: per tap 15 fused multiply-adds, two a cycle, and 8 loads, two a cycle too.
+reading it (12 S bytes), and a sample without it is smaller.
 
-The transposed Jacobian is two convolutions with turned filters, and costs what the step costs.
+The transposed Jacobian is three convolutions with turned filters, and costs what the step costs. None reads more than S
+planes at once: 48 cells and their neighbours of these fit the first-level cache (31 KB at S = 40), of 2 S they do not.
 
 Legend: v state, r reward, u update gate, s reset gate, n candidate, p = s v, w adjoint vector, S channels
 padded to a multiple of 5, T taps = input channels x F x F.
@@ -19,11 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planners.cores.lanes import broadcast, fma, item, load, store
+from planners.cores.gru_convolution import add_block, convolve_block
 from planners.cores.plane import BLOCK, Floats, Grid, compiled, reordered, set_borders
 from planners.cores.vin_kernel import Ints
-
-OUTPUTS_AT_ONCE = 5
 
 
 class GRUFilters(NamedTuple):
@@ -31,13 +29,13 @@ class GRUFilters(NamedTuple):
 
     gates: Floats
     candidate: Floats
-    gates_turned: Floats
+    updates_turned: Floats
+    resets_turned: Floats
     candidate_turned: Floats
     gates_bias: Floats
     candidate_bias: Floats
     zeros: Floats
     offsets: Ints
-    offsets_turned: Ints
 
 
 class GRUPlanes(NamedTuple):
@@ -53,44 +51,6 @@ class GRUPlanes(NamedTuple):
 
 
 @compiled
-def convolve_block(x, bias, w, offsets, grid, first, out):  # type: ignore[no-untyped-def]
-    """Write bias + W * x into 48 cells of the planes `out` from cell `first` on, garbage into their border."""
-    weights = w.ravel()
-    taps, length = w.shape[1], grid.length
-    i = 0
-    for five in range(w.shape[0]):
-        at = five * OUTPUTS_AT_ONCE
-        a0, b0, c0 = broadcast(bias, at), broadcast(bias, at + 1), broadcast(bias, at + 2)
-        d0, e0 = broadcast(bias, at + 3), broadcast(bias, at + 4)
-        a1, b1, c1, d1, e1 = a0, b0, c0, d0, e0
-        a2, b2, c2, d2, e2 = a0, b0, c0, d0, e0
-        for t in range(taps):
-            at = first + item(offsets, t)
-            x0, x1, x2 = load(x, at), load(x, at + 16), load(x, at + 32)
-            k = broadcast(weights, i)
-            a0, a1, a2 = fma(k, x0, a0), fma(k, x1, a1), fma(k, x2, a2)
-            k = broadcast(weights, i + 1)
-            b0, b1, b2 = fma(k, x0, b0), fma(k, x1, b1), fma(k, x2, b2)
-            k = broadcast(weights, i + 2)
-            c0, c1, c2 = fma(k, x0, c0), fma(k, x1, c1), fma(k, x2, c2)
-            k = broadcast(weights, i + 3)
-            d0, d1, d2 = fma(k, x0, d0), fma(k, x1, d1), fma(k, x2, d2)
-            k = broadcast(weights, i + 4)
-            e0, e1, e2 = fma(k, x0, e0), fma(k, x1, e1), fma(k, x2, e2)
-            i += OUTPUTS_AT_ONCE
-        at = first + five * OUTPUTS_AT_ONCE * length
-        store(out, at, a0), store(out, at + 16, a1), store(out, at + 32, a2)
-        at += length
-        store(out, at, b0), store(out, at + 16, b1), store(out, at + 32, b2)
-        at += length
-        store(out, at, c0), store(out, at + 16, c1), store(out, at + 32, c2)
-        at += length
-        store(out, at, d0), store(out, at + 16, d1), store(out, at + 32, d2)
-        at += length
-        store(out, at, e0), store(out, at + 16, e1), store(out, at + 32, e2)
-
-
-@compiled
 def clear_borders(planes: Floats, grid: Grid) -> None:
     """Make what surrounds the map zero in each plane, so that inner products of planes are those of maps."""
     for plane in range(0, len(planes), grid.length):
@@ -98,6 +58,16 @@ def clear_borders(planes: Floats, grid: Grid) -> None:
         for row in range(plane + grid.origin, plane + grid.origin + (grid.height - 1) * grid.stride, grid.stride):
             planes[row + grid.width : row + grid.stride] = 0
         planes[plane + grid.origin + (grid.height - 1) * grid.stride + grid.width : plane + grid.length] = 0
+
+
+@compiled
+def second_pass_lag(grid: Grid) -> int:
+    """Return how many blocks the first convolution of a step must be ahead of the second, which reads what it wrote.
+
+    What a block left in the second-level cache is still there. On the torus the second waits for all of the first;
+    elsewhere the border of what it reads stays zero by itself, as a product with the state or the adjoint vector.
+    """
+    return grid.blocks if grid.wrap else (BLOCK - 1 + grid.origin) // BLOCK
 
 
 @reordered
@@ -145,19 +115,23 @@ def _mix(gates: Floats, candidate: Floats, v: Floats, grid: Grid, first: int, ou
 @compiled
 def gru_step(v, filters, grid, planes, out):  # type: ignore[no-untyped-def]
     """Write v' = f(v): planes [S + 1] with zero borders, of which the last is r and stays as it is."""
-    last = grid.origin + grid.blocks * BLOCK
+    lag = second_pass_lag(grid)
     set_borders(v, grid)
-    for first in range(grid.origin, last, BLOCK):
-        convolve_block(v, filters.gates_bias, filters.gates, filters.offsets, grid, first, planes.gates)
-        _open_gates(planes.gates, v, grid, first, planes.reset)
     planes.reset[len(v) - grid.length :] = v[len(v) - grid.length :]
-    clear_borders(v, grid)
-    set_borders(planes.reset, grid)
-    for first in range(grid.origin, last, BLOCK):
-        convolve_block(
-            planes.reset, filters.candidate_bias, filters.candidate, filters.offsets, grid, first, planes.candidate
-        )
-        _mix(planes.gates, planes.candidate, v, grid, first, out)
+    for block in range(grid.blocks + lag):
+        first = grid.origin + block * BLOCK
+        if block < grid.blocks:
+            convolve_block(v, filters.gates_bias, filters.gates, filters.offsets, grid, first, planes.gates)
+            _open_gates(planes.gates, v, grid, first, planes.reset)
+        if grid.wrap and block == grid.blocks - 1:
+            clear_borders(v, grid)
+            set_borders(planes.reset, grid)
+        if block >= lag:
+            first -= lag * BLOCK
+            convolve_block(
+                planes.reset, filters.candidate_bias, filters.candidate, filters.offsets, grid, first, planes.candidate
+            )
+            _mix(planes.gates, planes.candidate, v, grid, first, out)
     clear_borders(out, grid)
 
 
@@ -205,19 +179,22 @@ def _past_gates(w: Floats, right: Floats, slopes: Floats, dp: Floats, grid: Grid
 
 @compiled
 def transposed_gru(w, right, slopes, filters, grid, planes, out):  # type: ignore[no-untyped-def]
-    """Write J^T w + right, planes [S] with zero borders; without planes to write, what reaches the gates alone."""
-    last = grid.origin + grid.blocks * BLOCK
+    """Write J^T w + right, planes [S] with zero borders."""
+    size, lag = len(w), second_pass_lag(grid)
     _into_candidate(w, slopes, grid, planes.candidate)
     set_borders(planes.candidate, grid)
-    for first in range(grid.origin, last, BLOCK):
-        convolve_block(
-            planes.candidate, filters.zeros, filters.candidate_turned, filters.offsets, grid, first, planes.reset
-        )
-        _into_gates(w, slopes, planes.reset, grid, first, planes.both)
-    if len(out) == 0:
-        return
-    set_borders(planes.both, grid)
-    for first in range(grid.origin, last, BLOCK):
-        convolve_block(planes.both, filters.zeros, filters.gates_turned, filters.offsets_turned, grid, first, out)
-        _past_gates(w, right, slopes, planes.reset, grid, first, out)
+    for block in range(grid.blocks + lag):
+        first = grid.origin + block * BLOCK
+        if block < grid.blocks:
+            convolve_block(
+                planes.candidate, filters.zeros, filters.candidate_turned, filters.offsets, grid, first, planes.reset
+            )
+            _into_gates(w, slopes, planes.reset, grid, first, planes.both)
+        if grid.wrap and block == grid.blocks - 1:
+            set_borders(planes.both, grid)
+        if block >= lag:
+            first -= lag * BLOCK
+            convolve_block(planes.both[:size], filters.zeros, filters.updates_turned, filters.offsets, grid, first, out)
+            add_block(planes.both[size:], filters.zeros, filters.resets_turned, filters.offsets, grid, first, out)
+            _past_gates(w, right, slopes, planes.reset, grid, first, out)
     clear_borders(out, grid)

@@ -1,8 +1,7 @@
 """K steps of the compiled ConvGRU kept for the way back, and the way back through them.
 
 Roofline of the way back, per cell and step: a transposed step (6 S^2 F^2 operations) and the filters' gradient (as many
-again). Of these, eighteen sums (2 outputs x 9 taps) live in registers while 16 cells at a time go by, whose planes stay
-in the first-level cache: 18 fused multiply-adds and 11 loads. A step keeps 16 S bytes a cell: v, u, s and n.
+again, `planners.cores.gru_gradient`). A step keeps 16 S bytes a cell: v, u, s and n.
 
 Legend: B samples, S state channels, K steps; v state, r reward, p = s v, w cotangent of the state.
 """
@@ -11,15 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from planners.cores.gru_kernel import GRUPlanes, clear_borders, gru_step, linearise_gru, transposed_gru
+from planners.cores.gru_convolution import add_block, convolve_block
+from planners.cores.gru_gradient import add_lanes, gru_filter_gradient
+from planners.cores.gru_kernel import GRUPlanes, clear_borders, gru_step, second_pass_lag
 from planners.cores.gru_solver import compare
-from planners.cores.lanes import LANES, fma, load, store
-from planners.cores.plane import BLOCK, Floats, as_planes, compiled, enter, leave, reordered, set_borders
+from planners.cores.lanes import LANES
+from planners.cores.plane import BLOCK, Floats, Grid, as_planes, compiled, enter, leave, reordered, set_borders
 from planners.cores.vin_forward import relative
 
 
 @compiled
-def unroll_gru(first, last, start, reward, filters, grid, kept, out):  # type: ignore[no-untyped-def]
+def unroll_gru(first, last, start, reward, filters, grid, kept, every, out):  # type: ignore[no-untyped-def]
     """Take K steps of the samples first..last-1 and keep what the way back needs.
 
     Args:
@@ -30,6 +31,7 @@ def unroll_gru(first, last, start, reward, filters, grid, kept, out):  # type: i
         filters: `GRUFilters`.
         grid: Layout.
         kept: [B, K, 4 S x length] planes v, u, s, n of each step, written.
+        every: Whether all steps' residuals and sizes are wanted, or the first's and the last's alone.
         out: Value [B, S, h, w], trace [K, B] and size of f(v) [K, B], written.
     """
     value, trace, sizes = out
@@ -44,76 +46,81 @@ def unroll_gru(first, last, start, reward, filters, grid, kept, out):  # type: i
             step = kept[b, k]
             step[:size] = z[:size]
             gru_step(z, filters, grid, GRUPlanes(step[size : 3 * size], reset, step[3 * size :], none), fz)
-            difference, sizes[k, b] = compare(z, fz, change)
-            trace[k, b] = relative(difference, sizes[k, b])
+            if every or k == 0 or k == kept.shape[1] - 1:
+                difference, sizes[k, b] = compare(z, fz, change)
+                trace[k, b] = relative(difference, sizes[k, b])
             z, fz = fz, z
         leave(z[:size], value[b], grid)
 
 
+@reordered
+def _into_candidate(w: Floats, step: Floats, grid: Grid, first: int, candidate: Floats, total: Floats) -> None:
+    """Write a block of the candidate's cotangent, and add it to the total."""
+    size, one = len(w), np.float32(1)
+    for c in range(first, size, grid.length):
+        w_c, u, n, out, sums = w[c:], step[size + c :], step[3 * size + c :], candidate[c:], total[c:]
+        for i in range(BLOCK):
+            out[i] = u[i] * (one - n[i] * n[i]) * w_c[i]
+            sums[i] += out[i]
+
+
+@reordered
+def _into_gates(w: Floats, dp: Floats, step: Floats, grid: Grid, first: int, both: Floats, total: Floats) -> None:
+    """Write a block of the cotangents of both gates, and add them to the total."""
+    size, one = len(w), np.float32(1)
+    for c in range(first, size, grid.length):
+        w_c, dp_c, v, u = w[c:], dp[c:], step[c:], step[size + c :]
+        s, n = step[2 * size + c :], step[3 * size + c :]
+        updates, resets, sums, reset_sums = both[c:], both[size + c :], total[c:], total[size + c :]
+        for i in range(BLOCK):
+            updates[i] = (n[i] - v[i]) * u[i] * (one - u[i]) * w_c[i]
+            resets[i] = v[i] * s[i] * (one - s[i]) * dp_c[i]
+            sums[i] += updates[i]
+            reset_sums[i] += resets[i]
+
+
+@reordered
+def _past_gates(w: Floats, step: Floats, grid: Grid, first: int, out: Floats, dp: Floats) -> None:
+    """Add a block of what reaches v directly and through p; then write p in place of its cotangent."""
+    size, one = len(w), np.float32(1)
+    for c in range(first, size, grid.length):
+        w_c, v, u, s = w[c:], step[c:], step[size + c :], step[2 * size + c :]
+        out_c, dp_c = out[c:], dp[c:]
+        for i in range(BLOCK):
+            out_c[i] += (one - u[i]) * w_c[i] + s[i] * dp_c[i]
+            dp_c[i] = s[i] * v[i]
+
+
 @compiled
-def gru_filter_gradient(d, x, channels, offsets, grid, sums):  # type: ignore[no-untyped-def]
-    """Add the gradient of filters that read planes x, borders set, given d, the cotangent of what they make.
+def _back_through_step(w, step, filters, grid, through, work, total, out):  # type: ignore[no-untyped-def]
+    """Go back through one kept step: write the cotangents of its gates and, where `through`, J^T w; leave p behind.
 
-    Args:
-        d: Planes [O x length], zero on the border.
-        x: Planes [C x length] or more.
-        channels: C.
-        offsets: [T], T a multiple of 9, of one plane.
-        grid: Layout.
-        sums: [O x C x T x 16], added to; the gradient is the sum over the last dimension.
+    The slopes are made where they are used: as planes of their own they would not fit the second-level cache.
     """
-    length, cells = grid.length, grid.blocks * BLOCK
-    outputs, row = len(d) // length, len(offsets) * LANES
-    for o in range(0, outputs, 2):
-        at_a = grid.origin + o * length
-        pair = 1 if o + 1 < outputs else 0  # of an odd number, the last goes alone and twice
-        at_b = at_a + pair * length
-        for c in range(channels):
-            for t in range(0, len(offsets), 9):
-                at = grid.origin + c * length
-                at_0, at_1, at_2 = at + offsets[t], at + offsets[t + 1], at + offsets[t + 2]
-                at_3, at_4, at_5 = at + offsets[t + 3], at + offsets[t + 4], at + offsets[t + 5]
-                at_6, at_7, at_8 = at + offsets[t + 6], at + offsets[t + 7], at + offsets[t + 8]
-                to_b = ((o + pair) * channels + c) * row + t * LANES
-                to_a = (o * channels + c) * row + t * LANES
-                b0, b1, b2 = load(sums, to_b), load(sums, to_b + 16), load(sums, to_b + 32)
-                b3, b4, b5 = load(sums, to_b + 48), load(sums, to_b + 64), load(sums, to_b + 80)
-                b6, b7, b8 = load(sums, to_b + 96), load(sums, to_b + 112), load(sums, to_b + 128)
-                a0, a1, a2 = load(sums, to_a), load(sums, to_a + 16), load(sums, to_a + 32)
-                a3, a4, a5 = load(sums, to_a + 48), load(sums, to_a + 64), load(sums, to_a + 80)
-                a6, a7, a8 = load(sums, to_a + 96), load(sums, to_a + 112), load(sums, to_a + 128)
-                for i in range(0, cells, LANES):
-                    d_a, d_b = load(d, at_a + i), load(d, at_b + i)
-                    x0, x1, x2 = load(x, at_0 + i), load(x, at_1 + i), load(x, at_2 + i)
-                    a0, a1, a2 = fma(d_a, x0, a0), fma(d_a, x1, a1), fma(d_a, x2, a2)
-                    b0, b1, b2 = fma(d_b, x0, b0), fma(d_b, x1, b1), fma(d_b, x2, b2)
-                    x0, x1, x2 = load(x, at_3 + i), load(x, at_4 + i), load(x, at_5 + i)
-                    a3, a4, a5 = fma(d_a, x0, a3), fma(d_a, x1, a4), fma(d_a, x2, a5)
-                    b3, b4, b5 = fma(d_b, x0, b3), fma(d_b, x1, b4), fma(d_b, x2, b5)
-                    x0, x1, x2 = load(x, at_6 + i), load(x, at_7 + i), load(x, at_8 + i)
-                    a6, a7, a8 = fma(d_a, x0, a6), fma(d_a, x1, a7), fma(d_a, x2, a8)
-                    b6, b7, b8 = fma(d_b, x0, b6), fma(d_b, x1, b7), fma(d_b, x2, b8)
-                store(sums, to_b, b0), store(sums, to_b + 16, b1), store(sums, to_b + 32, b2)
-                store(sums, to_b + 48, b3), store(sums, to_b + 64, b4), store(sums, to_b + 80, b5)
-                store(sums, to_b + 96, b6), store(sums, to_b + 112, b7), store(sums, to_b + 128, b8)
-                store(sums, to_a, a0), store(sums, to_a + 16, a1), store(sums, to_a + 32, a2)
-                store(sums, to_a + 48, a3), store(sums, to_a + 64, a4), store(sums, to_a + 80, a5)
-                store(sums, to_a + 96, a6), store(sums, to_a + 112, a7), store(sums, to_a + 128, a8)
-
-
-@reordered
-def _times(a: Floats, b: Floats, out: Floats) -> None:
-    for i in range(len(a)):
-        out[i] = a[i] * b[i]
-
-
-@reordered
-def _add_lanes(sums: Floats, out: Floats) -> None:
-    for i in range(len(out)):
-        total = np.float32(0)
-        for lane in range(LANES):
-            total += sums[i * LANES + lane]
-        out[i] = total
+    size, lag = len(w), second_pass_lag(grid)
+    for first in range(grid.origin, grid.origin + grid.blocks * BLOCK, BLOCK):
+        _into_candidate(w, step, grid, first, work.candidate, total[2 * size :])
+    set_borders(work.candidate, grid)
+    for block in range(grid.blocks + lag):
+        first = grid.origin + block * BLOCK
+        if block < grid.blocks:
+            convolve_block(
+                work.candidate, filters.zeros, filters.candidate_turned, filters.offsets, grid, first, work.reset
+            )
+            _into_gates(w, work.reset, step, grid, first, work.both, total)
+        if grid.wrap and block == grid.blocks - 1:
+            set_borders(work.both, grid)
+        if block >= lag:
+            first -= lag * BLOCK
+            if through:
+                convolve_block(
+                    work.both[:size], filters.zeros, filters.updates_turned, filters.offsets, grid, first, out
+                )
+                add_block(work.both[size:], filters.zeros, filters.resets_turned, filters.offsets, grid, first, out)
+            _past_gates(w, step, grid, first, out, work.reset)
+    clear_borders(out, grid)
+    clear_borders(work.both, grid)
+    clear_borders(work.candidate, grid)
 
 
 @compiled
@@ -140,28 +147,21 @@ def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, 
     work = GRUPlanes(
         np.zeros(0, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(2 * size, np.float32)
     )
-    slopes, zeros, none = np.empty(5 * size, np.float32), np.zeros(size, np.float32), np.zeros(0, np.float32)
     for b in range(first, last):
         w, image, total = as_planes(u[b], grid), np.zeros(size, np.float32), np.zeros(3 * size, np.float32)
         sums_gates[:] = 0
         sums_candidate[:] = 0
         for k in range(kept.shape[1] - 1, -1, -1):
             step = kept[b, k]
+            _back_through_step(w, step, filters, grid, to_start or k > 0, work, total, image)
             v = step[:size]
-            linearise_gru(v, GRUPlanes(step[size : 3 * size], none, step[3 * size :], none), slopes)
-            transposed_gru(w, zeros, slopes, filters, grid, work, image if to_start or k > 0 else none)
-            clear_borders(work.both, grid)
-            clear_borders(work.candidate, grid)
-            total[: 2 * size] += work.both
-            total[2 * size :] += work.candidate
             set_borders(v, grid)
             gru_filter_gradient(work.both, v, channels, offsets, grid, sums_gates)
             clear_borders(v, grid)
-            _times(v, step[2 * size : 3 * size], work.reset)
             set_borders(work.reset, grid)
             gru_filter_gradient(work.candidate, work.reset, channels, offsets, grid, sums_candidate)
             w, image = image, w
         leave(w, dv0[b], grid)
         leave(total, d_part[b], grid)
-        _add_lanes(sums_gates, dw_gates[b])
-        _add_lanes(sums_candidate, dw_candidate[b])
+        add_lanes(sums_gates, dw_gates[b])
+        add_lanes(sums_candidate, dw_candidate[b])
