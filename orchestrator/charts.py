@@ -191,7 +191,7 @@ def _over_training(
         percent_axis(axes, y_label)
         label_below(axes, x_label)
         if name == "curves":
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     legend(figure, [handle(pen, _with_k(planner, runs)) for planner, pen in pen_of.items()], width)
     return figure
 

@@ -295,7 +295,7 @@ def _draw_residuals(axes: Axes, found: Solution, tolerance: float) -> None:
         axes.axhline(tolerance, color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)))
         axes.text(1, tolerance, "tolerance", fontsize=6, color=MUTED, va="bottom")
     axes.set_box_aspect(1)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.set_xlabel(f"step of the forward solve ({steps} used)", fontsize=6.5)
     axes.set_ylabel("relative residual", fontsize=6.5)
 

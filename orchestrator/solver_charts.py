@@ -67,7 +67,7 @@ def residuals(runs: Runs, width: float) -> Figure:
                 _trace(axes, pen_of[planner], [trace[:length] for trace in traces])
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         if left_of(axes):
             axes.set_ylabel("relative residual")
         axes.set_xlabel("iteration" if field == "forward_trace" else "vector-Jacobian product")
