@@ -1,6 +1,6 @@
 """The lab cluster for real: build it, start it, run sweeps on it, attack it, break it, back it up, tear it down.
 
-    make compose-test    (as root; ten to twenty minutes on two cores)
+    make compose-test    (as root; 26 minutes on two busy cores)
 
 Everything happens in an engine and network namespaces of the test's own, which it removes; nothing is pulled.
 """
