@@ -14,7 +14,7 @@ from orchestrator.specs import SweepError
 MOST_BYTES = 100 * 2**20
 """A package travels through the memory of the cluster's head, so a larger one is refused."""
 
-_NEVER = {".git", ".venv", "venv", "__pycache__", "idp-storage", "mlruns"}
+_NEVER = {".git", ".venv", "venv", "__pycache__", "idp-storage", "mlruns", ".env", "secrets"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -90,7 +90,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _NEVER)
-        for name in sorted(names):
+        for name in sorted(set(names) - _NEVER):
             path = Path(root, name)
             if path.is_file():
                 yield path

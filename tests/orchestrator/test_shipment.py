@@ -21,7 +21,14 @@ def folder(tmp_path):
     (folder / "sweeps").mkdir(parents=True)
     (folder / "sweeps" / "small.yaml").write_text(SWEEP)
     (folder / "notes.txt").write_text("notes")
-    for name in (".venv/big", "idp-storage/trials/1/result.json", "code/__pycache__/x.pyc", "code/x.py"):
+    for name in (
+        ".env",
+        "docker/secrets/token",
+        ".venv/big",
+        "idp-storage/trials/1/result.json",
+        "code/__pycache__/x.pyc",
+        "code/x.py",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
     return folder
@@ -41,7 +48,9 @@ def test_outside_git_all_but_environments_caches_and_storages_is_sent(folder, tm
 
 
 def test_in_git_it_is_what_is_tracked_or_new_and_not_ignored_and_still_there(folder, tmp_path):
-    (folder / ".gitignore").write_text(".venv/\nidp-storage/\n__pycache__/\n*.secret\n/sweeps/mine.yaml\n")
+    (folder / ".gitignore").write_text(
+        ".env\nsecrets/\n.venv/\nidp-storage/\n__pycache__/\n*.secret\n/sweeps/mine.yaml\n"
+    )
     (folder / "gone.txt").write_text("x")
     git(folder, "init", "-q")
     git(folder, "add", "code", "gone.txt", ".gitignore")
