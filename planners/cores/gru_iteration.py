@@ -19,6 +19,7 @@ from planners.cores.gauss_seidel import GaussSeidel
 from planners.cores.gru_adjoint_sweep import sweep_gru_adjoint
 from planners.cores.gru_convolution import OUTPUTS_AT_ONCE
 from planners.cores.gru_kernel import GRUFilters
+from planners.cores.gru_pages import take_pages
 from planners.cores.gru_solver import Found, Method, solve_gru
 from planners.cores.gru_sweep import sweep_gru
 from planners.cores.gru_unrolled import back_through_gru, unroll_gru
@@ -269,7 +270,7 @@ class _Unroll(torch.autograd.Function):
         every, *measured = quality
         start, steps = solve.at, len(measured[0])
         # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
-        ctx.kept = torch.empty(len(start), steps, 4 * start.shape[1] * solve.grid.length)
+        ctx.kept = take_pages(len(start), steps, 4 * start.shape[1] * solve.grid.length)
         ctx.solve, solve.kept = solve, ctx.kept.numpy()
         value = np.empty(start.shape, np.float32)
         out = (value, *measured)

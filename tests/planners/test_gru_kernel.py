@@ -15,6 +15,7 @@ from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.cores import gru_iteration as compiled
 from planners.cores.gru_iteration import GRUIteration
 from planners.cores.gru_kernel import tanh
+from planners.cores.gru_pages import take_pages
 from planners.fixed_points import fixed_point
 from planners.solution import Adjoint, Result, Solution
 from planners.solvers import Anderson, Broyden, ForwardIteration
@@ -156,6 +157,19 @@ def test_the_compiled_gradient_refuses_to_be_differentiated_again() -> None:
     found = compiled.fixed_point(step, solver=ForwardIteration(3), adjoint=Unrolled())
     with pytest.raises(RuntimeError, match="cannot be differentiated again"):
         torch.autograd.grad(found.value.sum(), step.gates, create_graph=True)
+
+
+def test_pages_are_used_again_only_once_nobody_needs_them() -> None:
+    first = take_pages(2, 5)
+    first.fill_(1.0)
+    address, second = first.data_ptr(), take_pages(2, 5)
+    assert second.data_ptr() != address
+    alias = first.numpy()
+    del first
+    assert take_pages(2, 5).data_ptr() != address and alias.sum() == 10.0
+    del alias
+    assert take_pages(5, 2).data_ptr() == address
+    assert take_pages(3).shape == (3,) and second.shape == (2, 5)
 
 
 @pytest.mark.parametrize(
