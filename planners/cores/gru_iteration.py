@@ -270,7 +270,8 @@ class _Unroll(torch.autograd.Function):
         every, *measured = quality
         start, steps = solve.at, len(measured[0])
         # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
-        ctx.kept = take_pages(len(start), steps, 4 * start.shape[1] * solve.grid.length)
+        make = take_pages if steps > 1 else torch.empty  # the few of one step would push out those of many
+        ctx.kept = make(len(start), steps, 4 * start.shape[1] * solve.grid.length)
         ctx.solve, solve.kept = solve, ctx.kept.numpy()
         value = np.empty(start.shape, np.float32)
         out = (value, *measured)
