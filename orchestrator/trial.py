@@ -38,6 +38,7 @@ from orchestrator.results import (
 from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.steering import Cancelled, is_cancelled, why_cancelled
 from orchestrator.trained import Convergence, convergence
+from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
 from planners.memory import MemoryLimitExceeded
 from planners.rollout import Evaluation
@@ -156,6 +157,7 @@ def _train_and_test(
     spec: TrialSpec, datasets: Path, lease: Lease, device: str, report: Report | None
 ) -> tuple[list[EpochRecord], Evaluation, Convergence]:
     torch.set_num_threads(spec.execution.threads)
+    release_pages()  # of an earlier trial of this process
     _limit_device(device, spec.execution.memory_limit_gib)
     directory = lease.directory
     limit_gib = spec.execution.memory_limit_gib

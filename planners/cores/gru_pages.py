@@ -39,5 +39,10 @@ def take_pages(*shape: int) -> Tensor:
     return torch.from_numpy(lent).view(shape)
 
 
+def release_pages() -> None:
+    """Give the held memory back to the system, where training is over and the process goes on."""
+    _spare.clear()
+
+
 def _put_back(pages: Floats) -> None:
     _spare[:] = [pages]

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.cores import gru_iteration as compiled
+from planners.cores import gru_pages
 from planners.cores.gru_iteration import GRUIteration
 from planners.cores.gru_kernel import tanh
-from planners.cores.gru_pages import take_pages
+from planners.cores.gru_pages import release_pages, take_pages
 from planners.fixed_points import fixed_point
 from planners.solution import Adjoint, Result, Solution
 from planners.solvers import Anderson, Broyden, ForwardIteration
@@ -185,3 +186,14 @@ def test_pages_are_used_again_only_once_nobody_needs_them() -> None:
 def test_what_is_not_supported_says_so(change: dict, solver: object, adjoint: Adjoint, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compiled.fixed_point(replace(problem(), **change), solver=solver, adjoint=adjoint)
+
+
+def test_pages_are_used_again_and_can_be_given_back():
+    first = take_pages(3, 5)
+    place = first.data_ptr()
+    del first
+    again = take_pages(5, 3)
+    assert again.data_ptr() == place and again.shape == (5, 3)
+    del again
+    release_pages()
+    assert not gru_pages._spare
