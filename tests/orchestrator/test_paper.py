@@ -91,8 +91,8 @@ def test_the_papers_scale_differs_in_nothing_and_a_profile_is_told():
         "200 test maps, not 2,000",
         "training.epochs 8, not 60",
         "training.mapper_pretrain_epochs 3, not 15",
-        "2 seeds, not 5",
-        "K 30, not 30/50/80",
+        "3 seeds, not 5",
+        "K 30/50, not 30/50/80",
     ]
     assert "other layer sizes than the paper's" in scale_differences(sample_runs("figure2", "smoke")[1])
 

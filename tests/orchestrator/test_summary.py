@@ -60,7 +60,7 @@ def test_a_smaller_scale_is_told_in_one_line_and_is_under_trained_not_diverged()
            for run in runs]  # fmt: skip
     text = render(summarise("table1", low), "text")
     (line,) = (line for line in text.splitlines() if line.startswith("Not the paper's scale"))
-    assert "1,000 train maps, not 10,000" in line and "2 seeds, not 5" in line
+    assert "1,000 train maps, not 10,000" in line and "3 seeds, not 5" in line
     assert "under-trained at this scale rather than diverged" in text
     assert "under-trained" not in render(summary_of(), "text") and "has diverged" in render(summary_of(), "text")
 
