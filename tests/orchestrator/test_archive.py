@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -94,3 +96,15 @@ def test_what_is_no_archive_is_said(tmp_path, capsys):
     assert "not an archive of results" in capsys.readouterr().err
     assert main(["archive", str(tmp_path / "y.parquet"), "--storage", str(tmp_path / "none")]) == 2
     assert "no trial that has ended" in capsys.readouterr().err
+
+
+def test_the_published_results_give_the_tables_of_the_reproduction_page(tmp_path, capsys):
+    root = Path(__file__).parents[2]
+    assert main(["unarchive", str(root / "docs/results/results.parquet"), "--storage", str(tmp_path)]) == 0
+    page = (root / "REPRODUCTION.md").read_text()
+    capsys.readouterr()
+    assert main(["table", str(root / "sweeps/cores.yaml"), "--storage", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 20 and all(row["used"] == 1 for row in rows)
+    said = {float(number) for line in page.splitlines() for number in re.findall(r"\d+\.\d", line) if line[0:1] == "|"}
+    assert all(round(100 * row["success_rate"], 1) in said for row in rows)
