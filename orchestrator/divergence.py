@@ -119,7 +119,7 @@ def replay(directory: Path, spec: TrialSpec, train: ProblemSource) -> Replay:
     planner = build_planner(spec.planner)
     planner.load_state_dict(state["weights"])
     torch.set_rng_state(state["random_state"]["torch"])
-    _, found = solve(planner, batch)
+    found = solve(planner, batch).solution
     assert found.trace is not None
     return Replay(
         epoch=state["epoch"] + 1,

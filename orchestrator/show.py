@@ -22,6 +22,7 @@ from orchestrator.results import ResultError
 
 if TYPE_CHECKING:
     from orchestrator.trained import Trained
+    from planners.planner import Plan
     from planners.solution import Solution
 
 Field = NDArray[np.float32]
@@ -185,8 +186,8 @@ def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int |
     """Return map and paths, value and policy, which cells arrive, and how the solve converged."""
     from orchestrator.trained import solve
 
-    injected, found = solve(trained.planner, problem, k)
-    value, actions = _value_and_actions(trained, injected, found.value)
+    plan = solve(trained.planner, problem, k)
+    found, (value, actions) = plan.solution, _value_and_actions(plan)
     scene = _scene_titles(problem)
     titles = [*scene, "paths of the policy", _value_title(found.value.shape[1]), "who arrives", "convergence"]
     figure, every = panels(titles, PANEL_INCHES * len(titles), height=PANEL_INCHES, share_x=False, share_y=False)
@@ -219,13 +220,10 @@ def _value_title(channels: int) -> str:
     return "value v* and policy" if channels == 1 else f"|v*| over {channels} channels, policy"
 
 
-def _value_and_actions(trained: Trained, injected: Any, v: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    import torch
-
-    with torch.no_grad():
-        logits = trained.planner.core.policy(v, injected)
-        value = v[0, 0] if v.shape[1] == 1 else v[0].norm(dim=0)
-    return value.numpy(), logits[0].argmax(0).numpy()
+def _value_and_actions(plan: Plan) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    v = plan.solution.value
+    value = v[0, 0] if v.shape[1] == 1 else v[0].norm(dim=0)
+    return value.numpy(), plan.logits[0].argmax(0).numpy()
 
 
 def _arrivals(actions: NDArray[np.int64], problem: Problems, moves: Moves) -> NDArray[np.bool_]:
@@ -309,8 +307,8 @@ def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | Non
     figures = []
     for step in range(1, last + 1):
         # Solved again from the start for each frame: the same for every solver, and a single problem is cheap.
-        injected, found = solve(trained.planner, problem, step)
-        value, actions = _value_and_actions(trained, injected, found.value)
+        plan = solve(trained.planner, problem, step)
+        found, (value, actions) = plan.solution, _value_and_actions(plan)
         arrives = _arrivals(actions, problem, moves)
         titles = [f"step {step}: value and policy", "who arrives", "convergence"]
         figure, (left, middle, right) = panels(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,7 @@ from datagen.spec import first_problem
 from datagen.task import TASKS
 from orchestrator.results import ResultError
 from orchestrator.specs import TrialSpec
-from planners.adjoints import transposed_jacobian
-from planners.cores import Injected
-from planners.planner import Planner, build_planner
-from planners.solution import Solution
+from planners.planner import Plan, Planner, build_planner
 
 
 @dataclass(frozen=True)
@@ -104,13 +101,6 @@ class Inputs:
         return cls(map_.to(device), goal.to(device), None if observation is None else observation.to(device))
 
 
-@torch.no_grad()
-def encode(planner: Planner, inputs: Inputs) -> Injected:
-    """Return what the planner gives to every step on these problems, seen through the mapper where it has one."""
-    x, _ = planner.inputs(inputs.map, inputs.goal, inputs.observation)
-    return planner.core.encode(x)
-
-
 @dataclass(frozen=True)
 class Convergence:
     """How the two fixed-point solves of a planner go, step by step.
@@ -132,39 +122,33 @@ def convergence(planner: Planner, problems: Problems) -> Convergence:
         problems: A batch of problems; their labels make the loss whose gradient starts the backward solve.
     """
     # Without a tolerance, or the curves of easy problems would end where the solver stopped.
-    injected, found = solve(planner, problems, tolerance=0.0)
-    backward: list[float | None] = []
-    solver: Any = getattr(planner.adjoint, "solver", None)
-    if solver is not None:
-        v = found.value.detach().requires_grad_()
+    planner = planner.recording(tolerance=0.0)
+    if not hasattr(planner.adjoint, "solver"):
+        return Convergence(_median(solve(planner, problems).solution.trace), [])
+    with torch.enable_grad():
+        plan = _plan(planner, problems)
         label = torch.from_numpy(problems.label).long().to(_device(planner))
-        loss = functional.cross_entropy(planner.core.policy(v, injected), label)
-        (g,) = torch.autograd.grad(loss, v)
-        unit = g / g.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, *[1] * (g.ndim - 1))
-        product = transposed_jacobian(planner.core.step(v, injected), v)
-        adjoint = replace(solver, record=True, tolerance=0.0).solve(lambda w: product(w) + unit, unit)
-        backward = _median(adjoint.trace)
-    return Convergence(_median(found.trace), backward)
+        loss = functional.cross_entropy(plan.logits, label)
+        torch.autograd.grad(loss, list(planner.parameters()), allow_unused=True)
+    backward = plan.solution.adjoint
+    return Convergence(_median(plan.solution.trace), _median(backward.trace if backward else None))
 
 
 @torch.no_grad()
-def solve(
-    planner: Planner, problems: Problems, k: int | None = None, tolerance: float | None = None
-) -> tuple[Injected, Solution]:
-    """Return what every step is given on these problems, and the recorded solution that the planner's solver finds.
+def solve(planner: Planner, problems: Problems, k: int | None = None) -> Plan:
+    """Return what the planner makes of these problems, the residual of each step recorded.
 
     Args:
         planner: The planner.
         problems: What to plan.
         k: Most forward steps; None is the planner's own number.
-        tolerance: Relative residual at which a problem stops; None is the planner's own.
     """
-    solver: Any = planner.solver
-    changes = {"max_steps": k, "tolerance": tolerance}
-    solver = replace(solver, record=True, **{name: value for name, value in changes.items() if value is not None})
-    injected = encode(planner, Inputs.of(problems, _device(planner)))
-    found: Solution = solver.solve(lambda v: planner.core.step(v, injected), planner.core.initial_value(injected))
-    return injected, found
+    return _plan(planner.recording(), problems, k)
+
+
+def _plan(planner: Planner, problems: Problems, k: int | None = None) -> Plan:
+    inputs = Inputs.of(problems, _device(planner))
+    return planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k)
 
 
 def _device(planner: Planner) -> torch.device:

@@ -99,7 +99,7 @@ class Implicit:
         size = size.reshape(-1, *[1] * (g.ndim - 1))
         unit = g / size
         found = self.solver.solve(lambda w: transposed_jacobian(w) + unit, unit)
-        slot.record = AdjointRecord(found.residual, found.steps, found.result)
+        slot.record = AdjointRecord(found.residual, found.steps, found.result, found.trace)
         return found.value * size
 
 

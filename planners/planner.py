@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -169,6 +170,18 @@ class Planner(nn.Module):
                 return Plan(core.policy(solution.value), solution, gru, "compiled"), "compiled"
             return None, f"reference: {reason}"
         return None, f"reference: {type(core).__name__} has no compiled loop"
+
+    def recording(self, **changes: Any) -> Planner:
+        """Return this planner, its weights shared, with solvers that keep the residual of each step.
+
+        Args:
+            changes: Fields of both solvers to change besides, say `tolerance=0.0` to run all their steps.
+        """
+        twin = copy(self)
+        twin.solver = replace(self.solver, record=True, **changes)
+        if hasattr(self.adjoint, "solver"):
+            twin.adjoint = replace(self.adjoint, solver=replace(self.adjoint.solver, record=True, **changes))
+        return twin
 
     def forward(self, map: Tensor | None, goal: Tensor, observation: Tensor | None = None) -> Tensor:
         """Return action logits [B, actions, h, w]; see `plan`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,11 @@ class RoutePlanner:
         tensor = next(self.planner.parameters())
         x = torch.zeros(1, 2, *free.shape)
         x[0, 0], x[0, 1, goal[0], goal[1]] = torch.from_numpy(free), 1.0
-        solver: Any = replace(self.planner.solver, record=True, tolerance=0.0 if self.all_steps else self.tolerance)
-        if k is not None:
-            solver = replace(solver, max_steps=k)
-        core = self.planner.core
+        recording = self.planner.recording(tolerance=0.0 if self.all_steps else self.tolerance)
         with torch.no_grad():
-            injected = core.encode(x.to(tensor))
-            found = solver.solve(lambda v: core.step(v, injected), core.initial_value(injected))
-            actions = core.policy(found.value, injected)[0].argmax(0).cpu().numpy()
+            plan = recording.plan(*x.to(tensor).split(1, dim=1), k_fwd=k)
+        found, actions = plan.solution, plan.logits[0].argmax(0).cpu().numpy()
+        assert found.trace is not None, "the solver was told to record"
         cells, cost = _follow(actions, free, goal, start, self.moves)
         steps = int(found.steps[0])
         return Route(

@@ -32,11 +32,13 @@ class AdjointRecord:
         residual: [B] relative residual of w.
         steps: [B] vector-Jacobian products spent.
         result: [B] int8, a `Result` each; what is not CONVERGED gave an approximate gradient.
+        trace: [K_bwd, B] residual after each product, or None when the adjoint's solver recorded none.
     """
 
     residual: Tensor
     steps: Tensor
     result: Tensor
+    trace: Tensor | None = None
 
 
 @dataclass(eq=False)

@@ -200,6 +200,7 @@ class Entry:
         ignores: Fields of `PlannerSpec` that mean nothing with it, and so must be left alone.
         cores: Names of the cores that a solver works with; empty for all.
         adjoint_cores: Of those, the ones whose adjoint system it solves too.
+        adjoint_after: Names of the forward solvers after which it does; empty for all.
     """
 
     target: str
@@ -207,6 +208,7 @@ class Entry:
     ignores: tuple[str, ...] = ()
     cores: tuple[str, ...] = ()
     adjoint_cores: tuple[str, ...] = ()
+    adjoint_after: tuple[str, ...] = ()
 
 
 CORES: dict[str, Entry] = {
@@ -224,6 +226,7 @@ SOLVERS: dict[str, Entry] = {
         "planners.cores.gauss_seidel:GaussSeidel",
         cores=("vin", "symvin", "contractive", "conv_gppn"),
         adjoint_cores=("conv_gppn",),
+        adjoint_after=("forward", "anderson", "gauss_seidel"),
     ),
 }
 _NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
@@ -344,6 +347,11 @@ class PlannerSpec(Spec):
         if backward.cores and self.core not in backward.adjoint_cores:
             raise ValueError(
                 f"solver_bwd {self.solver_bwd!r} iterates values, not the linear system of the adjoint of {self.core!r}"
+            )
+        if backward.adjoint_after and self.solver not in backward.adjoint_after:
+            raise ValueError(
+                f"solver_bwd {self.solver_bwd!r} works after the solvers {', '.join(backward.adjoint_after)}; "
+                f"got solver {self.solver!r}"
             )
         for field in ADJOINTS[self.adjoint].ignores:
             if getattr(self, field) != type(self).model_fields[field].default:

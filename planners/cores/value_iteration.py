@@ -250,9 +250,10 @@ class _Iterate(torch.autograd.Function):
 
 
 def _adjoin(run: _Run, g: Tensor) -> Tensor:
-    """Return the adjoint vector w; Anderson's solver runs compiled, any other on compiled products."""
+    """Return the adjoint vector w; Anderson's solver runs compiled where it records nothing, any other on compiled
+    products."""
     adjoint = run.adjoint
-    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, Anderson):
+    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, Anderson) and not adjoint.solver.record:
         adjoint = replace(adjoint, solver=_CompiledAnderson(run, adjoint.solver))
     return adjoint.adjoin(_product(run), g, run.slot)
 

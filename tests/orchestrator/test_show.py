@@ -138,8 +138,8 @@ def test_convergence_is_recorded_step_by_step(storage, trial):
     found = convergence(trained.planner, problems)
     assert len(found.forward) == 12 and len(found.backward) == trained.spec.planner.k_bwd
     assert found.forward[0] > found.forward[-1] > 0 and found.backward[0] > found.backward[-1]
-    _, solution = solve(trained.planner, problems, tolerance=0.0)
-    assert found.forward == pytest.approx(solution.trace.median(dim=1).values.tolist())
+    plan = solve(trained.planner, problems)
+    assert found.forward == pytest.approx(plan.solution.trace.median(dim=1).values.tolist())
 
 
 def test_a_planner_is_tested_on_larger_maps_with_more_steps(storage, trial):

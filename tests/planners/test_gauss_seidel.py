@@ -153,6 +153,7 @@ def test_a_planner_takes_it_by_name(core: str) -> None:
         ({"core": "spt", "solver": "gauss_seidel"}, "works with the cores vin, symvin, contractive, conv_gppn"),
         ({"solver_bwd": "gauss_seidel"}, "not the linear system of the adjoint"),
         ({"adjoint": "unrolled", "solver": "gauss_seidel"}, "needs an implicit adjoint"),
+        ({"core": "conv_gppn", "solver": "broyden", "solver_bwd": "gauss_seidel"}, "after the solvers forward, ander"),
     ],
 )
 def test_where_it_means_nothing_a_spec_is_refused(fields: dict[str, str], message: str) -> None:

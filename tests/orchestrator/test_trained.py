@@ -1,0 +1,55 @@
+"""Looking inside a planner: every registered core, solver and adjoint, put together in every way a sweep may."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from datagen import navigation
+from datagen.task import DatasetSpec
+from orchestrator.trained import convergence, solve
+from planners.planner import build_planner
+from planners.specs import ADJOINTS, CORES, SOLVERS, PlannerSpec
+
+K_FWD, K_BWD = 4, 3
+NARROW = {"hidden_channels": 8, "q_channels": 8}
+SIZES = {"spt": {"embedding": 8, "heads": 2, "feedforward": 8}}
+
+
+def specs():
+    """Yield each planner that can be put together of registered parts."""
+    for core, solver, adjoint, backward in product(CORES, SOLVERS, ADJOINTS, SOLVERS):
+        if adjoint != "implicit" and backward != "anderson":
+            continue
+        fields = SIZES.get(core, NARROW) | ({"solver_bwd": backward, "k_bwd": K_BWD} if adjoint == "implicit" else {})
+        try:
+            yield PlannerSpec(core=core, solver=solver, adjoint=adjoint, k_fwd=K_FWD, **fields)
+        except ValidationError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "spec",
+    list(specs()),
+    ids=lambda s: "-".join((s.core, s.solver, s.adjoint, *[s.solver_bwd] * (s.adjoint == "implicit"))),
+)
+def test_both_solves_of_every_planner_are_recorded_as_the_planner_runs_them(spec):
+    torch.manual_seed(0)
+    planner = build_planner(spec)
+    problems = navigation.draw(DatasetSpec(map_size=7, test=3), "test", 0, 3)
+    found = convergence(planner, problems)
+    assert len(found.forward) == K_FWD and None not in found.forward
+    assert len(found.backward) == (K_BWD if spec.adjoint == "implicit" else 0) and None not in found.backward
+    plan = solve(planner, problems, k=2)
+    assert plan.solution.trace is not None and plan.solution.trace.shape == (2, 3)
+    assert planner.solver.max_steps == K_FWD and planner.solver.tolerance == spec.tolerance
+    assert not planner.solver.record and plan.kernel == planner.plan(*tensors(problems)).kernel
+
+
+def tensors(problems):
+    goal = torch.zeros(len(problems), 1, *problems.map.shape[1:])
+    goal[torch.arange(len(problems)), 0, *torch.from_numpy(problems.goal.astype("int64")).T] = 1.0
+    return torch.from_numpy(problems.map).float().unsqueeze(1), goal
