@@ -216,8 +216,15 @@ def _with_last_step(found: Solution, image: Tensor, value: Tensor, solver: Solve
     """Return the solution with `value` = f(found.value), and the quality that this last application showed."""
     residual = relative_residual(found.value, image)
     diverged = (found.result == Result.DIVERGED) | ~torch.isfinite(residual)
-    trace = None if found.trace is None else torch.cat((found.trace, residual[None]))
-    return Solution(value, residual, found.steps + 1, _result(residual, solver.tolerance, diverged), trace, found.slot)
+    steps, trace = found.steps + 1, None
+    if found.trace is not None:
+        trace = last_kept(torch.cat((found.trace, residual[None])), steps, residual)
+    return Solution(value, residual, steps, _result(residual, solver.tolerance, diverged), trace, found.slot)
+
+
+def last_kept(trace: Tensor, steps: Tensor, residual: Tensor) -> Tensor:
+    """Return a trace [K, B] in which each sample's last residual stands from its last step on."""
+    return torch.where(torch.arange(1, len(trace) + 1, device=trace.device)[:, None] >= steps, residual, trace)
 
 
 def _result(residual: Tensor, tolerance: float, diverged: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
+from planners.adjoints import Implicit, OneStep, Phantom, Unrolled, last_kept
 from planners.cores.bellman import convolve, maximum, merged
 from planners.cores.gauss_seidel import GaussSeidel, pack_by_tap, sweep_batch, tap_order
 from planners.cores.plane import BLOCK, Grid, grid_of, tap_offsets
@@ -157,7 +157,8 @@ def fixed_point(
         steps = steps + swept.steps
         result = torch.where(swept.result == Result.DIVERGED, swept.result, result)
         trace = trace if swept.trace is None else torch.cat((swept.trace, trace))
-    return Solution(value, residual, steps, result, trace if solver.record else None, run.slot)
+    kept = last_kept(trace, steps, residual) if solver.record else None
+    return Solution(value, residual, steps, result, kept, run.slot)
 
 
 def _pad(step: ValueIteration) -> int:

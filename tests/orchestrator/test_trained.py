@@ -45,6 +45,10 @@ def test_both_solves_of_every_planner_are_recorded_as_the_planner_runs_them(spec
     assert len(found.backward) == (K_BWD if spec.adjoint == "implicit" else 0) and None not in found.backward
     plan = solve(planner, problems, k=2)
     assert plan.solution.trace is not None and plan.solution.trace.shape == (2, 3)
+    easy = planner.recording(tolerance=0.9).plan(*tensors(problems)).solution
+    assert easy.trace is not None
+    torch.testing.assert_close(easy.trace[easy.steps - 1, torch.arange(3)], easy.residual)
+    torch.testing.assert_close(easy.trace[-1], easy.residual)
     assert planner.solver.max_steps == K_FWD and planner.solver.tolerance == spec.tolerance
     assert not planner.solver.record and plan.kernel == planner.plan(*tensors(problems)).kernel
 
