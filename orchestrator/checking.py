@@ -67,7 +67,7 @@ def check_plugin(name: str, beside: Path | None = None) -> Iterator[Finding]:
 
 def _planner_checks(own: dict[str, list[str]]) -> Iterator[_Check]:
     from planners.conformance import cores, solvers
-    from planners.specs import ADJOINTS, SOLVERS
+    from planners.registry import ADJOINTS, SOLVERS
 
     for core in own["CORES"]:
         part = f"core {core}"

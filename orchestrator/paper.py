@@ -15,7 +15,8 @@ import yaml
 from orchestrator.provenance import code_hash
 from orchestrator.runs import Run, grouped, usable
 from orchestrator.specs import Scalar
-from planners.specs import CORES, PlannerSpec, TrainingSpec
+from planners.registry import CORES
+from planners.specs import PlannerSpec, TrainingSpec
 
 CONFIDENCE = 0.95
 _SCALE = {"train": 10_000, "valid": 2_000, "test": 2_000}
@@ -84,7 +85,7 @@ def printed(planner: PlannerSpec, task: str, map_size: int) -> Sample | None:
 def _is_the_papers(planner: PlannerSpec) -> bool:
     plain = PlannerSpec(core=planner.core, adjoint=planner.adjoint)
     fields = ("solver", "solver_bwd", "k_bwd", "adjoint_options", "solver_options", "solver_bwd_options")
-    return planner.options == CORES[planner.core].options() and all(
+    return planner.options == CORES[planner.core].options_type() and all(
         getattr(planner, field) == getattr(plain, field) for field in fields
     )
 
@@ -196,7 +197,7 @@ def scale_differences(runs: Sequence[Run]) -> list[str]:
 
 
 def _plain_sizes(planner: PlannerSpec) -> bool:
-    return planner.options == CORES[planner.core].options()
+    return planner.options == CORES[planner.core].options_type()
 
 
 def _list(values: Sequence[Any]) -> str:

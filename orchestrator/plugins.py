@@ -13,7 +13,8 @@ from typing import Any
 
 from datagen.plugins import OWNERS, PluginError, import_plugin
 from datagen.task import DatasetSpec, load_tasks
-from planners.specs import PlannerSpec, load_parts
+from planners.registry import load_parts
+from planners.specs import PlannerSpec
 
 ENTRY_POINTS = "idp.plugins"
 """Group of entry points by which an installed package offers itself to every sweep; the value is its module."""

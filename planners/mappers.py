@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planners.cores.bellman import same_conv
-from planners.specs import NoOptions, PanoramaOptions, UNetOptions
+
+if TYPE_CHECKING:
+    from planners.specs import NoOptions, PanoramaOptions, UNetOptions
 
 WORKSPACE_PIXELS = 96
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat, nn
 
 from datagen.problem import ACTIONS
 from planners.cores import Core, GRUCore, Injected, ValueIterationCore
 from planners.fixed_points import Solution, fixed_point
-from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, Entry, PlannerSpec
+from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS, named
+
+if TYPE_CHECKING:
+    from planners.specs import PlannerSpec
 
 
 @dataclass(frozen=True)
@@ -193,12 +195,6 @@ def _check(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected a float tensor [B, 1, h, w], got {x.dtype} {tuple(x.shape)}")
 
 
-def named(entry: Entry) -> Any:
-    """Return the class that a line of a registry names."""
-    module, name = entry.target.split(":")
-    return getattr(import_module(module), name)
-
-
 def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str = "auto") -> Planner:
     """Return a freshly initialised planner (from torch's global random state).
 
@@ -212,13 +208,11 @@ def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str
     """
     core = named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions, in_channels=2 + spec.channels)
     mapper = named(MAPPERS[spec.mapper])(spec.mapper_options, wrap=spec.wrap)
-    solver = named(SOLVERS[spec.solver])(
-        max_steps=spec.k_fwd, tolerance=spec.tolerance, **spec.solver_options.model_dump()
-    )
+    solver = named(SOLVERS[spec.solver])(max_steps=spec.k_fwd, tolerance=spec.tolerance, **vars(spec.solver_options))
     adjoint_type = named(ADJOINTS[spec.adjoint])
-    options = spec.adjoint_options.model_dump()
+    options = dict(vars(spec.adjoint_options))
     if "solver" in {field.name for field in fields(adjoint_type)}:
         options["solver"] = named(SOLVERS[spec.solver_bwd])(
-            max_steps=spec.k_bwd, tolerance=spec.tolerance_bwd, **spec.solver_bwd_options.model_dump()
+            max_steps=spec.k_bwd, tolerance=spec.tolerance_bwd, **vars(spec.solver_bwd_options)
         )
     return Planner(core, mapper, solver, adjoint_type(**options), kernel, spec.channels)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
 from datagen.problem import FOUR, Moves
-from datagen.spec import first_problem
 from planners.planner import Planner, build_planner
-from planners.specs import PlannerSpec, load_parts
+from planners.registry import OPTIONS, load_parts
 
 Cell = tuple[int, int]
 
@@ -139,20 +139,32 @@ def load_planner(directory: str | Path) -> RoutePlanner:
             f"{error.filename}: no such file: {folder} is not the directory of a trained trial"
         ) from None
     load_parts(spec.get("plugins", ()))
-    try:
-        planner_spec = PlannerSpec.model_validate(spec.get("planner", {}))
-    except ValidationError as error:
-        raise PlannerError(f"{folder / 'spec.json'}: planner: {first_problem(error)}") from None
-    # Checkpoints of older versions do not tell their moves: those had four, and the torus was the planner's own.
-    moves = Moves(**trainer["moves"]) if "moves" in trainer else Moves(wrap=planner_spec.wrap)
+    moves = Moves(**trainer["moves"])
     best = trainer.get("best") if spec.get("training", {}).get("tested_checkpoint") == "best" else None
-    planner = build_planner(planner_spec, actions=len(moves.names))
+    try:
+        planner_spec = _as_built(spec["planner"])
+        planner = build_planner(planner_spec, actions=len(moves.names))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PlannerError(f"{folder / 'spec.json'}: planner: not of this version ({reason})") from error
     try:
         planner.load_state_dict(best["planner"] if best else trainer["planner"])
     except RuntimeError as error:
         raise PlannerError(f"{folder / 'checkpoint.pt'}: its weights do not fit the planner: {error}") from error
     planner.eval()
     return RoutePlanner(planner, moves, planner_spec.tolerance, all_steps=planner_spec.adjoint == "unrolled")
+
+
+def _as_built(planner: Mapping[str, Any]) -> Any:
+    """Return a planner as `build_planner` reads it: the trial has validated it, so pydantic need not be here."""
+    parts: dict[str, Any] = dict(planner)
+    for field, (registry, options) in OPTIONS.items():
+        entry = registry.get(planner[field])
+        if entry is None:
+            raise ValueError(f"{field}: unknown name {planner[field]!r}; known: {', '.join(registry)}")
+        own = SimpleNamespace if isinstance(entry.options, str) else entry.options
+        parts[options] = own(**planner[options])
+    return SimpleNamespace(**parts)
 
 
 def plot(route: Route, axes: Any = None) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from datagen.plugins import extend
 from datagen.problem import Moves
 from datagen.spec import Spec, first_problem, nearest
+from planners.registry import ADJOINTS, OPTIONS, SOLVERS
+from planners.registry import Entry as Entry
 
 
 class NoOptions(Spec):
@@ -190,82 +190,6 @@ class PhantomOptions(Spec):
     damping: float = Field(1.0, gt=0.0, le=1.0)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of a registry.
-
-    Attributes:
-        target: Where the class is, "module:Class"; imported when used.
-        options: What it can be told.
-        ignores: Fields of `PlannerSpec` that mean nothing with it, and so must be left alone.
-        cores: Names of the cores that a solver works with; empty for all.
-        adjoint_cores: Of those, the ones whose adjoint system it solves too.
-        adjoint_after: Names of the forward solvers after which it does; empty for all.
-    """
-
-    target: str
-    options: type[Spec] = NoOptions
-    ignores: tuple[str, ...] = ()
-    cores: tuple[str, ...] = ()
-    adjoint_cores: tuple[str, ...] = ()
-    adjoint_after: tuple[str, ...] = ()
-
-
-CORES: dict[str, Entry] = {
-    "vin": Entry("planners.cores.vin:VIN", VINOptions),
-    "symvin": Entry("planners.cores.symvin:SymVIN", SymVINOptions),
-    "conv_gppn": Entry("planners.cores.conv_gppn:ConvGPPN", ConvGPPNOptions),
-    "spt": Entry("planners.cores.spt:SPT", SPTOptions),
-    "contractive": Entry("planners.cores.contractive:Contractive", ContractiveOptions),
-}
-SOLVERS: dict[str, Entry] = {
-    "forward": Entry("planners.solvers:ForwardIteration"),
-    "anderson": Entry("planners.solvers:Anderson", AndersonOptions),
-    "broyden": Entry("planners.solvers:Broyden", BroydenOptions),
-    "gauss_seidel": Entry(
-        "planners.cores.gauss_seidel:GaussSeidel",
-        cores=("vin", "symvin", "contractive", "conv_gppn"),
-        adjoint_cores=("conv_gppn",),
-        adjoint_after=("forward", "anderson", "gauss_seidel"),
-    ),
-}
-_NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
-ADJOINTS: dict[str, Entry] = {
-    "unrolled": Entry("planners.adjoints:Unrolled", ignores=("solver_bwd", "k_bwd", "tolerance", "tolerance_bwd")),
-    "implicit": Entry("planners.adjoints:Implicit"),
-    "phantom": Entry("planners.adjoints:Phantom", PhantomOptions, ignores=_NO_ADJOINT_SOLVE),
-    "one_step": Entry("planners.adjoints:OneStep", ignores=_NO_ADJOINT_SOLVE),
-}
-MAPPERS: dict[str, Entry] = {
-    "identity": Entry("planners.mappers:Identity"),
-    "panorama": Entry("planners.mappers:Panorama", PanoramaOptions),
-    "unet": Entry("planners.mappers:UNet", UNetOptions),
-}
-
-_REGISTRIES = {
-    "core": CORES,
-    "adjoint": ADJOINTS,
-    "solver": SOLVERS,
-    "solver_bwd": SOLVERS,
-    "mapper": MAPPERS,
-}
-
-
-def load_parts(plugins: Iterable[str]) -> None:
-    """Add the cores, mappers, solvers and adjoints of plug-ins to their registries.
-
-    Raises:
-        PluginError: A plug-in can't be used.
-    """
-    plugins = tuple(plugins)
-    for attribute, registry in {"CORES": CORES, "MAPPERS": MAPPERS, "SOLVERS": SOLVERS, "ADJOINTS": ADJOINTS}.items():
-        extend(registry, attribute, Entry, plugins)
-
-
-def _options_field(field: str) -> str:
-    return "options" if field == "core" else f"{field}_options"
-
-
 class PlannerSpec(Spec):
     """A planner: a core (one Bellman-like step), a forward solver, and an adjoint.
 
@@ -311,12 +235,12 @@ class PlannerSpec(Spec):
         if not isinstance(data, Mapping):
             return data
         data = dict(data)
-        for field, registry in _REGISTRIES.items():
+        for field, (registry, options) in OPTIONS.items():
             name = data.get(field, cls.model_fields[field].default)
             if not isinstance(name, str) or name not in registry:
                 raise ValueError(f"{field}: unknown name {name!r}; {nearest(str(name), registry)}")
-            options_type = registry[name].options
-            given = data.get(_options_field(field), {})
+            options_type = registry[name].options_type
+            given = data.get(options, {})
             given = dict(given) if isinstance(given, Mapping) else given
             if isinstance(given, Spec) and not isinstance(given, options_type):
                 given = given.model_dump(exclude_defaults=True)
@@ -328,7 +252,7 @@ class PlannerSpec(Spec):
                     known = [*cls.model_fields, *options_type.model_fields]
                     raise ValueError(f"unknown field {unknown[0]!r} for core {name!r}; {nearest(unknown[0], known)}")
             try:
-                data[_options_field(field)] = given if isinstance(given, Spec) else options_type.model_validate(given)
+                data[options] = given if isinstance(given, Spec) else options_type.model_validate(given)
             except ValidationError as error:
                 raise ValueError(f"{field} {name!r}: {first_problem(error)}") from None
         return data

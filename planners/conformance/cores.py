@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from planners.cores import Core, GRUCore, ValueIterationCore
 from planners.jacobian import jacobian_penalty
 from planners.planner import BoundStep, Planner, build_planner
-from planners.specs import ADJOINTS, CORES, PlannerSpec
+from planners.registry import ADJOINTS, CORES
+from planners.specs import PlannerSpec
 
 EXACT = ("unrolled", "implicit")
 SMALL = {"hidden_channels": 8, "q_channels": 8, "embedding": 8, "heads": 2, "feedforward": 12}
@@ -27,7 +28,7 @@ ABSOLUTE_POSITIONS = ("spt",)
 
 def small_spec(core: str, **fields: Any) -> PlannerSpec:
     """A planner of small sizes; of the fields given, those that its adjoint has no use for are left out."""
-    options = {name: size for name, size in SMALL.items() if name in CORES[core].options.model_fields}
+    options = {name: size for name, size in SMALL.items() if name in CORES[core].options_type.model_fields}
     unused = ADJOINTS[str(fields.get("adjoint", "implicit"))].ignores
     fields = {name: value for name, value in fields.items() if name not in unused}
     return PlannerSpec(core=core, options=options | fields.pop("options", {}), **fields)

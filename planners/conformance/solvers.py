@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from planners.planner import named
+from planners.registry import ADJOINTS, MAPPERS, SOLVERS, named
 from planners.solution import Result, Solution
 from planners.solvers import ForwardIteration
-from planners.specs import ADJOINTS, MAPPERS, SOLVERS, PlannerSpec
+from planners.specs import PlannerSpec
 
 DIMENSION = 6
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum
 from planners.cores.symmetry import symmetry
-from planners.specs import ContractiveOptions
 
 if TYPE_CHECKING:
     from planners.cores.value_iteration import ValueIteration
+    from planners.specs import ContractiveOptions
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve, merged, same_conv
-from planners.specs import ConvGPPNOptions
 
 if TYPE_CHECKING:
     from planners.cores.gru_iteration import GRUIteration
+    from planners.specs import ConvGPPNOptions
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
 

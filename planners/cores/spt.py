@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.specs import SPTOptions
+
+if TYPE_CHECKING:
+    from planners.specs import SPTOptions
 
 # v value: one embedding per cell
 

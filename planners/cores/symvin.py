@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum, merged
 from planners.cores.steerable import SteerableFilter, group_order
-from planners.specs import SymVINOptions
 
 if TYPE_CHECKING:
     from planners.cores.value_iteration import ValueIteration
+    from planners.specs import SymVINOptions
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
 

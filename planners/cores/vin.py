@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum, merged, same_conv
-from planners.specs import VINOptions
 
 if TYPE_CHECKING:
     from planners.cores.value_iteration import ValueIteration
+    from planners.specs import VINOptions
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
 

@@ -46,7 +46,7 @@ metadata:
     profiles: {long: {training: {epochs: 100000}}}
 """
 PLUGIN = """
-from planners.specs import CORES
+from planners.registry import CORES
 
 CORES = {"mine_vin": CORES["vin"]}
 """

@@ -17,7 +17,8 @@ from orchestrator.plugins import load_plugins
 from orchestrator.results import code_hash, read_result, trial_directory
 from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
 from orchestrator.sweep_files import load_sweep
-from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS, PlannerSpec
+from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
+from planners.specs import PlannerSpec
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -116,7 +117,7 @@ def test_a_spec_that_is_read_back_brings_its_plug_in_along(tmp_path):
             "from planners.specs import Entry\nCORES = {'vin': Entry('mine:X')}\n",
             r"mine.CORES\['vin'\]: the name is taken by this project",
         ),
-        ("from planners.specs import CORES\n", "mine.CORES is the project's own"),
+        ("from planners.registry import CORES\n", "mine.CORES is the project's own"),
     ],
 )
 def test_a_broken_plug_in_is_told_with_its_own_line(untouched, tmp_path, text, message):

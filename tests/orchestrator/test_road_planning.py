@@ -22,8 +22,8 @@ from orchestrator.sweep_files import load_sweep
 from orchestrator.trained import Inputs
 from planners import PlannerSpec, TrainingSpec, build_planner, load_planner
 from planners.evaluation import evaluate
+from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 from planners.routes import PlannerError
-from planners.specs import ADJOINTS, CORES, MAPPERS, SOLVERS
 from planners.training import Trainer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

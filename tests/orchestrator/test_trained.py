@@ -12,7 +12,8 @@ from datagen import navigation
 from datagen.task import DatasetSpec
 from orchestrator.trained import convergence, solve
 from planners.planner import build_planner
-from planners.specs import ADJOINTS, CORES, SOLVERS, PlannerSpec
+from planners.registry import ADJOINTS, CORES, SOLVERS
+from planners.specs import PlannerSpec
 
 K_FWD, K_BWD = 4, 3
 NARROW = {"hidden_channels": 8, "q_channels": 8}

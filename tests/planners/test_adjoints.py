@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
 from planners.fixed_points import fixed_point
 from planners.linear import GMRES
+from planners.registry import ADJOINTS, SOLVERS
 from planners.solution import Adjoint, Result, Solver
 from planners.solvers import Anderson, Broyden, ForwardIteration
-from planners.specs import ADJOINTS, SOLVERS
 
 EXACT_SOLVERS = (ForwardIteration(3000, 1e-14), Anderson(400, 1e-13), Broyden(400, 1e-13))
 ADJOINT_SOLVERS = (*EXACT_SOLVERS, GMRES(40, 1e-13))

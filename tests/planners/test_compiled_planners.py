@@ -7,7 +7,7 @@ import torch
 
 from planners import PlannerSpec, build_planner
 from planners.cores import GRUCore, ValueIterationCore
-from planners.specs import ADJOINTS, CORES
+from planners.registry import ADJOINTS, CORES
 
 SMALL = {"hidden_channels": 8, "q_channels": 16}
 COMPILED = ("vin", "symvin", "contractive")
@@ -16,7 +16,7 @@ GATED = ("conv_gppn",)
 
 def planners(core, adjoint, wrap, **fields):
     """The same planner twice, compiled and reference, with weights that make the value matter."""
-    options = {name: size for name, size in SMALL.items() if name in CORES[core].options.model_fields}
+    options = {name: size for name, size in SMALL.items() if name in CORES[core].options_type.model_fields}
     spec = PlannerSpec(core=core, adjoint=adjoint, options=options, k_fwd=7, wrap=wrap, **fields)
     found = []
     for kernel in ("auto", "reference"):
@@ -75,7 +75,7 @@ def test_compiled_equals_reference(core, adjoint, wrap):
     ],
 )
 def test_where_it_does_not_run_the_plan_says_why(fields, reason):
-    options = {name: 8 for name in SMALL if name in CORES[fields["core"]].options.model_fields}
+    options = {name: 8 for name in SMALL if name in CORES[fields["core"]].options_type.model_fields}
     planner = build_planner(PlannerSpec(k_fwd=3, options=options, **fields))
     assert planner.plan(*problems()).kernel.startswith("reference: ") and reason in planner.plan(*problems()).kernel
 

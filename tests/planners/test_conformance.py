@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from planners.conformance import cores, solvers
+from planners.registry import ADJOINTS, CORES, SOLVERS
 from planners.solution import Result, Solution
-from planners.specs import ADJOINTS, CORES, SOLVERS, Entry, VINOptions
+from planners.specs import Entry, VINOptions
 
 
 @pytest.mark.parametrize("check", solvers.EVERY_SOLVER, ids=lambda check: check.__name__)

@@ -6,7 +6,7 @@ import pytest
 
 from planners.conformance import cores as conformance
 from planners.cores import Core
-from planners.specs import ADJOINTS, CORES
+from planners.registry import ADJOINTS, CORES
 
 
 @pytest.mark.parametrize("check", conformance.EVERY_ADJOINT, ids=lambda check: check.__name__)
@@ -22,7 +22,7 @@ def test_exact_gradients_match_finite_differences(core, adjoint):
     conformance.check_gradient_matches_finite_differences(core, adjoint)
 
 
-@pytest.mark.parametrize("core", [name for name in CORES if "temperature" in CORES[name].options.model_fields])
+@pytest.mark.parametrize("core", [name for name in CORES if "temperature" in CORES[name].options_type.model_fields])
 def test_exact_gradients_of_the_smoothed_maximum(core):
     conformance.check_gradient_matches_finite_differences(core, "implicit", temperature=0.2)
 

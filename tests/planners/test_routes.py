@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -144,26 +145,40 @@ def test_what_is_no_trial_is_told(tmp_path, trial):
         load_planner(tmp_path)
     (tmp_path / "spec.json").write_text('{"planner": {"core": "vim"}}')
     (tmp_path / "checkpoint.pt").write_bytes((trial / "checkpoint.pt").read_bytes())
-    with pytest.raises(PlannerError, match="did you mean 'vin'"):
+    with pytest.raises(PlannerError, match=r"spec.json: planner: .*unknown name 'vim'; known: vin,"):
         load_planner(tmp_path)
     (tmp_path / "spec.json").write_text('{"planner": {"core": "vin"}}')
+    with pytest.raises(PlannerError, match=r"spec.json: planner: not of this version \(KeyError: 'options'\)"):
+        load_planner(tmp_path)
+    wider = PlannerSpec(core="vin").model_dump(mode="json")
+    (tmp_path / "spec.json").write_text(json.dumps({"planner": wider}))
     with pytest.raises(PlannerError, match="its weights do not fit"):
         load_planner(tmp_path)
 
 
-def test_it_needs_torch_numpy_and_pydantic_alone(trial):
+def test_it_needs_torch_and_numpy_alone(tmp_path, trial):
+    made = {}
+    for core in ("vin", "contractive", "conv_gppn", "spt"):
+        made[core] = tmp_path / core
+        made[core].mkdir()
+        spec = PlannerSpec(core=core, solver="anderson", k_fwd=2, k_bwd=2)
+        (made[core] / "spec.json").write_text(json.dumps({"planner": spec.model_dump(mode="json")}))
+        trainer = {"planner": build_planner(spec).state_dict(), "moves": asdict(FOUR)}
+        torch.save({"trainer": trainer}, made[core] / "checkpoint.pt")
     program = f"""
-import sys
-for name in ("ray", "mlflow", "optuna", "pyarrow", "numba", "llvmlite", "scipy", "matplotlib", "e2cnn", "yaml",
-             "orchestrator"):
-    sys.modules[name] = None
-import numpy as np, torch
-from planners import PlannerSpec, build_planner, load_planner
+import importlib.metadata, sys
+torchs_own = "torch torchgen functorch numpy typing_extensions sympy mpmath networkx jinja2 markupsafe filelock fsspec"
+for name in importlib.metadata.packages_distributions():
+    if name not in torchs_own.split() and name not in ("planners", "datagen"):
+        sys.modules[name] = None
+assert sys.modules["pydantic"] is sys.modules["numba"] is sys.modules["yaml"] is None
+import numpy, torch
+from planners import load_planner
 planner = load_planner({str(trial)!r})
-route = planner.solve(np.ones((6, 7)), goal=(1, 1), start=(4, 5))
+route = planner.solve(numpy.ones((6, 7)), goal=(1, 1), start=(4, 5))
 print(route.cells[0].tolist(), route.values.shape)
-for core in ("vin", "contractive", "conv_gppn", "spt"):
-    plan = build_planner(PlannerSpec(core=core, k_fwd=2, k_bwd=2)).plan(*torch.ones(2, 1, 1, 5, 5))
+for core in {list(map(str, made.values()))!r}:
+    plan = load_planner(core).planner.plan(*torch.ones(2, 1, 1, 5, 5))
     plan.logits.sum().backward()
     print(plan.kernel)
 """

@@ -1,0 +1,99 @@
+"""What planners can be put together of, by name; needs the standard library alone, so a trained planner does too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from datagen.plugins import extend
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a registry.
+
+    Attributes:
+        target: Where the class is, "module:Class"; imported when used.
+        options: What it can be told: a pydantic model, or where one is, "module:Class".
+        ignores: Fields of `PlannerSpec` that mean nothing with it, and so must be left alone.
+        cores: Names of the cores that a solver works with; empty for all.
+        adjoint_cores: Of those, the ones whose adjoint system it solves too.
+        adjoint_after: Names of the forward solvers after which it does; empty for all.
+    """
+
+    target: str
+    options: Any = "planners.specs:NoOptions"
+    ignores: tuple[str, ...] = ()
+    cores: tuple[str, ...] = ()
+    adjoint_cores: tuple[str, ...] = ()
+    adjoint_after: tuple[str, ...] = ()
+
+    @property
+    def options_type(self) -> Any:
+        """The pydantic model of its options."""
+        return _found(self.options) if isinstance(self.options, str) else self.options
+
+
+def named(entry: Entry) -> Any:
+    """Return the class that a line of a registry names."""
+    return _found(entry.target)
+
+
+def _found(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
+
+
+CORES: dict[str, Entry] = {
+    "vin": Entry("planners.cores.vin:VIN", "planners.specs:VINOptions"),
+    "symvin": Entry("planners.cores.symvin:SymVIN", "planners.specs:SymVINOptions"),
+    "conv_gppn": Entry("planners.cores.conv_gppn:ConvGPPN", "planners.specs:ConvGPPNOptions"),
+    "spt": Entry("planners.cores.spt:SPT", "planners.specs:SPTOptions"),
+    "contractive": Entry("planners.cores.contractive:Contractive", "planners.specs:ContractiveOptions"),
+}
+SOLVERS: dict[str, Entry] = {
+    "forward": Entry("planners.solvers:ForwardIteration"),
+    "anderson": Entry("planners.solvers:Anderson", "planners.specs:AndersonOptions"),
+    "broyden": Entry("planners.solvers:Broyden", "planners.specs:BroydenOptions"),
+    "gauss_seidel": Entry(
+        "planners.cores.gauss_seidel:GaussSeidel",
+        cores=("vin", "symvin", "contractive", "conv_gppn"),
+        adjoint_cores=("conv_gppn",),
+        adjoint_after=("forward", "anderson", "gauss_seidel"),
+    ),
+}
+_NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
+ADJOINTS: dict[str, Entry] = {
+    "unrolled": Entry("planners.adjoints:Unrolled", ignores=("solver_bwd", "k_bwd", "tolerance", "tolerance_bwd")),
+    "implicit": Entry("planners.adjoints:Implicit"),
+    "phantom": Entry("planners.adjoints:Phantom", "planners.specs:PhantomOptions", ignores=_NO_ADJOINT_SOLVE),
+    "one_step": Entry("planners.adjoints:OneStep", ignores=_NO_ADJOINT_SOLVE),
+}
+MAPPERS: dict[str, Entry] = {
+    "identity": Entry("planners.mappers:Identity"),
+    "panorama": Entry("planners.mappers:Panorama", "planners.specs:PanoramaOptions"),
+    "unet": Entry("planners.mappers:UNet", "planners.specs:UNetOptions"),
+}
+
+
+OPTIONS: dict[str, tuple[dict[str, Entry], str]] = {
+    "core": (CORES, "options"),
+    "adjoint": (ADJOINTS, "adjoint_options"),
+    "solver": (SOLVERS, "solver_options"),
+    "solver_bwd": (SOLVERS, "solver_bwd_options"),
+    "mapper": (MAPPERS, "mapper_options"),
+}
+"""Fields of `PlannerSpec` that name a part: where it is registered, and the field of what it is told."""
+
+
+def load_parts(plugins: Iterable[str]) -> None:
+    """Add the cores, mappers, solvers and adjoints of plug-ins to their registries.
+
+    Raises:
+        PluginError: A plug-in can't be used.
+    """
+    plugins = tuple(plugins)
+    for attribute, registry in {"CORES": CORES, "MAPPERS": MAPPERS, "SOLVERS": SOLVERS, "ADJOINTS": ADJOINTS}.items():
+        extend(registry, attribute, Entry, plugins)
