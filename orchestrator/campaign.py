@@ -73,6 +73,7 @@ def run_campaign(
     tracking_uri: str | None = None,
     profile: str | None = None,
     command: Sequence[str] = (),
+    retime: bool = False,
 ) -> int:
     """Make the datasets, run the trials and test the planners on the sweep's further maps; ends when all have ended.
 
@@ -87,6 +88,7 @@ def run_campaign(
         tracking_uri: MLflow's store; None for the SQLite file in the storage.
         profile: The sweep's profile, for its report.
         command: The command that runs the sweep, for its report.
+        retime: Train again those of the trials that were trained on a shared device.
 
     Returns:
         How many tests on further maps have failed; a trial that has failed says so in its result.
@@ -111,7 +113,7 @@ def run_campaign(
                 tracker.note(trial, "finished")
         onlookers = Onlookers(progress, tracker, report)
         if todo or waiting:
-            failed_tests = _run(plan, todo, tests, storage, progress, onlookers, address)
+            failed_tests = _run(plan, todo, tests, storage, progress, onlookers, address, retime)
         status = "FAILED" if onlookers.failures else "FINISHED"
     finally:
         progress.close()
@@ -132,6 +134,7 @@ def _run(
     progress: Progress,
     onlookers: Onlookers,
     address: str | None,
+    retime: bool,
 ) -> int:
     from orchestrator.preflight import check_machines
     from orchestrator.tuning import run_trials
@@ -144,7 +147,7 @@ def _run(
         # Each run its own: another run of the sweep may go on when this one removes it.
         scratch = storage / "sweeps" / plan.sweep.name / "ray" / uuid.uuid4().hex[:12]
         while todo:
-            run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search)
+            run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search, retime)
             todo = _next_round(plan, storage)
             progress.add(len(todo))
         missing = missing_evaluations(tests, storage)

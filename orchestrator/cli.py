@@ -21,7 +21,7 @@ from orchestrator.estimates import Measurement, Schedule, schedule, side_by_side
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.job_verbs import add_job_verbs
-from orchestrator.planning import Plan, by_cell, make_plan, size_words
+from orchestrator.planning import RERUN_HELP, RERUNS, Plan, by_cell, make_plan, size_words
 from orchestrator.progress import Progress, duration
 from orchestrator.provenance import code_hash
 from orchestrator.results import ResultError, no_room, trial_directory
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("MLFLOW_TRACKING_URI"),
             help="MLflow's store (default: MLFLOW_TRACKING_URI; without it, sqlite in the storage)",
         )
-    run.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
+    run.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
     add_trial_verbs(verbs, verb, _load)
     add_verbs(verbs, verb, _load)
     add_job_verbs(verbs, verb, _load)
@@ -328,7 +328,7 @@ def _run(options: argparse.Namespace) -> int:
         if next_suggestions(sweep, options.storage):
             sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
-    todo = plan.to_run(rerun_stale=options.rerun == "stale")
+    todo = plan.to_run(options.rerun)
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
     expected, started = _expected_time(plan), time.monotonic()
@@ -345,6 +345,7 @@ def _run(options: argparse.Namespace) -> int:
                 options.tracking_uri,
                 options.profile,
                 shlex.split(_again(options, "run")),
+                options.rerun == "shared",
             )
     except Interrupted:
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")

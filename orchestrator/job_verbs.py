@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import jobs, plugins
-from orchestrator.planning import make_plan, size_words
+from orchestrator.planning import RERUN_HELP, RERUNS, make_plan, size_words
 from orchestrator.progress import duration
 from orchestrator.shipment import pack
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
@@ -40,7 +40,7 @@ def add_job_verbs(
     # The storage is one of the cluster's, where another may be the default.
     submit.set_defaults(storage=None)
     submit.add_argument("--tracking-uri", help="MLflow's store, as the cluster's head sees it")
-    submit.add_argument("--rerun", choices=["stale"], help="also train again what other code has produced")
+    submit.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
     status = verbs.add_parser("status", help="The jobs of a cluster, and what is done of a sweep.")
     status.set_defaults(verb=lambda options: _status(options, load))
     status.add_argument("sweep", metavar="SWEEP", nargs="?", help="a sweep's YAML file; all jobs without one")

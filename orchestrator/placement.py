@@ -33,22 +33,31 @@ def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[
         gpus = 1.0 if pinned or (cluster.get("GPU", 0.0) >= 1 and spec.execution.device != "cpu") else 0.0
     else:
         gpus = float(resources.gpus)
-    if spec.execution.exclusive_timing and 0 < gpus < 1:
+    if resources.exclusive and 0 < gpus < 1:
         raise ClusterError(
-            f"resources.gpus is {gpus:g}, but execution.exclusive_timing promises each trial a device to itself"
+            f"resources.gpus is {gpus:g}, but resources.exclusive promises each trial a device to itself"
         )
     if pinned and not gpus:
         raise ClusterError("resources.gpus is 0, but resources.accelerator or min_memory_gib asks for a GPU")
     for name, count in {"CPU": cpus, "GPU": gpus}.items():
         if count > cluster.get(name, 0.0):
             raise ClusterError(f"a trial needs {count:g} {name}, but the cluster has {cluster.get(name, 0.0):g}")
-    if spec.execution.exclusive_timing and not gpus:  # the processor is the device: no other trial on its machine
-        machines = sum(name.startswith("node:") and not name.startswith("node:__") for name in cluster)
-        cpus = max(cpus, cluster["CPU"] // max(1, machines))
+    if resources.exclusive and not gpus:  # the processor is the device: no other trial on its machine
+        cpus = max(cpus, _cpus_of_a_machine(cluster))
     request = {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
     if pinned:
         request[_PREFIX + _model(resources, cluster)] = 0.001
     return request
+
+
+def alone(request: Mapping[str, float], cluster: Mapping[str, float]) -> bool:
+    """Return whether a trial that asks this of Ray has its device to itself, so that its times can be compared."""
+    return request.get("gpu", 0.0) >= 1 or ("gpu" not in request and request["cpu"] >= _cpus_of_a_machine(cluster))
+
+
+def _cpus_of_a_machine(cluster: Mapping[str, float]) -> float:
+    machines = sum(name.startswith("node:") and not name.startswith("node:__") for name in cluster)
+    return cluster["CPU"] // max(1, machines)
 
 
 def _model(resources: Resources, cluster: Mapping[str, float]) -> str:

@@ -18,6 +18,9 @@ from orchestrator.results import TrialResult, list_results, trial_directory
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 
 State = Literal["done", "stale", "failed", "cancelled", "missing"]
+Rerun = Literal["stale", "shared"]
+RERUNS: tuple[Rerun, ...] = ("stale", "shared")
+RERUN_HELP = "also train again what other code has produced (stale), or what shared its device (shared)"
 TRIAL_BYTES = 200_000
 """Disk of a small trial's directory, where no earlier trial says better."""
 
@@ -72,15 +75,22 @@ class Plan:
         """Return how many trials of the sweep are in one of the states."""
         return sum(self.states[trial.trial_id] in states for trial in self.trials)
 
-    def to_run(self, rerun_stale: bool = False) -> list[PlannedTrial]:
+    def to_run(self, rerun: Rerun | None = None) -> list[PlannedTrial]:
         """Return the trials that `run` trains, those with most work first, so that the tail is short.
 
         Args:
-            rerun_stale: Also those whose result is of other code.
+            rerun: Also those that are done, but by other code ("stale") or on a device that they shared ("shared").
         """
-        again = ("missing", "failed", *(("stale",) if rerun_stale else ()))
-        found = {t.trial_id: t for t in self.trials if self.states[t.trial_id] in again}
+        found = {t.trial_id: t for t in self.trials if self.states[t.trial_id] in ("missing", "failed")}
+        for trial in self.trials:
+            if (rerun == "stale" and self.states[trial.trial_id] == "stale") or (
+                rerun == "shared" and self._shared(trial.trial_id)
+            ):
+                found[trial.trial_id] = trial
         return sorted(found.values(), key=lambda trial: -self.work[trial.trial_id])
+
+    def _shared(self, trial_id: str) -> bool:
+        return self.states[trial_id] in ("done", "stale") and not self.results[trial_id].provenance.exclusive
 
 
 def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Plan:

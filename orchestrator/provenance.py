@@ -41,6 +41,7 @@ class Provenance(BaseModel):
         accelerator_bytes: Memory of the device; 0 for "cpu".
         driver: Version of the device's runtime, empty for "cpu".
         dataset_id: The dataset that was trained and tested on.
+        exclusive: True where no other trial of the run shared the device, so that times can be compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -58,6 +59,7 @@ class Provenance(BaseModel):
     accelerator_bytes: int = 0
     driver: str = ""
     dataset_id: str = ""
+    exclusive: bool = False
 
     def made_by(self, code: str) -> bool:
         """Return whether the project's code `code` and the plug-ins as they are now made it."""
@@ -99,13 +101,16 @@ def _is_text(line: ast.AST) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
-def provenance(dataset_id: str = "", device: str = "cpu", plugins: Iterable[str] = ()) -> Provenance:
+def provenance(
+    dataset_id: str = "", device: str = "cpu", plugins: Iterable[str] = (), exclusive: bool = False
+) -> Provenance:
     """Return what produces the numbers of a trial that runs here and now.
 
     Args:
         dataset_id: The dataset that the trial uses.
         device: The torch device that it runs on.
         plugins: The plug-ins that the trial uses.
+        exclusive: Whether the trial has the device to itself.
     """
     commit, dirty = _git()
     accelerator, accelerator_bytes, driver = _accelerator(device)
@@ -123,6 +128,7 @@ def provenance(dataset_id: str = "", device: str = "cpu", plugins: Iterable[str]
         accelerator_bytes=accelerator_bytes,
         driver=driver,
         dataset_id=dataset_id,
+        exclusive=exclusive,
     )
 
 

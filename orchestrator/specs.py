@@ -39,14 +39,12 @@ class ExecutionSpec(Spec):
         device: "cpu", "cuda", or "auto" for a GPU where Ray lends one; the result says which it was.
         memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
         kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
-        exclusive_timing: True where the trial has its device to itself, so that its times may be reported.
     """
 
     threads: int = Field(1, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     memory_limit_gib: float | None = Field(None, gt=0.0)
     kernel: Literal["auto", "reference"] = "auto"
-    exclusive_timing: bool = False
 
 
 class TrialSpec(Spec):
@@ -135,12 +133,15 @@ class Resources(Spec):
         gpus: GPUs per trial, a fraction to share one; "auto" for one where the cluster has any.
         accelerator: Ray's name of the GPU model that the trials must run on, e.g. "H100" or "A100-80G".
         min_memory_gib: Least memory of the GPU; the smallest model of the cluster that has it is taken.
+        exclusive: True gives each trial its device to itself, a GPU or all processors of its machine, so that its times
+            can be reported.
     """
 
     cpus: float | None = Field(None, gt=0.0)
     gpus: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
     accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
     min_memory_gib: float | None = Field(None, gt=0.0)
+    exclusive: bool = False
 
 
 class Budget(Spec):

@@ -99,6 +99,9 @@ class Summary:
                 if self.scale
                 else "A trial under 20 % has diverged (the paper's italics)."
             )
+        shared = sum(row.timed > 0 and not row.exclusive for row in self.rows)
+        if shared:
+            said.append(f"Times in {shared} of {len(self.rows)} rows are of trials that ran beside others.")
         if self.entries:
             said.append(f"The paper's numbers: Table 1 of {paper()['source']}.")
         return said

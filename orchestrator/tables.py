@@ -24,7 +24,7 @@ class Row:
 
     Averages are over the `used` trials: COMPLETED, of the present code; where there is none of the present code, of
     the one older version with most trials, and `stale_used` says so. The two are never mixed. Times are over those
-    of them that ran on one kind of device, the commonest.
+    of them that ran on one kind of device, the commonest; where there are any that had it to themselves, over those.
 
     Attributes:
         axes: The place in the sweep: task, map_size, planner, k, and further axes but the seed.
@@ -48,6 +48,7 @@ class Row:
         stale_used: True where the averages are of other code.
         timed: Trials behind the times.
         device: The device of the times.
+        exclusive: Whether it did nothing else meanwhile.
     """
 
     axes: dict[str, Scalar]
@@ -70,6 +71,7 @@ class Row:
     stale_used: bool = False
     timed: int = 0
     device: str = ""
+    exclusive: bool = False
 
 
 def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str) -> list[Row]:
@@ -93,7 +95,8 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
     completed = [result for result in results if result.status == "COMPLETED"]
     fresh = [result for result in completed if result.provenance.made_by(code)]
     used = fresh or _of_one(completed, lambda result: result.provenance.code)
-    timed = _of_one(used, lambda result: device_name(result.provenance))
+    alone = [result for result in used if result.provenance.exclusive]
+    timed = _of_one(alone or used, lambda result: device_name(result.provenance))
     rates = _present(result.test_success_rate for result in used)
     return Row(
         axes=axes,
@@ -115,6 +118,7 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         stale_used=bool(used) and not fresh,
         timed=len(timed),
         device=device_name(timed[0].provenance) if timed else "",
+        exclusive=bool(alone),
     )
 
 

@@ -57,7 +57,14 @@ Report = Callable[[EpochRecord], None]
 
 
 def run_trial(
-    spec: TrialSpec, storage: Path, report: Report | None = None, *, campaign: str = "", instead_of: int = 0
+    spec: TrialSpec,
+    storage: Path,
+    report: Report | None = None,
+    *,
+    campaign: str = "",
+    instead_of: int = 0,
+    exclusive: bool = False,
+    retime: bool = False,
 ) -> TrialResult:
     """Train and test one planner and leave everything in its trial directory.
 
@@ -71,6 +78,8 @@ def run_trial(
         report: Called after each epoch.
         campaign: The run of a sweep that this process works for; takes over from its own dead processes at once.
         instead_of: Number of a lease whose owner has given no sign of life for long enough.
+        exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
+        retime: Train again what was trained on a shared device.
 
     Returns:
         The result, which is also in `result.json`.
@@ -85,8 +94,8 @@ def run_trial(
         lease = take(directory, Owner.here(campaign), instead_of)
         try:
             with lease.beating():
-                done = _settled(directory)
-                return done or _run(spec, storage, lease, report)
+                done = _settled(directory, retime)
+                return done or _run(spec, storage, lease, report, exclusive, retime)
         finally:
             lease.release()
     except LeaseLost:
@@ -96,7 +105,7 @@ def run_trial(
         raise no_room(error, directory) or error from None
 
 
-def _settled(directory: Path) -> TrialResult | None:
+def _settled(directory: Path, retime: bool) -> TrialResult | None:
     """Return the result that leaves nothing to do, found only once the trial is ours."""
     try:
         result = read_result(directory)
@@ -107,21 +116,27 @@ def _settled(directory: Path) -> TrialResult | None:
         return None
     if result.status == "CANCELLED" and is_cancelled(directory):
         return result
-    return result if result.final and result.provenance.made_by(code_hash()) else None
+    timed = result.provenance.exclusive or not retime
+    return result if result.final and result.provenance.made_by(code_hash()) and timed else None
 
 
-def _run(spec: TrialSpec, storage: Path, lease: Lease, report: Report | None) -> TrialResult:
+def _run(
+    spec: TrialSpec, storage: Path, lease: Lease, report: Report | None, exclusive: bool, retime: bool
+) -> TrialResult:
     directory = lease.directory
     write_spec(directory, spec)
     device = _device(spec)
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
-        "provenance": provenance(dataset_id(spec.data), device, spec.plugins),
+        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, exclusive),
     }
     try:
         _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
         with dataset_folder(spec.data, storage) as datasets:
-            records, evaluation, traces = _train_and_test(spec, datasets, lease, device, report)
+            trainer = _trainer(spec, datasets, directory, device)
+            records, alone = _resume(trainer, directory, _code(spec), retime)
+            identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": exclusive and alone})
+            evaluation, traces = _train_and_test(trainer, records, spec, datasets, lease, report, exclusive and alone)
         numbers = _numbers(records, evaluation) | {
             "forward_trace": traces.forward,
             "backward_trace": traces.backward,
@@ -153,14 +168,11 @@ def _run(spec: TrialSpec, storage: Path, lease: Lease, report: Report | None) ->
     return result
 
 
-def _train_and_test(
-    spec: TrialSpec, datasets: Path, lease: Lease, device: str, report: Report | None
-) -> tuple[list[EpochRecord], Evaluation, Convergence]:
+def _trainer(spec: TrialSpec, datasets: Path, directory: Path, device: str) -> WatchedTrainer:
     torch.set_num_threads(spec.execution.threads)
     release_pages()  # of an earlier trial of this process
-    _limit_device(device, spec.execution.memory_limit_gib)
-    directory = lease.directory
     limit_gib = spec.execution.memory_limit_gib
+    _limit_device(device, limit_gib)
     trainer = WatchedTrainer(
         spec.planner,
         spec.training,
@@ -173,7 +185,20 @@ def _train_and_test(
         memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
     )
     trainer.keep = lambda content: keep_divergence(directory, content)
-    records = _resume(trainer, directory, _code(spec))
+    return trainer
+
+
+def _train_and_test(
+    trainer: WatchedTrainer,
+    records: list[EpochRecord],
+    spec: TrialSpec,
+    datasets: Path,
+    lease: Lease,
+    report: Report | None,
+    exclusive: bool,
+) -> tuple[Evaluation, Convergence]:
+    """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
+    directory = lease.directory
     if is_cancelled(directory):
         raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
     if records:
@@ -183,7 +208,7 @@ def _train_and_test(
         records.append(record)
         lease.check()
         write_curves(directory, records)
-        _save(trainer, records, directory, _code(spec))
+        _save(trainer, records, directory, _code(spec), exclusive)
         _log(
             directory,
             f"epoch {record.epoch}: loss {record.train_loss:.4f}, success {record.valid_success_rate:.4f}, "
@@ -194,10 +219,10 @@ def _train_and_test(
         if is_cancelled(directory) and not trainer.finished:
             raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
     if not records:
-        _save(trainer, records, directory, _code(spec))
+        _save(trainer, records, directory, _code(spec), exclusive)
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
-    return records, trainer.test(test), convergence(trainer.planner, traced)
+    return trainer.test(test), convergence(trainer.planner, traced)
 
 
 @contextmanager
@@ -250,28 +275,36 @@ def _code(spec: TrialSpec) -> str:
     return " ".join([code_hash(), *map(code_hash, spec.plugins)])
 
 
-def _save(trainer: Trainer, records: list[EpochRecord], directory: Path, code: str) -> None:
+def _save(trainer: Trainer, records: list[EpochRecord], directory: Path, code: str, exclusive: bool) -> None:
     if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
         _log(directory, "weights are not finite: the checkpoint of the epoch before is kept")
         return
-    state = {"code": code, "records": [asdict(record) for record in records], "trainer": trainer.state_dict()}
-    save_checkpoint(directory, state)
+    epochs = [asdict(record) for record in records]
+    save_checkpoint(
+        directory, {"code": code, "exclusive": exclusive, "records": epochs, "trainer": trainer.state_dict()}
+    )
 
 
-def _resume(trainer: Trainer, directory: Path, code: str) -> list[EpochRecord]:
-    """Load the trial's checkpoint into the trainer and return the epochs it holds; none of other code's epochs."""
+def _resume(trainer: Trainer, directory: Path, code: str, retime: bool) -> tuple[list[EpochRecord], bool]:
+    """Load the trial's checkpoint into the trainer; return the epochs it holds and whether they were timed alone.
+
+    None of other code's epochs are taken, nor, where they are to be timed again, of those on a shared device.
+    """
     state, wrong = load_checkpoint(directory)
     for reason in wrong:
         _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
     if state is not None and state["code"] != code:
         _log(directory, "the checkpoint was made by other code: training starts again")
         state = None
+    if state is not None and retime and not state.get("exclusive", False):
+        _log(directory, "the checkpoint's epochs were timed on a shared device: training starts again")
+        state = None
     if state is None:
         (directory / divergence.FILE).unlink(missing_ok=True)
-        return []
+        return [], True
     trainer.load_state_dict(state["trainer"])
     _log(directory, f"goes on after epoch {trainer.epoch}")
-    return [EpochRecord(**record) for record in state["records"]]
+    return [EpochRecord(**record) for record in state["records"]], bool(state.get("exclusive", False))
 
 
 def _numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any]:

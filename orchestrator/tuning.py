@@ -15,7 +15,7 @@ from ray import tune
 
 from orchestrator.leases import LeaseLost, Patience, TrialHeld, free, give_back, look
 from orchestrator.outcomes import record_failure
-from orchestrator.placement import requested_resources
+from orchestrator.placement import alone, requested_resources
 from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_spec
 from orchestrator.search_space import SearchSpec
 from orchestrator.searching import EarlyStopping
@@ -69,6 +69,7 @@ def run_trials(
     watcher: Watcher,
     scratch: Path,
     search: SearchSpec | None = None,
+    retime: bool = False,
 ) -> None:
     """Run each trial in a process of the cluster and return when all have ended, here or in another run.
 
@@ -83,6 +84,7 @@ def run_trials(
         watcher: Is told what happens.
         scratch: A directory of this sweep for Tune's own files, which nothing ever reads; removed at the end.
         search: The search that the trials belong to, which may stop them early.
+        retime: Train again those that were trained on a shared device.
 
     Raises:
         StorageFull: There is no room for results.
@@ -91,15 +93,17 @@ def run_trials(
     pending = {trial.trial_id: trial for trial in trials}
     if not pending:
         return
-    request = requested_resources(resources, trials[0].spec, ray.cluster_resources())
+    cluster = ray.cluster_resources()
+    request = requested_resources(resources, trials[0].spec, cluster)
     before = {trial_id: _result_file(trial_directory(storage, trial_id)) for trial_id in pending}
     campaign, patience, told = uuid.uuid4().hex, Patience(), False
+    constants = {"campaign": campaign, "exclusive": alone(request, cluster), "retime": retime}
     while pending:
         ready, expired = _ready(pending, storage, patience)
         if ready:
             relay = Relay(ready, storage, watcher, before, search)
             try:
-                _fit(relay, ready, storage, request, scratch, {"campaign": campaign, "expired": expired})
+                _fit(relay, ready, storage, request, scratch, constants | {"expired": expired})
             except BaseException:
                 # A node that is being taken away, above all: others need not wait for the leases to expire.
                 for trial in ready:
@@ -193,6 +197,8 @@ def _train(config: dict[str, Any]) -> None:
             report=lambda record: tune.report(dataclasses.asdict(record)),
             campaign=campaign,
             instead_of=config["expired"].get(trial_id, 0),
+            exclusive=config["exclusive"],
+            retime=config["retime"],
         )
     except (TrialHeld, LeaseLost):
         tune.report({"left": True})

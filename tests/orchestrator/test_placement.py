@@ -3,8 +3,8 @@
 import pytest
 
 from orchestrator.cluster import ClusterError
-from orchestrator.placement import PlacementError, check_device, requested_resources
-from orchestrator.specs import ExecutionSpec, Resources, TrialSpec
+from orchestrator.placement import PlacementError, alone, check_device, requested_resources
+from orchestrator.specs import Resources, TrialSpec
 
 MIXED = {
     "CPU": 64.0,
@@ -47,12 +47,16 @@ def test_what_the_cluster_has_not_is_said_at_once(resources, cluster, message):
 
 
 def test_times_that_are_reported_need_a_device_of_their_own():
-    spec = TrialSpec(execution=ExecutionSpec(exclusive_timing=True))
+    spec, exclusive = TrialSpec(), Resources(exclusive=True)
     nodes = {"node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0, "node:__internal_head__": 1.0}
-    assert requested_resources(Resources(), spec, {"CPU": 16.0, **nodes}) == {"cpu": 8.0}
-    assert requested_resources(Resources(), spec, {"CPU": 16.0, "GPU": 2.0, **nodes}) == {"cpu": 1.0, "gpu": 1.0}
-    with pytest.raises(ClusterError, match="exclusive_timing"):
-        requested_resources(Resources(gpus=0.5), spec, MIXED)
+    processors, devices = {"CPU": 16.0, **nodes}, {"CPU": 16.0, "GPU": 2.0, **nodes}
+    assert requested_resources(exclusive, spec, processors) == {"cpu": 8.0}
+    assert requested_resources(exclusive, spec, devices) == {"cpu": 1.0, "gpu": 1.0}
+    with pytest.raises(ClusterError, match=r"resources\.exclusive promises"):
+        requested_resources(Resources(gpus=0.5, exclusive=True), spec, MIXED)
+    for cluster in (processors, devices):
+        assert alone(requested_resources(exclusive, spec, cluster), cluster)
+    assert not alone({"cpu": 1.0}, processors) and not alone({"cpu": 1.0, "gpu": 0.5}, devices)
 
 
 def test_a_device_below_the_limit_is_no_outcome_but_a_wrong_place():

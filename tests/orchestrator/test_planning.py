@@ -31,10 +31,10 @@ def plan_of(storage, sweep=SWEEP):
     return make_plan(sweep, expand(sweep), storage)
 
 
-def leave(storage, trial, status="COMPLETED", code=None, **numbers):
+def leave(storage, trial, status="COMPLETED", code=None, exclusive=False, **numbers):
     directory = trial_directory(storage, trial.trial_id)
     write_spec(directory, trial.spec)
-    origin = Provenance(code=code or code_hash(), host="here")
+    origin = Provenance(code=code or code_hash(), host="here", exclusive=exclusive)
     write_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=origin, **numbers))
 
 
@@ -59,7 +59,10 @@ def test_each_outcome_has_its_state_and_only_what_is_missing_or_failed_runs(tmp_
         *("done", "done", "failed", "cancelled", "stale", "missing", "missing", "missing")
     ]
     assert {trial.trial_id for trial in plan.to_run()} == {trials[i].trial_id for i in (2, 5, 6, 7)}
-    assert {trial.trial_id for trial in plan.to_run(rerun_stale=True)} == {trials[i].trial_id for i in (2, 4, 5, 6, 7)}
+    assert {trial.trial_id for trial in plan.to_run("stale")} == {trials[i].trial_id for i in (2, 4, 5, 6, 7)}
+    leave(tmp_path, trials[1], exclusive=True)
+    again = plan_of(tmp_path).to_run("shared")
+    assert {trial.trial_id for trial in again} == {trials[i].trial_id for i in (0, 2, 4, 5, 6, 7)}
 
 
 def test_the_longest_trial_goes_first(tmp_path):

@@ -20,14 +20,16 @@ def planned(number: int, planner: str = "vin", k: int = 30) -> PlannedTrial:
     return PlannedTrial(f"{number:016x}", TrialSpec(seed=number), axes)
 
 
-def completed(number: int, rate: float, code: str = CODE, cpu: str = "fast", **fields: object) -> TrialResult:
+def completed(
+    number: int, rate: float, code: str = CODE, cpu: str = "fast", exclusive: bool = False, **fields: object
+) -> TrialResult:
     return TrialResult(
         trial_id=f"{number:016x}",
         status="COMPLETED",
         test_success_rate=rate,
         test_spl=rate,
         trial_diverged=rate < 0.2,
-        provenance=Provenance(code=code, cpu=cpu),
+        provenance=Provenance(code=code, cpu=cpu, exclusive=exclusive),
         **fields,
     )
 
@@ -48,6 +50,16 @@ def test_mean_and_sample_deviation_over_seeds():
     assert row.success_rate_std == pytest.approx(statistics.stdev(rates))
     assert success(row) == "55.0 ± 18.0"
     assert notes(row) == []
+
+
+def test_times_are_of_trials_that_had_their_device_to_themselves_where_there_are_any():
+    slow, fast = (completed(i, 0.5, exclusive=i == 1, forward_seconds=s) for i, s in enumerate((9.0, 2.0)))
+    (row,) = table_of(slow, fast)
+    assert (row.forward_seconds, row.timed, row.exclusive) == (2.0, 1, True)
+    (row,) = table_of(slow)
+    assert (row.forward_seconds, row.timed, row.exclusive) == (9.0, 1, False)
+    said = [Summary("sweep", table_of(*results), [], [], []).warnings() for results in ((slow,), (slow, fast))]
+    assert said == [["Times in 1 of 1 rows are of trials that ran beside others."], []]
 
 
 def test_one_seed_has_no_deviation_and_a_missing_one_is_counted():

@@ -60,6 +60,25 @@ def test_a_trial_leaves_the_contract_behind(storage):
     assert torch.load(directory / "checkpoint.pt", weights_only=True)["trainer"]["epoch"] == 3
 
 
+def test_what_was_timed_on_a_shared_device_is_timed_again_where_that_is_asked_for(storage):
+    first = run_trial(SPEC, storage)
+    assert not first.provenance.exclusive and run_trial(SPEC, storage, exclusive=True) == first
+    seen = []
+    again = run_trial(SPEC, storage, seen.append, exclusive=True, retime=True)
+    assert again.provenance.exclusive and len(seen) == 3
+    assert [getattr(again, name) for name in NUMBERS] == [getattr(first, name) for name in NUMBERS]
+    assert run_trial(SPEC, storage, exclusive=True, retime=True) == again
+
+
+def test_a_trial_that_shared_its_device_for_an_epoch_has_not_had_it_to_itself(storage):
+    def stop(record):
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_trial(SPEC, storage, stop)
+    assert not run_trial(SPEC, storage, exclusive=True).provenance.exclusive
+
+
 def test_an_interrupted_trial_ends_with_the_numbers_of_an_undisturbed_one(storage):
     expected = run_trial(SPEC, storage)
     directory = trial_directory(storage, trial_id(SPEC))
