@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, m
 from orchestrator.evaluation import PlannedEvaluation, missing_evaluations, planned_evaluations
 from orchestrator.fresh_report import FreshReport
 from orchestrator.planning import Plan
+from orchestrator.preflight import check_machines
 from orchestrator.progress import Progress, outcome, trial_name
 from orchestrator.results import TrialResult
 from orchestrator.search_space import read_suggestions
@@ -104,26 +106,32 @@ def run_campaign(
     if todo or waiting:
         check_address(address)
     storage.mkdir(parents=True, exist_ok=True)
-    tracker = Tracker(uri, plan.sweep, plan.trials, storage, progress.say)
-    report = FreshReport(plan.sweep, plan.trials, storage, profile=profile, command=command)
-    status, failed_tests = "KILLED", 0
-    try:
-        for trial in plan.trials:
-            if trial.trial_id in unsent:
-                tracker.note(trial, "finished")
-        onlookers = Onlookers(progress, tracker, report)
+    with ExitStack() as stack:
+        stack.callback(progress.close)
         if todo or waiting:
-            failed_tests = _run(plan, todo, tests, storage, progress, onlookers, address, retime)
-        status = "FAILED" if onlookers.failures else "FINISHED"
-    finally:
-        progress.close()
+            progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
+            stack.enter_context(ray_cluster(address))
+            check_machines(storage, address)  # before anybody is told of a run that can't be
+        tracker = Tracker(uri, plan.sweep, plan.trials, storage, progress.say)
+        report = FreshReport(plan.sweep, plan.trials, storage, profile=profile, command=command)
+        status, failed_tests = "KILLED", 0
         try:
-            report.close()  # first, since MLflow gets a copy
+            for trial in plan.trials:
+                if trial.trial_id in unsent:
+                    tracker.note(trial, "finished")
+            onlookers = Onlookers(progress, tracker, report)
+            if todo or waiting:
+                failed_tests = _run(plan, todo, tests, storage, progress, onlookers, retime)
+            status = "FAILED" if onlookers.failures else "FINISHED"
         finally:
-            left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
-            if left:
-                progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
-    return failed_tests
+            progress.close()
+            try:
+                report.close()  # first, since MLflow gets a copy
+            finally:
+                left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
+                if left:
+                    progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
+        return failed_tests
 
 
 def _run(
@@ -133,31 +141,26 @@ def _run(
     storage: Path,
     progress: Progress,
     onlookers: Onlookers,
-    address: str | None,
     retime: bool,
 ) -> int:
-    from orchestrator.preflight import check_machines
     from orchestrator.tuning import run_trials
 
-    progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
-    with ray_cluster(address):
-        check_machines(storage, address)
-        needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
-        make_datasets(needed, storage / "datasets", dataset_lines(progress))
-        # Each run its own: another run of the sweep may go on when this one removes it.
-        scratch = storage / "sweeps" / plan.sweep.name / "ray" / uuid.uuid4().hex[:12]
-        while todo:
-            run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search, retime)
-            todo = _next_round(plan, storage)
-            progress.add(len(todo))
-        missing = missing_evaluations(tests, storage)
-        done = itertools.count(1)
+    needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
+    make_datasets(needed, storage / "datasets", dataset_lines(progress))
+    # Each run its own: another run of the sweep may go on when this one removes it.
+    scratch = storage / "sweeps" / plan.sweep.name / "ray" / uuid.uuid4().hex[:12]
+    while todo:
+        run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search, retime)
+        todo = _next_round(plan, storage)
+        progress.add(len(todo))
+    missing = missing_evaluations(tests, storage)
+    done = itertools.count(1)
 
-        def say(test: PlannedEvaluation, reason: str) -> None:
-            name = f"{trial_name(test.trial)} on {test.data.map_size}x{test.data.map_size}, K={test.k}"
-            progress.say(f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]")
+    def say(test: PlannedEvaluation, reason: str) -> None:
+        name = f"{trial_name(test.trial)} on {test.data.map_size}x{test.data.map_size}, K={test.k}"
+        progress.say(f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]")
 
-        return evaluate_all(missing, storage, say)
+    return evaluate_all(missing, storage, say)
 
 
 def _next_round(plan: Plan, storage: Path) -> list[PlannedTrial]:

@@ -143,12 +143,7 @@ def _run(
         }
         result = TrialResult(status="COMPLETED", **identity, **numbers)
     except (MemoryLimitExceeded, torch.OutOfMemoryError) as error:
-        peak_bytes = error.peak_bytes if isinstance(error, MemoryLimitExceeded) else _cuda_peak_bytes(device)
-        phase = memory_phase(error)
-        reason = f"in the {phase} pass: {error}" if phase in ("forward", "backward") else f"in {phase}: {error}"
-        result = TrialResult(
-            status="OUT_OF_MEMORY", reason=reason, out_of_memory_phase=phase, peak_bytes=peak_bytes, **identity
-        )
+        result = _out_of_memory(error, device, spec.execution.memory_limit_gib, identity)
     except Cancelled as stopped:
         result = TrialResult(status="CANCELLED", reason=str(stopped), **identity)
     except LeaseLost:
@@ -166,6 +161,28 @@ def _run(
     with suppress(OSError):
         _log(directory, f"{result.status} {result.reason}".strip())
     return result
+
+
+def _out_of_memory(
+    error: MemoryLimitExceeded | torch.OutOfMemoryError, device: str, limit_gib: float | None, identity: dict[str, Any]
+) -> TrialResult:
+    """Return the outcome OUT_OF_MEMORY, or where a device without a limit was too small, a failure to be retried."""
+    phase = memory_phase(error)
+    where = f"in the {phase} pass" if phase in ("forward", "backward") else f"in {phase}"
+    if device == "cuda" and limit_gib is None:
+        reason = (
+            f"PlacementError: out of the device's memory {where}, and the trial has no limit of its own: run it on a "
+            "larger device (resources.min_memory_gib), or give it the limit at which it counts as out of memory "
+            f"(execution.memory_limit_gib): {' '.join(str(error).split())}"
+        )
+        return TrialResult(status="FAILED", reason=reason, traceback=traceback.format_exc(), **identity)
+    return TrialResult(
+        status="OUT_OF_MEMORY",
+        reason=f"{where}: {error}",
+        out_of_memory_phase=phase,
+        peak_bytes=error.peak_bytes if isinstance(error, MemoryLimitExceeded) else _cuda_peak_bytes(device),
+        **identity,
+    )
 
 
 def _trainer(spec: TrialSpec, datasets: Path, directory: Path, device: str) -> WatchedTrainer:

@@ -281,6 +281,9 @@ class Relay(tune.Callback):
 
     def _end(self, trial: Any, reason: str) -> None:
         trial_id = trial.config["trial_id"]
+        # Tune keeps its trials to the end, with statistics of every number that they reported.
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
         if self.full is not None:
             return
         planned, directory = self.planned[trial_id], trial_directory(self.storage, trial_id)

@@ -123,6 +123,13 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign):
     assert [path for path in storage.rglob("*") if path.suffix in (".tmp", ".pkl")] == []
 
 
+def test_a_run_that_the_cluster_can_not_take_leaves_nothing_behind(campaign, tmp_path):
+    inside = tmp_path / "working_dir_files" / "storage"
+    done = idp("run", campaign[0], "--storage", inside)
+    assert done.returncode == 2 and "a folder that goes away with this job" in done.stderr
+    assert list(inside.iterdir()) == []
+
+
 def test_one_trial_without_ray_gives_the_same_numbers(campaign, tmp_path):
     path, storage, trials, _, _ = campaign
     done = idp("trial", path, trials[0].trial_id[:6], "--storage", tmp_path, "--json")

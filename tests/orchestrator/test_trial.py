@@ -12,7 +12,7 @@ from datagen import parquet
 from datagen.task import DatasetSpec
 from orchestrator.results import read_curves, read_result, trial_directory
 from orchestrator.specs import ExecutionSpec, TrialSpec, trial_id
-from orchestrator.trial import run_trial
+from orchestrator.trial import _out_of_memory, run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
@@ -140,3 +140,10 @@ def test_a_trial_reads_the_nodes_own_copy_where_there_is_a_place_for_it(storage,
     result = run_trial(SPEC, storage)
     assert [getattr(result, name) for name in NUMBERS] == [getattr(expected, name) for name in NUMBERS]
     assert (tmp_path / "node" / result.provenance.dataset_id / "manifest.json").exists()
+
+
+def test_a_device_that_was_too_small_for_a_trial_without_a_limit_is_no_outcome():
+    error, identity = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), {"trial_id": "0" * 16}
+    result = _out_of_memory(error, "cuda", None, identity)
+    assert result.status == "FAILED" and not result.final
+    assert "PlacementError" in result.reason and "execution.memory_limit_gib" in result.reason
