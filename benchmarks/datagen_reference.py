@@ -1,10 +1,16 @@
 """The tasks' definitions as plainly as they are told, in Python and numpy: what datagen's speed is compared to.
 
-Independent of the package: another random generator, no compiled code, one problem at a time.
+Independent of the package: another random generator, no compiled code, one problem at a time. As a program it writes
+mazes in the layout that other codes exchange, a foreign test set for planners that were trained on ours:
+
+python -m benchmarks.datagen_reference mazes.npz --size 15 --test 2000
+idp import mazes.npz --task navigation --out foreign
+idp evaluate STORAGE/trials/TRIAL_ID foreign/DATASET
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections import deque
 
@@ -131,3 +137,31 @@ def arm_problem(size: int, rng: random.Random) -> tuple[np.ndarray, tuple[int, i
         start, goal = rng.sample(free, 2)
         if np.isfinite(labels(map_, goal, True, rng)[0][start]):
             return map_, goal
+
+
+def mazes(count: int, size: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return maps [n, m, m], goal maps [n, 1, m, m] and policies [n, 4, 1, m, m]."""
+    maps, goals = np.zeros((count, size, size)), np.zeros((count, 1, size, size))
+    policies = np.zeros((count, 4, 1, size, size))
+    for number in range(count):
+        maps[number], goal = maze(size, rng)
+        goals[number, 0][goal] = 1
+        _, _, label = labels(maps[number].astype(np.uint8), goal, False, rng)
+        policies[number, :, 0] = label == np.arange(4)[:, None, None]
+    return maps, goals, policies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("--size", type=int, default=15)
+    parser.add_argument("--test", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    train, valid, test = (mazes(count, options.size, rng) for count in (1, 1, options.test))
+    np.savez_compressed(options.file, *train, *valid, *test)
+
+
+if __name__ == "__main__":
+    main()
