@@ -11,19 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from datagen.manifest import DatasetError
 from orchestrator.checking import add_check
 from orchestrator.doctor import add_doctor
-from orchestrator.estimates import Measurement, Schedule, schedule, side_by_side
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.job_verbs import add_job_verbs
-from orchestrator.planning import RERUN_HELP, RERUNS, Plan, by_cell, make_plan, size_words
+from orchestrator.plan_verb import add_plan, expected_time
+from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan
 from orchestrator.progress import Progress, duration
-from orchestrator.provenance import code_hash
 from orchestrator.results import ResultError, no_room, trial_directory
 from orchestrator.runs import results_of
 from orchestrator.search_space import read_suggestions
@@ -65,12 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to 100000, got {text!r}")
-    return int(text)
-
-
 class BadInput(ValueError):
     """Something the user gave cannot be used; the message says what and why."""
 
@@ -97,20 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="one JSON object on standard output")
         return added
 
-    plan = verb("plan", _plan, "Trials, datasets, what is done and what the rest will cost; starts nothing.")
-    plan.add_argument(
-        "--measure",
-        action="store_true",
-        help="run a few full-size steps of every cell first, here or on each accelerator of --address",
-    )
-    plan.add_argument(
-        "--gpus",
-        type=_count,
-        nargs="+",
-        default=[],
-        metavar="N",
-        help="when so many devices of that kind are done",
-    )
+    plan = add_plan(verb, _load, lambda options: _again(options, "run"))
     data = verb("data", _data, "Make the datasets only.")
     run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
     add_table(verb, _load)
@@ -168,136 +147,6 @@ def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> 
     return shlex.join(words)
 
 
-def _plan(options: argparse.Namespace) -> int:
-    sweep, trials = _load(options)
-    measured = _measure(options, trials) if options.measure else []
-    plan = make_plan(sweep, trials, options.storage)
-    schedules = _schedules(plan, options.gpus)
-    if options.json:
-        found = {"schedules": [asdict(entry) for entry in schedules], "measured": [m.model_dump() for m in measured]}
-        print(json.dumps(_plan_json(plan) | found, indent=2))
-        return 0
-    print(_plan_text(plan, options))
-    for entry in schedules:
-        print(
-            f"on {entry.devices} devices: {entry.busy_seconds / 3600:.2f} device-hours, done after "
-            f"{duration(entry.seconds)}, the last {duration(entry.tail_seconds)} with idle devices"
-        )
-    if options.gpus and not schedules:
-        print("no time is known: --measure runs a few steps of every cell")
-    return 0
-
-
-def _disk(plan: Plan) -> int:
-    datasets = sum(dataset.bytes for dataset in plan.datasets if not dataset.present)
-    return datasets + plan.trial_bytes * plan.count("missing")
-
-
-def _plan_json(plan: Plan) -> dict[str, object]:
-    return {
-        "sweep": plan.sweep.name,
-        "trials": len(plan.trials),
-        "done": plan.count("done"),
-        "missing": plan.count("missing", "failed"),
-        "stale": plan.count("stale"),
-        "failed": plan.count("failed"),
-        "cancelled": plan.count("cancelled"),
-        "cells": [
-            {**axes, "seeds": seeds, **{state: states[state] for state in ("done", "missing", "stale", "failed")}}
-            for axes, seeds, states in by_cell(plan)
-        ],
-        "datasets": [
-            {
-                "dataset_id": dataset.dataset_id,
-                "present": dataset.present,
-                "bytes": dataset.bytes,
-                "problems": dataset.problems,
-            }
-            for dataset in plan.datasets
-        ],
-        "trial_ids": {trial.trial_id: plan.states[trial.trial_id] for trial in plan.trials},
-        "expected_seconds": plan.seconds,
-        "expected_seconds_from": plan.seconds_from,
-        "expected_disk_bytes": _disk(plan),
-        "code": code_hash(),
-    }
-
-
-def _expected_time(plan: Plan) -> str:
-    if plan.seconds is None:
-        return "unknown"
-    todo = plan.to_run()
-    here = min(side_by_side(trial.spec for trial in todo), max(1, len(todo)))
-    alone = duration(plan.seconds)
-    if here == 1:
-        return alone
-    finish = schedule((plan.work[trial.trial_id] for trial in todo), here).seconds
-    return f"{alone} one after the other, {duration(finish)} on this machine"
-
-
-def _schedules(plan: Plan, devices: list[int]) -> list[Schedule]:
-    if plan.seconds is None:
-        return []
-    return [schedule((plan.work[trial.trial_id] for trial in plan.to_run()), count) for count in devices]
-
-
-def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Measurement]:
-    from orchestrator.measuring import measure
-
-    def say(trial: PlannedTrial, found: Measurement) -> None:
-        took = "" if found.step_seconds is None else f"{1000 * found.step_seconds:.1f} ms a step"
-        memory = "" if found.peak_bytes is None else f", {size_words(found.peak_bytes)}"
-        print(f"{found.name}  {found.device}  {took or f'{found.status} {found.reason}'}{memory}", file=sys.stderr)
-
-    if options.address is None:
-        return measure(trials, options.storage, say)
-    from orchestrator.cluster import measure_everywhere, ray_cluster
-
-    with ray_cluster(options.address):
-        return measure_everywhere(trials, options.storage, say)
-
-
-def _plan_text(plan: Plan, options: argparse.Namespace) -> str:
-    lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
-    cells = by_cell(plan)
-    names = list(dict.fromkeys(name for axes, _, _ in cells for name in axes))
-    first = [name for name in ("planner", "task", "map_size", "k") if name in names]
-    order = first + [name for name in names if name not in first]
-    header = [*("K" if n == "k" else n for n in order), "seeds", "done", "missing", "stale", "failed"]
-    table = [
-        [
-            *(str(axes.get(name, "")) for name in order),
-            ",".join(map(str, seeds)) if len(seeds) <= 6 else f"{len(seeds)} seeds",
-            *(str(states[s] or "·") for s in ("done", "missing", "stale", "failed")),
-        ]
-        for axes, seeds, states in cells
-    ]
-    widths = [max(len(line[i]) for line in [header, *table]) for i in range(len(header))]
-    for line in [header, *table]:
-        lines.append("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-    lines += ["", "datasets"]
-    for dataset in plan.datasets:
-        state = (
-            f"present, {size_words(dataset.bytes)}"
-            if dataset.present
-            else f"to make, at most {size_words(dataset.bytes)}"
-        )
-        lines.append(f"  {dataset.dataset_id}  {dataset.problems:,} problems  {state}")
-    todo = plan.count("missing", "failed")
-    lines += ["", f"{len(plan.trials)} trials: {plan.count('done')} done, {todo} to run"]
-    if plan.count("stale"):
-        lines[-1] += f", {plan.count('stale')} stale (other code; --rerun stale trains them again)"
-    if plan.count("cancelled"):
-        lines[-1] += f", {plan.count('cancelled')} cancelled"
-    lines += [
-        f"expected time: {_expected_time(plan)} ({plan.seconds_from})",
-        f"disk to be used: about {size_words(_disk(plan))}",
-    ]
-    if todo:
-        lines += ["", f"to run them: {_again(options, 'run')}"]
-    return "\n".join(lines)
-
-
 def _data(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
@@ -331,7 +180,7 @@ def _run(options: argparse.Namespace) -> int:
     todo = plan.to_run(options.rerun)
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
-    expected, started = _expected_time(plan), time.monotonic()
+    expected, started = expected_time(plan), time.monotonic()
     from orchestrator.campaign import run_campaign
 
     try:
