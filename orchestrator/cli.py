@@ -23,7 +23,7 @@ from orchestrator.plan_verb import add_plan, expected_time
 from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan
 from orchestrator.progress import Progress, duration
 from orchestrator.results import ResultError, no_room, trial_directory
-from orchestrator.runs import results_of
+from orchestrator.runs import collect
 from orchestrator.search_space import read_suggestions
 from orchestrator.selection import select
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand
@@ -201,7 +201,7 @@ def _run(options: argparse.Namespace) -> int:
         progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
         raise
     plan = make_plan(sweep, trials, options.storage)
-    summary = summarise(sweep.name, results_of(trials, options.storage))
+    summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
     if options.json:
         sys.stdout.write(render(summary, "json"))
     else:

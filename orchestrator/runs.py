@@ -47,14 +47,15 @@ class Run:
         return self.result is not None and self.result.status == "OUT_OF_MEMORY"
 
 
-def results_of(trials: Sequence[PlannedTrial], storage: Path) -> list[Run]:
-    """Return the runs of the trials with their results alone, which is all that tables need."""
-    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))
-    return [Run(trial, results.get(trial.trial_id), [], []) for trial in trials]
+def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, curves: bool = True) -> list[Run]:
+    """Return the runs of the trials, read from the storage.
 
-
-def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path) -> list[Run]:
-    """Return the runs of the trials, read from the storage."""
+    Args:
+        sweep: The sweep.
+        trials: Its trials, or some of them.
+        storage: The storage directory.
+        curves: Whether to read the per-epoch records, which tables do not need.
+    """
     results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))
     evaluations: dict[int, list[EvaluationResult]] = {}
     for planned in planned_evaluations(sweep, trials):
@@ -65,7 +66,7 @@ def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path) -> 
         Run(
             trial,
             results.get(trial.trial_id),
-            read_curves(trial_directory(storage, trial.trial_id)),
+            read_curves(trial_directory(storage, trial.trial_id)) if curves else [],
             evaluations.get(id(trial), []),
         )
         for trial in trials

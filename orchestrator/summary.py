@@ -9,6 +9,7 @@ from typing import Any
 
 from datagen.spec import nearest
 from datagen.task import TASKS
+from orchestrator.further_tests import Further, further
 from orchestrator.paper import Difference, Entry, beside_paper, paired_difference, pairs, paper, scale_differences
 from orchestrator.provenance import code_hash
 from orchestrator.runs import Run, grouped
@@ -17,6 +18,7 @@ from orchestrator.tables import DISTANCE_BIN_NAMES, MISSING, Row, notes, rows, s
 from planners.specs import PlannerSpec
 
 MIB = 2**20
+_LABELS = {"k": "K", "map_size": "size"}
 _LEFT = ("planner", "against", "task", "notes")
 
 
@@ -72,6 +74,7 @@ class Summary:
         scale: In what the sweep differs from the paper's scale, in words; empty where it does not.
         entries: The cells of the paper's Table 1 that the sweep has, all seeds and K together.
         comparisons: Planners against each other, as asked for.
+        further: What the trained planners do on the sweep's `test_on` maps.
         parameters: Trained parameters per row, as asked for.
         wide: Whether the columns that most readers do not need were asked for.
         training: How long the planners were trained at most, and which of their checkpoints was tested.
@@ -82,6 +85,7 @@ class Summary:
     scale: list[str]
     entries: list[Entry]
     comparisons: list[Comparison]
+    further: Sequence[Further] = ()
     parameters: list[int] | None = None
     wide: bool = False
     training: str = ""
@@ -113,7 +117,10 @@ class Summary:
             found.append(_entries_grid(self.entries))
         if self.comparisons:
             found.append(_comparisons_grid(self.comparisons))
-        return [*found, self._rows_grid()]
+        found.append(self._rows_grid())
+        if self.further:
+            found.append(self._further_grid())
+        return found
 
     def row_axes(self) -> list[str]:
         """Return the axes that tell rows apart; one that never varies is left out, the planner and K are not."""
@@ -144,8 +151,7 @@ class Summary:
                 for place, name in enumerate(DISTANCE_BIN_NAMES):
                     columns[f"{name} %"] = functools.partial(_share, place)
         columns["notes"] = lambda _, row: "; ".join(notes(row))
-        labels = {"k": "K", "map_size": "size"}
-        header = [*(labels.get(name, name) for name in axes), *columns]
+        header = [*(_LABELS.get(name, name) for name in axes), *columns]
         cells = [
             [
                 *(str(row.axes.get(name, MISSING)) for name in axes),
@@ -155,6 +161,23 @@ class Summary:
         ]
         italics = {(n, header.index("success %")) for n, row in enumerate(self.rows) if row.trial_diverged}
         return Grid(f"{self.title}, mean ± std over seeds", header, cells, frozenset(italics))
+
+    def _further_grid(self) -> Grid:
+        axes = self.row_axes()
+        sizes = sorted({test.map_size for row in self.further for test in row.tests})
+        cells = []
+        for row in self.further:
+            ks = sorted({test.k for test in row.tests})
+            cells.append(
+                [
+                    *(str(row.axes.get(name, MISSING)) for name in axes),
+                    str(ks[0]) if len(ks) == 1 else f"{ks[0]} to {ks[-1]}",
+                    *(str(row.on(size) or MISSING) for size in sizes),
+                    str(max(test.n for test in row.tests)),
+                ]
+            )
+        header = [*(_LABELS.get(name, name) for name in axes), "test K", *(f"{size}x{size} %" for size in sizes), "n"]
+        return Grid("Success on maps of other sizes, mean ± std over seeds", header, cells)
 
     def document(self) -> dict[str, Any]:
         """Return all numbers, unrounded, as plain data."""
@@ -168,6 +191,7 @@ class Summary:
             "rows": found,
             "beside_paper": [asdict(entry) for entry in self.entries],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
+            "further_tests": [asdict(row) for row in self.further],
         }
 
 
@@ -193,6 +217,7 @@ def summarise(
         scale_differences(runs),
         beside_paper(runs),
         [comparison for first, second in compare for comparison in _compared(runs, first, second)],
+        further(runs),
         _parameters(runs) if wide else None,
         wide,
         _training(runs),

@@ -49,7 +49,8 @@ def fragment(summary: Summary) -> str:
     names += ["compared"] if summary.comparisons else []
     label = _letters(summary.title, "-").strip("-").lower()
     parts = [f"% {line}" for line in _comment(summary)]
-    for name, grid in zip([*names, "cells"], summary.grids(), strict=True):
+    names += ["cells", *(["further"] if summary.further else [])]
+    for name, grid in zip(names, summary.grids(), strict=True):
         parts += _float(grid, " ".join(summary.warnings()), f"tab:{label}-{name}")
     return "\n".join(parts) + "\n"
 

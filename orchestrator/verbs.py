@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.results import ResultError
-from orchestrator.runs import results_of
+from orchestrator.runs import collect
 from orchestrator.specs import PlannedTrial, SweepSpec
 from orchestrator.summary import summarise
 from orchestrator.table_formats import FORMATS, render
@@ -103,14 +103,15 @@ def _dataset_errors() -> Iterator[None]:
 
 
 def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
-    summary = summarise(sweep.name, results_of(trials, options.storage), wide=options.wide, compare=options.compare)
+    summary = summarise(
+        sweep.name, collect(sweep, trials, options.storage, curves=False), wide=options.wide, compare=options.compare
+    )
     sys.stdout.write(render(summary, "json" if options.json else options.format))
     return 0
 
 
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.figures import write_figures
-    from orchestrator.runs import collect
 
     folder = options.out or options.storage / "sweeps" / sweep.name / "figures"
     written, skipped = write_figures(

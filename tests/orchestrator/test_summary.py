@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import statistics
 import subprocess
 from dataclasses import replace
 from functools import cache
@@ -52,6 +53,22 @@ def test_the_papers_numbers_stand_beside_ours():
     diverged = next(line for line in lines if "under 20 %" in line)
     assert re.search(r"\d under 20 %", diverged)
     assert "Not the paper's scale" not in text and "arXiv:2210.13542" in text
+
+
+def test_what_planners_do_on_other_sizes_stands_below(monkeypatch):
+    sweep, runs = samples("figure10")
+    summary = summarise(sweep.name, runs)
+    lines = lines_of(render(summary, "text"), "Success on maps of other sizes")
+    assert [line.split()[0] for line in lines] == list(sweep.planners)
+    grown = next(row for row in summary.further if row.axes["planner"] == "contractive-grown")
+    assert [(test.map_size, test.k) for test in grown.tests] == [(n, 4 * n) for n in (15, 27, 39, 49, 75, 99)]
+    rates = [t.success_rate for r in runs if r.axis("planner") == "vin" for t in r.evaluations if t.map_size == 49]
+    vin = next(row for row in summary.further if row.axes["planner"] == "vin").on(49)
+    assert (vin.n, vin.success_rate) == (len(rates), pytest.approx(statistics.mean(rates)))
+    assert vin.success_rate_std == pytest.approx(statistics.stdev(rates))
+    assert f" {vin} " in next(line for line in lines if line.startswith("vin "))
+    assert len(json.loads(render(summary, "json"))["further_tests"]) == len(summary.further)
+    assert r"-further}" in render(summary, "tex") and "of other sizes" not in render(summary_of(), "md")
 
 
 def test_a_smaller_scale_is_told_in_one_line_and_is_under_trained_not_diverged():
