@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ _FINAL = (
 )
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the experiment's page on its runs, where MLflow would guess, or ask."""
+_REMEMBERED = ("idp.code", "idp.result", "idp.documents")
 _FLAGS = ("trial_diverged", "forward_diverged")
 _STATUS = {"COMPLETED": "FINISHED", "OUT_OF_MEMORY": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
 
@@ -58,6 +59,22 @@ def connect(uri: str) -> Any:
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is remembered of a run: MLflow's own record of it has every number, too much for thousands of runs."""
+
+    run_id: str
+    status: str
+    tags: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, run: Any) -> _Known:
+        return cls(run.info.run_id, run.info.status, tuple(run.data.tags.get(name) for name in _REMEMBERED))
+
+    def tag(self, name: str) -> str | None:
+        return self.tags[_REMEMBERED.index(name)]
 
 
 class View:
@@ -80,7 +97,7 @@ class View:
         self._client = connect(uri)
         self._sweep, self._storage = sweep, storage
         self.experiment = self._find_experiment(uri)
-        self._runs: dict[str, Any] = {}
+        self._runs: dict[str, _Known] = {}
         self._epochs: dict[str, int] = {}
         token = None
         while True:
@@ -89,7 +106,7 @@ class View:
             )
             for run in page:
                 if key := run.data.tags.get("idp.key"):
-                    self._runs[key] = run
+                    self._runs[key] = _Known.of(run)
             token = page.token
             if not token:
                 break
@@ -124,11 +141,10 @@ class View:
                 run_name=name,
                 tags={"idp.key": key, "mlflow.source.name": "idp", **parent, **tags},
             )
-            self._runs[key] = run
+            self._runs[key] = _Known.of(run)
             self._epochs[run.info.run_id] = 0
             self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
-        run_id: str = self._runs[key].info.run_id
-        return run_id
+        return self._runs[key].run_id
 
     def show(self, trial: PlannedTrial, running: bool, epochs: bool = True) -> None:
         """Send what the trial's directory has and MLflow has not.
@@ -145,9 +161,9 @@ class View:
         code = code_hash() if result is None else result.provenance.code
         key = f"trial:{trial.trial_id}"
         old = self._runs.get(key)
-        if old is not None and old.data.tags.get("idp.code", code) != code:
+        if old is not None and old.tag("idp.code") not in (None, code):
             # Numbers of other code belong to another run; a param or a step can't be overwritten.
-            self._client.delete_run(old.info.run_id)
+            self._client.delete_run(old.run_id)
             del self._runs[key]
         content = "" if result is None else result_digest(result)
         if result is not None and self._tag(key, "idp.result") == content:
@@ -158,7 +174,7 @@ class View:
         start = times[0] - float(curves[0].get("train_seconds") or 0.0) if curves else end
         tags = {"idp.trial_id": trial.trial_id, "idp.code": code, "idp.kind": "trial"}
         run_id = self._ensure(key, trial_name(trial), tags, _params(trial), int(start * 1000))
-        if self._runs[key].info.status != "RUNNING" and running:
+        if self._runs[key].status != "RUNNING" and running:
             self._set_status(key, "RUNNING")
         self._send_epochs(run_id, curves, times)
         if result is not None:
@@ -166,16 +182,15 @@ class View:
 
     def _tag(self, key: str, name: str) -> str | None:
         run = self._runs.get(key)
-        value: str | None = None if run is None else run.data.tags.get(name)
-        return value
+        return None if run is None else run.tag(name)
 
     def _set_status(self, key: str, status: str, end_ms: int | None = None) -> None:
-        run_id = self._runs[key].info.run_id
+        run_id = self._runs[key].run_id
         if status == "RUNNING":
             self._client.update_run(run_id, status=status)
         else:
             self._client.set_terminated(run_id, status=status, end_time=end_ms)
-        self._runs[key] = self._client.get_run(run_id)
+        self._runs[key] = _Known.of(self._client.get_run(run_id))
 
     def _send_epochs(self, run_id: str, curves: list[dict[str, Any]], times: list[float]) -> None:
         if run_id not in self._epochs:
@@ -192,7 +207,7 @@ class View:
     def _send_result(self, key: str, result: TrialResult, content: str, end_ms: int) -> None:
         from mlflow.entities import RunTag
 
-        run_id = self._runs[key].info.run_id
+        run_id = self._runs[key].run_id
         numbers = {name: getattr(result, name) for name in (*_FINAL, *_FLAGS)}
         self._client.log_batch(run_id, metrics=_metrics(numbers, result.epochs, end_ms / 1000))
         origin = result.provenance
@@ -209,7 +224,7 @@ class View:
         # The digest goes last, alone: it says that everything before it has arrived.
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in facts.items() if value])
         self._client.set_tag(run_id, "idp.result", content)
-        self._runs[key] = self._client.get_run(run_id)
+        self._runs[key] = _Known.of(self._client.get_run(run_id))
 
     def close(self, table: Iterable[Row], status: str) -> None:
         """Bring the runs with mean and std up to date and end the parent run.
@@ -221,7 +236,7 @@ class View:
         from mlflow.entities import RunTag
 
         for key, run in list(self._runs.items()):
-            if key.startswith("trial:") and run.info.status == "RUNNING":
+            if key.startswith("trial:") and run.status == "RUNNING":
                 self._set_status(key, "KILLED")
         for row in table:
             out_of_memory = row.outcomes.get("OUT_OF_MEMORY", 0)
@@ -252,7 +267,7 @@ class View:
             tags = [RunTag("idp.result", content)]
             self._client.log_batch(run_id, metrics=_metrics(known, row.used, time.time()), tags=tags)
             self._set_status(key, "FINISHED")
-        if self._runs["sweep"].info.status != status:
+        if self._runs["sweep"].status != status:
             self._set_status("sweep", status)
 
     def attach(self, content: str, write: Callable[[Path], None]) -> None:
@@ -269,7 +284,7 @@ class View:
             self._client.log_artifacts(self._parent, folder)
         # Last, alone: it says that all of them have arrived.
         self._client.set_tag(self._parent, "idp.documents", content)
-        self._runs["sweep"] = self._client.get_run(self._parent)
+        self._runs["sweep"] = _Known.of(self._client.get_run(self._parent))
 
 
 def _params(trial: PlannedTrial) -> dict[str, str]:
