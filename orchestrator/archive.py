@@ -71,7 +71,10 @@ def write_archive(storage: Path, path: Path) -> int:
             continue
         directory = trial_directory(storage, name)
         text = (directory / "spec.json").read_text()
-        spec = TrialSpec.model_validate_json(text)
+        try:
+            spec = TrialSpec.model_validate_json(text)
+        except ValidationError as error:
+            raise ResultError(f"{directory / 'spec.json'}: {first_problem(error)}") from error
         evaluations = [json.loads(file.read_text()) for file in sorted((directory / FOLDER).glob("*.json"))]
         rows.append(
             {
