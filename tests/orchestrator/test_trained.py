@@ -28,8 +28,14 @@ def specs():
         fields = SIZES.get(core, NARROW) | ({"solver_bwd": backward, "k_bwd": K_BWD} if adjoint == "implicit" else {})
         try:
             yield PlannerSpec(core=core, solver=solver, adjoint=adjoint, k_fwd=K_FWD, **fields)
-        except ValidationError:
+        except ValidationError:  # some parts do not go together, and a spec says so
             continue
+
+
+def test_every_registered_part_is_among_them():
+    every = list(specs())
+    assert {s.core for s in every} == set(CORES) and {s.adjoint for s in every} == set(ADJOINTS)
+    assert {s.solver for s in every} == {s.solver_bwd for s in every} == set(SOLVERS)
 
 
 @pytest.mark.parametrize(
