@@ -199,7 +199,7 @@ def test_a_browser_shows_the_page_and_sorts_it_without_a_complaint(tmp_path):
     found = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert found, done.stderr
     probed = json.loads(found[1].replace("&quot;", '"'))
-    assert len(probed["shown"]) == 12 and probed["shown"] == sorted(probed["shown"])
+    assert len(probed["shown"]) == 14 and probed["shown"] == sorted(probed["shown"])  # seven planners on two sizes
     assert len(probed["widths"]) == 2 and min(probed["widths"]) > 700 and probed["overflow"] <= 0
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
