@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator import plugins
 from orchestrator.figures import figures_of
 from orchestrator.report import write_report
 from orchestrator.specs import PlannedTrial, SweepSpec
 
 
 class FreshReport:
-    """Rewrites the report of a running sweep, in a thread of its own, so that the sweep never waits for it.
+    """Rewrites the report of a running sweep, in a process of its own: the sweep neither waits for it nor grows by it.
 
     Args:
         sweep: The sweep.
@@ -55,7 +61,10 @@ class FreshReport:
         self._closing.set()
         self._changed.set()
         self._thread.join()
-        return self._write(running=False)
+        return write_report(*self._request(), profile=self._profile, command=self._command)
+
+    def _request(self) -> tuple[SweepSpec, list[PlannedTrial], Path]:
+        return self._sweep, list(self._trials), self._storage
 
     def _keep(self) -> None:
         while not self._closing.is_set():
@@ -65,19 +74,44 @@ class FreshReport:
                 return
             started = time.monotonic()
             try:
-                self._write(running=True)
+                self._write_elsewhere()
             except Exception as error:
                 # A file that is being replaced may be half there; the next version, and close(), try again.
                 self.error = error
             # A large sweep's report takes a while to draw: at most a twentieth of the time goes into it.
             self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
 
-    def _write(self, running: bool) -> Path:
-        return write_report(
-            self._sweep,
-            self._trials,
-            self._storage,
-            profile=self._profile,
-            command=self._command,
-            running=running,
-        )
+    def _write_elsewhere(self) -> None:
+        with tempfile.TemporaryFile() as request:
+            pickle.dump(plugins.loaded(), request)
+            pickle.dump((self._request(), {"profile": self._profile, "command": self._command}), request)
+            request.seek(0)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.fresh_report"],
+                stdin=request,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,  # Ctrl-C is for the sweep, which then closes this
+            )
+        while True:
+            try:
+                _, complaint = process.communicate(timeout=0.1)
+                break
+            except subprocess.TimeoutExpired:
+                if self._closing.is_set():
+                    process.kill()
+        if process.returncode and not self._closing.is_set():
+            raise RuntimeError(f"the report could not be written: {complaint.strip()}")
+
+
+def _main() -> None:
+    """Write one version, as asked on standard input by the process that started this one."""
+    plugins.load_plugins(pickle.load(sys.stdin.buffer))
+    arguments, options = pickle.load(sys.stdin.buffer)
+    write_report(*arguments, **options, running=True)
+
+
+if __name__ == "__main__":
+    _main()
