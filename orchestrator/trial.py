@@ -7,7 +7,7 @@ import statistics
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,23 @@ TRACED_PROBLEMS = 32
 Report = Callable[[EpochRecord], None]
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What one process does about one trial, under its lease; the fields are `run_trial`'s arguments."""
+
+    spec: TrialSpec
+    storage: Path
+    lease: Lease
+    report: Report | None
+    exclusive: bool
+    retime: bool
+
+    @property
+    def directory(self) -> Path:
+        """The trial directory."""
+        return self.lease.directory
+
+
 def run_trial(
     spec: TrialSpec,
     storage: Path,
@@ -95,7 +112,7 @@ def run_trial(
         try:
             with lease.beating():
                 done = _settled(directory, retime)
-                return done or _run(spec, storage, lease, report, exclusive, retime)
+                return done or _run(Attempt(spec, storage, lease, report, exclusive, retime))
         finally:
             lease.release()
     except LeaseLost:
@@ -120,23 +137,21 @@ def _settled(directory: Path, retime: bool) -> TrialResult | None:
     return result if result.final and result.provenance.made_by(code_hash()) and timed else None
 
 
-def _run(
-    spec: TrialSpec, storage: Path, lease: Lease, report: Report | None, exclusive: bool, retime: bool
-) -> TrialResult:
-    directory = lease.directory
+def _run(attempt: Attempt) -> TrialResult:
+    spec, directory, lease = attempt.spec, attempt.directory, attempt.lease
     write_spec(directory, spec)
     device = _device(spec)
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
-        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, exclusive),
+        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.exclusive),
     }
     try:
         _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
-        with dataset_folder(spec.data, storage) as datasets:
+        with dataset_folder(spec.data, attempt.storage) as datasets:
             trainer = _trainer(spec, datasets, directory, device)
-            records, alone = _resume(trainer, directory, _code(spec), retime)
-            identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": exclusive and alone})
-            evaluation, traces = _train_and_test(trainer, records, spec, datasets, lease, report, exclusive and alone)
+            records, alone = _resume(trainer, attempt)
+            identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
+            evaluation, traces = _train_and_test(trainer, records, attempt, datasets, alone)
         numbers = _numbers(records, evaluation) | {
             "forward_trace": traces.forward,
             "backward_trace": traces.backward,
@@ -208,14 +223,12 @@ def _trainer(spec: TrialSpec, datasets: Path, directory: Path, device: str) -> W
 def _train_and_test(
     trainer: WatchedTrainer,
     records: list[EpochRecord],
-    spec: TrialSpec,
+    attempt: Attempt,
     datasets: Path,
-    lease: Lease,
-    report: Report | None,
-    exclusive: bool,
+    alone: bool,
 ) -> tuple[Evaluation, Convergence]:
     """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
-    directory = lease.directory
+    spec, directory = attempt.spec, attempt.directory
     if is_cancelled(directory):
         raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
     if records:
@@ -223,20 +236,20 @@ def _train_and_test(
     while not trainer.finished:
         record = trainer.run_epoch()
         records.append(record)
-        lease.check()
+        attempt.lease.check()
         write_curves(directory, records)
-        _save(trainer, records, directory, _code(spec), exclusive)
+        _save(trainer, records, attempt, alone)
         _log(
             directory,
             f"epoch {record.epoch}: loss {record.train_loss:.4f}, success {record.valid_success_rate:.4f}, "
             f"residual {record.forward_residual:.2e}, {record.train_seconds:.1f} s",
         )
-        if report is not None:
-            report(record)
+        if attempt.report is not None:
+            attempt.report(record)
         if is_cancelled(directory) and not trainer.finished:
             raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
     if not records:
-        _save(trainer, records, directory, _code(spec), exclusive)
+        _save(trainer, records, attempt, alone)
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
     return trainer.test(test), convergence(trainer.planner, traced)
@@ -292,36 +305,41 @@ def _code(spec: TrialSpec) -> str:
     return " ".join([code_hash(), *map(code_hash, spec.plugins)])
 
 
-def _save(trainer: Trainer, records: list[EpochRecord], directory: Path, code: str, exclusive: bool) -> None:
+def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone: bool) -> None:
     if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
-        _log(directory, "weights are not finite: the checkpoint of the epoch before is kept")
+        _log(attempt.directory, "weights are not finite: the checkpoint of the epoch before is kept")
         return
-    epochs = [asdict(record) for record in records]
-    save_checkpoint(
-        directory, {"code": code, "exclusive": exclusive, "records": epochs, "trainer": trainer.state_dict()}
-    )
+    state = {
+        "code": _code(attempt.spec),
+        "exclusive": alone,
+        "records": [asdict(record) for record in records],
+        "trainer": trainer.state_dict(),
+    }
+    save_checkpoint(attempt.directory, state)
 
 
-def _resume(trainer: Trainer, directory: Path, code: str, retime: bool) -> tuple[list[EpochRecord], bool]:
-    """Load the trial's checkpoint into the trainer; return the epochs it holds and whether they were timed alone.
+def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool]:
+    """Load the trial's checkpoint into the trainer; return the epochs it holds and whether all are timed alone.
 
     None of other code's epochs are taken, nor, where they are to be timed again, of those on a shared device.
     """
+    directory = attempt.directory
     state, wrong = load_checkpoint(directory)
     for reason in wrong:
         _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
-    if state is not None and state["code"] != code:
+    if state is not None and state["code"] != _code(attempt.spec):
         _log(directory, "the checkpoint was made by other code: training starts again")
         state = None
-    if state is not None and retime and not state.get("exclusive", False):
+    if state is not None and attempt.retime and not state.get("exclusive", False):
         _log(directory, "the checkpoint's epochs were timed on a shared device: training starts again")
         state = None
     if state is None:
         (directory / divergence.FILE).unlink(missing_ok=True)
-        return [], True
+        return [], attempt.exclusive
     trainer.load_state_dict(state["trainer"])
     _log(directory, f"goes on after epoch {trainer.epoch}")
-    return [EpochRecord(**record) for record in state["records"]], bool(state.get("exclusive", False))
+    records = [EpochRecord(**record) for record in state["records"]]
+    return records, attempt.exclusive and bool(state.get("exclusive", False))
 
 
 def _numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any]:
