@@ -118,15 +118,16 @@ def main() -> None:
         if options.many:
             seconds, processor, memory = run_sweep(options.many, folder)
             # The first tenth is Ray's start; after it, memory must not grow with the trials that are done.
-            settled = [size for when, size in memory if when > 0.1 * seconds and size]
-            quarter = max(1, len(settled) // 4)
+            tenths = [
+                statistics.median(size for when, size in memory if size and tenth <= 10 * when / seconds < tenth + 1)
+                for tenth in range(1, 10)
+            ]
             found: dict[str, object] = {
                 "trials": options.many,
                 "seconds": seconds,
                 "seconds_per_trial": seconds / options.many,
                 "processor_seconds_per_trial": processor / options.many,
-                "driver_bytes_first_quarter": statistics.median(settled[:quarter]),
-                "driver_bytes_last_quarter": statistics.median(settled[-quarter:]),
+                "driver_mib_in_each_tenth": [round(size / 2**20) for size in tenths],
             }
         else:
             own_wall, own_processor = own_seconds(folder)
