@@ -61,10 +61,7 @@ class FreshReport:
         self._closing.set()
         self._changed.set()
         self._thread.join()
-        return write_report(*self._request(), profile=self._profile, command=self._command)
-
-    def _request(self) -> tuple[SweepSpec, list[PlannedTrial], Path]:
-        return self._sweep, list(self._trials), self._storage
+        return write_report(self._sweep, self._trials, self._storage, profile=self._profile, command=self._command)
 
     def _keep(self) -> None:
         while not self._closing.is_set():
@@ -82,9 +79,12 @@ class FreshReport:
             self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
 
     def _write_elsewhere(self) -> None:
+        trials = list(self._trials)
         with tempfile.TemporaryFile() as request:
             pickle.dump(plugins.loaded(), request)
-            pickle.dump((self._request(), {"profile": self._profile, "command": self._command}), request)
+            pickle.dump((self._sweep, self._storage, self._profile, self._command, len(trials)), request)
+            for trial in trials:  # one by one: a pickle of them all takes tens of megabytes that are never given back
+                pickle.dump(trial, request)
             request.seek(0)
             process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator.fresh_report"],
@@ -108,9 +108,11 @@ class FreshReport:
 
 def _main() -> None:
     """Write one version, as asked on standard input by the process that started this one."""
-    plugins.load_plugins(pickle.load(sys.stdin.buffer))
-    arguments, options = pickle.load(sys.stdin.buffer)
-    write_report(*arguments, **options, running=True)
+    request = sys.stdin.buffer
+    plugins.load_plugins(pickle.load(request))
+    sweep, storage, profile, command, count = pickle.load(request)
+    trials = [pickle.load(request) for _ in range(count)]
+    write_report(sweep, trials, storage, profile=profile, command=command, running=True)
 
 
 if __name__ == "__main__":

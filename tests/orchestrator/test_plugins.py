@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from datagen.plugins import OWNERS, PluginError
 from datagen.task import TASKS, DatasetSpec
+from orchestrator.fresh_report import FreshReport
 from orchestrator.plugins import load_plugins
 from orchestrator.results import code_hash, read_result, trial_directory
 from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
@@ -37,7 +39,7 @@ def untouched(monkeypatch):
         registry.clear()
         registry.update(lines)
     for name in set(sys.modules) - modules:
-        if name.partition(".")[0] in ("street_planning", "mine"):
+        if name.partition(".")[0] in ("street_planning", "vin_parts", "mine"):
             del sys.modules[name]
     code_hash.cache_clear()
 
@@ -260,3 +262,15 @@ def test_other_verbs_find_the_plug_in_by_the_trials_spec(campaign):
 def test_nothing_changes_without_plug_ins(untouched):
     assert trial_id(TrialSpec()) == "44136fa355b3678a"
     assert trial_id(TrialSpec(planner=PlannerSpec(q_channels=40, k_bwd=10, solver="anderson"))) == "bc96d631b2844b49"
+
+
+def test_the_process_that_draws_knows_the_plug_ins(tmp_path, untouched):
+    sweep = load_sweep(EXAMPLES / "vin_parts.yaml")
+    keeper = FreshReport(sweep, expand(sweep), tmp_path, seconds=0.01)
+    path = tmp_path / "sweeps" / "vin_parts" / "report.html"
+    keeper.note()
+    deadline = time.monotonic() + 60
+    while not path.exists() and keeper.error is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert keeper.error is None and "still running" in path.read_text()
+    keeper.close()

@@ -168,18 +168,6 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     assert "still running" not in path.read_text()
 
 
-def test_the_process_that_draws_knows_the_plug_ins(tmp_path):
-    sweep = load_sweep(SWEEPS.parent / "examples" / "vin_parts.yaml")
-    keeper = FreshReport(sweep, expand(sweep), tmp_path, seconds=0.01)
-    path = tmp_path / "sweeps" / "vin_parts" / "report.html"
-    keeper.note()
-    deadline = time.monotonic() + 60
-    while not path.exists() and keeper.error is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert keeper.error is None and "still running" in path.read_text()
-    keeper.close()
-
-
 def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_path):
     sweep = load_sweep(SWEEP, "smoke")
     (tmp_path / "sweeps").write_text("a file where the folder should be")
