@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
 import time
 import uuid
@@ -170,12 +171,15 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=MOST_DEATHS),
         ),
     )
+    # With half a million objects that stay, Python would look for cyclic garbage too rarely to keep memory flat.
+    gc.freeze()
     try:
         tuner.fit()
     except _Stopped:
         assert relay.full is not None
         raise StorageFull(relay.full) from None
     finally:
+        gc.unfreeze()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
