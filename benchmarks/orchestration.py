@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -27,21 +28,25 @@ training: {{epochs: 0, batch_size: 1}}
 """
 
 
-def run_sweep(trials: int, folder: Path) -> tuple[float, float, list[tuple[float, int]]]:
-    """Return wall and processor seconds of a sweep, and (seconds, bytes) of its driver's memory as it went."""
+def run_sweep(trials: int, folder: Path) -> tuple[float, float, list[tuple[int, int]]]:
+    """Return wall and processor seconds of a sweep, and (trials done, bytes) of its driver's memory as it went."""
     sweep = folder / f"noop{trials}.yaml"
     sweep.write_text(SWEEP.format(seeds=list(range(trials))))
     command = [sys.executable, "-m", "orchestrator", "run", str(sweep), "--storage", str(folder / f"storage{trials}")]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        memory: list[tuple[float, int]] = []
+        memory: list[tuple[int, int]] = []
         processor: dict[int, float] = {}
         said: list[str] = []
         assert process.stderr is not None
         reader = threading.Thread(target=lambda: said.extend(process.stderr or []))
         reader.start()
+        done = lines = 0
         while process.poll() is None:
-            memory.append((time.perf_counter() - started, resident_bytes(process.pid)))
+            new = said[lines:]
+            lines += len(new)
+            done = max([done, *(int(found[1]) for line in new if (found := re.search(rf"\[(\d+)/{trials}\]", line)))])
+            memory.append((done, resident_bytes(process.pid)))
             processor |= processor_seconds(process.pid)
             time.sleep(0.2)
         seconds = time.perf_counter() - started
@@ -117,10 +122,12 @@ def main() -> None:
         folder = Path(name)
         if options.many:
             seconds, processor, memory = run_sweep(options.many, folder)
-            # The first tenth is Ray's start; after it, memory must not grow with the trials that are done.
+            # Before the first trial Ray starts, after the last one report and figures are drawn.
             tenths = [
-                statistics.median(size for when, size in memory if size and tenth <= 10 * when / seconds < tenth + 1)
-                for tenth in range(1, 10)
+                statistics.median(
+                    size for done, size in memory if size and tenth < 10 * done / options.many <= tenth + 1
+                )
+                for tenth in range(10)
             ]
             found: dict[str, object] = {
                 "trials": options.many,
@@ -128,6 +135,7 @@ def main() -> None:
                 "seconds_per_trial": seconds / options.many,
                 "processor_seconds_per_trial": processor / options.many,
                 "driver_mib_in_each_tenth": [round(size / 2**20) for size in tenths],
+                "driver_mib_at_most": round(max(size for _, size in memory) / 2**20),
             }
         else:
             own_wall, own_processor = own_seconds(folder)

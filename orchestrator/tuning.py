@@ -285,9 +285,10 @@ class Relay(tune.Callback):
 
     def _end(self, trial: Any, reason: str) -> None:
         trial_id = trial.config["trial_id"]
-        # Tune keeps its trials to the end, with statistics of every number that they reported.
+        # Tune keeps its trials to the end, with their last report and statistics of every number in it.
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()
+        trial.run_metadata.last_result.clear()
         if self.full is not None:
             return
         planned, directory = self.planned[trial_id], trial_directory(self.storage, trial_id)
