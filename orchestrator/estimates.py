@@ -138,7 +138,8 @@ def expectation(
         if m is not None and m.forward_seconds and m.backward_seconds:
             forward, backward = _step_effort(spec)
             rate = Throughput(m.forward_seconds / forward, m.backward_seconds / backward)
-            earlier.setdefault((spec.planner.core, spec.planner.adjoint), []).append(rate)
+            for kind in _kinds(spec):
+                earlier.setdefault(kind, []).append(rate)
     if not earlier:
         return None, "no earlier trial to learn from"
     typical = {
@@ -153,7 +154,7 @@ def expectation(
         measured = exact.get(cell_of(spec))
         if measured is not None and measured.step_seconds is not None:
             return _steps(spec) * measured.step_seconds * BESIDE_STEPS + STARTING_SECONDS
-        return typical.get((spec.planner.core, spec.planner.adjoint), slowest).seconds(spec)
+        return next((typical[kind] for kind in _kinds(spec) if kind in typical), slowest).seconds(spec)
 
     said = []
     used = [exact[cell] for cell in dict.fromkeys(map(cell_of, specs)) if cell in exact]
@@ -161,15 +162,21 @@ def expectation(
         said.append(f"{len(used)} cells measured on {', '.join(sorted({m.device for m in used}))}")
     if hosts:
         said.append(f"{sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}")
-    unknown = {f"{s.planner.core}/{s.planner.adjoint}" for s in specs} - {"/".join(kind) for kind in typical}
+    unknown = {"/".join(_kinds(spec)[-1]) for spec in specs if not any(kind in typical for kind in _kinds(spec))}
     guess = f"; never run, taken as the slowest known: {', '.join(sorted(unknown))}" if unknown else ""
     return expect, f"from {' and '.join(said)}{guess}"
 
 
+def _kinds(spec: TrialSpec) -> list[tuple[str, ...]]:
+    """Return the kinds of trial that a trial is of, the narrowest first: a mapper can cost more than any planner."""
+    planner = spec.planner
+    return [(cell_of(spec),), (planner.core, planner.adjoint, planner.mapper)]
+
+
 def _earlier(
     storage: Path, results: Mapping[str, TrialResult]
-) -> tuple[dict[tuple[str, str], list[Throughput]], Counter[str]]:
-    measured: dict[tuple[str, str], list[Throughput]] = {}
+) -> tuple[dict[tuple[str, ...], list[Throughput]], Counter[str]]:
+    measured: dict[tuple[str, ...], list[Throughput]] = {}
     hosts: Counter[str] = Counter()
     for trial_id, result in {**list_results(storage), **results}.items():
         if result.forward_seconds is None or result.backward_seconds is None:
@@ -178,9 +185,9 @@ def _earlier(
         if spec is None:
             continue
         forward, backward = _step_effort(spec)
-        kind = (spec.planner.core, spec.planner.adjoint)
         rate = Throughput(result.forward_seconds / forward, result.backward_seconds / backward)
-        measured.setdefault(kind, []).append(rate)
+        for kind in _kinds(spec):
+            measured.setdefault(kind, []).append(rate)
         hosts[result.provenance.host] += 1
     return measured, hosts
 

@@ -88,6 +88,27 @@ def test_expected_time_follows_the_measured_steps(tmp_path):
     assert "vin/implicit" in plan.seconds_from
 
 
+def test_a_mapper_has_times_of_its_own_and_a_trial_those_of_its_other_seeds(tmp_path):
+    tasks = [{"task": "navigation", "map_size": 9}, {"task": "workspace_manipulation", "map_size": 9}]
+    planners = {"vin": {"core": "vin", "adjoint": "unrolled"}}
+    changed = {"tasks": tasks, "planners": planners, "training": {"epochs": 1}}
+    sweep = SweepSpec.model_validate({**SWEEP.model_dump(), **changed})
+    trials = {tuple(trial.axes[name] for name in ("task", "planner", "k", "seed")): trial for trial in expand(sweep)}
+    leave(tmp_path, trials["navigation", "vin", 10, 0], forward_seconds=0.1, backward_seconds=0.2)
+    unknown = plan_of(tmp_path, sweep)
+    leave(tmp_path, trials["workspace_manipulation", "vin", 10, 0], forward_seconds=10.0, backward_seconds=20.0)
+    leave(tmp_path, trials["workspace_manipulation", "vin", 20, 0], forward_seconds=11.0, backward_seconds=21.0)
+    plan = plan_of(tmp_path, sweep)
+
+    def seconds(*axes, of=plan):
+        return (of.work[trials[axes].trial_id] - STARTING_SECONDS) / (2 * BESIDE_STEPS)
+
+    assert seconds("navigation", "vin", 10, 1) == pytest.approx(0.3)
+    assert seconds("workspace_manipulation", "vin", 10, 1) == pytest.approx(30.0)
+    assert seconds("workspace_manipulation", "vin", 20, 1) == pytest.approx(32.0)
+    assert "vin/unrolled/unet" in unknown.seconds_from and "vin/unrolled/unet" not in plan.seconds_from
+
+
 def test_a_spec_this_version_cannot_read_does_not_spoil_the_estimate(tmp_path):
     trials = expand(SWEEP)
     leave(tmp_path, trials[0], forward_seconds=0.1, backward_seconds=0.2)
