@@ -108,7 +108,7 @@ def test_the_published_results_give_the_tables_of_the_reproduction_page(tmp_path
     assert len(rows) == 20 and all(row["used"] == 1 for row in rows)
     said = {float(number) for line in page.splitlines() for number in re.findall(r"\d+\.\d", line) if line[0:1] == "|"}
     assert all(round(100 * row["success_rate"], 1) in said for row in rows)
-    for name in ("accuracy", "figure15", "id_vin", "table1_ours"):
+    for name in ("accuracy", "figure9", "figure15", "id_vin", "spt", "table1_ours"):
         sweep = str(root / f"sweeps/{name}.yaml")
         assert main(["table", sweep, "--profile", "laptop", "--storage", str(tmp_path), "--json"]) == 0
         rates = [row["success_rate"] for row in json.loads(capsys.readouterr().out)["rows"] if row["used"]]
