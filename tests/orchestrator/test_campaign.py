@@ -167,7 +167,7 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
                 process.send_signal(number)
                 break
         lines += process.stderr.readlines()
-        assert process.wait(60) == 128 + number, lines
+        assert process.wait(60) == 128 + number, "".join(lines)
     text = "".join(lines)
     assert re.search("0 of 2 trials are done; to go on: .*idp run", text)
     epochs = [
