@@ -100,8 +100,8 @@ def test_a_mapper_has_times_of_its_own_and_a_trial_those_of_its_other_seeds(tmp_
     leave(tmp_path, trials["workspace_manipulation", "vin", 20, 0], forward_seconds=11.0, backward_seconds=21.0)
     plan = plan_of(tmp_path, sweep)
 
-    def seconds(*axes, of=plan):
-        return (of.work[trials[axes].trial_id] - STARTING_SECONDS) / (2 * BESIDE_STEPS)
+    def seconds(*axes):
+        return (plan.work[trials[axes].trial_id] - STARTING_SECONDS) / (2 * BESIDE_STEPS)
 
     assert seconds("navigation", "vin", 10, 1) == pytest.approx(0.3)
     assert seconds("workspace_manipulation", "vin", 10, 1) == pytest.approx(30.0)
