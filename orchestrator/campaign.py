@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator import interruption, tracking
 from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, make_datasets, ray_cluster
 from orchestrator.evaluation import PlannedEvaluation, missing_evaluations, planned_evaluations
-from orchestrator.fresh_report import FreshReport
+from orchestrator.fresh_report import FreshReport, ReportError
 from orchestrator.planning import Plan
 from orchestrator.preflight import check_machines
 from orchestrator.progress import Progress, outcome, trial_name
@@ -127,10 +127,11 @@ def run_campaign(
             progress.close()
             try:
                 report.close()  # first, since MLflow gets a copy
-            finally:
-                left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
-                if left:
-                    progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
+            except ReportError as error:  # the results are there, and why a run was stopped matters more
+                progress.say(f"{error}; idp report says more")
+            left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
+            if left:
+                progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
         return failed_tests
 
 

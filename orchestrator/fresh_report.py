@@ -14,8 +14,12 @@ from pathlib import Path
 
 from orchestrator import plugins
 from orchestrator.figures import figures_of
-from orchestrator.report import write_report
+from orchestrator.report import report_path, write_report
 from orchestrator.specs import PlannedTrial, SweepSpec
+
+
+class ReportError(RuntimeError):
+    """A report could not be written; the message has the last line of what went wrong."""
 
 
 class FreshReport:
@@ -44,7 +48,7 @@ class FreshReport:
         self._sweep, self._trials, self._storage = sweep, trials, Path(storage)
         self._profile, self._command, self._seconds = profile, tuple(command), seconds
         self._changed, self._closing = threading.Event(), threading.Event()
-        self.error: Exception | None = None
+        self.error: ReportError | None = None
         self._thread = threading.Thread(target=self._keep, name="report", daemon=True)
         self._thread.start()
 
@@ -56,12 +60,13 @@ class FreshReport:
         """Stop, write the last version, and return its path.
 
         Raises:
-            Exception: What went wrong with an earlier version, if the last one goes wrong too.
+            ReportError: It could not be written.
         """
         self._closing.set()
         self._changed.set()
         self._thread.join()
-        return write_report(self._sweep, self._trials, self._storage, profile=self._profile, command=self._command)
+        self._write_elsewhere(running=False)
+        return report_path(self._sweep, self._storage)
 
     def _keep(self) -> None:
         while not self._closing.is_set():
@@ -71,18 +76,17 @@ class FreshReport:
                 return
             started = time.monotonic()
             try:
-                self._write_elsewhere()
-            except Exception as error:
-                # A file that is being replaced may be half there; the next version, and close(), try again.
-                self.error = error
+                self._write_elsewhere(running=True)
+            except ReportError as error:
+                self.error = error  # the next version, and close(), try again
             # A large sweep's report takes a while to draw: at most a twentieth of the time goes into it.
             self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
 
-    def _write_elsewhere(self) -> None:
+    def _write_elsewhere(self, running: bool) -> None:
         trials = list(self._trials)
         with tempfile.TemporaryFile() as request:
             pickle.dump(plugins.loaded(), request)
-            pickle.dump((self._sweep, self._storage, self._profile, self._command, len(trials)), request)
+            pickle.dump((self._sweep, self._storage, self._profile, self._command, running, len(trials)), request)
             for trial in trials:  # one by one: a pickle of them all takes tens of megabytes that are never given back
                 pickle.dump(trial, request)
             request.seek(0)
@@ -100,19 +104,19 @@ class FreshReport:
                 _, complaint = process.communicate(timeout=0.1)
                 break
             except subprocess.TimeoutExpired:
-                if self._closing.is_set():
-                    process.kill()
-        if process.returncode and not self._closing.is_set():
-            raise RuntimeError(f"the report could not be written: {complaint.strip()}")
+                if running and self._closing.is_set():
+                    process.kill()  # the last version takes its place
+        if process.returncode and not (running and self._closing.is_set()):
+            raise ReportError(f"the report could not be written: {complaint.strip().splitlines()[-1]}")
 
 
 def _main() -> None:
     """Write one version, as asked on standard input by the process that started this one."""
     request = sys.stdin.buffer
     plugins.load_plugins(pickle.load(request))
-    sweep, storage, profile, command, count = pickle.load(request)
+    sweep, storage, profile, command, running, count = pickle.load(request)
     trials = [pickle.load(request) for _ in range(count)]
-    write_report(sweep, trials, storage, profile=profile, command=command, running=True)
+    write_report(sweep, trials, storage, profile=profile, command=command, running=running)
 
 
 if __name__ == "__main__":

@@ -258,10 +258,13 @@ def read_curves(directory: Path) -> list[dict[str, Any]]:
 
     path = directory / "curves.parquet"
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
+        content = path.read_bytes()
     except FileNotFoundError:
         return []
-    except pa.ArrowException as error:
+    # Arrow opens a path twice, and in between a running trial may have replaced the file.
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(content)).to_pylist()
+    except (OSError, pa.ArrowException) as error:  # a damaged page is an OSError
         raise ResultError(f"{path}: {error}") from error
     return rows
 

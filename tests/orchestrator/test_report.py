@@ -16,7 +16,7 @@ from samples import SWEEPS, sample_runs
 
 from orchestrator.chart_parts import NothingToDraw
 from orchestrator.cli import main
-from orchestrator.fresh_report import FreshReport
+from orchestrator.fresh_report import FreshReport, ReportError
 from orchestrator.report import Page, report, write_report
 from orchestrator.results import trial_directory, write_curves, write_result, write_spec
 from orchestrator.specs import expand
@@ -177,7 +177,7 @@ def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_
     while keeper.error is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "NotADirectoryError" in str(keeper.error)
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(ReportError, match="NotADirectoryError"):
         keeper.close()
 
 

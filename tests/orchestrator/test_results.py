@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import threading
@@ -128,9 +129,32 @@ def test_curves_come_back_row_by_row(tmp_path):
     records.append({"epoch": 2, "train_loss": 0.5, "forward_diverged": True})
     write_curves(tmp_path, records)
     assert read_curves(tmp_path) == records
-    (tmp_path / "curves.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ResultError, match=r"curves\.parquet"):
-        read_curves(tmp_path)
+    whole = (tmp_path / "curves.parquet").read_bytes()
+    for damaged in (b"PAR1 no", whole[:4] + bytes(40) + whole[44:]):  # no footer, no page
+        (tmp_path / "curves.parquet").write_bytes(damaged)
+        with pytest.raises(ResultError, match=r"curves\.parquet"):
+            read_curves(tmp_path)
+
+
+def test_curves_are_read_whole_while_a_trial_replaces_them(tmp_path):
+    lengths, stop = (1, 2, 40), threading.Event()
+    records = [{"epoch": epoch, "train_loss": 1 / epoch} for epoch in range(1, 41)]
+    write_curves(tmp_path, records)
+
+    def replace() -> None:
+        for length in itertools.cycle(lengths):
+            if stop.is_set():
+                return
+            write_curves(tmp_path, records[:length])
+
+    trial = threading.Thread(target=replace)
+    trial.start()
+    try:
+        found = {len(read_curves(tmp_path)) for _ in range(2000)}
+    finally:
+        stop.set()
+        trial.join()
+    assert found == set(lengths)
 
 
 def test_a_comment_leaves_results_fresh_and_a_number_does_not():
