@@ -312,6 +312,9 @@ class TrainingSpec(Spec):
         jacobian_weight: Weight of the squared Frobenius norm of df/dv at the equilibrium (C.2).
         jacobian_frequency: Share of the steps that add the penalty.
         mapper_pretrain_epochs: Epochs in which mapper and planner learn apart (D.1).
+        mapper_weight: Weight of the map's cross-entropy in the loss once they learn jointly. With 0, the paper's, the
+            mapper owes the map nothing from then on.
+        mapper_learning_rate: The mapper's own step size at the first epoch; None is the planner's.
         tested_checkpoint: "last" epoch, or the "best" on validation.
         most_steps: Training steps after which training ends, in the middle of an epoch if need be; None for no such
             limit. Of several limits, `epochs` among them, the first that is reached ends training.
@@ -332,6 +335,8 @@ class TrainingSpec(Spec):
     jacobian_weight: float = Field(0.0, ge=0.0)
     jacobian_frequency: float = Field(0.0, ge=0.0, le=1.0)
     mapper_pretrain_epochs: int = Field(15, ge=0)
+    mapper_weight: float = Field(0.0, ge=0.0)
+    mapper_learning_rate: float | None = Field(None, gt=0.0)
     tested_checkpoint: Literal["last", "best"] = "last"
     most_steps: int | None = Field(None, ge=1)
     most_seconds: float | None = Field(None, gt=0.0)

@@ -84,6 +84,22 @@ class _StepRecord:
     applications: float
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Count numbers below 1.2e-38 as zero until the end of the block, in this thread and in those that it starts.
+
+    Gradients of an unrolled planner may shrink from iteration to iteration down to there, where processors are many
+    times slower. GPUs are not, and are left alone.
+    """
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    before = bool(smallest / 2 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
 class Trainer:
     """Trains one planner; everything random follows from the seed, so the same arguments give the same numbers.
 
@@ -141,8 +157,19 @@ class Trainer:
         self._peak_bytes = 0
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        kind = torch.optim.Adam if self.training.optimizer == "adam" else torch.optim.RMSprop
-        return kind(self.planner.parameters(), lr=self.training.learning_rate, eps=self.training.epsilon)
+        training, named = self.training, dict(self.planner.named_parameters())
+        groups: list[dict[str, Any]] = [{"params": list(named.values())}]
+        if training.mapper_learning_rate is not None:
+            mapper = {name for name in named if name.startswith("mapper.")}
+            groups = [{"params": [named[name] for name in named if name not in mapper]}]
+            groups += [
+                {"params": [named[name] for name in named if name in mapper], "lr": training.mapper_learning_rate}
+            ]
+        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.RMSprop
+        optimizer = kind(groups, lr=training.learning_rate, eps=training.epsilon)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
 
     def run_epoch(self) -> EpochRecord:
         """Train for one epoch, or until the budget is used up, and validate.
@@ -154,7 +181,7 @@ class Trainer:
             MemoryLimitExceeded: When a metered step needs more than the limit.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.learning_rate * self.training.learning_rate_decay**self.epoch
+            group["lr"] = group["initial_lr"] * self.training.learning_rate_decay**self.epoch
         # Restarting the generator at every epoch makes a resumed run equal to an undisturbed one.
         generator = torch.Generator(device=self.device).manual_seed(self.seed * 1_000_003 + self.epoch)
         started, before = time.perf_counter(), self.spent
@@ -212,6 +239,7 @@ class Trainer:
             applications=self.spent.applications,
         )
 
+    @flushed_denormals()
     def _step(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
         metered = self._steps_metered < 2  # the second step sees the optimiser's state too
         self._steps_metered += metered
@@ -291,11 +319,12 @@ class Trainer:
         elif apart:
             plan = self.planner.plan(inputs.map, inputs.goal)
             map_logits = self.planner.mapper(inputs.observation, tuple(inputs.goal.shape[-2:]))
-            loss = self._cross_entropy(plan.logits, inputs)
-            loss = loss + functional.binary_cross_entropy_with_logits(map_logits, inputs.map)
+            loss = self._cross_entropy(plan.logits, inputs) + _map_loss(map_logits, inputs)
         else:
             plan = self.planner.plan(None, inputs.goal, inputs.observation)
             loss = self._cross_entropy(plan.logits, inputs)
+            if self.training.mapper_weight > 0:
+                loss = loss + self.training.mapper_weight * _map_loss(plan.map_logits, inputs)
         if self.training.jacobian_weight > 0 and self._draws_penalty(generator):
             from planners.jacobian import jacobian_penalty
 
@@ -355,6 +384,11 @@ class Trainer:
         self._peak_bytes = state["peak_bytes"]
         self._steps_metered = state["steps_metered"]
         torch.set_rng_state(state["torch_random_state"])
+
+
+def _map_loss(map_logits: Tensor | None, inputs: Inputs) -> Tensor:
+    assert map_logits is not None
+    return functional.binary_cross_entropy_with_logits(map_logits, inputs.map)
 
 
 def _adjoint_residual(solution: Solution) -> float:

@@ -12,10 +12,10 @@ import torch
 from datagen.navigation import draw
 from datagen.problem import FOUR, FOUR_WRAP
 from datagen.task import DatasetSpec
-from planners.evaluation import evaluate
+from planners.evaluation import Inputs, evaluate
 from planners.memory import MemoryLimitExceeded
 from planners.specs import PlannerSpec, TrainingSpec
-from planners.training import Trainer
+from planners.training import Trainer, flushed_denormals
 
 SPEC = DatasetSpec(map_size=9, train=64, valid=16, test=16)
 PLANNER = PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=6)
@@ -234,3 +234,74 @@ def test_mapper_and_planner_learn_apart_and_then_together():
     assert seen[2:] == [(False, True)] * 2
     assert any(not torch.equal(apart[name], p) for name, p in learner.planner.mapper.named_parameters())
     assert 0 <= learner.test(valid).success_rate <= 1
+
+
+def arms():
+    from datagen.manipulation import draw as draw_arm
+
+    spec = DatasetSpec(task="workspace_manipulation", map_size=9, train=8, valid=0, test=0)
+    planner = PlannerSpec(
+        core="contractive", mapper="unet", mapper_options={"channels": (4, 8)}, wrap=True, q_channels=8, k_fwd=6
+    )
+    return draw_arm(spec, "train", 0, 8), planner
+
+
+def test_the_loss_of_joint_training_holds_the_map_to_the_weight_that_is_asked_for():
+    problems, planner = arms()
+    losses = []
+    for weight in (0.0, 2.0):
+        training = TrainingSpec(epochs=1, batch_size=8, mapper_pretrain_epochs=0, mapper_weight=weight)
+        learner = Trainer(planner, training, problems, problems[:0], moves=FOUR_WRAP, seed=0)
+        inputs = Inputs.of(problems, torch.device("cpu"))
+        logits = learner.planner.mapper(inputs.observation, (9, 9)).double().detach()
+        losses.append(learner.run_epoch().train_loss)
+    probability = logits.sigmoid()
+    by_hand = -(inputs.map * probability.log() + (1 - inputs.map) * (1 - probability).log()).mean()
+    assert losses[1] - losses[0] == pytest.approx(2 * float(by_hand), rel=1e-5)
+
+
+def test_the_mapper_may_have_a_step_size_of_its_own_that_falls_like_the_planners():
+    problems, planner = arms()
+    training = TrainingSpec(
+        epochs=2,
+        batch_size=8,
+        optimizer="adam",
+        learning_rate=0.01,
+        learning_rate_decay=0.5,
+        mapper_pretrain_epochs=0,
+        mapper_learning_rate=1e-4,
+        mapper_weight=1.0,
+    )
+    learner = Trainer(planner, training, problems, problems[:0], moves=FOUR_WRAP, seed=0)
+
+    def moved() -> list[float]:
+        parts = (learner.planner.core, learner.planner.mapper)
+        before = [torch.cat([p.detach().flatten() for p in part.parameters()]).clone() for part in parts]
+        learner.run_epoch()
+        after = [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
+        return [float((b - a).abs().max()) for b, a in zip(before, after, strict=True)]
+
+    # Adam's first step is the step size itself; the second is at most a little more than half of that here.
+    assert moved() == pytest.approx([0.01, 1e-4], rel=0.02)
+    assert [group["lr"] for group in learner.optimizer.param_groups] == [0.01, 1e-4]
+    moved()
+    assert [group["lr"] for group in learner.optimizer.param_groups] == [0.005, 5e-5]
+
+
+def test_training_steps_count_denormals_as_zero_and_nobody_else_does(problems):
+    tiny = torch.tensor(torch.finfo(torch.float32).tiny)
+    seen = []
+
+    class Watched(Trainer):
+        def look(self, plan, random_state):
+            seen.append(bool(tiny / 2 == 0))
+
+    Watched(PLANNER, TRAINING, *problems, moves=FOUR, seed=0).run_epoch()
+    assert seen == [True] * 4 and bool(tiny / 2 != 0)
+    with pytest.raises(ValueError, match="from inside"), flushed_denormals(), flushed_denormals():
+        raise ValueError("from inside")
+    assert bool(tiny / 2 != 0)
+    with flushed_denormals():
+        with flushed_denormals():
+            pass
+        assert bool(tiny / 2 == 0)
