@@ -1,4 +1,5 @@
-"""What a trained mapper still tells about the map: how often a free cell's logit is above an obstacle's.
+"""What a trained mapper still tells about the map: how often a free cell's logit is above an obstacle's, and how much
+a cell's logit differs from scene to scene (not at all, where the mapper no longer looks).
 
 python -m benchmarks.mapping STORAGE SWEEP [--profile laptop] [--only planner=contractive] [--set KEY=VALUE ...]
 
@@ -56,7 +57,8 @@ def main() -> None:
         free, obstacles = (float(shown[inputs.map == value].median()) for value in (1, 0))
         print(
             f"{trial_name(trial)}  told apart: {told_apart(logits, inputs.map):.3f}"
-            f"  median of free cells: {free:.3f}  of obstacles: {obstacles:.3f}",
+            f"  median of free cells: {free:.3f}  of obstacles: {obstacles:.3f}"
+            f"  deviation over scenes: {float(logits.std(0).mean()):.2g}",
             flush=True,
         )
 
