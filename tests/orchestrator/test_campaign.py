@@ -104,8 +104,13 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign):
     done = [trial_directory(storage, trial.trial_id) / "result.json" for trial in trials if trial is not broken]
     before = [path.stat().st_mtime_ns for path in done]
     (trial_directory(storage, broken.trial_id) / "log.txt").rmdir()
+    report = storage / "sweeps" / "tiny" / "report.html"
+    report.unlink()
+    report.mkdir()  # a report that can't be written costs nothing but itself
     again = idp("run", path, "--storage", storage)
     assert again.returncode == 0, again.stderr
+    assert "the report could not be written: IsADirectoryError" in again.stderr and "Traceback" not in again.stderr
+    report.rmdir()
     assert "starting Ray for 1 trials" in again.stderr
     assert [path.stat().st_mtime_ns for path in done] == before
     assert len(read_curves(trial_directory(storage, broken.trial_id))) == 1
