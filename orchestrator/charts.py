@@ -31,7 +31,7 @@ from orchestrator.drawing import (
     legend,
     panels,
 )
-from orchestrator.runs import Run, grouped, usable
+from orchestrator.runs import Run, grouped, usable, usable_by_cell
 from orchestrator.tables import DISTANCE_BIN_NAMES, distance_bins
 
 
@@ -79,7 +79,7 @@ NARROWEST_RUNTIME_INCHES = 0.95
 
 def runtime(runs: Runs, width: float) -> Figure:
     """Seconds of the forward and the backward pass over K: unrolled at the left, implicit at the right (Figure 6)."""
-    timed = [run for run in usable(runs) if run.result and run.result.forward_seconds is not None]
+    timed = [run for run in usable_by_cell(runs) if run.result and run.result.forward_seconds is not None]
     if not timed:
         raise NothingToDraw("runtime: no completed trial has times")
     sides = [(name, own) for name, own in (("ADP", False), ("IDP", True)) if any(_implicit(r) == own for r in runs)]
@@ -203,7 +203,7 @@ def _with_k(planner: str, runs: Runs) -> str:
 
 def generalisation(runs: Runs, width: float) -> Figure:
     """Success rate on larger maps than those of the training (Figure 10)."""
-    tested = [run for run in usable(runs) if run.evaluations]
+    tested = [run for run in usable_by_cell(runs) if run.evaluations]
     if not tested:
         raise NothingToDraw("generalisation: no trained planner has been tested on the sweep's `test_on` maps yet")
     problems = grouped(tested, problem_of)
@@ -234,7 +234,7 @@ def _tested_k(runs: Runs) -> str:
 
 def distance(runs: Runs, width: float) -> Figure:
     """Share of starts that arrive, by the length of their shortest path: where a planner's horizon ends."""
-    counted = [run for run in usable(runs) if run.result and distance_bins(run.result)]
+    counted = [run for run in usable_by_cell(runs) if run.result and distance_bins(run.result)]
     if not counted:
         raise NothingToDraw("distance: no completed trial has counted its arrivals by distance")
     groups = _by_problem_and_k(counted)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.runs import Run, grouped, usable
+from orchestrator.runs import Run, cell_of, grouped, usable
 from orchestrator.specs import Scalar
 
 
@@ -55,8 +55,7 @@ class Further:
 
 def further(runs: Sequence[Run]) -> list[Further]:
     """Return the rows, in the order of the sweep; trials of different code are never averaged."""
-    cells = grouped(runs, lambda run: tuple((name, value) for name, value in run.trial.axes.items() if name != "seed"))
-    rows = [Further(dict(axes), _tests(usable(own))) for axes, own in cells.items()]
+    rows = [Further(dict(axes), _tests(usable(own))) for axes, own in grouped(runs, cell_of).items()]
     return [row for row in rows if row.tests]
 
 

@@ -98,3 +98,13 @@ def usable(runs: Iterable[Run], code: str | None = None) -> list[Run]:
         return []
     commonest = Counter(version(run) for run in completed).most_common(1)[0][0]
     return [run for run in completed if version(run) == commonest]
+
+
+def cell_of(run: Run) -> tuple[tuple[str, Scalar], ...]:
+    """Return the run's place in the sweep but for the seed: what one row of a table averages."""
+    return tuple((name, value) for name, value in run.trial.axes.items() if name != "seed")
+
+
+def usable_by_cell(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs that the tables use: in each cell those that are `usable`, whatever code other cells are of."""
+    return [run for cell in grouped(runs, cell_of).values() for run in usable(cell)]

@@ -35,12 +35,12 @@ from orchestrator.drawing import (
     legend,
     panels,
 )
-from orchestrator.runs import Run, grouped, usable
+from orchestrator.runs import Run, grouped, usable_by_cell
 
 
 def residuals(runs: Runs, width: float) -> Figure:
     """Relative residual after each step of the forward and the backward solve of the trained planners."""
-    traced = [run for run in usable(runs) if run.result and run.result.forward_trace]
+    traced = [run for run in usable_by_cell(runs) if run.result and run.result.forward_trace]
     if not traced:
         raise NothingToDraw("residuals: no completed trial has recorded its residuals")
     places = [
@@ -110,7 +110,7 @@ def _trace(axes: Axes, pen: Pen, traces: Sequence[Sequence[float | None]]) -> No
 
 def backward(runs: Runs, width: float) -> Figure:
     """Milliseconds of the backward pass over its iterations, for each backward solver (Figure 11)."""
-    timed = [run for run in usable(runs) if run.result and run.result.backward_seconds is not None]
+    timed = [run for run in usable_by_cell(runs) if run.result and run.result.backward_seconds is not None]
     if not timed:
         raise NothingToDraw("backward: no completed trial has times")
     groups = grouped(timed, row_of)
@@ -144,7 +144,7 @@ def _solver_pen(number: int) -> Pen:
 
 def solvers(runs: Runs, width: float) -> Figure:
     """Success rate by forward solver, backward solver and backward iterations (Figure 12)."""
-    done = usable(runs)
+    done = usable_by_cell(runs)
     if not done:
         raise NothingToDraw("solvers: no trial is completed")
     found = grouped(done, lambda run: (_forward_solver(run), row_of(run)))
@@ -190,7 +190,7 @@ def solvers(runs: Runs, width: float) -> Figure:
 
 def jacobian(runs: Runs, width: float) -> Figure:
     """Success rate over backward iterations by the frequency (columns) and weight (rows) of the Jacobian penalty."""
-    done = usable(runs)
+    done = usable_by_cell(runs)
     if not done:
         raise NothingToDraw("jacobian: no trial is completed")
     without = [run for run in done if not _penalty(run)[1]]

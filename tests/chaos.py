@@ -3,17 +3,20 @@
     python tests/chaos.py [--faults 20] [--seed 0] [--kinds driver worker ...]
 
 Each fault hits a run of `idp run`; whatever ends is started again with the same command, until the sweep is done. Then
-every number must be the undisturbed run's, and no trial may have been begun again after it was complete.
+every number must be the undisturbed run's, and no trial may have been begun again after it was complete. Where a sweep
+is done before all faults have hit, another one takes the rest.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -342,8 +346,19 @@ def main() -> None:
         def say(line: str) -> None:
             print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True)
 
-        hits = campaign(Path(name), storage, options.faults, options.kinds, options.seed, say, epochs=options.epochs)
-        say(f"the same table; faults: {hits}")
+        hits = Counter[str]()
+        for number in itertools.count():
+            folder, left = Path(name) / f"sweep{number}", options.faults - hits.total()
+            folder.mkdir()
+            place, seed = storage / f"sweep{number}", options.seed + number
+            new = campaign(folder, place, left, options.kinds, seed, say, epochs=options.epochs)
+            hits += Counter(new)
+            say(f"the same table; faults so far: {dict(hits)}")
+            if hits.total() >= options.faults:
+                break
+            if not any(new.values()):
+                raise SystemExit("no fault of these kinds can hit here")
+            shutil.rmtree(place)
 
 
 if __name__ == "__main__":

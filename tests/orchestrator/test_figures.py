@@ -13,7 +13,7 @@ from samples import SWEEPS, sample_runs
 from orchestrator.chart_parts import NothingToDraw
 from orchestrator.drawing import inline_svg, pens, picture, style, write_picture
 from orchestrator.figures import DEFAULT_FIGURES, FIGURES, draw
-from orchestrator.runs import usable
+from orchestrator.runs import cell_of, usable, usable_by_cell
 from orchestrator.sweep_files import load_sweep
 
 DRAWN = [
@@ -116,6 +116,20 @@ def test_results_of_other_code_are_left_out_and_shown_only_alone():
     assert usable([*stale, *fresh[:2]]) == fresh[:2]
     assert usable(stale) == stale
     assert usable([*stale[:1], *samples("figure11", "smoke", code="1" * 12)[1]])[0].result.provenance.code == "1" * 12
+
+
+def test_a_figure_shows_in_each_cell_what_the_tables_use_there():
+    fresh, stale = (
+        [run for run in samples("figure6", "laptop", code=code)[1] if run.completed] for code in (None, "0" * 12)
+    )
+    assert len({cell_of(run) for run in fresh}) == len(fresh) > 20
+    mixed = [*fresh[:2], *stale[2:]]
+    assert usable_by_cell([*stale, *fresh[:2]]) == mixed
+
+    def drawn(runs) -> list[int]:
+        return [sum(len(line.get_xdata()) for line in axes.lines) for axes in draw("runtime", runs).axes]
+
+    assert drawn(mixed) == drawn(fresh) and sum(drawn(fresh)) > 0
 
 
 def test_pens_differ_and_tell_the_adjoint_apart_without_colour():
