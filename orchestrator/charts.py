@@ -171,7 +171,8 @@ def _over_training(
     pen_of = pens_of(runs)
     for axes, members in zip(every, groups.values(), strict=True):
         for planner, own in grouped([run for run in members if run in drawn], planner_of).items():
-            pen, lines = pen_of[planner], [points(run) for run in own]
+            # A seed that was stopped or still trains must not cut short the curve of those that are done.
+            pen, lines = pen_of[planner], [points(run) for run in usable(own) or own]
             length = min(len(x) for x, _ in lines)
             x = np.mean([line[0][:length] for line in lines], axis=0)
             y = np.array([line[1][:length] for line in lines])

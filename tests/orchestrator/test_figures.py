@@ -103,6 +103,20 @@ def test_curves_have_bands_over_seeds():
     np.testing.assert_allclose(upper[:, 1][: len(lower)], lower[:, 1][: len(upper)], atol=1e-9)
 
 
+def test_a_seed_that_was_stopped_does_not_cut_a_curve_short():
+    runs = [run for run in samples("figure7", overrides=FEW)[1] if run.completed]
+
+    def lengths(runs) -> list[int]:
+        return [len(line.get_xdata()) for axes in draw("curves", runs).axes for line in axes.lines]
+
+    def stopped(run):
+        assert run.result is not None and len(run.curves) > 1
+        return replace(run, result=run.result.model_copy(update={"status": "CANCELLED"}), curves=run.curves[:1])
+
+    assert lengths([stopped(run) if run.axis("seed") == 1 else run for run in runs]) == lengths(runs)
+    assert set(lengths([stopped(run) for run in runs])) == {1}
+
+
 def test_generalisation_says_how_many_steps_were_taken():
     _, runs = samples("figure10", overrides=FEW)
     texts = [text.get_text() for text in draw("generalisation", runs).legends[0].get_texts()]
