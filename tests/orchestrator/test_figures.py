@@ -133,8 +133,10 @@ def test_results_of_other_code_are_left_out_and_shown_only_alone():
 
 
 def test_a_figure_shows_in_each_cell_what_the_tables_use_there():
+    one_seed = ("planners.contractive.grid.seed=[0]",)
     fresh, stale = (
-        [run for run in samples("figure6", "laptop", code=code)[1] if run.completed] for code in (None, "0" * 12)
+        [run for run in samples("figure6", "laptop", code=code, overrides=one_seed)[1] if run.completed]
+        for code in (None, "0" * 12)
     )
     assert len({cell_of(run) for run in fresh}) == len(fresh) > 20
     mixed = [*fresh[:2], *stale[2:]]
