@@ -65,7 +65,7 @@ class FreshReport:
         self._closing.set()
         self._changed.set()
         self._thread.join()
-        self._write_elsewhere(running=False)
+        self._write(running=False)
         return report_path(self._sweep, self._storage)
 
     def _keep(self) -> None:
@@ -76,11 +76,17 @@ class FreshReport:
                 return
             started = time.monotonic()
             try:
-                self._write_elsewhere(running=True)
+                self._write(running=True)
             except ReportError as error:
                 self.error = error  # the next version, and close(), try again
             # A large sweep's report takes a while to draw: at most a twentieth of the time goes into it.
             self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
+
+    def _write(self, running: bool) -> None:
+        try:
+            self._write_elsewhere(running)
+        except OSError as error:  # no room for the request, or no process to be had
+            raise ReportError(f"the report could not be written: {error}") from error
 
     def _write_elsewhere(self, running: bool) -> None:
         trials = list(self._trials)
@@ -107,7 +113,8 @@ class FreshReport:
                 if running and self._closing.is_set():
                     process.kill()  # the last version takes its place
         if process.returncode and not (running and self._closing.is_set()):
-            raise ReportError(f"the report could not be written: {complaint.strip().splitlines()[-1]}")
+            said = complaint.strip().splitlines() or [f"its process ended with {process.returncode}"]
+            raise ReportError(f"the report could not be written: {said[-1]}")
 
 
 def _main() -> None:
