@@ -27,6 +27,11 @@ def write_curves(directory: Path, records: Sequence[Any]) -> None:
         directory: The trial directory.
         records: Dataclasses or mappings, all with the same fields, in order of epoch.
     """
+    write_bytes(directory / "curves.parquet", curves_file(records))
+
+
+def curves_file(records: Sequence[Any]) -> bytes:
+    """Return the content of a `curves.parquet`; arguments as for `write_curves`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -36,7 +41,8 @@ def write_curves(directory: Path, records: Sequence[Any]) -> None:
     table = table.replace_schema_metadata({"checksum": checksum_of(table.to_pylist())})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_bytes(directory / "curves.parquet", sink.getvalue().to_pybytes())
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def read_curves(directory: Path) -> list[dict[str, Any]]:

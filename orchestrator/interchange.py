@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from datagen.spec import nearest
@@ -65,13 +66,17 @@ def _export(options: argparse.Namespace) -> int:
 def _archive(options: argparse.Namespace) -> int:
     from orchestrator.archive import write_archive
 
-    print(f"{options.file}: {write_archive(options.storage, options.file)} trials")
+    print(f"{options.file}: {write_archive(options.storage, options.file, _say)} trials")
     return 0
 
 
 def _unarchive(options: argparse.Namespace) -> int:
     from orchestrator.archive import read_archive
 
-    written, there = read_archive(options.file, options.storage)
+    written, there = read_archive(options.file, options.storage, _say)
     print(f"{options.storage}: {written} of {there} trials put there, {there - written} it had already")
     return 0
+
+
+def _say(line: str) -> None:
+    print(f"idp: {line}", file=sys.stderr)

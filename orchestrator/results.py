@@ -104,7 +104,7 @@ class TrialResult(BaseModel):
     test_accuracy: Fraction | None = None
     test_cells_by_distance: list[Count] = Field([], max_length=64)
     test_arrivals_by_distance: list[Count] = Field([], max_length=64)
-    curves: str = "curves.parquet"
+    curves: str = Field("curves.parquet", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     provenance: Provenance = Provenance()
 
     @model_validator(mode="before")

@@ -112,7 +112,7 @@ def unsealed(text: bytes | str) -> dict[str, Any]:
         ValueError: It is no such object, or no longer the one that was written.
     """
     try:
-        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
+        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=refuse_constant)
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
     except ValueError as error:
@@ -127,5 +127,6 @@ def unsealed(text: bytes | str) -> dict[str, Any]:
     return content
 
 
-def _refuse(constant: str) -> Any:
+def refuse_constant(constant: str) -> Any:
+    """Refuse NaN and the infinities, which no JSON has; for `json.loads`."""
     raise ValueError(f"{constant} is no number")

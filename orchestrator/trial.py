@@ -308,7 +308,7 @@ def _cuda_peak_bytes(device: str) -> int | None:
 
 
 def _code(spec: TrialSpec) -> str:
-    """Return what tells one version of the code behind a trial from another: the project's hash, and its plug-ins'."""
+    """Return what tells one version of the code behind a trial from another: ours, and its plug-ins'."""
     return " ".join([code_hash(), *map(code_hash, spec.plugins)])
 
 
