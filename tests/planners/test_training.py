@@ -7,7 +7,6 @@ import io
 import math
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -432,7 +431,7 @@ def test_compilation_is_no_part_of_a_budget(problems, monkeypatch, clock):
 
 def test_less_than_a_batch_is_refused_in_words(problems):
     train, valid = problems
-    with pytest.raises(ValueError, match="train: expected at least one batch of 16 problems .batch_size., got 15"):
+    with pytest.raises(ValueError, match=r"train: expected at least one batch of 16 problems \(batch_size\), got 15"):
         Trainer(PLANNER, TRAINING, train[:15], valid, moves=FOUR, seed=0)
     with pytest.raises(ValueError, match="problems: expected at least one to plan, got none"):
         evaluate(trainer(problems).planner, valid[:0], moves=FOUR)
