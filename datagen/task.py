@@ -139,9 +139,9 @@ class DatasetSpec(Spec):
 
     task: str = "navigation"
     map_size: int = Field(15, ge=5, le=1001)
-    train: int = Field(10_000, ge=0)
-    valid: int = Field(2_000, ge=0)
-    test: int = Field(2_000, ge=0)
+    train: int = Field(10_000, ge=0, le=10**9)
+    valid: int = Field(2_000, ge=0, le=10**9)
+    test: int = Field(2_000, ge=0, le=10**9)
     seed: int = Field(0, ge=0, lt=2**32)
     options: SerializeAsAny[Spec] = NoOptions()
     imported: str | None = Field(None, pattern="^[0-9a-f]{64}$")

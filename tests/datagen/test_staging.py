@@ -45,7 +45,7 @@ def stage(directory, cache, room=10**8):
 
 
 def copies(cache):
-    return {path.name for path in cache.iterdir() if path.is_dir()}
+    return {path.name for path in cache.rglob("*") if path.is_dir() and (path / "manifest.json").exists()}
 
 
 def room_for(far, count):
@@ -81,7 +81,7 @@ def test_a_damaged_copy_is_made_again(far, cache, damage):
 
 def test_the_least_recently_used_copy_goes_first(far, cache):
     first, second = (stage(directory, cache) for directory in far[:2])
-    os.utime(second, (1, 1))
+    os.utime(second.parent, (1, 1))
     third = stage(far[2], cache, room_for(far, 2))
     assert copies(cache) == {first.name, third.name}
 
