@@ -29,7 +29,7 @@ from datagen.plugins import OWNERS
 from datagen.problem import Problems, concatenate
 from datagen.provenance import code_hash
 from datagen.spec import canonical_json
-from datagen.splits import map_hashes
+from datagen.symmetry import shape_hashes
 from datagen.task import SPLITS, TASKS, DatasetSpec, Split, dataset_id
 
 PROBLEMS_PER_SHARD = 1000
@@ -228,7 +228,7 @@ def _shared_maps(spec: DatasetSpec, directory: Path, records: list[ShardRecord])
         path = directory / record.name
         with readable(path):
             table = _shard_file(path, spec, record, verify=True).read(columns=["map"], use_threads=False)
-            hashes[record.split].append(map_hashes(array_of(table, "map")))
+            hashes[record.split].append(shape_hashes(array_of(table, "map"), spec))
     unique = np.concatenate([np.unique(np.concatenate(parts)) for parts in hashes.values()])
     found, splits = np.unique(unique, return_counts=True)
     return int(np.count_nonzero(splits > 1)) if len(found) else 0

@@ -11,7 +11,8 @@ from datagen.expert import solve
 from datagen.problem import Moves, Problems
 from datagen.spec import canonical_json
 from datagen.splitmix import label_seeds, problem_seeds
-from datagen.splits import MAX_REPEATED, Claims, claim, in_order, map_hashes, owner
+from datagen.splits import MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.symmetry import shape_hashes
 from datagen.task import SPLITS, TASKS, DatasetSpec, Split
 
 Proposal = tuple[NDArray[np.uint8], tuple[int, int]]
@@ -93,7 +94,7 @@ def _accepted(
             continue
         map_, goal = np.ascontiguousarray(proposal[0], np.uint8), (int(proposal[1][0]), int(proposal[1][1]))
         _check(map_, goal)
-        hash_ = map_hashes(map_[None])[0]
+        hash_ = shape_hashes(map_[None], spec)[0]
         if owner(hash_) != number:
             continue
         if claim(hash_, index, claims.keys, claims.holders) or repeated == MAX_REPEATED:
