@@ -68,7 +68,9 @@ def _check_schema(schema: pa.Schema, spec: DatasetSpec, split: Split, path: Path
         for key in (b"shape", b"dtype", b"order"):
             wanted, got = (field.metadata or {}).get(key), (found.metadata or {}).get(key)
             if wanted != got:
-                raise DatasetError(f"{path}: column {field.name!r}: expected the {key.decode()} {wanted!r}, got {got!r:.80}")
+                raise DatasetError(
+                    f"{path}: column {field.name!r}: expected the {key.decode()} {wanted!r}, got {got!r:.80}"
+                )
         if found.type != field.type:
             raise DatasetError(f"{path}: column {field.name!r}: expected {field.type}, got {found.type}")
     if "obstacles" in schema.names and schema.field("obstacles").type != SCENE:
