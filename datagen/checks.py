@@ -76,9 +76,9 @@ def _check_schema(schema: pa.Schema, spec: DatasetSpec, split: Split, path: Path
     if "obstacles" in schema.names and schema.field("obstacles").type != SCENE:
         raise DatasetError(f"{path}: column 'obstacles': expected {SCENE}, got {schema.field('obstacles').type}")
     metadata = schema.metadata or {}
-    for key, text in (("spec", canonical_json(spec)), ("split", split)):
-        if metadata.get(key.encode()) != text.encode():
-            raise DatasetError(f"{path}: expected a shard of {key} {text}, got {metadata.get(key.encode())!r:.300}")
+    for name, text in (("spec", canonical_json(spec)), ("split", split)):
+        if metadata.get(name.encode()) != text.encode():
+            raise DatasetError(f"{path}: expected a shard of {name} {text}, got {metadata.get(name.encode())!r:.300}")
 
 
 def checked_problems(table: pa.Table, moves: Moves, first: int, path: Path) -> Problems:

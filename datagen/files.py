@@ -6,8 +6,8 @@ import errno
 import os
 import stat
 import tempfile
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from datagen.manifest import DatasetError
 
@@ -15,7 +15,7 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a so
 _ATTEMPTS = 3
 
 
-def open_file(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading.
 
     Raises:
@@ -26,7 +26,7 @@ def open_file(path: Path) -> IO[bytes]:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"expected a file, got {_KINDS.get(stat.S_IFMT(mode), 'a device')}", str(path))
-    return os.fdopen(descriptor, "rb")
+    return open(descriptor, "rb")
 
 
 def read_file(path: Path, most: int) -> bytes:

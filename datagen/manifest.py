@@ -82,8 +82,8 @@ class Manifest(Spec):
 
     @model_validator(mode="after")
     def _of_one_dataset(self) -> Self:
-        if self.dataset_id != (expected := dataset_id(self.spec)):
-            raise ValueError(f"dataset_id: expected {expected!r}, which the spec says, got {self.dataset_id!r:.100}")
+        if self.dataset_id != (own := dataset_id(self.spec)):
+            raise ValueError(f"dataset_id: expected {own!r}, which the spec says, got {self.dataset_id!r:.100}")
         if (self.source == "imported") != (self.spec.imported is not None):
             raise ValueError(f"source: {self.source!r} does not fit spec.imported, {self.spec.imported!r}")
         expected_names: list[str] = []
@@ -91,9 +91,8 @@ class Manifest(Spec):
             of = sum(record.split == split for record in self.shards)
             expected_names += [shard_name(split, index, of) for index in range(of)]
             if not of or self.rows(split) != self.spec.count(split):
-                raise ValueError(
-                    f"shards: {of} of {split} with {self.rows(split)} problems, but the spec has {self.spec.count(split)}"
-                )
+                expected = self.spec.count(split)
+                raise ValueError(f"shards: {of} of {split} with {self.rows(split)} problems, the spec has {expected}")
         if [record.name for record in self.shards] != expected_names:
             raise ValueError("shards: expected those of train, valid and test, each once and in order")
         return self

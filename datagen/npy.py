@@ -1,6 +1,6 @@
 """One array of an `.npz` file from anybody: its header is read by our own rule, its numbers in pieces.
 
-NumPy's reader gives the header to Python's parser, which strange ones bring down in a dozen ways, and believes its shape.
+NumPy's reader gives the header to Python's parser, which strange ones bring down in a dozen ways, and believes it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class NpzArray:
             )
         if self._fortran and self._bytes > _FORTRAN_BYTES:
             raise DatasetError(
-                f"{self.name}: {self._bytes:,} bytes in Fortran order, which can't be read in pieces; save it in C order "
-                "(numpy.ascontiguousarray)"
+                f"{self.name}: {self._bytes:,} bytes in Fortran order, which can't be read in pieces; save it in C "
+                "order (numpy.ascontiguousarray)"
             )
 
     @contextmanager

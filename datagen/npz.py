@@ -63,8 +63,8 @@ def _layout(archive: zipfile.ZipFile, path: Path) -> _Layout:
     arrays = {number: NpzArray(archive, path, number) for number in numbers}
     if len(numbers) == 12 and len(arrays[3].shape) == 4:
         raise DatasetError(
-            f"{path}: four arrays of each split (arr_3 is {list(arrays[3].shape)}); expected three: maps, goal maps and "
-            "policies, without distances"
+            f"{path}: four arrays of each split (arr_3 is {list(arrays[3].shape)}); expected three: maps, goal maps "
+            "and policies, without distances"
         )
 
     def per_split(first: int, step: int) -> dict[Split, NpzArray]:
@@ -131,7 +131,7 @@ def _binary(piece: NDArray[Any], name: str, meaning: str) -> NDArray[np.uint8]:
     return piece.astype(np.uint8)
 
 
-def _refuse(wrong: NDArray[np.bool_], first: int, name: str, what: str) -> None:
+def _refuse(wrong: Any, first: int, name: str, what: str) -> None:
     if wrong.any():
         raise DatasetError(f"{name}: problem {first + int(wrong.argmax())} {what}")
 
@@ -165,7 +165,7 @@ def _ours(policy: NDArray[np.uint8], order: ActionOrder) -> NDArray[np.uint8]:
 def _judged(
     policy: NDArray[np.uint8], problems: Problems, moves: Moves
 ) -> tuple[NDArray[np.uint8] | None, NDArray[np.bool_], str]:
-    """Return the labels of a policy, None where they are still to be drawn; where it is wrong; and what is wrong there."""
+    """Return the labels of a policy, None where they are still to be drawn; where it is wrong; and what is."""
     if (policy.sum(axis=1) > 1).any():
         # All optimal actions of every cell ("full"): nothing is drawn, so the rule must give the same.
         bits = np.packbits(policy, axis=1, bitorder="little")[:, 0]

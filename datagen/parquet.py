@@ -278,7 +278,7 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
 
 
 def _clear(directory: Path) -> None:
-    """Remove what writers left that were killed: files that are older than any write takes, by one and the same clock."""
+    """Remove what killed writers left: files that are older than any write takes, by one and the same clock."""
     now = (directory / "manifest.json").stat().st_mtime
     for left in directory.glob(".*.tmp"):
         try:

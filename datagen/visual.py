@@ -72,7 +72,8 @@ def check_visual(spec: DatasetSpec) -> None:
     """Raise ValueError for a spec of which no view can be drawn."""
     if spec.map_size % 2 == 0:
         raise ValueError(
-            f"map_size: task 'visual_navigation' draws mazes with walls all round, which have odd sizes; got {spec.map_size}"
+            "map_size: task 'visual_navigation' draws mazes with walls all round, which have odd sizes; got "
+            f"{spec.map_size}"
         )
     assert isinstance(spec.options, VisualOptions)
     known = textures()

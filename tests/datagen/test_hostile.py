@@ -70,7 +70,7 @@ MANIFESTS = {
     "a name with a line break": (lambda m: shard(m, name=TEST + "\n"), "name"),
     "a name with NUL": (lambda m: shard(m, name="a\0b"), "name"),
     "a long name": (lambda m: shard(m, name="a" * 5000), "name"),
-    "Arabic digits": (lambda m: shard(m, name="test-٠٠٠٠٠-of-00001.parquet"), "name"),
+    "Arabic digits": (lambda m: shard(m, name="test-" + 5 * "\u0660" + "-of-00001.parquet"), "name"),
     "endless bytes": (lambda m: shard(m, bytes=10**40), "bytes"),
     "rows that lie": (lambda m: shard(m, rows=0), "shards: 1 of test with 0 problems"),
     "endless rows": (lambda m: (shard(m, rows=10**9), m["spec"].update(test=10**9)), "rows"),
@@ -95,7 +95,7 @@ def test_a_true_manifest_in_the_folder_of_another_set_is_refused(dataset):
     other = dataset.with_name(dataset_id(DatasetSpec()))
     dataset.rename(other)
     refused(other, "in a folder of the name")
-    with pytest.raises(DatasetError, match="manifest.json"):
+    with pytest.raises(DatasetError, match=r"manifest\.json"):
         is_complete(DatasetSpec(), other.parent)
     own = other.rename(other.with_name("my copy"))
     assert len(read_split(own, "test")) == 6

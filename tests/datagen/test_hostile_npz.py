@@ -80,7 +80,7 @@ FIRST = {
     "ten thousand dimensions": shaped("(" + "1," * 4000 + ")", bytes(8)),
     "a shape of text": shaped("('3', 7, 7)"),
     "a shape of floats": shaped("(3.0, 7, 7)"),
-    "digits that are none": shaped("(３, 7, 7)"),
+    "digits that are none": shaped("(\uff13, 7, 7)"),
     "more bytes than numbers": members()["arr_0.npy"] + b"x" * 1000,
     "fewer bytes than numbers": members()["arr_0.npy"][:-1],
     "10^18 maps": shaped("(1000000000000000000, 7, 7)"),

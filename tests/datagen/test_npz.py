@@ -228,7 +228,7 @@ def test_other_action_orders_and_moves_are_noticed(tmp_path):
     with pytest.raises(DatasetError, match=r"not optimal.*in another order: read it with --actions news"):
         import_npz(tmp_path / "news.npz", "navigation", tmp_path / "lab")
     export_npz(make(SPECS["manipulation"], tmp_path), tmp_path / "torus.npz")
-    with pytest.raises(DatasetError, match="not optimal; expected the order north, west, south, east$"):
+    with pytest.raises(DatasetError, match=r"not optimal; expected the order north, west, south, east$"):
         import_npz(tmp_path / "torus.npz", "navigation", tmp_path / "lab")
     export_npz(directory, tmp_path / "full.npz", labels="full", actions="news")
     with pytest.raises(DatasetError, match=r"several actions.*read it with --actions news"):
