@@ -135,7 +135,8 @@ def card(manifest: Manifest) -> str:
     disjoint = (
         f"**{manifest.shared_maps} maps are in more than one split**, as in the file that was imported."
         if manifest.shared_maps
-        else "No map is in two splits."
+        else "No map is in two splits"
+        + (", nor turned, mirrored or shifted." if spec.distinct == "up_to_symmetry" else ", cell for cell.")
     )
     ours = manifest.source == "generated" and not manifest.plugins
     origin = "the file that was imported" if manifest.source == "imported" else f"plug-in {', '.join(manifest.plugins)}"

@@ -32,7 +32,8 @@ def draw_proposed(
 ) -> Problems:
     """Make the problems `start` to `stop` of a split from proposals.
 
-    A proposal whose map belongs to another split, or came before in this one, is drawn again.
+    A proposal whose map belongs to another split, or came before in this one, is drawn again. What
+    `np.random.Generator` draws may change with NumPy's version, which the set's manifest names.
 
     Args:
         spec: The dataset; all that `propose` depends on must be in it.

@@ -14,7 +14,7 @@ import yaml
 
 import datagen.parquet as parquet
 from datagen.columns import problems_from_table
-from datagen.manifest import DatasetError
+from datagen.manifest import DatasetError, card
 from datagen.navigation import draw
 from datagen.parquet import (
     directory_of,
@@ -343,3 +343,25 @@ def test_a_temporary_that_somebody_cleared_is_written_again(tmp_path, monkeypatc
     monkeypatch.setattr(os, "replace", clearing)
     write_shard(SPEC, shards(SPEC)[0], tmp_path)
     assert cleared and shards(SPEC)[0] not in missing_shards(SPEC, tmp_path)
+
+
+def test_a_card_claims_no_licence_of_others_and_the_right_size(tmp_path):
+    made = make(tmp_path)
+    ours, theirs = card(made), card(made.model_copy(update={"plugins": ("theirs",)}))
+    assert "license: mit" in ours and "Licence: MIT." in ours
+    assert "license:" not in theirs and "Licence: that of plug-in theirs" in theirs
+    spec = SPEC.model_copy(update={"imported": "0" * 64})
+    imported = card(made.model_copy(update={"source": "imported", "spec": spec}))
+    assert "license:" not in imported and "Licence: that of the file that was imported" in imported
+    assert yaml.safe_load(imported.split("---")[1])["tags"] == ["differentiable-planning", "navigation"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [(999, "n<1K"), (1_000, "1K<n<10K"), (999_999, "100K<n<1M"), (20_000_000, "10M<n<100M"), (10**9, "1B<n<10B")],
+)
+def test_size_categories_are_the_hubs(rows, category, tmp_path):
+    made = make(tmp_path)
+    larger = made.shards[0].model_copy(update={"rows": rows - 11})  # beside those of valid and test
+    front = card(made.model_copy(update={"shards": (larger, *made.shards[3:])})).split("---")[1]
+    assert yaml.safe_load(front)["size_categories"] == [category]
