@@ -14,9 +14,9 @@ from datagen.task import dataset_id
 from orchestrator.chart_parts import NothingToDraw
 from orchestrator.drawing import inline_svg, style
 from orchestrator.figures import FIGURES, K_ARE_DIFFERENT, draw, figures_of
+from orchestrator.freshness import is_present
 from orchestrator.paper import beside_paper, paired_difference, paper, scale_differences
 from orchestrator.progress import trial_name
-from orchestrator.provenance import code_hash
 from orchestrator.results import write_bytes
 from orchestrator.runs import Run, collect, grouped
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
@@ -90,7 +90,7 @@ def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
         f"{_RELOAD if page.running else ''}"
         f"<title>{escape(sweep.name)}</title>\n<style>\n{_asset('report.css')}</style>\n</head>\n"
     )
-    table = rows([run.trial for run in runs], {r.trial.trial_id: r.result for r in runs if r.result}, code_hash())
+    table = rows([run.trial for run in runs], {r.trial.trial_id: r.result for r in runs if r.result})
     sections = [
         _opening(sweep, runs, page),
         _beside_paper(sweep, runs),
@@ -129,14 +129,13 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]], caption: str =
 
 
 def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
-    code = code_hash()
     differences = scale_differences(runs)
-    count = Counter(_state(run, code) for run in runs)
+    count = Counter(map(_state, runs))
     ended = count["completed"] + count["out of memory"]
     done = sum(run.result is not None for run in runs)
     tiles = [f'<div class="tile"><b>{ended}/{len(runs)}</b><span>trials done</span></div>']
     for state in ("out of memory", "diverged", "failed", "cancelled", "of other code"):
-        if number := _special(runs, state, code):
+        if number := _special(runs, state):
             word = "under 20 %" if state == "diverged" and differences else state
             tiles.append(f'<div class="tile"><b>{number}</b><span>{word}</span></div>')
     seconds = sum(run.result.train_seconds or 0.0 for run in runs if run.result)
@@ -163,19 +162,19 @@ def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
     )
 
 
-def _state(run: Run, code: str) -> str:
+def _state(run: Run) -> str:
     if run.result is None:
         return "missing"
     words = {"COMPLETED": "completed", "OUT_OF_MEMORY": "out of memory", "FAILED": "failed", "CANCELLED": "cancelled"}
     return words[run.result.status]
 
 
-def _special(runs: Sequence[Run], state: str, code: str) -> int:
+def _special(runs: Sequence[Run], state: str) -> int:
     if state == "diverged":
         return sum(bool(run.result and run.result.trial_diverged) for run in runs)
     if state == "of other code":
-        return sum(bool(run.result and run.result.provenance.code != code) for run in runs)
-    return sum(_state(run, code) == state for run in runs)
+        return sum(bool(run.result and run.result.final and not is_present(run.result.provenance)) for run in runs)
+    return sum(_state(run) == state for run in runs)
 
 
 def _hours(seconds: float) -> str:
@@ -363,7 +362,6 @@ def _missing(runs: Sequence[Run]) -> str:
 def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     found = [run.result.provenance for run in runs if run.result]
     datasets = dict.fromkeys(dataset_id(run.trial.spec.data) for run in runs)
-    present = code_hash()
 
     def counted(values: Iterable[str]) -> str:
         counts = Counter(value for value in values if value)
@@ -376,7 +374,7 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     )
     libraries = sorted({f"{name} {version}" for p in found for name, version in p.versions.items()})
     items = {
-        "code": counted(f"{p.code}{'' if p.code == present else ' (stale)'}" for p in found),
+        "code": counted(f"{p.code}{'' if is_present(p) else ' (stale)'}" for p in found),
         "commit": counted(commits),
         "libraries": ", ".join(libraries),
         "hosts": counted(p.host for p in found),

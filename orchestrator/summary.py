@@ -11,7 +11,6 @@ from datagen.spec import nearest
 from datagen.task import TASKS
 from orchestrator.further_tests import Further, further
 from orchestrator.paper import Difference, Entry, beside_paper, paired_difference, pairs, paper, scale_differences
-from orchestrator.provenance import code_hash
 from orchestrator.runs import Run, grouped
 from orchestrator.specs import SweepError
 from orchestrator.tables import DISTANCE_BIN_NAMES, MISSING, Row, notes, rows, success
@@ -210,7 +209,7 @@ def summarise(
         SweepError: A planner to compare is not in the sweep.
     """
     trials = [run.trial for run in runs]
-    table = rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}, code_hash())
+    table = rows(trials, {run.trial.trial_id: run.result for run in runs if run.result})
     return Summary(
         title,
         table,

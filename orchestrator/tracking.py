@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from orchestrator.provenance import code_hash
 from orchestrator.results import TrialResult, read_result, trial_directory, write_json
 from orchestrator.runs import collect
 from orchestrator.specs import PlannedTrial, SweepSpec
@@ -139,7 +138,7 @@ class Tracker:
 def _end(view: View, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path, status: str) -> None:
     """Send what is about the sweep as a whole: its means, how it ended, and its documents."""
     runs = collect(sweep, trials, storage)
-    view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}, code_hash()), status)
+    view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}), status)
     if status != "KILLED":  # whoever stops a sweep does not wait for pictures; the next run sends them
         content = digest_of_documents(sweep, runs)
         view.attach(content, lambda folder: write_documents(sweep, runs, storage, folder))
