@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import tracking, tracking_view
+from orchestrator import tracking, tracking_note, tracking_view
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_curves, write_result
 from orchestrator.specs import SweepSpec, expand
@@ -129,7 +129,7 @@ def test_syncing_again_changes_nothing(storage):
 
 def test_live_and_rebuilt_views_agree(storage):
     told: list[str] = []
-    tracker = Tracker(default_uri(storage), SWEEP, TRIALS, storage, told.append)
+    tracker = Tracker(default_uri(storage), SWEEP, storage, told.append)
     tracker.note(TRIALS[0], "started")
     for epochs in (1, 2):
         leave_curves(storage, TRIALS[0], epochs)
@@ -151,7 +151,7 @@ def test_live_and_rebuilt_views_agree(storage):
 
 def test_a_restarted_driver_goes_on_in_the_same_run(storage):
     uri = default_uri(storage)
-    first = Tracker(uri, SWEEP, TRIALS, storage, print)
+    first = Tracker(uri, SWEEP, storage, print)
     leave_curves(storage, TRIALS[0], 1)
     first.note(TRIALS[0], "epoch")
     assert first.close("KILLED") == 0
@@ -159,7 +159,7 @@ def test_a_restarted_driver_goes_on_in_the_same_run(storage):
     client, found = runs(storage)
     assert found[key].info.status == "KILLED"
     leave(storage, TRIALS[0], epochs=3)
-    second = Tracker(uri, SWEEP, TRIALS, storage, print)
+    second = Tracker(uri, SWEEP, storage, print)
     second.note(TRIALS[0], "finished")
     assert second.close("FINISHED") == 0
     _, again = runs(storage)
@@ -199,7 +199,7 @@ def test_a_failed_trial_that_then_succeeds_is_one_run(storage):
 def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage):
     told: list[str] = []
     result = leave(storage, TRIALS[0])
-    tracker = Tracker(DEAD, SWEEP, TRIALS, storage, told.append)
+    tracker = Tracker(DEAD, SWEEP, storage, told.append)
     started = time.monotonic()
     for event in ("started", "epoch", "finished"):
         tracker.note(TRIALS[0], event)
@@ -217,7 +217,7 @@ def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage):
 def test_a_password_is_not_shown_nor_stored(storage):
     uri = "postgresql://user:secret@db:5432/mlflow"
     assert shown_uri(uri) == "postgresql://***@db:5432/mlflow"
-    tracking.write_sent(storage, SWEEP.name, uri, "1", {"x": "y"})
+    tracking_note.write_sent(storage, SWEEP.name, uri, "1", {"x": "y"})
     for path in (storage / "sweeps").rglob("*"):
         assert "secret" not in path.name
         assert path.is_dir() or b"secret" not in path.read_bytes()
