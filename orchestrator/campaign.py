@@ -113,7 +113,7 @@ def run_campaign(
             stack.enter_context(ray_cluster(address))
             check_machines(storage, address)  # before anybody is told of a run that can't be
         tracker = Tracker(uri, plan.sweep, storage, progress.say)
-        report = FreshReport(plan.sweep, plan.trials, storage, profile=profile, command=command)
+        report = FreshReport(plan.sweep, storage, profile=profile, command=command)
         status, failed_tests = "KILLED", 0
         try:
             for trial in plan.trials:

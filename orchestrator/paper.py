@@ -22,6 +22,7 @@ CONFIDENCE = 0.95
 _SCALE = {"train": 10_000, "valid": 2_000, "test": 2_000}
 _SEEDS = 5
 _CORES = ("vin", "symvin", "conv_gppn")
+_TASKS = ("navigation", "manipulation", "workspace_manipulation", "visual_navigation")
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,11 @@ def sample(values: Sequence[float]) -> Sample | None:
 def scale_differences(runs: Sequence[Run]) -> list[str]:
     """Return in what the sweep is smaller than, or otherwise not, the paper's scale, in words; empty where it is.
 
-    Only planners of the paper count: an addition of ours need not be trained as the paper's are.
+    Only the paper's planners on its tasks count: what is in no paper need not be trained as the paper's are.
     """
-    specs = [run.trial.spec for run in runs if run.trial.spec.planner.core in _CORES]
+    specs = [
+        run.trial.spec for run in runs if run.trial.spec.planner.core in _CORES and run.trial.spec.data.task in _TASKS
+    ]
     if not specs:
         return []
     said = []

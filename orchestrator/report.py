@@ -1,4 +1,4 @@
-"""The report of a sweep: one self-contained HTML page that needs no network, and a keeper that keeps it fresh."""
+"""The report of a sweep: one self-contained HTML page that needs no network, to be read from a link or a file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from orchestrator.results import write_bytes
 from orchestrator.runs import Run, collect, grouped
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 from orchestrator.tables import MISSING, Row, device_name, notes, rows, success
+from orchestrator.variants import every_trial, make_way
 
 _FOLDER = Path(__file__).parent
 _RELOAD = '<meta http-equiv="refresh" content="60">\n'
@@ -55,29 +56,38 @@ def report_path(sweep: SweepSpec, storage: Path) -> Path:
 
 def write_report(
     sweep: SweepSpec,
-    trials: Sequence[PlannedTrial],
     storage: Path,
     out: Path | None = None,
     *,
+    trials: Sequence[PlannedTrial] | None = None,
     profile: str | None = None,
     command: Sequence[str] = (),
     running: bool = False,
 ) -> Path:
-    """Write the report and return its path.
+    """Write the report and return its path; the report that another variant of the sweep left there is kept beside it.
 
     Args:
         sweep: The sweep.
-        trials: Its trials, or those that were chosen.
         storage: The storage directory.
         out: A folder; None is the sweep's own in the storage.
+        trials: Those that were chosen; None for all.
         profile: The sweep's profile.
         command: The command that runs the sweep, as words.
         running: True while the sweep runs.
     """
     path = report_path(sweep, storage) if out is None else Path(out) / "report.html"
     page = Page(profile, tuple(command), datetime.now(UTC), running)
-    write_bytes(path, report(sweep, collect(sweep, trials, storage), page).encode())
+    runs = collect(sweep, every_trial(sweep, storage) if trials is None else trials, storage)
+    content = encoded(report(sweep, runs, page))
+    if out is None:
+        make_way(sweep, storage, path.name)
+    write_bytes(path, content)
     return path
+
+
+def encoded(page: str) -> bytes:
+    """Return the page's bytes; what a file's name has that is no text is written as an escape."""
+    return page.encode(errors="backslashreplace")
 
 
 def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
@@ -100,7 +110,7 @@ def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
         _trouble(runs),
         _missing(runs),
         _provenance(sweep, runs),
-        _commands(sweep, page),
+        _commands(page),
     ]
     body = "\n".join(section for section in sections if section)
     return f"{head}<body>\n{body}\n<script>\n{_asset('report.js')}</script>\n</body>\n</html>\n"
@@ -120,11 +130,12 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]], caption: str =
 
     head = "".join(cell("th", name, i) for i, name in enumerate(header))
     body = "\n".join("<tr>" + "".join(cell("td", word, i) for i, word in enumerate(line)) + "</tr>" for line in lines)
-    note = f"<caption>{escape(caption)}</caption>" if caption else ""
+    # A caption inside the box would be as wide as the table, and cut off with it.
+    note = f'\n<p class="caption">{escape(caption)}</p>' if caption else ""
     kind = ' class="sortable"' if sortable else ""
     return (
-        f'<div class="scroll"><table{kind}>{note}<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
+        f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>{note}"
     )
 
 
@@ -256,7 +267,7 @@ def _results(table: Sequence[Row]) -> str:
     caption = (
         "Mean ± standard deviation over seeds; n is the number of trials behind the numbers, of those planned; times "
         "are medians of a training step. Italics: a trial under 20 %; OOM: out of memory; a dash: no trial is done. "
-        f"Click a head to sort. {K_ARE_DIFFERENT}"
+        f"Stale: of other code than the present. Click a head to sort. {K_ARE_DIFFERENT}"
     )
     folded = _folded(f"{len(lines)} cells", _table(header, lines, caption), len(lines) <= 60)
     return f"<section><h2>Results</h2>\n{folded}</section>"
@@ -323,15 +334,12 @@ def _trouble(runs: Sequence[Run]) -> str:
     lines = []
     low = "diverged or under-trained" if scale_differences(runs) else "trial diverged"
     for run in runs:
-        result = run.result
-        if result is None:
-            continue
-        what = []
-        if result.status in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"):
+        result, what = run.result, [f"damaged, left out: {line}" for line in run.damaged]
+        if result is not None and result.status in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"):
             what.append(f"{result.status.replace('_', ' ').lower()}: {result.reason}".rstrip(": "))
-        if result.trial_diverged and result.test_success_rate is not None:
+        if result is not None and result.trial_diverged and result.test_success_rate is not None:
             what.append(f"{low}: success {100 * result.test_success_rate:.1f} %, under 20 %")
-        if result.forward_diverged:
+        if result is not None and result.forward_diverged:
             what.append("forward iteration diverged")
         if what:
             lines.append([trial_name(run.trial), "; ".join(what), Html(f"<code>{run.trial.trial_id}</code>")])
@@ -388,8 +396,10 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     return f"<section><h2>Provenance</h2>\n<dl>{lines}</dl></section>"
 
 
-def _commands(sweep: SweepSpec, page: Page) -> str:
-    command = list(page.command) or ["idp", "run", f"sweeps/{sweep.name}.yaml"]
+def _commands(page: Page) -> str:
+    command = list(page.command)
+    if not command:
+        return ""  # which file the sweep is in, nobody has said
     lines = [shlex.join(command)]
     if command[:2] == ["idp", "run"]:
         lines += [shlex.join(["idp", verb, *command[2:]]) for verb in ("table", "figures", "report")]

@@ -77,6 +77,7 @@ class Summary:
         parameters: Trained parameters per row, as asked for.
         wide: Whether the columns that most readers do not need were asked for.
         training: How long the planners were trained at most, and which of their checkpoints was tested.
+        damaged: What could not be read, a line per file.
     """
 
     title: str
@@ -88,6 +89,7 @@ class Summary:
     parameters: list[int] | None = None
     wide: bool = False
     training: str = ""
+    damaged: Sequence[str] = ()
 
     def warnings(self) -> list[str]:
         """Return what must be known before any number is read."""
@@ -105,6 +107,15 @@ class Summary:
         shared = sum(row.timed > 0 and not row.exclusive for row in self.rows)
         if shared:
             said.append(f"Times in {shared} of {len(self.rows)} rows are of trials that ran beside others.")
+        if any(row.stale for row in self.rows) or any(entry.stale for entry in self.entries):
+            said.append(
+                "Stale, or of other code: trained by another version of the code; where there is nothing newer, shown "
+                "as it was; idp run --rerun stale trains it again."
+            )
+        if self.wide and any(row.counted_by_distance for row in self.rows):
+            said.append("The columns of steps: success of the starts whose shortest path has so many.")
+        if self.damaged:
+            said.append(f"{len(self.damaged)} damaged files are left out, the first: {self.damaged[0]}.")
         if self.entries:
             said.append(f"The paper's numbers: Table 1 of {paper()['source']}.")
         return said
@@ -148,7 +159,7 @@ class Summary:
                 columns["parameters"] = lambda number, _: f"{counts[number]:,}"
             if any(row.counted_by_distance for row in self.rows):
                 for place, name in enumerate(DISTANCE_BIN_NAMES):
-                    columns[f"{name} %"] = functools.partial(_share, place)
+                    columns[f"{name} steps %"] = functools.partial(_share, place)
         columns["notes"] = lambda _, row: "; ".join(notes(row))
         header = [*(_LABELS.get(name, name) for name in axes), *columns]
         cells = [
@@ -187,6 +198,7 @@ class Summary:
             "title": self.title,
             "not_the_papers_scale": self.scale,
             "training": self.training,
+            "damaged": list(self.damaged),
             "rows": found,
             "beside_paper": [asdict(entry) for entry in self.entries],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
@@ -220,6 +232,7 @@ def summarise(
         _parameters(runs) if wide else None,
         wide,
         _training(runs),
+        [line for run in runs for line in run.damaged],
     )
 
 

@@ -19,7 +19,6 @@ from orchestrator.cli import main
 from orchestrator.fresh_report import FreshReport, ReportError
 from orchestrator.report import Page, report, write_report
 from orchestrator.results import trial_directory, write_curves, write_result, write_spec
-from orchestrator.specs import expand
 from orchestrator.sweep_files import load_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -156,7 +155,7 @@ def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
 
 def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     sweep = load_sweep(SWEEP, "smoke")
-    keeper = FreshReport(sweep, expand(sweep), storage, profile="smoke", seconds=0.01)
+    keeper = FreshReport(sweep, storage, profile="smoke", seconds=0.01)
     path = storage / "sweeps" / "figure7" / "report.html"
     path.unlink(missing_ok=True)
     keeper.note()
@@ -171,7 +170,7 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
 def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_path):
     sweep = load_sweep(SWEEP, "smoke")
     (tmp_path / "sweeps").write_text("a file where the folder should be")
-    keeper = FreshReport(sweep, expand(sweep), tmp_path, seconds=0.01)
+    keeper = FreshReport(sweep, tmp_path, seconds=0.01)
     keeper.note()
     deadline = time.monotonic() + 60
     while keeper.error is None and time.monotonic() < deadline:
@@ -184,7 +183,7 @@ def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_
 def test_an_unknown_figure_is_told(storage):
     sweep = load_sweep(SWEEP, "smoke", ["figures=[sucess]"])
     with pytest.raises(NothingToDraw, match="did you mean 'success'"):
-        write_report(sweep, expand(sweep), storage)
+        write_report(sweep, storage)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
