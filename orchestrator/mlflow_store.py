@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 T = TypeVar("T")
+_SQLITE, _SQLITE_DRIVER = "sqlite:///", "sqlite+pysqlite:///"
 CALL_SECONDS = 30.0
 """The most that one call of MLflow may take, however busily the server answers."""
 SLOW_CALLS = {"log_artifacts": 600.0}
@@ -37,14 +38,22 @@ def default_uri(storage: Path) -> str:
 
 
 def _sqlite_uri(path: Path) -> str:
-    # SQLAlchemy takes what follows "?" for options and decodes "%41".
-    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+    name = str(path)
+    if "?" not in name and "%" not in name:
+        return f"{_SQLITE}{name}"
+    # SQLAlchemy takes what follows "?" for options and decodes "%41". MLflow does neither where it makes the folder,
+    # which it leaves alone where the driver's name is given too.
+    return f"{_SQLITE_DRIVER}{name.replace('%', '%25').replace('?', '%3F')}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of an SQLite store, None for any other."""
-    found = uri.partition("?")[0].removeprefix("sqlite:///")
-    return None if found == uri.partition("?")[0] or found in ("", ":memory:") else Path(unquote(found))
+    address = uri.partition("?")[0]
+    for scheme in (_SQLITE, _SQLITE_DRIVER):
+        found = address.removeprefix(scheme)
+        if found not in (address, "", ":memory:"):
+            return Path(unquote(found))
+    return None
 
 
 def shown_uri(uri: str) -> str:
@@ -108,6 +117,9 @@ def connect(uri: str) -> Client:
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
+    if sqlite_path(uri) is not None:
+        # A connection that is kept open goes on with a file that was deleted, or put aside.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     # It would print each run's address, password included, on standard output.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     from mlflow.tracking import MlflowClient
@@ -172,7 +184,7 @@ def _make(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
     def migrate() -> None:
-        connect("sqlite://")  # what it sets holds for all that follows
+        connect(_sqlite_uri(temporary))  # what it sets holds for all that follows; nothing is opened yet
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         SqlAlchemyStore(_sqlite_uri(temporary), (path.parent / "mlruns").as_uri()).engine.dispose()
@@ -224,6 +236,18 @@ def _becomes_whole(path: Path) -> bool:
         before = now
         time.sleep(_QUIET_SECONDS)
     return False
+
+
+def send_folder(client: Client, run: Any, folder: Path) -> None:
+    """Bring a folder's files to a run's artifacts."""
+    if run.info.artifact_uri.startswith("file:"):
+        # By its address: MLflow remembers where a run's artifacts are by its id, which copies of a storage share.
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        to = get_artifact_repository(run.info.artifact_uri)
+        bounded(lambda: to.log_artifacts(str(folder)), SLOW_CALLS["log_artifacts"])
+    else:
+        client.log_artifacts(run.info.run_id, str(folder))
 
 
 def relocate(uri: str, experiment: str, old: str, new: str) -> None:

@@ -248,7 +248,9 @@ def pairs(runs: Sequence[Run], first: str, second: str) -> list[tuple[list[Run],
         return (*rest, run.axis("k") if by_k else None)
 
     sides = [grouped((run for run in runs if run.axis("planner") == name), place) for name in (first, second)]
-    return [(once(own), once(sides[1][key])) for key, own in sides[0].items() if key in sides[1]]
+    found = [(once(own), once(sides[1][key])) for key, own in sides[0].items() if key in sides[1]]
+    # Two spellings of a place are one pair.
+    return list({tuple(run.trial.trial_id for run in (*one, *other)): (one, other) for one, other in found}.values())
 
 
 def welch(ours: Sample, theirs: Sample) -> Difference:

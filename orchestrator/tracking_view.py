@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.freshness import version
 from orchestrator.mlflow_store import connect as connect
-from orchestrator.mlflow_store import locked, open_store, relocate, sqlite_path
+from orchestrator.mlflow_store import locked, open_store, relocate, send_folder, sqlite_path
 from orchestrator.progress import trial_name
 from orchestrator.results import TrialResult, list_results, trial_directory
 from orchestrator.runs import read_whole_curves
@@ -334,7 +334,7 @@ class View:
             return
         with tempfile.TemporaryDirectory(prefix="idp-documents-") as folder:
             write(Path(folder))
-            self._client.log_artifacts(self._parent, folder)
+            send_folder(self._client, self._client.get_run(self._parent), Path(folder))
         # Last, alone: it says that all of them have arrived.
         self._client.set_tag(self._parent, "idp.documents", content)
         self._runs[self._parent_key] = _Known.of(self._client.get_run(self._parent))

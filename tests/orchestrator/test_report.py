@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from samples import SWEEPS, sample_runs
@@ -149,6 +150,9 @@ def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
     assert "no trial has finished an epoch" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["figures", SWEEP, "--width", "wide"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["figures", SWEEP, "--width", "3"])
+    assert "a width and its unit" in capsys.readouterr().err
     assert main(["figures", SWEEP, *options, "--set", "figures=[sucess]"]) == 2
     assert "unknown name 'sucess'; did you mean 'success'?" in capsys.readouterr().err
 
@@ -226,3 +230,34 @@ def test_at_a_smaller_scale_a_low_trial_is_not_called_diverged():
     assert "own scale" not in text
     _, full = read(report(*samples("figure2")))
     assert "trial diverged: success" in full and "under-trained" not in full
+
+
+def test_a_selection_and_other_settings_keep_their_own_documents(storage, capsys):
+    options = ["--profile", "smoke", "--storage", str(storage)]
+    folder = storage / "sweeps" / "figure7"
+    shutil.rmtree(folder, ignore_errors=True)
+    assert main(["report", SWEEP, *options]) == 0 and main(["figures", SWEEP, *options]) == 0
+    whole = (folder / "report.html").read_text()
+    assert main(["report", SWEEP, *options, "--only", "planner=vin"]) == 0
+    chosen = capsys.readouterr().out.splitlines()[-1]
+    assert (folder / "report.html").read_text() == whole and chosen.startswith(str(folder / "only"))
+    assert "--only planner=vin" in Path(chosen).read_text()
+    other = [*options, "--set", "training.epochs=7"]
+    assert main(["report", SWEEP, *other]) == 0
+    kept = re.search(r"it is now (\S+)", capsys.readouterr().err)[1]
+    assert Path(kept).read_text() == whole and (folder / "report.html").read_text() != whole
+    # Nothing to draw: what was drawn before stays where it is. More seeds are no other sweep.
+    assert main(["figures", SWEEP, *other]) == 2 and (folder / "figures").is_dir()
+    assert main(["report", SWEEP, *other, "--set", "grid.seed=[0,1,2]"]) == 0
+    assert len(list(folder.glob("report*.html"))) == 2
+
+
+def test_captions_stand_outside_the_boxes_that_scroll():
+    html = page("figure2", None)
+    assert "<caption" not in html and html.count('class="caption"') == 1
+    boxes = re.findall(r'<div class="scroll">.*?</div>', html, flags=re.DOTALL)
+    assert boxes and not any('class="caption"' in box for box in boxes)
+
+
+def test_a_report_whose_command_nobody_knows_guesses_none():
+    assert "To reproduce it" not in report(*samples("figure7", "smoke"))

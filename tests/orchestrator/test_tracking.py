@@ -105,12 +105,23 @@ def test_the_mean_says_of_how_many_and_what_became_of_the_others(storage):
     assert mean() == [1, 2, 1, 1]
 
 
-def test_what_is_not_finite_is_a_flag(storage):
-    leave(storage, TRIALS[0])
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
-    metrics = runs(storage)[1][f"trial:{TRIALS[0].trial_id}"].data.metrics
-    assert metrics["epoch/backward_residual_not_finite"] == 1.0
-    assert "epoch/backward_residual" not in metrics
+def test_what_is_not_finite_is_a_flag_and_what_there_is_none_of_is_none(storage):
+    planners = {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}}
+    sweep = SWEEP.model_validate({"name": "seen", "planners": planners, "grid": {"seed": [0, 1]}})
+    unrolled, _, healthy, diverged = expand(sweep)
+    for trial in (unrolled, healthy, diverged):
+        leave(storage, trial)
+    record = {"epoch": 1, "train_loss": float("nan"), "forward_residual": float("inf"), "not_finite": True}
+    record |= {"backward_residual": float("nan"), "valid_success_rate": 0.0, "train_seconds": 1.0}
+    write_curves(trial_directory(storage, diverged.trial_id), [record])
+    sync(default_uri(storage), sweep, expand(sweep), storage)
+    found = runs(storage)[1]
+    flags = [
+        sorted(name for name in found[f"trial:{trial.trial_id}"].data.metrics if "not_finite" in name)
+        for trial in (unrolled, healthy, diverged)
+    ]
+    names = ("backward_residual", "forward_residual", "train_loss")
+    assert flags == [[], [], sorted([*(f"epoch/{name}_not_finite" for name in names), "epoch/not_finite"])]
 
 
 def test_syncing_again_changes_nothing(storage):
