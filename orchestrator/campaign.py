@@ -114,8 +114,8 @@ def run_campaign(
             progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
             stack.enter_context(ray_cluster(address))
             check_machines(storage, address)  # before anybody is told of a run that can't be
-        tracker = Tracker(uri, plan.sweep, plan.trials, storage, progress.say)
-        report = FreshReport(plan.sweep, plan.trials, storage, profile=profile, command=command)
+        tracker = Tracker(uri, plan.sweep, storage, progress.say)
+        report = FreshReport(plan.sweep, storage, profile=profile, command=command)
         status, failed_tests = "KILLED", 0
         try:
             for trial in plan.trials:

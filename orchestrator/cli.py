@@ -34,6 +34,7 @@ from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand
 from orchestrator.summary import summarise
 from orchestrator.sweep_files import load_sweep
 from orchestrator.table_formats import render
+from orchestrator.terminal import printing
 from orchestrator.trial_verbs import add_trial_verbs
 from orchestrator.verbs import add_table, add_verbs
 
@@ -41,6 +42,7 @@ BAD_INPUT = 2
 TRIALS_FAILED = 1
 
 
+@printing()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 when trials FAILED, 2 on bad input, 128 + n on signal n."""
     options = _parser().parse_args(arguments)
@@ -255,7 +257,7 @@ def _sync(options: argparse.Namespace) -> int:
 
     uri = options.tracking_uri or default_uri(options.storage)
     try:
-        count = sync(uri, sweep, trials, options.storage)
+        count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
     except TrackingError as error:
         raise BadInput(str(error)) from error
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,7 +210,8 @@ def _whole(spec: DatasetSpec, root: Path) -> bool:
         if spec.imported is not None:
             raise
         manifest = directory_of(spec, root) / "manifest.json"
-        manifest.replace(manifest.with_name("manifest.json.damaged"))
+        with suppress(FileNotFoundError):  # another run has set it aside, too
+            manifest.replace(manifest.with_name("manifest.json.damaged"))
         return False
 
 

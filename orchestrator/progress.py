@@ -158,5 +158,5 @@ class Progress:
 
     def _erase(self) -> None:
         if self._drawn_lines:
-            self._stream.write(f"\x1b[{self._drawn_lines}F\x1b[J")
+            getattr(self._stream, "steer", self._stream.write)(f"\x1b[{self._drawn_lines}F\x1b[J")
             self._drawn_lines = 0

@@ -37,7 +37,8 @@ class ExecutionSpec(Spec):
 
     Attributes:
         threads: Threads of the trial's process.
-        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one; the result says which it was.
+        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one and the planner's solvers work on it; the result
+            says which it was.
         memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
         kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
     """
@@ -84,6 +85,10 @@ class TrialSpec(Spec):
             raise ValueError("data.test is 0: a trial is judged by its test maps")
         if self.training.tested_checkpoint == "best" and self.data.valid == 0:
             raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
+        for field, value in (("device", "cuda"), ("kernel", "reference")):
+            solver = self.planner.compiled_solver
+            if solver and getattr(self.execution, field) == value:
+                raise ValueError(f"execution.{field} is {value!r}, but solver {solver!r} is compiled for CPUs alone")
         self.planner.check_moves(TASKS[self.data.task].moves)
         least = self.training.discount_from
         if least is not None and least > (discount := getattr(self.planner.options, "discount", 0.0)):
@@ -181,7 +186,7 @@ class SweepSpec(Spec):
         figures: The pictures that show its results, names in `orchestrator.figures.FIGURES`.
         tasks: Fields of `DatasetSpec` per task, over those in `data`; and a `grid` of the axes that differ for the task
             (a planner's own go before them).
-        data: Fields of `DatasetSpec` shared by all tasks.
+        data: Fields of `DatasetSpec` shared by all tasks; `distinct` is "up_to_symmetry" unless given.
         planners: Rows of the table by name.
         grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`.
         training: How the planners are trained.
@@ -189,7 +194,9 @@ class SweepSpec(Spec):
         execution: Where the trials compute, as far as it changes numbers.
         resources: What a trial asks of the cluster.
         test_on: Further test maps for every trained planner: fields of `DatasetSpec` over those of the trial's task,
-            with `test` maps and no others. They are no part of a trial's identity.
+            with `test` maps and no others. They are no part of a trial's identity. Their seed, unless given, is another
+            than the trial's: a sample of their own (where `data.distinct` is "maps", as in sweeps of version 0.1.0, the
+            first of the same test maps).
         plugins: Modules that bring cores, mappers, solvers, adjoints and tasks of their own; looked for beside the
             sweep, in the current folder and on Python's path. A trial's identity names those that it uses.
         search: Axes whose best values are looked for, beside the grid.
@@ -274,7 +281,7 @@ def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[Pla
     """
     trials: list[PlannedTrial] = []
     datasets = [
-        _checked(DatasetSpec, {**sweep.data, **_without(fields, "grid")}, f"tasks.{number}")
+        _checked(DatasetSpec, _ruled({**sweep.data, **_without(fields, "grid")}), f"tasks.{number}")
         for number, fields in enumerate(sweep.tasks)
     ]
     for number, (task_fields, data) in enumerate(zip(sweep.tasks, datasets, strict=True)):
@@ -330,14 +337,28 @@ def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> Dat
     """
     where, fields = f"test_on.{number}", sweep.test_on[number]
     own: dict[str, Any] = {"task": trained_on.task, "map_size": trained_on.map_size}
+    if "imported" in fields:
+        pass
+    elif trained_on.distinct != "maps":
+        # By another seed: with the trial's own, maps of the same size would be the first of its test maps again.
+        own["seed"] = (trained_on.seed + 1) % 2**32
+    elif trained_on.imported is None:
+        own["distinct"] = trained_on.distinct
     if fields.get("task", trained_on.task) == trained_on.task:
         own["options"] = trained_on.options
-    spec = _checked(DatasetSpec, {**own, "train": 0, "valid": 0, "test": 1000, **fields}, where)
+    spec = _checked(DatasetSpec, _ruled({**own, "train": 0, "valid": 0, "test": 1000, **fields}), where)
     if spec.train or spec.valid or not spec.test:
         raise SweepError(f"{where}: expected test maps and no others, got {spec.train}/{spec.valid}/{spec.test}")
     if TASKS[spec.task].moves.wrap != TASKS[trained_on.task].moves.wrap:
         raise SweepError(f"{where}: a planner of {trained_on.task} can't be tested on {spec.task}: one is a torus")
     return spec
+
+
+def _ruled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataset, by the newer rule of what is distinct unless they say which."""
+    if "distinct" in fields or fields.get("imported") is not None:
+        return dict(fields)
+    return {**fields, "distinct": "up_to_symmetry"}
 
 
 def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from datagen.staging import staged
 from datagen.stream import ProblemStream
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
 from orchestrator import divergence
-from orchestrator.checkpoints import LATEST, drop_previous, is_of, load_checkpoint, save_checkpoint
+from orchestrator.checkpoints import LATEST, code_of, drop_previous, is_of, load_checkpoint, save_checkpoint
 from orchestrator.divergence import WatchedTrainer, keep_divergence
 from orchestrator.leases import Lease, LeaseLost, Owner, take
 from orchestrator.outcomes import STAYS, memory_phase, whole_result
-from orchestrator.placement import check_device
+from orchestrator.placement import check_device, may_use_gpu
 from orchestrator.provenance import code_hash, provenance
 from orchestrator.results import (
     ResultError,
@@ -40,7 +40,7 @@ from orchestrator.steering import Cancelled, drop_mark, is_cancelled, why_cancel
 from orchestrator.trained import Convergence, convergence
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
-from planners.memory import MemoryLimitExceeded
+from planners.memory import MemoryLimitExceeded, phase
 from planners.rollout import Evaluation
 from planners.training import EpochRecord, Trainer
 
@@ -259,7 +259,8 @@ def _train_and_test(
         _save(trainer, records, attempt, alone)
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
-    return trainer.test(test), convergence(trainer.planner, traced)
+    with phase("test"):
+        return trainer.test(test), convergence(trainer.planner, traced)
 
 
 @contextmanager
@@ -288,7 +289,7 @@ def open_split(spec: DatasetSpec, datasets: Path, split: Split) -> ProblemSource
 def _device(spec: TrialSpec) -> str:
     if spec.execution.device != "auto":
         return spec.execution.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
 
 
 def _limit_device(device: str, limit_gib: float | None) -> None:
@@ -307,17 +308,12 @@ def _cuda_peak_bytes(device: str) -> int | None:
     return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
 
-def _code(spec: TrialSpec) -> str:
-    """Return what tells one version of the code behind a trial from another: ours, and its plug-ins'."""
-    return " ".join([code_hash(), *map(code_hash, spec.plugins)])
-
-
 def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone: bool) -> None:
     if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
         _log(attempt.directory, "weights are not finite: the checkpoint of the epoch before is kept")
         return
     state = {
-        "code": _code(attempt.spec),
+        "code": code_of(attempt.spec),
         "spec": attempt.spec.model_dump(mode="json"),  # so that a checkpoint tells whose it is
         "exclusive": alone,
         "records": [asdict(record) for record in records],
@@ -336,7 +332,7 @@ def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool
     state, wrong = load_checkpoint(directory)
     for reason in wrong:
         _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
-    if state is not None and state.get("code") != _code(attempt.spec):
+    if state is not None and state.get("code") != code_of(attempt.spec):
         _log(directory, "the checkpoint was made by other code: training starts again")
         state = None
     if state is not None and not is_of(state, attempt.spec):
@@ -387,6 +383,7 @@ def _numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, An
         "backward_seconds": _median(records, "backward_seconds"),
         "peak_bytes": max((record.peak_bytes for record in records), default=0),
         "train_seconds": sum(record.train_seconds for record in records),
+        "steps": records[-1].steps if records else 0,
     }
 
 

@@ -65,10 +65,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
 
     root = options.storage / "datasets"
     with at_work(options.storage):
-        for shard in parquet.missing_shards(trial.spec.data, root):
-            parquet.write_shard(trial.spec.data, shard, root)
-        if not parquet.is_complete(trial.spec.data, root):
-            parquet.finish_dataset(trial.spec.data, root)
+        parquet.make_dataset(trial.spec.data, root)
     if options.replay:
         return _replay(options, trial)
     progress = Progress(1, 0)

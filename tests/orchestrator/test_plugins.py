@@ -289,7 +289,7 @@ def test_no_file_has_a_module_imported(untouched, stranger, name):
         TrialSpec.model_validate(spec)
     manifest = {"plugins": [name], "dataset_id": "x", "spec": {}, "source": "generated", "shards": [], "code": ""}
     (stranger / "manifest.json").write_text(json.dumps({**manifest, "versions": {}}))
-    with pytest.raises(DatasetError, match=rf"manifest.json: plugins: needs '{name}', which is not loaded"):
+    with pytest.raises(DatasetError, match=rf"manifest.json: .*plugins: needs '{name}', which is not loaded"):
         load_manifest(stranger)
     (stranger / "spec.json").write_text(json.dumps(spec))
     torch.save({"trainer": {}}, stranger / "checkpoint.pt")
@@ -355,7 +355,7 @@ def test_nothing_changes_without_plug_ins(untouched):
 
 def test_the_process_that_draws_knows_the_plug_ins(tmp_path, untouched):
     sweep = load_sweep(EXAMPLES / "vin_parts.yaml")
-    keeper = FreshReport(sweep, expand(sweep), tmp_path, seconds=0.01)
+    keeper = FreshReport(sweep, tmp_path, seconds=0.01)
     path = tmp_path / "sweeps" / "vin_parts" / "report.html"
     keeper.note()
     deadline = time.monotonic() + 60

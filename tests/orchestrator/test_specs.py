@@ -15,12 +15,13 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from datagen.spec import Spec, canonical_json
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator.results import trial_directory
 from orchestrator.selection import find_trial, select
-from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
+from orchestrator.specs import SweepError, SweepSpec, TrialSpec, expand, further_tests, trial_id
 from orchestrator.sweep_files import load_sweep
 from planners.specs import PlannerSpec, TrainingSpec
 
@@ -354,3 +355,41 @@ def test_datasets_of_one_task_and_size_have_cells_of_their_own(tmp_path):
     places = [trial.axes.get("data.inclusive_angles") for trial in trials if trial.axes["planner"] == "vin"]
     assert places == [False, True, None]
     assert len(select(trials, "data.inclusive_angles=True")) == 2
+
+
+def _dataset_of(data, **sweep):
+    (trial,) = expand(SweepSpec(name="s", planners={"vin": {"core": "vin"}}, data=data, **sweep))
+    return trial.spec.data
+
+
+def test_a_sweep_has_the_newer_rule_of_what_is_distinct_and_may_have_the_first():
+    assert _dataset_of({}).distinct == "up_to_symmetry"
+    assert dataset_id(_dataset_of({"distinct": "maps"})) == dataset_id(DatasetSpec())
+    assert dataset_id(_dataset_of({})) != dataset_id(DatasetSpec())
+    assert _dataset_of({"imported": "0" * 64}) == DatasetSpec(imported="0" * 64)
+
+
+def test_further_tests_are_a_sample_of_their_own_except_by_the_first_rule():
+    def further(data, **fields):
+        sweep = SweepSpec(name="s", planners={"vin": {"core": "vin"}}, data=data, test_on=[fields])
+        return further_tests(sweep, expand(sweep)[0].spec.data, 0)
+
+    assert further({"seed": 3}) == DatasetSpec(train=0, valid=0, test=1000, seed=4, distinct="up_to_symmetry")
+    assert further({}, seed=0, map_size=27).seed == 0
+    assert further({"seed": 3, "distinct": "maps"}) == DatasetSpec(train=0, valid=0, test=1000)
+    imported = {"imported": "0" * 64, "test": 7}
+    assert further({}, **imported) == DatasetSpec(train=0, valid=0, **imported)
+
+
+def test_an_imported_set_has_no_rule_of_what_is_distinct():
+    with pytest.raises(ValidationError, match="distinct: says how a set is made"):
+        DatasetSpec(imported="0" * 64, distinct="up_to_symmetry")
+
+
+def test_what_no_generator_can_make_is_refused_when_the_sweep_is_read():
+    with pytest.raises(SweepError, match=r"map_size: task 'visual_navigation' draws .* odd sizes; got 16"):
+        _dataset_of({"map_size": 16}, tasks=[{"task": "visual_navigation"}])
+    with pytest.raises(SweepError, match=r"options.wall_texture: MiniWorld has no texture 'brick_wal'; did you mean"):
+        _dataset_of({}, tasks=[{"task": "visual_navigation", "options": {"wall_texture": "brick_wal"}}])
+    # Brought from elsewhere, it need not be made.
+    assert DatasetSpec(task="visual_navigation", map_size=16, imported="0" * 64).map_size == 16
