@@ -320,7 +320,8 @@ def load_manifest(directory: Path) -> Manifest:
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
         again = "; delete the file to have the set made again (an imported one: import it again)"
-        raise DatasetError(f"{path}: {field}: {reason}{'' if isinstance(reason, PluginNotLoaded) else again}") from error
+        again = "" if isinstance(reason, PluginNotLoaded) else again
+        raise DatasetError(f"{path}: {field}: {reason}{again}") from error
     for name in {Path(directory).name, Path(directory).resolve().name}:
         if name != manifest.dataset_id and _DATASET_ID.fullmatch(name):
             raise DatasetError(f"{path}: of {manifest.dataset_id}, but in a folder of the name {name}")
