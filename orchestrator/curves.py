@@ -13,6 +13,8 @@ from orchestrator.stored_files import ResultError, checksum_of, read_stored, wri
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+REMEDY = "idp retry writes it again from the checkpoint"
+
 MOST_BYTES = 2**26
 MOST_EPOCHS = 100_000
 MOST_COLUMNS = 64
@@ -71,7 +73,7 @@ def read_curves(directory: Path) -> list[dict[str, Any]]:
         if schema.metadata and schema.metadata.get(b"checksum") != checksum_of(rows).encode():
             raise ValueError("its checksum does not fit its content: altered since it was written")
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # a damaged page is an OSError
-        raise ResultError(f"{path}: damaged: {error}") from error
+        raise ResultError(f"{path}: damaged: {error}; {REMEDY}") from error
     return rows
 
 

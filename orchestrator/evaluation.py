@@ -30,6 +30,7 @@ from orchestrator.specs import PlannedTrial, SweepSpec, further_tests
 from orchestrator.stored_files import read_stored, sealed, unsealed
 
 FOLDER = "evaluations"
+REMEDY = "idp run makes it again"
 
 
 class EvaluationResult(BaseModel):
@@ -127,12 +128,12 @@ def read_evaluation(path: Path) -> EvaluationResult | None:
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise ResultError(f"{path}: damaged: {error}") from error
+        raise ResultError(f"{path}: damaged: {error}; {REMEDY}") from error
     trial = path.parents[1].name
     if evaluation_path(path.parents[1], found.dataset_id, found.split, found.k) != path or (
         is_trial_id(trial) and found.trial_id != trial
     ):
-        raise ResultError(f"{path}: damaged: holds another evaluation")
+        raise ResultError(f"{path}: damaged: holds another evaluation; {REMEDY}")
     return found
 
 

@@ -92,6 +92,16 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
         os.close(folder)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; where it is another user's, to one beside it with this user's number in its name."""
+    try:
+        file = path.open("a", encoding="utf-8")
+    except PermissionError:
+        file = path.with_suffix(f".{os.getuid()}{path.suffix}").open("a", encoding="utf-8")
+    with file:
+        file.write(f"{line}\n")
+
+
 def checksum_of(content: Any) -> str:
     """Return the sha256 of what a JSON value means, however it is laid out."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -37,6 +37,7 @@ from orchestrator.results import (
 )
 from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.steering import Cancelled, drop_mark, is_cancelled, why_cancelled
+from orchestrator.stored_files import append_line
 from orchestrator.trained import Convergence, convergence
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
@@ -394,5 +395,4 @@ def _median(records: list[EpochRecord], name: str) -> float | None:
 
 def _log(directory: Path, line: str) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with (directory / "log.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{now} {line}\n")
+    append_line(directory / "log.txt", f"{now} {line}")

@@ -46,7 +46,11 @@ def add_trial_verbs(
         help="stop the sweep's job on a cluster instead; its trials stay as they are, submitting it again goes on",
     )
     add_address(cancel)
-    sweep_verb("retry", lambda options: _retry(options, *load(options)), "Let cancelled and failed trials run again.")
+    sweep_verb(
+        "retry",
+        lambda options: _retry(options, *load(options)),
+        "Let cancelled and failed trials run again; mend damaged curves.",
+    )
     gc = verbs.add_parser("gc", help="What the storage holds that can be made again; --remove frees it.")
     gc.set_defaults(verb=_gc)
     gc.add_argument("--storage", type=Path, default=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
@@ -142,8 +146,12 @@ def _cancel(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedT
 
 
 def _retry(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.healing import heal
     from orchestrator.steering import retry
 
+    for trial in trials:
+        for line in heal(options.storage, trial.trial_id):
+            print(f"idp: {line}", file=sys.stderr)
     said = {
         trial.trial_id: "runs again with the sweep" if retry(options.storage, trial.trial_id) else "nothing to retry"
         for trial in trials
