@@ -342,6 +342,16 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_name(storage, spoil):
     assert run_trial(SPEC, storage).status == "COMPLETED"
 
 
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
 def test_fuzzed_checkpoint_resume_gives_the_same_numbers(storage, undisturbed):
     directory = trial_directory(storage, trial_id(SPEC))
     run_trial(SPEC, storage)
@@ -352,7 +362,7 @@ def test_fuzzed_checkpoint_resume_gives_the_same_numbers(storage, undisturbed):
         (directory / "checkpoint.pt").write_bytes(mutated(content, number))
         with bounded(processor_seconds=5, mebibytes=200):
             state, wrong = checkpoints.load_checkpoint(directory)
-        assert state is None or repr(state) == repr(good)
+        assert state is None or same(state, good)
         assert all("\n" not in line and "damaged" in line for line in wrong) and (state is not None or wrong)
 
 
