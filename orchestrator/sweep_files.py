@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from datagen.plugins import PluginError
 from datagen.spec import first_problem, nearest
 from orchestrator.plugins import load_plugins, load_plugins_at_hand
-from orchestrator.specs import SweepError, SweepSpec, expand, studies
+from orchestrator.specs import SweepError, SweepSpec, expand
+from orchestrator.suggestions import check_space
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -63,8 +64,9 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         load_plugins_at_hand()
         load_plugins(document.get("plugins", []), beside=[path.parent])
         sweep = SweepSpec.model_validate(document)
-        first = {} if sweep.search is None else {axis: values.first() for axis, values in sweep.search.space.items()}
-        expand(sweep, {study: [first] for study in studies(sweep)})
+        expand(sweep)
+        if sweep.search is not None:
+            check_space(sweep)
     except ValidationError as error:
         raise SweepError(f"{path}: {first_problem(error)}") from None
     except (SweepError, PluginError) as error:
