@@ -7,11 +7,12 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datagen.manifest import DatasetError
@@ -22,15 +23,15 @@ from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.job_verbs import add_job_verbs
 from orchestrator.leases import at_work
-from orchestrator.plan_verb import add_plan, expected_time
-from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan
+from orchestrator.plan_verb import add_plan, disk, expected_time
+from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan, size_words
 from orchestrator.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.progress import Progress, duration
 from orchestrator.results import ResultError, no_room, trial_directory
 from orchestrator.runs import collect
-from orchestrator.search_space import read_suggestions
 from orchestrator.selection import select
-from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.suggestions import planned_trials
 from orchestrator.summary import summarise
 from orchestrator.sweep_files import load_sweep
 from orchestrator.table_formats import render
@@ -55,8 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except Interrupted as interrupted:
-        print(f"idp: stopped by {interrupted}", file=sys.stderr)
+        with suppress(OSError):  # a terminal that was closed takes no more words
+            print(f"idp: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.number
+    except KeyboardInterrupt:  # no signal of ours: a plug-in, or another program's handler, has raised it
+        print("idp: stopped by KeyboardInterrupt", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader (head, less) has seen enough; without this, Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -134,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
     sweep = load_sweep(options.sweep, options.profile, options.overrides)
-    trials = expand(sweep, read_suggestions(options.storage, sweep.name) if sweep.search else None)
+    trials, left_out = planned_trials(sweep, options.storage)
+    for line in left_out:
+        print(f"idp: {line}", file=sys.stderr)
     # A search that has not begun has no trials yet; what is chosen among them can only be said later.
     return sweep, select(trials, options.only) if trials or not sweep.search else trials
 
@@ -148,7 +155,7 @@ def _program(name: str) -> str:
 def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> str:
     """Return the command that does `verb` with the same options."""
     words = [_program("idp"), verb, sweep or options.sweep]
-    if options.profile and sweep is None:
+    if options.profile and (sweep is None or _has_profile(sweep, options.profile)):
         words += ["--profile", options.profile]
     if "IDP_STORAGE" not in os.environ and options.storage != Path("idp-storage"):
         words += ["--storage", str(options.storage)]
@@ -159,6 +166,15 @@ def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> 
     if getattr(options, "address", None) not in (None, os.environ.get("RAY_ADDRESS")):
         words += ["--address", options.address]
     return shlex.join(words)
+
+
+def _has_profile(sweep: str, profile: str) -> bool:
+    """Return whether a sweep's file can be read here and has the profile."""
+    try:
+        load_sweep(sweep, profile)
+    except SweepError:
+        return False
+    return True
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -188,18 +204,21 @@ def _run(options: argparse.Namespace) -> int:
         from orchestrator.searching import next_suggestions
 
         # The campaign goes on from round to round, but with trials to begin with.
-        if next_suggestions(sweep, options.storage):
+        if next_suggestions(sweep, options.storage, options.only if trials else None):
             sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
     todo = plan.to_run(options.rerun)
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
-    expected, started = expected_time(plan), time.monotonic()
+    expected = expected_time(plan)
+    if todo:
+        progress.say(f"{len(todo)} trials to run, expected time: {expected}; disk: about {size_words(disk(plan))}")
+    started = time.monotonic()
     from orchestrator.campaign import run_campaign
 
     try:
         with _cluster_errors():
-            failed_tests = run_campaign(
+            ending = run_campaign(
                 plan,
                 todo,
                 options.storage,
@@ -209,11 +228,14 @@ def _run(options: argparse.Namespace) -> int:
                 options.profile,
                 shlex.split(_again(options, "run")),
                 options.rerun == "shared",
+                options.only,
             )
     except Interrupted:
+        sweep, trials = _load(options)  # a search has perhaps added some
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")
         progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
         raise
+    trials = ending.trials
     plan = make_plan(sweep, trials, options.storage)
     summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
     if options.json:
@@ -221,8 +243,8 @@ def _run(options: argparse.Namespace) -> int:
     else:
         print(f"\n{render(summary, 'text')}\n{_what_next(plan, todo, options)}")
     if todo:
-        progress.say(f"{len(todo)} trials in {duration(time.monotonic() - started)}; expected {expected}")
-    return max(_failures(plan, options), TRIALS_FAILED if failed_tests else 0)
+        progress.say(f"{ending.ran} trials in {duration(time.monotonic() - started)}; expected {expected}")
+    return max(_failures(plan, options), TRIALS_FAILED if ending.failed_tests or ending.failures else 0)
 
 
 def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:

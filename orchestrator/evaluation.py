@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -176,7 +176,12 @@ def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> 
 
 
 def evaluate_trial(
-    directory: Path, dataset: Path, split: Split = "test", k: int | None = None, threads: int | None = None
+    directory: Path,
+    dataset: Path,
+    split: Split = "test",
+    k: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> EvaluationResult:
     """Test a trained planner on a dataset, its own or any other, and leave the result in its trial directory.
 
@@ -186,6 +191,7 @@ def evaluate_trial(
         split: Which part of the dataset.
         k: Most forward steps; None is what it was trained with.
         threads: Threads of this process; None is the trial's own number.
+        progress: Called with the number of maps done so far.
 
     Raises:
         ResultError: There is no trained planner, or it cannot plan on this dataset.
@@ -213,7 +219,7 @@ def evaluate_trial(
         raise ResultError(f"{dataset}: its {split} split is empty")
     torch.set_num_threads(threads or trained.spec.execution.threads)
     started = time.perf_counter()
-    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=k)
+    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=k, progress=progress)
     result = EvaluationResult(
         trial_id=Path(directory).name,
         dataset_id=manifest.dataset_id,

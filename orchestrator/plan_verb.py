@@ -12,7 +12,7 @@ from orchestrator.estimates import Measurement, Schedule, schedule, side_by_side
 from orchestrator.planning import Plan, by_cell, make_plan, size_words
 from orchestrator.progress import duration
 from orchestrator.provenance import code_hash
-from orchestrator.specs import PlannedTrial, SweepSpec
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
 from orchestrator.verbs import AddSweepVerb, Load
 
 
@@ -63,6 +63,10 @@ def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepS
         print(json.dumps(_plan_json(plan) | found, indent=2))
         return 0
     print(_plan_text(plan, again))
+    if sweep.search is not None:
+        from orchestrator.searching import state_of_search
+
+        print("\n".join(["", *state_of_search(sweep, options.storage)]))
     for entry in schedules:
         print(
             f"on {entry.devices} devices: {entry.busy_seconds / 3600:.2f} device-hours, done after "
@@ -73,7 +77,8 @@ def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepS
     return 0
 
 
-def _disk(plan: Plan) -> int:
+def disk(plan: Plan) -> int:
+    """Return the bytes that datasets and trials which are still missing will take."""
     datasets = sum(dataset.bytes for dataset in plan.datasets if not dataset.present)
     return datasets + plan.trial_bytes * plan.count("missing")
 
@@ -102,8 +107,9 @@ def _plan_json(plan: Plan) -> dict[str, object]:
         ],
         "trial_ids": {trial.trial_id: plan.states[trial.trial_id] for trial in plan.trials},
         "expected_seconds": plan.seconds,
+        "expected_seconds_at_least": plan.at_least,
         "expected_seconds_from": plan.seconds_from,
-        "expected_disk_bytes": _disk(plan),
+        "expected_disk_bytes": disk(plan),
         "code": code_hash(),
     }
 
@@ -114,7 +120,7 @@ def expected_time(plan: Plan) -> str:
         return "unknown"
     todo = plan.to_run()
     here = min(side_by_side(trial.spec for trial in todo), max(1, len(todo)))
-    alone = duration(plan.seconds)
+    alone = f"{'at least ' if plan.at_least else ''}{duration(plan.seconds)}"
     if here == 1:
         return alone
     finish = schedule((plan.work[trial.trial_id] for trial in todo), here).seconds
@@ -137,10 +143,13 @@ def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Me
 
     if options.address is None:
         return measure(trials, options.storage, say)
-    from orchestrator.cluster import measure_everywhere, ray_cluster
+    from orchestrator.cluster import ClusterError, measure_everywhere, ray_cluster
 
-    with ray_cluster(options.address):
-        return measure_everywhere(trials, options.storage, say)
+    try:
+        with ray_cluster(options.address):
+            return measure_everywhere(trials, options.storage, say)
+    except ClusterError as error:
+        raise SweepError(str(error)) from error
 
 
 def _plan_text(plan: Plan, again: str) -> str:
@@ -177,7 +186,7 @@ def _plan_text(plan: Plan, again: str) -> str:
         lines[-1] += f", {plan.count('cancelled')} cancelled"
     lines += [
         f"expected time: {expected_time(plan)} ({plan.seconds_from})",
-        f"disk to be used: about {size_words(_disk(plan))}",
+        f"disk to be used: about {size_words(disk(plan))}",
     ]
     if todo:
         lines += ["", f"to run them: {again}"]

@@ -141,6 +141,8 @@ class Resources(Spec):
         min_memory_gib: Least memory of the GPU; the smallest model of the cluster that has it is taken.
         exclusive: True gives each trial its device to itself, a GPU or all processors of its machine, so that its times
             can be reported.
+        stall_seconds: Time without a training step or a tested batch (loading and compiling apart) after which a
+            trial's process is ended and its trial taken up again, as if it had died; None to wait for ever.
     """
 
     cpus: float | None = Field(None, gt=0.0)
@@ -148,6 +150,7 @@ class Resources(Spec):
     accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
     min_memory_gib: float | None = Field(None, gt=0.0)
     exclusive: bool = False
+    stall_seconds: float | None = Field(1800.0, gt=0.0, le=30 * 86400.0)
 
 
 class Budget(Spec):

@@ -39,6 +39,7 @@ from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.steering import Cancelled, drop_mark, is_cancelled, why_cancelled
 from orchestrator.stored_files import append_line
 from orchestrator.trained import Convergence, convergence
+from orchestrator.watchdog import STALL_SECONDS, watched
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
 from planners.memory import MemoryLimitExceeded, phase
@@ -67,6 +68,8 @@ class Attempt:
     report: Report | None
     exclusive: bool
     retime: bool
+    stall_seconds: float | None
+    alone: bool
 
     @property
     def directory(self) -> Path:
@@ -83,6 +86,7 @@ def run_trial(
     instead_of: int = 0,
     exclusive: bool = False,
     retime: bool = False,
+    stall_seconds: float | None = STALL_SECONDS,
 ) -> TrialResult:
     """Train and test one planner and leave everything in its trial directory.
 
@@ -98,6 +102,8 @@ def run_trial(
         instead_of: Number of a lease whose owner has given no sign of life for long enough.
         exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
         retime: Train again what was trained on a shared device.
+        stall_seconds: Time without a training step or a tested batch after which this process ends itself; None to
+            wait for ever.
 
     Returns:
         The result, which is also in `result.json`.
@@ -113,11 +119,14 @@ def run_trial(
         try:
             with lease.beating():
                 done = _settled(directory, retime)
-                return done or _run(Attempt(spec, storage, lease, report, exclusive, retime))
+                return done or _run(
+                    Attempt(spec, storage, lease, report, exclusive, retime, stall_seconds, alone=not campaign)
+                )
         finally:
             lease.release()
     except LeaseLost:
-        _log(directory, "another process has taken over; what this one has made since is discarded")
+        with suppress(OSError):  # the whole directory may have been taken away
+            _log(directory, "another process has taken over; what this one has made since is discarded")
         raise
     except OSError as error:
         raise no_room(error, directory) or error from None
@@ -148,8 +157,12 @@ def _run(attempt: Attempt) -> TrialResult:
     }
     try:
         _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
-        with dataset_folder(spec.data, attempt.storage) as datasets:
+        with (
+            watched(directory, attempt.stall_seconds, attempt.alone) as watchdog,
+            dataset_folder(spec.data, attempt.storage) as datasets,
+        ):
             trainer = _trainer(spec, datasets, directory, device)
+            trainer.advance = watchdog.advance
             records, alone = _resume(trainer, attempt)
             identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
             evaluation, traces = _train_and_test(trainer, records, attempt, datasets, alone)

@@ -85,6 +85,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
             options.storage,
             lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record)),
             instead_of=max(gone, default=0),
+            stall_seconds=sweep.resources.stall_seconds,
         )
     except (TrialHeld, LeaseLost) as other:
         raise ResultError(str(other)) from None

@@ -10,15 +10,16 @@ from typing import Any
 
 from datagen.spec import digest
 from orchestrator.results import write_json
-from orchestrator.search_space import read_suggestions
-from orchestrator.specs import PlannedTrial, SweepSpec, expand
+
+from orchestrator.specs import PlannedTrial, SweepSpec
+from orchestrator.suggestions import planned_trials
 
 _NO_OTHER_NUMBERS: dict[str, Any] = {"description": "", "next": None, "figures": []}
 
 
 def every_trial(sweep: SweepSpec, storage: Path) -> list[PlannedTrial]:
     """Return all trials of a sweep, those that a search has suggested so far included."""
-    return expand(sweep, read_suggestions(storage, sweep.name) if sweep.search else None)
+    return planned_trials(sweep, storage)[0]
 
 
 def variant(sweep: SweepSpec) -> str:
