@@ -10,7 +10,6 @@ from typing import Any
 
 from datagen.spec import digest
 from orchestrator.results import write_json
-
 from orchestrator.specs import PlannedTrial, SweepSpec
 from orchestrator.suggestions import planned_trials
 
