@@ -18,7 +18,7 @@ from orchestrator.freshness import is_present
 from orchestrator.paper import beside_paper, paired_difference, paper, scale_differences
 from orchestrator.progress import trial_name
 from orchestrator.results import write_bytes
-from orchestrator.runs import Run, collect, grouped
+from orchestrator.runs import Run, cell_of, collect, grouped
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 from orchestrator.tables import MISSING, Row, device_name, notes, rows, success
 from orchestrator.variants import every_trial, make_way
@@ -149,21 +149,18 @@ def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
         if number := _special(runs, state):
             word = "under 20 %" if state == "diverged" and differences else state
             tiles.append(f'<div class="tile"><b>{number}</b><span>{word}</span></div>')
-    seconds = sum(run.result.train_seconds or 0.0 for run in runs if run.result)
-    if seconds:
+    if seconds := sum(run.result.train_seconds or 0.0 for run in runs if run.result):
         tiles.append(f'<div class="tile"><b>{_hours(seconds)}</b><span>of training</span></div>')
     when = f"{page.generated:%Y-%m-%d %H:%M} UTC" if page.generated else ""
     # Without the command it is not known whether there was a profile.
     said = [f"profile {page.profile}"] if page.profile else ["no profile"] if page.command else []
     said += ["still running, this page reloads itself"] if page.running else []
     said += [when] if when else []
-    note = (
+    note = "" if not differences else (
         f'<div class="note"><b>Not the paper\'s scale:</b> {escape("; ".join(differences))}. '
         "Differences from the paper below are differences of scale too, and a trial under 20 % may be under-trained "
         "rather than diverged.</div>"
-        if differences
-        else ""
-    )
+    )  # fmt: skip
     return (
         f"<header><h1>{escape(sweep.name)}</h1>\n"
         f'<p class="question">{escape(sweep.description)}</p>\n'
@@ -248,8 +245,7 @@ def _results(table: Sequence[Row]) -> str:
     first = [name for name in ("planner", "task", "map_size", "k") if name in names]
     ordered = first + [name for name in names if name not in first]
     kept = [n for n in ordered if n in ("planner", "k") or len({str(row.axes.get(n)) for row in table}) > 1]
-    labels: dict[str, str] = {"k": "K", "map_size": "size"}
-    header = [labels.get(name, name.rpartition(".")[2]) for name in kept]
+    header = [{"k": "K", "map_size": "size"}.get(name, name.rpartition(".")[2]) for name in kept]
     header += ["success %", "SPL %", "n", "forward ms", "backward ms", "peak MiB", "notes"]
     lines = [
         [
@@ -321,10 +317,9 @@ def _figures(sweep: SweepSpec, runs: Sequence[Run]) -> str:
             continue
         with style():
             picture = inline_svg(figure, f"figure-{name}", drawing.title)
-        caption = escape(drawing.caption)
         parts.append(
             f'<figure><h3>{escape(drawing.title)}</h3>\n<div class="scroll">{picture}</div>\n'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f"<figcaption>{escape(drawing.caption)}</figcaption></figure>"
         )
     return "\n".join([*parts, "</section>"])
 
@@ -345,8 +340,7 @@ def _trouble(runs: Sequence[Run]) -> str:
             lines.append([trial_name(run.trial), "; ".join(what), Html(f"<code>{run.trial.trial_id}</code>")])
     if not lines:
         return ""
-    table = _table(["what", "notes", "trial"], lines)
-    folded = _folded(f"{len(lines)} trials", table, len(lines) <= 20)
+    folded = _folded(f"{len(lines)} trials", _table(["what", "notes", "trial"], lines), len(lines) <= 20)
     return f"<section><h2>What diverged, ran out of memory or failed</h2>\n{folded}</section>"
 
 
@@ -354,13 +348,12 @@ def _missing(runs: Sequence[Run]) -> str:
     missing = [run for run in runs if run.result is None]
     if not missing:
         return ""
-    cells = grouped(missing, lambda run: tuple((k, v) for k, v in run.trial.axes.items() if k != "seed"))
     lines = [
         [
             " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in cell),
             ", ".join(str(run.axis("seed")) for run in own),
         ]
-        for cell, own in cells.items()
+        for cell, own in grouped(missing, cell_of).items()
     ]
     table = _table(["what", "missing seeds"], lines)
     folded = _folded(f"{len(missing)} trials in {len(lines)} cells", table, len(lines) <= 20)

@@ -22,7 +22,12 @@ from orchestrator.tracking import Tracker, TrackingError, page_of, seconds_betwe
 from orchestrator.tracking_view import View, connect
 
 SWEEP = SweepSpec.model_validate(
-    {"name": "kept", "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}}, "grid": {"k": [5], "seed": [0, 1, 2]}}
+    {
+        "name": "kept",
+        "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}},
+        "grid": {"k": [5], "seed": [0, 1, 2]},
+        "figures": ["success"],
+    }
 )
 TRIALS = expand(SWEEP)
 
@@ -30,12 +35,28 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's o
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An empty database of MLflow's, made here once, since its migrations take seconds."""
-    folder = tmp_path_factory.mktemp("whole")
-    open_store(default_uri(folder), print)
-    assert sorted(path.name for path in folder.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
-    return (folder / "mlflow.db").read_bytes()
+def first_ones(tmp_path_factory):
+    """What four that are the first on a storage at once leave there, and what they raise."""
+    folder, raised = tmp_path_factory.mktemp("first"), []
+
+    def first():
+        try:
+            open_store(default_uri(folder), print).search_experiments()
+        except Exception as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=first) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return folder, raised
+
+
+@pytest.fixture(scope="module")
+def whole(first_ones):
+    """An empty database of MLflow's, made once here, since its migrations take seconds."""
+    return (first_ones[0] / "mlflow.db").read_bytes()
 
 
 @pytest.fixture
@@ -77,22 +98,9 @@ def set_revision(path, revision):
         database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
 
 
-def test_several_first_ones_make_one_whole_file(tmp_path):
-    raised = []
-
-    def first():
-        try:
-            open_store(default_uri(tmp_path), print).search_experiments()
-        except Exception as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=first) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert raised == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+def test_several_first_ones_make_one_whole_file(first_ones):
+    folder, raised = first_ones
+    assert raised == [] and sorted(path.name for path in folder.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
 @pytest.mark.parametrize("left", ["revision", "no tables"])
@@ -191,7 +199,8 @@ def test_a_server_that_drips_is_left(tmp_path, monkeypatch):
     with answering(drip) as address:
         with pytest.raises(TrackingError, match="no whole answer within"):
             sync(f"http://{address}", SWEEP, TRIALS, tmp_path)
-        tracker = Tracker(f"http://{address}", SWEEP, tmp_path, print)
+        told: list[str] = []
+        tracker = Tracker(f"http://{address}", SWEEP, tmp_path, told.append)
         tracker.note(TRIALS[0], "finished")
         assert tracker.close("FINISHED", patience=0.1) == 1
         ended.set()
