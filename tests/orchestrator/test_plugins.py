@@ -342,6 +342,12 @@ def test_code_that_ends_the_process_later_is_told_too(untouched, tmp_path, capsy
     assert "mine.py" in said and "sys.exit(0)" in said and said.count("\n") == 1
 
 
+def test_a_child_of_an_import_ends_as_it_must(untouched, tmp_path):
+    fork = "import os\nchild = os.fork()\nif not child: os._exit(7)\nSTATUS = os.waitpid(child, 0)[1]\n"
+    load_sweep(write(tmp_path, fork + CORE))
+    assert os.waitstatus_to_exitcode(sys.modules["mine"].STATUS) == 7
+
+
 def test_what_an_import_prints_stays_out_of_the_answer(untouched, tmp_path, capsys):
     assert main(["plan", str(write(tmp_path, "print('hello')\n" + CORE)), "--json"]) == 0
     printed = capsys.readouterr()
