@@ -85,7 +85,7 @@ def _rows(file: pq.ParquetFile) -> list[dict[str, Any]]:
     size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
     if found.num_rows > MOST_EPOCHS or found.num_columns > MOST_COLUMNS or size > 4 * MOST_BYTES:
         raise ValueError(f"{found.num_rows:,} epochs of {found.num_columns} columns, {size:,} bytes, are too many")
-    table = file.read()
+    table = file.read(use_threads=False)  # no thread of Arrow's may hold Python's bytes as Python ends: it aborts
     for column in table.columns:
         for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
             if (pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > MOST_LETTERS:
