@@ -16,6 +16,9 @@ from datagen.problem import Moves, Problems
 from datagen.spec import canonical_json
 from datagen.task import TASKS, DatasetSpec, Split
 
+_MOST_NUMBERS = 10_000
+"""Corners of obstacles, two numbers each, for a problem: equal ones are packed so well that a file's size says little."""
+
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
@@ -56,6 +59,11 @@ def check_file(file: pq.ParquetFile, spec: DatasetSpec, record: ShardRecord, pat
     if file.metadata.num_rows != record.rows or sum(counts) != record.rows or min(counts, default=0) < 0:
         raise DatasetError(f"{path}: {file.metadata.num_rows:,} rows, but the manifest says {record.rows:,}")
     _check_schema(file.schema_arrow, spec, record.split, path)
+    for group in range(file.metadata.num_row_groups):
+        chunks = file.metadata.row_group(group)
+        for number in range(chunks.num_columns):
+            if chunks.column(number).num_values > _MOST_NUMBERS * chunks.num_rows:
+                raise DatasetError(f"{path}: more than {_MOST_NUMBERS:,} numbers a problem in one column")
 
 
 def _check_schema(schema: pa.Schema, spec: DatasetSpec, split: Split, path: Path) -> None:

@@ -177,6 +177,18 @@ def test_a_shard_that_lies_is_refused(case, dataset):
         refused(dataset, f"{TEST}: .*({message})")
 
 
+def test_obstacles_without_end_are_not_unpacked(dataset):
+    table, scene = pq.read_table(dataset / TEST), pa.list_(pa.list_(pa.float32()))
+    corners = pa.array(np.zeros(6 * 10**6, np.float32))
+    polygons = pa.ListArray.from_arrays(pa.array(np.arange(7) * 10**6, pa.int32()), corners)
+    scenes = pa.ListArray.from_arrays(pa.array(np.arange(7), pa.int32()), polygons).cast(scene)
+    pq.write_table(table.append_column("obstacles", scenes), dataset / TEST, compression="zstd")
+    sign(dataset)
+    assert (dataset / TEST).stat().st_size < 200_000
+    with bounded(processor_seconds=5, mebibytes=50):
+        refused(dataset, "more than 10,000 numbers a problem")
+
+
 def test_a_training_shard_is_not_taken_for_a_test_shard(dataset):
     shutil.copyfile(dataset / "valid-00000-of-00001.parquet", dataset / TEST)
     sign(dataset)
