@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import jobs, plugins
+from orchestrator.options import Joined, add_storage, command_of, default_storage, storage_path
 from orchestrator.planning import RERUN_HELP, RERUNS, make_plan, size_words
 from orchestrator.progress import duration
 from orchestrator.shipment import pack
@@ -38,16 +38,16 @@ def add_job_verbs(
     """
     submit = sweep_verb("submit", lambda options: _submit(options, load), "Run a sweep on a cluster, as a Ray job.")
     # The storage is one of the cluster's, where another may be the default.
-    submit.set_defaults(storage=None)
+    submit.set_defaults(storage=None, storage_elsewhere=True)
     submit.add_argument("--tracking-uri", help="MLflow's store, as the cluster's head sees it")
     submit.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
     status = verbs.add_parser("status", help="The jobs of a cluster, and what is done of a sweep.")
     status.set_defaults(verb=lambda options: _status(options, load))
     status.add_argument("sweep", metavar="SWEEP", nargs="?", help="a sweep's YAML file; all jobs without one")
     status.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
-    status.add_argument("--storage", type=Path, default=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
+    add_storage(status)
     status.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
-    status.add_argument("--only", metavar="KEY=VALUE,...", help="only these trials")
+    status.add_argument("--only", action=Joined, metavar="KEY=VALUE,...", help="only these trials")
     logs = verbs.add_parser("logs", help="What a job says.")
     logs.set_defaults(verb=_logs)
     logs.add_argument("job", metavar="SWEEP|JOB", help="a job's id, or a sweep (its file or name) for its latest job")
@@ -73,29 +73,18 @@ def run_command(options: argparse.Namespace, sweep: SweepSpec, folder: Path) -> 
         SweepError: The storage is not one that every machine of a cluster could mean.
     """
     path = Path(options.sweep).resolve()
-    words = ["idp", "run", path.relative_to(folder).as_posix(), "--address", "auto"]
-    if options.profile:
-        words += ["--profile", options.profile]
-    if options.storage is not None:
-        if not options.storage.is_absolute():
-            raise SweepError(f"--storage {options.storage}: expected the path on the cluster's machines, from the root")
-        words += ["--storage", str(options.storage)]
-    for override in options.overrides:
-        words += ["--set", override]
+    if options.storage is not None and not Path(options.storage).is_absolute():
+        raise SweepError(f"--storage {options.storage}: expected the path on the cluster's machines, from the root")
+    overrides = list(options.overrides)
     # A plug-in that is installed here, and so needs no mention in the sweep, may not be installed there.
     if unmentioned := [name for name in plugins.loaded() if name not in sweep.plugins]:
-        words += ["--set", f"plugins={json.dumps([*sweep.plugins, *unmentioned])}"]
-    for name, value in {
-        "--only": options.only,
-        "--tracking-uri": options.tracking_uri,
-        "--rerun": options.rerun,
-    }.items():
-        words += [name, value] if value else []
-    return words
+        overrides.append(f"plugins={json.dumps([*sweep.plugins, *unmentioned])}")
+    relative = path.relative_to(folder).as_posix()
+    return command_of(options, here=False, sweep=relative, address="auto", overrides=overrides)
 
 
 def _submit(options: argparse.Namespace, load: Load) -> int:
-    local = Path(os.environ.get("IDP_STORAGE", "idp-storage"))
+    local = storage_path(default_storage())
     sweep, trials = load(argparse.Namespace(**{**vars(options), "storage": local}))
     folder = Path.cwd().resolve()
     with tempfile.TemporaryDirectory(prefix="idp-submit-") as scratch:
@@ -104,10 +93,12 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
         command = run_command(options, sweep, folder)
         client = jobs.connect(options.address)
         job_id = jobs.submit(client, package, command, sweep.name, options.profile)
+    where = ["--address", options.address] if options.address else []
+    of_sweep = command_of(options, "status", storage=None, tracking_uri=None, rerun=None)
     follow = {
-        "status": _command("status", options.sweep, *_selection(options)),
-        "logs": _command("logs", job_id, "--follow"),
-        "cancel": _command("cancel", options.sweep, "--job", job_id),
+        "status": shlex.join(of_sweep),
+        "logs": shlex.join(["idp", "logs", job_id, "--follow", *where]),
+        "cancel": shlex.join(["idp", "cancel", options.sweep, "--job", job_id, *where]),
     }
     if options.json:
         shown = {
@@ -124,17 +115,6 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
     )
     print("\n".join(f"{name + ':':<8} {line}" for name, line in follow.items()))
     return 0
-
-
-def _selection(options: argparse.Namespace) -> list[str]:
-    words = ["--profile", options.profile] if options.profile else []
-    for override in options.overrides:
-        words += ["--set", override]
-    return words + (["--only", options.only] if options.only else [])
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["idp", *words])
 
 
 def _status(options: argparse.Namespace, load: Load) -> int:

@@ -9,11 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from datagen.plugins import PluginError
-from datagen.spec import first_problem, nearest
+from datagen.spec import Spec, first_problem, nearest
+from datagen.task import DatasetSpec
+from orchestrator.figure_names import FIGURE_NAMES
 from orchestrator.plugins import load_plugins, load_plugins_at_hand
-from orchestrator.specs import SweepError, SweepSpec, expand
+from orchestrator.specs import ExecutionSpec, SweepError, SweepSpec, expand
 from orchestrator.suggestions import check_space
 from orchestrator.sweep_yaml import BadYaml, parse_yaml, read_yaml
+from planners.specs import PlannerSpec, TrainingSpec
 
 MOST_EXTENDED = 20
 
@@ -49,6 +52,9 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         load_plugins_at_hand()
         load_plugins(document.get("plugins", []), beside=[path.parent])
         sweep = SweepSpec.model_validate(document)
+        for name in sweep.figures:
+            if name not in FIGURE_NAMES:  # here, and not when the trials have run
+                raise SweepError(f"figures: unknown name {name!r:.80}; {nearest(name, FIGURE_NAMES)}")
         expand(sweep)
         if sweep.search is not None:
             check_space(sweep)
@@ -71,6 +77,15 @@ def sweep_files(path: str | Path) -> list[Path]:
     read: list[Path] = []
     _read_document(Path(path), seen=(), read=read)
     return read
+
+
+def profiles_of(path: str | Path) -> list[str]:
+    """Return the names of a sweep's profiles; none where the file can't be read."""
+    try:
+        profiles = _read_document(Path(path), seen=()).get("profiles")
+    except SweepError:
+        return []
+    return list(profiles) if isinstance(profiles, dict) else []
 
 
 def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None = None) -> dict[str, Any]:
@@ -114,9 +129,24 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _full_path(name: str) -> str:
+    """Return where in a sweep a field of a trial stands, which people name without its section; else nothing."""
+    if name in ("k", "seed"):
+        return f"grid.{name}"
+    sections: dict[str, type[Spec]] = {
+        "training": TrainingSpec,
+        "planners.NAME": PlannerSpec,
+        "data": DatasetSpec,
+        "execution": ExecutionSpec,
+    }
+    return next((f"{section}.{name}" for section, kind in sections.items() if name in kind.model_fields), "")
+
+
 def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     parts = path.strip().split(".")
+    if equals and len(parts) == 1 and parts[0] not in SweepSpec.model_fields and (full := _full_path(parts[0])):
+        raise SweepError(f"--set {override!r:.200}: unknown field {parts[0]!r}; did you mean {full!r}?")
     if not equals or not all(parts):
         raise SweepError(f"--set {override!r:.200}: expected path=value, for example training.epochs=3")
     if parts[0] == "grid" and len(parts) > 2:

@@ -175,6 +175,9 @@ def test_only_selects_by_value_and_by_id(tmp_path):
     ("setting", "expected"),
     [
         ("foo=1", "unknown field 'foo'"),
+        ("epochs=3", "unknown field 'epochs'; did you mean 'training.epochs'?"),
+        ("k=3", "unknown field 'k'; did you mean 'grid.k'?"),
+        ("core=vin", "unknown field 'core'; did you mean 'planners.NAME.core'?"),
         ("nmae=x", "unknown field 'nmae'; did you mean 'name'?"),
         ("planners.vin.core=vim", "planners.vin: planner: core: unknown name 'vim'; did you mean 'vin'?"),
         ("planners.vin.qchannels=3", "unknown field 'qchannels' for core 'vin'; did you mean 'q_channels'?"),
