@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator import jobs, plugins
 from orchestrator.options import Joined, add_storage, command_of, default_storage, storage_path
-from orchestrator.planning import RERUN_HELP, RERUNS, make_plan, size_words
+from orchestrator.planning import RERUN_HELP, RERUNS, make_plan
 from orchestrator.progress import duration
 from orchestrator.shipment import pack
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
@@ -89,7 +89,7 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
     folder = Path.cwd().resolve()
     with tempfile.TemporaryDirectory(prefix="idp-submit-") as scratch:
         package = Path(scratch, "working-directory.zip")
-        size = pack(folder, package, sweep_files(options.sweep), plugins.packages(), storage=local)
+        sent = pack(folder, package, sweep_files(options.sweep), plugins.packages(), storage=local)
         command = run_command(options, sweep, folder)
         client = jobs.connect(options.address)
         job_id = jobs.submit(client, package, command, sweep.name, options.profile)
@@ -106,13 +106,13 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
             "sweep": sweep.name,
             "trials": len(trials),
             "command": command,
+            "sent": asdict(sent),
             "follow": follow,
         }
         print(json.dumps(shown, indent=2))
         return 0
-    print(
-        f"{job_id}: {sweep.name}, {len(trials)} trials, at {client.get_address()} ({size_words(size)} of {folder} sent)"
-    )
+    print(f"{job_id}: {sweep.name}, {len(trials)} trials, at {client.get_address()}")
+    print(f"sent:    {sent.words()}, of {folder}")
     print("\n".join(f"{name + ':':<8} {line}" for name, line in follow.items()))
     return 0
 
