@@ -197,7 +197,15 @@ def cancel_job(sweep: SweepSpec, job_id: str, address: str | None) -> dict[str, 
     """
     client = jobs.connect(address)
     found = jobs.list_jobs(client)
-    chosen = [jobs.find_job(found, job_id)] if job_id else [j for j in found if j.sweep == sweep.name and j.alive]
+    if job_id:
+        chosen = [jobs.find_job(found, job_id)]
+        alive = [job.job_id for job in found if job.sweep == job_id and job.alive]
+        if chosen[0].job_id != job_id and len(alive) > 1:
+            raise jobs.JobError(f"{len(alive)} jobs of {job_id} run: {', '.join(alive)}; name one, or none for all")
+        if chosen[0].sweep and chosen[0].sweep != sweep.name:
+            raise jobs.JobError(f"{chosen[0].job_id} is a job of {chosen[0].sweep}, not of {sweep.name}")
+    else:
+        chosen = [job for job in found if job.sweep == sweep.name and job.alive]
     if not chosen:
         raise jobs.JobError(f"{sweep.name}: no job of it is running")
     return {job.job_id: "stopping" if jobs.stop(client, job) else f"was {job.state} already" for job in chosen}
