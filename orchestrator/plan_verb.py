@@ -139,14 +139,14 @@ def _schedules(plan: Plan, devices: list[int]) -> list[Schedule]:
 
 
 def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Measurement]:
-    from orchestrator.measuring import measure
-
     def say(trial: PlannedTrial, found: Measurement) -> None:
         took = "" if found.step_seconds is None else f"{1000 * found.step_seconds:.1f} ms a step"
         memory = "" if found.peak_bytes is None else f", {size_words(found.peak_bytes)}"
         print(f"{found.name}  {found.device}  {took or f'{found.status} {found.reason}'}{memory}", file=sys.stderr)
 
     if options.address is None:
+        from orchestrator.measuring import measure
+
         return measure(trials, options.storage, say)
     from orchestrator.cluster import ClusterError, measure_everywhere, ray_cluster
 

@@ -173,8 +173,6 @@ def _say_each(options: argparse.Namespace, sweep: SweepSpec, said: dict[str, str
 def _gc(options: argparse.Namespace) -> int:
     from orchestrator.housekeeping import check_storage, rebuildable, remove, running
 
-    if not str(options.storage) or (options.storage == Path() and "IDP_STORAGE" in os.environ):
-        raise ResultError("IDP_STORAGE is empty: expected a storage; nothing was touched")
     check_storage(options.storage)
     freeing = options.remove and not options.dry_run
     busy = running(options.storage, wait=freeing)
