@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import importlib.metadata
 import json
 import os
 import shlex
@@ -19,10 +21,12 @@ from datagen.manifest import DatasetError
 from datagen.plugins import PluginError
 from orchestrator.checking import add_check
 from orchestrator.doctor import add_doctor
+from orchestrator.environment import wrong_numbers
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.job_verbs import add_job_verbs
 from orchestrator.leases import at_work
+from orchestrator.options import Joined, add_storage, command_of, open_storage, storage_path
 from orchestrator.plan_verb import add_plan, disk, expected_time
 from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan, size_words
 from orchestrator.plugins import load_plugins, load_plugins_at_hand
@@ -33,7 +37,7 @@ from orchestrator.selection import select
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
 from orchestrator.suggestions import planned_trials
 from orchestrator.summary import summarise
-from orchestrator.sweep_files import load_sweep
+from orchestrator.sweep_files import load_sweep, profiles_of
 from orchestrator.table_formats import render
 from orchestrator.terminal import printing
 from orchestrator.trial_verbs import add_trial_verbs
@@ -46,14 +50,24 @@ TRIALS_FAILED = 1
 @printing()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 when trials FAILED, 2 on bad input, 128 + n on signal n."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(BAD_INPUT)
+    options = parser.parse_args(words)
     try:
+        if wrong := wrong_numbers():
+            raise BadInput(wrong[0])
+        if getattr(options, "storage", None) is not None and not getattr(options, "storage_elsewhere", False):
+            options.storage = storage_path(options.storage)
         with interruptible():
             if hasattr(options, "plugins"):
                 load_plugins_at_hand()
                 load_plugins(options.plugins)
             code: int = options.verb(options)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return code
     except Interrupted as interrupted:
         with suppress(OSError):  # a terminal that was closed takes no more words
@@ -62,10 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # no signal of ours: a plug-in, or another program's handler, has raised it
         print("idp: stopped by KeyboardInterrupt", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; without this, Python complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (SweepError, ResultError, DatasetError, PluginError, BadInput) as error:
         print(f"idp: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -75,11 +85,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"idp: {last.filename}, line {last.lineno} ended the process: sys.exit({ended.code!r})", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        full = no_room(error, Path("the disk"))
-        if full is None:
-            raise
-        print(f"idp: {full}", file=sys.stderr)
+        unread = _drop_unread()
+        if isinstance(error, BrokenPipeError) and unread:
+            return 0  # the reader (head, less) has seen enough
+        if error.errno is None:
+            raise  # not the operating system's, but somebody's own
+        print(f"idp: {_told(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _drop_unread() -> bool:
+    """Return whether standard output can't be written to; what it holds is dropped, or Python complains too."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return False
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
+def _told(error: OSError) -> str:
+    """Return what the operating system refused, in one line."""
+    if full := no_room(error, Path("the disk")):
+        return str(full)
+    place = error.filename if error.filename2 is None else error.filename2
+    if isinstance(place, bytes):
+        place = os.fsdecode(place)
+    if place is None:
+        calls = traceback.extract_tb(error.__traceback__)
+        place = f"in {calls[-1].name} ({calls[-1].filename}, line {calls[-1].lineno})"
+    advice = ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        advice = "; --storage, or --out where there is one, names another place"
+    return SweepError(f"{place}: {error.strerror or error}{advice}").args[0]
 
 
 class BadInput(ValueError):
@@ -88,6 +127,7 @@ class BadInput(ValueError):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="idp", description="Experiments for differentiable planning.")
+    parser.add_argument("-V", "--version", action="version", version=f"idp {importlib.metadata.version('idp')}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
@@ -95,16 +135,16 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(verb=run)
         added.add_argument("sweep", metavar="SWEEP", help="a sweep's YAML file")
         added.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
-        added.add_argument(
-            "--storage",
-            type=Path,
-            default=Path(os.environ.get("IDP_STORAGE", "idp-storage")),
-            help="where everything is kept (default: IDP_STORAGE, or ./idp-storage)",
-        )
+        add_storage(added)
         added.add_argument(
             "--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE", help="change one field"
         )
-        added.add_argument("--only", metavar="KEY=VALUE,...", help="only these trials, e.g. planner=id-vin,k=80")
+        added.add_argument(
+            "--only",
+            action=Joined,
+            metavar="KEY=VALUE,...",
+            help="only these trials, e.g. planner=vin,id-vin,k=80: any of a key's values, and all of the keys",
+        )
         added.add_argument("--json", action="store_true", help="one JSON object on standard output")
         return added
 
@@ -152,34 +192,24 @@ def _program(name: str) -> str:
     return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
 
 
-def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> str:
-    """Return the command that does `verb` with the same options."""
-    words = [_program("idp"), verb, sweep or options.sweep]
-    if options.profile and (sweep is None or _has_profile(sweep, options.profile)):
-        words += ["--profile", options.profile]
-    if "IDP_STORAGE" not in os.environ and options.storage != Path("idp-storage"):
-        words += ["--storage", str(options.storage)]
-    for override in options.overrides if sweep is None else []:
-        words += ["--set", override]
-    if options.only and sweep is None:
-        words += ["--only", options.only]
-    if getattr(options, "address", None) not in (None, os.environ.get("RAY_ADDRESS")):
-        words += ["--address", options.address]
-    return shlex.join(words)
+def _again(options: argparse.Namespace, verb: str) -> str:
+    """Return the command that does `verb` with the same options, as a shell takes it."""
+    return shlex.join([_program("idp"), *command_of(options, verb)[1:]])
 
 
-def _has_profile(sweep: str, profile: str) -> bool:
-    """Return whether a sweep's file can be read here and has the profile."""
-    try:
-        load_sweep(sweep, profile)
-    except SweepError:
-        return False
-    return True
+def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
+    """Return the command that runs the next sweep at the scale of this one: at the paper's, some take months."""
+    profiles, profile = profiles_of(sweep), options.profile
+    if profile is None and not profiles_of(options.sweep):
+        profile = "smoke"  # this one is small by itself, as the quickstart is
+    alone = argparse.Namespace(sweep=sweep, storage=options.storage, address=options.address)
+    return shlex.join([_program("idp"), *command_of(alone, profile=profile if profile in profiles else None)[1:]])
 
 
 def _data(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
+    open_storage(options.storage)
     missing = [dataset.spec for dataset in plan.datasets if not dataset.present]
     if missing:
         from orchestrator.campaign import dataset_lines
@@ -212,6 +242,7 @@ def _run(options: argparse.Namespace) -> int:
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
     expected = expected_time(plan)
     if todo:
+        open_storage(options.storage)
         progress.say(f"{len(todo)} trials to run, expected time: {expected}; disk: about {size_words(disk(plan))}")
     started = time.monotonic()
     from orchestrator.campaign import run_campaign
@@ -226,7 +257,7 @@ def _run(options: argparse.Namespace) -> int:
                 options.address,
                 options.tracking_uri,
                 options.profile,
-                shlex.split(_again(options, "run")),
+                command_of(options),
                 options.rerun == "shared",
                 options.only,
             )
@@ -261,7 +292,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
         lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")
         lines += [f"              then open http://127.0.0.1:5000{page}"] if page else []
     if plan.sweep.next:
-        lines.append(f"next sweep:   {_again(options, 'run', plan.sweep.next)}")
+        lines.append(f"next sweep:   {_next_sweep(options, plan.sweep.next)}")
     return "\n".join(lines)
 
 

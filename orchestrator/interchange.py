@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from datagen.spec import nearest
 from datagen.task import TASKS
+from orchestrator.options import add_storage
 from orchestrator.plugins import add_plugin_option
 from orchestrator.specs import SweepError
 
@@ -41,8 +41,7 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
         verb = verbs.add_parser(name, help=text)
         verb.set_defaults(verb=run)
         verb.add_argument("file", metavar="FILE.parquet", type=Path)
-        place = Path(os.environ.get("IDP_STORAGE", "idp-storage"))
-        verb.add_argument("--storage", type=Path, default=place, help="default: IDP_STORAGE, else ./idp-storage")
+        add_storage(verb)
         add_plugin_option(verb)
 
 

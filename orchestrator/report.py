@@ -15,6 +15,7 @@ from orchestrator.chart_parts import NothingToDraw
 from orchestrator.drawing import inline_svg, style
 from orchestrator.figures import FIGURES, K_ARE_DIFFERENT, draw, figures_of
 from orchestrator.freshness import is_present
+from orchestrator.options import for_verb
 from orchestrator.paper import beside_paper, paired_difference, paper, scale_differences
 from orchestrator.progress import trial_name
 from orchestrator.results import write_bytes
@@ -395,6 +396,6 @@ def _commands(page: Page) -> str:
         return ""  # which file the sweep is in, nobody has said
     lines = [shlex.join(command)]
     if command[:2] == ["idp", "run"]:
-        lines += [shlex.join(["idp", verb, *command[2:]]) for verb in ("table", "figures", "report")]
+        lines += [shlex.join(for_verb(command, verb)) for verb in ("table", "figures", "report")]
     text = escape("\n".join(lines))
     return f"<section><h2>To reproduce it</h2>\n<pre><code>{text}</code></pre></section>"

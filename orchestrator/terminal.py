@@ -63,7 +63,8 @@ def printing() -> Iterator[None]:
     errors = [stream.errors for stream in wrappers]
     for stream in wrappers:
         stream.reconfigure(errors=_HANDLER)
-    sys.stdout, sys.stderr = Printable(before[0]), Printable(before[1])
+    # None where the shell has closed it: `print` then says nothing.
+    sys.stdout, sys.stderr = (Printable(stream) if stream is not None else None for stream in before)
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.job_verbs import add_address, cancel_job
 from orchestrator.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, at_work, free, holder, look, silent
+from orchestrator.options import add_storage, open_storage
 from orchestrator.planning import size_words
 from orchestrator.plugins import add_plugin_option
 from orchestrator.progress import Progress, outcome, trial_name
@@ -53,7 +53,7 @@ def add_trial_verbs(
     )
     gc = verbs.add_parser("gc", help="What the storage holds that can be made again; --remove frees it.")
     gc.set_defaults(verb=_gc)
-    gc.add_argument("--storage", type=Path, default=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
+    add_storage(gc)
     gc.add_argument("--remove", action="store_true", help="free what is marked so; without it, only listed")
     gc.add_argument("--dry-run", action="store_true", help="list only, as without --remove")
     gc.add_argument("--datasets", action="store_true", help="free generated datasets too; their specs make them again")
@@ -64,6 +64,7 @@ def add_trial_verbs(
 def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     trial = find_trial(trials, options.trial_id)
     directory = trial_directory(options.storage, trial.trial_id)
+    open_storage(options.storage)
     from datagen import parquet
     from orchestrator.trial import run_trial
 
@@ -172,8 +173,6 @@ def _say_each(options: argparse.Namespace, sweep: SweepSpec, said: dict[str, str
 def _gc(options: argparse.Namespace) -> int:
     from orchestrator.housekeeping import check_storage, rebuildable, remove, running
 
-    if not str(options.storage) or (options.storage == Path() and "IDP_STORAGE" in os.environ):
-        raise ResultError("IDP_STORAGE is empty: expected a storage; nothing was touched")
     check_storage(options.storage)
     freeing = options.remove and not options.dry_run
     busy = running(options.storage, wait=freeing)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.options import command_of
 from orchestrator.plugins import add_plugin_option
 from orchestrator.results import ResultError
 from orchestrator.runs import collect
@@ -143,13 +144,7 @@ def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[Planned
 def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.report import write_report
 
-    command = ["idp", "run", str(options.sweep)]
-    if options.profile:
-        command += ["--profile", options.profile]
-    for override in options.overrides:
-        command += ["--set", override]
-    if options.only:
-        command += ["--only", options.only]
+    command = command_of(options)
     folder = _folder(options, sweep)
     if folder is None:
         _make_way(sweep, options.storage, "report.html")

@@ -75,6 +75,10 @@ def test_the_command_line_is_a_contract():
         (["trial", "{sweep}", "zz"], "no trial"),
         (["run", "{sweep}", "--address", "nowhere"], "HOST:PORT"),
         (["run", "{sweep}", "--address", "127.0.0.1:9"], "can't join"),
+        (["plan", "{sweep}", "--measure", "--address", "127.0.0.1:9"], "can't join"),
+        (["plan", "{sweep}", "--only", "planner=vni"], "did you mean 'vin'"),
+        (["plan", "{sweep}", "--only", "planner=vin,vni"], "no trial"),
+        (["plan", "{sweep}", "--only", "vin"], "expected key=value"),
         (["sync", "{sweep}", "--tracking-uri", "http://127.0.0.1:9"], "MLflow at http://127.0.0.1:9"),
     ],
 )

@@ -185,7 +185,7 @@ def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_
 
 
 def test_an_unknown_figure_is_told(storage):
-    sweep = load_sweep(SWEEP, "smoke", ["figures=[sucess]"])
+    sweep = load_sweep(SWEEP, "smoke").model_copy(update={"figures": ["sucess"]})
     with pytest.raises(NothingToDraw, match="did you mean 'success'"):
         write_report(sweep, storage)
 

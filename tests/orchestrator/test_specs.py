@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import EXAMPLES
 from pydantic import ValidationError
 
 from datagen.spec import Spec, canonical_json
@@ -175,6 +175,9 @@ def test_only_selects_by_value_and_by_id(tmp_path):
     ("setting", "expected"),
     [
         ("foo=1", "unknown field 'foo'"),
+        ("epochs=3", "unknown field 'epochs'; did you mean 'training.epochs'?"),
+        ("k=3", "unknown field 'k'; did you mean 'grid.k'?"),
+        ("core=vin", "unknown field 'core'; did you mean 'planners.NAME.core'?"),
         ("nmae=x", "unknown field 'nmae'; did you mean 'name'?"),
         ("planners.vin.core=vim", "planners.vin: planner: core: unknown name 'vim'; did you mean 'vin'?"),
         ("planners.vin.qchannels=3", "unknown field 'qchannels' for core 'vin'; did you mean 'q_channels'?"),
@@ -203,7 +206,9 @@ def test_only_selects_by_value_and_by_id(tmp_path):
         ("epochs", "expected path=value"),
         ("training.epochs=[", "the value is not valid YAML"),
         ("training.epochs=three", "training.epochs: input should be a valid integer"),
-        ("grid.seed=" + str(list(range(200_000))), "more than 100000 trials"),
+        ("grid=" + str({"seed": list(range(400)), "k": list(range(1, 300))}), "more than 100000 trials"),
+        ("figures=[succes]", "figures: unknown name 'succes'; did you mean 'success'?"),
+        ("figures=[success, '<b>']", "figures: unknown name '<b>'; known: "),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_one_line(tmp_path, setting, expected):
@@ -259,13 +264,9 @@ values = st.recursive(
 )
 
 
-EXAMPLES = int(os.environ.get("IDP_FUZZ_EXAMPLES", "200"))
-"""`make fuzz` tries ten thousand."""
-
-
 @given(data=st.data())
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(mutated_file, data):
+def test_fuzzed_sweeps_are_accepted_or_refused_with_one_line(mutated_file, data):
     document = json.loads(json.dumps(TINY | {"profiles": {"p": {"training": {"epochs": 1}}}}))
     for _ in range(data.draw(st.integers(1, 3))):
         spot = document
@@ -282,8 +283,8 @@ def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(mutated_file, data
 
 
 @given(data=st.data())
-@settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_file_with_mutated_letters_is_accepted_or_refused_with_one_line(mutated_file, data):
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def test_fuzzed_letters_of_a_sweep_are_accepted_or_refused_with_one_line(mutated_file, data):
     text = data.draw(st.sampled_from([path.read_text() for path in SWEEPS]))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
