@@ -31,8 +31,9 @@ SOMETHING_FAILED = 1
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 LEAST_FREE_BYTES = 5 * 10**9
 MOST_SKEW_SECONDS = 2.0
-CUDA_TOLERANCE = 0.01
-"""Largest difference of a logit or gradient from the CPU's, as a share of the largest: TF32 keeps three digits."""
+CUDA_TOLERANCE = 1e-3
+"""Largest difference of a logit or gradient from the CPU's, as a share of the largest: float32 in another order stays
+below 1e-4 there, TF32, which keeps three digits, does not stay below this."""
 
 _LOCAL_FILE_SYSTEMS = {"ext4", "ext3", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs"}
 
@@ -306,6 +307,9 @@ def examine_cuda() -> Iterator[Finding]:
 def cuda_difference(adjoint: str, device: str = "cuda") -> float:
     """Return how far a small planner's logits and gradients on a device are from the CPU's, relative to the largest.
 
+    Its value iteration takes some hundred steps to settle, and its adjoint as many: what a device gets wrong adds up.
+    The maximum is smoothed, since a tie would be decided by rounding.
+
     Args:
         adjoint: How it is differentiated.
         device: The device.
@@ -315,12 +319,18 @@ def cuda_difference(adjoint: str, device: str = "cuda") -> float:
     from planners import PlannerSpec, build_planner
 
     torch.manual_seed(0)
-    spec = PlannerSpec(core="vin", adjoint=adjoint, k_fwd=20)
+    steps = {"k_fwd": 100} | ({"k_bwd": 100, "tolerance": 0.0, "tolerance_bwd": 1e-6} if adjoint == "implicit" else {})
+    spec = PlannerSpec.model_validate(
+        {"core": "vin", "adjoint": adjoint, "options": {"q_channels": 16, "temperature": 0.1}, **steps}
+    )
     reference, planner = (build_planner(spec, kernel="reference") for _ in range(2))
+    with torch.no_grad():
+        filters = dict(reference.named_parameters())["core.w_v"]  # zero as it is built, and then nothing is iterated
+        filters.uniform_(0.5, 1.5).mul_(0.95 / filters.sum(dim=(1, 2, 3), keepdim=True))
     planner.load_state_dict(reference.state_dict())
-    map_, goal = (torch.rand(8, 1, 15, 15) > 0.3).float(), torch.zeros(8, 1, 15, 15)
+    map_, goal = (torch.rand(4, 1, 15, 15) > 0.3).float(), torch.zeros(4, 1, 15, 15)
     goal[:, :, 7, 7] = 1.0
-    weight = torch.randn(8, 4, 15, 15)
+    weight = torch.randn(4, 4, 15, 15)
     found = []
     for one, place in ((reference, "cpu"), (planner.to(device), device)):
         logits = one(map_.to(place), goal.to(place))

@@ -66,6 +66,8 @@ class TrialResult(BaseModel):
         peak_bytes: Largest memory held by a training step.
         train_seconds: Wall time of all epochs, validation excluded.
         epochs: Epochs trained.
+        steps: Training steps.
+        ended_by_budget: Whether `most_steps`, `most_seconds` or `most_applications` ended training.
         not_finite: Loss or gradient stopped being finite, which ended training.
         kernel: "compiled", or "reference" and why.
         test_accuracy: Share of test cells whose action is one of the optimal ones, 0..1.
@@ -99,6 +101,8 @@ class TrialResult(BaseModel):
     peak_bytes: Count | None = None
     train_seconds: Seconds | None = None
     epochs: Count = 0
+    steps: Count = 0
+    ended_by_budget: bool = False
     not_finite: bool = False
     kernel: Line = ""
     test_accuracy: Fraction | None = None

@@ -20,7 +20,7 @@ from orchestrator.specs import TrialSpec
 from planners.planner import Plan, Planner, build_planner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trained:
     """A trained planner.
 
@@ -76,7 +76,7 @@ def load_trained(directory: Path) -> Trained:
     return Trained(spec, planner, int(trainer["epoch"]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inputs:
     """Problems as the planner takes them.
 

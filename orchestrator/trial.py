@@ -43,6 +43,7 @@ from orchestrator.watchdog import STALL_SECONDS, watched
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
 from planners.memory import MemoryLimitExceeded, phase
+from planners.planner import ieee_float32
 from planners.rollout import Evaluation
 from planners.training import EpochRecord, Trainer
 
@@ -151,6 +152,7 @@ def _run(attempt: Attempt) -> TrialResult:
     spec, directory, lease = attempt.spec, attempt.directory, attempt.lease
     write_spec(directory, spec)
     device = _device(spec)
+    ieee_float32()
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
         "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.exclusive),
@@ -167,6 +169,8 @@ def _run(attempt: Attempt) -> TrialResult:
             identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
             evaluation, traces = _train_and_test(trainer, records, attempt, datasets, alone)
         numbers = _numbers(records, evaluation) | {
+            "steps": trainer.spent.steps,
+            "ended_by_budget": trainer.spent.exhausts(spec.training),
             "forward_trace": traces.forward,
             "backward_trace": traces.backward,
         }
@@ -397,7 +401,6 @@ def _numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, An
         "backward_seconds": _median(records, "backward_seconds"),
         "peak_bytes": max((record.peak_bytes for record in records), default=0),
         "train_seconds": sum(record.train_seconds for record in records),
-        "steps": records[-1].steps if records else 0,
     }
 
 

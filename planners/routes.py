@@ -26,7 +26,7 @@ class PlannerError(ValueError):
     """A planner that can't be loaded, or a map it can't plan on; the message says what was expected."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     """What a planner makes of one map, goal and start.
 
