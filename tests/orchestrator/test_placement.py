@@ -38,6 +38,9 @@ def test_what_is_compiled_for_processors_alone_gets_no_gpu(planner):
     for field, value in (("device", "cuda"), ("kernel", "reference")):
         with pytest.raises(ValueError, match=f"execution.{field} is '{value}', but solver 'gauss_seidel' is compiled"):
             TrialSpec.model_validate({"planner": planner, "execution": {field: value}})
+    if "core" not in planner:
+        with pytest.raises(ValueError, match=r"takes the maximum as it is; got temperature 0\.5"):
+            TrialSpec.model_validate({"planner": planner | {"temperature": 0.5}})
     unused = {"adjoint": "one_step", "core": "conv_gppn"}
     assert requested_resources(Resources(), TrialSpec.model_validate({"planner": unused}), MIXED)["gpu"] == 1.0
 
