@@ -191,8 +191,8 @@ def test_a_files_name_need_not_be_utf_8(folder, capfdbinary):
 
 def test_examiners_make_nothing(folder, capsys):
     before = sorted(folder.rglob("*"))
-    for words in (["plan", "small.yaml"], ["table", "small.yaml"], ["gc"]):
-        assert main([*words, "--storage", "new/one"]) == 0
+    for words, code in ((["plan", "small.yaml"], 0), (["table", "small.yaml"], 0), (["gc"], 2)):
+        assert main([*words, "--storage", "new/one"]) == code
     assert "storage: new/one (there is none yet)" in capsys.readouterr().out
     (finding,) = examine_storage(Path("new/one"))
     assert (finding.state, finding.what) == ("warning", "there is no new/one yet; the first run makes it")
