@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli
+from orchestrator import cli, provenance
 from orchestrator.cli import _parser, main
 from orchestrator.doctor import examine_storage
 from orchestrator.environment import number_from_environment
@@ -295,3 +295,14 @@ def test_a_version_is_told(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0 and capsys.readouterr().out.startswith("idp 0.")
+
+
+def test_another_users_clone_still_says_its_commit(monkeypatch):
+    own = provenance._git.__wrapped__()
+    for name, value in (
+        ("ASSUME_DIFFERENT_OWNER", "1"),
+        ("CONFIG_GLOBAL", "/dev/null"),
+        ("CONFIG_SYSTEM", "/dev/null"),
+    ):
+        monkeypatch.setenv(f"GIT_TEST_{name}" if name.startswith("ASSUME") else f"GIT_{name}", value)
+    assert provenance._git.__wrapped__() == own
