@@ -192,7 +192,7 @@ def rule_of(solver: Any) -> Rule:
     """Return the rule by which this solver stops, at its beginning."""
     if solver.rule == "residual":
         return ResidualRule(solver.tolerance)
-    return ErrorRule(solver.tolerance, window=1 if isinstance(solver, ForwardIteration) else 5)
+    return ErrorRule(solver.tolerance)
 
 
 def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
