@@ -81,7 +81,8 @@ class Implicit:
     Args:
         solver: Solver of the adjoint system; its max_steps is K_bwd (section 4.3).
         inexact: An unsolved system is wanted, as in the paper, where 10 to 15 steps leave some percent and train as
-            well: no warning, and no product spent on looking whether samples are coupled. Planners set it.
+            well: no warning, and no product spent on looking whether samples are coupled. Planners set it; a solver
+            of tolerance 0 means it too.
     """
 
     solver: Solver = field(default_factory=lambda: Anderson(max_steps=100))
@@ -109,7 +110,7 @@ class Implicit:
         found = self.solver.solve(lambda w: transposed_jacobian(w) + unit, unit)
         slot.record = AdjointRecord(found.residual, found.steps, found.result, found.trace)
         w = (at_least_single(found.value) * size * scale).to(g.dtype)
-        if not self.inexact:
+        if not self.inexact and self.solver.tolerance > 0.0:
             coupled = _coupling(lambda x: transposed_jacobian(x) + g - x, w, size * scale, found.residual)
             slot.record = replace(slot.record, result=found.result.masked_fill(coupled, int(Result.MAX_STEPS)))
             warn_unsolved("fixed_point", g, slot.record, coupled)

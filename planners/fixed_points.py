@@ -1,6 +1,7 @@
 """Differentiable fixed points and roots, for any map and any solver.
 
-Legend: v* solution, f step, F optimality condition, J = dF/dv, g = dl/dv* incoming gradient, w adjoint vector, B samples.
+Legend: v* solution, f step, F optimality condition, J = dF/dv, g = dl/dv* incoming gradient, w adjoint vector, B
+samples.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def _solve_transposed(product: Step, g: Tensor, adjoint: Implicit, slot: Adjoint
     else:
         w = Implicit(method, inexact=True).adjoin(lambda w: w - product(w), g, slot)
     assert slot.record is not None
-    if not adjoint.inexact:
+    if not adjoint.inexact and method.tolerance > 0.0:
         warn_unsolved("root", g, slot.record)
     finite = torch.isfinite(g).flatten(1).all(dim=1) if g.ndim > 1 else torch.isfinite(g)
     return torch.where(rows(finite, g), w, torch.nan)
@@ -185,8 +186,8 @@ def _check_solver(name: str, solver: Any) -> None:
         )
     if not is_dataclass(solver):
         raise TypeError(
-            f"{name}: expected a dataclass, whose max_steps `dataclasses.replace` can change (`planners.solution.Solver` "
-            f"says why); {type(solver).__name__} is none"
+            f"{name}: expected a dataclass, whose max_steps `dataclasses.replace` can change (see "
+            f"`planners.solution.Solver`); {type(solver).__name__} is none"
         )
 
 
@@ -240,7 +241,7 @@ def _length_and_slope(value: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _judge(F: Step, v: Tensor) -> Solution:
-    """Return a value found elsewhere as a solution, with the relative distance to the root that F and its slope tell."""
+    """Return a value found elsewhere as a solution, with its relative distance to the root, by F and its slope."""
     value, pulled = _value_and_pull(F, v)
     length, slope = _length_and_slope(value, pulled)
     distance = torch.where(length > 0.0, length * slope, length)

@@ -1,7 +1,7 @@
 """A solver for linear systems A x = b that needs no contraction, each sample on its own.
 
-Legend: A operator, r = b - A x, V orthonormal basis of the Krylov space, H = V^T A V its Hessenberg matrix, t the right-
-hand side of the small least squares, sigma the least singular value known, B samples, N unknowns, k steps.
+Legend: A operator, r = b - A x, V orthonormal basis of the Krylov space, H = V^T A V its Hessenberg matrix, t the right
+side of the small least squares, sigma the least singular value known, B samples, N unknowns, k steps.
 """
 
 from __future__ import annotations

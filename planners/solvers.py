@@ -176,8 +176,10 @@ class Broyden:
 def check_options(solver: Any) -> None:
     """Raise ValueError for options that no solver can have."""
     steps, tolerance = solver.max_steps, solver.tolerance
-    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"max_steps must be at least 1 and whole, got {steps!r}")
+    if not isinstance(steps, Integral) or isinstance(steps, bool):
+        raise TypeError(f"max_steps must be a whole number, got {steps!r}")
+    if steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {steps}")
     if not isinstance(tolerance, Real) or not tolerance >= 0.0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance!r}")
     rule = getattr(solver, "rule", "error")
