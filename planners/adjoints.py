@@ -27,6 +27,9 @@ from planners.stopping import (
     scale_per_sample,
 )
 
+_COUPLED = 0.02
+"""A defect of this size, relative, is coupling: f may compute in half precision (autocast), whose rounding is below."""
+
 Adjoin = Callable[[Step, Tensor, AdjointSlot], Tensor]
 """(J^T, g, slot) -> w."""
 
@@ -126,7 +129,7 @@ def _coupling(defect: Step, w: Tensor, sizes: Tensor, residual: Tensor) -> Tenso
     if not bool((sizes != sizes[:1]).any()):
         return torch.zeros_like(residual, dtype=torch.bool)
     left = safe_norm_per_sample(defect(w)) / torch.maximum(safe_norm_per_sample(w), sizes.flatten())
-    return torch.isfinite(left) & (left > 10.0 * residual + 100.0 * torch.finfo(w.dtype).eps)
+    return torch.isfinite(left) & (left > 10.0 * residual + _COUPLED)
 
 
 def warn_unsolved(name: str, g: Tensor, record: AdjointRecord, coupled: Tensor | None = None) -> None:
@@ -314,7 +317,7 @@ def _with_last_step(found: Solution, image: Tensor, value: Tensor, solver: Solve
 
 def _exact_residual(z: Tensor, fz: Tensor) -> Tensor:
     """Return ||f(z) - z|| / ||f(z)|| per sample, whatever the size of either; inf where it is not finite."""
-    scale = torch.maximum(scale_per_sample(z), scale_per_sample(fz))
+    scale = scale_per_sample(z, fz)
     change, size = (norm_per_sample(at_least_single(x) / rows(scale, x)) for x in (fz - z, fz))
     ratio = torch.where(change > 0.0, change / size, change)
     return torch.where(torch.isfinite(change) & torch.isfinite(size), ratio, torch.inf)

@@ -52,19 +52,18 @@ def norm_per_sample(z: Tensor) -> Tensor:
     return torch.linalg.vector_norm(flat(z), dim=1, dtype=dtype)
 
 
-def scale_per_sample(z: Tensor) -> Tensor:
-    """Return a power of two near the largest |z| of each sample, [B], at least float32; 1 for zeros and no numbers.
+def scale_per_sample(*parts: Tensor) -> Tensor:
+    """Return a power of two near the largest |number| of each sample, [B], at least float32; 1 for zeros and nan.
 
     Dividing by it is exact, and the squares of what is left neither under- nor overflow.
     """
-    z = at_least_single(flat(z))
-    if z.shape[1] == 0:
-        return z.new_ones(len(z))
-    largest = z.abs().amax(dim=1)
+    sizes = [at_least_single(flat(part)).abs() for part in parts]
+    if sizes[0].shape[1] == 0:
+        return sizes[0].new_ones(len(sizes[0]))
+    largest = torch.stack([size.amax(dim=1) for size in sizes]).amax(dim=0)
     usual = torch.isfinite(largest) & (largest > 0.0)
-    limits = torch.finfo(z.dtype)
     exponent = torch.frexp(torch.where(usual, largest, 1.0)).exponent - 1
-    return torch.ldexp(torch.ones_like(largest), exponent).clamp(min=limits.tiny)
+    return torch.ldexp(torch.ones_like(largest), exponent).clamp(min=torch.finfo(largest.dtype).tiny)
 
 
 def safe_norm_per_sample(z: Tensor) -> Tensor:
@@ -195,7 +194,7 @@ class ErrorRule:
         eps = torch.finfo(z.dtype).eps
         tolerance = max(self.tolerance, NOISE * eps)
         z, f = at_least_single(flat(z)), at_least_single(flat(fz))
-        scale = torch.maximum(scale_per_sample(z), scale_per_sample(f))[:, None]
+        scale = scale_per_sample(z, f)[:, None]
         g = f - z
         finite = torch.isfinite(g).all(dim=1)
         before = self._opened(z, f, g) if self.memory is None else self.memory
