@@ -287,6 +287,6 @@ def knows_experiment(uri: str, experiment: str, name: str) -> bool:
             found = database.execute(
                 "SELECT name FROM experiments WHERE experiment_id = ?", (int(experiment),)
             ).fetchone()
-    except (sqlite3.Error, ValueError):
+    except (sqlite3.Error, ValueError, OverflowError):
         return False
     return found is not None and found[0].partition("@")[0] == name

@@ -13,6 +13,7 @@ from orchestrator.results import write_json
 from orchestrator.specs import PlannedTrial, SweepSpec
 from orchestrator.suggestions import planned_trials
 
+_VARIANT = re.compile(r"[0-9a-f]{6}")
 _NO_OTHER_NUMBERS: dict[str, Any] = {"description": "", "next": None, "figures": []}
 
 
@@ -78,4 +79,7 @@ def _owners(folder: Path) -> dict[str, str]:
         found = json.loads((folder / "variants.json").read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    # They become parts of names.
+    return {name: own for name, own in found.items() if isinstance(own, str) and _VARIANT.fullmatch(own)}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from samples import sample_run
 
+from datagen.plugins import LOADED
 from orchestrator.figures import draw
 from orchestrator.freshness import of_one_version, version
 from orchestrator.paper import beside_paper, paired_difference
@@ -46,6 +47,7 @@ def runs_of(sweep, rate=lambda trial: 0.5, **provenance):
 def plugin(tmp_path, monkeypatch):
     """A plug-in `changing_part`, and what its hash was before it was changed."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(LOADED, "changing_part", None)
     path = tmp_path / "changing_part.py"
     path.write_text("GAIN = 1\n")
     before = code_hash("changing_part")

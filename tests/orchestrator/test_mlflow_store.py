@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from mutations import EXAMPLES, mutated
 
 from orchestrator import mlflow_store
 from orchestrator.mlflow_store import default_uri, locked, open_store, sqlite_path
@@ -19,7 +20,9 @@ from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_curves, write_result
 from orchestrator.specs import SweepSpec, expand
 from orchestrator.tracking import Tracker, TrackingError, page_of, seconds_between, sync, unsent
+from orchestrator.tracking_note import note_path
 from orchestrator.tracking_view import View, connect
+from orchestrator.variants import make_way
 
 SWEEP = SweepSpec.model_validate(
     {
@@ -349,3 +352,23 @@ def test_a_damaged_file_is_not_called_an_outage(storage):
     assert means(storage)[0]["trials"] == 2
     told.clear()
     assert sync(default_uri(storage), SWEEP, TRIALS, storage, told.append) == 3 and len(told) == 1
+
+
+def test_fuzzed_notes_are_taken_or_forgotten(storage):
+    """The notes beside a sweep only save asking: whatever stands there, nothing is raised and nothing lost."""
+    leave(storage, TRIALS[0])
+    uri = default_uri(storage)
+    sync(uri, SWEEP, TRIALS, storage)
+    folder, report = storage / "sweeps" / "kept", storage / "sweeps" / "kept" / "report.html"
+    make_way(SWEEP, storage, report.name)
+    note = note_path(storage, "kept", uri)
+    notes = {path: path.read_bytes() for path in (note, folder / "variants.json")}
+    for number in range(EXAMPLES):
+        for path, content in notes.items():
+            path.write_bytes(mutated(content, number))
+        report.write_text("mine")
+        assert page_of(storage, "kept", uri) in ("", "/#/experiments/1/runs?workflowType=machine_learning")
+        assert isinstance(unsent(storage, "kept", uri, {}), list)
+        kept = make_way(SWEEP, storage, report.name)
+        left = report if kept is None else kept
+        assert left.read_text() == "mine" and left.parent == folder
