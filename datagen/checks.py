@@ -17,7 +17,7 @@ from datagen.spec import canonical_json
 from datagen.task import TASKS, DatasetSpec, Split
 
 _MOST_NUMBERS = 10_000
-"""Corners of obstacles, two numbers each, for a problem: equal ones are packed so well that a file's size says little."""
+"""Numbers of one problem in one column, corners of obstacles: equal ones are packed so well that sizes say little."""
 
 
 @contextmanager
