@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datagen.links import read_links
 from datagen.problem import Moves, Problems
+from planners.edge import enclosed, plan_walled
 from planners.planner import Planner
 from planners.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
 
@@ -84,12 +85,11 @@ def evaluate(
     done = 0
     for batch in problems.in_order(batch_size):
         inputs = Inputs.of(batch, device)
-        plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
         facts: tuple[Any, ...] = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
         if moves.links:
             links = read_links(moves, batch.observation)
             facts += (links.target, links.cost)
-        parts.append((plan.logits.max(1).indices, *(torch.from_numpy(fact).to(device) for fact in facts)))
+        parts.append((_actions(planner, inputs, moves, k_fwd), *(torch.from_numpy(fact).to(device) for fact in facts)))
         done += len(batch)
         if progress is not None:
             progress(done)
@@ -98,3 +98,17 @@ def evaluate(
     if roads:
         return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
     return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)
+
+
+def _actions(planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None) -> Tensor:
+    """Return the greedy action of each cell, int64 [B, h, w]."""
+    inside = enclosed(planner, inputs.map, inputs.observation, moves)
+    actions = torch.empty(inputs.label.shape, dtype=torch.int64, device=inputs.map.device)
+    # Maps with and without a wall round them apart: no result may depend on the rest of its batch.
+    for chosen in (inside, ~inside):
+        if chosen.any():
+            rows = slice(None) if chosen.all() else chosen
+            observation = None if inputs.observation is None else inputs.observation[rows]
+            plan = plan_walled(planner, inputs.map[rows], inputs.goal[rows], observation, moves=moves, k_fwd=k_fwd)
+            actions[rows] = plan.logits.max(1).indices
+    return actions

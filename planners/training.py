@@ -16,6 +16,7 @@ from torch.nn import functional
 from datagen.problem import Moves, Problems
 from planners.budget import Spent, applications
 from planners.cores import DiscountedCore
+from planners.edge import plan_walled
 from planners.evaluation import Inputs, ProblemSource, evaluate
 from planners.fixed_points import Result, Solution
 from planners.memory import TensorMemory, state_tensors
@@ -314,7 +315,8 @@ class Trainer:
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> tuple[Plan, Tensor]:
         apart = self.epoch < self.training.mapper_pretrain_epochs
         if inputs.observation is None or self.spec.mapper == "identity":
-            plan = self.planner.plan(inputs.map, inputs.goal, inputs.observation if self.spec.channels else None)
+            channels = inputs.observation if self.spec.channels else None
+            plan = plan_walled(self.planner, inputs.map, inputs.goal, channels, moves=self.moves)
             loss = self._cross_entropy(plan.logits, inputs)
         elif apart:
             plan = self.planner.plan(inputs.map, inputs.goal)
