@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from datagen.plugins import require
 from datagen.spec import Spec
-from datagen.task import SPLITS, TASKS, DatasetSpec, Split, input_channels, load_tasks
+from datagen.task import SPLITS, TASKS, DatasetSpec, Split, input_channels
 
 
 class DatasetError(ValueError):
@@ -46,7 +47,7 @@ class Manifest(Spec):
         code: Hash of the sources of the generator.
         versions: Libraries that made it.
         shared_maps: Maps that are in more than one split; none in a generated set.
-        plugins: The plug-in that its task comes from, by which any process finds it; none for this project's own.
+        plugins: The plug-in that its task comes from, which a reader must have loaded; none for this project's own.
     """
 
     plugins: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class Manifest(Spec):
     @classmethod
     def _plugins_first(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
-            load_tasks(data.get("plugins", ()))
+            require(data.get("plugins", ()))
         return data
 
     def rows(self, split: Split) -> int:

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from datagen.columns import array_of, problems_from_table, schema_of, table_from_problems
 from datagen.manifest import DatasetError, Manifest, ShardRecord, card
-from datagen.plugins import OWNERS
+from datagen.plugins import OWNERS, PluginNotLoaded
 from datagen.problem import Problems
 from datagen.provenance import code_hash
 from datagen.spec import canonical_json
@@ -281,6 +281,8 @@ def load_manifest(directory: Path) -> Manifest:
         raise DatasetError(f"{path}: no such file: {directory} is not a finished dataset") from None
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(reason := first.get("ctx", {}).get("error"), PluginNotLoaded):
+            raise DatasetError(f"{path}: {reason}") from None
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise DatasetError(f"{path}: {field}: {first['msg']}; delete the file to have the set made again") from error
 

@@ -2,19 +2,24 @@
 
 A plug-in is a module that holds any of `TASKS`, `CORES`, `MAPPERS`, `SOLVERS` and `ADJOINTS`, written as those of this
 project are: names to `Task` (datagen.task) or `Entry` (planners.specs). Importing it has no further effect.
+
+A plug-in is code, so only a user brings one in: by the sweep in use, `--plugin`, or IDP_PLUGINS. A file that is read
+from a storage or got from somebody else (a spec, a manifest, an archive) may say that it needs one, never import it.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -22,13 +27,47 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 OWNERS: dict[tuple[str, str], str] = {}
 """Which plug-in a line of a registry comes from: (registry, name) to plug-in; what is not here is the project's own."""
 
+LOADED: dict[str, None] = {}
+"""The plug-ins that this process has been told to use."""
+
 
 class PluginError(ValueError):
     """A plug-in that can't be used; the message names it and says why."""
 
 
+class PluginNotLoaded(PluginError):
+    """A file needs a plug-in that nobody has named."""
+
+
+def named_in_environment() -> list[str]:
+    """Return the plug-ins that IDP_PLUGINS names, with commas between them."""
+    return [name for name in os.environ.get("IDP_PLUGINS", "").split(",") if name]
+
+
+def require(names: Any) -> None:
+    """Refuse what a file needs where the user has not named it; nothing is imported.
+
+    Args:
+        names: The file's list of plug-ins, whatever it holds.
+
+    Raises:
+        PluginNotLoaded: A plug-in of them is not loaded.
+        PluginError: They are no list of modules.
+    """
+    if not isinstance(names, (list, tuple)):
+        raise PluginError(f"plugins: expected a list of modules, got {names!r:.80}")
+    for name in names:
+        if not isinstance(name, str) or not _MODULE.fullmatch(name):
+            raise PluginError(f"plugins: expected names of Python modules such as my_package, got {name!r:.80}")
+        if name not in LOADED:
+            raise PluginNotLoaded(
+                f"plugins: needs {name!r:.80}, which is not loaded, for a file never brings code along; if you trust "
+                f"that module, name it: --plugin {name:.80}, or IDP_PLUGINS={name:.80}"
+            )
+
+
 def import_plugin(name: object) -> ModuleType:
-    """Return the module of a plug-in.
+    """Return the module of a plug-in that the user has named.
 
     Raises:
         PluginError: It can't be found, or its import fails; the message has the line of its own that failed.
@@ -36,23 +75,43 @@ def import_plugin(name: object) -> ModuleType:
     if not isinstance(name, str) or not _MODULE.fullmatch(name):
         raise PluginError(f"plugins: expected names of Python modules such as my_package, got {name!r:.80}")
     try:
-        return importlib.import_module(name)
+        with _kept_in_check():
+            module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise PluginError(
                 f"plugins: there is no module {name!r} beside the sweep, in the current folder or on Python's path; "
                 "install it, or put its folder on PYTHONPATH"
             ) from None
-        raise PluginError(_failed(name, error)) from error
-    except Exception as error:
-        raise PluginError(_failed(name, error)) from error
+        raise PluginError(failed(name, error)) from error
+    except (Exception, SystemExit, GeneratorExit) as error:
+        raise PluginError(failed(name, error)) from error
+    LOADED[name] = None
+    return module
 
 
-def _failed(name: str, error: Exception) -> str:
+@contextmanager
+def _kept_in_check() -> Iterator[None]:
+    """Let an import neither end the process in silence nor write into what a verb prints."""
+
+    def refused(status: int) -> NoReturn:
+        raise SystemExit(f"os._exit({status})")
+
+    ends, os._exit = os._exit, refused
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os._exit = ends
+
+
+def failed(name: str, error: BaseException) -> str:
+    """Return what to say where the import of a plug-in failed: the reason, and the plug-in's own line."""
     if isinstance(error, SyntaxError):
         place = f"{error.filename}, line {error.lineno}"
     else:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        last = next((frame for frame in reversed(frames) if frame.filename != __file__), frames[-1])
         place = f"{last.filename}, line {last.lineno}"
     reason = " ".join(str(error).split())
     return f"plugins: importing {name!r} failed with {type(error).__name__}: {reason} ({place})"

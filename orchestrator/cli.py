@@ -9,11 +9,13 @@ import shlex
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from datagen.manifest import DatasetError
+from datagen.plugins import PluginError
 from orchestrator.checking import add_check
 from orchestrator.doctor import add_doctor
 from orchestrator.interchange import add_interchange
@@ -21,6 +23,7 @@ from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.job_verbs import add_job_verbs
 from orchestrator.plan_verb import add_plan, expected_time
 from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan
+from orchestrator.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.progress import Progress, duration
 from orchestrator.results import ResultError, no_room, trial_directory
 from orchestrator.runs import collect
@@ -42,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with interruptible():
+            if hasattr(options, "plugins"):
+                load_plugins_at_hand()
+                load_plugins(options.plugins)
             code: int = options.verb(options)
             sys.stdout.flush()
             return code
@@ -52,8 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has seen enough; without this, Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (SweepError, ResultError, DatasetError, BadInput) as error:
+    except (SweepError, ResultError, DatasetError, PluginError, BadInput) as error:
         print(f"idp: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except SystemExit as ended:
+        # No verb ends the process itself: a plug-in's code has, and its status would be taken for the verb's.
+        last = traceback.extract_tb(ended.__traceback__)[-1]
+        print(f"idp: {last.filename}, line {last.lineno} ended the process: sys.exit({ended.code!r})", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
         full = no_room(error, Path("the disk"))

@@ -6,7 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
+from datagen.spec import nearest
 from datagen.task import TASKS
+from orchestrator.plugins import add_plugin_option
+from orchestrator.specs import SweepError
 
 ORDERS = ("4abs-cc", "news")
 ORDER_HELP = "order of the file's actions; 4abs-cc (default): north, west, south, east; news: north, east, west, south"
@@ -17,7 +20,7 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bring = verbs.add_parser("import", help="Make a dataset of a file in the GPPN layout (.npz).")
     bring.set_defaults(verb=_import)
     bring.add_argument("file", metavar="FILE.npz", type=Path)
-    bring.add_argument("--task", choices=sorted(TASKS), required=True, help="tells the moves and the observations")
+    bring.add_argument("--task", required=True, help=f"its moves and observations: {', '.join(sorted(TASKS))}")
     bring.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of datasets; its name is printed")
     bring.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
 
@@ -27,6 +30,8 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     take.add_argument("file", metavar="FILE.npz", type=Path)
     take.add_argument("--labels", choices=("one_hot", "full"), default="one_hot", help="one action a cell, or all ties")
     take.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
+    for exchange in (bring, take):
+        add_plugin_option(exchange)
 
     for name, run, text in (
         ("archive", _archive, "Write all results of a storage to one small Parquet file."),
@@ -37,11 +42,14 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
         verb.add_argument("file", metavar="FILE.parquet", type=Path)
         place = Path(os.environ.get("IDP_STORAGE", "idp-storage"))
         verb.add_argument("--storage", type=Path, default=place, help="default: IDP_STORAGE, else ./idp-storage")
+        add_plugin_option(verb)
 
 
 def _import(options: argparse.Namespace) -> int:
     from datagen.npz import import_npz
 
+    if options.task not in TASKS:  # the plug-ins have been loaded by now
+        raise SweepError(f"--task: unknown name {options.task!r}; {nearest(options.task, TASKS)}")
     print(import_npz(options.file, options.task, options.out, actions=options.actions))
     return 0
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
-import os
 import sys
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from datagen.plugins import OWNERS, PluginError, import_plugin
+from datagen.plugins import LOADED, OWNERS, PluginError, failed, import_plugin, named_in_environment
 from datagen.task import DatasetSpec, load_tasks
+from orchestrator.interruption import Interrupted
 from planners.registry import load_parts
 from planners.specs import PlannerSpec
 
 ENTRY_POINTS = "idp.plugins"
 """Group of entry points by which an installed package offers itself to every sweep; the value is its module."""
 
-_VARIABLE = "IDP_PLUGINS"
 _UNSHIPPED = ["**/.git/**", "**/__pycache__/**", "**/.venv/**", "**/idp-storage/**"]
-
-_loaded: dict[str, None] = {}
 
 
 def load_plugins(names: Any, beside: Iterable[Path] = ()) -> None:
@@ -39,15 +37,32 @@ def load_plugins(names: Any, beside: Iterable[Path] = ()) -> None:
         raise PluginError(f"plugins: expected a list of modules, got {names!r:.80}")
     for name in names:
         _put_on_path(str(name), [*beside, Path.cwd()])
-        import_plugin(name)
+        try:
+            import_plugin(name)
+        except (PluginError, Interrupted):
+            raise
+        except BaseException as error:  # a KeyboardInterrupt of the plug-in's own, above all
+            raise PluginError(failed(name, error)) from error
         load_tasks([name])
         load_parts([name])
-        _loaded[name] = None
 
 
-def load_installed_plugins() -> None:
-    """Load the plug-ins that installed packages offer by the entry point `idp.plugins`."""
+def load_plugins_at_hand() -> None:
+    """Load the plug-ins that need no mention: installed packages' (entry point `idp.plugins`), and IDP_PLUGINS'."""
     load_plugins([entry.value for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)])
+    load_plugins(named_in_environment())
+
+
+def add_plugin_option(verb: argparse.ArgumentParser) -> None:
+    """Add the option that names the plug-ins which a trial, a dataset or an archive may need."""
+    verb.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a plug-in that what is read may need (also: IDP_PLUGINS); it is code, so name only what you trust",
+    )
 
 
 def _put_on_path(name: str, folders: list[Path]) -> None:
@@ -78,13 +93,13 @@ def used_by(data: DatasetSpec, planner: PlannerSpec) -> tuple[str, ...]:
 
 def loaded() -> list[str]:
     """Return the modules of the loaded plug-ins."""
-    return list(_loaded)
+    return list(LOADED)
 
 
 def packages() -> list[Path]:
     """Return the folders and files that the loaded plug-ins are in: what another machine needs to have them too."""
     found: dict[Path, None] = {}
-    for name in _loaded:
+    for name in LOADED:
         spec = sys.modules[name.partition(".")[0]].__spec__
         assert spec is not None, name
         places = list(spec.submodule_search_locations or [])
@@ -97,16 +112,16 @@ def runtime_env() -> dict[str, Any] | None:
 
     Ray copies the packages, so that a run goes on with what it started with; None where there are none.
     """
-    if not _loaded:
+    if not LOADED:
         return None
     return {
         "py_modules": [str(path) for path in packages()],
         "excludes": _UNSHIPPED,
-        "env_vars": {_VARIABLE: ",".join(_loaded)},
+        "env_vars": {"IDP_PLUGINS": ",".join(LOADED)},
         "worker_process_setup_hook": "orchestrator.plugins.load_in_worker",
     }
 
 
 def load_in_worker() -> None:
     """Load, in a process of the cluster, the plug-ins that were shipped to it."""
-    load_plugins(os.environ[_VARIABLE].split(","))
+    load_plugins(named_in_environment())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from datagen.plugins import PluginError, source_files
+from datagen.plugins import LOADED, source_files
 
 CODE_PACKAGES = ("datagen", "planners")
 """The packages whose sources decide a trial's numbers."""
@@ -62,11 +62,13 @@ class Provenance(BaseModel):
     exclusive: bool = False
 
     def made_by(self, code: str) -> bool:
-        """Return whether the project's code `code` and the plug-ins as they are now made it."""
-        try:
-            return self.code == code and all(code_hash(name) == digest for name, digest in self.plugins.items())
-        except PluginError:  # the plug-in is not here any more
-            return False
+        """Return whether the project's code `code` and the plug-ins as they are now made it.
+
+        A plug-in that is not loaded did not: what a file names is neither looked for nor read.
+        """
+        return self.code == code and all(
+            name in LOADED and code_hash(name) == digest for name, digest in self.plugins.items()
+        )
 
 
 @functools.cache

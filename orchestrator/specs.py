@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from datagen.plugins import require
 from datagen.spec import Spec, digest, first_problem, nearest
 from datagen.task import TASKS, DatasetSpec, input_channels
-from orchestrator.plugins import load_plugins, used_by
+from orchestrator.plugins import used_by
 from orchestrator.search_space import SearchSpec, Suggestions
 from planners.specs import PlannerSpec, TrainingSpec
 
@@ -56,7 +57,7 @@ class TrialSpec(Spec):
         training: How.
         execution: Where, as far as that changes numbers.
         seed: Seed of the initial weights and of the order of the training data.
-        plugins: The plug-ins that its parts come from, by which any process finds them; none for this project's own.
+        plugins: The plug-ins that its parts come from, which a reader must have loaded; none for this project's own.
     """
 
     plugins: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class TrialSpec(Spec):
     @classmethod
     def _plugins_first(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "plugins" in data:
-            load_plugins(data["plugins"])
+            require(data["plugins"])
         return data
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from datagen.plugins import PluginError
 from datagen.spec import first_problem, nearest
-from orchestrator.plugins import load_installed_plugins, load_plugins
+from orchestrator.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.specs import SweepError, SweepSpec, expand, studies
 
 
@@ -60,7 +60,7 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
     for override in overrides:
         document = _with_override(document, override)
     try:
-        load_installed_plugins()
+        load_plugins_at_hand()
         load_plugins(document.get("plugins", []), beside=[path.parent])
         sweep = SweepSpec.model_validate(document)
         first = {} if sweep.search is None else {axis: values.first() for axis, values in sweep.search.space.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.job_verbs import add_address, cancel_job
 from orchestrator.leases import TrialHeld
 from orchestrator.planning import size_words
+from orchestrator.plugins import add_plugin_option
 from orchestrator.progress import Progress, outcome, trial_name
 from orchestrator.results import ResultError, trial_directory, write_json
 from orchestrator.selection import find_trial
@@ -52,6 +53,7 @@ def add_trial_verbs(
     gc.add_argument("--dry-run", action="store_true", help="list only")
     gc.add_argument("--datasets", action="store_true", help="free generated datasets too; their specs make them again")
     gc.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_plugin_option(gc)
 
 
 def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:

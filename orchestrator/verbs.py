@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.plugins import add_plugin_option
 from orchestrator.results import ResultError
 from orchestrator.runs import collect
 from orchestrator.specs import PlannedTrial, SweepSpec
@@ -79,6 +80,8 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     evaluate.add_argument("--k", type=int, help="most forward steps, where they differ from the trial's")
     evaluate.add_argument("--threads", type=int, help="threads (default: the trial's)")
     evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    for reader in (show, evaluate):
+        add_plugin_option(reader)
 
 
 def inches(text: str) -> float:

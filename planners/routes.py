@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from datagen.plugins import named_in_environment, require
 from datagen.problem import FOUR, Moves
 from planners.planner import Planner, build_planner
 from planners.registry import OPTIONS, load_parts
@@ -120,17 +121,19 @@ class RoutePlanner:
         )
 
 
-def load_planner(directory: str | Path) -> RoutePlanner:
+def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePlanner:
     """Return the planner that a trial has trained.
 
     Args:
         directory: The trial directory; of its files `spec.json` and `checkpoint.pt` are enough.
+        plugins: Modules to import for its parts, beside those in IDP_PLUGINS; its files have none imported.
 
     Raises:
         PlannerError: A file is missing or not of this version; names it.
-        PluginError: The planner's parts come from a plug-in that can't be imported here.
+        PluginError: A plug-in can't be imported, or the planner's parts come from one that is not named.
     """
     folder = Path(directory)
+    load_parts([*named_in_environment(), *plugins])
     try:
         spec = json.loads((folder / "spec.json").read_bytes())
         trainer: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")["trainer"]
@@ -138,7 +141,7 @@ def load_planner(directory: str | Path) -> RoutePlanner:
         raise PlannerError(
             f"{error.filename}: no such file: {folder} is not the directory of a trained trial"
         ) from None
-    load_parts(spec.get("plugins", ()))
+    require(spec.get("plugins", ()))
     moves = Moves(**trainer["moves"])
     best = trainer.get("best") if spec.get("training", {}).get("tested_checkpoint") == "best" else None
     try:

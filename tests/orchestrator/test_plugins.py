@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,14 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from datagen.plugins import OWNERS, PluginError
+from datagen.manifest import DatasetError
+from datagen.parquet import load_manifest
+from datagen.plugins import LOADED, OWNERS, PluginError
 from datagen.task import TASKS, DatasetSpec
+from orchestrator.cli import main
 from orchestrator.fresh_report import FreshReport
 from orchestrator.plugins import load_plugins
-from orchestrator.results import code_hash, read_result, trial_directory
+from orchestrator.provenance import Provenance
+from orchestrator.results import TrialResult, code_hash, read_result, trial_directory, write_json, write_result
 from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
 from orchestrator.sweep_files import load_sweep
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
+from planners.routes import load_planner
 from planners.specs import PlannerSpec
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +35,10 @@ EXAMPLES = ROOT / "examples"
 @pytest.fixture
 def untouched(monkeypatch):
     """The registries, Python's path and its modules, which a test may fill, as they were."""
-    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS)
+    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
     before = [dict(registry) for registry in registries]
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("orchestrator.plugins._loaded", {})
     yield monkeypatch
     for registry, lines in zip(registries, before, strict=True):
         registry.clear()
@@ -85,11 +90,11 @@ def test_own_options_reach_validation_identity_and_the_grid(untouched, tmp_path)
         load_sweep(path, overrides=[*sweep, "planners.p.sharpnes=3"])
 
 
-def test_a_spec_that_is_read_back_brings_its_plug_in_along(tmp_path):
+def test_a_spec_is_read_back_where_its_plug_in_is_named(tmp_path):
     path = write(tmp_path, CORE)
     read = (
-        "import sys; from orchestrator.specs import *; from orchestrator.sweep_files import *\n"
-        "spec = TrialSpec.model_validate_json(sys.argv[1])\n"
+        "import sys; from orchestrator.specs import *; from orchestrator.plugins import load_plugins_at_hand\n"
+        "load_plugins_at_hand(); spec = TrialSpec.model_validate_json(sys.argv[1])\n"
         "print(trial_id(spec), type(spec.planner.options).__module__)"
     )
     make = (
@@ -100,7 +105,8 @@ def test_a_spec_that_is_read_back_brings_its_plug_in_along(tmp_path):
 
     def run(code, argument):
         command = [sys.executable, "-c", code, argument]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+        environment = os.environ | {"IDP_PLUGINS": "mine"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, env=environment)
         return done.stdout.split()
 
     made, spec = run(make, str(path))
@@ -243,20 +249,103 @@ def test_a_changed_plug_in_makes_its_results_stale(campaign):
     assert (plan["done"], plan["stale"]) == (0, 4)
 
 
-def test_other_verbs_find_the_plug_in_by_the_trials_spec(campaign):
+def test_other_verbs_are_told_the_plug_in_that_a_trial_needs(campaign):
     folder, elsewhere, _, _ = campaign
     (dataset,) = (folder / "storage" / "datasets").iterdir()
     trials = sorted((folder / "storage" / "trials").iterdir())
     command = [sys.executable, "-m", "orchestrator", "evaluate", str(trials[0]), str(dataset), "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(folder)}
-    )
+
+    def run(*more, **variables):
+        path = os.pathsep.join([variables.pop("beside", ""), str(ROOT)])
+        environment = os.environ | {"PYTHONPATH": path} | variables
+        return subprocess.run([*command, *more], capture_output=True, text=True, cwd=elsewhere, env=environment)
+
+    done = run("--plugin", "street_planning", beside=str(folder))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["maps"] == 8 and set(found["provenance"]["plugins"]) == {"street_planning"}
-    alone = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
-    assert alone.returncode == 2
-    assert "no module 'street_planning'" in alone.stderr and "Traceback" not in alone.stderr
+    unnamed, absent = run(beside=str(folder)), run(IDP_PLUGINS="street_planning")
+    assert unnamed.returncode == absent.returncode == 2
+    assert "needs 'street_planning', which is not loaded" in unnamed.stderr
+    assert "no module 'street_planning'" in absent.stderr
+    assert "Traceback" not in unnamed.stderr + absent.stderr
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A folder with a module that leaves a trace when it is imported, the current one."""
+    (tmp_path / "evil.py").write_text("open('ran', 'w').close()\nCORES = {}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    yield tmp_path
+    assert "evil" not in sys.modules and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["evil", "unittest.__main__", "this", "antigravity"])
+def test_no_file_has_a_module_imported(untouched, stranger, name):
+    modules = set(sys.modules)
+    spec = {**TrialSpec().model_dump(mode="json"), "plugins": [name]}
+    with pytest.raises(ValueError, match=f"needs '{name}', which is not loaded.*--plugin {name}"):
+        TrialSpec.model_validate(spec)
+    manifest = {"plugins": [name], "dataset_id": "x", "spec": {}, "source": "generated", "shards": [], "code": ""}
+    (stranger / "manifest.json").write_text(json.dumps({**manifest, "versions": {}}))
+    with pytest.raises(DatasetError, match=rf"manifest.json: plugins: needs '{name}', which is not loaded"):
+        load_manifest(stranger)
+    (stranger / "spec.json").write_text(json.dumps(spec))
+    torch.save({"trainer": {}}, stranger / "checkpoint.pt")
+    with pytest.raises(PluginError, match="which is not loaded"):
+        load_planner(stranger)
+    origin = Provenance(code=code_hash(), plugins={name: code_hash()})
+    assert not origin.made_by(code_hash())
+    assert name in modules or name not in sys.modules
+
+
+def test_verbs_refuse_or_skip_what_needs_a_plug_in_that_nobody_named(untouched, stranger, capsys):
+    directory = trial_directory(stranger / "idp-storage", "0123456789abcdef")
+    write_json(directory / "spec.json", {**TrialSpec().model_dump(mode="json"), "plugins": ["evil"]})
+    result = TrialResult(trial_id=directory.name, status="COMPLETED", forward_seconds=1.0, backward_seconds=1.0)
+    write_result(directory, result)
+    for words in (
+        ["evaluate", str(directory), "."],
+        ["show", str(directory), "--out", "x.png"],
+        ["archive", "a.parquet"],
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "'evil', which is not loaded" in said and said.count("\n") == 1
+    sweep = stranger / "sweep.yaml"
+    sweep.write_text("name: s\nplanners: {p: {core: vin}}\n")
+    assert main(["plan", str(sweep)]) == main(["table", str(sweep)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import sys\nsys.exit(0)\n", "SystemExit: 0 .*mine.py, line 2"),
+        ("import os\nos._exit(0)\n", r"SystemExit: os._exit\(0\) .*mine.py, line 2"),
+        ("from os import _exit\n_exit(0)\n", r"SystemExit: os._exit\(0\) .*mine.py, line 2"),
+        ("raise KeyboardInterrupt\n", "KeyboardInterrupt.*mine.py, line 1"),
+        ("class Odd(BaseException): ...\nraise Odd('no')\n", "Odd: no .*mine.py, line 2"),
+    ],
+)
+def test_an_import_that_ends_the_process_is_a_failed_import(untouched, tmp_path, capsys, text, reason):
+    assert main(["plan", str(write(tmp_path, text))]) == 2
+    said = capsys.readouterr().err
+    assert re.search(f"importing 'mine' failed with {reason}", said) and said.count("\n") == 1
+    assert os._exit.__module__ == "posix"
+
+
+def test_code_that_ends_the_process_later_is_told_too(untouched, tmp_path, capsys):
+    later = "import sys\n" + CORE.replace("float = 2.0", "float = 2.0\n    def check_moves(self, moves): sys.exit(0)")
+    assert main(["plan", str(write(tmp_path, later)), "--set", "planners.p.core=sharp"]) == 2
+    said = capsys.readouterr().err
+    assert "mine.py" in said and "sys.exit(0)" in said and said.count("\n") == 1
+
+
+def test_what_an_import_prints_stays_out_of_the_answer(untouched, tmp_path, capsys):
+    assert main(["plan", str(write(tmp_path, "print('hello')\n" + CORE)), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["trials"] == 1 and "hello" in printed.err
 
 
 def test_nothing_changes_without_plug_ins(untouched):

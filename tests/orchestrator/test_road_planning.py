@@ -11,7 +11,7 @@ import torch
 from datagen.expert import goal_distances
 from datagen.links import read_links
 from datagen.navigation import draw as draw_mazes
-from datagen.plugins import OWNERS
+from datagen.plugins import LOADED, OWNERS
 from datagen.problem import FOUR
 from datagen.task import TASKS, DatasetSpec
 from orchestrator.cli import main
@@ -32,12 +32,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module", autouse=True)
 def roads():
     """The plug-in, loaded for these tests alone."""
-    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS)
+    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
     before, path, modules = [dict(registry) for registry in registries], list(sys.path), set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.plugins._loaded", {})
-        load_plugins(["road_planning"], beside=[EXAMPLES])
-        yield
+    load_plugins(["road_planning"], beside=[EXAMPLES])
+    yield
     for registry, lines in zip(registries, before, strict=True):
         registry.clear()
         registry.update(lines)
