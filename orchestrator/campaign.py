@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator import interruption, tracking
 from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, make_datasets, ray_cluster
-from orchestrator.evaluation import PlannedEvaluation, missing_evaluations, planned_evaluations
+from orchestrator.evaluation import PlannedEvaluation, keep_test_steps, missing_evaluations, planned_evaluations
 from orchestrator.fresh_report import FreshReport, ReportError
 from orchestrator.planning import Plan
 from orchestrator.preflight import check_machines
@@ -100,6 +100,7 @@ def run_campaign(
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
     unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
     tests = planned_evaluations(plan.sweep, plan.trials)
+    keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
     if not todo and not unsent and not waiting:
         return 0
@@ -154,6 +155,7 @@ def _run(
         run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search, retime)
         todo = _next_round(plan, storage)
         progress.add(len(todo))
+    keep_test_steps(plan.sweep, plan.trials, storage)
     missing = missing_evaluations(tests, storage)
     done = itertools.count(1)
 

@@ -252,7 +252,7 @@ def _train_and_test(
         _save(trainer, records, attempt, alone)
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
-    return trainer.test(test), convergence(trainer.planner, traced)
+    return trainer.test(test), convergence(trainer.planner, traced, trainer.moves)
 
 
 @contextmanager
@@ -311,6 +311,7 @@ def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone:
         return
     state = {
         "code": _code(attempt.spec),
+        "spec": attempt.spec.model_dump(mode="json"),  # so that a checkpoint tells whose it is
         "exclusive": alone,
         "records": [asdict(record) for record in records],
         "trainer": trainer.state_dict(),

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from orchestrator.evaluation import keep_test_steps
 from orchestrator.job_verbs import add_address, cancel_job
 from orchestrator.leases import TrialHeld
 from orchestrator.planning import size_words
@@ -80,6 +81,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         raise ResultError(str(held)) from None
     progress.finish(trial.trial_id, name, outcome(result), failed=result.status == "FAILED")
     progress.close()
+    keep_test_steps(sweep, [trial], options.storage)
     if options.json:
         print(json.dumps(result.model_dump(mode="json"), indent=2))
     else:

@@ -319,7 +319,7 @@ class Trainer:
             plan = plan_walled(self.planner, inputs.map, inputs.goal, channels, moves=self.moves)
             loss = self._cross_entropy(plan.logits, inputs)
         elif apart:
-            plan = self.planner.plan(inputs.map, inputs.goal)
+            plan = plan_walled(self.planner, inputs.map, inputs.goal, moves=self.moves)
             map_logits = self.planner.mapper(inputs.observation, tuple(inputs.goal.shape[-2:]))
             loss = self._cross_entropy(plan.logits, inputs) + _map_loss(map_logits, inputs)
         else:

@@ -1,4 +1,7 @@
-"""What a trial leaves for whoever uses its planner, read and checked: damage is told, and never planned with."""
+"""What a trial leaves for whoever uses its planner, read and checked: damage is told, and never planned with.
+
+Importing this needs no torch; reading a checkpoint does.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,30 @@ import stat
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from datagen.problem import Moves
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 STEPS_FILE = "test_steps.json"
-"""Beside the spec: the forward steps per row of the map with which the sweep tests the planner (`test_steps_per_row`)."""
+"""Beside the spec: the forward steps per row with which the sweep tests the planner (`test_steps_per_row`)."""
 
 
 class PlannerError(ValueError):
     """A planner that can't be loaded, or a map it can't plan on; the message says what was expected."""
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
+            raise PlannerError(f"{path}: expected a file")
+        return path.read_bytes()
+    except NotADirectoryError:
+        raise PlannerError(f"{path.parent}: expected the directory of a trial, got a file") from None
+    except PermissionError as error:
+        raise PlannerError(f"{path}: {error.strerror}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -30,9 +44,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: There is none.
         PlannerError: It is damaged, or none; names it.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
-        raise PlannerError(f"{path}: expected a file")
-    content = path.read_bytes()
+    import torch
+
+    content = _content(path)
     if not content:
         raise PlannerError(f"{path}: is empty; take it from where it was copied from")
     if content.startswith(b"version https://git-lfs"):
@@ -60,14 +74,44 @@ def _check_sums(content: bytes) -> None:
             raise ValueError(f"checksum of {damaged} is wrong")
 
 
-def read_trainer(path: Path) -> dict[str, Any]:
+def agreed_spec(spec: dict[str, Any], state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the spec with which a checkpoint was made: its own where it has one, which its check sums cover.
+
+    Args:
+        spec: What `spec.json` says.
+        state: What the checkpoint holds.
+        path: The checkpoint.
+
+    Raises:
+        PlannerError: `spec.json` says something else: one of the two belongs to another trial, or is damaged.
+    """
+    own = state.get("spec", spec)
+    if not isinstance(own, dict):
+        raise PlannerError(f"{path}: spec: expected an object, got a {type(own).__name__}")
+    if field := _difference(spec, own):
+        raise PlannerError(f"{path}: was made by another trial than spec.json beside it describes: {field} differs")
+    return own
+
+
+def _difference(spec: Any, own: Any) -> str:
+    """Return the first field that both have and that differs, "" where there is none."""
+    if not isinstance(spec, dict) or not isinstance(own, dict):
+        return "" if spec == own else "its value"
+    for name in spec.keys() & own.keys():
+        if spec[name] != own[name]:
+            inner = _difference(spec[name], own[name])
+            if inner:
+                return name if inner == "its value" else f"{name}.{inner}"
+    return ""
+
+
+def trainer_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the trainer's state in a checkpoint, with what a planner is made of.
 
     Raises:
-        FileNotFoundError: There is no checkpoint.
-        PlannerError: It is damaged or of another version; names it.
+        PlannerError: There is none, or of another version; names the file.
     """
-    trainer = read_checkpoint(path).get("trainer")
+    trainer = state.get("trainer")
     for name in ("planner", "moves"):
         if not isinstance(trainer, dict) or not isinstance(trainer.get(name), dict):
             raise PlannerError(f"{path}: trainer.{name}: it has none; the checkpoint is of another version")
@@ -75,7 +119,7 @@ def read_trainer(path: Path) -> dict[str, Any]:
     return trainer
 
 
-def read_moves(trainer: dict[str, Any], path: Path) -> Moves:
+def moves_of(trainer: dict[str, Any], path: Path) -> Moves:
     """Return what the actions of the planner in a checkpoint do.
 
     Raises:
@@ -98,12 +142,18 @@ def tested_weights(trainer: dict[str, Any], path: Path, tested_checkpoint: str) 
     Raises:
         PlannerError: They are no weights, or not finite; names the file.
     """
+    import torch
+
+    if tested_checkpoint not in ("last", "best"):
+        raise PlannerError(
+            f"{path.parent / 'spec.json'}: training.tested_checkpoint: {tested_checkpoint!r:.40} is not of this version"
+        )
     best = trainer.get("best") if tested_checkpoint == "best" else None
     weights = best.get("planner") if isinstance(best, dict) else trainer["planner"]
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    if not isinstance(weights, dict):
         raise PlannerError(f"{path}: trainer.planner: expected tensors by name")
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise PlannerError(f"{path}: {name}: weights that are not finite plan nothing; train again")
     return weights
 
@@ -116,9 +166,9 @@ def read_json(path: Path) -> dict[str, Any]:
         PlannerError: It is not JSON, or no object; names it.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(_content(path))
     except (ValueError, RecursionError) as error:
-        raise PlannerError(f"{path}: is not JSON ({type(error).__name__}: {str(error):.120})") from error
+        raise PlannerError(f"{path}: is not JSON ({type(error).__name__}: {error!s:.120})") from error
     if not isinstance(content, dict):
         raise PlannerError(f"{path}: expected an object, got {content!r:.80}")
     return content
@@ -138,6 +188,18 @@ def read_steps_per_row(directory: Path) -> float | None:
     if isinstance(rule, bool) or not isinstance(rule, int | float) or not 0 < rule < math.inf:
         raise PlannerError(f"{path}: steps_per_row: expected a positive number, got {rule!r:.80}")
     return float(rule)
+
+
+def trained_steps_per_row(k_fwd: int, map_size: Any, *, unrolled: bool) -> float | None:
+    """Return the forward steps per row with which a planner was trained; None where more would be another planner.
+
+    Args:
+        k_fwd: Forward steps in training.
+        map_size: Rows of the maps in training; None where the spec does not say.
+        unrolled: Whether it was trained for exactly that number of steps, and not for the fixed point.
+    """
+    known = isinstance(map_size, int) and not isinstance(map_size, bool) and map_size > 0
+    return k_fwd / map_size if known and not unrolled else None
 
 
 def most_steps(own: int, steps_per_row: float | None, rows: int) -> int:
