@@ -165,8 +165,9 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: There is none.
         PlannerError: It is not JSON, or no object; names it.
     """
+    text = _content(path)
     try:
-        content = json.loads(_content(path))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PlannerError(f"{path}: is not JSON ({type(error).__name__}: {error!s:.120})") from error
     if not isinstance(content, dict):
