@@ -27,7 +27,7 @@ WALL = -99.0
 class Leaky(torch.nn.Module):
     """Right on the cells of the map and on its obstacles; over the edge it finds the zeros of a padded convolution.
 
-    Values are minus the distance, so that nothing is as good as a zero: the policy of a free border cell leaves the map.
+    Values are minus the distance, so nothing is as good as a zero: the policy of a free border cell leaves the map.
     """
 
     def __init__(self, moves):
