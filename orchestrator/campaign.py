@@ -13,6 +13,7 @@ from orchestrator import interruption, tracking
 from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, make_datasets, ray_cluster
 from orchestrator.evaluation import PlannedEvaluation, keep_test_steps, missing_evaluations, planned_evaluations
 from orchestrator.fresh_report import FreshReport, ReportError
+from orchestrator.leases import at_work
 from orchestrator.planning import Plan
 from orchestrator.preflight import check_machines
 from orchestrator.progress import Progress, outcome, trial_name
@@ -109,6 +110,7 @@ def run_campaign(
     storage.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.callback(progress.close)
+        stack.enter_context(at_work(storage))
         if todo or waiting:
             progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
             stack.enter_context(ray_cluster(address))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from orchestrator.results import write_bytes
+from orchestrator.specs import TrialSpec, trial_id
 from planners.trial_files import PlannerError, read_checkpoint
 
 LATEST = "checkpoint.pt"
@@ -36,6 +37,14 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 def drop_previous(directory: Path) -> None:
     """Remove the checkpoint before the last, which a trial that is complete needs no more."""
     (directory / PREVIOUS).unlink(missing_ok=True)
+
+
+def is_of(state: dict[str, Any], spec: TrialSpec) -> bool:
+    """Return whether a checkpoint is the trial's; those of 0.1.0 do not say, and are of other code anyway."""
+    try:
+        return trial_id(TrialSpec.model_validate(state["spec"])) == trial_id(spec)
+    except (KeyError, ValueError):
+        return False
 
 
 def load_checkpoint(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:

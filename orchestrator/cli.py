@@ -21,6 +21,7 @@ from orchestrator.doctor import add_doctor
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.job_verbs import add_job_verbs
+from orchestrator.leases import at_work
 from orchestrator.plan_verb import add_plan, expected_time
 from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan
 from orchestrator.plugins import load_plugins, load_plugins_at_hand
@@ -168,7 +169,7 @@ def _data(options: argparse.Namespace) -> int:
         from orchestrator.preflight import check_machines
 
         progress = Progress(0, 0)
-        with _cluster_errors(), ray_cluster(options.address):
+        with at_work(options.storage), _cluster_errors(), ray_cluster(options.address):
             check_machines(options.storage, options.address)
             make_datasets(missing, options.storage / "datasets", dataset_lines(progress))
     folders = {d.dataset_id: str(options.storage / "datasets" / d.dataset_id) for d in plan.datasets}

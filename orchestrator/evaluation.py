@@ -8,16 +8,28 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from datagen import parquet
 from datagen.spec import first_problem
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
 from orchestrator.plugins import used_by
 from orchestrator.provenance import Provenance, code_hash, provenance
-from orchestrator.results import ResultError, trial_directory, write_bytes, write_json
+from orchestrator.results import (
+    Count,
+    Fraction,
+    ResultError,
+    Seconds,
+    check_arrivals,
+    is_trial_id,
+    trial_directory,
+    write_bytes,
+    write_json,
+)
 from orchestrator.specs import PlannedTrial, SweepSpec, further_tests
+from orchestrator.stored_files import read_stored, sealed, unsealed
 from planners.trial_files import STEPS_FILE
 
 FOLDER = "evaluations"
@@ -46,19 +58,24 @@ class EvaluationResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     trial_id: str
-    dataset_id: str
+    dataset_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")
     split: Split
-    map_size: int
-    maps: int
-    k: int
-    success_rate: float
-    optimality: float
-    spl: float
-    accuracy: float
-    cells_by_distance: list[int] = []
-    arrivals_by_distance: list[int] = []
-    seconds: float
+    map_size: Count
+    maps: Count
+    k: int = Field(ge=0, lt=10**9)
+    success_rate: Fraction
+    optimality: Fraction
+    spl: Fraction
+    accuracy: Fraction
+    cells_by_distance: list[Count] = Field([], max_length=64)
+    arrivals_by_distance: list[Count] = Field([], max_length=64)
+    seconds: Seconds
     provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _arrivals_are_of_the_cells(self) -> Self:
+        check_arrivals(self.cells_by_distance, self.arrivals_by_distance)
+        return self
 
 
 @dataclass(frozen=True)
@@ -117,14 +134,50 @@ def read_evaluation(path: Path) -> EvaluationResult | None:
     """Return the evaluation in a file, None where there is none.
 
     Raises:
-        ResultError: The file is not an evaluation; names it.
+        ResultError: The file is not the evaluation that its name promises; names it.
     """
     try:
-        return EvaluationResult.model_validate_json(path.read_bytes())
+        found = parse_evaluation(read_stored(path))
     except FileNotFoundError:
         return None
+    except ResultError:
+        raise
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ResultError(f"{path}: damaged: {error}") from error
+    trial = path.parents[1].name
+    if evaluation_path(path.parents[1], found.dataset_id, found.split, found.k) != path or (
+        is_trial_id(trial) and found.trial_id != trial
+    ):
+        raise ResultError(f"{path}: damaged: holds another evaluation")
+    return found
+
+
+def parse_evaluation(text: bytes | str) -> EvaluationResult:
+    """Return the evaluation in the text of its file.
+
+    Raises:
+        ValueError: It is none, has been altered, or holds a number that can't be; one line.
+    """
+    try:
+        return EvaluationResult.model_validate(unsealed(text))
     except ValidationError as error:
-        raise ResultError(f"{path}: {first_problem(error)}") from error
+        raise ValueError(first_problem(error)) from None
+
+
+def write_evaluation(directory: Path, found: EvaluationResult) -> None:
+    """Write an evaluation into the directory of its trial."""
+    path = evaluation_path(directory, found.dataset_id, found.split, found.k)
+    write_json(path, sealed(found.model_dump(mode="json")))
+
+
+def known_evaluation(path: Path) -> EvaluationResult | None:
+    """Return the evaluation in a file, None where there is none that is whole: it is made again."""
+    try:
+        return read_evaluation(path)
+    except ResultError:
+        return None
 
 
 def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> list[PlannedEvaluation]:
@@ -133,7 +186,7 @@ def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> 
     for evaluation in planned:
         path = evaluation.path(storage)
         if (path.parents[1] / "result.json").exists() and (path.parents[1] / "checkpoint.pt").exists():
-            done = read_evaluation(path)
+            done = known_evaluation(path)
             if done is None or not done.provenance.made_by(code_hash()):
                 found[path] = evaluation
     return list(found.values())
@@ -198,5 +251,5 @@ def evaluate_trial(
         seconds=time.perf_counter() - started,
         provenance=provenance(manifest.dataset_id, plugins=used_by(manifest.spec, trained.spec.planner)),
     )
-    write_json(evaluation_path(directory, result.dataset_id, split, result.k), result.model_dump(mode="json"))
+    write_evaluation(directory, result)
     return result

@@ -13,19 +13,26 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from orchestrator.stored_files import ResultError, printable, read_stored
 
 EXPIRY_SECONDS = float(os.environ.get("IDP_LEASE_SECONDS", "60"))
 """An owner that gives no sign of life for so long has lost its lease."""
 
-_FILE = re.compile(r"\.lease-(\d{6})")
+WORKING = "working"
+"""Folder of a storage in which runs as a whole, which hold no trial yet or any more, show that they live."""
+
+_FILE = re.compile(r"\.lease-([0-9]{6,200})")
+_MOST_BYTES = 2**16
 
 
 class LeaseLost(RuntimeError):
@@ -88,9 +95,12 @@ def look(directory: Path) -> Held | None:
             return None
         path = _path(directory, numbers[-1])
         try:
-            content, touched = path.read_bytes(), path.stat().st_mtime_ns
+            touched = path.lstat().st_mtime_ns
+            content = b"" if path.is_symlink() else read_stored(path, _MOST_BYTES)
         except FileNotFoundError:
             continue  # a newer one has just replaced it
+        except ResultError:
+            content = b""  # a folder, a pipe or a device of that name is nobody's
         return Held(numbers[-1], _owner(content), touched)
 
 
@@ -138,7 +148,9 @@ class Lease:
             try:
                 os.link(temporary, _path(self.directory, self.number + 1))
             except FileExistsError:
-                raise LeaseLost(self._lost()) from None
+                # NFS repeats a request whose answer was lost, and finds its own link there.
+                if temporary.stat().st_nlink != 2:
+                    raise LeaseLost(self._lost()) from None
         finally:
             temporary.unlink(missing_ok=True)
         numbers = _numbers(self.directory)
@@ -148,7 +160,8 @@ class Lease:
             raise LeaseLost(self._lost())
         self.number += 1
         for number in numbers[:-1]:
-            _path(self.directory, number).unlink(missing_ok=True)
+            with suppress(OSError):  # a folder of that name is in nobody's way
+                _path(self.directory, number).unlink(missing_ok=True)
 
     def _lost(self) -> str:
         return f"{self.directory.name}: another process has taken this trial over"
@@ -209,10 +222,54 @@ def take(directory: Path, owner: Owner, instead_of: int = 0) -> Lease:
         lease = Lease.take(directory, owner, held)
     if lease is None:
         found = look(directory)
-        holder = found.owner if found else None
-        who = f"process {holder.pid} on {holder.host}" if holder else "another process"
-        raise TrialHeld(f"{directory.name}: {who} works on this trial")
+        raise TrialHeld(f"{directory.name}: {holder(found)} works on this trial")
     return lease
+
+
+def holder(held: Held | None) -> str:
+    """Return who holds a lease, in words."""
+    owner = held.owner if held else None
+    return f"process {owner.pid} on {owner.host}" if owner else "another process"
+
+
+def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tuple[Path, Held]]:
+    """Yield the trials whose owners are gone without having given them back, each with its lease.
+
+    After a power cut nothing but time tells an owner that is gone from one on another machine: as long as leases are
+    held that give no sign of life, this waits for one, `EXPIRY_SECONDS` at most.
+
+    Args:
+        directories: Trial directories.
+        look_every: Seconds between two looks.
+    """
+    patience = Patience()
+    first = {directory: look(directory) for directory in directories}
+    waiting = {directory: held for directory, held in first.items() if held is not None and not free(held)}
+    while waiting:
+        for directory, seen in list(waiting.items()):
+            now = look(directory)
+            if now is None or free(now) or (now.number, now.touched) != (seen.number, seen.touched):
+                del waiting[directory]  # given back, or alive
+            elif patience.expired(directory, now):
+                del waiting[directory]
+                yield directory, now
+        if waiting:
+            time.sleep(look_every)
+
+
+@contextmanager
+def at_work(storage: Path) -> Iterator[None]:
+    """Show, until the end of the block, that this process writes into a storage without holding a trial."""
+    mark = storage / WORKING / uuid.uuid4().hex[:12]
+    lease = take(mark, Owner.here())
+    try:
+        with lease.beating():
+            yield
+    finally:
+        # A storage that has gone away meanwhile has its own story to tell.
+        shutil.rmtree(mark, ignore_errors=True)
+        with suppress(OSError):
+            mark.parent.rmdir()
 
 
 def give_back(directory: Path, campaign: str) -> None:
@@ -255,16 +312,22 @@ def _path(directory: Path, number: int) -> Path:
 def _numbers(directory: Path) -> list[int]:
     try:
         names = os.listdir(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(found.group(1)) for name in names if (found := _FILE.fullmatch(name)))
+    numbers = sorted(int(found.group(1)) for name in names if (found := _FILE.fullmatch(name)))
+    # Other spellings of a number are no leases: nobody would find the file again.
+    return [number for number in numbers if _path(directory, number).name in names]
 
 
 def _owner(content: bytes) -> Owner | None:
     try:
-        return Owner(**json.loads(content))
-    except (ValueError, TypeError):
+        owner = Owner(**json.loads(content))
+    except (ValueError, TypeError, RecursionError):
         return None  # given back, or cut short by a power failure, which no owner survives
+    words = (owner.campaign, owner.host, owner.boot, owner.started)
+    if not all(isinstance(word, str) for word in words) or type(owner.pid) is not int or owner.pid < 1:
+        return None
+    return replace(owner, host=printable(owner.host))
 
 
 def _boot() -> str:

@@ -1,4 +1,4 @@
-"""How trials end other than well: where memory ran out, and the failures that a trial could not write down itself."""
+"""How trials end other than well: where memory ran out, and what others than the trial's own process write down."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import traceback
 from pathlib import Path
 
 from orchestrator.leases import Owner, take
-from orchestrator.provenance import provenance
-from orchestrator.results import TrialResult, write_result
+from orchestrator.provenance import code_hash, provenance
+from orchestrator.results import ResultError, TrialResult, read_result, write_result
+
+STAYS = "the result of before stays"
+"""What is said where a failure is told and not kept: a final result is never replaced by none."""
 
 
 def memory_phase(error: BaseException) -> str:
@@ -32,8 +35,45 @@ def memory_phase(error: BaseException) -> str:
     return "loading"
 
 
+def settle(directory: Path, owner: Owner, outcome: TrialResult) -> TrialResult:
+    """Write how a trial has ended unless it has a final result, looking and writing under one lease.
+
+    Args:
+        directory: The trial directory.
+        owner: This process.
+        outcome: CANCELLED or FAILED.
+
+    Returns:
+        What the directory holds then: the outcome, or the final result that was there.
+
+    Raises:
+        TrialHeld: Another process works on the trial.
+        LeaseLost: Another process took it over meanwhile; nothing was written.
+    """
+    lease = take(directory, owner)
+    try:
+        found = whole_result(directory)
+        if found is not None and found.final:
+            return found
+        lease.renew()
+        write_result(directory, outcome)
+        return outcome
+    finally:
+        lease.release()
+
+
+def whole_result(directory: Path) -> TrialResult | None:
+    """Return a trial's result; None where there is none, or a damaged one, which is made again."""
+    try:
+        return read_result(directory)
+    except ResultError:
+        return None
+
+
 def record_failure(directory: Path, trial_id: str, error: BaseException, campaign: str = "") -> TrialResult:
     """Write and return the result of a trial that could not write one itself: FAILED, with the traceback.
+
+    Where the trial has a final result, that stays: a fresh one is returned, and beside a stale one the failure.
 
     Args:
         directory: The trial directory.
@@ -43,8 +83,8 @@ def record_failure(directory: Path, trial_id: str, error: BaseException, campaig
 
     Raises:
         TrialHeld: Another process works on the trial by now.
+        LeaseLost: Another process took it over meanwhile.
     """
-    lease = take(directory, Owner.here(campaign))
     result = TrialResult(
         trial_id=trial_id,
         status="FAILED",
@@ -52,8 +92,7 @@ def record_failure(directory: Path, trial_id: str, error: BaseException, campaig
         traceback="".join(traceback.format_exception(error)),
         provenance=provenance(),
     )
-    try:
-        write_result(directory, result)
-    finally:
-        lease.release()
-    return result
+    kept = settle(directory, Owner.here(campaign), result)
+    if kept is result or kept.provenance.made_by(code_hash()):
+        return kept
+    return result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})

@@ -14,9 +14,10 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from datagen.plugins import LOADED, source_files
+from orchestrator.stored_files import Line
 
 CODE_PACKAGES = ("datagen", "planners")
 """The packages whose sources decide a trial's numbers."""
@@ -46,19 +47,19 @@ class Provenance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    code: str = ""
+    code: Line = ""
     plugins: dict[str, str] = {}
-    git_commit: str = ""
+    git_commit: Line = ""
     git_dirty: bool = False
-    versions: dict[str, str] = {}
-    host: str = ""
-    platform: str = ""
-    cpu: str = ""
-    cpus: int = 0
-    accelerator: str = "cpu"
-    accelerator_bytes: int = 0
-    driver: str = ""
-    dataset_id: str = ""
+    versions: dict[Line, Line] = {}
+    host: Line = ""
+    platform: Line = ""
+    cpu: Line = ""
+    cpus: int = Field(0, ge=0, lt=2**31)
+    accelerator: Line = "cpu"
+    accelerator_bytes: int = Field(0, ge=0, lt=2**53)
+    driver: Line = ""
+    dataset_id: Line = ""
     exclusive: bool = False
 
     def made_by(self, code: str) -> bool:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import math
 import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from datagen.spec import Spec
+from datagen.spec import Spec, first_problem
+from orchestrator.curves import read_curves as read_curves
+from orchestrator.curves import write_curves as write_curves
 from orchestrator.provenance import Provenance, code_hash
+from orchestrator.stored_files import Line, read_stored, sealed, unsealed
+from orchestrator.stored_files import ResultError as ResultError
+from orchestrator.stored_files import write_bytes as write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +29,12 @@ FINAL: tuple[Status, ...] = ("COMPLETED", "OUT_OF_MEMORY")
 """Outcomes that running the sweep again does not try again."""
 
 _TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
+
+# What can't be is refused wherever it comes from; sums of shares may be a rounding error above 1.
+Fraction = Annotated[float, Field(ge=0.0, le=1.0 + 1e-6)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e10)]
+Amount = Annotated[float, Field(ge=0.0, le=1e300)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class TrialResult(BaseModel):
@@ -57,6 +66,11 @@ class TrialResult(BaseModel):
         peak_bytes: Largest memory held by a training step.
         train_seconds: Wall time of all epochs, validation excluded.
         epochs: Epochs trained.
+        not_finite: Loss or gradient stopped being finite, which ended training.
+        kernel: "compiled", or "reference" and why.
+        test_accuracy: Share of test cells whose action is one of the optimal ones, 0..1.
+        test_cells_by_distance: Test cells per bin of `planners.rollout.DISTANCE_BINS`.
+        test_arrivals_by_distance: How many of them arrive.
         curves: Per-epoch records, relative to the trial directory.
         provenance: What produced these numbers.
     """
@@ -65,26 +79,31 @@ class TrialResult(BaseModel):
 
     trial_id: str
     status: Status
-    reason: str = ""
+    reason: Line = ""
     traceback: str = ""
-    out_of_memory_phase: str = ""
-    test_success_rate: float | None = None
-    test_optimality: float | None = None
-    test_spl: float | None = None
-    valid_success_rate: float | None = None
-    train_loss: float | None = None
+    out_of_memory_phase: Line = ""
+    test_success_rate: Fraction | None = None
+    test_optimality: Fraction | None = None
+    test_spl: Fraction | None = None
+    valid_success_rate: Fraction | None = None
+    train_loss: Amount | None = None
     trial_diverged: bool = False
     forward_diverged: bool = False
-    forward_seconds: float | None = None
-    backward_seconds: float | None = None
-    forward_steps: float | None = None
-    forward_residual: float | None = None
-    backward_residual: float | None = None
-    forward_trace: list[float | None] = []
-    backward_trace: list[float | None] = []
-    peak_bytes: int | None = None
-    train_seconds: float | None = None
-    epochs: int = 0
+    forward_seconds: Seconds | None = None
+    backward_seconds: Seconds | None = None
+    forward_steps: Amount | None = None
+    forward_residual: Amount | None = None
+    backward_residual: Amount | None = None
+    forward_trace: list[Amount | None] = []
+    backward_trace: list[Amount | None] = []
+    peak_bytes: Count | None = None
+    train_seconds: Seconds | None = None
+    epochs: Count = 0
+    not_finite: bool = False
+    kernel: Line = ""
+    test_accuracy: Fraction | None = None
+    test_cells_by_distance: list[Count] = Field([], max_length=64)
+    test_arrivals_by_distance: list[Count] = Field([], max_length=64)
     curves: str = "curves.parquet"
     provenance: Provenance = Provenance()
 
@@ -98,14 +117,21 @@ class TrialResult(BaseModel):
             for name, value in data.items()
         }
 
+    @model_validator(mode="after")
+    def _arrivals_are_of_the_cells(self) -> Self:
+        check_arrivals(self.test_cells_by_distance, self.test_arrivals_by_distance)
+        return self
+
     @property
     def final(self) -> bool:
         """True where running the sweep again leaves this trial alone."""
         return self.status in FINAL
 
 
-class ResultError(ValueError):
-    """A file in the storage that is not what it should be; the message names it."""
+def check_arrivals(cells: Sequence[int], arrivals: Sequence[int]) -> None:
+    """Raise ValueError where more cells arrive than there are, in any bin."""
+    if len(cells) != len(arrivals) or any(a > c for c, a in zip(cells, arrivals, strict=True)):
+        raise ValueError(f"expected arrivals of {list(cells)!r:.80} cells, bin by bin, got {list(arrivals)!r:.80}")
 
 
 class StorageFull(ResultError):
@@ -132,44 +158,20 @@ def no_room(error: BaseException, place: Path) -> StorageFull | None:
     return None
 
 
+def is_trial_id(name: str) -> bool:
+    """Return whether a name is a trial's id, and so the name of its directory."""
+    return _TRIAL_ID.fullmatch(name) is not None
+
+
 def trial_directory(storage: Path, trial_id: str) -> Path:
     """Return `storage/trials/trial_id`; nothing is created.
 
     Raises:
         ValueError: `trial_id` is no digest, so that no name can lead out of the storage directory.
     """
-    if not _TRIAL_ID.fullmatch(trial_id):
+    if not is_trial_id(trial_id):
         raise ValueError(f"trial id: expected 8 to 64 hexadecimal digits, got {trial_id!r}")
     return Path(storage) / "trials" / trial_id
-
-
-def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
-    """Replace `path` by `content`: a reader sees the old or the new file, whole.
-
-    Args:
-        path: The file; its folder is made.
-        content: The bytes.
-        durable: True where this must hold after a power cut too, which takes milliseconds.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if not durable:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -191,24 +193,47 @@ def write_spec(directory: Path, spec: Spec) -> None:
 
 def write_result(directory: Path, result: TrialResult) -> None:
     """Write `result.json`; a trial writes it last, so its presence means that everything else is there."""
-    write_json(directory / "result.json", result.model_dump(mode="json"))
+    write_json(directory / "result.json", sealed(result.model_dump(mode="json")))
+
+
+def parse_result(text: bytes | str) -> TrialResult:
+    """Return the result in the text of a `result.json`.
+
+    Raises:
+        ValueError: It is none, has been altered, or holds a number that can't be; one line.
+    """
+    try:
+        return TrialResult.model_validate(unsealed(text))
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
 
 
 def read_result(directory: Path) -> TrialResult | None:
     """Return the result in `directory`, or None where there is none yet.
 
     Raises:
-        ResultError: There is a `result.json`, but it cannot be read or is not a result.
+        ResultError: There is a `result.json`, but it is not the result that this trial has written.
     """
     path = directory / "result.json"
     try:
-        return TrialResult.model_validate_json(path.read_bytes())
+        result = parse_result(read_stored(path))
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ResultError(f"{path}: {f'{field}: ' if field else ''}{first['msg']}") from error
+    except ResultError:
+        raise
+    except ValueError as error:
+        raise ResultError(f"{path}: damaged: {error}") from error
+    if is_trial_id(directory.name) and result.trial_id != directory.name:
+        raise ResultError(f"{path}: damaged: trial_id: the result of another trial, {result.trial_id!r:.80}")
+    return result
+
+
+def known_result(directory: Path) -> TrialResult | None:
+    """Return what is known of a trial: as `read_result`, but what cannot be read stands as FAILED, with the reason."""
+    try:
+        return read_result(directory)
+    except (ResultError, OSError) as error:
+        return TrialResult(trial_id=directory.name, status="FAILED", reason=f"unreadable: {error}")
 
 
 def list_results(storage: Path, trial_ids: Iterable[str] | None = None) -> dict[str, TrialResult]:
@@ -222,51 +247,10 @@ def list_results(storage: Path, trial_ids: Iterable[str] | None = None) -> dict[
     """
     if trial_ids is None:
         folder = Path(storage) / "trials"
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        trial_ids = [name for name in names if _TRIAL_ID.fullmatch(name)]
-    found: dict[str, TrialResult] = {}
-    for trial_id in trial_ids:
-        try:
-            result = read_result(trial_directory(storage, trial_id))
-        except ResultError as error:
-            result = TrialResult(trial_id=trial_id, status="FAILED", reason=f"unreadable: {error}")
-        if result is not None:
-            found[trial_id] = result
-    return found
-
-
-def write_curves(directory: Path, records: Sequence[Any]) -> None:
-    """Write `curves.parquet`: one row per epoch.
-
-    Args:
-        directory: The trial directory.
-        records: Dataclasses or mappings, all with the same fields, in order of epoch.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [dict(record) if isinstance(record, Mapping) else dataclasses.asdict(record) for record in records]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
-    write_bytes(directory / "curves.parquet", sink.getvalue().to_pybytes())
-
-
-def read_curves(directory: Path) -> list[dict[str, Any]]:
-    """Return the per-epoch records of a trial, empty where it has none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = directory / "curves.parquet"
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    # Arrow opens a path twice, and in between a running trial may have replaced the file.
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(content)).to_pylist()
-    except (OSError, pa.ArrowException) as error:  # a damaged page is an OSError
-        raise ResultError(f"{path}: {error}") from error
-    return rows
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        trial_ids = [path.name for path in found if is_trial_id(path.name) and path.is_dir()]
+    results = {trial_id: known_result(trial_directory(storage, trial_id)) for trial_id in trial_ids}
+    return {trial_id: result for trial_id, result in results.items() if result is not None}
 
 
 def read_results(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.leases import Owner, TrialHeld, take
+from orchestrator.leases import LeaseLost, Owner, TrialHeld, free, look, take
+from orchestrator.outcomes import settle, whole_result
 from orchestrator.provenance import provenance
-from orchestrator.results import TrialResult, read_result, trial_directory, write_result
+from orchestrator.results import ResultError, TrialResult, trial_directory
+from orchestrator.stored_files import printable, read_stored, write_bytes
 
 _MARK = "cancelled"
 
@@ -24,9 +26,14 @@ def is_cancelled(directory: Path) -> bool:
 def why_cancelled(directory: Path) -> str:
     """Return the reason that `cancel` was given."""
     try:
-        return (directory / _MARK).read_text() or "cancelled"
-    except OSError:
+        return printable(read_stored(directory / _MARK, 4096).decode()) or "cancelled"
+    except (OSError, ResultError, UnicodeDecodeError):
         return "cancelled"
+
+
+def drop_mark(directory: Path) -> None:
+    """Let the trial in `directory` run: it is complete, or asked for again."""
+    (directory / _MARK).unlink(missing_ok=True)
 
 
 def cancel(
@@ -43,19 +50,20 @@ def cancel(
         What becomes of it.
     """
     directory = trial_directory(storage, trial_id)
-    result = read_result(directory)
-    if result is not None and result.final:
+    found = whole_result(directory)
+    if found is not None and found.final and free(look(directory)):
         return "already done"
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / _MARK).write_text(reason)
+    # The mark first: whoever holds the trial finds it, or has ended by the time that the lease can be had.
+    write_bytes(directory / _MARK, reason.encode(), durable=False)
+    outcome = TrialResult(trial_id=trial_id, status="CANCELLED", reason=reason, provenance=provenance())
     try:
-        lease = take(directory, Owner.here())
-    except TrialHeld:
+        kept = settle(directory, Owner.here(), outcome)
+    except (TrialHeld, LeaseLost):
         return "at the next epoch"
-    result = TrialResult(trial_id=trial_id, status="CANCELLED", reason=reason, provenance=provenance())
-    write_result(directory, result)
-    lease.release()
-    return "cancelled"
+    if kept is outcome:
+        return "cancelled"
+    drop_mark(directory)
+    return "already done"
 
 
 def retry(storage: Path, trial_id: str) -> bool:
@@ -66,10 +74,27 @@ def retry(storage: Path, trial_id: str) -> bool:
         trial_id: The trial.
     """
     directory = trial_directory(storage, trial_id)
+    if not directory.is_dir():
+        return False
     marked = is_cancelled(directory)
-    (directory / _MARK).unlink(missing_ok=True)
-    result = read_result(directory)
-    again = result is not None and result.status in ("CANCELLED", "FAILED")
-    if again:
-        (directory / "result.json").unlink(missing_ok=True)
+    found = whole_result(directory)
+    if not marked and (found is None or found.final) and not (directory / "result.json").exists():
+        return False
+    drop_mark(directory)
+    try:
+        lease = take(directory, Owner.here())
+    except TrialHeld:
+        return marked  # it runs, and now goes on
+    try:
+        drop_mark(directory)
+        path = directory / "result.json"
+        found = whole_result(directory)
+        again = path.is_file() if found is None else not found.final
+        if again:
+            lease.renew()
+            path.unlink(missing_ok=True)
+    except LeaseLost:
+        return marked
+    finally:
+        lease.release()
     return marked or again

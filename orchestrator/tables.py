@@ -130,8 +130,7 @@ def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:
 
 def distance_bins(result: TrialResult) -> list[tuple[int, int]]:
     """Return starts and arrivals per bin of `planners.rollout.DISTANCE_BINS`, empty where they were not counted."""
-    extra = result.model_extra or {}
-    return list(zip(extra.get("test_cells_by_distance", []), extra.get("test_arrivals_by_distance", []), strict=True))
+    return list(zip(result.test_cells_by_distance, result.test_arrivals_by_distance, strict=True))
 
 
 def device_name(provenance: Provenance) -> str:

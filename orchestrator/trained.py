@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,15 +14,13 @@ from torch.nn import functional
 from datagen.problem import FOUR, Moves, Problems
 from datagen.spec import first_problem
 from datagen.task import TASKS
-from orchestrator.results import ResultError
+from orchestrator.results import ResultError, is_trial_id
 from orchestrator.specs import TrialSpec, trial_id
 from planners import trial_files
 from planners.edge import on_map, plan_walled
 from planners.evaluation import Inputs
 from planners.planner import Plan, Planner, build_planner
 from planners.trial_files import PlannerError
-
-_TRIAL_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def read_spec(directory: Path) -> TrialSpec:
     except ValidationError as error:
         raise ResultError(f"{path}: {first_problem(error)}") from error
     name = Path(directory).resolve().name
-    if _TRIAL_ID.fullmatch(name) and trial_id(spec) != name:
+    if is_trial_id(name) and trial_id(spec) != name:
         raise ResultError(f"{path}: is the spec of trial {trial_id(spec)}, not of {name}")
     return spec
 

@@ -19,10 +19,10 @@ from datagen.staging import staged
 from datagen.stream import ProblemStream
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
 from orchestrator import divergence
-from orchestrator.checkpoints import drop_previous, load_checkpoint, save_checkpoint
+from orchestrator.checkpoints import LATEST, drop_previous, is_of, load_checkpoint, save_checkpoint
 from orchestrator.divergence import WatchedTrainer, keep_divergence
 from orchestrator.leases import Lease, LeaseLost, Owner, take
-from orchestrator.outcomes import memory_phase
+from orchestrator.outcomes import STAYS, memory_phase, whole_result
 from orchestrator.placement import check_device
 from orchestrator.provenance import code_hash, provenance
 from orchestrator.results import (
@@ -36,7 +36,7 @@ from orchestrator.results import (
     write_spec,
 )
 from orchestrator.specs import TrialSpec, trial_id
-from orchestrator.steering import Cancelled, is_cancelled, why_cancelled
+from orchestrator.steering import Cancelled, drop_mark, is_cancelled, why_cancelled
 from orchestrator.trained import Convergence, convergence
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
@@ -169,12 +169,19 @@ def _run(attempt: Attempt) -> TrialResult:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         result = TrialResult(status="FAILED", reason=reason, traceback=traceback.format_exc(), **identity)
     lease.renew()
-    write_result(directory, result)
+    before = None if result.final else whole_result(directory)
+    if before is not None and before.final:  # a stale one, which this was to replace
+        result = result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})
+    else:
+        write_result(directory, result)
     if result.final:
         drop_previous(directory)
+        drop_mark(directory)
     # The log may itself be what failed; the result says it all.
     with suppress(OSError):
         _log(directory, f"{result.status} {result.reason}".strip())
+        if before is not None and before.final:
+            _log(directory, result.traceback)
     return result
 
 
@@ -322,14 +329,18 @@ def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone:
 def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool]:
     """Load the trial's checkpoint into the trainer; return the epochs it holds and whether all are timed alone.
 
-    None of other code's epochs are taken, nor, where they are to be timed again, of those on a shared device.
+    None of other code's epochs are taken, nor of another trial's, nor, where they are to be timed again, of those on a
+    shared device.
     """
     directory = attempt.directory
     state, wrong = load_checkpoint(directory)
     for reason in wrong:
         _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
-    if state is not None and state["code"] != _code(attempt.spec):
+    if state is not None and state.get("code") != _code(attempt.spec):
         _log(directory, "the checkpoint was made by other code: training starts again")
+        state = None
+    if state is not None and not is_of(state, attempt.spec):
+        _log(directory, "the checkpoint is another trial's: training starts again")
         state = None
     if state is not None and attempt.retime and not state.get("exclusive", False):
         _log(directory, "the checkpoint's epochs were timed on a shared device: training starts again")
@@ -337,9 +348,15 @@ def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool
     if state is None:
         (directory / divergence.FILE).unlink(missing_ok=True)
         return [], attempt.exclusive
-    trainer.load_state_dict(state["trainer"])
+    try:
+        records = [EpochRecord(**record) for record in state["records"]]
+        trainer.load_state_dict(state["trainer"])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ResultError(
+            f"{directory / LATEST}: does not fit this trial ({reason}); delete it to train again"
+        ) from error
     _log(directory, f"goes on after epoch {trainer.epoch}")
-    records = [EpochRecord(**record) for record in state["records"]]
     return records, attempt.exclusive and bool(state.get("exclusive", False))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.evaluation import keep_test_steps
 from orchestrator.job_verbs import add_address, cancel_job
-from orchestrator.leases import TrialHeld
+from orchestrator.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, at_work, free, holder, look, silent
 from orchestrator.planning import size_words
 from orchestrator.plugins import add_plugin_option
 from orchestrator.progress import Progress, outcome, trial_name
@@ -48,10 +48,11 @@ def add_trial_verbs(
     )
     add_address(cancel)
     sweep_verb("retry", lambda options: _retry(options, *load(options)), "Let cancelled and failed trials run again.")
-    gc = verbs.add_parser("gc", help="What the storage holds that can be made again; frees it when asked.")
+    gc = verbs.add_parser("gc", help="What the storage holds that can be made again; --remove frees it.")
     gc.set_defaults(verb=_gc)
     gc.add_argument("--storage", type=Path, default=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
-    gc.add_argument("--dry-run", action="store_true", help="list only")
+    gc.add_argument("--remove", action="store_true", help="free what is marked so; without it, only listed")
+    gc.add_argument("--dry-run", action="store_true", help="list only, as without --remove")
     gc.add_argument("--datasets", action="store_true", help="free generated datasets too; their specs make them again")
     gc.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_plugin_option(gc)
@@ -64,21 +65,29 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     from orchestrator.trial import run_trial
 
     root = options.storage / "datasets"
-    for shard in parquet.missing_shards(trial.spec.data, root):
-        parquet.write_shard(trial.spec.data, shard, root)
-    if not parquet.is_complete(trial.spec.data, root):
-        parquet.finish_dataset(trial.spec.data, root)
+    with at_work(options.storage):
+        for shard in parquet.missing_shards(trial.spec.data, root):
+            parquet.write_shard(trial.spec.data, shard, root)
+        if not parquet.is_complete(trial.spec.data, root):
+            parquet.finish_dataset(trial.spec.data, root)
     if options.replay:
         return _replay(options, trial)
     progress = Progress(1, 0)
     name, epochs = trial_name(trial), trial.spec.training.epochs
+    held = look(directory)
+    if not free(held):
+        progress.say(f"{holder(held)} works on this trial; waiting for a sign of life, {EXPIRY_SECONDS:.0f} s at most")
+    gone = {lease.number for _, lease in silent([directory])}
     progress.start(trial.trial_id, name, epochs)
     try:
         result = run_trial(
-            trial.spec, options.storage, lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record))
+            trial.spec,
+            options.storage,
+            lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record)),
+            instead_of=max(gone, default=0),
         )
-    except TrialHeld as held:
-        raise ResultError(str(held)) from None
+    except (TrialHeld, LeaseLost) as other:
+        raise ResultError(str(other)) from None
     progress.finish(trial.trial_id, name, outcome(result), failed=result.status == "FAILED")
     progress.close()
     keep_test_steps(sweep, [trial], options.storage)
@@ -157,23 +166,27 @@ def _say_each(options: argparse.Namespace, sweep: SweepSpec, said: dict[str, str
 
 
 def _gc(options: argparse.Namespace) -> int:
-    from orchestrator.housekeeping import rebuildable, remove, running
+    from orchestrator.housekeeping import check_storage, rebuildable, remove, running
 
+    if not str(options.storage) or (options.storage == Path() and "IDP_STORAGE" in os.environ):
+        raise ResultError("IDP_STORAGE is empty: expected a storage; nothing was touched")
+    check_storage(options.storage)
+    freeing = options.remove and not options.dry_run
+    busy = running(options.storage, wait=freeing)
     found = rebuildable(options.storage)
-    chosen = [item for item in found if item.kind == "left over" or options.datasets]
-    busy = running(options.storage)
+    chosen = [i for i in found if i.kind == "left over" or (i.kind == "dataset" and options.datasets)]
     if options.json:
         items = [{**asdict(item), "path": str(item.path), "chosen": item in chosen} for item in found]
-        print(json.dumps({"items": items, "running": busy, "removed": not options.dry_run and not busy}, indent=2))
+        print(json.dumps({"items": items, "running": busy, "removed": freeing and not busy}, indent=2))
     else:
         for item in found:
             mark = "free" if item in chosen else "keep"
             print(f"{mark}  {size_words(item.bytes):>8}  {item.path}  ({item.reason})")
         print(f"{size_words(sum(item.bytes for item in chosen))} can be freed", end="")
         print("" if options.datasets else "; with --datasets also the sets that their specs make again")
-    if options.dry_run:
+    if not freeing:
         return 0
     if busy:
-        raise ResultError(f"{options.storage}: {len(busy)} trials are running; nothing was freed")
+        raise ResultError(f"{options.storage}: {len(busy)} runs or trials are at work; nothing was freed")
     remove(chosen)
     return 0

@@ -21,7 +21,7 @@ Run = Callable[[argparse.Namespace], int]
 AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
 Load = Callable[[argparse.Namespace], tuple[SweepSpec, list[PlannedTrial]]]
 
-STEPS_HELP = "most forward steps (default: the planner's own; on larger maps as many a row as it is tested or trained with)"
+STEPS_HELP = "most forward steps (default: the planner's own; on larger maps its number per row)"
 
 
 def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:

@@ -281,14 +281,15 @@ def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
 def test_gc_lists_first_and_frees_what_is_left_over(storage, capsys):
     run_trial(SPEC, storage)
     directory = trial_directory(storage, trial_id(SPEC))
-    left = [directory / ".curves.parquet.0123.tmp", directory / "checkpoint.previous.pt"]
+    left = [directory / ".curves.parquet.0123456789ab.tmp", directory / "checkpoint.previous.pt"]
     for path in left:
         path.write_bytes(b"x" * 1000)
-    assert main(["gc", "--storage", str(storage), "--dry-run"]) == 0
+    assert main(["gc", "--storage", str(storage)]) == 0
+    assert main(["gc", "--storage", str(storage), "--remove", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert all(str(path) in out for path in left) and "no unfinished trial needs it" in out
     assert all(path.exists() for path in left)
-    assert main(["gc", "--storage", str(storage)]) == 0
+    assert main(["gc", "--storage", str(storage), "--remove"]) == 0
     assert not any(path.exists() for path in left)
     assert parquet.is_complete(DATA, storage / "datasets")
     assert read_result(directory).status == "COMPLETED"

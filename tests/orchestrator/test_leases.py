@@ -10,10 +10,12 @@ import sys
 import time
 
 import pytest
+from mutations import EXAMPLES, bounded, mutated
 
 from datagen import parquet
 from datagen.task import DatasetSpec
-from orchestrator.leases import LeaseLost, Owner, Patience, TrialHeld, free, give_back, look, take
+from orchestrator.cli import main
+from orchestrator.leases import LeaseLost, Owner, Patience, TrialHeld, free, give_back, holder, look, silent, take
 from orchestrator.results import TrialResult, read_result, trial_directory, write_result, write_spec
 from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.trial import run_trial
@@ -205,6 +207,120 @@ def test_a_failure_is_not_written_over_another_runs_trial(tmp_path):
     lease.renew()
     write_result(directory, result)
     assert read_result(directory) == result
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".lease-999999", ".lease-9999999", ".lease-0000007", ".lease-7", ".lease-000007 ", ".lease-\u0661",
+        ".lease-\u0661\u0662\u0663\u0664\u0665\u0666", ".lease-\u00b2\u00b2\u00b2\u00b2\u00b2\u00b2",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["empty", "folder", "nowhere", "pipe", "device"])
+def test_no_odd_name_or_kind_of_file_blocks_a_trial(tmp_path, name, kind):
+    path = tmp_path / name
+    {
+        "empty": path.touch,
+        "folder": path.mkdir,
+        "nowhere": lambda: path.symlink_to("/nowhere"),
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+    }[kind]()
+    assert free(look(tmp_path))
+    lease = take(tmp_path, Owner.here())
+    lease.check()
+    lease.renew()
+    with pytest.raises(TrialHeld):
+        take(tmp_path, Owner.here())
+    lease.release()
+    assert free(look(tmp_path))
+
+
+def test_fuzzed_lease_contents_are_an_owners_or_nobodys(tmp_path):
+    take(tmp_path, Owner.here("this run"))
+    path = tmp_path / ".lease-000001"
+    content = path.read_bytes()
+    odd = [b"[" * 100_000, b" " * 2**20, b"null", b"5", b"\xff\xfe", b'{"pid": ' + b"9" * 5000 + b"}"]
+    for changed in (*odd, *(mutated(content, number) for number in range(EXAMPLES))):
+        path.write_bytes(changed)
+        with bounded(processor_seconds=1, mebibytes=50):
+            held = look(tmp_path)
+            free(held)
+        assert holder(held).isprintable()
+
+
+def test_fuzzed_lease_names_block_nobody(tmp_path):
+    for number in range(EXAMPLES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        name = mutated(b".lease-000005", number).replace(b"/", b"_").replace(b"\0", b"_")
+        if name in (b"", b".", b".."):
+            continue
+        open(os.path.join(os.fsencode(folder), name), "wb").close()
+        take(folder, Owner.here()).check()
+
+
+def test_a_link_that_was_made_though_its_answer_was_lost_is_ours(tmp_path, monkeypatch):
+    link = os.link
+
+    def twice(*words):
+        link(*words)
+        link(*words)  # as an NFS client repeats it
+
+    monkeypatch.setattr(os, "link", twice)
+    lease = take(tmp_path, Owner.here())
+    lease.renew()
+    lease.check()
+    assert lease.number == 2
+    monkeypatch.setattr(os, "link", link)
+    (tmp_path / ".lease-000003").write_text("{}")  # and one that somebody else made is not
+    with pytest.raises(LeaseLost):
+        lease.renew()
+
+
+def elsewhere(directory):
+    owner = Owner.here()
+    object.__setattr__(owner, "boot", "before the power cut")
+    return take(directory, owner)
+
+
+def test_of_held_trials_those_without_a_sign_of_life_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 1.2)
+    gone, alive, given = (tmp_path / name for name in ("gone", "alive", "given back"))
+    elsewhere(gone)
+    elsewhere(given).release()
+    with elsewhere(alive).beating():
+        told = list(silent([gone, alive, given, tmp_path / "never"], 0.05))
+    assert [(path, held.number) for path, held in told] == [(gone, 1)]
+
+
+def test_a_trial_that_was_held_at_a_power_cut_is_taken_up_by_idp_trial(storage, monkeypatch, capsys):
+    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 0.3)
+    monkeypatch.setattr("orchestrator.trial_verbs.EXPIRY_SECONDS", 0.3)
+    sweep = storage / "two.yaml"
+    sweep.write_text(SWEEP)
+    assert main(["plan", str(sweep), "--storage", str(storage), "--json"]) == 0
+    name = next(iter(json.loads(capsys.readouterr().out)["trial_ids"]))
+    directory = trial_directory(storage, name)
+    elsewhere(directory)
+    assert main(["trial", str(sweep), name, "--storage", str(storage)]) == 0
+    assert "waiting for a sign of life" in capsys.readouterr().err
+    assert read_result(directory).status == "COMPLETED"
+
+
+def test_a_trial_that_somebody_takes_over_ends_with_one_line(storage, monkeypatch, capsys):
+    sweep = storage / "two.yaml"
+    sweep.write_text(SWEEP)
+
+    def lost(*_, **__):
+        raise LeaseLost("0123: another process has taken this trial over")
+
+    monkeypatch.setattr("orchestrator.trial.run_trial", lost)
+    main(["plan", str(sweep), "--storage", str(storage), "--json"])
+    name = next(iter(json.loads(capsys.readouterr().out)["trial_ids"]))
+    assert main(["trial", str(sweep), name, "--storage", str(storage)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "idp: 0123: another process has taken this trial over" in said
 
 
 SWEEP = """

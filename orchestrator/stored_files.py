@@ -1,0 +1,131 @@
+"""Files of a storage: written whole or not at all, and refused where they are none or were altered since."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+MOST_JSON_BYTES = 2**24
+
+
+class ResultError(ValueError):
+    """A file in the storage that is not what it should be; the message, one line, names it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return the text on one line without what would steer a terminal: a file may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+Line = Annotated[str, AfterValidator(printable)]
+"""A text of one line that may go to a terminal."""
+
+
+def read_stored(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ResultError: A folder, a pipe or a device stands there, or more bytes than any file of ours has.
+    """
+    # Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise ResultError(f"{path}: expected a file: {error.strerror}") from None
+        raise
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ResultError(f"{path}: expected a file, found a folder, a pipe or a device")
+        content = bytearray()
+        while len(content) <= most_bytes and (part := os.read(handle, 2**20)):
+            content += part
+    finally:
+        os.close(handle)
+    if len(content) > most_bytes:
+        raise ResultError(f"{path}: expected at most {most_bytes:,} bytes, found {found.st_size:,}")
+    return bytes(content)
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `path` by `content`: a reader sees the old or the new file, whole.
+
+    Args:
+        path: The file; its folder is made.
+        content: The bytes.
+        durable: True where this must hold after a power cut too, which takes milliseconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if not durable:
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def checksum_of(content: Any) -> str:
+    """Return the sha256 of what a JSON value means, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with its checksum before the rest."""
+    return {"checksum": checksum_of(content), **content}
+
+
+def unsealed(text: bytes | str) -> dict[str, Any]:
+    """Return the JSON object in a file without its checksum, which must be right.
+
+    Version 0.1.0 wrote none: there the file begins with the trial's id. Where neither is first, the name of the
+    checksum itself is what was damaged.
+
+    Raises:
+        ValueError: It is no such object, or no longer the one that was written.
+    """
+    try:
+        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+    first = next(iter(content), None)
+    if first == "trial_id" and "checksum" not in content:
+        return content
+    if first != "checksum" or content.pop("checksum") != checksum_of(content):
+        raise ValueError("its checksum does not fit its content: altered since it was written")
+    return content
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")

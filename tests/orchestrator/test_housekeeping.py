@@ -1,0 +1,156 @@
+"""`idp gc` frees what this project's own processes left behind, and nothing of anybody else's."""
+
+import json
+import os
+
+import pytest
+
+from datagen import parquet
+from datagen.task import DatasetSpec, dataset_id
+from orchestrator.cli import main
+from orchestrator.leases import Owner, at_work, take
+from orchestrator.results import TrialResult, trial_directory, write_result
+
+DATA = DatasetSpec(map_size=5, train=2, valid=2, test=2)
+ID = "0123456789abcdef"
+
+
+@pytest.fixture
+def storage(tmp_path):
+    directory = trial_directory(tmp_path / "storage", ID)
+    write_result(directory, TrialResult(trial_id=ID, status="COMPLETED"))
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def dataset(storage):
+    root = storage / "datasets"
+    for shard in parquet.missing_shards(DATA, root):
+        parquet.write_shard(DATA, shard, root)
+    parquet.finish_dataset(DATA, root)
+    return root / dataset_id(DATA)
+
+
+def gc(storage, *more):
+    return main(["gc", "--storage", str(storage), *more])
+
+
+def everything(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def old(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
+    os.utime(path, (0, 0))
+    return path
+
+
+def test_it_only_lists_until_it_is_told_to_remove(storage, dataset, capsys):
+    left = [
+        old(storage / "trials" / ID / ".result.json.0123456789ab.tmp"),
+        old(storage / "trials" / ID / "evaluations" / ".x.json.0123456789ab.tmp"),
+        old(dataset / ".manifest.json.ab_cdef1.tmp"),
+        old(storage / "sweeps" / "s" / ".report.html.0123456789ab.tmp"),
+        old(storage / "sweeps" / "s" / "ray" / "0123456789ab" / "notes.json"),
+    ]
+    (storage / "sweeps" / "good" / "ray").mkdir(parents=True)  # of a run that went well
+    before = everything(storage)
+    assert gc(storage) == gc(storage, "--dry-run") == gc(storage, "--remove", "--dry-run") == 0
+    assert everything(storage) == before
+    out = capsys.readouterr().out
+    assert all(path.name in out or path.parent.name in out for path in left) and "good" not in out
+    assert gc(storage, "--remove") == 0
+    assert not any(path.exists() for path in left) and dataset.is_dir()
+    assert gc(storage, "--datasets", "--remove") == 0
+    assert not dataset.exists() and (storage / "trials" / ID / "result.json").exists()
+
+
+FOREIGN = [".draft.tmp", ".notes.txt.tmp", ".x.0123456789AB.tmp", "x.0123456789ab.tmp", ".0123456789ab.tmp"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_named_otherwise_or_lies_elsewhere_is_not_ours(storage, dataset, name):
+    for folder in (storage, storage / "trials" / ID, dataset, storage / "mine", storage / "trials" / "lost+found"):
+        old(folder / name)
+        old(folder / ".cache.0123456789ab.tmp" / "data")
+    old(storage / "mine" / ".x.json.0123456789ab.tmp")
+    old(storage / "trials" / ".x.json.0123456789ab.tmp")
+    old(storage / "datasets" / "deadbeef")
+    before = everything(storage)
+    assert gc(storage, "--remove") == 0
+    assert everything(storage) == before
+
+
+def test_no_link_is_followed(storage, dataset, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    shared = elsewhere / dataset.name
+    elsewhere.mkdir()
+    dataset.rename(shared)
+    dataset.symlink_to(shared)
+    old(elsewhere / "thesis" / "manifest.json")
+    (storage / "trials" / ID / ".x.0123456789ab.tmp").symlink_to(elsewhere / "thesis")
+    (storage / "trials" / ID / ".y.0123456789ab.tmp").symlink_to("/nowhere")
+    (storage / "trials" / ("f" * 16)).symlink_to(elsewhere / "thesis")
+    old(elsewhere / "thesis" / ".x.json.0123456789ab.tmp")
+    (storage / "sweeps").symlink_to(elsewhere)
+    old(elsewhere / "ray" / "0123456789ab" / "x")
+    before = everything(tmp_path)
+    assert gc(storage, "--datasets", "--remove") == 0
+    assert everything(tmp_path) == before and parquet.is_complete(DATA, storage / "datasets")
+    assert "behind a link, so it stays" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("inside", [[], ["datasets/mine/x"], ["trials/run-1/x"], ["sweeps/table1.yaml"]])
+def test_a_folder_that_is_no_storage_is_refused(tmp_path, capsys, inside):
+    for name in inside:
+        old(tmp_path / name)
+    old(tmp_path / ".x.json.0123456789ab.tmp")
+    before = everything(tmp_path)
+    assert gc(tmp_path, "--remove") == gc(tmp_path / "absent", "--remove") == 2
+    assert everything(tmp_path) == before
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("expected a storage" in line for line in said)
+
+
+def test_an_empty_storage_variable_means_no_folder(storage, monkeypatch, capsys):
+    monkeypatch.chdir(storage)
+    monkeypatch.setenv("IDP_STORAGE", "")
+    path = old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
+    assert main(["gc", "--remove"]) == 2 and path.exists()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_nothing_is_freed_beside_a_run_that_lives(storage, dataset, capsys, monkeypatch):
+    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 1.2)
+    path = old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
+    with at_work(storage):
+        assert gc(storage, "--datasets", "--remove") == 2
+        assert "at work; nothing was freed" in capsys.readouterr().err
+        assert gc(storage, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["running"]
+    assert path.exists() and dataset.is_dir() and not (storage / "working").exists()
+    assert gc(storage, "--remove") == 0 and not path.exists()
+
+
+def test_what_was_just_written_without_a_sign_stays(storage, dataset):
+    live = dataset / ".train-00000.parquet.ab_cdef1.tmp"
+    live.write_text("x")
+    notes = storage / "sweeps" / "s" / "ray" / "0123456789ab"
+    old(notes / "old.json")
+    (notes / "new.json").write_text("x")
+    assert gc(storage, "--remove") == 0
+    assert live.exists() and (notes / "old.json").exists()
+
+
+def test_a_power_cut_does_not_block_for_ever(storage, monkeypatch, capsys):
+    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 0.3)
+    owner = Owner.here()
+    object.__setattr__(owner, "boot", "before the power cut")
+    take(storage / "trials" / ID, owner)
+    take(storage / "working" / "0123456789ab", owner)
+    path = old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
+    assert gc(storage, "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["running"]) == {ID, "0123456789ab"}
+    assert gc(storage, "--remove") == 0
+    assert not path.exists() and not (storage / "working" / "0123456789ab").exists()
