@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 
 ACTIONS = ("north", "west", "south", "east")
 """Counter-clockwise, so a quarter turn of the map is a cyclic shift of the actions."""
+
+
+MOST_ACTIONS = 8
+"""As many as `Problems.optimal_actions` has bits."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,15 @@ class Moves:
     wrap: bool = False
     links: str = ""
 
+    def __post_init__(self) -> None:
+        lengths = {"names": len(self.names), "offsets": len(self.offsets), "costs": len(self.costs)}
+        if len(set(lengths.values())) > 1 or not 0 < len(self.names) <= MOST_ACTIONS:
+            told = ", ".join(f"{count} {field}" for field, count in lengths.items())
+            raise ValueError(f"moves: expected as many offsets and costs as names, 1 to {MOST_ACTIONS}, got {told}")
+        for name, cost in zip(self.names, self.costs, strict=True):
+            if not (math.isfinite(cost) and cost > 0):  # with 0, a bump would count as an optimal move
+                raise ValueError(f"moves: the cost of {name!r} must be positive, got {cost}")
+
 
 FOUR = Moves()
 """The literature's moves: four directions, unit cost; a blocked move stays where it is."""
@@ -40,7 +54,7 @@ FOUR_WRAP = Moves(wrap=True)
 """The same on the torus (joint angles)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problems:
     """A batch of planning problems of one size with their expert labels.
 
@@ -67,7 +81,13 @@ class Problems:
         return len(self.map)
 
     def __getitem__(self, rows: slice) -> Problems:
-        """Return the problems in `rows` as views."""
+        """Return the problems in `rows` as views.
+
+        Raises:
+            TypeError: `rows` is no slice.
+        """
+        if not isinstance(rows, slice):
+            raise TypeError(f"problems: expected a slice such as [0:1], got {rows!r:.80}; `take` selects by indices")
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         chosen: dict[str, Any] = {name: None if part is None else part[rows] for name, part in parts.items()}
         return Problems(**chosen)

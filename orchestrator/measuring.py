@@ -13,6 +13,7 @@ from datagen.problem import Problems
 from datagen.task import TASKS
 from orchestrator.estimates import Measurement, cell_of, measurement_path
 from orchestrator.outcomes import memory_phase
+from orchestrator.placement import may_use_gpu
 from orchestrator.progress import trial_name
 from orchestrator.provenance import code_hash, provenance
 from orchestrator.results import write_json
@@ -50,7 +51,7 @@ def _measure(trial: PlannedTrial, cell: str) -> Measurement:
     spec = trial.spec
     device = spec.execution.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
     torch.set_num_threads(spec.execution.threads)
     name = trial_name(replace(trial, axes={key: value for key, value in trial.axes.items() if key != "seed"}))
     facts = {

@@ -14,25 +14,8 @@ STAYS = "the result of before stays"
 
 
 def memory_phase(error: BaseException) -> str:
-    """Return where memory ran out: forward, backward, update, validation, test; or loading."""
-    names: list[str] = []
-    frame = error.__traceback__
-    while frame is not None:
-        names.append(frame.tb_frame.f_code.co_name)
-        frame = frame.tb_next
-    # The trainer's own functions, from the outside in; the first that is there says which phase it was.
-    for phase, inside in (
-        ("test", "test"),
-        ("test", "convergence"),
-        ("validation", "_evaluate"),
-        ("forward", "_loss"),
-        ("backward", "backward"),
-        ("update", "_update"),
-        ("update", "_step"),
-    ):
-        if inside in names:
-            return phase
-    return "loading"
+    """Return where memory ran out, as the trainer marked it (`planners.memory.phase`); "loading" before training."""
+    return str(getattr(error, "phase", "loading"))
 
 
 def settle(directory: Path, owner: Owner, outcome: TrialResult) -> TrialResult:

@@ -30,7 +30,7 @@ def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[
     cpus = float(spec.execution.threads) if resources.cpus is None else resources.cpus
     pinned = resources.accelerator is not None or resources.min_memory_gib is not None
     if resources.gpus == "auto":
-        gpus = 1.0 if pinned or (cluster.get("GPU", 0.0) >= 1 and spec.execution.device != "cpu") else 0.0
+        gpus = 1.0 if pinned or (cluster.get("GPU", 0.0) >= 1 and may_use_gpu(spec)) else 0.0
     else:
         gpus = float(resources.gpus)
     if resources.exclusive and 0 < gpus < 1:
@@ -74,6 +74,11 @@ def _model(resources: Resources, cluster: Mapping[str, float]) -> str:
         wanted += f" with {least:g} GiB" if least else ""
         raise ClusterError(f"a trial needs {wanted}, but the cluster has {', '.join(there) or 'no GPU that Ray knows'}")
     return min(fits, key=lambda name: (MEMORY_GIB.get(name, 0), name))
+
+
+def may_use_gpu(spec: TrialSpec) -> bool:
+    """Return whether a trial computes on a GPU where it is lent one."""
+    return spec.execution.device != "cpu" and not spec.planner.compiled_solver
 
 
 class PlacementError(RuntimeError):

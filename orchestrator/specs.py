@@ -37,7 +37,8 @@ class ExecutionSpec(Spec):
 
     Attributes:
         threads: Threads of the trial's process.
-        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one; the result says which it was.
+        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one and the planner's solvers work on it; the result
+            says which it was.
         memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
         kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
     """
@@ -84,6 +85,10 @@ class TrialSpec(Spec):
             raise ValueError("data.test is 0: a trial is judged by its test maps")
         if self.training.tested_checkpoint == "best" and self.data.valid == 0:
             raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
+        for field, value in (("device", "cuda"), ("kernel", "reference")):
+            solver = self.planner.compiled_solver
+            if solver and getattr(self.execution, field) == value:
+                raise ValueError(f"execution.{field} is {value!r}, but solver {solver!r} is compiled for CPUs alone")
         self.planner.check_moves(TASKS[self.data.task].moves)
         least = self.training.discount_from
         if least is not None and least > (discount := getattr(self.planner.options, "discount", 0.0)):

@@ -23,7 +23,7 @@ from orchestrator.checkpoints import LATEST, drop_previous, is_of, load_checkpoi
 from orchestrator.divergence import WatchedTrainer, keep_divergence
 from orchestrator.leases import Lease, LeaseLost, Owner, take
 from orchestrator.outcomes import STAYS, memory_phase, whole_result
-from orchestrator.placement import check_device
+from orchestrator.placement import check_device, may_use_gpu
 from orchestrator.provenance import code_hash, provenance
 from orchestrator.results import (
     ResultError,
@@ -40,7 +40,7 @@ from orchestrator.steering import Cancelled, drop_mark, is_cancelled, why_cancel
 from orchestrator.trained import Convergence, convergence
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
-from planners.memory import MemoryLimitExceeded
+from planners.memory import MemoryLimitExceeded, phase
 from planners.rollout import Evaluation
 from planners.training import EpochRecord, Trainer
 
@@ -259,7 +259,8 @@ def _train_and_test(
         _save(trainer, records, attempt, alone)
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
-    return trainer.test(test), convergence(trainer.planner, traced, trainer.moves)
+    with phase("test"):
+        return trainer.test(test), convergence(trainer.planner, traced, trainer.moves)
 
 
 @contextmanager
@@ -288,7 +289,7 @@ def open_split(spec: DatasetSpec, datasets: Path, split: Split) -> ProblemSource
 def _device(spec: TrialSpec) -> str:
     if spec.execution.device != "auto":
         return spec.execution.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
 
 
 def _limit_device(device: str, limit_gib: float | None) -> None:
@@ -387,6 +388,7 @@ def _numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, An
         "backward_seconds": _median(records, "backward_seconds"),
         "peak_bytes": max((record.peak_bytes for record in records), default=0),
         "train_seconds": sum(record.train_seconds for record in records),
+        "steps": records[-1].steps if records else 0,
     }
 
 

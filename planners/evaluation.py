@@ -29,7 +29,7 @@ class ProblemSource(Protocol):
         """Yield all problems in order, at most `size` at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inputs:
     """A batch as the planner takes it."""
 
@@ -77,11 +77,34 @@ def evaluate(
 
     Returns:
         Success rate, optimality, SPL and more.
+
+    Raises:
+        ValueError: There is no problem.
     """
-    device = next(planner.parameters()).device
+    if not len(problems):
+        raise ValueError("problems: expected at least one to plan, got none")
     was_training = planner.training
     planner.eval()
-    parts: list[tuple[Tensor, ...]] = []
+    try:
+        parts = list(_planned(planner, problems, moves, batch_size, k_fwd, progress))
+    finally:
+        planner.train(was_training)
+    actions, free, goal, distance, optimal_actions, *roads = (torch.cat(part) for part in zip(*parts, strict=True))
+    if roads:
+        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
+    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)
+
+
+def _planned(
+    planner: Planner,
+    problems: ProblemSource,
+    moves: Moves,
+    batch_size: int,
+    k_fwd: int | None,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the greedy actions of each batch with the facts that they are judged by."""
+    device = next(planner.parameters()).device
     done = 0
     for batch in problems.in_order(batch_size):
         inputs = Inputs.of(batch, device)
@@ -89,15 +112,10 @@ def evaluate(
         if moves.links:
             links = read_links(moves, batch.observation)
             facts += (links.target, links.cost)
-        parts.append((_actions(planner, inputs, moves, k_fwd), *(torch.from_numpy(fact).to(device) for fact in facts)))
+        yield _actions(planner, inputs, moves, k_fwd), *(torch.from_numpy(fact).to(device) for fact in facts)
         done += len(batch)
         if progress is not None:
             progress(done)
-    planner.train(was_training)
-    actions, free, goal, distance, optimal_actions, *roads = (torch.cat(part) for part in zip(*parts, strict=True))
-    if roads:
-        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
-    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)
 
 
 def _actions(planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None) -> Tensor:

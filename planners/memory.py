@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -18,6 +19,21 @@ class MemoryLimitExceeded(RuntimeError):
     def __init__(self, peak_bytes: int, limit_bytes: int) -> None:
         super().__init__(f"tensors take {peak_bytes / 2**30:.2f} GiB, the limit is {limit_bytes / 2**30:.2f} GiB")
         self.peak_bytes = peak_bytes
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Mark an error that leaves the block with what was being done, so that its reader can say where memory ran out.
+
+    Args:
+        name: "forward", "backward", "update", "validation" or "test"; of nested blocks, the innermost counts.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "phase"):
+            error.phase = name  # type: ignore[attr-defined]
+        raise
 
 
 class TensorMemory(TorchDispatchMode):

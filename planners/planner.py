@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, cat, nn
+from torch import Tensor, backends, cat, nn
 
 from datagen.problem import ACTIONS
 from planners.cores import Core, GRUCore, Injected, ValueIterationCore
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from planners.specs import PlannerSpec
 
 
-@dataclass(frozen=True)
+KERNELS = ("auto", "reference")
+
+
+@dataclass(frozen=True, eq=False)
 class BoundStep:
     """The step v -> f(v, r; theta) of one core on one batch of problems."""
 
@@ -35,7 +38,7 @@ class BoundStep:
         return BoundStep(self.core, self.injected.take(indices))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What a planner finds for a batch of problems.
 
@@ -66,12 +69,17 @@ class Planner(nn.Module):
         adjoint: How gradients pass through the solution.
         kernel: "auto" takes a compiled loop where there is one for core, solver, adjoint and device; "reference" never.
         channels: Further channels of the core's input, which the observation is then; see `inputs`.
+
+    Raises:
+        ValueError: If there is no such kernel.
     """
 
     def __init__(
         self, core: Core, mapper: nn.Module, solver: Any, adjoint: Any, kernel: str = "auto", channels: int = 0
     ) -> None:
         super().__init__()
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel: expected {' or '.join(map(repr, KERNELS))}, got {kernel!r}")
         self.core = core
         self.mapper = mapper
         self.solver = solver
@@ -137,41 +145,43 @@ class Planner(nn.Module):
         """
         x, map_logits = self.inputs(map, goal, observation)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
-        kernel = "reference: asked for"
-        if self.kernel != "reference":
-            plan, kernel = self._compiled(x, solver)
-            if plan is not None:
-                return replace(plan, map_logits=map_logits)
-        injected = self.core.encode(x)
+        plan, kernel, injected = self._compiled(x, solver)
+        if plan is not None:
+            return replace(plan, map_logits=map_logits)
+        if injected is None:
+            injected = self.core.encode(x)
         step = BoundStep(self.core, injected)
         solution = fixed_point(step, self.core.initial_value(injected), solver=solver, adjoint=self.adjoint)
         return Plan(self.core.policy(solution.value, injected), solution, step, kernel, map_logits)
 
-    def _compiled(self, x: Tensor, solver: Any) -> tuple[Plan | None, str]:
-        """Return the plan that a compiled loop makes, or None and the reason why the reference runs."""
+    def _compiled(self, x: Tensor, solver: Any) -> tuple[Plan | None, str, Injected | None]:
+        """Return the plan that a compiled loop makes; or None, why the reference runs, and what is encoded for it."""
         core, adjoint = self.core, self.adjoint
+        if self.kernel == "reference":
+            return None, "reference: asked for", None
+        if not isinstance(core, ValueIterationCore | GRUCore):
+            return None, f"reference: {type(core).__name__} has no compiled loop", None
         if find_spec("numba") is None:
-            return None, "reference: numba is not installed"
-        if isinstance(core, ValueIterationCore):
-            from planners.cores import value_iteration
+            return None, "reference: numba is not installed", None
+        from planners.cores import gru_iteration, value_iteration
 
-            step = core.value_iteration(x)
-            reason = value_iteration.unsupported(step, solver, adjoint)
-            if reason is None:
-                zeros = x.new_zeros(len(x), step.channels, *x.shape[2:])
-                solution = value_iteration.fixed_point(step, zeros, solver=solver, adjoint=adjoint)
-                return Plan(core.read_out(step, solution.value), solution, step, "compiled"), "compiled"
-            return None, f"reference: {reason}"
-        if isinstance(core, GRUCore):
-            from planners.cores import gru_iteration
-
-            gru = core.gru_iteration(x)
-            reason = gru_iteration.unsupported(gru, solver, adjoint)
-            if reason is None:
-                solution = gru_iteration.fixed_point(gru, solver=solver, adjoint=adjoint)
-                return Plan(core.policy(solution.value), solution, gru, "compiled"), "compiled"
-            return None, f"reference: {reason}"
-        return None, f"reference: {type(core).__name__} has no compiled loop"
+        loops = value_iteration if isinstance(core, ValueIterationCore) else gru_iteration
+        reason = loops.unsupported_solve(solver, adjoint)
+        if reason is not None:
+            return None, f"reference: {reason}", None
+        step = core.value_iteration(x) if isinstance(core, ValueIterationCore) else core.gru_iteration(x)
+        reason = loops.unsupported(step, solver, adjoint)
+        if reason is not None:
+            encoded = core.injected(step) if hasattr(core, "injected") else None
+            return None, f"reference: {reason}", encoded
+        if isinstance(step, value_iteration.ValueIteration):
+            assert isinstance(core, ValueIterationCore)
+            zeros = x.new_zeros(len(x), step.channels, *x.shape[2:])
+            solution = value_iteration.fixed_point(step, zeros, solver=solver, adjoint=adjoint)
+            return Plan(core.read_out(step, solution.value), solution, step, "compiled"), "compiled", None
+        assert isinstance(core, GRUCore)
+        solution = gru_iteration.fixed_point(step, solver=solver, adjoint=adjoint)
+        return Plan(core.policy(solution.value), solution, step, "compiled"), "compiled", None
 
     def recording(self, **changes: Any) -> Planner:
         """Return this planner, its weights shared, with solvers that keep the residual of each step.
@@ -195,8 +205,18 @@ def _check(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected a float tensor [B, 1, h, w], got {x.dtype} {tuple(x.shape)}")
 
 
+def ieee_float32() -> None:
+    """Have GPUs multiply float32 as float32, in this process: torch lets convolutions round to TF32 by default.
+
+    TF32 keeps 10 of the 23 bits. Steps that differ by less than that are then equal: an iteration "converges" early,
+    with a residual of exactly 0 and a value that is a percent off, and says nothing.
+    """
+    backends.cudnn.allow_tf32 = False
+    backends.cuda.matmul.allow_tf32 = False
+
+
 def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str = "auto") -> Planner:
-    """Return a freshly initialised planner (from torch's global random state).
+    """Return a freshly initialised planner (from torch's global random state); see `ieee_float32` for what that sets.
 
     Args:
         spec: What to build.
@@ -206,6 +226,7 @@ def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str
     Returns:
         A planner in float32 on the CPU; move and cast it as any module.
     """
+    ieee_float32()
     core = named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions, in_channels=2 + spec.channels)
     mapper = named(MAPPERS[spec.mapper])(spec.mapper_options, wrap=spec.wrap)
     solver = named(SOLVERS[spec.solver])(max_steps=spec.k_fwd, tolerance=spec.tolerance, **vars(spec.solver_options))

@@ -21,6 +21,8 @@ class Entry:
         cores: Names of the cores that a solver works with; empty for all.
         adjoint_cores: Of those, the ones whose adjoint system it solves too.
         adjoint_after: Names of the forward solvers after which it does; empty for all.
+        compiled_only: Whether a solver has no form in torch's own operations, so that it works on a CPU alone, with
+            kernel "auto", and on steps that the compiled loops take.
     """
 
     target: str
@@ -29,6 +31,7 @@ class Entry:
     cores: tuple[str, ...] = ()
     adjoint_cores: tuple[str, ...] = ()
     adjoint_after: tuple[str, ...] = ()
+    compiled_only: bool = False
 
     @property
     def options_type(self) -> Any:
@@ -62,6 +65,7 @@ SOLVERS: dict[str, Entry] = {
         cores=("vin", "symvin", "contractive", "conv_gppn"),
         adjoint_cores=("conv_gppn",),
         adjoint_after=("forward", "anderson", "gauss_seidel"),
+        compiled_only=True,
     ),
 }
 _NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from datagen.kernel import kernel
 
 _UNKNOWN, _ARRIVES, _FAILS, _ON_THE_WAY = 0, 1, 2, 3
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def measure_policies(actions, free, goal, distance, optimal_actions, offsets, costs, wrap, ends, shares, counts):  # type: ignore[no-untyped-def]
     """Add success, optimality, SPL and accuracy, each a share per map, and cells and arrivals per bin of distance.
 

@@ -102,6 +102,14 @@ class SPTOptions(Spec):
     inject_map: bool = False
     """False: the map enters through the initial value alone (the paper). True: its encoding is added at every step."""
 
+    def check_mapper(self, mapper: str, adjoint: str) -> None:
+        """Refuse a mapper that no gradient would reach: a fixed point does not depend on where its iteration starts."""
+        if not self.inject_map and adjoint != "unrolled":
+            raise ValueError(
+                f"mapper {mapper!r}: with adjoint {adjoint!r} no gradient would reach it through core 'spt', whose map "
+                "enters through the initial value alone; give it inject_map: true, or the adjoint unrolled"
+            )
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.embedding % self.heads:
@@ -277,10 +285,24 @@ class PlannerSpec(Spec):
                 f"solver_bwd {self.solver_bwd!r} works after the solvers {', '.join(backward.adjoint_after)}; "
                 f"got solver {self.solver!r}"
             )
+        temperature = getattr(self.options, "temperature", 0.0)
+        if self.compiled_solver and temperature > 0:
+            raise ValueError(
+                f"solver {self.compiled_solver!r} takes the maximum as it is; got temperature {temperature}"
+            )
+        check = getattr(self.options, "check_mapper", None)
+        if check is not None and self.mapper != "identity":
+            check(self.mapper, self.adjoint)
         for field in ADJOINTS[self.adjoint].ignores:
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{field} means nothing with adjoint {self.adjoint!r}: leave it out")
         return self
+
+    @property
+    def compiled_solver(self) -> str:
+        """Name of a solver that it uses and that works on a CPU alone, with kernel "auto"; empty where none does."""
+        backward = () if "solver_bwd" in ADJOINTS[self.adjoint].ignores else (self.solver_bwd,)
+        return next((name for name in (self.solver, *backward) if SOLVERS[name].compiled_only), "")
 
     def check_moves(self, moves: Moves) -> None:
         """Refuse moves that the core can't plan for, where its options have a `check_moves` that does.

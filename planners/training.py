@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,89 +16,19 @@ from torch.nn import functional
 from datagen.problem import Moves, Problems
 from planners.budget import Spent, applications
 from planners.cores import DiscountedCore
+from planners.denormals import flushed_denormals
 from planners.edge import plan_walled
 from planners.evaluation import Inputs, ProblemSource, evaluate
 from planners.fixed_points import Result, Solution
-from planners.memory import TensorMemory, state_tensors
+from planners.memory import MemoryLimitExceeded, TensorMemory, phase, state_tensors
 from planners.planner import Plan, build_planner
+from planners.records import EpochRecord as EpochRecord
+from planners.records import StepRecord, epoch_record
 from planners.rollout import Evaluation
 from planners.specs import PlannerSpec, TrainingSpec
 
 WARM_UP_STEPS = 3
 """Steps of a process whose times are not counted: caches fill, kernels are compiled, memory is metered."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch of training did.
-
-    Attributes:
-        epoch: Number of epochs completed, from 1.
-        train_loss: Mean cross-entropy over the epoch's steps.
-        valid_success_rate: Success rate on the validation maps after the epoch (0..1; nan without validation maps).
-        valid_optimality: Share of optimal roll-outs there.
-        valid_spl: Success weighted by path length there.
-        forward_seconds: Median over the steps; nan where all were warm-up.
-        backward_seconds: The same for back-propagation.
-        forward_steps: Mean number of applications of f per sample.
-        forward_residual: Mean relative residual that the forward solve ended with.
-        backward_residual: The same of the adjoint solve; nan where there is none.
-        forward_diverged: Whether any sample's forward iteration diverged (B.2).
-        not_finite: Whether loss or gradient stopped being finite; training ends there, before the update.
-        kernel: "compiled", or "reference" and why.
-        peak_bytes: Most tensor memory a metered step needed; 0 where none was metered.
-        train_seconds: Wall time of the epoch's training steps.
-        steps: Training steps since the start.
-        applications: Applications of f per sample since the start, forward and backward.
-    """
-
-    epoch: int
-    train_loss: float
-    valid_success_rate: float
-    valid_optimality: float
-    valid_spl: float
-    forward_seconds: float
-    backward_seconds: float
-    forward_steps: float
-    forward_residual: float
-    backward_residual: float
-    forward_diverged: bool
-    not_finite: bool
-    kernel: str
-    peak_bytes: int
-    train_seconds: float
-    steps: int
-    applications: float
-
-
-@dataclass(frozen=True)
-class _StepRecord:
-    loss: float
-    forward_seconds: float
-    backward_seconds: float
-    forward_steps: float
-    forward_residual: float
-    backward_residual: float
-    forward_diverged: bool
-    not_finite: bool
-    kernel: str
-    applications: float
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Count numbers below 1.2e-38 as zero until the end of the block, in this thread and in those that it starts.
-
-    Gradients of an unrolled planner may shrink from iteration to iteration down to there, where processors are many
-    times slower. GPUs are not, and are left alone.
-    """
-    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
-    before = bool(smallest / 2 == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
 
 
 class Trainer:
@@ -127,6 +57,9 @@ class Trainer:
     ) -> None:
         """Build the planner and its optimiser.
 
+        Raises:
+            ValueError: There is training to do, and less than one batch of problems to do it on.
+
         Args:
             planner: What to train.
             training: How.
@@ -138,6 +71,10 @@ class Trainer:
             kernel: "auto" or "reference"; see `Planner`.
             memory_limit_bytes: Tensor memory at which `MemoryLimitExceeded` is raised; None for no limit.
         """
+        if training.epochs > 0 and len(train) < training.batch_size:
+            raise ValueError(
+                f"train: expected at least one batch of {training.batch_size} problems (batch_size), got {len(train)}"
+            )
         self.spec = planner
         self.training = training
         self.train = train
@@ -183,10 +120,13 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.training.learning_rate_decay**self.epoch
-        # Restarting the generator at every epoch makes a resumed run equal to an undisturbed one.
-        generator = torch.Generator(device=self.device).manual_seed(self.seed * 1_000_003 + self.epoch)
+        if not self._steps_in_process:
+            self._warm_up()
+        # Restarting the generator at every epoch makes a resumed run equal to an undisturbed one. It is the CPU's
+        # whatever the device, so that all devices draw the same.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         started, before = time.perf_counter(), self.spent
-        steps: list[_StepRecord] = []
+        steps: list[StepRecord] = []
         self.planner.train()
         for batch in self.train.batches(self.training.batch_size, self.seed, self.epoch):
             self.step = len(steps)
@@ -210,73 +150,95 @@ class Trainer:
             self._best = {"success_rate": record.valid_success_rate, "planner": weights}
         return record
 
-    def _record(self, steps: list[_StepRecord], train_seconds: float) -> EpochRecord:
-        valid = self._evaluate(self.valid) if len(self.valid) else None
+    def _warm_up(self) -> None:
+        """Train and test a twin on one problem, so that all is compiled before a clock starts; changes nothing here.
+
+        A planner of its own, so that weights, optimiser and random state stay what they are to the bit.
+        """
+        (problem,) = (batch for batch in islice(self.train.in_order(1), 1))
+        own = {"batch_size": 1, "most_steps": None, "most_seconds": None, "most_applications": None}
+        training = self.training.model_copy(update=own)
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(devices):
+            twin = Trainer(
+                self.spec,
+                training,
+                problem,
+                problem,
+                moves=self.moves,
+                seed=self.seed,
+                device=str(self.device),
+                kernel=self.planner.kernel,
+            )
+            if self.spec.mapper != "identity":  # as in the epoch in which the planner's loss has to reach the mapper
+                twin.epoch = max(self.epoch, min(training.mapper_pretrain_epochs, training.epochs - 1))
+            with flushed_denormals():
+                twin._update(problem, torch.Generator())
+            with phase("validation"):
+                twin._evaluate(problem)
+
+    def _record(self, steps: list[StepRecord], train_seconds: float) -> EpochRecord:
+        with phase("validation"):
+            valid = self._evaluate(self.valid) if len(self.valid) else None
         counted = steps[max(0, WARM_UP_STEPS - (self._steps_in_process - len(steps))) :]
-
-        def mean(name: str) -> float:
-            return statistics.fmean(getattr(step, name) for step in steps)
-
-        def median(name: str) -> float:
-            return statistics.median(getattr(step, name) for step in counted) if counted else float("nan")
-
-        return EpochRecord(
+        return epoch_record(
+            steps,
+            counted,
+            valid,
             epoch=self.epoch,
-            train_loss=mean("loss"),
-            valid_success_rate=valid.success_rate if valid else float("nan"),
-            valid_optimality=valid.optimality if valid else float("nan"),
-            valid_spl=valid.spl if valid else float("nan"),
-            forward_seconds=median("forward_seconds"),
-            backward_seconds=median("backward_seconds"),
-            forward_steps=mean("forward_steps"),
-            forward_residual=mean("forward_residual"),
-            backward_residual=mean("backward_residual"),
-            forward_diverged=any(step.forward_diverged for step in steps),
-            not_finite=any(step.not_finite for step in steps),
-            kernel=steps[-1].kernel,
             peak_bytes=self._peak_bytes,
             train_seconds=train_seconds,
-            steps=self.spent.steps,
-            applications=self.spent.applications,
+            spent=self.spent,
         )
 
     @flushed_denormals()
-    def _step(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
+    def _step(self, batch: Problems, generator: torch.Generator) -> StepRecord:
         metered = self._steps_metered < 2  # the second step sees the optimiser's state too
         self._steps_metered += metered
         self._steps_in_process += 1
-        if metered and self.device.type == "cpu":
+        if not metered:
+            return self._update(batch, generator)
+        if self.device.type == "cpu":
             held = state_tensors(self.planner, self.optimizer)
-            with TensorMemory(held, self.memory_limit_bytes) as memory:
+            with phase("update"), TensorMemory(held, self.memory_limit_bytes) as memory:
                 record = self._update(batch, generator)
-            self._peak_bytes = max(self._peak_bytes, memory.peak_bytes)
-            return record
-        record = self._update(batch, generator)
-        if metered:
-            self._peak_bytes = torch.cuda.max_memory_allocated(self.device)
+            peak = memory.peak_bytes
+        else:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            record = self._update(batch, generator)
+            peak = torch.cuda.max_memory_allocated(self.device)
+            if self.memory_limit_bytes is not None and peak > self.memory_limit_bytes:
+                with phase("update"):
+                    raise MemoryLimitExceeded(peak, self.memory_limit_bytes)
+        self._peak_bytes = max(self._peak_bytes, peak)
         return record
 
-    def _update(self, batch: Problems, generator: torch.Generator) -> _StepRecord:
+    def _update(self, batch: Problems, generator: torch.Generator) -> StepRecord:
         self.optimizer.zero_grad(set_to_none=True)
-        started = self._clock()
-        inputs = Inputs.of(batch, self.device)
-        random_state = {"torch": torch.get_rng_state(), "penalty": generator.get_state()}
-        with self._drawn_discount(generator):
-            plan, loss = self._loss(inputs, generator)
+        with phase("forward"):
+            inputs = Inputs.of(batch, self.device)
+            random_state = {"torch": torch.get_rng_state(), "penalty": generator.get_state()}
+            started = self._clock()
+            with self._drawn_discount(generator):
+                plan, loss = self._loss(inputs, generator)
+            forward_seconds = self._clock() - started
         self.look(plan, random_state)
-        solved = self._clock()
-        loss.backward()
-        done = self._clock()
-        clip = self.training.gradient_clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.planner.parameters(), clip)
-        finite = bool(torch.isfinite(norm) & torch.isfinite(loss.detach()))
-        if finite:
-            self.optimizer.step()
+        with phase("backward"):
+            started = self._clock()
+            loss.backward()
+            backward_seconds = self._clock() - started
+        self._check_mapper(inputs)
+        with phase("update"):
+            clip = self.training.gradient_clip or float("inf")
+            norm = torch.nn.utils.clip_grad_norm_(self.planner.parameters(), clip)
+            finite = bool(torch.isfinite(norm) & torch.isfinite(loss.detach()))
+            if finite:
+                self.optimizer.step()
         solution = plan.solution
-        return _StepRecord(
+        return StepRecord(
             loss=float(loss.detach()),
-            forward_seconds=solved - started,
-            backward_seconds=done - solved,
+            forward_seconds=forward_seconds,
+            backward_seconds=backward_seconds,
             forward_steps=float(solution.steps.float().mean()),
             forward_residual=float(solution.residual.mean()),
             backward_residual=_adjoint_residual(solution),
@@ -294,6 +256,16 @@ class Trainer:
             random_state: States of the generators before the step: "torch", and "penalty" for the step's own draws.
         """
 
+    def _check_mapper(self, inputs: Inputs) -> None:
+        """Refuse to train a mapper that nothing teaches: a loss that doesn't reach it would go unnoticed."""
+        mapper = list(self.planner.mapper.parameters())
+        if mapper and inputs.observation is not None and all(weights.grad is None for weights in mapper):
+            raise ValueError(
+                f"no gradient reaches the mapper {self.spec.mapper!r} through core {self.spec.core!r} with adjoint "
+                f"{self.spec.adjoint!r}: what the core makes of the map doesn't enter its fixed point; use the adjoint "
+                "unrolled, or give the mapper a loss of its own by training.mapper_weight"
+            )
+
     @contextmanager
     def _drawn_discount(self, generator: torch.Generator) -> Iterator[None]:
         core, least = self.planner.core, self.training.discount_from
@@ -302,10 +274,12 @@ class Trainer:
             return
         assert isinstance(core, DiscountedCore)
         gamma = core.discount
-        draw = float(torch.rand((), generator=generator, device=self.device))
+        draw = float(torch.rand((), generator=generator))
         core.discount = 1 - (1 - gamma) * ((1 - least) / (1 - gamma)) ** draw
-        yield
-        core.discount = gamma
+        try:
+            yield
+        finally:
+            core.discount = gamma
 
     def _clock(self) -> float:
         if self.device.type == "cuda":
@@ -335,8 +309,7 @@ class Trainer:
         return plan, loss
 
     def _draws_penalty(self, generator: torch.Generator) -> bool:
-        draw = torch.rand((), generator=generator, device=self.device)
-        return bool(draw < self.training.jacobian_frequency)
+        return bool(torch.rand((), generator=generator) < self.training.jacobian_frequency)
 
     def _cross_entropy(self, logits: Tensor, inputs: Inputs) -> Tensor:
         if self.training.labels == "one_hot":
@@ -349,13 +322,15 @@ class Trainer:
 
     def test(self, problems: ProblemSource) -> Evaluation:
         """Return how the checkpoint that `tested_checkpoint` names does on `problems`."""
-        if self.training.tested_checkpoint == "best" and self._best is not None:
+        with phase("test"):
+            if self.training.tested_checkpoint == "last" or self._best is None:
+                return self._evaluate(problems)
             last = {name: tensor.detach().clone() for name, tensor in self.planner.state_dict().items()}
             self.planner.load_state_dict(self._best["planner"])
-            evaluation = self._evaluate(problems)
-            self.planner.load_state_dict(last)
-            return evaluation
-        return self._evaluate(problems)
+            try:
+                return self._evaluate(problems)
+            finally:
+                self.planner.load_state_dict(last)
 
     def _evaluate(self, problems: ProblemSource) -> Evaluation:
         return evaluate(self.planner, problems, moves=self.moves, batch_size=self.training.batch_size)

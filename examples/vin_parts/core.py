@@ -69,6 +69,10 @@ class VINParts(nn.Module):
         """Return the step as data, for the compiled path."""
         return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap)
 
+    def injected(self, step: ValueIteration) -> Injected:
+        """Return what `encode` returns, from the step."""
+        return step.injected()
+
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
         """Return what `policy` returns."""
         return self._read(step.action_values(v))

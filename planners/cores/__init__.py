@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from planners.cores.value_iteration import ValueIteration
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Injected:
     """What every step is given beside the value: the reward r of the paper, in the form the step uses it.
 
@@ -52,7 +52,11 @@ class Core(Protocol):
 
 @runtime_checkable
 class ValueIterationCore(Core, Protocol):
-    """A core whose step is a maximum over linear action values, which compiled kernels can iterate."""
+    """A core whose step is a maximum over linear action values, which compiled kernels can iterate.
+
+    It may have `injected(step)` too, which returns what `encode` returns from the step that is encoded already; without
+    it, a step that the compiled loop turns out not to take is encoded again.
+    """
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step for x [B, in_channels, h, w] as data."""
@@ -70,7 +74,10 @@ class DiscountedCore(Core, Protocol):
 
 @runtime_checkable
 class GRUCore(Core, Protocol):
-    """A core whose step is a convolutional GRU on the reward, which a compiled kernel can iterate."""
+    """A core whose step is a convolutional GRU on the reward, which a compiled kernel can iterate.
+
+    It may have `injected(step)` too, as a `ValueIterationCore` may.
+    """
 
     def gru_iteration(self, x: Tensor) -> GRUIteration:
         """Return the step for x [B, in_channels, h, w] as data."""

@@ -20,21 +20,31 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wrap: boo
         [B, out, h, w].
     """
     padding = weight.shape[-1] // 2
-    if wrap and padding:
+    if not (wrap and padding):
+        return F.conv2d(x, weight, bias, padding=padding)
+    if padding <= min(x.shape[2:]):
         return F.conv2d(F.pad(x, (padding,) * 4, mode="circular"), weight, bias)
-    return F.conv2d(x, weight, bias, padding=padding)
+    # torch pads once around at most; a filter larger than the torus sees its cells again and again
+    rows, columns = (torch.arange(-padding, length + padding, device=x.device) % length for length in x.shape[2:])
+    return F.conv2d(x[:, :, rows[:, None], columns], weight, bias)
+
+
+class SameConv(nn.Conv2d):
+    """A convolution layer that keeps height and width, padded as `convolve` is."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, *, wrap: bool, bias: bool = True) -> None:
+        super().__init__(
+            in_channels, out_channels, size, padding=size // 2, bias=bias, padding_mode="circular" if wrap else "zeros"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, out_channels, h, w]."""
+        return convolve(x, self.weight, self.bias, wrap=self.padding_mode == "circular")
 
 
 def same_conv(in_channels: int, out_channels: int, size: int, *, wrap: bool, bias: bool = True) -> nn.Conv2d:
     """Return a convolution layer that keeps height and width, padded as `convolve` is."""
-    return nn.Conv2d(
-        in_channels,
-        out_channels,
-        size,
-        padding=size // 2,
-        bias=bias,
-        padding_mode="circular" if wrap else "zeros",
-    )
+    return SameConv(in_channels, out_channels, size, wrap=wrap, bias=bias)
 
 
 def merged(weight: Tensor, bias: Tensor | None, after: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -24,9 +24,9 @@ class Contractive(nn.Module):
 
     Q_a = r_a + gamma P_a * v,  v' = max_a Q_a,  P_a = softmax over the F x F taps.
 
-    This keeps Eq. 1 and restores what learning W^V takes from it (App. B.2): each filter gamma P_a has L1 norm
-    gamma, so |f(v) - f(v')| <= gamma |v - v'| in the max norm, whatever the parameters (zero padding only loses
-    mass). By Banach's theorem the fixed point is unique, the forward iteration cannot diverge, and
+    This is Eq. 1, with its reward per action, and restores what learning W^V takes from it (App. B.2): each filter
+    gamma P_a has L1 norm gamma, so |f(v) - f(v')| <= gamma |v - v'| in the max norm, whatever the parameters (zero
+    padding only loses mass). By Banach's theorem the fixed point is unique, the forward iteration cannot diverge, and
 
         |v_{K+1} - v_K| <= gamma^K |v_1 - v_0|,   |v_K - v*| <= gamma^K / (1 - gamma) |v_1 - v_0|.
 
@@ -88,6 +88,10 @@ class Contractive(nn.Module):
         from planners.cores.value_iteration import ValueIteration
 
         return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap, self.options.temperature)
+
+    def injected(self, step: ValueIteration) -> Injected:
+        """Return what `encode` returns, from the step."""
+        return step.injected()
 
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
         """Return logits from the advantages at v, [B, actions, h, w]."""

@@ -70,6 +70,10 @@ class ConvGPPN(nn.Module):
         gates, candidate = self.from_reward(r).split((2 * state, state), dim=1)
         return Injected((self.initial(r), gates, candidate))
 
+    def injected(self, step: GRUIteration) -> Injected:
+        """Return what `encode` returns, from the step."""
+        return step.injected()
+
     def initial_value(self, r: Injected) -> Tensor:
         """Return a convolution of the reward, [B, state, h, w]."""
         return r.per_sample[0]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from planners import fixed_points
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
+from planners.cores import Injected
 from planners.cores.bellman import convolve
 from planners.cores.gauss_seidel import GaussSeidel
 from planners.cores.gru_adjoint_sweep import sweep_gru_adjoint
@@ -23,14 +24,14 @@ from planners.cores.gru_pages import take_pages
 from planners.cores.gru_solver import Found, Method, solve_gru
 from planners.cores.gru_sweep import sweep_gru
 from planners.cores.gru_unrolled import back_through_gru, unroll_gru
-from planners.cores.plane import grid_of, tap_offsets
+from planners.cores.plane import Grid, grid_of, tap_offsets
 from planners.cores.value_iteration import share
 from planners.cores.vin_kernel import pack_weights
 from planners.solution import Adjoint, Result, Solution, Solver, Step
 from planners.solvers import GROWTH, Anderson, ForwardIteration, norm_per_sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GRUIteration:
     """The step v' = (1 - u) v + u n of `planners.cores.conv_gppn` as data that a compiled loop can take.
 
@@ -54,13 +55,16 @@ class GRUIteration:
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return f(v), [B, S, h, w], by the generic operations."""
-        state = v.shape[1]
-        gates, candidate = convolve(self.reward, self.from_reward, self.bias, wrap=self.wrap).split(
-            (2 * state, state), dim=1
-        )
+        _, gates, candidate = self.injected().per_sample
         u, s = torch.sigmoid(gates + convolve(v, self.gates, wrap=self.wrap)).chunk(2, dim=1)
         n = torch.tanh(candidate + convolve(s * v, self.candidate, wrap=self.wrap))
         return torch.lerp(v, n, u)
+
+    def injected(self) -> Injected:
+        """Return v_0 and the reward's part of gates and candidate, as the generic step is given them."""
+        state = self.candidate.shape[0]
+        part = convolve(self.reward, self.from_reward, self.bias, wrap=self.wrap)
+        return Injected((self.initial, *part.split((2 * state, state), dim=1)))
 
     def take(self, rows: Tensor) -> GRUIteration:
         """Return the same step for those samples."""
@@ -83,16 +87,23 @@ def unsupported(step: GRUIteration, solver: Solver, adjoint: Adjoint) -> str | N
     tensors = (step.initial, step.reward, step.gates, step.candidate, step.from_reward, step.bias)
     height, width = step.initial.shape[-2:]
     pad = step.gates.shape[-1] // 2
+    if (reason := unsupported_solve(solver, adjoint)) is not None:
+        return reason
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        return "the compiled ConvGRU works on float32 tensors on the CPU"
+    if step.wrap and pad > min(height, width):
+        return f"filters reach {pad} cells far, around a torus of {height} x {width}"
+    return None
+
+
+def unsupported_solve(solver: Solver, adjoint: Adjoint) -> str | None:
+    """Return why the compiled loop has no such solver or adjoint, whatever the step; None when it has."""
     if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
         return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
     if isinstance(adjoint, Unrolled) and not isinstance(solver, ForwardIteration):
         return "only forward iteration can be unrolled"
     if not isinstance(solver, ForwardIteration | Anderson | GaussSeidel):
         return f"the compiled ConvGRU has no solver {type(solver).__name__}"
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
-        return "the compiled ConvGRU works on float32 tensors on the CPU"
-    if step.wrap and pad > min(height, width):
-        return f"filters reach {pad} cells far, around a torus of {height} x {width}"
     return None
 
 
@@ -125,9 +136,25 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
 
 @dataclass
 class _Solve:
-    """One step's data in the order in which the kernel reads it, the state that it is linearised at, what it kept."""
+    """One step's data in the order in which the kernel reads it, the state that it is linearised at, what it kept.
+
+    Attributes:
+        step: The step.
+        state: Its channels.
+        missing: Channels of zeros that the kernel is given beside them.
+        grid: How a map lies in memory.
+        filters: Gates, candidate and what of them reads r, packed.
+        reward: r [B, 1, h, w].
+        at: The state that the next steps start from: v_0, and what a forward solve ends with once it has run.
+        kept: What the steps taken for the backward pass kept; there once those steps have run.
+    """
 
     step: GRUIteration
+    state: int = field(init=False)
+    missing: int = field(init=False)
+    grid: Grid = field(init=False)
+    filters: GRUFilters = field(init=False)
+    reward: np.ndarray = field(init=False)
     at: np.ndarray = field(init=False)
     kept: np.ndarray = field(init=False)
 

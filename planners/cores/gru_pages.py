@@ -31,8 +31,11 @@ def take_pages(*shape: int) -> Tensor:
     count = 1
     for n in shape:
         count *= n
-    pages = _spare.pop() if _spare else None
-    if pages is None or pages.size != count:
+    try:
+        pages = _spare.pop()
+    except IndexError:  # none, or another thread has just taken them
+        pages = _fresh(count)
+    if pages.size != count:
         pages = _fresh(count)
     lent = pages.view()  # held by the storage made of it, and so by every tensor and array that shares that
     weakref.finalize(lent, _put_back, pages).atexit = False

@@ -7,17 +7,18 @@ next. On the torus the border repeats the opposite side.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from datagen.kernel import kernel
 from planners.cores.lanes import LANES
 
 BLOCK = 3 * LANES
-compiled = njit(nogil=True, cache=True, error_model="numpy")
-reordered = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+compiled = partial(kernel, error_model="numpy")
+reordered = partial(kernel, error_model="numpy", fastmath={"reassoc", "contract"})
 """For sums that may be vectorised; infinities and NaN keep their meaning."""
 
 Floats = NDArray[np.float32]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -34,7 +35,7 @@ def group_order(group: Group) -> int:
     return int(space(group).fibergroup.order())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SteerableBasis:
     """The equivariant filters between two fields of a group.
 
@@ -86,6 +87,9 @@ def _representation(group: Group, field: Field) -> Any:
     raise ValueError(f"group {group!r} has no representation on four actions")
 
 
+_building = threading.RLock()
+
+
 @contextmanager
 def e2cnn_conditions() -> Iterator[None]:
     """Give e2cnn 0.2.3 what it was written for while it builds filters, and sample them in double precision.
@@ -103,19 +107,20 @@ def e2cnn_conditions() -> Iterator[None]:
         def array(self, x: Any, copy: bool = True) -> Any:
             return np.array(x, copy=True if copy else None)
 
-    default = torch.get_default_dtype()
-    shared, basisexpansion_singleblock._stored_filters = basisexpansion_singleblock._stored_filters, {}
-    e2cnn.kernels.utils.np = Numpy1()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)
-            warnings.filterwarnings("ignore", r"tostring\(\) is deprecated", DeprecationWarning)
-            yield
-    finally:
-        e2cnn.kernels.utils.np = np
-        basisexpansion_singleblock._stored_filters = shared
-        torch.set_default_dtype(default)
+    with _building:
+        default = torch.get_default_dtype()
+        shared, basisexpansion_singleblock._stored_filters = basisexpansion_singleblock._stored_filters, {}
+        e2cnn.kernels.utils.np = Numpy1()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)
+                warnings.filterwarnings("ignore", r"tostring\(\) is deprecated", DeprecationWarning)
+                yield
+        finally:
+            e2cnn.kernels.utils.np = np
+            basisexpansion_singleblock._stored_filters = shared
+            torch.set_default_dtype(default)
 
 
 class SteerableFilter(nn.Module):
@@ -134,15 +139,24 @@ class SteerableFilter(nn.Module):
         size: Height and width of the filter, odd.
     """
 
+    basis: Tensor
+
     def __init__(
         self, group: Group, in_field: Field, in_fields: int, out_field: Field, out_fields: int, size: int
     ) -> None:
         super().__init__()
-        self.basis = steerable_basis(group, in_field, out_field, size)
-        deviation = self.basis.he_deviation.to(torch.get_default_dtype()) / in_fields**0.5
+        self._exact = steerable_basis(group, in_field, out_field, size)
+        deviation = self._exact.he_deviation.to(torch.get_default_dtype()) / in_fields**0.5
         self.coefficients = nn.Parameter(torch.randn(out_fields, in_fields, len(deviation)) * deviation)
+        self.register_buffer("basis", self._exact.filters.to(self.coefficients), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SteerableFilter:
+        """Follow the coefficients to their device and dtype; the basis is rounded anew, from double precision."""
+        super()._apply(fn, recurse)
+        self.basis = self._exact.filters.to(self.coefficients)
+        return self
 
     def forward(self) -> Tensor:
         """Return the plain filter, [out_fields * out, in_fields * in, F, F], differentiable in the coefficients."""
-        blocks = torch.einsum("yxb,boihw->yoxihw", self.coefficients, self.basis.filters.to(self.coefficients))
+        blocks = torch.einsum("yxb,boihw->yoxihw", self.coefficients, self.basis)
         return blocks.flatten(2, 3).flatten(0, 1)

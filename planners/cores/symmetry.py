@@ -8,19 +8,16 @@ Legend: G order of the group, T taps of a filter, g and k elements of the group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 GroupName = Literal["trivial", "C4", "D4"]
 
 
-@dataclass(frozen=True)
-class Symmetry:
-    """A group of turns and flips as index tables.
+class Symmetry(nn.Module):
+    """A group of turns and flips as index tables, which move to the device that its owner is moved to.
 
     Attributes:
         taps: int64 [G, T], where tap t of the image of a filter under g comes from.
@@ -31,6 +28,11 @@ class Symmetry:
     taps: Tensor
     relative: Tensor
     undone: Tensor
+
+    def __init__(self, taps: Tensor, relative: Tensor, undone: Tensor) -> None:
+        super().__init__()
+        for name, table in (("taps", taps), ("relative", relative), ("undone", undone)):
+            self.register_buffer(name, table, persistent=False)
 
     @property
     def order(self) -> int:
@@ -55,7 +57,6 @@ class Symmetry:
         return weights[:, self.undone].permute(2, 1, 0).reshape(actions, self.order * weights.shape[0])
 
 
-@cache
 def symmetry(name: GroupName, size: int, actions: int) -> Symmetry:
     """Return the tables of a group for filters of `size` x `size` taps and for the four moves.
 

@@ -94,6 +94,10 @@ class SymVIN(nn.Module):
 
         return ValueIteration(self.rewards(x), *self.filters(), self.wrap, self.temperature)
 
+    def injected(self, step: ValueIteration) -> Injected:
+        """Return what `encode` returns, from the step."""
+        return step.injected()
+
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
         """Return logits, [B, actions, h, w]; Q and the head are linear, so they are one small filter."""
         return step.read_out(v, self.head_filter())

@@ -1,5 +1,8 @@
 """Compiled value iteration as a differentiable fixed point, equal to the generic path within float32 rounding.
 
+Where actions tie, as on a map that is its own mirror image, both give an element of the subdifferential, but rounding
+decides which one: there the gradients need not be equal.
+
 Legend: B samples, A actions, G value channels, C reward channels; v value, r reward, w adjoint vector.
 """
 
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor
 
 from planners.adjoints import Implicit, OneStep, Phantom, Unrolled, last_kept
+from planners.cores import Injected
 from planners.cores.bellman import convolve, maximum, merged
 from planners.cores.gauss_seidel import GaussSeidel, pack_by_tap, sweep_batch, tap_order
 from planners.cores.plane import BLOCK, Grid, grid_of, tap_offsets
@@ -28,9 +32,9 @@ from planners.solvers import Anderson, ForwardIteration
 CHUNKS_PER_THREAD = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ValueIteration:
-    """The step v' = max_a (W_r,a * r + W_v,a * v), Eqs. 1-2, as data that a compiled loop can take.
+    """The step v' = max_a (W_r,a * r + W_v,a * v), Eq. 1, as data that a compiled loop can take.
 
     Attributes:
         reward: r [B, C, h, w]; or, when w_r is None, the reward's part of Q itself, [B, A x G, h, w].
@@ -51,10 +55,17 @@ class ValueIteration:
         """G."""
         return self.w_v.shape[1]
 
+    def reward_part(self) -> Tensor:
+        """Return the reward's part of Q, [B, A x G, h, w]."""
+        return self.reward if self.w_r is None else convolve(self.reward, self.w_r, wrap=self.wrap)
+
+    def injected(self) -> Injected:
+        """Return the reward's part of Q and the value's filter, as the generic step is given them."""
+        return Injected((self.reward_part(),), (self.w_v,))
+
     def action_values(self, v: Tensor) -> Tensor:
         """Return Q, [B, A x G, h, w]."""
-        part = self.reward if self.w_r is None else convolve(self.reward, self.w_r, wrap=self.wrap)
-        return part + convolve(v, self.w_v, wrap=self.wrap)
+        return self.reward_part() + convolve(v, self.w_v, wrap=self.wrap)
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return f(v), [B, G, h, w], by the generic operations."""
@@ -106,18 +117,25 @@ def unsupported(step: ValueIteration, solver: Solver, adjoint: Adjoint) -> str |
     pad = _pad(step)
     if step.temperature > 0:
         return "the maximum is smoothed"
-    if not isinstance(solver, ForwardIteration | GaussSeidel):
-        return f"compiled value iteration is forward iteration; the solver is {type(solver).__name__}"
-    if isinstance(solver, GaussSeidel) and isinstance(adjoint, Unrolled):
-        return "Gauss-Seidel sweeps leave no steps to unroll"
-    if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
-        return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
+    if (reason := unsupported_solve(solver, adjoint)) is not None:
+        return reason
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
         return "compiled value iteration works on float32 tensors on the CPU"
     if step.w_v.shape[0] // step.channels > np.iinfo(np.int16).max:
         return "too many actions for a 16-bit index"
     if step.wrap and pad > min(height, width):
         return f"filters reach {pad} cells far, around a torus of {height} x {width}"
+    return None
+
+
+def unsupported_solve(solver: Solver, adjoint: Adjoint) -> str | None:
+    """Return why the compiled loop has no such solver or adjoint, whatever the step; None when it has."""
+    if not isinstance(solver, ForwardIteration | GaussSeidel):
+        return f"compiled value iteration is forward iteration; the solver is {type(solver).__name__}"
+    if isinstance(solver, GaussSeidel) and isinstance(adjoint, Unrolled):
+        return "Gauss-Seidel sweeps leave no steps to unroll"
+    if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
+        return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
     return None
 
 
@@ -167,7 +185,17 @@ def _pad(step: ValueIteration) -> int:
 
 @dataclass
 class _Run:
-    """One solve: its layout, filters and options, and, once it has run, what it wrote."""
+    """One solve: its layout, filters and options, and, once it has run, what it wrote.
+
+    Attributes:
+        grid: How a map lies in memory.
+        filters: Of reward and value, as the kernel reads them.
+        solver: Forward iteration.
+        adjoint: Implicit, Phantom, OneStep or Unrolled.
+        slot: Where the backward pass reports its own solve.
+        differentiated: Whether gradients were wanted when the solve was set up.
+        out: What the forward pass wrote; None until `_Iterate.forward` has run, from then on what backward reads.
+    """
 
     grid: Grid
     filters: Filters

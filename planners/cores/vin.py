@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class VIN(nn.Module):
     """Value iteration with learned rewards and learned transition filters, shared by all cells.
 
-    Q_a = W_r,a * r + W_v,a * v (Eq. 1),  v' = max_a Q_a (Eq. 2).
+    Q_a = W_r,a * r + W_v,a * v,  v' = max_a Q_a (both halves of Eq. 1; v' = f(v, r) is Eq. 2).
 
     A solver's K steps are K applications of this step (the authors' explicit VIN applies it K - 1 times). The reward's
     part of Q is the same at every step and is computed once. Where actions tie, the gradient of the
@@ -38,6 +38,8 @@ class VIN(nn.Module):
         self.wrap = wrap
         self.temperature = options.temperature
         size = options.kernel_size
+        # UNSPECIFIED: Eq. 1 has a reward per action, R_a, and no filter of it. As in the authors' code, one reward map
+        # is spread over the actions by a filter, R_a = W_r,a * r.
         # UNSPECIFIED: biases and the encoder's kernel size; as in the literature's VIN, 3x3 and the first layer alone
         # has a bias, and no activation stands between the two layers of the encoder.
         self.hidden = same_conv(in_channels, options.hidden_channels, 3, wrap=wrap)
@@ -51,14 +53,18 @@ class VIN(nn.Module):
         return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
 
     def encode(self, x: Tensor) -> Injected:
-        """Return the reward's part of Q, [B, q_channels, h, w]."""
-        return Injected((convolve(self.rewards(x), self.w_r, wrap=self.wrap),))
+        """Return the reward's part of Q, [B, q_channels, h, w], and the value's filter, which all samples share."""
+        return Injected((convolve(self.rewards(x), self.w_r, wrap=self.wrap),), (self.w_v,))
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step as data, for the compiled path."""
         from planners.cores.value_iteration import ValueIteration
 
         return ValueIteration(self.rewards(x), self.w_r, self.w_v, self.wrap, self.temperature)
+
+    def injected(self, step: ValueIteration) -> Injected:
+        """Return what `encode` returns, from the step."""
+        return step.injected()
 
     def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
         """Return logits, [B, actions, h, w]; Q and the head are linear, so they are one small filter."""
@@ -69,11 +75,11 @@ class VIN(nn.Module):
         return torch.zeros_like(r.per_sample[0][:, :1])
 
     def action_values(self, v: Tensor, r: Injected) -> Tensor:
-        """Return Q, [B, q_channels, h, w] (Eq. 1)."""
-        return r.per_sample[0] + convolve(v, self.w_v, wrap=self.wrap)
+        """Return Q, [B, q_channels, h, w]."""
+        return r.per_sample[0] + convolve(v, r.shared[0], wrap=self.wrap)
 
     def step(self, v: Tensor, r: Injected) -> Tensor:
-        """Return v' = max_a Q_a, [B, 1, h, w] (Eq. 2)."""
+        """Return v' = max_a Q_a, [B, 1, h, w] (Eq. 1)."""
         return maximum(self.action_values(v, r), 1, self.temperature)
 
     def policy(self, v: Tensor, r: Injected) -> Tensor:

@@ -9,40 +9,80 @@ from pathlib import Path
 import datagen.kernel as kernel
 
 HASH = "import numpy as np; from datagen.splits import map_hashes; print(map_hashes(np.ones((1, 5, 5), np.uint8))[0])"
+ROOT = Path(kernel.__file__).parents[1]
 
 
-def run(folder, **environment):
+def run(folder, code=HASH, **environment):
     inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", HASH],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
         cwd=folder,
         env={**inherited, "PYTHONPATH": str(folder), **environment},
     )
-    return int(done.stdout)
+    return float(done.stdout)
 
 
 def folders(place):
-    return {path.name for path in place.glob("kernels-*")}
+    return {path.name for path in place.rglob("kernels-*")}
+
+
+def copied(tmp_path):
+    """A copy of the sources of both packages."""
+    for package in ("datagen", "planners"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def edit(path, before, after):
+    source = path.read_text()
+    assert source.count(before) == 1
+    path.write_text(source.replace(before, after))
 
 
 def test_a_change_in_another_file_is_noticed(tmp_path):
-    package = tmp_path / "datagen"
-    shutil.copytree(Path(kernel.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    package = copied(tmp_path) / "datagen"
     before = run(tmp_path)
-    first = folders(package / "__pycache__")
-    assert len(first) == 1 and run(tmp_path) == before and folders(package / "__pycache__") == first
-    source = (package / "splitmix.py").read_text()
-    assert source.count("0xBF58476D1CE4E5B9") == 1
+    first = folders(package)
+    assert first and run(tmp_path) == before and folders(package) == first
     # The compiled function of `splits` calls `mix`, which is in `splitmix`.
-    (package / "splitmix.py").write_text(source.replace("0xBF58476D1CE4E5B9", "0xBF58476D1CE4E5B7"))
+    edit(package / "splitmix.py", "0xBF58476D1CE4E5B9", "0xBF58476D1CE4E5B7")
     assert run(tmp_path) != before
-    assert len(folders(package / "__pycache__")) == 2
+    assert folders(package) > first
+
+
+CELLS = """
+from planners.cores.gru_sweep import cells_of
+from planners.cores.plane import grid_of
+print(len(cells_of(grid_of(2, 3, 1, True))))
+"""
+
+
+def test_a_change_of_a_constant_is_noticed_by_the_kernels_of_other_files(tmp_path):
+    cores = copied(tmp_path) / "planners" / "cores"
+    assert run(tmp_path, CELLS) == 3 * 16
+    # `cells_of` reads BLOCK of `plane`, which is made of LANES of `lanes`, a module without a kernel.
+    edit(cores / "lanes.py", "LANES = 16\n", "LANES = 8\n")
+    assert run(tmp_path, CELLS) == 3 * 8
+    edit(cores / "plane.py", "BLOCK = 3 * LANES", "BLOCK = 2 * LANES")
+    assert run(tmp_path, CELLS) == 2 * 8
+
+
+def test_another_checkout_of_the_same_sources_takes_what_the_first_has_compiled(tmp_path):
+    one, other, place = copied(tmp_path / "one"), copied(tmp_path / "other"), tmp_path / "cache"
+    run(one, CELLS, NUMBA_CACHE_DIR=str(place))
+    made = {path: path.stat().st_mtime_ns for path in place.rglob("*.nbc")}
+    run(other, CELLS, NUMBA_CACHE_DIR=str(place))
+    assert made and made == {path: path.stat().st_mtime_ns for path in place.rglob("*.nbc")}
+    # A machine that lost power may have left files of any length.
+    for number, path in enumerate(place.rglob("*.nb?")):
+        path.write_bytes(path.read_bytes()[: 40 * (number % 2)])
+    assert run(other, CELLS, NUMBA_CACHE_DIR=str(place)) == 3 * 16
 
 
 def test_the_place_can_be_chosen(tmp_path):
     place = tmp_path / "cache"
-    run(Path(kernel.__file__).parents[1], NUMBA_CACHE_DIR=str(place))
-    assert len(folders(place)) == 1
+    run(ROOT, NUMBA_CACHE_DIR=str(place))
+    assert folders(place) and folders(place) == {path.name for path in place.iterdir()}

@@ -45,3 +45,21 @@ def test_a_changed_source_changes_the_hash_of_the_tasks_that_use_it(copy, module
         file.write("\n# changed\n")
     after = hashes()
     assert {task for task in TASKS if before[task] != after[task]} == changed
+
+
+def test_a_module_in_a_folder_of_its_own_counts_too(copy):
+    (copy / "deep").mkdir()
+    (copy / "deep" / "__init__.py").write_text("")
+    (copy / "deep" / "constants.py").write_text("SIDES = 4\n")
+    with (copy / "arm.py").open("a") as file:
+        file.write("\nfrom datagen.deep.constants import SIDES as SIDES\n")
+    before = hashes()
+    (copy / "deep" / "constants.py").write_text("SIDES = 5\n")
+    after = hashes()
+    assert {task for task in TASKS if before[task] != after[task]} == {"manipulation", "workspace_manipulation"}
+
+
+def test_a_module_that_has_moved_away_is_missed(copy):
+    (copy / "columns.py").rename(copy / "schema.py")
+    with pytest.raises(LookupError, match=r"no source of datagen\.columns"):
+        provenance.code_hash.__wrapped__("navigation")

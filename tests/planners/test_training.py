@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch
 from datagen.navigation import draw
 from datagen.problem import FOUR, FOUR_WRAP
 from datagen.task import DatasetSpec
+from planners import training as training_module
 from planners.evaluation import Inputs, evaluate
 from planners.memory import MemoryLimitExceeded
 from planners.specs import PlannerSpec, TrainingSpec
@@ -305,3 +308,162 @@ def test_training_steps_count_denormals_as_zero_and_nobody_else_does(problems):
         with flushed_denormals():
             pass
         assert bool(tiny / 2 == 0)
+
+
+def test_denormals_are_flushed_in_every_thread_that_computes():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tiny = torch.full((1 << 18,), torch.finfo(torch.float32).tiny)
+        assert float((tiny / 2 == 0).float().mean()) == 0.0  # torch's threads exist from here on
+        for _ in range(2):
+            with flushed_denormals():
+                assert float((tiny / 2 == 0).float().mean()) == 1.0
+            assert float((tiny / 2 == 0).float().mean()) == 0.0
+    finally:
+        torch.set_num_threads(threads)
+
+
+WARM = """
+import sys
+import torch
+from numba.core.registry import CPUDispatcher
+from datagen.navigation import draw
+from datagen.problem import FOUR
+from datagen.task import DatasetSpec
+from planners.specs import PlannerSpec, TrainingSpec
+from planners import training
+
+
+def compiled():
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "planners"]
+    kernels = [value for module in modules for value in vars(module).values() if isinstance(value, CPUDispatcher)]
+    return {(kernel.py_func.__qualname__, str(signature)) for kernel in kernels for signature in kernel.signatures}
+
+
+class Watched(training.Trainer):
+    def _warm_up(self):
+        super()._warm_up()
+        self.warm = compiled()
+
+
+problems = draw(DatasetSpec(map_size=7, train=8, valid=0, test=0), "train", 0, 8)
+for threads, core, adjoint, solver, solver_bwd in CASES:
+    torch.set_num_threads(threads)
+    fields = {} if adjoint != "implicit" else {"solver_bwd": solver_bwd}
+    planner = PlannerSpec(
+        core=core, adjoint=adjoint, solver=solver, hidden_channels=8, q_channels=8, k_fwd=3, **fields
+    )
+    found = Watched(planner, TrainingSpec(epochs=1, batch_size=4), problems, problems, moves=FOUR, seed=0)
+    found.run_epoch()
+    assert found.warm, "nothing is compiled"
+    assert compiled() == found.warm, (core, adjoint, compiled() - found.warm)
+print("all warm")
+"""
+
+
+def test_nothing_is_compiled_once_the_clock_runs():
+    cases = [
+        (1, "vin", "implicit", "forward", "anderson"),
+        (2, "contractive", "implicit", "gauss_seidel", "forward"),
+        (2, "vin", "unrolled", "forward", ""),
+        (1, "conv_gppn", "implicit", "anderson", "gauss_seidel"),
+        (2, "conv_gppn", "unrolled", "forward", ""),
+    ]
+    code = WARM.replace("CASES", repr(cases))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "all warm", done.stderr
+
+
+def test_warming_up_changes_nothing(problems, monkeypatch):
+    planner = PlannerSpec(core="contractive", adjoint="implicit", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=8)
+    training = TRAINING.model_copy(
+        update={"optimizer": "adam", "discount_from": 0.9, "jacobian_weight": 1.0, "jacobian_frequency": 0.5}
+    )
+    runs = []
+    for warm in (True, False):
+        if not warm:
+            monkeypatch.setattr(Trainer, "_warm_up", lambda self: None)
+        one = trainer(problems, planner, training)
+        record = numbers(one.run_epoch())
+        runs.append((record, one.state_dict()["optimizer"], one.planner.state_dict(), torch.get_rng_state()))
+    assert repr(runs[0]) == repr(runs[1])
+    for a, b in zip(runs[0][2].values(), runs[1][2].values(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(runs[0][3], runs[1][3])
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for what a test adds to it."""
+
+    class Clock:
+        seconds = 0.0
+
+        def perf_counter(self):
+            return self.seconds
+
+    stopped = Clock()
+    monkeypatch.setattr(training_module, "time", stopped)
+    return stopped
+
+
+def test_compilation_is_no_part_of_a_budget(problems, monkeypatch, clock):
+    """A kernel that takes its time at the first call, as one that isn't compiled yet does, costs no training step."""
+    build, first = training_module.build_planner, []
+
+    def build_slowly(*arguments, **options):
+        planner = build(*arguments, **options)
+        plan = planner.plan
+
+        def slow_at_first(*inputs, **more):
+            clock.seconds += 1 if first else 60
+            first.append(True)
+            return plan(*inputs, **more)
+
+        planner.plan = slow_at_first
+        return planner
+
+    monkeypatch.setattr(training_module, "build_planner", build_slowly)
+    record = trainer(problems, training=TRAINING.model_copy(update={"most_seconds": 4.0})).run_epoch()
+    assert (record.steps, record.train_seconds, record.forward_seconds) == (4, 4.0, 1.0)
+
+
+def test_less_than_a_batch_is_refused_in_words(problems):
+    train, valid = problems
+    with pytest.raises(ValueError, match=r"train: expected at least one batch of 16 problems \(batch_size\), got 15"):
+        Trainer(PLANNER, TRAINING, train[:15], valid, moves=FOUR, seed=0)
+    with pytest.raises(ValueError, match="problems: expected at least one to plan, got none"):
+        evaluate(trainer(problems).planner, valid[:0], moves=FOUR)
+
+
+def test_an_error_leaves_the_planner_as_it_was(problems, monkeypatch):
+    planner = PlannerSpec(core="contractive", adjoint="implicit", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=8)
+    training = TRAINING.model_copy(update={"discount_from": 0.9, "tested_checkpoint": "best"})
+    one = trainer(problems, planner, training)
+    one.run_epoch()
+    one.planner.core.head_weight.data += 1  # so that the best weights are others
+    before = {name: tensor.clone() for name, tensor in one.planner.state_dict().items()}
+
+    def fail(*inputs, **options):
+        raise RuntimeError("no")
+
+    one.planner.plan = fail
+    one.planner.train()
+    for act in (one.run_epoch, lambda: one.test(problems[1])):
+        with pytest.raises(RuntimeError, match="no"):
+            act()
+    assert one.planner.core.discount == 0.99 and one.planner.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in one.planner.state_dict().items())
+
+
+def test_the_time_of_the_forward_pass_leaves_out_how_the_batch_got_there(problems, monkeypatch, clock):
+    of = Inputs.of
+
+    def slowly(batch, device):
+        clock.seconds += 1
+        return of(batch, device)
+
+    monkeypatch.setattr(training_module.Inputs, "of", slowly)
+    record = trainer(problems).run_epoch()
+    assert (record.forward_seconds, record.backward_seconds, record.train_seconds) == (0.0, 0.0, 4.0)
