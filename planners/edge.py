@@ -52,11 +52,12 @@ def plan_walled(
     Returns:
         The plan; logits are of the map's own cells, the solution is of all that was planned (see `on_map`).
     """
+    steps = {} if k_fwd is None else {"k_fwd": k_fwd}
     if not enclosed(planner, map, observation, moves).any():
-        return planner.plan(map, goal, observation, k_fwd=k_fwd)
+        return planner.plan(map, goal, observation, **steps)
     ring = (1, 1, 1, 1)
     around = None if observation is None else functional.pad(observation, ring)
-    plan = planner.plan(functional.pad(map, ring), functional.pad(goal, ring), around, k_fwd=k_fwd)
+    plan = planner.plan(functional.pad(map, ring), functional.pad(goal, ring), around, **steps)
     return replace(plan, logits=plan.logits[..., 1:-1, 1:-1])
 
 

@@ -40,7 +40,7 @@ class Inputs:
     observation: Tensor | None
 
     @classmethod
-    def of(cls, batch: Problems, device: torch.device) -> Inputs:
+    def of(cls, batch: Problems, device: torch.device | str = "cpu") -> Inputs:
         """Return a batch's tensors on the device, the goal as a one in an image of zeros."""
         n, height, width = batch.map.shape
         goal = torch.zeros(n, 1, height, width)
