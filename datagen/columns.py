@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datagen.problem import Moves, Problems
@@ -21,7 +22,7 @@ _ARRAYS = {
 }
 """Type and axis order of the array columns. One codec for maps and images: docs/decisions/0001."""
 
-_SCENE = pa.list_(pa.list_(pa.float32()))
+SCENE = pa.list_(pa.list_(pa.float32()))
 
 
 def schema_of(problems: Problems, moves: Moves) -> pa.Schema:
@@ -41,7 +42,7 @@ def schema_of(problems: Problems, moves: Moves) -> pa.Schema:
         fields.append(pa.field(name, pa.binary(width), nullable=False, metadata=metadata))
     if problems.obstacles is not None:
         layout = "polygons of one problem, each x0, y0, x1, y1, ..."
-        fields.append(pa.field("obstacles", _SCENE, nullable=False, metadata={"layout": layout}))
+        fields.append(pa.field("obstacles", SCENE, nullable=False, metadata={"layout": layout}))
     metadata = {
         "actions": json.dumps(moves.names),
         "moves": json.dumps(moves.offsets),
@@ -49,6 +50,14 @@ def schema_of(problems: Problems, moves: Moves) -> pa.Schema:
         "wrap": json.dumps(moves.wrap),
     }
     return pa.schema(fields, metadata=metadata)
+
+
+def parquet_file(content: bytes) -> pq.ParquetFile:
+    """Return the Parquet file that `content` is, to be read with `use_threads=False`.
+
+    No thread of Arrow's may hold these bytes, which are Python's: letting go of them as Python ends aborts the process.
+    """
+    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
 
 
 def _to_binary(array: NDArray[Any], dtype: str) -> pa.Array:
@@ -70,7 +79,7 @@ def table_from_problems(problems: Problems, schema: pa.Schema, first: int) -> pa
             columns[name] = _to_binary(array, dtype)
     if problems.obstacles is not None:
         scenes = [[polygon.ravel() for polygon in scene] for scene in problems.obstacles]
-        columns["obstacles"] = pa.array(scenes, _SCENE)
+        columns["obstacles"] = pa.array(scenes, SCENE)
     return pa.table([columns[field.name] for field in schema], schema=schema)
 
 

@@ -17,7 +17,7 @@ from datagen import parquet
 from datagen.expert import goal_distances, optimal_actions
 from datagen.links import Links, link_distances, optimal_links, read_links
 from datagen.problem import Problems
-from datagen.splits import map_hashes
+from datagen.symmetry import shape_hashes
 from datagen.task import SPLITS, TASKS, DatasetSpec, Split
 
 
@@ -111,10 +111,16 @@ def check_seeds(spec: DatasetSpec) -> None:
 
 
 def check_splits_share_no_map(spec: DatasetSpec) -> None:
-    """No map is in two splits."""
-    found = [set(map_hashes(_draw(spec, split, 0, spec.count(split)).map).tolist()) for split in SPLITS]
-    shared = len((found[0] & found[1]) | (found[0] & found[2]) | (found[1] & found[2]))
-    assert not shared, f"{shared} maps are in more than one split; datagen.proposals.draw_proposed keeps them apart"
+    """No map is in two splits, by either rule of what is distinct."""
+    for distinct in ("maps", "up_to_symmetry"):
+        ruled = DatasetSpec.model_validate({**dict(spec), "distinct": distinct})
+        drawn = [_draw(ruled, split, 0, ruled.count(split)).map for split in SPLITS]
+        found = [set(shape_hashes(maps, ruled).tolist()) for maps in drawn]
+        shared = len((found[0] & found[1]) | (found[0] & found[2]) | (found[1] & found[2]))
+        assert not shared, (
+            f"distinct: {distinct}: {shared} maps are in more than one split; datagen.proposals.draw_proposed keeps "
+            "them apart"
+        )
 
 
 def check_dataset(spec: DatasetSpec) -> None:

@@ -101,7 +101,8 @@ def solve_links(
         goal: int16 [n, 2], row and column of a node.
         observation: uint8 [n, ...], what `moves.links` reads the roads from.
         moves: At most eight, with `links`.
-        seeds: uint64 [n], from which ties are drawn; slots that have no way to the goal draw any action.
+        seeds: uint64 [n], from which ties are drawn; slots that have no way to the goal draw any action. The draws are
+            `np.random.Generator`'s, which may change with NumPy's version; the set's manifest names it.
     """
     links = read_links(moves, observation)
     distance = link_distances(goal, links, map_.shape[2])

@@ -17,7 +17,8 @@ from datagen.expert import breadth_first, neighbours, solve
 from datagen.kernel import kernel
 from datagen.problem import FOUR_WRAP, Problems
 from datagen.splitmix import below, label_seeds, problem_seeds, uniform
-from datagen.splits import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, map_hash, owner
+from datagen.splits import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.symmetry import readings, shape_hash
 from datagen.task import IMAGE_SIZE, SPLITS, ArmOptions, DatasetSpec, Split
 
 _SLOTS = 5
@@ -85,6 +86,7 @@ def _scenes(
     cosines: NDArray[np.float64],
     sines: NDArray[np.float64],
     sources: NDArray[np.int32],
+    directions: NDArray[np.int64],
     keys: NDArray[np.uint64],
     holders: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16], NDArray[np.float32], NDArray[np.int64], int]:
@@ -104,7 +106,7 @@ def _scenes(
         while True:
             count = _scene(polygons[i], vertices[i], state)
             free_configurations(polygons[i, :count], vertices[i, :count], cosines, sines, map_)
-            hash_ = map_hash(map_)
+            hash_ = shape_hash(map_, directions, True)
             free = np.int64(cells.sum())
             accepted = False
             if owner(hash_) == split and free >= 2:
@@ -138,7 +140,7 @@ def scenes(spec: DatasetSpec, split: Split, start: int, stop: int) -> Scenes:
     else all is drawn again. No map comes twice in the whole set, so at most one is without obstacles in reach.
 
     Args:
-        spec: Uses `map_size`, `seed` and `options.inclusive_angles`.
+        spec: Uses `map_size`, `seed`, `distinct` and `options.inclusive_angles`.
         split: Which split.
         start: First problem.
         stop: One past the last problem.
@@ -152,17 +154,19 @@ def scenes(spec: DatasetSpec, split: Split, start: int, stop: int) -> Scenes:
     """
     assert isinstance(spec.options, ArmOptions)
     size, number, inclusive = spec.map_size, SPLITS.index(split), spec.options.inclusive_angles
-    directions, sources = direction_table(size, inclusive), neighbours(size, size, FOUR_WRAP, -1)
+    angles, sources = direction_table(size, inclusive), neighbours(size, size, FOUR_WRAP, -1)
+    directions = readings(spec).directions
 
     def turn(first: int, end: int, claims: Claims) -> Scenes:
         seeds = problem_seeds(spec.seed, number, first, end)
-        *result, failed = _scenes(size, number, seeds, first, *directions, sources, claims.keys, claims.holders)
+        tables = (*angles, sources, directions, claims.keys, claims.holders)
+        *result, failed = _scenes(size, number, seeds, first, *tables)
         if failed >= 0:
             raise ValueError(f"map_size: no scene of size {size} belongs to split {split!r}; choose a larger size")
         maps, goals, polygons, vertices = result
         return maps, goals, polygons, vertices
 
-    return in_order(("manipulation", size, inclusive, spec.seed, split), turn, start, stop)
+    return in_order(("manipulation", size, inclusive, spec.seed, spec.distinct, split), turn, start, stop)
 
 
 def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:

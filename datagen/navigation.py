@@ -9,7 +9,8 @@ from datagen.expert import solve
 from datagen.kernel import kernel
 from datagen.problem import FOUR, Problems
 from datagen.splitmix import below, label_seeds, next_bits, problem_seeds
-from datagen.splits import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, map_hash, owner
+from datagen.splits import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.symmetry import readings, shape_hash
 from datagen.task import SPLITS, DatasetSpec, Split
 
 _S32 = np.uint64(32)
@@ -70,6 +71,7 @@ def _mazes(
     split: int,
     seeds: NDArray[np.uint64],
     start: int,
+    directions: NDArray[np.int64],
     keys: NDArray[np.uint64],
     holders: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16], int]:
@@ -92,7 +94,7 @@ def _mazes(
             map_[row, column] = 1
             goals[i, 0] = row
             goals[i, 1] = column
-            hash_ = map_hash(map_)
+            hash_ = shape_hash(map_, directions, False)
             if owner(hash_) != split:
                 foreign += 1
                 if foreign > MAX_FOREIGN:
@@ -104,7 +106,7 @@ def _mazes(
     return maps, goals, -1
 
 
-def mazes(size: int, seed: int, split: Split, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+def mazes(spec: DatasetSpec, split: Split, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Draw the mazes and goals of problems `start` to `stop` of a split.
 
     All cells are obstacles; randomised depth-first search carves a perfect maze on the odd cells, reached from
@@ -114,8 +116,7 @@ def mazes(size: int, seed: int, split: Split, start: int, stop: int) -> tuple[ND
     No map comes twice in the whole set (see `datagen.splits`), except where the split owns too few maps of the size.
 
     Args:
-        size: Rows and columns, at least 5.
-        seed: The dataset's seed.
+        spec: Uses `map_size`, `seed` and `distinct`.
         split: Which split.
         start: First problem.
         stop: One past the last problem.
@@ -126,23 +127,23 @@ def mazes(size: int, seed: int, split: Split, start: int, stop: int) -> tuple[ND
     Raises:
         ValueError: The split owns no map of this size.
     """
-    number = SPLITS.index(split)
+    size, number, directions = spec.map_size, SPLITS.index(split), readings(spec).directions
 
     def turn(first: int, end: int, claims: Claims) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-        seeds = problem_seeds(seed, number, first, end)
-        maps, goals, failed = _mazes(size, number, seeds, first, claims.keys, claims.holders)
+        seeds = problem_seeds(spec.seed, number, first, end)
+        maps, goals, failed = _mazes(size, number, seeds, first, directions, claims.keys, claims.holders)
         if failed >= 0:
             raise ValueError(f"map_size: no maze of size {size} belongs to split {split!r}; choose a larger size")
         return maps, goals
 
-    return in_order(("navigation", size, seed, split), turn, start, stop)
+    return in_order(("navigation", size, spec.seed, spec.distinct, split), turn, start, stop)
 
 
 def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
     """Make the navigation problems `start` to `stop` of a split, labels included.
 
     Args:
-        spec: Uses `map_size` and `seed`.
+        spec: Uses `map_size`, `seed` and `distinct`.
         split: Which split.
         start: First problem.
         stop: One past the last problem.
@@ -150,6 +151,6 @@ def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
     Returns:
         The problems, no observation.
     """
-    maps, goals = mazes(spec.map_size, spec.seed, split, start, stop)
+    maps, goals = mazes(spec, split, start, stop)
     seeds = problem_seeds(spec.seed, SPLITS.index(split), start, stop)
     return solve(maps, goals, FOUR, label_seeds(seeds))

@@ -15,17 +15,23 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from datagen.checks import empty_problems
 from datagen.expert import goal_distances, one_hot_label, optimal_actions, tied_actions
+from datagen.files import open_file
 from datagen.manifest import DatasetError
+from datagen.npy import DAMAGE, NpzArray, reason
 from datagen.parquet import directory_of, finish_dataset, load_manifest, read_shards, shards, store_shard
-from datagen.problem import Moves, Problems
+from datagen.problem import Moves, Problems, concatenate
+from datagen.spec import first_problem
 from datagen.splitmix import label_seeds, problem_seeds
 from datagen.task import SPLITS, TASKS, DatasetSpec, Split
 
@@ -36,72 +42,32 @@ _NEWS = (0, 2, 3, 1)
 _PIECE_BYTES = 128_000_000
 
 
-class _Array:
-    """One array of the file, read from its start in pieces."""
-
-    def __init__(self, archive: zipfile.ZipFile, path: Path, number: int) -> None:
-        self.name = f"{path}: arr_{number}"
-        self._archive, self._member = archive, f"arr_{number}.npy"
-        try:
-            with archive.open(self._member) as file:
-                self.shape, self._fortran, self.dtype = self._header(file)
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{self.name}: not a readable array: {error}") from error
-        if self.dtype.kind not in "buif":
-            raise DatasetError(f"{self.name}: expected numbers, got {self.dtype} (pickled objects are never loaded)")
-
-    @staticmethod
-    def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read:
-            raise ValueError(f"npy version {version} is unknown")
-        return read[version](file)
-
-    def pieces(self, rows: int) -> Iterator[NDArray[Any]]:
-        """Yield the array, `rows` at a time."""
-        width = math.prod(self.shape[1:])
-        try:
-            with self._archive.open(self._member) as file:
-                self._header(file)
-                if self._fortran:
-                    content = file.read(math.prod(self.shape) * self.dtype.itemsize)
-                    whole = np.frombuffer(content, self.dtype).reshape(self.shape, order="F")
-                for start in range(0, self.shape[0], rows):
-                    count = min(rows, self.shape[0] - start)
-                    if self._fortran:
-                        yield whole[start : start + count]
-                        continue
-                    content = file.read(count * width * self.dtype.itemsize)
-                    yield np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{self.name}: truncated or damaged: {error}") from error
-
-    def expect(self, shape: tuple[int, ...], meaning: str) -> None:
-        """Raise DatasetError unless the array has `shape`."""
-        if self.shape != shape:
-            raise DatasetError(f"{self.name}: {meaning} should be {list(shape)}, got {list(self.shape)}")
-
-
 @dataclass(frozen=True)
 class _Layout:
     """The arrays of each split; policies and observations may be missing."""
 
-    maps: dict[Split, _Array]
-    goals: dict[Split, _Array]
-    policies: dict[Split, _Array] | None
-    observations: dict[Split, _Array] | None
+    maps: dict[Split, NpzArray]
+    goals: dict[Split, NpzArray]
+    policies: dict[Split, NpzArray] | None
+    observations: dict[Split, NpzArray] | None
 
 
 def _layout(archive: zipfile.ZipFile, path: Path) -> _Layout:
-    names = {name.removesuffix(".npy") for name in archive.namelist()}
-    expected = {f"arr_{i}": i for i in range(12)}
-    if unknown := sorted(names - expected.keys()):
-        raise DatasetError(f"{path}: unknown array {unknown[0]!r}; expected arr_0 .. arr_11")
-    numbers = sorted(expected[name] for name in names)
-    arrays = {number: _Array(archive, path, number) for number in numbers}
+    members = archive.namelist()
+    expected = {f"arr_{i}.npy": i for i in range(12)}
+    if unknown := sorted(set(members) - expected.keys()):
+        raise DatasetError(f"{path}: unknown array {unknown[0].removesuffix('.npy')!r:.80}; expected arr_0 .. arr_11")
+    if len(members) != len(set(members)):
+        raise DatasetError(f"{path}: an array is there twice")
+    numbers = sorted(expected[name] for name in members)
+    arrays = {number: NpzArray(archive, path, number) for number in numbers}
+    if len(numbers) == 12 and len(arrays[3].shape) == 4:
+        raise DatasetError(
+            f"{path}: four arrays of each split (arr_3 is {list(arrays[3].shape)}); expected three: maps, goal maps "
+            "and policies, without distances"
+        )
 
-    def per_split(first: int, step: int) -> dict[Split, _Array]:
+    def per_split(first: int, step: int) -> dict[Split, NpzArray]:
         return {split: arrays[first + step * k] for k, split in enumerate(SPLITS)}
 
     with_gaps = [0, 1, 3, 4, 6, 7]
@@ -120,24 +86,41 @@ def _layout(archive: zipfile.ZipFile, path: Path) -> _Layout:
     )
 
 
-def _check_shapes(layout: _Layout, spec: DatasetSpec) -> None:
-    size, task = spec.map_size, TASKS[spec.task]
-    observation = task.observation_shape(spec)
+def _spec(layout: _Layout, path: Path, task: str) -> DatasetSpec:
+    """Return what the set is, but for the sum of its content; checks the shape of every array."""
+    train, (low, high) = layout.maps["train"], (5, 1001)
+    for array in layout.maps.values():
+        if len(array.shape) != 3:
+            got = f"{list(array.shape)!s:.100}" if array.shape else "a single number"
+            raise DatasetError(f"{array.name}: maps should be [N, m, m], got {got}")
+    if not low <= train.shape[1] <= high:
+        raise DatasetError(f"{train.name}: maps should be [N, m, m], m in {low} .. {high}, got {list(train.shape)}")
+    counts = {split: layout.maps[split].shape[0] for split in SPLITS}
+    try:
+        spec = DatasetSpec(task=task, map_size=train.shape[1], **counts, imported="0" * 64)
+    except ValidationError as error:
+        raise DatasetError(f"{path}: {first_problem(error)}") from None
+    if TASKS[task].moves.links:
+        raise DatasetError(f"{path}: problems of task {task!r} are graphs, for whose roads the layout has no place")
+    shape, of, observation = (
+        TASKS[task].map_shape(spec),
+        len(TASKS[task].moves.names),
+        TASKS[task].observation_shape(spec),
+    )
     if observation is None and layout.observations is not None:
-        array = layout.observations["train"].name
-        raise DatasetError(f"{array}: task {spec.task!r} has no observations; is it another task's file?")
+        array = layout.observations["train"]
+        raise DatasetError(f"{array.name}: task {task!r} has no observations; is it another task's file?")
     if observation is not None and layout.observations is None:
-        path = layout.maps["train"].name.partition(": arr_")[0]
-        raise DatasetError(f"{path}: task {spec.task!r} needs observations (arr_9 .. arr_11), found none")
+        raise DatasetError(f"{path}: task {task!r} needs observations (arr_9 .. arr_11), found none")
     for split in SPLITS:
         count = spec.count(split)
-        layout.maps[split].expect((count, size, size), f"{split} maps")
-        layout.goals[split].expect((count, 1, size, size), f"{split} goal maps")
+        layout.maps[split].expect((count, *shape), f"{split} maps")
+        layout.goals[split].expect((count, 1, *shape), f"{split} goal maps")
         if layout.policies is not None:
-            actions = len(task.moves.names)
-            layout.policies[split].expect((count, actions, 1, size, size), f"{split} policies")
+            layout.policies[split].expect((count, of, 1, *shape), f"{split} policies")
         if layout.observations is not None and observation is not None:
             layout.observations[split].expect((count, *observation), f"{split} observations")
+    return spec
 
 
 def _binary(piece: NDArray[Any], name: str, meaning: str) -> NDArray[np.uint8]:
@@ -148,43 +131,61 @@ def _binary(piece: NDArray[Any], name: str, meaning: str) -> NDArray[np.uint8]:
     return piece.astype(np.uint8)
 
 
-def _refuse(wrong: NDArray[np.bool_], first: int, name: str, what: str) -> None:
+def _refuse(wrong: Any, first: int, name: str, what: str) -> None:
     if wrong.any():
         raise DatasetError(f"{name}: problem {first + int(wrong.argmax())} {what}")
 
 
 def _label(
-    policy: NDArray[np.uint8], problems: Problems, moves: Moves, seeds: NDArray[np.uint64], first: int, name: str
+    policy: NDArray[np.uint8],
+    problems: Problems,
+    moves: Moves,
+    order: ActionOrder,
+    seeds: NDArray[np.uint64],
+    first: int,
+    name: str,
 ) -> NDArray[np.uint8]:
-    """Return the one-hot labels of a policy piece [n, A, h, w], checked against the expert."""
-    n = len(policy)
-    ones = policy.sum(axis=1)
-    _refuse((ones == 0).reshape(n, -1).any(axis=1), first, name, "has a cell without an action")
-    if (ones > 1).any():
+    """Return the one-hot labels of a policy piece [n, A, h, w] of the file, checked against the expert."""
+    _refuse((policy.sum(axis=1) == 0).reshape(len(policy), -1).any(axis=1), first, name, "has a cell without an action")
+    label, wrong, what = _judged(_ours(policy, order), problems, moves)
+    if wrong.any():
+        where = " on the torus" if moves.wrap else ""
+        hint = f"expected the order {', '.join(moves.names)}{where}"
+        other: ActionOrder = "4abs-cc" if order == "news" else "news"
+        if len(moves.names) == len(_NEWS) and not _judged(_ours(policy, other), problems, moves)[1].any():
+            hint = f"its actions are in another order: read it with --actions {other}"
+        _refuse(wrong.reshape(len(policy), -1).any(axis=1), first, name, f"{what}; {hint}")
+    return one_hot_label(problems.map, problems.distance, moves, seeds) if label is None else label
+
+
+def _ours(policy: NDArray[np.uint8], order: ActionOrder) -> NDArray[np.uint8]:
+    return policy[:, list(_NEWS)] if order == "news" else policy
+
+
+def _judged(
+    policy: NDArray[np.uint8], problems: Problems, moves: Moves
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.bool_], str]:
+    """Return the labels of a policy, None where they are still to be drawn; where it is wrong; and what is."""
+    if (policy.sum(axis=1) > 1).any():
         # All optimal actions of every cell ("full"): nothing is drawn, so the rule must give the same.
         bits = np.packbits(policy, axis=1, bitorder="little")[:, 0]
-        tied = tied_actions(problems.map, problems.distance, moves)
-        what = "has several actions in a cell, but not exactly its optimal ones"
-        _refuse((bits != tied).reshape(n, -1).any(axis=1), first, name, what)
-        return one_hot_label(problems.map, problems.distance, moves, seeds)
+        wrong = bits != tied_actions(problems.map, problems.distance, moves)
+        return None, wrong, "has several actions in a cell, but not exactly its optimal ones"
     label = policy.argmax(axis=1).astype(np.uint8)
     wrong = (problems.optimal_actions != 0) & (problems.optimal_actions >> label & 1 == 0)
-    what = (
-        f"is labelled with an action that is not optimal; expected the order {', '.join(moves.names)}"
-        f"{' on the torus' if moves.wrap else ''} (files of the order north, east, west, south: actions='news')"
-    )
-    _refuse(wrong.reshape(n, -1).any(axis=1), first, name, what)
-    return label
+    return label, wrong, "is labelled with an action that is not optimal"
 
 
-def _pieces(layout: _Layout, spec: DatasetSpec, split: Split, rows: int, order: ActionOrder) -> Iterator[Problems]:
-    """Yield a split, `rows` problems at a time, checked and with all its labels."""
+def _pieces(
+    layout: _Layout, spec: DatasetSpec, split: Split, counts: list[int], order: ActionOrder
+) -> Iterator[Problems]:
+    """Yield a split, as many problems at a time as `counts` says, checked and with all its labels."""
     moves = TASKS[spec.task].moves
     first = 0
     arrays = [layout.maps[split], layout.goals[split]]
     arrays += [layout.policies[split]] if layout.policies is not None else []
     arrays += [layout.observations[split]] if layout.observations is not None else []
-    for maps, goal_maps, *rest in zip(*(array.pieces(rows) for array in arrays), strict=True):
+    for maps, goal_maps, *rest in zip(*(array.pieces(counts) for array in arrays), strict=True):
         map_ = _binary(maps, layout.maps[split].name, "a cell")
         name, goal_map = layout.goals[split].name, _binary(goal_maps, layout.goals[split].name, "a goal map's cell")
         flat = goal_map.reshape(len(map_), -1)
@@ -199,8 +200,7 @@ def _pieces(layout: _Layout, spec: DatasetSpec, split: Split, rows: int, order: 
         if layout.policies is not None:
             name = layout.policies[split].name
             policy = _binary(rest.pop(0)[:, :, 0], name, "a policy's entry")
-            policy = policy[:, list(_NEWS)] if order == "news" else policy
-            label = _label(policy, problems, moves, seeds, first, name)
+            label = _label(policy, problems, moves, order, seeds, first, name)
         else:
             label = one_hot_label(map_, distance, moves, seeds)
         observation = None
@@ -216,7 +216,7 @@ def _content_hash(layout: _Layout, spec: DatasetSpec, order: ActionOrder) -> str
     total = hashlib.sha256()
     for split in SPLITS:
         sums = [hashlib.sha256() for _ in range(4)]
-        for piece in _pieces(layout, spec, split, _rows(spec), order):
+        for piece in _pieces(layout, spec, split, _counts(spec, spec.count(split)), order):
             for one, array in zip(sums, (piece.map, piece.goal, piece.label, piece.observation), strict=True):
                 one.update(b"" if array is None else np.ascontiguousarray(array).data)
         total.update(f"{spec.task} {split} {spec.count(split)} {spec.map_size} ".encode())
@@ -224,9 +224,11 @@ def _content_hash(layout: _Layout, spec: DatasetSpec, order: ActionOrder) -> str
     return total.hexdigest()
 
 
-def _rows(spec: DatasetSpec) -> int:
+def _counts(spec: DatasetSpec, problems: int) -> list[int]:
+    """Return how many of so many problems to have in memory at a time."""
     observation = math.prod(TASKS[spec.task].observation_shape(spec) or (0,))
-    return max(1, _PIECE_BYTES // (spec.map_size**2 * 64 + observation * 8))
+    rows = max(1, _PIECE_BYTES // (math.prod(TASKS[spec.task].map_shape(spec)) * 64 + observation * 8))
+    return [min(rows, problems - start) for start in range(0, problems, rows)]
 
 
 def import_npz(path: Path, task: str, root: Path, *, actions: ActionOrder = "4abs-cc") -> Path:
@@ -248,48 +250,28 @@ def import_npz(path: Path, task: str, root: Path, *, actions: ActionOrder = "4ab
         DatasetError: The file is missing, malformed, or not of this task; names the file and the array.
     """
     path = Path(path)
-    probe = DatasetSpec(task=task)  # names the known tasks when there is no such task
-    try:
-        archive = zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: not an .npz file: {error}") from error
-    with archive:
+    if actions == "news" and task in TASKS and len(TASKS[task].moves.names) != len(_NEWS):
+        raise DatasetError(f"actions: 'news' is an order of four moves, task {task!r} has others")
+    with ExitStack() as open_files:
+        try:
+            archive = open_files.enter_context(zipfile.ZipFile(open_files.enter_context(open_file(path))))
+        except FileNotFoundError:
+            raise DatasetError(f"{path}: no such file") from None
+        except DAMAGE as error:
+            what = getattr(error, "strerror", None) or reason(error)
+            raise DatasetError(f"{path}: not an .npz file: {what:.300}") from error
         layout = _layout(archive, path)
-        train = layout.maps["train"]
-        low, high = 5, 1001
-        if len(train.shape) != 3 or train.shape[1] != train.shape[2] or not low <= train.shape[1] <= high:
-            raise DatasetError(f"{train.name}: maps should be [N, m, m], m in {low} .. {high}, got {list(train.shape)}")
-        for array in layout.maps.values():
-            if not array.shape:
-                raise DatasetError(f"{array.name}: maps should be [N, m, m], got a single number")
-        counts = {split: layout.maps[split].shape[0] for split in SPLITS}
-        spec = DatasetSpec(task=probe.task, map_size=train.shape[1], **counts)
-        _check_shapes(layout, spec)
+        spec = _spec(layout, path, task)
         spec = spec.model_copy(update={"imported": _content_hash(layout, spec, actions)})
         directory = directory_of(spec, Path(root))
         for split in SPLITS:
-            parts = [shard for shard in shards(spec) if shard.split == split]
-            pieces = _pieces(layout, spec, split, max(1, parts[0].stop), actions)
-            for shard in parts:
-                problems = next(pieces, None)
-                store_shard(spec, shard, _empty(spec) if problems is None else problems, directory)
+            parts = {shard: _counts(spec, shard.stop - shard.start) for shard in shards(spec) if shard.split == split}
+            pieces = _pieces(layout, spec, split, [count for counts in parts.values() for count in counts], actions)
+            for shard, counts in parts.items():
+                found = [next(pieces) for _ in counts]
+                store_shard(spec, shard, concatenate(found) if found else empty_problems(spec), directory)
         finish_dataset(spec, Path(root))
     return directory
-
-
-def _empty(spec: DatasetSpec) -> Problems:
-    observation = TASKS[spec.task].observation_shape(spec)
-    maps = np.zeros((0, spec.map_size, spec.map_size), np.uint8)
-    return Problems(
-        map=maps,
-        goal=np.zeros((0, 2), np.int16),
-        distance=maps.astype(np.float32),
-        optimal_actions=maps,
-        label=maps,
-        observation=None if observation is None else np.zeros((0, *observation), np.uint8),
-    )
 
 
 def _policy(problems: Problems, moves: Moves, labels: Literal["one_hot", "full"], order: ActionOrder) -> NDArray[Any]:
@@ -328,13 +310,13 @@ def export_npz(
     moves, observation = TASKS[spec.task].moves, TASKS[spec.task].observation_shape(spec)
     if actions == "news" and len(moves.names) != len(_NEWS):
         raise DatasetError(f"actions: 'news' is an order of four moves, task {spec.task!r} has {len(moves.names)}")
-    size, of = spec.map_size, len(moves.names)
+    (height, width), of = TASKS[spec.task].map_shape(spec), len(moves.names)
 
     def content(kind: str, problems: Problems) -> NDArray[Any]:
         if kind == "maps":
             return problems.map.astype(np.float64)
         if kind == "goals":
-            goal_map = np.zeros((len(problems), 1, size, size))
+            goal_map = np.zeros((len(problems), 1, height, width))
             goal_map[np.arange(len(problems)), 0, problems.goal[:, 0], problems.goal[:, 1]] = 1.0
             return goal_map
         if kind == "policies":
@@ -344,9 +326,9 @@ def export_npz(
         return problems.observation.astype(np.float64 if spec.task == "workspace_manipulation" else np.uint8)
 
     shapes: dict[str, tuple[int, ...]] = {
-        "maps": (size, size),
-        "goals": (1, size, size),
-        "policies": (of, 1, size, size),
+        "maps": (height, width),
+        "goals": (1, height, width),
+        "policies": (of, 1, height, width),
     }
     members = [(split, kind) for split in SPLITS for kind in shapes]
     if observation is not None:

@@ -95,9 +95,11 @@ def _kept_in_check() -> Iterator[None]:
     """Let an import neither end the process in silence nor write into what a verb prints."""
 
     def refused(status: int) -> NoReturn:
+        if os.getpid() != process:
+            ends(status)  # a child that was forked meanwhile ends as it must
         raise SystemExit(f"os._exit({status})")
 
-    ends, os._exit = os._exit, refused
+    process, ends, os._exit = os.getpid(), os._exit, refused
     try:
         with redirect_stdout(sys.stderr):
             yield

@@ -115,3 +115,23 @@ class Problems:
         """Yield all problems in order, `size` at a time, the last batch as it comes."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+
+def concatenate(parts: list[Problems]) -> Problems:
+    """Return batches of problems of one size as one batch."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    obstacles = [part.obstacles for part in parts]
+    return Problems(
+        map=joined("map"),
+        goal=joined("goal"),
+        distance=joined("distance"),
+        optimal_actions=joined("optimal_actions"),
+        label=joined("label"),
+        observation=None if parts[0].observation is None else joined("observation"),
+        obstacles=None if obstacles[0] is None else [scene for part in obstacles for scene in part or []],
+    )

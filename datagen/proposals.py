@@ -11,7 +11,8 @@ from datagen.expert import solve
 from datagen.problem import Moves, Problems
 from datagen.spec import canonical_json
 from datagen.splitmix import label_seeds, problem_seeds
-from datagen.splits import MAX_REPEATED, Claims, claim, in_order, map_hashes, owner
+from datagen.splits import MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.symmetry import shape_hashes
 from datagen.task import SPLITS, TASKS, DatasetSpec, Split
 
 Proposal = tuple[NDArray[np.uint8], tuple[int, int]]
@@ -31,7 +32,8 @@ def draw_proposed(
 ) -> Problems:
     """Make the problems `start` to `stop` of a split from proposals.
 
-    A proposal whose map belongs to another split, or came before in this one, is drawn again.
+    A proposal whose map belongs to another split, or came before in this one, is drawn again. What
+    `np.random.Generator` draws may change with NumPy's version, which the set's manifest names.
 
     Args:
         spec: The dataset; all that `propose` depends on must be in it.
@@ -93,7 +95,7 @@ def _accepted(
             continue
         map_, goal = np.ascontiguousarray(proposal[0], np.uint8), (int(proposal[1][0]), int(proposal[1][1]))
         _check(map_, goal)
-        hash_ = map_hashes(map_[None])[0]
+        hash_ = shape_hashes(map_[None], spec)[0]
         if owner(hash_) != number:
             continue
         if claim(hash_, index, claims.keys, claims.holders) or repeated == MAX_REPEATED:

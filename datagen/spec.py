@@ -6,9 +6,11 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 
 class Spec(BaseModel):
@@ -22,8 +24,39 @@ class Spec(BaseModel):
         if isinstance(data, Mapping):
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown field {key!r}; {nearest(str(key), cls.model_fields)}")
+                    raise ValueError(f"unknown field {key!r:.80}; {nearest(str(key), cls.model_fields)}")
         return data
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _only_numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for 1 and "010" for 10: what was meant is not known.
+        if isinstance(value, (bool, str, list, tuple)) and (
+            kind := _misread(cls.model_fields[str(info.field_name)].annotation, value)
+        ):
+            raise ValueError(f"input should be a valid {kind}, got {value!r:.80}")
+        return value
+
+
+def _misread(annotation: Any, value: Any) -> str:
+    """Return "integer" or "number" where pydantic would read a truth value or a text as one, else nothing."""
+    kinds = _kinds(annotation)
+    if isinstance(value, (list, tuple)):
+        inside = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, tuple) and get_args(kind)]
+        return next((found for kind in inside for part in value if (found := _misread(kind, part))), "")
+    if not isinstance(value, (bool, str)) or type(value) in kinds or Any in kinds:
+        return ""
+    if any(value in get_args(kind) for kind in kinds if get_origin(kind) is Literal):
+        return ""
+    return "number" if float in kinds else "integer" if int in kinds else ""
+
+
+@cache
+def _kinds(annotation: Any) -> frozenset[Any]:
+    """Return what a field may be: the parts of its union, without what is only noted about them."""
+    if get_origin(annotation) in (Union, UnionType):
+        return frozenset().union(*(_kinds(part) for part in get_args(annotation)))
+    return _kinds(get_args(annotation)[0]) if get_origin(annotation) is Annotated else frozenset({annotation})
 
 
 def canonical_json(spec: Spec) -> str:

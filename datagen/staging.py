@@ -1,7 +1,10 @@
-"""A node's own copy of a dataset: copied once, checked while it is copied, within a limit of space.
+"""A node's own copy of a dataset: copied once, checked whenever it is taken, within a limit of space.
 
 A cluster's datasets lie on a shared file system. A large one is read every epoch by every trial, so each node copies
 it to its own disk first. Sets that no process holds are thrown out, least recently used first, when space is needed.
+
+A copy lies at CACHE/DATASET_ID.SUM/DATASET_ID, where SUM is of the manifest: a set that was made again is another copy,
+and the old one stays for those who hold it. Files of a copy are replaced one by one, never removed under a reader.
 """
 
 from __future__ import annotations
@@ -11,32 +14,46 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from datagen.manifest import DatasetError, Manifest
-from datagen.parquet import load_manifest
+from datagen.files import open_file, read_file, write_atomically
+from datagen.manifest import DatasetError, Manifest, ShardRecord
+from datagen.parquet import intact, load_manifest, manifest_bytes
 
 _CHUNK = 1 << 22
 
 
-def _in_place(local: Path, manifest: Manifest) -> bool:
-    """Return whether the copy is whole; its bytes were checked when it was made, and are again when it is read."""
-    if not (local / "manifest.json").is_file() or load_manifest(local) != manifest:
+def _finished(local: Path, manifest: bytes) -> bool:
+    try:
+        return read_file(local / "manifest.json", len(manifest)) == manifest
+    except OSError:
         return False
-    paths = [(local / record.name, record.bytes) for record in manifest.shards]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
-def _copy(source: Path, target: Path) -> str:
-    total = hashlib.sha256()
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(_CHUNK):
-            total.update(chunk)
-            writer.write(chunk)
-    return total.hexdigest()
+def _damaged(local: Path, manifest: Manifest) -> list[ShardRecord]:
+    """Return the shards of which the copy has not the very bytes."""
+    return [record for record in manifest.shards if not intact(local, record)]
+
+
+def _copy(source: Path, target: Path, record: ShardRecord) -> None:
+    """Copy a shard; what appears at `target` has its bytes, and their number and sha256 are the manifest's."""
+    total, left = hashlib.sha256(), record.bytes
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as writer, open_file(source) as reader:
+            while left >= 0 and (chunk := reader.read(_CHUNK)):
+                left -= len(chunk)
+                total.update(chunk)
+                writer.write(chunk)
+        if left or total.hexdigest() != record.sha256:
+            raise DatasetError(f"{source}: altered (its bytes are not the manifest's)")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def _held_by_nobody(lock: IO[bytes]) -> bool:
@@ -48,17 +65,18 @@ def _held_by_nobody(lock: IO[bytes]) -> bool:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-def _make_room(cache: Path, needed: int, max_bytes: int) -> None:
+def _make_room(cache: Path, local: Path, needed: int, max_bytes: int) -> None:
     """Throw out sets that no process holds until `needed` more bytes fit."""
-    present = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    used = sum(_size(path) for path in present)
-    for path in present:
+    copies = [path for path in cache.iterdir() if path.is_dir() and not path.is_symlink() and path != local.parent]
+    copies.sort(key=lambda path: path.stat().st_mtime)
+    used = sum(_size(path) for path in copies)
+    for path in copies:
         if used + needed <= max_bytes:
             return
-        with (cache / f".{path.name}.lock").open("wb") as lock:
+        with (cache / f".{path.name}.lock").open("ab") as lock:
             if _held_by_nobody(lock):
                 used -= _size(path)
                 shutil.rmtree(path)
@@ -72,7 +90,8 @@ def _make_room(cache: Path, needed: int, max_bytes: int) -> None:
 def staged(directory: Path, cache: Path, max_bytes: int) -> Iterator[Path]:
     """Hold a node-local copy of a dataset for the duration of the block.
 
-    The first process on the node copies, the others wait for it. While any process holds the copy it stays.
+    The first process on the node copies, the others wait for it. While any process holds the copy it stays. A shard
+    of which the copy has other bytes than it should is copied again.
 
     Args:
         directory: The dataset's folder, wherever it is.
@@ -80,7 +99,7 @@ def staged(directory: Path, cache: Path, max_bytes: int) -> Iterator[Path]:
         max_bytes: Most bytes of datasets to keep in `cache`.
 
     Yields:
-        The copy's folder, to be read like the original.
+        The copy's folder, named by the dataset's id, to be read like the original.
 
     Raises:
         DatasetError: The set is larger than the limit or does not fit beside those in use, a shard's bytes are not what
@@ -88,40 +107,45 @@ def staged(directory: Path, cache: Path, max_bytes: int) -> Iterator[Path]:
     """
     directory, cache = Path(directory), Path(cache)
     manifest = load_manifest(directory)
+    content = manifest_bytes(manifest)
     needed = sum(record.bytes for record in manifest.shards)
     if needed > max_bytes:
         raise DatasetError(f"{directory}: {needed:,} bytes exceed the limit of the node's copies, {max_bytes:,}")
-    cache.mkdir(parents=True, exist_ok=True)
-    local = cache / manifest.dataset_id
-    with (cache / f".{local.name}.lock").open("wb") as hold:
-        with (cache / ".staging.lock").open("wb") as turn:
+    name = f"{manifest.dataset_id}.{hashlib.sha256(content).hexdigest()[:12]}"
+    local = cache / name / manifest.dataset_id
+    with _copying(directory, local):
+        cache.mkdir(parents=True, exist_ok=True)
+        hold = (cache / f".{name}.lock").open("ab")
+    with hold:
+        with _copying(directory, local), (cache / ".staging.lock").open("ab") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
             fcntl.flock(hold, fcntl.LOCK_SH)
-            if _in_place(local, manifest):
-                os.utime(local)
-            else:
-                _stage(directory, local, manifest, needed, max_bytes)
+            if not _finished(local, content):
+                _make_room(cache, local, needed, max_bytes)
+                _stage(directory, local, manifest.shards)
+                write_atomically(local / "manifest.json", content)
+            os.utime(local.parent)
+        # Not in turn: all that hold a large copy may check it at once.
+        if damaged := _damaged(local, manifest):
+            with _copying(directory, local), (cache / ".staging.lock").open("ab") as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX)
+                _stage(directory, local, damaged)
         yield local
 
 
-def _stage(directory: Path, local: Path, manifest: Manifest, needed: int, max_bytes: int) -> None:
-    """Copy the set to `local`; the caller has the turn, so unfinished copies were left by processes that died."""
-    cache = local.parent
-    for left in cache.glob(".*.tmp"):
-        shutil.rmtree(left)
-    if local.exists():
-        shutil.rmtree(local)
-    _make_room(cache, needed, max_bytes)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{local.name}.", suffix=".tmp", dir=cache))
+@contextmanager
+def _copying(directory: Path, local: Path) -> Iterator[None]:
     try:
-        for record in manifest.shards:
-            if _copy(directory / record.name, temporary / record.name) != record.sha256:
-                raise DatasetError(f"{directory / record.name}: altered (sha256 differs from the manifest's)")
-        for name in ("README.md", "manifest.json"):
-            shutil.copyfile(directory / name, temporary / name)
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, local)
+        yield
     except OSError as error:
         raise DatasetError(f"{local}: cannot copy {directory}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _stage(directory: Path, local: Path, records: Iterable[ShardRecord]) -> None:
+    """Copy shards to `local`; the caller has the turn, so unfinished copies were left by processes that died."""
+    local.mkdir(parents=True, exist_ok=True)
+    for left in local.glob(".*.tmp"):
+        left.unlink()
+    for record in records:
+        if not intact(local, record):
+            _copy(directory / record.name, local / record.name, record)

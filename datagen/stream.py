@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datagen.columns import problems_from_table
-from datagen.manifest import DatasetError
-from datagen.parquet import concatenate, file_sha256, load_manifest
-from datagen.problem import Problems
-from datagen.task import Split
+from datagen.checks import check_file, checked_problems, readable
+from datagen.manifest import DatasetError, Manifest, ShardRecord
+from datagen.parquet import bytes_per_problem, file_sha256, load_manifest
+from datagen.problem import Moves, Problems, concatenate
+from datagen.task import TASKS, Split
 
 _GROUPS_ON_THE_WAY = 2
 """Row groups beside the pool: the one going into it, as read and unpacked."""
 _BATCHES_GIVEN_OUT = 3
 """The one drawn ahead, the one given out, and the one before, which the trainer may still hold."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Row group `number` of a shard: `rows` problems of the split, the first of them number `first`."""
+
+    path: Path
+    record: ShardRecord
+    number: int
+    rows: int
+    first: int
+
+
+def _groups(path: Path, manifest: Manifest, record: ShardRecord, first: int) -> list[_Group]:
+    """Return the row groups of a shard, of which only the footer is read, and is not to be trusted."""
+    groups = []
+    if not path.is_file():
+        raise DatasetError(f"{path}: missing; make the dataset again, only this shard is made")
+    with readable(path), pq.ParquetFile(path) as file:
+        check_file(file, manifest.spec, record, path)
+        for number in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(number).num_rows
+            groups.append(_Group(path, record, number, rows, first))
+            first += rows
+    return groups
 
 
 class ProblemStream:
@@ -46,42 +71,36 @@ class ProblemStream:
         Raises:
             DatasetError: The dataset is not finished, or a shard is not there.
         """
-        self._records = {
-            Path(directory) / record.name: record
-            for record in load_manifest(directory).shards
-            if record.split == split and record.rows
-        }
-        self._max_bytes = max_bytes
-        self._unverified = set(self._records) if verify else set()
-        self._groups: list[tuple[Path, int]] = []
-        self._length = sum(record.rows for record in self._records.values())
-        self._most_rows = self._bytes_per_problem = 0
-        for path in self._records:
-            if not path.is_file():
-                raise DatasetError(f"{path}: missing; make the dataset again, only this shard is made")
-            metadata = pq.read_metadata(path)
-            for group in range(metadata.num_row_groups):
-                self._groups.append((path, group))
-                self._most_rows = max(self._most_rows, metadata.row_group(group).num_rows)
-        if self._groups:
-            schema = pq.read_schema(next(iter(self._records)))
-            # Scalars apart, every column has a fixed width; the goal's two take four bytes.
-            self._bytes_per_problem = 4 + sum(
-                field.type.byte_width for field in schema if field.metadata and b"shape" in field.metadata
-            )
+        manifest = load_manifest(directory)
+        self._manifest, self._max_bytes = manifest, max_bytes
+        self._groups: list[_Group] = []
+        first = 0
+        for record in manifest.shards:
+            if record.split == split and record.rows:
+                self._groups += _groups(Path(directory) / record.name, manifest, record, first)
+                first += record.rows
+        self._length = first
+        self._unverified = {group.path for group in self._groups} if verify else set()
+        self._most_rows = max((group.rows for group in self._groups), default=0)
+        self._bytes_per_problem = 4 + bytes_per_problem(manifest.spec)  # the goal takes four
 
     def __len__(self) -> int:
         return self._length
 
-    def _read(self, place: tuple[Path, int]) -> Problems:
-        path, group = place
-        if path in self._unverified:
-            if file_sha256(path) != self._records[path].sha256:
-                raise DatasetError(f"{path}: altered or truncated (sha256 differs from the manifest's); make it again")
-            self._unverified.discard(path)
-        with pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name != "obstacles"]
-            return _views(file.read_row_group(group, columns=names, use_threads=False))
+    def _read(self, group: _Group) -> Problems:
+        path = group.path
+        with readable(path):
+            if path in self._unverified:
+                if file_sha256(path) != group.record.sha256:
+                    raise DatasetError(
+                        f"{path}: altered or truncated (sha256 differs from the manifest's); make it again"
+                    )
+                self._unverified.discard(path)
+            with pq.ParquetFile(path) as file:
+                check_file(file, self._manifest.spec, group.record, path)
+                names = [name for name in file.schema_arrow.names if name != "obstacles"]
+                table = file.read_row_group(group.number, columns=names, use_threads=False)
+                return _views(table, TASKS[self._manifest.spec.task].moves, group)
 
     def _capacity(self, batch: int) -> int:
         """Return how many problems the pool holds."""
@@ -162,10 +181,10 @@ def _one_ahead(source: Iterator[Problems]) -> Iterator[Problems]:
             yield item
 
 
-def _views(table: pa.Table) -> Problems:
+def _views(table: pa.Table, moves: Moves, group: _Group) -> Problems:
     """Return the problems of one row group without copying the images, which would cost as much as reading them."""
     small = table.drop_columns(["observation"]) if "observation" in table.schema.names else table
-    problems = problems_from_table(small)
+    problems = checked_problems(small, moves, group.first, group.path)
     if small is table:
         return problems
     column = table.column("observation").combine_chunks()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from datagen.plugins import extend
 from datagen.problem import FOUR, FOUR_WRAP, Moves, Problems
 from datagen.spec import Spec, digest, first_problem, nearest
-from datagen.visual import VisualOptions
+from datagen.visual import VisualOptions, check_visual
 from datagen.visual import observation_shape as panorama_shape
 
 Split = Literal["train", "valid", "test"]
@@ -49,6 +49,10 @@ def _no_observation(spec: DatasetSpec) -> tuple[int, ...] | None:
     return None
 
 
+def _any(spec: DatasetSpec) -> None:
+    pass
+
+
 def _square(spec: DatasetSpec) -> tuple[int, int]:
     return (spec.map_size, spec.map_size)
 
@@ -70,6 +74,7 @@ class Task:
             so that shards can be sized. With the mapper "identity", [channels, h, w] are further inputs per cell.
         map_shape: Rows and columns of the map; `map_size` of each where the task does not say otherwise.
         libraries: Distributions whose versions a set's manifest records, beside those that every task uses.
+        check: Raises ValueError, naming the field, for a spec that the generator could not make.
     """
 
     target: str
@@ -79,6 +84,7 @@ class Task:
     observation_shape: Callable[[DatasetSpec], tuple[int, ...] | None] = _no_observation
     map_shape: Callable[[DatasetSpec], tuple[int, int]] = _square
     libraries: tuple[str, ...] = ()
+    check: Callable[[DatasetSpec], None] = _any
 
     def draw(self) -> Draw:
         """Return the task's generator, importing its module."""
@@ -97,6 +103,7 @@ TASKS: dict[str, Task] = {
         mapper="panorama",
         options=VisualOptions,
         observation_shape=panorama_shape,
+        check=check_visual,
         libraries=("miniworld", "pyglet"),
     ),
 }
@@ -135,16 +142,20 @@ class DatasetSpec(Spec):
         seed: Seed of the whole set.
         options: The task's own choices.
         imported: sha256 of the content of a set that was brought from elsewhere; None where the spec makes the set.
+        distinct: Of what no two are in a generated set: "maps" that are equal cell for cell, or, as sweeps have it
+            unless they say otherwise, maps that are equal "up_to_symmetry" (see `datagen.symmetry`).
     """
 
     task: str = "navigation"
     map_size: int = Field(15, ge=5, le=1001)
-    train: int = Field(10_000, ge=0)
-    valid: int = Field(2_000, ge=0)
-    test: int = Field(2_000, ge=0)
+    train: int = Field(10_000, ge=0, le=10**9)
+    valid: int = Field(2_000, ge=0, le=10**9)
+    test: int = Field(2_000, ge=0, le=10**9)
     seed: int = Field(0, ge=0, lt=2**32)
     options: SerializeAsAny[Spec] = NoOptions()
     imported: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    # The default is what every set was made by before there was a choice: it stands in no identity.
+    distinct: Literal["maps", "up_to_symmetry"] = "maps"
 
     @model_validator(mode="before")
     @classmethod
@@ -161,6 +172,14 @@ class DatasetSpec(Spec):
         except ValidationError as error:
             raise ValueError(f"task {name!r}: {first_problem(error)}") from None
         return {**data, "options": options}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.imported is None:
+            TASKS[self.task].check(self)
+        elif self.distinct != "maps":
+            raise ValueError("distinct: says how a set is made; an imported one has the maps it came with")
+        return self
 
     def count(self, split: Split) -> int:
         """Return the number of problems in `split`."""

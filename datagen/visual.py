@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from datagen.problem import Problems
-from datagen.spec import Spec
+from datagen.spec import Spec, nearest
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec, Split
@@ -64,6 +66,30 @@ def observation_shape(spec: DatasetSpec) -> tuple[int, ...]:
     options = spec.options
     assert isinstance(options, VisualOptions)
     return (spec.map_size, spec.map_size, len(options.views), options.resolution, options.resolution, 3)
+
+
+def check_visual(spec: DatasetSpec) -> None:
+    """Raise ValueError for a spec of which no view can be drawn."""
+    if spec.map_size % 2 == 0:
+        raise ValueError(
+            "map_size: task 'visual_navigation' draws mazes with walls all round, which have odd sizes; got "
+            f"{spec.map_size}"
+        )
+    assert isinstance(spec.options, VisualOptions)
+    known = textures()
+    for field in ("wall_texture", "floor_texture", "ceiling_texture"):
+        name = getattr(spec.options, field)
+        if known and name not in known:
+            raise ValueError(f"options.{field}: MiniWorld has no texture {name!r}; {nearest(name, known)}")
+
+
+@cache
+def textures() -> frozenset[str]:
+    """Return the names of MiniWorld's textures, found without its import, which needs OpenGL; none where it is not."""
+    package = importlib.util.find_spec("miniworld")
+    folders = (package and package.submodule_search_locations) or []
+    paths = (path for folder in folders for path in Path(folder).glob("textures/*_1.png"))
+    return frozenset(path.name.removesuffix("_1.png") for path in paths)
 
 
 @cache

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Back up what the stack can't make again, while it runs: docker/backup.sh FOLDER [--without-storage]
-# FOLDER gets MLflow's database and artifacts, the storage (unless your file server backs it up), .env and the secrets.
+# FOLDER gets MLflow's database and artifacts, the storage (unless your file server backs it up), .env, the secrets, and
+# the checksums by which docker/restore.sh knows that all of it is whole.
 set -euo pipefail
 target=$(realpath -m "${1:?usage: docker/backup.sh FOLDER [--without-storage]}")
 . "$(dirname "$0")/stack.sh"
@@ -13,12 +14,14 @@ part=$target.part
 rm -rf "$part"
 mkdir -p "$part"
 compose exec -T postgres pg_dump --username mlflow --format custom mlflow > "$part/mlflow.dump"
-compose exec -T mlflow tar -C /artifacts -cf - . > "$part/artifacts.tar"
+compose exec -T mlflow tar -C /artifacts --exclude ./.restored --exclude ./.before -cf - . > "$part/artifacts.tar"
 if [ "${2:-}" != --without-storage ]; then
     # 1: a file changed meanwhile. Trials replace their files whole, so that is a file from before or after.
-    tar -C "$(setting IDP_STORAGE)" -cf "$part/storage.tar" . || [ $? = 1 ]
+    tar -C "$(setting IDP_STORAGE)" --exclude ./.restored -cf "$part/storage.tar" . || [ $? = 1 ]
 fi
 cp -p .env "$part/env"
 cp -rp docker/secrets "$part/secrets"
+(cd "$part" && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum > SHA256SUMS)
+sync -f "$part"
 mv "$part" "$target"
 echo "backup: $(du -sh "$target" | cut -f1) in $target; it holds the secrets: keep it as safe as them"

@@ -1,27 +1,70 @@
 #!/usr/bin/env bash
 # Put back what docker/backup.sh has saved, on this machine or a new one: docker/restore.sh FOLDER
-# Needs the image (`make image`). MLflow's database and artifacts are replaced; .env, secrets and the storage are put
-# back only where there are none.
-set -euo pipefail
+# Needs the image (`make image`). MLflow's database and artifacts are replaced, each at once and only after the whole
+# backup has been read; .env, secrets and the storage are put back only where there are none.
+set -Eeuo pipefail
 saved=$(realpath -e "${1:?usage: docker/restore.sh FOLDER}")
 cd "$(dirname "$0")/.."
+refuse() {
+    echo "restore: $saved: $1; nothing that was here has changed" >&2
+    exit 2
+}
+
+for name in mlflow.dump artifacts.tar env secrets; do
+    [ -e "$saved/$name" ] || refuse "no $name: it is no backup, or not all of one"
+done
+if [ -e "$saved/SHA256SUMS" ]; then
+    (cd "$saved" && sha256sum --check --quiet --strict SHA256SUMS >&2) || refuse "what is in it is not what was saved"
+else
+    echo "restore: $saved has no checksums, as before 0.2: its files are read, but what was altered can't be told" >&2
+fi
+# tar takes an archive that breaks off between two files, or an empty one, for all of it: its end is two empty blocks.
+whole() {
+    [ -s "$1" ] && [ $(($(stat -c %s "$1") % 512)) = 0 ] && [ "$(tail -c 1024 "$1" | tr -d '\0' | wc -c)" = 0 ] &&
+        tar -tf "$1" > /dev/null
+}
+for name in artifacts.tar storage.tar; do
+    [ ! -e "$saved/$name" ] || whole "$saved/$name" || refuse "$name is no whole archive"
+done
+
 [ -e .env ] || cp -p "$saved/env" .env
 [ -e docker/secrets ] || cp -rp "$saved/secrets" docker/secrets
 docker/secrets.sh
 . docker/stack.sh
-storage=$(setting IDP_STORAGE)
-if [ -e "$saved/storage.tar" ] && [ -z "$(ls -A "$storage")" ]; then
-    tar -C "$storage" -xpf "$saved/storage.tar"
-fi
-compose stop mlflow > /dev/null
 compose up -d postgres
-for _ in $(seq 60); do
+for second in $(seq 61); do
     if compose exec -T postgres pg_isready -q -h 127.0.0.1 -U mlflow -d mlflow; then break; fi
+    [ "$second" -lt 61 ] || refuse "PostgreSQL does not start (docker compose logs postgres)"
     sleep 1
 done
-compose exec -T postgres psql --quiet --username mlflow --dbname mlflow -v ON_ERROR_STOP=1 \
-    -c 'DROP SCHEMA public CASCADE; CREATE SCHEMA public;'
-compose exec -T postgres pg_restore --username mlflow --dbname mlflow --no-owner --exit-on-error < "$saved/mlflow.dump"
-compose run --rm -T mlflow sh -c 'rm -rf /artifacts/* && tar -C /artifacts -xf -' < "$saved/artifacts.tar"
+# Its contents, and then every byte of it.
+compose exec -T postgres pg_restore --list < "$saved/mlflow.dump" > /dev/null || refuse "mlflow.dump is no dump"
+compose exec -T postgres pg_restore --file /dev/null < "$saved/mlflow.dump" || refuse "mlflow.dump is not whole"
+
+storage=$(setting IDP_STORAGE)
+if [ -e "$saved/storage.tar" ] && [ -z "$(ls -A "$storage" | grep -vx .restored || true)" ]; then
+    # Beside, so that a storage that was put back by half is not taken for one that is there.
+    rm -rf "$storage/.restored"
+    mkdir "$storage/.restored"
+    tar -C "$storage/.restored" -xpf "$saved/storage.tar"
+    find "$storage/.restored" -mindepth 1 -maxdepth 1 -exec mv -t "$storage" {} +
+    rmdir "$storage/.restored"
+fi
+
+trap 'echo "restore: failed; the database is as it was; \`docker compose up -d\` starts MLflow again" >&2' ERR
+compose stop mlflow > /dev/null
+compose run --rm -T mlflow sh -c \
+    'cd /artifacts && rm -rf .restored && mkdir .restored && tar -C .restored -xf -' < "$saved/artifacts.tar"
+# From a file, not a pipe: psql would commit what it has when the other end breaks.
+compose exec -T postgres sh -c 'set -e; sql=$(mktemp); trap "rm -f $sql" EXIT
+    pg_restore --no-owner --file "$sql"
+    psql --quiet --username mlflow --dbname mlflow -v ON_ERROR_STOP=1 --single-transaction --output /dev/null \
+        -c "DROP SCHEMA public CASCADE" -c "CREATE SCHEMA public" -f "$sql"' < "$saved/mlflow.dump"
+trap 'echo "restore: the database is back, the artifacts are not: run it again" >&2' ERR
+compose run --rm -T mlflow sh -c 'cd /artifacts && rm -rf .before && mkdir .before
+    find . -mindepth 1 -maxdepth 1 ! -name .before ! -name .restored -exec mv -t .before {} +
+    find .restored -mindepth 1 -maxdepth 1 -exec mv -t . {} +
+    rm -r .restored .before' < /dev/null
+trap - ERR
 compose up -d
 echo "restore: done from $saved"

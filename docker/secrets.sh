@@ -5,8 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ ! -e .env ]; then
+    memory=$(awk '/^MemTotal:/ {print int($2 * 3 / 4096)}' /proc/meminfo)
     sed -e "s|^IDP_UID=.*|IDP_UID=$(id -u)|" -e "s|^IDP_GID=.*|IDP_GID=$(id -g)|" \
-        -e "s|^IDP_STORAGE=.*|IDP_STORAGE=$PWD/idp-storage|" .env.example > .env
+        -e "s|^IDP_STORAGE=.*|IDP_STORAGE=$PWD/idp-storage|" -e "s|^NODE_MEMORY=.*|NODE_MEMORY=${memory}m|" .env.example > .env
     echo "made .env: read it, it is short"
 fi
 value() { sed -n "s|^$1=||p" .env | tail -n 1; }

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datagen.task import DatasetSpec, dataset_id
 from orchestrator import interruption, tracking
-from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, make_datasets, ray_cluster
+from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, machines, make_datasets, ray_cluster
 from orchestrator.evaluation import PlannedEvaluation, keep_test_steps, missing_evaluations, planned_evaluations
 from orchestrator.fresh_report import FreshReport, ReportError
 from orchestrator.leases import at_work
+from orchestrator.placement import check_here, left_out, requested_resources
 from orchestrator.planning import Plan
 from orchestrator.preflight import check_machines
 from orchestrator.progress import Progress, outcome, trial_name
 from orchestrator.results import TrialResult
-from orchestrator.search_space import read_suggestions
-from orchestrator.specs import PlannedTrial, expand
+from orchestrator.selection import select
+from orchestrator.specs import PlannedTrial, SweepSpec
+from orchestrator.suggestions import planned_trials
 from orchestrator.tracking import Tracker
 
 
@@ -41,10 +46,10 @@ class Onlookers:
         self._tracker.note(trial, "epoch")
         self._report.note()
 
-    def died(self, trial: PlannedTrial, deaths: int) -> None:
+    def died(self, trial: PlannedTrial, deaths: int, why: str) -> None:
         """Note that the trial's process died and that another goes on from its checkpoint."""
-        line = f"{trial.trial_id[:8]}  {trial_name(trial)}  its process died ({deaths}); goes on from its checkpoint"
-        self._progress.say(line)
+        died = f"its process died ({deaths})" + (f": {why}" if why else "")
+        self._progress.say(f"{trial.trial_id[:8]}  {trial_name(trial)}  {died}; goes on from its checkpoint")
 
     def finished(self, trial: PlannedTrial, result: TrialResult) -> None:
         """Note that the trial ended."""
@@ -67,6 +72,23 @@ class Onlookers:
         self._progress.tick()
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What a run has come to.
+
+    Attributes:
+        trials: The trials of the sweep, with those that a search has added.
+        ran: How many of them this run has seen to.
+        failures: How many of those have FAILED.
+        failed_tests: How many tests on further maps have failed.
+    """
+
+    trials: list[PlannedTrial]
+    ran: int = 0
+    failures: int = 0
+    failed_tests: int = 0
+
+
 def run_campaign(
     plan: Plan,
     todo: list[PlannedTrial],
@@ -77,7 +99,8 @@ def run_campaign(
     profile: str | None = None,
     command: Sequence[str] = (),
     retime: bool = False,
-) -> int:
+    only: str | None = None,
+) -> Ending:
     """Make the datasets, run the trials and test the planners on the sweep's further maps; ends when all have ended.
 
     With nothing to do it starts no Ray, and MLflow only where it has not seen all results yet.
@@ -92,9 +115,10 @@ def run_campaign(
         profile: The sweep's profile, for its report.
         command: The command that runs the sweep, for its report.
         retime: Train again those of the trials that were trained on a shared device.
+        only: Which trials of a search's later rounds to run, as `--only` chooses them.
 
     Returns:
-        How many tests on further maps have failed; a trial that has failed says so in its result.
+        What it has come to; a trial that has failed says so in its result.
     """
     uri = tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
@@ -104,10 +128,13 @@ def run_campaign(
     keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
     if not todo and not unsent and not waiting:
-        return 0
+        return Ending(plan.trials)
     if todo or waiting:
         check_address(address)
+        if address is None and todo:
+            check_here(plan.sweep.resources, todo[0].spec)
     storage.mkdir(parents=True, exist_ok=True)
+    trials = list(plan.trials)  # a search adds to it, which MLflow's thread and the report's see
     with ExitStack() as stack:
         stack.callback(progress.close)
         stack.enter_context(at_work(storage))
@@ -115,17 +142,23 @@ def run_campaign(
             progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
             stack.enter_context(ray_cluster(address))
             check_machines(storage, address)  # before anybody is told of a run that can't be
-        tracker = Tracker(uri, plan.sweep, plan.trials, storage, progress.say)
-        report = FreshReport(plan.sweep, plan.trials, storage, profile=profile, command=command)
-        status, failed_tests = "KILLED", 0
+            if todo:
+                _check_resources(plan, todo, progress)
+        tracker = Tracker(uri, plan.sweep, storage, progress.say)
+        report = FreshReport(plan.sweep, storage, profile=profile, command=command)
+        status = "KILLED"
         try:
             for trial in plan.trials:
                 if trial.trial_id in unsent:
                     tracker.note(trial, "finished")
             onlookers = Onlookers(progress, tracker, report)
+            ending = Ending(trials)
             if todo or waiting:
-                failed_tests = _run(plan, todo, tests, storage, progress, onlookers, retime)
+                ending = _run(plan, trials, todo, storage, progress, onlookers, retime, only)
             status = "FAILED" if onlookers.failures else "FINISHED"
+        except interruption.Interrupted as stopped:
+            progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
+            raise
         finally:
             progress.close()
             try:
@@ -135,52 +168,88 @@ def run_campaign(
             left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
             if left:
                 progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
-        return failed_tests
+        return ending
+
+
+def _check_resources(plan: Plan, todo: list[PlannedTrial], progress: Progress) -> None:
+    """Refuse what no machine has before anything is made, and say where machines will have nothing to do."""
+    every = machines()
+    request = requested_resources(plan.sweep.resources, todo[0].spec, every)
+    small = left_out(request, every)
+    if small and plan.sweep.resources.exclusive:
+        cpus = f"{request['cpu']:g}"
+        progress.say(
+            f"resources.exclusive: trials run on the machines with {cpus} CPUs alone; {small} smaller ones get none"
+        )
 
 
 def _run(
     plan: Plan,
+    trials: list[PlannedTrial],
     todo: list[PlannedTrial],
-    tests: list[PlannedEvaluation],
     storage: Path,
     progress: Progress,
     onlookers: Onlookers,
     retime: bool,
-) -> int:
+    only: str | None,
+) -> Ending:
     from orchestrator.tuning import run_trials
 
-    needed = [*(trial.spec.data for trial in todo), *(test.data for test in tests)]
-    make_datasets(needed, storage / "datasets", dataset_lines(progress))
+    sweep, ran = plan.sweep, 0
+    made: set[str] = set()
+
+    def make(specs: Iterable[DatasetSpec]) -> None:
+        new = {name: spec for spec in specs if (name := dataset_id(spec)) not in made}
+        make_datasets(list(new.values()), storage / "datasets", dataset_lines(progress))
+        made.update(new)
+
+    make([*(trial.spec.data for trial in todo), *(test.data for test in planned_evaluations(sweep, trials))])
     # Each run its own: another run of the sweep may go on when this one removes it.
-    scratch = storage / "sweeps" / plan.sweep.name / "ray" / uuid.uuid4().hex[:12]
+    scratch = storage / "sweeps" / sweep.name / "ray" / uuid.uuid4().hex[:12]
     while todo:
-        run_trials(todo, storage, plan.sweep.resources, onlookers, scratch, plan.sweep.search, retime)
-        todo = _next_round(plan, storage)
-        progress.add(len(todo))
-    keep_test_steps(plan.sweep, plan.trials, storage)
-    missing = missing_evaluations(tests, storage)
+        make(trial.spec.data for trial in todo)
+        run_trials(todo, storage, sweep.resources, onlookers, scratch, _stopping(sweep, storage), retime)
+        ran += len(todo)
+        todo = _next_round(sweep, trials, storage, only)
+        trials.extend(todo)
+        typical = statistics.median(plan.work.values()) if plan.work else 0.0
+        progress.add({trial.trial_id: typical for trial in todo})
+    if sweep.search is not None:
+        from orchestrator.searching import state_of_search
+
+        for line in state_of_search(sweep, storage):
+            progress.say(line)
+    keep_test_steps(sweep, trials, storage)
+    missing = missing_evaluations(planned_evaluations(sweep, trials), storage)
+    make(test.data for test in missing)
     done = itertools.count(1)
 
     def say(test: PlannedEvaluation, reason: str) -> None:
         name = f"{trial_name(test.trial)} on {test.data.map_size}x{test.data.map_size}, K={test.k}"
         progress.say(f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]")
 
-    return evaluate_all(missing, storage, say)
+    return Ending(trials, ran, onlookers.failures, evaluate_all(missing, storage, say, sweep.resources.stall_seconds))
 
 
-def _next_round(plan: Plan, storage: Path) -> list[PlannedTrial]:
-    """Return the trials that a search suggests after those that have ended, and add them to the plan."""
-    if plan.sweep.search is None:
+def _stopping(sweep: SweepSpec, storage: Path) -> Any:
+    """Return what stops the trials of a search early, with what earlier ones have reached; None where nothing does."""
+    if sweep.search is None or sweep.search.stopping == "none":
+        return None
+    from orchestrator.searching import StudyStopping
+
+    return StudyStopping(sweep, planned_trials(sweep, storage)[0], storage)
+
+
+def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Path, only: str | None) -> list[PlannedTrial]:
+    """Return the trials that a search suggests after those that have ended."""
+    if sweep.search is None:
         return []
     from orchestrator.searching import next_suggestions
 
-    if not next_suggestions(plan.sweep, storage):
+    if not next_suggestions(sweep, storage, only):
         return []
-    every = expand(plan.sweep, read_suggestions(storage, plan.sweep.name))
-    known = {trial.trial_id for trial in plan.trials}
-    new = [trial for trial in every if trial.trial_id not in known]
-    plan.trials.extend(new)
-    return new
+    there = {trial.trial_id for trial in known}
+    return [trial for trial in select(planned_trials(sweep, storage)[0], only) if trial.trial_id not in there]
 
 
 def dataset_lines(progress: Progress) -> Any:

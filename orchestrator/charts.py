@@ -31,7 +31,9 @@ from orchestrator.drawing import (
     legend,
     panels,
 )
-from orchestrator.runs import Run, grouped, usable, usable_by_cell
+from orchestrator.evaluation import EvaluationResult
+from orchestrator.freshness import of_one_version
+from orchestrator.runs import Run, grouped, once, usable, usable_by_cell
 from orchestrator.tables import DISTANCE_BIN_NAMES, distance_bins
 
 
@@ -96,7 +98,8 @@ def runtime(runs: Runs, width: float) -> Figure:
     pen_of = pens_of(runs)
     for axes, (field, (_, implicit, problem)) in zip(every, places, strict=True):
         members = [run for run in runs if _implicit(run) == implicit and problem_of(run) == problem]
-        for name, own in grouped([run for run in timed if run in members], planner_of).items():
+        shown = [run for run in timed if _implicit(run) == implicit and problem_of(run) == problem]
+        for name, own in grouped(shown, planner_of).items():
             cells = grouped(own, lambda run: number_of(run, "k"))
             times = {k: [getattr(run.result, field) * 1e3 for run in cell] for k, cell in sorted(cells.items())}
             seed_line(axes, pen_of[name], list(times), list(times.values()), np.inf)
@@ -162,17 +165,16 @@ def _over_training(
     x_label: str,
     y_label: str,
 ) -> Figure:
-    drawn = [run for run in runs if run.curves]
-    if not drawn:
+    if not any(run.curves for run in runs):
         raise NothingToDraw(f"{name}: no trial has finished an epoch")
     groups = _by_problem_and_k(runs)
     columns = len({problem_of(run) for run in runs})
     figure, every = panels(list(groups), width, columns, share_x=name == "curves")
     pen_of = pens_of(runs)
     for axes, members in zip(every, groups.values(), strict=True):
-        for planner, own in grouped([run for run in members if run in drawn], planner_of).items():
+        for planner, own in grouped([run for run in members if run.curves], planner_of).items():
             # A seed that was stopped or still trains must not cut short the curve of those that are done.
-            pen, lines = pen_of[planner], [points(run) for run in usable(own) or own]
+            pen, lines = pen_of[planner], [points(run) for run in usable(own) or once(own)]
             length = min(len(x) for x, _ in lines)
             x = np.mean([line[0][:length] for line in lines], axis=0)
             y = np.array([line[1][:length] for line in lines])
@@ -214,11 +216,14 @@ def generalisation(runs: Runs, width: float) -> Figure:
     for axes, members in zip(every, problems.values(), strict=True):
         sizes = sorted({found.map_size for run in members for found in run.evaluations})
         for planner, own in grouped(members, planner_of).items():
-            rates: dict[float, list[float]] = {}
+            tests: dict[float, list[EvaluationResult]] = {}
             for run in own:
                 for found in run.evaluations:
-                    rates.setdefault(float(found.map_size), []).append(100 * found.success_rate)
-            ordered = dict(sorted(rates.items()))
+                    tests.setdefault(float(found.map_size), []).append(found)
+            ordered = {
+                size: [100 * test.success_rate for test in of_one_version(every, lambda test: test.provenance)]
+                for size, every in sorted(tests.items())
+            }
             seed_line(axes, pen_of[planner], list(ordered), list(ordered.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sizes))

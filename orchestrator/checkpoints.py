@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.provenance import code_hash
 from orchestrator.results import write_bytes
 from orchestrator.specs import TrialSpec, trial_id
 from planners.trial_files import PlannerError, read_checkpoint
@@ -37,6 +38,11 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 def drop_previous(directory: Path) -> None:
     """Remove the checkpoint before the last, which a trial that is complete needs no more."""
     (directory / PREVIOUS).unlink(missing_ok=True)
+
+
+def code_of(spec: TrialSpec) -> str:
+    """Return what tells one version of the code behind a trial from another: ours, and its plug-ins'."""
+    return " ".join([code_hash(), *map(code_hash, spec.plugins)])
 
 
 def is_of(state: dict[str, Any], spec: TrialSpec) -> bool:

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import importlib.metadata
 import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datagen.manifest import DatasetError
 from datagen.plugins import PluginError
 from orchestrator.checking import add_check
 from orchestrator.doctor import add_doctor
+from orchestrator.environment import wrong_numbers
 from orchestrator.interchange import add_interchange
 from orchestrator.interruption import Interrupted, interruptible
 from orchestrator.job_verbs import add_job_verbs
 from orchestrator.leases import at_work
-from orchestrator.plan_verb import add_plan, expected_time
-from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan
+from orchestrator.options import Joined, add_storage, command_of, open_storage, storage_path
+from orchestrator.plan_verb import add_plan, disk, expected_time
+from orchestrator.planning import RERUN_HELP, RERUNS, Plan, make_plan, size_words
 from orchestrator.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.progress import Progress, duration
 from orchestrator.results import ResultError, no_room, trial_directory
 from orchestrator.runs import collect
-from orchestrator.search_space import read_suggestions
 from orchestrator.selection import select
-from orchestrator.specs import PlannedTrial, SweepError, SweepSpec, expand
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.suggestions import planned_trials
 from orchestrator.summary import summarise
-from orchestrator.sweep_files import load_sweep
+from orchestrator.sweep_files import load_sweep, profiles_of
 from orchestrator.table_formats import render
+from orchestrator.terminal import printing
 from orchestrator.trial_verbs import add_trial_verbs
 from orchestrator.verbs import add_table, add_verbs
 
@@ -41,24 +47,35 @@ BAD_INPUT = 2
 TRIALS_FAILED = 1
 
 
+@printing()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 when trials FAILED, 2 on bad input, 128 + n on signal n."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(BAD_INPUT)
+    options = parser.parse_args(words)
     try:
+        if wrong := wrong_numbers():
+            raise BadInput(wrong[0])
+        if getattr(options, "storage", None) is not None and not getattr(options, "storage_elsewhere", False):
+            options.storage = storage_path(options.storage)
         with interruptible():
             if hasattr(options, "plugins"):
                 load_plugins_at_hand()
                 load_plugins(options.plugins)
             code: int = options.verb(options)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return code
     except Interrupted as interrupted:
-        print(f"idp: stopped by {interrupted}", file=sys.stderr)
+        with suppress(OSError):  # a terminal that was closed takes no more words
+            print(f"idp: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.number
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; without this, Python complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except KeyboardInterrupt:  # no signal of ours: a plug-in, or another program's handler, has raised it
+        print("idp: stopped by KeyboardInterrupt", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (SweepError, ResultError, DatasetError, PluginError, BadInput) as error:
         print(f"idp: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -68,11 +85,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"idp: {last.filename}, line {last.lineno} ended the process: sys.exit({ended.code!r})", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        full = no_room(error, Path("the disk"))
-        if full is None:
-            raise
-        print(f"idp: {full}", file=sys.stderr)
+        unread = _drop_unread()
+        if isinstance(error, BrokenPipeError) and unread:
+            return 0  # the reader (head, less) has seen enough
+        if error.errno is None:
+            raise  # not the operating system's, but somebody's own
+        print(f"idp: {_told(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _drop_unread() -> bool:
+    """Return whether standard output can't be written to; what it holds is dropped, or Python complains too."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return False
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
+def _told(error: OSError) -> str:
+    """Return what the operating system refused, in one line."""
+    if full := no_room(error, Path("the disk")):
+        return str(full)
+    place = error.filename if error.filename2 is None else error.filename2
+    if isinstance(place, bytes):
+        place = os.fsdecode(place)
+    if place is None:
+        calls = traceback.extract_tb(error.__traceback__)
+        place = f"in {calls[-1].name} ({calls[-1].filename}, line {calls[-1].lineno})"
+    advice = ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        advice = "; --storage, or --out where there is one, names another place"
+    return SweepError(f"{place}: {error.strerror or error}{advice}").args[0]
 
 
 class BadInput(ValueError):
@@ -81,6 +127,7 @@ class BadInput(ValueError):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="idp", description="Experiments for differentiable planning.")
+    parser.add_argument("-V", "--version", action="version", version=f"idp {importlib.metadata.version('idp')}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
@@ -88,16 +135,16 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(verb=run)
         added.add_argument("sweep", metavar="SWEEP", help="a sweep's YAML file")
         added.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
-        added.add_argument(
-            "--storage",
-            type=Path,
-            default=Path(os.environ.get("IDP_STORAGE", "idp-storage")),
-            help="where everything is kept (default: IDP_STORAGE, or ./idp-storage)",
-        )
+        add_storage(added)
         added.add_argument(
             "--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE", help="change one field"
         )
-        added.add_argument("--only", metavar="KEY=VALUE,...", help="only these trials, e.g. planner=id-vin,k=80")
+        added.add_argument(
+            "--only",
+            action=Joined,
+            metavar="KEY=VALUE,...",
+            help="only these trials, e.g. planner=vin,id-vin,k=80: any of a key's values, and all of the keys",
+        )
         added.add_argument("--json", action="store_true", help="one JSON object on standard output")
         return added
 
@@ -132,7 +179,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
     sweep = load_sweep(options.sweep, options.profile, options.overrides)
-    trials = expand(sweep, read_suggestions(options.storage, sweep.name) if sweep.search else None)
+    trials, left_out = planned_trials(sweep, options.storage)
+    for line in left_out:
+        print(f"idp: {line}", file=sys.stderr)
     # A search that has not begun has no trials yet; what is chosen among them can only be said later.
     return sweep, select(trials, options.only) if trials or not sweep.search else trials
 
@@ -143,25 +192,24 @@ def _program(name: str) -> str:
     return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
 
 
-def _again(options: argparse.Namespace, verb: str, sweep: str | None = None) -> str:
-    """Return the command that does `verb` with the same options."""
-    words = [_program("idp"), verb, sweep or options.sweep]
-    if options.profile and sweep is None:
-        words += ["--profile", options.profile]
-    if "IDP_STORAGE" not in os.environ and options.storage != Path("idp-storage"):
-        words += ["--storage", str(options.storage)]
-    for override in options.overrides if sweep is None else []:
-        words += ["--set", override]
-    if options.only and sweep is None:
-        words += ["--only", options.only]
-    if getattr(options, "address", None) not in (None, os.environ.get("RAY_ADDRESS")):
-        words += ["--address", options.address]
-    return shlex.join(words)
+def _again(options: argparse.Namespace, verb: str) -> str:
+    """Return the command that does `verb` with the same options, as a shell takes it."""
+    return shlex.join([_program("idp"), *command_of(options, verb)[1:]])
+
+
+def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
+    """Return the command that runs the next sweep at the scale of this one: at the paper's, some take months."""
+    profiles, profile = profiles_of(sweep), options.profile
+    if profile is None and not profiles_of(options.sweep):
+        profile = "smoke"  # this one is small by itself, as the quickstart is
+    alone = argparse.Namespace(sweep=sweep, storage=options.storage, address=options.address)
+    return shlex.join([_program("idp"), *command_of(alone, profile=profile if profile in profiles else None)[1:]])
 
 
 def _data(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
+    open_storage(options.storage)
     missing = [dataset.spec for dataset in plan.datasets if not dataset.present]
     if missing:
         from orchestrator.campaign import dataset_lines
@@ -186,18 +234,22 @@ def _run(options: argparse.Namespace) -> int:
         from orchestrator.searching import next_suggestions
 
         # The campaign goes on from round to round, but with trials to begin with.
-        if next_suggestions(sweep, options.storage):
+        if next_suggestions(sweep, options.storage, options.only if trials else None):
             sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
     todo = plan.to_run(options.rerun)
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
-    expected, started = expected_time(plan), time.monotonic()
+    expected = expected_time(plan)
+    if todo:
+        open_storage(options.storage)
+        progress.say(f"{len(todo)} trials to run, expected time: {expected}; disk: about {size_words(disk(plan))}")
+    started = time.monotonic()
     from orchestrator.campaign import run_campaign
 
     try:
         with _cluster_errors():
-            failed_tests = run_campaign(
+            ending = run_campaign(
                 plan,
                 todo,
                 options.storage,
@@ -205,13 +257,16 @@ def _run(options: argparse.Namespace) -> int:
                 options.address,
                 options.tracking_uri,
                 options.profile,
-                shlex.split(_again(options, "run")),
+                command_of(options),
                 options.rerun == "shared",
+                options.only,
             )
     except Interrupted:
+        sweep, trials = _load(options)  # a search has perhaps added some
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")
         progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
         raise
+    trials = ending.trials
     plan = make_plan(sweep, trials, options.storage)
     summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
     if options.json:
@@ -219,8 +274,8 @@ def _run(options: argparse.Namespace) -> int:
     else:
         print(f"\n{render(summary, 'text')}\n{_what_next(plan, todo, options)}")
     if todo:
-        progress.say(f"{len(todo)} trials in {duration(time.monotonic() - started)}; expected {expected}")
-    return max(_failures(plan, options), TRIALS_FAILED if failed_tests else 0)
+        progress.say(f"{ending.ran} trials in {duration(time.monotonic() - started)}; expected {expected}")
+    return max(_failures(plan, options), TRIALS_FAILED if ending.failed_tests or ending.failures else 0)
 
 
 def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
@@ -237,7 +292,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
         lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")
         lines += [f"              then open http://127.0.0.1:5000{page}"] if page else []
     if plan.sweep.next:
-        lines.append(f"next sweep:   {_again(options, 'run', plan.sweep.next)}")
+        lines.append(f"next sweep:   {_next_sweep(options, plan.sweep.next)}")
     return "\n".join(lines)
 
 
@@ -255,7 +310,7 @@ def _sync(options: argparse.Namespace) -> int:
 
     uri = options.tracking_uri or default_uri(options.storage)
     try:
-        count = sync(uri, sweep, trials, options.storage)
+        count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
     except TrackingError as error:
         raise BadInput(str(error)) from error
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}

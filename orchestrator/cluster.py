@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datagen.manifest import DatasetError
 from datagen.parquet import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
@@ -64,13 +67,14 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
 
     local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        ray.init(
-            address=address or "local",
-            runtime_env=plugins.runtime_env(),
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **local,
-        )
+        with interruption.spared_hangups():
+            ray.init(
+                address=address or "local",
+                runtime_env=plugins.runtime_env(),
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **local,
+            )
     except SystemExit as ended:
         # Ray's own handler of SIGTERM, which it puts over ours while it starts.
         raise interruption.Interrupted(ended.code if isinstance(ended.code, int) else signal.SIGTERM) from None
@@ -89,6 +93,37 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def machines() -> list[dict[str, float]]:
+    """Return what each machine of the open cluster has, e.g. {"CPU": 8.0, "GPU": 1.0, "accelerator_type:T4": 1.0}."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def machine_here() -> dict[str, float]:
+    """Return what the machine has that this process of the cluster runs on."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    return next((dict(node["Resources"]) for node in ray.nodes() if node["NodeID"] == own), {})
+
+
+def finished(tasks: list[Any], seconds: float = math.inf) -> Iterator[Any]:
+    """Yield tasks as they end, for at most so many seconds, and leave where a signal asks for it.
+
+    Args:
+        tasks: References that Ray has given.
+        seconds: When to stop waiting; what has not ended by then is not yielded.
+    """
+    import ray
+
+    left, until = list(tasks), time.monotonic() + seconds
+    while left and time.monotonic() < until:
+        ready, left = ray.wait(left, num_returns=1, timeout=0.2)
+        interruption.check()
+        yield from ready
+
+
 def machine() -> tuple[float, float]:
     """Run a task on the open cluster and return how many CPUs and GPUs it has."""
     import ray
@@ -96,7 +131,8 @@ def machine() -> tuple[float, float]:
     def answer() -> int:
         return os.getpid()
 
-    ray.get(ray.remote(num_cpus=0)(answer).remote(), timeout=60.0)
+    if not list(finished([ray.remote(num_cpus=0)(answer).remote()], 60.0)):
+        raise ClusterError("no process of the cluster has answered for a minute")
     return ray.cluster_resources().get("CPU", 0.0), ray.cluster_resources().get("GPU", 0.0)
 
 
@@ -161,6 +197,8 @@ def make_datasets(
         if not left[dataset_id(spec)]:
             finish_dataset(spec, root)
 
+    if work and _most_cpus(machines()) < 1:
+        raise ClusterError("no machine of the cluster has a CPU to make datasets on")
     actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
     idle = [actor.remote() for _ in range(min(total, max(1, int(ray.cluster_resources().get("CPU", 1)))))]
     running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard]] = {}
@@ -210,7 +248,8 @@ def _whole(spec: DatasetSpec, root: Path) -> bool:
         if spec.imported is not None:
             raise
         manifest = directory_of(spec, root) / "manifest.json"
-        manifest.replace(manifest.with_name("manifest.json.damaged"))
+        with suppress(FileNotFoundError):  # another run has set it aside, too
+            manifest.replace(manifest.with_name("manifest.json.damaged"))
         return False
 
 
@@ -223,7 +262,10 @@ class ShardWriter:
 
 
 def evaluate_all(
-    planned: list[PlannedEvaluation], storage: Path, report: Callable[[PlannedEvaluation, str], None] | None = None
+    planned: list[PlannedEvaluation],
+    storage: Path,
+    report: Callable[[PlannedEvaluation, str], None] | None = None,
+    stall_seconds: float | None = None,
 ) -> int:
     """Test trained planners on further maps, on all CPUs of the cluster; results go into the trial directories.
 
@@ -231,6 +273,7 @@ def evaluate_all(
         planned: What to do; a `ray_cluster` must be open and the datasets be there.
         storage: The storage directory; all nodes must see it.
         report: Called after each, with the reason where it failed, else "".
+        stall_seconds: Time without a tested batch after which a process is ended; None to wait for ever.
 
     Returns:
         How many failed. They have left nothing, so that the next run tries them again.
@@ -239,11 +282,12 @@ def evaluate_all(
     from ray.exceptions import RayError
 
     storage = storage.resolve()
+    most_cpus = _most_cpus(machines())
     running: dict[ray.ObjectRef, PlannedEvaluation] = {}
     for evaluation in planned:
         threads = evaluation.trial.spec.execution.threads
-        task = ray.remote(num_cpus=min(threads, int(ray.cluster_resources().get("CPU", 1))), max_retries=2)(_evaluate)
-        running[task.remote(evaluation, storage)] = evaluation
+        task = ray.remote(num_cpus=min(threads, most_cpus), max_retries=2)(_evaluate)
+        running[task.remote(evaluation, storage, stall_seconds)] = evaluation
     failures = 0
     while running:
         ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
@@ -260,9 +304,13 @@ def evaluate_all(
     return failures
 
 
-def _evaluate(evaluation: PlannedEvaluation, storage: Path) -> None:
+def _evaluate(evaluation: PlannedEvaluation, storage: Path, stall_seconds: float | None) -> None:
     directory = trial_directory(storage, evaluation.trial.trial_id)
-    evaluate_trial(directory, directory_of(evaluation.data, storage / "datasets"), "test", evaluation.k)
+    from orchestrator.watchdog import watched
+
+    with watched(directory, stall_seconds) as watchdog:
+        dataset = directory_of(evaluation.data, storage / "datasets")
+        evaluate_trial(directory, dataset, "test", evaluation.k, progress=watchdog.advance)
 
 
 def measure_everywhere(
@@ -276,20 +324,32 @@ def measure_everywhere(
         say: Is told of each measurement once its machine is done.
     """
     import ray
+    from ray.exceptions import RayError
 
     storage = storage.resolve()
     threads = max((trial.spec.execution.threads for trial in trials), default=1)
-    models = [{name: 0.001} for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
-    tasks = [
-        ray.remote(num_cpus=threads, num_gpus=1 if model else 0, resources=model)(_measure).remote(trials, storage)
-        for model in models or [{}]
-    ]
+    every = machines()
+    models = sorted({name for machine in every for name in machine if name.startswith("accelerator_type:")})
+    tasks = []
+    for model in models or [""]:
+        cpus = min(threads, _most_cpus([machine for machine in every if not model or model in machine]))
+        extra = {"num_gpus": 1, "resources": {model: 0.001}} if model else {}
+        tasks.append(ray.remote(num_cpus=cpus, **extra)(_measure).remote(trials, storage))
     found = []
-    for pairs in ray.get(tasks):
+    for task in finished(tasks):
+        try:
+            pairs = ray.get(task)
+        except RayError as error:
+            raise ClusterError(f"a measurement failed: {str(error).strip().splitlines()[-1]}") from error
         for trial, measurement in pairs:
             say(trial, measurement)
             found.append(measurement)
     return found
+
+
+def _most_cpus(every: list[dict[str, float]]) -> float:
+    """Return the processors of the largest of the machines: a task that asks for more would wait for ever."""
+    return max((machine.get("CPU", 0.0) for machine in every), default=0.0)
 
 
 def _measure(trials: list[PlannedTrial], storage: Path) -> list[tuple[PlannedTrial, Measurement]]:

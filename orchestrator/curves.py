@@ -13,6 +13,8 @@ from orchestrator.stored_files import ResultError, checksum_of, read_stored, wri
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+REMEDY = "idp retry writes it again from the checkpoint"
+
 MOST_BYTES = 2**26
 MOST_EPOCHS = 100_000
 MOST_COLUMNS = 64
@@ -27,6 +29,11 @@ def write_curves(directory: Path, records: Sequence[Any]) -> None:
         directory: The trial directory.
         records: Dataclasses or mappings, all with the same fields, in order of epoch.
     """
+    write_bytes(directory / "curves.parquet", curves_file(records))
+
+
+def curves_file(records: Sequence[Any]) -> bytes:
+    """Return the content of a `curves.parquet`; arguments as for `write_curves`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -36,7 +43,8 @@ def write_curves(directory: Path, records: Sequence[Any]) -> None:
     table = table.replace_schema_metadata({"checksum": checksum_of(table.to_pylist())})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_bytes(directory / "curves.parquet", sink.getvalue().to_pybytes())
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def read_curves(directory: Path) -> list[dict[str, Any]]:
@@ -65,7 +73,7 @@ def read_curves(directory: Path) -> list[dict[str, Any]]:
         if schema.metadata and schema.metadata.get(b"checksum") != checksum_of(rows).encode():
             raise ValueError("its checksum does not fit its content: altered since it was written")
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # a damaged page is an OSError
-        raise ResultError(f"{path}: damaged: {error}") from error
+        raise ResultError(f"{path}: damaged: {error}; {REMEDY}") from error
     return rows
 
 
@@ -77,7 +85,7 @@ def _rows(file: pq.ParquetFile) -> list[dict[str, Any]]:
     size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
     if found.num_rows > MOST_EPOCHS or found.num_columns > MOST_COLUMNS or size > 4 * MOST_BYTES:
         raise ValueError(f"{found.num_rows:,} epochs of {found.num_columns} columns, {size:,} bytes, are too many")
-    table = file.read()
+    table = file.read(use_threads=False)  # no thread of Arrow's may hold Python's bytes as Python ends: it aborts
     for column in table.columns:
         for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
             if (pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > MOST_LETTERS:

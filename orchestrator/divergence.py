@@ -19,9 +19,10 @@ from orchestrator.provenance import code_hash
 from orchestrator.results import ResultError, write_bytes
 from orchestrator.specs import TrialSpec
 from orchestrator.trained import solve
-from planners.evaluation import ProblemSource
+from planners.evaluation import ProblemSource, evaluate
 from planners.fixed_points import Result
 from planners.planner import Plan, build_planner
+from planners.rollout import Evaluation
 from planners.training import Trainer
 from planners.trial_files import PlannerError, read_checkpoint
 
@@ -29,19 +30,27 @@ FILE = "divergence.pt"
 
 
 class WatchedTrainer(Trainer):
-    """A trainer that hands over the state in which the forward iteration diverged for the first time.
+    """A trainer that tells of its progress, and hands over the state in which the forward iteration first diverged.
 
     Attributes:
         keep: Is given the state, ready to be saved; None once that has happened.
+        advance: Is called in each training step and after each batch of a test; None for nobody to tell.
     """
 
     keep: Callable[[bytes], None] | None = None
+    advance: Callable[..., None] | None = None
 
     def look(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
-        """Hand over the state if this is the first step whose forward iteration diverged."""
+        """Tell of the step; hand over the state if this is the first one whose forward iteration diverged."""
+        if self.advance is not None:
+            self.advance()
         if self.keep is not None and bool((plan.solution.result == Result.DIVERGED).any()):
             self.keep(self._state(plan, random_state))
             self.keep = None
+
+    def _evaluate(self, problems: ProblemSource) -> Evaluation:
+        size = self.training.batch_size
+        return evaluate(self.planner, problems, moves=self.moves, batch_size=size, progress=self.advance)
 
     def _state(self, plan: Plan, random_state: dict[str, Tensor]) -> bytes:
         content = BytesIO()

@@ -22,7 +22,9 @@ from typing import Literal
 
 from orchestrator import jobs
 from orchestrator.leases import Lease, Owner, look
+from orchestrator.options import add_storage, check_writable
 from orchestrator.planning import size_words
+from orchestrator.specs import SweepError
 
 State = Literal["ok", "warning", "failed", "not used"]
 SOMETHING_FAILED = 1
@@ -56,12 +58,7 @@ def add_doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     """Add the verb to the command line's."""
     doctor = verbs.add_parser("doctor", help="Is everything here that sweeps need, and what to do where it is not?")
     doctor.set_defaults(verb=_doctor)
-    doctor.add_argument(
-        "--storage",
-        type=Path,
-        default=Path(os.environ.get("IDP_STORAGE", "idp-storage")),
-        help="the storage to examine (default: IDP_STORAGE, or ./idp-storage)",
-    )
+    add_storage(doctor, "the storage to examine")
     doctor.add_argument(
         "--address",
         help="a cluster's dashboard, http://HOST:8265 (default: RAY_API_SERVER_ADDRESS; else Ray is started)",
@@ -188,12 +185,22 @@ def examine_storage(storage: Path) -> Iterator[Finding]:
     """Does the storage do what leases and results rely on?
 
     Args:
-        storage: The storage directory; it is made where there is none.
+        storage: The storage directory; where there is none, none is made.
     """
     advice = "choose another folder by --storage or IDP_STORAGE; on NFS, mount it read-write and hard"
+    if not storage.exists():
+        # An examiner makes nothing: a name with a slip in it would be a storage from then on.
+        try:
+            check_writable(storage)
+        except SweepError as error:
+            yield Finding("storage", "failed", str(error), advice)
+            return
+        what = f"there is no {storage} yet; the first run makes it"
+        yield Finding("storage", "warning", what, "is that its name? --storage or IDP_STORAGE name another")
+        return
     folder = storage.resolve() / f".doctor-{uuid.uuid4().hex[:12]}"
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir()
     except OSError as error:
         yield Finding("storage", "failed", f"{storage}: {error.strerror}", advice)
         return

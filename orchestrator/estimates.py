@@ -121,10 +121,23 @@ class Throughput:
         return _steps(spec) * (forward * self.forward + backward * self.backward) * BESIDE_STEPS + STARTING_SECONDS
 
 
-def expectation(
-    storage: Path, specs: list[TrialSpec], results: Mapping[str, TrialResult]
-) -> tuple[Callable[[TrialSpec], float] | None, str]:
-    """Return what predicts a trial's seconds, and in words what it has learnt from.
+@dataclass(frozen=True)
+class Expectation:
+    """What predicts a trial's seconds.
+
+    Attributes:
+        seconds: From a trial's spec to its seconds; None where nothing is known.
+        words: What it has learnt from.
+        guessed: Whether, for a trial, nothing like it has ever run, so that it may take much longer.
+    """
+
+    seconds: Callable[[TrialSpec], float] | None
+    words: str
+    guessed: Callable[[TrialSpec], bool]
+
+
+def expectation(storage: Path, specs: list[TrialSpec], results: Mapping[str, TrialResult]) -> Expectation:
+    """Return what predicts a trial's seconds.
 
     Args:
         storage: The storage directory, whose measurements and earlier trials count.
@@ -141,7 +154,7 @@ def expectation(
             for kind in _kinds(spec):
                 earlier.setdefault(kind, []).append(rate)
     if not earlier:
-        return None, "no earlier trial to learn from"
+        return Expectation(None, "no earlier trial to learn from", lambda spec: True)
     typical = {
         kind: Throughput(
             statistics.median(rate.forward for rate in rates), statistics.median(rate.backward for rate in rates)
@@ -156,15 +169,18 @@ def expectation(
             return _steps(spec) * measured.step_seconds * BESIDE_STEPS + STARTING_SECONDS
         return next((typical[kind] for kind in _kinds(spec) if kind in typical), slowest).seconds(spec)
 
+    def guessed(spec: TrialSpec) -> bool:
+        return cell_of(spec) not in exact and not any(kind in typical for kind in _kinds(spec))
+
     said = []
     used = [exact[cell] for cell in dict.fromkeys(map(cell_of, specs)) if cell in exact]
     if used:
         said.append(f"{len(used)} cells measured on {', '.join(sorted({m.device for m in used}))}")
     if hosts:
         said.append(f"{sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}")
-    unknown = {"/".join(_kinds(spec)[-1]) for spec in specs if not any(kind in typical for kind in _kinds(spec))}
+    unknown = {"/".join(_kinds(spec)[-1]) for spec in specs if guessed(spec)}
     guess = f"; never run, taken as the slowest known: {', '.join(sorted(unknown))}" if unknown else ""
-    return expect, f"from {' and '.join(said)}{guess}"
+    return Expectation(expect, f"from {' and '.join(said)}{guess}", guessed)
 
 
 def _kinds(spec: TrialSpec) -> list[tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -33,6 +33,7 @@ from orchestrator.stored_files import read_stored, sealed, unsealed
 from planners.trial_files import STEPS_FILE
 
 FOLDER = "evaluations"
+REMEDY = "idp run makes it again"
 
 
 class EvaluationResult(BaseModel):
@@ -145,12 +146,12 @@ def read_evaluation(path: Path) -> EvaluationResult | None:
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise ResultError(f"{path}: damaged: {error}") from error
+        raise ResultError(f"{path}: damaged: {error}; {REMEDY}") from error
     trial = path.parents[1].name
     if evaluation_path(path.parents[1], found.dataset_id, found.split, found.k) != path or (
         is_trial_id(trial) and found.trial_id != trial
     ):
-        raise ResultError(f"{path}: damaged: holds another evaluation")
+        raise ResultError(f"{path}: damaged: holds another evaluation; {REMEDY}")
     return found
 
 
@@ -193,7 +194,12 @@ def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> 
 
 
 def evaluate_trial(
-    directory: Path, dataset: Path, split: Split = "test", k: int | None = None, threads: int | None = None
+    directory: Path,
+    dataset: Path,
+    split: Split = "test",
+    k: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> EvaluationResult:
     """Test a trained planner on a dataset, its own or any other, and leave the result in its trial directory.
 
@@ -203,6 +209,7 @@ def evaluate_trial(
         split: Which part of the dataset.
         k: Most forward steps; None is the planner's own number for maps of this size (`Trained.steps`).
         threads: Threads of this process; None is the trial's own number.
+        progress: Called with the number of maps done so far.
 
     Raises:
         ResultError: There is no trained planner, or it cannot plan on this dataset.
@@ -234,7 +241,7 @@ def evaluate_trial(
     torch.set_num_threads(threads or trained.spec.execution.threads)
     steps = k or trained.steps(problems.map.shape[1])
     started = time.perf_counter()
-    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps)
+    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps, progress=progress)
     result = EvaluationResult(
         trial_id=Path(directory).resolve().name,
         dataset_id=manifest.dataset_id,

@@ -22,9 +22,22 @@ K_ARE_DIFFERENT = (
 
 
 def write_figures(
-    sweep: SweepSpec, runs: Runs, folder: Path, format: Picture, width: float = PAGE_WIDTH_INCHES
+    sweep: SweepSpec,
+    runs: Runs,
+    folder: Path,
+    format: Picture,
+    width: float = PAGE_WIDTH_INCHES,
+    before: Callable[[], object] = lambda: None,
 ) -> tuple[list[Path], dict[str, str]]:
     """Draw the sweep's figures into `folder`.
+
+    Args:
+        sweep: The sweep.
+        runs: Its trials with all that they left behind.
+        folder: Where to.
+        format: Kind of the files.
+        width: Inches.
+        before: Is called once there is something to write, before that is done.
 
     Returns:
         The files, and by name of a figure why it was left out.
@@ -32,19 +45,21 @@ def write_figures(
     Raises:
         NothingToDraw: When there is nothing to draw at all.
     """
-    written, skipped = [], {}
+    drawn: dict[str, Figure] = {}
+    skipped: dict[str, str] = {}
     for name in figures_of(sweep):
         try:
-            figure = draw(name, runs, width)
+            drawn[name] = draw(name, runs, width)
         except NothingToDraw as error:
             skipped[name] = str(error)
-            continue
-        path = folder / f"{sweep.name}-{name}.{format}"
-        with style():
-            write_picture(figure, path)
-        written.append(path)
-    if not written:
+    if not drawn:
         raise NothingToDraw("; ".join(skipped.values()))
+    before()
+    written = []
+    for name, figure in drawn.items():
+        written.append(folder / f"{sweep.name}-{name}.{format}")
+        with style():
+            write_picture(figure, written[-1])
     return written, skipped
 
 
@@ -148,6 +163,4 @@ FIGURES: dict[str, Drawing] = {
 
 
 DEFAULT_FIGURES = ("success", "curves", "distance", "seconds")
-
-
 """What a sweep shows that does not say."""

@@ -15,7 +15,16 @@ from pathlib import Path
 from orchestrator import plugins
 from orchestrator.figures import figures_of
 from orchestrator.report import report_path, write_report
-from orchestrator.specs import PlannedTrial, SweepSpec
+from orchestrator.specs import SweepSpec
+
+
+def _of_all(command: Sequence[str]) -> list[str]:
+    """Return the command without its choice of trials."""
+    words = list(command)
+    while "--only" in words:
+        place = words.index("--only")
+        del words[place : place + 2]
+    return words
 
 
 class ReportError(RuntimeError):
@@ -27,17 +36,15 @@ class FreshReport:
 
     Args:
         sweep: The sweep.
-        trials: Its trials; read anew for every version, since a search adds to them.
         storage: The storage directory.
         profile: The sweep's profile.
-        command: The command that runs the sweep.
+        command: The command that runs the sweep, or some of its trials; the report is of all of them.
         seconds: The least time between two versions.
     """
 
     def __init__(
         self,
         sweep: SweepSpec,
-        trials: Sequence[PlannedTrial],
         storage: Path,
         *,
         profile: str | None = None,
@@ -45,8 +52,8 @@ class FreshReport:
         seconds: float = 60.0,
     ) -> None:
         figures_of(sweep)  # a figure that does not exist is told before anything starts
-        self._sweep, self._trials, self._storage = sweep, trials, Path(storage)
-        self._profile, self._command, self._seconds = profile, tuple(command), seconds
+        self._sweep, self._storage = sweep, Path(storage)
+        self._profile, self._command, self._seconds = profile, tuple(_of_all(command)), seconds
         self._changed, self._closing = threading.Event(), threading.Event()
         self.error: ReportError | None = None
         self._thread = threading.Thread(target=self._keep, name="report", daemon=True)
@@ -89,12 +96,9 @@ class FreshReport:
             raise ReportError(f"the report could not be written: {error}") from error
 
     def _write_elsewhere(self, running: bool) -> None:
-        trials = list(self._trials)
         with tempfile.TemporaryFile() as request:
             pickle.dump(plugins.loaded(), request)
-            pickle.dump((self._sweep, self._storage, self._profile, self._command, running, len(trials)), request)
-            for trial in trials:  # one by one: a pickle of them all takes tens of megabytes that are never given back
-                pickle.dump(trial, request)
+            pickle.dump((self._sweep, self._storage, self._profile, self._command, running), request)
             request.seek(0)
             process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator.fresh_report"],
@@ -121,9 +125,8 @@ def _main() -> None:
     """Write one version, as asked on standard input by the process that started this one."""
     request = sys.stdin.buffer
     plugins.load_plugins(pickle.load(request))
-    sweep, storage, profile, command, running, count = pickle.load(request)
-    trials = [pickle.load(request) for _ in range(count)]
-    write_report(sweep, trials, storage, profile=profile, command=command, running=running)
+    sweep, storage, profile, command, running = pickle.load(request)
+    write_report(sweep, storage, profile=profile, command=command, running=running)
 
 
 if __name__ == "__main__":

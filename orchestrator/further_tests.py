@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.evaluation import EvaluationResult
+from orchestrator.freshness import of_one_version
 from orchestrator.runs import Run, cell_of, grouped, usable
 from orchestrator.specs import Scalar
 
@@ -60,11 +62,14 @@ def further(runs: Sequence[Run]) -> list[Further]:
 
 
 def _tests(runs: Sequence[Run]) -> list[Tested]:
-    found: dict[tuple[int, int, int], list[float]] = {}
+    found: dict[tuple[int, int, int], list[EvaluationResult]] = {}
     for run in runs:
         for test in run.evaluations:
-            found.setdefault((test.map_size, test.maps, test.k), []).append(test.success_rate)
-    return [
-        Tested(size, maps, k, len(rates), math.fsum(rates) / len(rates), statistics.stdev(rates) if rates[1:] else None)
-        for (size, maps, k), rates in sorted(found.items())
-    ]
+            found.setdefault((test.map_size, test.maps, test.k), []).append(test)
+    return [_tested(place, tests) for place, tests in sorted(found.items())]
+
+
+def _tested(place: tuple[int, int, int], tests: Sequence[EvaluationResult]) -> Tested:
+    rates = [test.success_rate for test in of_one_version(tests, lambda test: test.provenance)]
+    deviation = statistics.stdev(rates) if len(rates) > 1 else None
+    return Tested(*place, len(rates), math.fsum(rates) / len(rates), deviation)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from pathlib import Path
 
 from datagen.spec import nearest
 from datagen.task import TASKS
+from orchestrator.options import add_storage
 from orchestrator.plugins import add_plugin_option
 from orchestrator.specs import SweepError
 
@@ -40,8 +41,7 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
         verb = verbs.add_parser(name, help=text)
         verb.set_defaults(verb=run)
         verb.add_argument("file", metavar="FILE.parquet", type=Path)
-        place = Path(os.environ.get("IDP_STORAGE", "idp-storage"))
-        verb.add_argument("--storage", type=Path, default=place, help="default: IDP_STORAGE, else ./idp-storage")
+        add_storage(verb)
         add_plugin_option(verb)
 
 
@@ -65,13 +65,17 @@ def _export(options: argparse.Namespace) -> int:
 def _archive(options: argparse.Namespace) -> int:
     from orchestrator.archive import write_archive
 
-    print(f"{options.file}: {write_archive(options.storage, options.file)} trials")
+    print(f"{options.file}: {write_archive(options.storage, options.file, _say)} trials")
     return 0
 
 
 def _unarchive(options: argparse.Namespace) -> int:
     from orchestrator.archive import read_archive
 
-    written, there = read_archive(options.file, options.storage)
+    written, there = read_archive(options.file, options.storage, _say)
     print(f"{options.storage}: {written} of {there} trials put there, {there - written} it had already")
     return 0
+
+
+def _say(line: str) -> None:
+    print(f"idp: {line}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import jobs, plugins
-from orchestrator.planning import RERUN_HELP, RERUNS, make_plan, size_words
+from orchestrator.options import Joined, add_storage, command_of, default_storage, storage_path
+from orchestrator.planning import RERUN_HELP, RERUNS, make_plan
 from orchestrator.progress import duration
 from orchestrator.shipment import pack
 from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
@@ -38,16 +38,16 @@ def add_job_verbs(
     """
     submit = sweep_verb("submit", lambda options: _submit(options, load), "Run a sweep on a cluster, as a Ray job.")
     # The storage is one of the cluster's, where another may be the default.
-    submit.set_defaults(storage=None)
+    submit.set_defaults(storage=None, storage_elsewhere=True)
     submit.add_argument("--tracking-uri", help="MLflow's store, as the cluster's head sees it")
     submit.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
     status = verbs.add_parser("status", help="The jobs of a cluster, and what is done of a sweep.")
     status.set_defaults(verb=lambda options: _status(options, load))
     status.add_argument("sweep", metavar="SWEEP", nargs="?", help="a sweep's YAML file; all jobs without one")
     status.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
-    status.add_argument("--storage", type=Path, default=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
+    add_storage(status)
     status.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
-    status.add_argument("--only", metavar="KEY=VALUE,...", help="only these trials")
+    status.add_argument("--only", action=Joined, metavar="KEY=VALUE,...", help="only these trials")
     logs = verbs.add_parser("logs", help="What a job says.")
     logs.set_defaults(verb=_logs)
     logs.add_argument("job", metavar="SWEEP|JOB", help="a job's id, or a sweep (its file or name) for its latest job")
@@ -73,41 +73,32 @@ def run_command(options: argparse.Namespace, sweep: SweepSpec, folder: Path) -> 
         SweepError: The storage is not one that every machine of a cluster could mean.
     """
     path = Path(options.sweep).resolve()
-    words = ["idp", "run", path.relative_to(folder).as_posix(), "--address", "auto"]
-    if options.profile:
-        words += ["--profile", options.profile]
-    if options.storage is not None:
-        if not options.storage.is_absolute():
-            raise SweepError(f"--storage {options.storage}: expected the path on the cluster's machines, from the root")
-        words += ["--storage", str(options.storage)]
-    for override in options.overrides:
-        words += ["--set", override]
+    if options.storage is not None and not Path(options.storage).is_absolute():
+        raise SweepError(f"--storage {options.storage}: expected the path on the cluster's machines, from the root")
+    overrides = list(options.overrides)
     # A plug-in that is installed here, and so needs no mention in the sweep, may not be installed there.
     if unmentioned := [name for name in plugins.loaded() if name not in sweep.plugins]:
-        words += ["--set", f"plugins={json.dumps([*sweep.plugins, *unmentioned])}"]
-    for name, value in {
-        "--only": options.only,
-        "--tracking-uri": options.tracking_uri,
-        "--rerun": options.rerun,
-    }.items():
-        words += [name, value] if value else []
-    return words
+        overrides.append(f"plugins={json.dumps([*sweep.plugins, *unmentioned])}")
+    relative = path.relative_to(folder).as_posix()
+    return command_of(options, here=False, sweep=relative, address="auto", overrides=overrides)
 
 
 def _submit(options: argparse.Namespace, load: Load) -> int:
-    local = Path(os.environ.get("IDP_STORAGE", "idp-storage"))
+    local = storage_path(default_storage())
     sweep, trials = load(argparse.Namespace(**{**vars(options), "storage": local}))
     folder = Path.cwd().resolve()
     with tempfile.TemporaryDirectory(prefix="idp-submit-") as scratch:
         package = Path(scratch, "working-directory.zip")
-        size = pack(folder, package, sweep_files(options.sweep), plugins.packages(), storage=local)
+        sent = pack(folder, package, sweep_files(options.sweep), plugins.packages(), storage=local)
         command = run_command(options, sweep, folder)
         client = jobs.connect(options.address)
         job_id = jobs.submit(client, package, command, sweep.name, options.profile)
+    where = ["--address", options.address] if options.address else []
+    of_sweep = command_of(options, "status", storage=None, tracking_uri=None, rerun=None)
     follow = {
-        "status": _command("status", options.sweep, *_selection(options)),
-        "logs": _command("logs", job_id, "--follow"),
-        "cancel": _command("cancel", options.sweep, "--job", job_id),
+        "status": shlex.join(of_sweep),
+        "logs": shlex.join(["idp", "logs", job_id, "--follow", *where]),
+        "cancel": shlex.join(["idp", "cancel", options.sweep, "--job", job_id, *where]),
     }
     if options.json:
         shown = {
@@ -115,26 +106,15 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
             "sweep": sweep.name,
             "trials": len(trials),
             "command": command,
+            "sent": asdict(sent),
             "follow": follow,
         }
         print(json.dumps(shown, indent=2))
         return 0
-    print(
-        f"{job_id}: {sweep.name}, {len(trials)} trials, at {client.get_address()} ({size_words(size)} of {folder} sent)"
-    )
+    print(f"{job_id}: {sweep.name}, {len(trials)} trials, at {client.get_address()}")
+    print(f"sent:    {sent.words()}, of {folder}")
     print("\n".join(f"{name + ':':<8} {line}" for name, line in follow.items()))
     return 0
-
-
-def _selection(options: argparse.Namespace) -> list[str]:
-    words = ["--profile", options.profile] if options.profile else []
-    for override in options.overrides:
-        words += ["--set", override]
-    return words + (["--only", options.only] if options.only else [])
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["idp", *words])
 
 
 def _status(options: argparse.Namespace, load: Load) -> int:
@@ -217,7 +197,15 @@ def cancel_job(sweep: SweepSpec, job_id: str, address: str | None) -> dict[str, 
     """
     client = jobs.connect(address)
     found = jobs.list_jobs(client)
-    chosen = [jobs.find_job(found, job_id)] if job_id else [j for j in found if j.sweep == sweep.name and j.alive]
+    if job_id:
+        chosen = [jobs.find_job(found, job_id)]
+        alive = [job.job_id for job in found if job.sweep == job_id and job.alive]
+        if chosen[0].job_id != job_id and len(alive) > 1:
+            raise jobs.JobError(f"{len(alive)} jobs of {job_id} run: {', '.join(alive)}; name one, or none for all")
+        if chosen[0].sweep and chosen[0].sweep != sweep.name:
+            raise jobs.JobError(f"{chosen[0].job_id} is a job of {chosen[0].sweep}, not of {sweep.name}")
+    else:
+        chosen = [job for job in found if job.sweep == sweep.name and job.alive]
     if not chosen:
         raise jobs.JobError(f"{sweep.name}: no job of it is running")
     return {job.job_id: "stopping" if jobs.stop(client, job) else f"was {job.state} already" for job in chosen}

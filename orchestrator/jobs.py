@@ -102,7 +102,8 @@ def connect(given: str | None = None) -> JobSubmissionClient:
     except OSError as error:
         raise JobError(
             f"no Ray cluster answers at {address}: {error.strerror or error}; start it (docker compose up, or "
-            "ray start --head), or say where it is by --address http://HOST:8265 or RAY_API_SERVER_ADDRESS"
+            "ray start --head), or say where it is by --address http://HOST:8265 or RAY_API_SERVER_ADDRESS; a run "
+            "without a cluster has no job, and idp plan SWEEP shows what is done"
         ) from None
     _check_token()
     from ray.job_submission import JobSubmissionClient
@@ -242,14 +243,21 @@ def _new_id(taken: Sequence[str], sweep: str, profile: str | None) -> str:
 def find_job(jobs: Sequence[Job], name: str) -> Job:
     """Return the job of that id, else the latest of that sweep.
 
+    Args:
+        jobs: The cluster's, the latest first.
+        name: A job's id, or a sweep's name.
+
     Raises:
         JobError: There is none.
     """
-    for job in jobs:
-        if name in (job.job_id, job.sweep):
-            return job
+    found = [job for job in jobs if job.job_id == name] or [job for job in jobs if name and job.sweep == name]
+    if found:
+        return found[0]
     known = ", ".join(job.job_id for job in jobs[:5]) or "none"
-    raise JobError(f"no job {name!r} on the cluster, nor one of a sweep of that name; the latest: {known}")
+    raise JobError(
+        f"no job {name!r} on the cluster, nor one of a sweep of that name; the latest: {known}. A head that has been "
+        "started again has forgotten the jobs before; what they have done is in the storage (idp plan SWEEP)"
+    )
 
 
 def stop(client: JobSubmissionClient, job: Job) -> bool:

@@ -23,9 +23,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from orchestrator.environment import number_from_environment
 from orchestrator.stored_files import ResultError, printable, read_stored
 
-EXPIRY_SECONDS = float(os.environ.get("IDP_LEASE_SECONDS", "60"))
+EXPIRY_SECONDS = number_from_environment("IDP_LEASE_SECONDS", 60.0)
 """An owner that gives no sign of life for so long has lost its lease."""
 
 WORKING = "working"

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.provenance import code_hash
-from orchestrator.runs import Run, grouped, usable
+from orchestrator.freshness import is_present, of_one_version
+from orchestrator.runs import Run, grouped, once, provenance_of, usable
 from orchestrator.specs import Scalar
 from planners.registry import CORES
 from planners.specs import PlannerSpec, TrainingSpec
@@ -21,6 +21,8 @@ from planners.specs import PlannerSpec, TrainingSpec
 CONFIDENCE = 0.95
 _SCALE = {"train": 10_000, "valid": 2_000, "test": 2_000}
 _SEEDS = 5
+_CORES = ("vin", "symvin", "conv_gppn")
+_TASKS = ("navigation", "manipulation", "workspace_manipulation", "visual_navigation")
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Entry:
 def beside_paper(runs: Sequence[Run]) -> list[Entry]:
     """Return the entries of Table 1 that the sweep has, in its order; empty where it has none."""
     entries = []
-    for (planner, task, size), own in grouped(runs, _cell).items():
+    for (planner, task, size), listed in grouped(runs, _cell).items():
+        own = once(listed)
         theirs = printed(own[0].trial.spec.planner, str(task), int(str(size)))
         if theirs is None:
             continue
@@ -138,7 +141,7 @@ def beside_paper(runs: Sequence[Run]) -> list[Entry]:
                 expected=len(own),
                 diverged=sum(bool(run.result and run.result.trial_diverged) for run in done),
                 out_of_memory=sum(run.out_of_memory for run in own),
-                stale=any(run.result is not None and not run.result.provenance.made_by(code_hash()) for run in done),
+                stale=any(run.result is not None and not is_present(run.result.provenance) for run in done),
                 difference=None if ours is None else welch(ours, theirs),
             )
         )
@@ -167,9 +170,11 @@ def sample(values: Sequence[float]) -> Sample | None:
 def scale_differences(runs: Sequence[Run]) -> list[str]:
     """Return in what the sweep is smaller than, or otherwise not, the paper's scale, in words; empty where it is.
 
-    Only planners of the paper count: an addition of ours need not be trained as the paper's are.
+    Only the paper's planners on its tasks count: what is in no paper need not be trained as the paper's are.
     """
-    specs = [run.trial.spec for run in runs if run.trial.spec.planner.core in ("vin", "symvin", "conv_gppn")]
+    specs = [
+        run.trial.spec for run in runs if run.trial.spec.planner.core in _CORES and run.trial.spec.data.task in _TASKS
+    ]
     if not specs:
         return []
     said = []
@@ -188,7 +193,7 @@ def scale_differences(runs: Sequence[Run]) -> list[str]:
     if seeds != _SEEDS:
         said.append(f"{seeds} seed{'s' if seeds != 1 else ''}, not {_SEEDS}")
     ks = paper()["table1"]["k"]
-    used = sorted({run.trial.spec.planner.k_fwd for run in runs if run.trial.spec in specs})
+    used = sorted({spec.planner.k_fwd for spec in specs})
     if beside_paper(runs) and used != ks:
         said.append(f"K {_list(used)}, not {_list(ks)}")
     if any(not _plain_sizes(spec.planner) for spec in specs):
@@ -216,10 +221,11 @@ def paired_difference(runs: Sequence[Run], first: str, second: str) -> Differenc
         first: Name of a planner in the sweep.
         second: Name of another.
     """
-    usable_runs = {id(run) for run in usable(runs)}
+    both = [run for run in runs if run.axis("planner") in (first, second)]
+    comparable = {id(run) for run in of_one_version([run for run in both if run.completed], provenance_of)}
     differences = []
-    for one, other in pairs(runs, first, second):
-        rates = [_percents(run for run in side if id(run) in usable_runs) for side in (one, other)]
+    for one, other in pairs(both, first, second):
+        rates = [_percents(run for run in side if id(run) in comparable) for side in (one, other)]
         # Half of a side's K would make another pair than the one that the sweep asks for.
         if len(rates[0]) == len(one) and len(rates[1]) == len(other):
             differences.append(statistics.fmean(rates[0]) - statistics.fmean(rates[1]))
@@ -242,7 +248,9 @@ def pairs(runs: Sequence[Run], first: str, second: str) -> list[tuple[list[Run],
         return (*rest, run.axis("k") if by_k else None)
 
     sides = [grouped((run for run in runs if run.axis("planner") == name), place) for name in (first, second)]
-    return [(own, sides[1][key]) for key, own in sides[0].items() if key in sides[1]]
+    found = [(once(own), once(sides[1][key])) for key, own in sides[0].items() if key in sides[1]]
+    # Two spellings of a place are one pair.
+    return list({tuple(run.trial.trial_id for run in (*one, *other)): (one, other) for one, other in found}.values())
 
 
 def welch(ours: Sample, theirs: Sample) -> Difference:

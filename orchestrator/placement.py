@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 
 from orchestrator.cluster import ClusterError
 from orchestrator.specs import Resources, TrialSpec
@@ -16,21 +17,24 @@ MEMORY_GIB = {
 _PREFIX = "accelerator_type:"
 
 
-def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[str, float]) -> dict[str, float]:
+def requested_resources(
+    resources: Resources, spec: TrialSpec, machines: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
     """Return what one trial asks of Ray.
 
     Args:
         resources: What the sweep says.
         spec: A trial of the sweep.
-        cluster: What the cluster has in total, e.g. {"CPU": 2.0, "GPU": 1.0, "accelerator_type:H100": 1.0}.
+        machines: What each machine has, e.g. {"CPU": 2.0, "GPU": 1.0, "accelerator_type:H100": 1.0}.
 
     Raises:
-        ClusterError: The cluster has less than one trial needs, so that Ray would wait forever.
+        ClusterError: No machine has what one trial needs, so that Ray would wait forever.
     """
     cpus = float(spec.execution.threads) if resources.cpus is None else resources.cpus
     pinned = resources.accelerator is not None or resources.min_memory_gib is not None
     if resources.gpus == "auto":
-        gpus = 1.0 if pinned or (cluster.get("GPU", 0.0) >= 1 and may_use_gpu(spec)) else 0.0
+        any_gpu = any(machine.get("GPU", 0.0) >= 1 for machine in machines)
+        gpus = 1.0 if pinned or (any_gpu and may_use_gpu(spec)) else 0.0
     else:
         gpus = float(resources.gpus)
     if resources.exclusive and 0 < gpus < 1:
@@ -39,30 +43,64 @@ def requested_resources(resources: Resources, spec: TrialSpec, cluster: Mapping[
         )
     if pinned and not gpus:
         raise ClusterError("resources.gpus is 0, but resources.accelerator or min_memory_gib asks for a GPU")
-    for name, count in {"CPU": cpus, "GPU": gpus}.items():
-        if count > cluster.get(name, 0.0):
-            raise ClusterError(f"a trial needs {count:g} {name}, but the cluster has {cluster.get(name, 0.0):g}")
-    if resources.exclusive and not gpus:  # the processor is the device: no other trial on its machine
-        cpus = max(cpus, _cpus_of_a_machine(cluster))
-    request = {"cpu": cpus} | ({"gpu": gpus} if gpus else {})
+    request = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    for name, count in request.items():
+        most = max((machine.get(name, 0.0) for machine in machines), default=0.0)
+        if count > most:
+            has = f"the largest machine of the cluster has {most:g}" if most else "no machine of the cluster has any"
+            raise ClusterError(f"a trial needs {count:g} {name}, but {has}")
     if pinned:
-        request[_PREFIX + _model(resources, cluster)] = 0.001
-    return request
+        request[_PREFIX + _model(resources, machines)] = 0.001
+    fits = [machine for machine in machines if all(machine.get(name, 0.0) >= n for name, n in request.items())]
+    if not fits:
+        wanted = " and ".join(_words(name, count) for name, count in request.items())
+        raise ClusterError(f"a trial needs {wanted} on one machine, but no machine of the cluster has all of them")
+    if resources.exclusive and not gpus:
+        # The processor is the device. Less than the largest machine has would let others of its trials in beside one
+        # there, and Ray has no name for "a whole machine, however large": the smaller ones get no trial.
+        request["CPU"] = max(machine["CPU"] for machine in fits)
+    return {"cpu": request.pop("CPU")} | ({"gpu": request.pop("GPU")} if gpus else {}) | request
 
 
-def alone(request: Mapping[str, float], cluster: Mapping[str, float]) -> bool:
-    """Return whether a trial that asks this of Ray has its device to itself, so that its times can be compared."""
-    return request.get("gpu", 0.0) >= 1 or ("gpu" not in request and request["cpu"] >= _cpus_of_a_machine(cluster))
+def check_here(resources: Resources, spec: TrialSpec) -> None:
+    """Refuse, before Ray is started on this machine, what it can't have.
+
+    Args:
+        resources: What the sweep says.
+        spec: A trial of the sweep.
+
+    Raises:
+        ClusterError: A trial needs more processors than there are.
+    """
+    cpus = float(spec.execution.threads) if resources.cpus is None else resources.cpus
+    if cpus > (there := os.cpu_count() or 1):
+        raise ClusterError(f"a trial needs {cpus:g} CPU, but this machine has {there}")
 
 
-def _cpus_of_a_machine(cluster: Mapping[str, float]) -> float:
-    machines = sum(name.startswith("node:") and not name.startswith("node:__") for name in cluster)
-    return cluster["CPU"] // max(1, machines)
+def left_out(request: Mapping[str, float], machines: Sequence[Mapping[str, float]]) -> int:
+    """Return how many machines that have processors are too small for a trial that asks this of Ray."""
+    return sum(0 < machine.get("CPU", 0.0) < request["cpu"] for machine in machines)
 
 
-def _model(resources: Resources, cluster: Mapping[str, float]) -> str:
+def alone(request: Mapping[str, float], machine: Mapping[str, float]) -> bool:
+    """Return whether a trial has its device to itself, so that its times can be compared.
+
+    Args:
+        request: What it has asked of Ray.
+        machine: What the machine that it runs on has.
+    """
+    if "gpu" in request:
+        return request["gpu"] >= 1
+    return request["cpu"] >= machine.get("CPU", float("inf"))
+
+
+def _words(name: str, count: float) -> str:
+    return f"a {name.removeprefix(_PREFIX)}" if name.startswith(_PREFIX) else f"{count:g} {name}"
+
+
+def _model(resources: Resources, machines: Sequence[Mapping[str, float]]) -> str:
     """Return the GPU model to ask for."""
-    there = sorted(name.removeprefix(_PREFIX) for name in cluster if name.startswith(_PREFIX))
+    there = sorted({name.removeprefix(_PREFIX) for machine in machines for name in machine if name.startswith(_PREFIX)})
     least = resources.min_memory_gib or 0.0
     fits = [
         name

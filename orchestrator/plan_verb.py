@@ -7,12 +7,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from orchestrator.estimates import Measurement, Schedule, schedule, side_by_side
-from orchestrator.planning import Plan, by_cell, make_plan, size_words
+from orchestrator.planning import Plan, State, by_cell, make_plan, size_words
 from orchestrator.progress import duration
 from orchestrator.provenance import code_hash
-from orchestrator.specs import PlannedTrial, SweepSpec
+from orchestrator.specs import PlannedTrial, SweepError, SweepSpec
 from orchestrator.verbs import AddSweepVerb, Load
 
 
@@ -62,7 +63,11 @@ def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepS
         found = {"schedules": [asdict(entry) for entry in schedules], "measured": [m.model_dump() for m in measured]}
         print(json.dumps(_plan_json(plan) | found, indent=2))
         return 0
-    print(_plan_text(plan, again))
+    print(_plan_text(plan, options.storage, again))
+    if sweep.search is not None:
+        from orchestrator.searching import state_of_search
+
+        print("\n".join(["", *state_of_search(sweep, options.storage)]))
     for entry in schedules:
         print(
             f"on {entry.devices} devices: {entry.busy_seconds / 3600:.2f} device-hours, done after "
@@ -73,7 +78,8 @@ def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepS
     return 0
 
 
-def _disk(plan: Plan) -> int:
+def disk(plan: Plan) -> int:
+    """Return the bytes that datasets and trials which are still missing will take."""
     datasets = sum(dataset.bytes for dataset in plan.datasets if not dataset.present)
     return datasets + plan.trial_bytes * plan.count("missing")
 
@@ -88,7 +94,11 @@ def _plan_json(plan: Plan) -> dict[str, object]:
         "failed": plan.count("failed"),
         "cancelled": plan.count("cancelled"),
         "cells": [
-            {**axes, "seeds": seeds, **{state: states[state] for state in ("done", "missing", "stale", "failed")}}
+            {
+                **axes,
+                "seeds": seeds,
+                **{state: states[state] for state in ("done", "missing", "stale", "failed", "cancelled")},
+            }
             for axes, seeds, states in by_cell(plan)
         ],
         "datasets": [
@@ -102,8 +112,9 @@ def _plan_json(plan: Plan) -> dict[str, object]:
         ],
         "trial_ids": {trial.trial_id: plan.states[trial.trial_id] for trial in plan.trials},
         "expected_seconds": plan.seconds,
+        "expected_seconds_at_least": plan.at_least,
         "expected_seconds_from": plan.seconds_from,
-        "expected_disk_bytes": _disk(plan),
+        "expected_disk_bytes": disk(plan),
         "code": code_hash(),
     }
 
@@ -114,7 +125,7 @@ def expected_time(plan: Plan) -> str:
         return "unknown"
     todo = plan.to_run()
     here = min(side_by_side(trial.spec for trial in todo), max(1, len(todo)))
-    alone = duration(plan.seconds)
+    alone = f"{'at least ' if plan.at_least else ''}{duration(plan.seconds)}"
     if here == 1:
         return alone
     finish = schedule((plan.work[trial.trial_id] for trial in todo), here).seconds
@@ -128,40 +139,45 @@ def _schedules(plan: Plan, devices: list[int]) -> list[Schedule]:
 
 
 def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Measurement]:
-    from orchestrator.measuring import measure
-
     def say(trial: PlannedTrial, found: Measurement) -> None:
         took = "" if found.step_seconds is None else f"{1000 * found.step_seconds:.1f} ms a step"
         memory = "" if found.peak_bytes is None else f", {size_words(found.peak_bytes)}"
         print(f"{found.name}  {found.device}  {took or f'{found.status} {found.reason}'}{memory}", file=sys.stderr)
 
     if options.address is None:
+        from orchestrator.measuring import measure
+
         return measure(trials, options.storage, say)
-    from orchestrator.cluster import measure_everywhere, ray_cluster
+    from orchestrator.cluster import ClusterError, measure_everywhere, ray_cluster
 
-    with ray_cluster(options.address):
-        return measure_everywhere(trials, options.storage, say)
+    try:
+        with ray_cluster(options.address):
+            return measure_everywhere(trials, options.storage, say)
+    except ClusterError as error:
+        raise SweepError(str(error)) from error
 
 
-def _plan_text(plan: Plan, again: str) -> str:
+def _plan_text(plan: Plan, storage: Path, again: str) -> str:
     lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
     cells = by_cell(plan)
     names = list(dict.fromkeys(name for axes, _, _ in cells for name in axes))
     first = [name for name in ("planner", "task", "map_size", "k") if name in names]
     order = first + [name for name in names if name not in first]
-    header = [*("K" if n == "k" else n for n in order), "seeds", "done", "missing", "stale", "failed"]
+    shown: list[State] = ["done", "missing", "stale", "failed"]
+    shown += ["cancelled"] if plan.count("cancelled") else []
+    header = [*("K" if n == "k" else n for n in order), "seeds", *shown]
     table = [
         [
             *(str(axes.get(name, "")) for name in order),
             ",".join(map(str, seeds)) if len(seeds) <= 6 else f"{len(seeds)} seeds",
-            *(str(states[s] or "·") for s in ("done", "missing", "stale", "failed")),
+            *(str(states[state] or "·") for state in shown),
         ]
         for axes, seeds, states in cells
     ]
     widths = [max(len(line[i]) for line in [header, *table]) for i in range(len(header))]
     for line in [header, *table]:
         lines.append("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-    lines += ["", "datasets"]
+    lines += ["", f"storage: {storage}" + ("" if storage.exists() else " (there is none yet)"), "datasets"]
     for dataset in plan.datasets:
         state = (
             f"present, {size_words(dataset.bytes)}"
@@ -177,7 +193,7 @@ def _plan_text(plan: Plan, again: str) -> str:
         lines[-1] += f", {plan.count('cancelled')} cancelled"
     lines += [
         f"expected time: {expected_time(plan)} ({plan.seconds_from})",
-        f"disk to be used: about {size_words(_disk(plan))}",
+        f"disk to be used: about {size_words(disk(plan))}",
     ]
     if todo:
         lines += ["", f"to run them: {again}"]

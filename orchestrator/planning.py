@@ -58,6 +58,7 @@ class Plan:
         work: Expected work by trial id, in seconds where `seconds_from` says so, else in steps x cells.
         seconds: Expected process time of what is to run; None where nothing is known.
         seconds_from: Where the expectation comes from, in words.
+        at_least: True where some of what is to run is like nothing that ever ran, so that it may take much longer.
         trial_bytes: Expected disk of one trial.
     """
 
@@ -69,6 +70,7 @@ class Plan:
     work: dict[str, float]
     seconds: float | None
     seconds_from: str
+    at_least: bool
     trial_bytes: int
 
     def count(self, *states: State) -> int:
@@ -105,7 +107,8 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Pl
     states = {trial.trial_id: _state(results.get(trial.trial_id)) for trial in trials}
     specs = {trial.trial_id: trial.spec for trial in trials}
     pending = [specs[trial_id] for trial_id, state in states.items() if state in ("missing", "failed")]
-    expect, learnt_from = expectation(storage, list(specs.values()), results)
+    expected = expectation(storage, list(specs.values()), results)
+    expect = expected.seconds
     work = {trial_id: expect(spec) if expect else effort(spec) for trial_id, spec in specs.items()}
     return Plan(
         sweep=sweep,
@@ -115,7 +118,8 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Pl
         datasets=[_dataset(spec, storage) for spec in _datasets(sweep, trials)],
         work=work,
         seconds=sum(map(expect, pending)) if expect else (0.0 if not pending else None),
-        seconds_from=learnt_from,
+        seconds_from=expected.words,
+        at_least=expect is not None and any(map(expected.guessed, pending)),
         trial_bytes=_trial_bytes(storage, list(results)),
     )
 

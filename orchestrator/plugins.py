@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import os
+import site
 import sys
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
@@ -20,6 +22,7 @@ from planners.specs import PlannerSpec
 ENTRY_POINTS = "idp.plugins"
 """Group of entry points by which an installed package offers itself to every sweep; the value is its module."""
 
+_HIDDEN = "IDP_HIDDEN_FOLDER"
 _UNSHIPPED = ["**/.git/**", "**/__pycache__/**", "**/.venv/**", "**/idp-storage/**"]
 
 
@@ -107,21 +110,56 @@ def packages() -> list[Path]:
     return list(found)
 
 
-def runtime_env() -> dict[str, Any] | None:
-    """Return what makes a cluster's workers have the loaded plug-ins as they are here, ahead of any installed ones.
+def runtime_env() -> dict[str, Any]:
+    """Return what makes a cluster's workers import what this process has imported.
 
-    Ray copies the packages, so that a run goes on with what it started with; None where there are none.
+    That is this project, from where it was imported here as far as the other machine has it there, and the loaded
+    plug-ins, which Ray copies, so that a run goes on with what it started with. Ray puts the current folder first on a
+    worker's path; where this process does not look there, workers must not either: a `planners.py`, a `random.py` or
+    another checkout in it would hide what is meant.
     """
-    if not LOADED:
-        return None
-    return {
-        "py_modules": [str(path) for path in packages()],
-        "excludes": _UNSHIPPED,
-        "env_vars": {"IDP_PLUGINS": ",".join(LOADED)},
+    here, path = os.getcwd(), [os.path.abspath(folder) for folder in sys.path]
+    variables = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [*_own_folders(), os.environ.get("PYTHONPATH", "")])),
+        _HIDDEN: "" if here in path else here,
+        "IDP_PLUGINS": ",".join(LOADED),
+    }
+    environment: dict[str, Any] = {
+        "env_vars": {name: value for name, value in variables.items() if value},
         "worker_process_setup_hook": "orchestrator.plugins.load_in_worker",
     }
+    if LOADED:
+        environment |= {"py_modules": [str(path) for path in packages()], "excludes": _UNSHIPPED}
+    return environment
+
+
+def _own_folders() -> list[str]:
+    """Return the folders that this project was imported from, where they are not those of installed packages."""
+    installed = {os.path.realpath(folder) for folder in (*site.getsitepackages(), site.getusersitepackages())}
+    found: dict[str, None] = {}
+    for name in ("datagen", "planners", "orchestrator"):
+        origin = getattr(sys.modules.get(name), "__file__", None)
+        if origin is not None:
+            found[os.path.dirname(os.path.dirname(os.path.realpath(origin)))] = None
+    # Ahead of Python's own library, the folder of installed packages would hide parts of it.
+    return [folder for folder in found if folder not in installed]
+
+
+class _Empty:
+    """A finder that finds nothing."""
+
+    def find_spec(self, name: str, target: Any = None) -> None:
+        """Find nothing."""
 
 
 def load_in_worker() -> None:
-    """Load, in a process of the cluster, the plug-ins that were shipped to it."""
+    """Have, in a process of the cluster, this project and the plug-ins that were shipped to it.
+
+    It runs before Ray puts the driver's folder on the path, so that what is imported by now stays what it is.
+    """
+    hidden = os.environ.get(_HIDDEN)
+    if hidden:
+        sys.path_importer_cache[hidden] = _Empty()
+    for name in named_in_environment():
+        import_plugin(name)  # the copy that was shipped, not the folder's present state
     load_plugins(named_in_environment())

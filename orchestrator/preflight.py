@@ -8,9 +8,10 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from orchestrator.cluster import ClusterError
-from orchestrator.provenance import code_hash
+from orchestrator.cluster import ClusterError, finished
+from orchestrator.provenance import whole_code
 
 APPEAR_SECONDS = 5.0
 """A file may take a moment to be seen by another client of a network file system."""
@@ -26,7 +27,7 @@ class Sight:
     Attributes:
         host: Its name.
         problem: What is wrong with the storage there; empty where nothing is.
-        code: Hash of the code that it would run.
+        code: Hash of the code that it would run, this package's included.
     """
 
     host: str
@@ -37,7 +38,8 @@ class Sight:
 def check_machines(storage: Path, address: str | None) -> None:
     """Refuse a run whose storage is not the same on all machines of the cluster, or whose code is not.
 
-    A file with a random content is written into the storage here, and each machine has to find it there.
+    A file with a random content is written into the storage here, and each machine has to find it there. Of a single
+    machine only the code is asked: what its processes import need not be what this one has imported.
 
     Args:
         storage: The storage directory; a `ray_cluster` must be open.
@@ -47,40 +49,18 @@ def check_machines(storage: Path, address: str | None) -> None:
         ClusterError: What is wrong where, and what to do.
     """
     storage = storage.resolve()
-    if "working_dir_files" in storage.parts:
-        raise ClusterError(
-            f"the storage would be {storage}, a folder that goes away with this job: set IDP_STORAGE on the cluster's "
-            "machines, or give --storage, to a path on a file system that they share"
-        )
-    if address is None:
-        return
+    check_place(storage)
     import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2 and not address.startswith("ray://"):
+    if len(nodes) < 2 and not (address or "").startswith("ray://"):
+        _check_code(*_ask(nodes, None, ""))
         return
     storage.mkdir(parents=True, exist_ok=True)
     mark, content = storage / f".preflight-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
     mark.write_text(content)
     try:
-        look = ray.remote(num_cpus=0, max_retries=0)(see)
-        asked = {
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                mark, content
-            ): node
-            for node in nodes
-        }
-        answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-        problems = [f"{_name(asked[task])} gives no answer" for task in silent]
-        sights = []
-        for task in answered:
-            try:
-                sights.append(ray.get(task))
-            except RayError as error:
-                if _alive(asked[task]["NodeID"]):
-                    problems.append(f"{_name(asked[task])}: {str(error).strip().splitlines()[-1]}")
+        sights, problems = _ask(nodes, mark, content)
     finally:
         mark.unlink(missing_ok=True)
     problems += [f"{sight.host}: {sight.problem}" for sight in sights if sight.problem]
@@ -89,21 +69,69 @@ def check_machines(storage: Path, address: str | None) -> None:
             f"the storage {storage} is not shared by all machines of the cluster: {'; '.join(sorted(problems))}. Mount "
             "one file system (such as NFS) there on all of them, or give --storage with a path where one is"
         )
-    others = sorted({f"{sight.host} ({sight.code})" for sight in sights if sight.code != code_hash()})
+    _check_code(sights, [])
+
+
+def check_place(storage: Path) -> None:
+    """Refuse a storage that goes away with the job that runs.
+
+    Args:
+        storage: The storage directory, resolved.
+
+    Raises:
+        ClusterError: It is in a job's own copy of what was submitted.
+    """
+    if "working_dir_files" in storage.parts:
+        raise ClusterError(
+            f"the storage would be {storage}, a folder that goes away with this job: set IDP_STORAGE on the cluster's "
+            "machines, or give --storage, to a path on a file system that they share"
+        )
+
+
+def _ask(nodes: list[dict[str, Any]], mark: Path | None, content: str) -> tuple[list[Sight], list[str]]:
+    """Return what the machines see, and what is wrong with those that can't say."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0, max_retries=0)(see)
+    asked = {
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            mark, content
+        ): node
+        for node in nodes
+    }
+    sights, problems = [], []
+    for task in finished(list(asked), ANSWER_SECONDS):
+        node = asked.pop(task)
+        try:
+            sights.append(ray.get(task))
+        except RayError as error:
+            if _alive(node["NodeID"]):
+                problems.append(f"{_name(node)}: {str(error).strip().splitlines()[-1]}")
+    return sights, problems + [f"{_name(node)} gives no answer" for node in asked.values()]
+
+
+def _check_code(sights: list[Sight], problems: list[str]) -> None:
+    if problems:
+        raise ClusterError(f"a process of the cluster can't be asked for its code: {'; '.join(sorted(problems))}")
+    others = sorted({f"{sight.host} ({sight.code})" for sight in sights if sight.code != whole_code()})
     if others:
         raise ClusterError(
-            f"these machines run other code of datagen or planners than this one ({code_hash()}): {', '.join(others)}; "
+            f"these machines run other code of idp than this one ({whole_code()}): {', '.join(others)}; "
             "install one version everywhere, or use idp submit, which sends it along"
         )
 
 
-def see(mark: Path, content: str) -> Sight:
+def see(mark: Path | None, content: str) -> Sight:
     """Return what the machine that this runs on sees of a file that another has just written.
 
     Args:
-        mark: The file.
+        mark: The file; None to ask for the code alone.
         content: What is in it.
     """
+    if mark is None:
+        return Sight(socket.gethostname(), "", whole_code())
     deadline = time.monotonic() + APPEAR_SECONDS
     problem = ""
     while True:
@@ -126,7 +154,7 @@ def see(mark: Path, content: str) -> Sight:
             problem = f"can't be written to: {error.strerror}"
         finally:
             own.unlink(missing_ok=True)
-    return Sight(socket.gethostname(), problem, code_hash())
+    return Sight(socket.gethostname(), problem, whole_code())
 
 
 def _name(node: dict[str, object]) -> str:

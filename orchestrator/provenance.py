@@ -91,6 +91,11 @@ def code_hash(*packages: str) -> str:
     return whole.hexdigest()[:12]
 
 
+def whole_code() -> str:
+    """Return twelve digits that tell whether another process runs this project's code, the orchestrator's included."""
+    return code_hash(*CODE_PACKAGES, "orchestrator")
+
+
 def _code(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):

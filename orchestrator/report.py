@@ -1,4 +1,4 @@
-"""The report of a sweep: one self-contained HTML page that needs no network, and a keeper that keeps it fresh."""
+"""The report of a sweep: one self-contained HTML page that needs no network, to be read from a link or a file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from datagen.task import dataset_id
 from orchestrator.chart_parts import NothingToDraw
 from orchestrator.drawing import inline_svg, style
 from orchestrator.figures import FIGURES, K_ARE_DIFFERENT, draw, figures_of
+from orchestrator.freshness import is_present
+from orchestrator.options import for_verb
 from orchestrator.paper import beside_paper, paired_difference, paper, scale_differences
 from orchestrator.progress import trial_name
-from orchestrator.provenance import code_hash
 from orchestrator.results import write_bytes
-from orchestrator.runs import Run, collect, grouped
+from orchestrator.runs import Run, cell_of, collect, grouped
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 from orchestrator.tables import MISSING, Row, device_name, notes, rows, success
+from orchestrator.variants import every_trial, make_way
 
 _FOLDER = Path(__file__).parent
 _RELOAD = '<meta http-equiv="refresh" content="60">\n'
@@ -55,29 +57,38 @@ def report_path(sweep: SweepSpec, storage: Path) -> Path:
 
 def write_report(
     sweep: SweepSpec,
-    trials: Sequence[PlannedTrial],
     storage: Path,
     out: Path | None = None,
     *,
+    trials: Sequence[PlannedTrial] | None = None,
     profile: str | None = None,
     command: Sequence[str] = (),
     running: bool = False,
 ) -> Path:
-    """Write the report and return its path.
+    """Write the report and return its path; the report that another variant of the sweep left there is kept beside it.
 
     Args:
         sweep: The sweep.
-        trials: Its trials, or those that were chosen.
         storage: The storage directory.
         out: A folder; None is the sweep's own in the storage.
+        trials: Those that were chosen; None for all.
         profile: The sweep's profile.
         command: The command that runs the sweep, as words.
         running: True while the sweep runs.
     """
     path = report_path(sweep, storage) if out is None else Path(out) / "report.html"
     page = Page(profile, tuple(command), datetime.now(UTC), running)
-    write_bytes(path, report(sweep, collect(sweep, trials, storage), page).encode())
+    runs = collect(sweep, every_trial(sweep, storage) if trials is None else trials, storage)
+    content = encoded(report(sweep, runs, page))
+    if out is None:
+        make_way(sweep, storage, path.name)
+    write_bytes(path, content)
     return path
+
+
+def encoded(page: str) -> bytes:
+    """Return the page's bytes; what a file's name has that is no text is written as an escape."""
+    return page.encode(errors="backslashreplace")
 
 
 def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
@@ -90,7 +101,7 @@ def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
         f"{_RELOAD if page.running else ''}"
         f"<title>{escape(sweep.name)}</title>\n<style>\n{_asset('report.css')}</style>\n</head>\n"
     )
-    table = rows([run.trial for run in runs], {r.trial.trial_id: r.result for r in runs if r.result}, code_hash())
+    table = rows([run.trial for run in runs], {r.trial.trial_id: r.result for r in runs if r.result})
     sections = [
         _opening(sweep, runs, page),
         _beside_paper(sweep, runs),
@@ -100,7 +111,7 @@ def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
         _trouble(runs),
         _missing(runs),
         _provenance(sweep, runs),
-        _commands(sweep, page),
+        _commands(page),
     ]
     body = "\n".join(section for section in sections if section)
     return f"{head}<body>\n{body}\n<script>\n{_asset('report.js')}</script>\n</body>\n</html>\n"
@@ -120,40 +131,37 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]], caption: str =
 
     head = "".join(cell("th", name, i) for i, name in enumerate(header))
     body = "\n".join("<tr>" + "".join(cell("td", word, i) for i, word in enumerate(line)) + "</tr>" for line in lines)
-    note = f"<caption>{escape(caption)}</caption>" if caption else ""
+    # A caption inside the box would be as wide as the table, and cut off with it.
+    note = f'\n<p class="caption">{escape(caption)}</p>' if caption else ""
     kind = ' class="sortable"' if sortable else ""
     return (
-        f'<div class="scroll"><table{kind}>{note}<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
+        f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>{note}"
     )
 
 
 def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
-    code = code_hash()
     differences = scale_differences(runs)
-    count = Counter(_state(run, code) for run in runs)
+    count = Counter(map(_state, runs))
     ended = count["completed"] + count["out of memory"]
     done = sum(run.result is not None for run in runs)
     tiles = [f'<div class="tile"><b>{ended}/{len(runs)}</b><span>trials done</span></div>']
     for state in ("out of memory", "diverged", "failed", "cancelled", "of other code"):
-        if number := _special(runs, state, code):
+        if number := _special(runs, state):
             word = "under 20 %" if state == "diverged" and differences else state
             tiles.append(f'<div class="tile"><b>{number}</b><span>{word}</span></div>')
-    seconds = sum(run.result.train_seconds or 0.0 for run in runs if run.result)
-    if seconds:
+    if seconds := sum(run.result.train_seconds or 0.0 for run in runs if run.result):
         tiles.append(f'<div class="tile"><b>{_hours(seconds)}</b><span>of training</span></div>')
     when = f"{page.generated:%Y-%m-%d %H:%M} UTC" if page.generated else ""
     # Without the command it is not known whether there was a profile.
     said = [f"profile {page.profile}"] if page.profile else ["no profile"] if page.command else []
     said += ["still running, this page reloads itself"] if page.running else []
     said += [when] if when else []
-    note = (
+    note = "" if not differences else (
         f'<div class="note"><b>Not the paper\'s scale:</b> {escape("; ".join(differences))}. '
         "Differences from the paper below are differences of scale too, and a trial under 20 % may be under-trained "
         "rather than diverged.</div>"
-        if differences
-        else ""
-    )
+    )  # fmt: skip
     return (
         f"<header><h1>{escape(sweep.name)}</h1>\n"
         f'<p class="question">{escape(sweep.description)}</p>\n'
@@ -163,19 +171,19 @@ def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
     )
 
 
-def _state(run: Run, code: str) -> str:
+def _state(run: Run) -> str:
     if run.result is None:
         return "missing"
     words = {"COMPLETED": "completed", "OUT_OF_MEMORY": "out of memory", "FAILED": "failed", "CANCELLED": "cancelled"}
     return words[run.result.status]
 
 
-def _special(runs: Sequence[Run], state: str, code: str) -> int:
+def _special(runs: Sequence[Run], state: str) -> int:
     if state == "diverged":
         return sum(bool(run.result and run.result.trial_diverged) for run in runs)
     if state == "of other code":
-        return sum(bool(run.result and run.result.provenance.code != code) for run in runs)
-    return sum(_state(run, code) == state for run in runs)
+        return sum(bool(run.result and run.result.final and not is_present(run.result.provenance)) for run in runs)
+    return sum(_state(run) == state for run in runs)
 
 
 def _hours(seconds: float) -> str:
@@ -238,8 +246,7 @@ def _results(table: Sequence[Row]) -> str:
     first = [name for name in ("planner", "task", "map_size", "k") if name in names]
     ordered = first + [name for name in names if name not in first]
     kept = [n for n in ordered if n in ("planner", "k") or len({str(row.axes.get(n)) for row in table}) > 1]
-    labels: dict[str, str] = {"k": "K", "map_size": "size"}
-    header = [labels.get(name, name.rpartition(".")[2]) for name in kept]
+    header = [{"k": "K", "map_size": "size"}.get(name, name.rpartition(".")[2]) for name in kept]
     header += ["success %", "SPL %", "n", "forward ms", "backward ms", "peak MiB", "notes"]
     lines = [
         [
@@ -257,7 +264,7 @@ def _results(table: Sequence[Row]) -> str:
     caption = (
         "Mean ± standard deviation over seeds; n is the number of trials behind the numbers, of those planned; times "
         "are medians of a training step. Italics: a trial under 20 %; OOM: out of memory; a dash: no trial is done. "
-        f"Click a head to sort. {K_ARE_DIFFERENT}"
+        f"Stale: of other code than the present. Click a head to sort. {K_ARE_DIFFERENT}"
     )
     folded = _folded(f"{len(lines)} cells", _table(header, lines, caption), len(lines) <= 60)
     return f"<section><h2>Results</h2>\n{folded}</section>"
@@ -311,10 +318,9 @@ def _figures(sweep: SweepSpec, runs: Sequence[Run]) -> str:
             continue
         with style():
             picture = inline_svg(figure, f"figure-{name}", drawing.title)
-        caption = escape(drawing.caption)
         parts.append(
             f'<figure><h3>{escape(drawing.title)}</h3>\n<div class="scroll">{picture}</div>\n'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f"<figcaption>{escape(drawing.caption)}</figcaption></figure>"
         )
     return "\n".join([*parts, "</section>"])
 
@@ -324,22 +330,18 @@ def _trouble(runs: Sequence[Run]) -> str:
     lines = []
     low = "diverged or under-trained" if scale_differences(runs) else "trial diverged"
     for run in runs:
-        result = run.result
-        if result is None:
-            continue
-        what = []
-        if result.status in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"):
+        result, what = run.result, [f"damaged, left out: {line}" for line in run.damaged]
+        if result is not None and result.status in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"):
             what.append(f"{result.status.replace('_', ' ').lower()}: {result.reason}".rstrip(": "))
-        if result.trial_diverged and result.test_success_rate is not None:
+        if result is not None and result.trial_diverged and result.test_success_rate is not None:
             what.append(f"{low}: success {100 * result.test_success_rate:.1f} %, under 20 %")
-        if result.forward_diverged:
+        if result is not None and result.forward_diverged:
             what.append("forward iteration diverged")
         if what:
             lines.append([trial_name(run.trial), "; ".join(what), Html(f"<code>{run.trial.trial_id}</code>")])
     if not lines:
         return ""
-    table = _table(["what", "notes", "trial"], lines)
-    folded = _folded(f"{len(lines)} trials", table, len(lines) <= 20)
+    folded = _folded(f"{len(lines)} trials", _table(["what", "notes", "trial"], lines), len(lines) <= 20)
     return f"<section><h2>What diverged, ran out of memory or failed</h2>\n{folded}</section>"
 
 
@@ -347,13 +349,12 @@ def _missing(runs: Sequence[Run]) -> str:
     missing = [run for run in runs if run.result is None]
     if not missing:
         return ""
-    cells = grouped(missing, lambda run: tuple((k, v) for k, v in run.trial.axes.items() if k != "seed"))
     lines = [
         [
             " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in cell),
             ", ".join(str(run.axis("seed")) for run in own),
         ]
-        for cell, own in cells.items()
+        for cell, own in grouped(missing, cell_of).items()
     ]
     table = _table(["what", "missing seeds"], lines)
     folded = _folded(f"{len(missing)} trials in {len(lines)} cells", table, len(lines) <= 20)
@@ -363,7 +364,6 @@ def _missing(runs: Sequence[Run]) -> str:
 def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     found = [run.result.provenance for run in runs if run.result]
     datasets = dict.fromkeys(dataset_id(run.trial.spec.data) for run in runs)
-    present = code_hash()
 
     def counted(values: Iterable[str]) -> str:
         counts = Counter(value for value in values if value)
@@ -376,7 +376,7 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     )
     libraries = sorted({f"{name} {version}" for p in found for name, version in p.versions.items()})
     items = {
-        "code": counted(f"{p.code}{'' if p.code == present else ' (stale)'}" for p in found),
+        "code": counted(f"{p.code}{'' if is_present(p) else ' (stale)'}" for p in found),
         "commit": counted(commits),
         "libraries": ", ".join(libraries),
         "hosts": counted(p.host for p in found),
@@ -390,10 +390,12 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     return f"<section><h2>Provenance</h2>\n<dl>{lines}</dl></section>"
 
 
-def _commands(sweep: SweepSpec, page: Page) -> str:
-    command = list(page.command) or ["idp", "run", f"sweeps/{sweep.name}.yaml"]
+def _commands(page: Page) -> str:
+    command = list(page.command)
+    if not command:
+        return ""  # which file the sweep is in, nobody has said
     lines = [shlex.join(command)]
     if command[:2] == ["idp", "run"]:
-        lines += [shlex.join(["idp", verb, *command[2:]]) for verb in ("table", "figures", "report")]
+        lines += [shlex.join(for_verb(command, verb)) for verb in ("table", "figures", "report")]
     text = escape("\n".join(lines))
     return f"<section><h2>To reproduce it</h2>\n<pre><code>{text}</code></pre></section>"

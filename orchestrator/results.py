@@ -104,7 +104,7 @@ class TrialResult(BaseModel):
     test_accuracy: Fraction | None = None
     test_cells_by_distance: list[Count] = Field([], max_length=64)
     test_arrivals_by_distance: list[Count] = Field([], max_length=64)
-    curves: str = "curves.parquet"
+    curves: str = Field("curves.parquet", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     provenance: Provenance = Provenance()
 
     @model_validator(mode="before")
@@ -276,13 +276,12 @@ def read_results(
     """
     import pyarrow as pa
 
-    from orchestrator.search_space import read_suggestions
-    from orchestrator.specs import expand
+    from orchestrator.suggestions import planned_trials
     from orchestrator.sweep_files import load_sweep
 
     folder = Path(storage or os.environ.get("IDP_STORAGE", "idp-storage"))
     spec = load_sweep(sweep, profile, overrides)
-    trials = expand(spec, read_suggestions(folder, spec.name) if spec.search else None)
+    trials, _ = planned_trials(spec, folder)
     results = list_results(folder, [trial.trial_id for trial in trials])
     rows = []
     for trial in trials:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.evaluation import EvaluationResult, planned_evaluations, read_evaluation
-from orchestrator.provenance import code_hash
-from orchestrator.results import TrialResult, list_results, read_curves, trial_directory
+from orchestrator.freshness import is_present, of_one_version, version
+from orchestrator.provenance import Provenance
+from orchestrator.results import ResultError, TrialResult, list_results, read_curves, trial_directory
 from orchestrator.specs import PlannedTrial, Scalar, SweepSpec
 
 K = TypeVar("K", bound=Hashable)
+CURVES = ("epoch", "train_seconds", "valid_success_rate")
+"""What pictures need of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Run:
         result: Its result, None where there is none yet.
         curves: Its per-epoch records, also of a trial that still runs.
         evaluations: What it does on the sweep's `test_on` maps, as far as that is known.
+        damaged: What could not be read of it, a line per file.
     """
 
     trial: PlannedTrial
     result: TrialResult | None
     curves: list[dict[str, Any]]
     evaluations: list[EvaluationResult]
+    damaged: tuple[str, ...] = ()
 
     def axis(self, name: str) -> Scalar:
         """Return the trial's place on an axis of the sweep, None where it has none."""
@@ -48,7 +52,9 @@ class Run:
 
 
 def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, curves: bool = True) -> list[Run]:
-    """Return the runs of the trials, read from the storage.
+    """Return the runs of the trials, read from the storage; a trial that the sweep lists twice in one place is one.
+
+    What is damaged costs its trial alone, and is told in `Run.damaged`.
 
     Args:
         sweep: The sweep.
@@ -56,21 +62,51 @@ def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, 
         storage: The storage directory.
         curves: Whether to read the per-epoch records, which tables do not need.
     """
-    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))
-    evaluations: dict[int, list[EvaluationResult]] = {}
-    for planned in planned_evaluations(sweep, trials):
-        found = read_evaluation(planned.path(storage))
-        if found is not None:
-            evaluations.setdefault(id(planned.trial), []).append(found)
+    places = {(trial.trial_id, tuple(trial.axes.items())): trial for trial in reversed(trials)}
+    own = list(places.values())[::-1]
+    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in own))
+    planned: dict[int, list[Path]] = {}
+    for evaluation in planned_evaluations(sweep, own):
+        planned.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
     return [
-        Run(
-            trial,
-            results.get(trial.trial_id),
-            read_curves(trial_directory(storage, trial.trial_id)) if curves else [],
-            evaluations.get(id(trial), []),
-        )
-        for trial in trials
+        _read(trial, results.get(trial.trial_id), storage, planned.get(id(trial), []), curves=curves) for trial in own
     ]
+
+
+def _read(
+    trial: PlannedTrial, result: TrialResult | None, storage: Path, evaluations: Sequence[Path], *, curves: bool
+) -> Run:
+    damaged: list[str] = []
+    tests = []
+    for path in evaluations:
+        try:
+            test = read_evaluation(path)
+        except ResultError as error:
+            damaged.append(str(error))
+            continue
+        if test is not None and (result is None or _is_of(test, result)):
+            tests.append(test)
+    records = read_whole_curves(trial_directory(storage, trial.trial_id), damaged.append) if curves else []
+    return Run(trial, result, records, tests, tuple(damaged))
+
+
+def _is_of(test: EvaluationResult, result: TrialResult) -> bool:
+    """Return False for a test of the weights that a trial had before other code trained it again."""
+    return version(test.provenance) == version(result.provenance) or is_present(test.provenance)
+
+
+def read_whole_curves(directory: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Return a trial's per-epoch records, none where they are damaged, which `say` is told."""
+    try:
+        records = read_curves(directory)
+        for record in records:
+            for name in CURVES:
+                if not isinstance(record.get(name), int | float):
+                    raise ResultError(f"{directory / 'curves.parquet'}: {name}: expected a number in each epoch")
+    except ResultError as error:
+        say(str(error))
+        return []
+    return records
 
 
 def grouped(runs: Iterable[Run], key: Callable[[Run], K]) -> dict[K, list[Run]]:
@@ -81,23 +117,19 @@ def grouped(runs: Iterable[Run], key: Callable[[Run], K]) -> dict[K, list[Run]]:
     return groups
 
 
-def usable(runs: Iterable[Run], code: str | None = None) -> list[Run]:
-    """Return the completed runs of the present code, or, where there is none, of the one version with most runs.
+def once(runs: Iterable[Run]) -> list[Run]:
+    """Return each trial once: a sweep may list one twice, and the second is no further seed."""
+    return list({run.trial.trial_id: run for run in reversed(list(runs))}.values())[::-1]
 
-    The rule of the tables: numbers of different code are never averaged.
-    """
-    completed = [run for run in runs if run.completed]
 
-    def version(run: Run) -> str:
-        return run.result.provenance.code if run.result else ""
+def usable(runs: Iterable[Run]) -> list[Run]:
+    """Return the completed runs, each trial once, that may be averaged: those `of_one_version`."""
+    return once(of_one_version([run for run in runs if run.completed], provenance_of))
 
-    wanted = code or code_hash()
-    if any(version(run) == wanted for run in completed):
-        return [run for run in completed if version(run) == wanted]
-    if not completed:
-        return []
-    commonest = Counter(version(run) for run in completed).most_common(1)[0][0]
-    return [run for run in completed if version(run) == commonest]
+
+def provenance_of(run: Run) -> Provenance:
+    """Return what produced the run's result."""
+    return run.result.provenance if run.result else Provenance()
 
 
 def cell_of(run: Run) -> tuple[tuple[str, Scalar], ...]:

@@ -1,20 +1,21 @@
-"""What a `search:` sweep looks for, and the suggestions it has made so far; needs no optuna."""
+"""What a `search:` sweep looks for; needs no optuna."""
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
-from pathlib import Path
-from typing import Literal, Self
+import random
+import re
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from datagen.spec import Spec
+from planners.specs import TrainingSpec
 
 Scalar = str | int | float | bool | None
 Suggestions = dict[str, list[dict[str, Scalar]]]
 """By study (`TASK_NUMBER/PLANNER`): the axes of each suggestion, in the order they were made."""
+
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 class SearchAxis(Spec):
@@ -32,20 +33,72 @@ class SearchAxis(Spec):
     high: float | int | None = None
     log: bool = False
 
+    @field_validator("choices")
+    @classmethod
+    def _numbers_are_numbers(cls, choices: list[Scalar] | None) -> list[Scalar] | None:
+        # YAML 1.1 reads 1e-3 as text and 1.0e-3 as a number.
+        return choices and [
+            float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value for value in choices
+        ]
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.choices is not None:
             if not self.choices or self.low is not None or self.high is not None or self.log:
                 raise ValueError("expected either choices (at least one), or low and high")
+            for number, value in enumerate(self.choices):
+                if any(_same(value, other) for other in self.choices[:number]):
+                    raise ValueError(f"choices: {value!r} is given twice")
         elif self.low is None or self.high is None or not self.low < self.high:
             raise ValueError("expected choices, or low < high")
         elif self.log and self.low <= 0:
             raise ValueError(f"log: low must be above 0, got {self.low}")
         return self
 
-    def first(self) -> Scalar:
-        """Return a value of the axis, to check it with."""
-        return self.choices[0] if self.choices is not None else self.low
+    @property
+    def whole(self) -> bool:
+        """True where the values are whole numbers from `low` to `high`."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def matching(self, value: Scalar) -> tuple[bool, Scalar]:
+        """Return whether the axis may take a value, and the value as the axis spells it.
+
+        Args:
+            value: A value, perhaps of a suggestion that was made when the axis was another.
+        """
+        if self.choices is not None:
+            found = [choice for choice in self.choices if _same(choice, value)]
+            return bool(found), found[0] if found else None
+        assert self.low is not None and self.high is not None
+        number = _number(value)
+        if number is None or not self.low <= number <= self.high or (self.whole and number != int(number)):
+            return False, None
+        return True, int(number) if self.whole else number
+
+    def draw(self, chance: random.Random) -> Scalar:
+        """Return any value of the axis."""
+        if self.choices is not None:
+            return chance.choice(self.choices)
+        assert self.low is not None and self.high is not None
+        if self.whole:
+            return chance.randint(int(self.low), int(self.high))
+        share = chance.random()
+        value = self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share
+        return min(self.high, max(self.low, value))
+
+
+def _number(value: Scalar) -> float | None:
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _same(one: Scalar, other: Scalar) -> bool:
+    """Return whether two spellings mean one value: 1e-3 and 0.001, but not 1 and true."""
+    numbers = _number(one), _number(other)
+    if None in numbers:
+        return type(one) is type(other) and one == other
+    return numbers[0] == numbers[1]
 
 
 class SearchSpec(Spec):
@@ -57,8 +110,8 @@ class SearchSpec(Spec):
         at_once: Suggestions made together, before the results of the others are known.
         metric: What is made largest on the validation maps, averaged over the grid.
         seed: Seed of the suggestions.
-        stopping: "median" stops a trial that is worse than half of the others were at its epoch; "asha" keeps the best
-            third at epochs 1, 3, 9, ...; "none" lets all of them end.
+        stopping: "median" stops a trial that is worse than half of the others of its planner and task were at its
+            epoch; "asha" keeps the best third at epochs 1, 3, 9, ...; "none" lets all of them end.
     """
 
     space: dict[str, SearchAxis] = Field(min_length=1)
@@ -68,42 +121,13 @@ class SearchSpec(Spec):
     seed: int = Field(0, ge=0, lt=2**32)
     stopping: Literal["none", "asha", "median"] = "none"
 
-
-def read_suggestions(storage: Path, sweep: str) -> Suggestions:
-    """Return what has been suggested so far."""
-    found: Suggestions = {}
-    for path in _rounds(storage, sweep):
-        for study, suggestions in json.loads(path.read_bytes()).items():
-            found.setdefault(study, []).extend(suggestions)
-    return found
-
-
-def write_suggestions(storage: Path, sweep: str, suggestions: Suggestions, number: int) -> bool:
-    """Write the suggestions of a round; False where another run of the sweep was faster, whose suggestions count.
-
-    Args:
-        storage: The storage directory.
-        sweep: Name of the sweep.
-        suggestions: The new ones.
-        number: Number of the round, from 0.
-    """
-    folder = storage / "sweeps" / sweep / "search"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".round.{uuid.uuid4().hex[:12]}.tmp"
-    try:
-        temporary.write_text(json.dumps(suggestions, indent=1))
-        os.link(temporary, folder / f"round-{number:06d}.json")
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
-def rounds(storage: Path, sweep: str) -> int:
-    """Return how many rounds of suggestions there have been."""
-    return len(_rounds(storage, sweep))
-
-
-def _rounds(storage: Path, sweep: str) -> list[Path]:
-    return sorted((storage / "sweeps" / sweep / "search").glob("round-*.json"))
+    @field_validator("space", mode="before")
+    @classmethod
+    def _axes_are_fields(cls, space: Any) -> Any:
+        for axis in space if isinstance(space, dict) else ():
+            section, _, field = str(axis).partition(".")
+            if axis not in ("k", "seed") and (section not in ("planner", "training") or not field or "." in field):
+                section = "training" if axis in TrainingSpec.model_fields else "planner"
+                hint = f"did you mean {f'{section}.{axis}'!r}?"
+                raise ValueError(f"{axis}: expected k, seed, planner.FIELD or training.FIELD; {hint}")
+        return space

@@ -208,7 +208,7 @@ def jacobian(runs: Runs, width: float) -> Figure:
     for axes, place in zip(every, places or [(0.0, 0.0)], strict=True):
         reference = over_steps(without)
         seed_line(axes, plain, list(reference), list(reference.values()))
-        own = over_steps([run for run in done if run not in without and _penalty(run) == place])
+        own = over_steps([run for run in done if _penalty(run)[1] and _penalty(run) == place])
         seed_line(axes, pen, list(own), list(own.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sorted({*reference, *own})))

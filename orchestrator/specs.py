@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from datagen.plugins import require
-from datagen.spec import Spec, digest, first_problem, nearest
+from datagen.spec import Spec, digest, first_problem
 from datagen.task import TASKS, DatasetSpec, input_channels
+from orchestrator import grid
+from orchestrator.grid import MOST_TRIALS, GridError
+from orchestrator.grid import Scalar as Scalar
+from orchestrator.limits import Budget as Budget
+from orchestrator.limits import Resources as Resources
 from orchestrator.plugins import used_by
 from orchestrator.search_space import SearchSpec, Suggestions
 from planners.specs import PlannerSpec, TrainingSpec
 
-Scalar = str | int | float | bool | None
 S = TypeVar("S", bound=Spec)
-MOST_TRIALS = 100_000
+MOST_LETTERS = 2000
 _ROW_FIELDS = ("training", "grid", "test_steps_per_row")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
@@ -28,7 +32,9 @@ class SweepError(ValueError):
     """A sweep that can't be run; the message, one line, names the file, the field and what was expected."""
 
     def __init__(self, message: str) -> None:
-        # It may quote names from the file, with line breaks and whatever else they are made of.
+        # It may quote names from the file, with line breaks and whatever else they are made of, of any length.
+        if len(message) > MOST_LETTERS:
+            message = f"{message[: MOST_LETTERS - 300]} ... {message[-300:]}"
         super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
 
 
@@ -131,51 +137,6 @@ class PlannerEntry(Spec):
         return {"planner": {key: data[key] for key in data if key not in _ROW_FIELDS}, **own}
 
 
-class Resources(Spec):
-    """What one trial asks of the cluster; no part of a trial's identity.
-
-    Attributes:
-        cpus: CPUs per trial; None for as many as `execution.threads`.
-        gpus: GPUs per trial, a fraction to share one; "auto" for one where the cluster has any.
-        accelerator: Ray's name of the GPU model that the trials must run on, e.g. "H100" or "A100-80G".
-        min_memory_gib: Least memory of the GPU; the smallest model of the cluster that has it is taken.
-        exclusive: True gives each trial its device to itself, a GPU or all processors of its machine, so that its times
-            can be reported.
-    """
-
-    cpus: float | None = Field(None, gt=0.0)
-    gpus: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
-    accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
-    min_memory_gib: float | None = Field(None, gt=0.0)
-    exclusive: bool = False
-
-
-class Budget(Spec):
-    """What every planner of a sweep may spend on training; the first limit that is reached ends it.
-
-    Attributes:
-        epochs: `training.epochs`; where it is left out, that of the sweep's training stays a limit too.
-        steps: `training.most_steps`.
-        seconds: `training.most_seconds`: wall time of training steps.
-        applications: `training.most_applications`: applications of f per sample, forward and backward.
-    """
-
-    epochs: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1)
-    seconds: float | None = Field(None, gt=0.0)
-    applications: float | None = Field(None, gt=0.0)
-
-    def training(self) -> dict[str, int | float]:
-        """Return the fields of `TrainingSpec` that it sets."""
-        limits = {
-            "epochs": self.epochs,
-            "most_steps": self.steps,
-            "most_seconds": self.seconds,
-            "most_applications": self.applications,
-        }
-        return {name: most for name, most in limits.items() if most is not None}
-
-
 class SweepSpec(Spec):
     """A sweep: tasks x planners x grid, and how each trial is trained.
 
@@ -186,15 +147,18 @@ class SweepSpec(Spec):
         figures: The pictures that show its results, names in `orchestrator.figures.FIGURES`.
         tasks: Fields of `DatasetSpec` per task, over those in `data`; and a `grid` of the axes that differ for the task
             (a planner's own go before them).
-        data: Fields of `DatasetSpec` shared by all tasks.
+        data: Fields of `DatasetSpec` shared by all tasks; `distinct` is "up_to_symmetry" unless given.
         planners: Rows of the table by name.
-        grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`.
+        grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`. They go before
+            `training`; a planner's entry may not set a field that an axis of its sets too, nor an axis a value twice.
         training: How the planners are trained.
         budget: One budget for all planners, over what `training` says; no planner may have another.
         execution: Where the trials compute, as far as it changes numbers.
         resources: What a trial asks of the cluster.
         test_on: Further test maps for every trained planner: fields of `DatasetSpec` over those of the trial's task,
-            with `test` maps and no others. They are no part of a trial's identity.
+            with `test` maps and no others. They are no part of a trial's identity. Their seed, unless given, is another
+            than the trial's: a sample of their own (where `data.distinct` is "maps", as in sweeps of version 0.1.0, the
+            first of the same test maps).
         plugins: Modules that bring cores, mappers, solvers, adjoints and tasks of their own; looked for beside the
             sweep, in the current folder and on Python's path. A trial's identity names those that it uses.
         search: Axes whose best values are looked for, beside the grid.
@@ -270,6 +234,8 @@ def studies(sweep: SweepSpec) -> list[str]:
 def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[PlannedTrial]:
     """Return the sweep's trials: tasks x planners x the product of the grid's axes, in that order.
 
+    Those of a planner's entry are distinct. Two entries that differ in their tests alone share their trials.
+
     Args:
         sweep: The sweep.
         suggestions: Of a search, what has been suggested so far: each takes the place of grid axes.
@@ -279,41 +245,85 @@ def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[Pla
     """
     trials: list[PlannedTrial] = []
     datasets = [
-        _checked(DatasetSpec, {**sweep.data, **_without(fields, "grid")}, f"tasks.{number}")
+        _checked(DatasetSpec, _ruled({**sweep.data, **_without(fields, "grid")}), f"tasks.{number}")
         for number, fields in enumerate(sweep.tasks)
     ]
-    for number, (task_fields, data) in enumerate(zip(sweep.tasks, datasets, strict=True)):
-        where = f"tasks.{number}"
-        task_grid = _task_grid(task_fields.get("grid", {}), where)
+    known: dict[tuple[str, str], tuple[int, int, str]] = {}
+    for number, data in enumerate(datasets):
+        with _at(f"tasks.{number}.grid"):
+            task_grid = grid.task_grid(sweep.tasks[number].get("grid", {}))
         for further in range(len(sweep.test_on)):
             further_tests(sweep, data, further)
-        task = TASKS[data.task]
-        surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
         for name, entry in sweep.planners.items():
-            where = f"planners.{name}"
-            suggested: Iterable[dict[str, Scalar]] = [{}]
+            suggested: list[dict[str, Scalar]] = [{}]
             if sweep.search is not None:
                 suggested = (suggestions or {}).get(f"{number}/{name}", [])
-            grids = [
-                _axes(sweep, task_grid, entry, where) | {axis: [value] for axis, value in suggestion.items()}
-                for suggestion in suggested
-            ]
-            for axes in (axes for grid in grids for axes in _product(grid, where, MOST_TRIALS - len(trials))):
-                fields: dict[str, Any] = {
-                    "data": data,
-                    "planner": {**surroundings, **entry.planner},
-                    "training": {**sweep.training, **entry.training, **sweep.budget.training()},
-                    "execution": sweep.execution,
-                }
-                for axis, value in axes.items():
-                    _place(fields, axis, value, where)
-                spec = _checked(TrialSpec, fields, where)
-                spec = spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
-                place: dict[str, Scalar] = {"planner": name, "task": data.task, "map_size": data.map_size}
-                place |= {"k": spec.planner.k_fwd, "seed": spec.seed, **_told_apart(data, datasets)}
-                place |= {axis: value for axis, value in axes.items() if axis not in ("k", "seed")}
-                trials.append(PlannedTrial(trial_id(spec), spec, place))
+            for suggestion, chosen in enumerate(suggested):
+                with _at(f"planners.{name}"):
+                    for axes in _places(sweep, task_grid, entry, chosen, MOST_TRIALS - len(trials)):
+                        spec = _trial(sweep, data, entry, axes)
+                        trial = PlannedTrial(trial_id(spec), spec, _place(spec, name, axes, datasets))
+                        said = f"tasks.{number} with {', '.join(f'{axis}={value}' for axis, value in axes.items())}"
+                        place = number, suggestion, said
+                        other = known.setdefault((name, trial.trial_id), place)
+                        if other is place:
+                            trials.append(trial)
+                        elif other[0] != number or other[1] == suggestion:
+                            raise GridError(f"{other[2]} and {said} are one trial, which would count as two")
+                        # Else a search suggests the same again, and one result answers both.
     return trials
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Name the place in the sweep where something is impossible."""
+    try:
+        yield
+    except ValidationError as error:
+        raise SweepError(f"{where}: {first_problem(error)}") from None
+    except GridError as error:
+        raise SweepError(f"{where}: {error}") from None
+
+
+def _places(
+    sweep: SweepSpec, task_grid: dict[str, list[Scalar]], entry: PlannerEntry, chosen: dict[str, Scalar], most: int
+) -> Iterable[dict[str, Scalar]]:
+    axes = {**sweep.grid, **task_grid, **entry.grid}
+    grid.check_values(axes)
+    axes |= {axis: [value] for axis, value in chosen.items()}
+    options = entry.planner.get("options")
+    own = [(f"planner.{name}", name) for name in (*entry.planner, *(options if isinstance(options, Mapping) else ()))]
+    own += [(f"training.{name}", f"training.{name}") for name in entry.training]
+    grid.check_places(axes, own)
+    return grid.product(axes, most)
+
+
+def _trial(sweep: SweepSpec, data: DatasetSpec, entry: PlannerEntry, axes: dict[str, Scalar]) -> TrialSpec:
+    task = TASKS[data.task]
+    surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
+    fields: dict[str, Any] = {
+        "data": data,
+        "planner": {**surroundings, **entry.planner},
+        "training": {**sweep.training, **entry.training, **sweep.budget.training()},
+        "execution": sweep.execution,
+    }
+    for axis, value in axes.items():
+        grid.set_field(fields, axis, value)
+    spec = TrialSpec.model_validate(fields)
+    return spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
+
+
+def _place(spec: TrialSpec, name: str, axes: dict[str, Scalar], datasets: list[DatasetSpec]) -> dict[str, Scalar]:
+    place: dict[str, Scalar] = {"planner": name, "task": spec.data.task, "map_size": spec.data.map_size}
+    place |= {"k": spec.planner.k_fwd, "seed": spec.seed, **_told_apart(spec.data, datasets)}
+    for axis, value in axes.items():
+        if axis not in ("k", "seed"):
+            section, _, field = axis.partition(".")
+            part = getattr(spec, section)
+            checked = getattr(part, field, getattr(getattr(part, "options", None), field, value))
+            # A truth value may be spelled no, "false" or 0; it stands in one place all the same.
+            place[axis] = checked if isinstance(checked, bool) else value
+    return place
 
 
 def _told_apart(data: DatasetSpec, datasets: list[DatasetSpec]) -> dict[str, Scalar]:
@@ -335,9 +345,16 @@ def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> Dat
     """
     where, fields = f"test_on.{number}", sweep.test_on[number]
     own: dict[str, Any] = {"task": trained_on.task, "map_size": trained_on.map_size}
+    if "imported" in fields:
+        pass
+    elif trained_on.distinct != "maps":
+        # By another seed: with the trial's own, maps of the same size would be the first of its test maps again.
+        own["seed"] = (trained_on.seed + 1) % 2**32
+    elif trained_on.imported is None:
+        own["distinct"] = trained_on.distinct
     if fields.get("task", trained_on.task) == trained_on.task:
         own["options"] = trained_on.options
-    spec = _checked(DatasetSpec, {**own, "train": 0, "valid": 0, "test": 1000, **fields}, where)
+    spec = _checked(DatasetSpec, _ruled({**own, "train": 0, "valid": 0, "test": 1000, **fields}), where)
     if spec.train or spec.valid or not spec.test:
         raise SweepError(f"{where}: expected test maps and no others, got {spec.train}/{spec.valid}/{spec.test}")
     if TASKS[spec.task].moves.wrap != TASKS[trained_on.task].moves.wrap:
@@ -345,52 +362,17 @@ def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> Dat
     return spec
 
 
+def _ruled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataset, by the newer rule of what is distinct unless they say which."""
+    if "distinct" in fields or fields.get("imported") is not None:
+        return dict(fields)
+    return {**fields, "distinct": "up_to_symmetry"}
+
+
 def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key != name}
 
 
-def _task_grid(grid: Any, where: str) -> dict[str, list[Scalar]]:
-    if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
-        raise SweepError(f"{where}.grid: expected a mapping of axes to lists, got {grid!r:.80}")
-    return grid
-
-
-def _axes(
-    sweep: SweepSpec, task_grid: dict[str, list[Scalar]], entry: PlannerEntry, where: str
-) -> dict[str, list[Scalar]]:
-    axes = {**sweep.grid, **task_grid, **entry.grid}
-    for axis, values in axes.items():
-        if not values:
-            raise SweepError(f"{where}: grid.{axis}: expected at least one value, got an empty list")
-    return axes
-
-
-def _product(axes: dict[str, list[Scalar]], where: str, most: int) -> Iterable[dict[str, Scalar]]:
-    count = 1
-    for values in axes.values():
-        count *= len(values)
-    if count > most:
-        raise SweepError(f"{where}: the sweep has more than {MOST_TRIALS} trials")
-    for place in itertools.product(*axes.values()):
-        yield dict(zip(axes, place, strict=True))
-
-
-def _place(fields: dict[str, Any], axis: str, value: Scalar, where: str) -> None:
-    """Set the field that a grid axis stands for in a trial's fields."""
-    section, _, field = {"k": "planner.k_fwd", "seed": ".seed"}.get(axis, axis).partition(".")
-    if section == "" and field == "seed":
-        fields["seed"] = value
-    elif section in ("planner", "training") and field and "." not in field:
-        fields[section] = {**fields[section], field: value}
-    else:
-        raise SweepError(
-            f"{where}: grid.{axis}: expected k, seed, planner.FIELD or training.FIELD; "
-            f"{nearest(axis, ['k', 'seed', 'planner.k_bwd', 'planner.solver', 'training.learning_rate'])}"
-        )
-
-
 def _checked(kind: type[S], fields: Mapping[str, Any], where: str) -> S:
-    try:
+    with _at(where):
         return kind.model_validate(fields)
-    except ValidationError as error:
-        raise SweepError(f"{where}: {first_problem(error)}") from None

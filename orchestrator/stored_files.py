@@ -92,6 +92,16 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
         os.close(folder)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; where it is another user's, to one beside it with this user's number in its name."""
+    try:
+        file = path.open("a", encoding="utf-8")
+    except PermissionError:
+        file = path.with_suffix(f".{os.getuid()}{path.suffix}").open("a", encoding="utf-8")
+    with file:
+        file.write(f"{line}\n")
+
+
 def checksum_of(content: Any) -> str:
     """Return the sha256 of what a JSON value means, however it is laid out."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -112,7 +122,7 @@ def unsealed(text: bytes | str) -> dict[str, Any]:
         ValueError: It is no such object, or no longer the one that was written.
     """
     try:
-        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
+        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=refuse_constant)
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
     except ValueError as error:
@@ -127,5 +137,6 @@ def unsealed(text: bytes | str) -> dict[str, Any]:
     return content
 
 
-def _refuse(constant: str) -> Any:
+def refuse_constant(constant: str) -> Any:
+    """Refuse NaN and the infinities, which no JSON has; for `json.loads`."""
     raise ValueError(f"{constant} is no number")

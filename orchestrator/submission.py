@@ -25,6 +25,7 @@ from ray.autoscaler.tags import (
 )
 
 from orchestrator import jobs, plugins
+from orchestrator.options import default_storage, storage_path
 from orchestrator.shipment import pack
 from orchestrator.specs import SweepError
 from orchestrator.sweep_files import load_sweep, sweep_files
@@ -144,9 +145,10 @@ def _submit(command: str, address: str) -> str:
     name = _inside(folder, path)
     with tempfile.TemporaryDirectory(prefix="idp-submit-") as scratch:
         package = Path(scratch, "working-directory.zip")
-        pack(folder, package, files, plugins.packages(), storage=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
+        sent = pack(folder, package, files, plugins.packages(), storage=storage_path(default_storage()))
         client = jobs.connect(address)
         job_id = jobs.submit(client, package, words, sweep.name, environment={SWEEP_VARIABLE: name})
+    print(f"sent {sent.words()}, of {folder}")
     print(f"job {job_id} at {client.get_address()}; to stop it: idp cancel {name} --job {job_id}", flush=True)
     (job,) = (job for job in jobs.list_jobs(client) if job.job_id == job_id)
     try:

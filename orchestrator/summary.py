@@ -11,7 +11,6 @@ from datagen.spec import nearest
 from datagen.task import TASKS
 from orchestrator.further_tests import Further, further
 from orchestrator.paper import Difference, Entry, beside_paper, paired_difference, pairs, paper, scale_differences
-from orchestrator.provenance import code_hash
 from orchestrator.runs import Run, grouped
 from orchestrator.specs import SweepError
 from orchestrator.tables import DISTANCE_BIN_NAMES, MISSING, Row, notes, rows, success
@@ -78,6 +77,7 @@ class Summary:
         parameters: Trained parameters per row, as asked for.
         wide: Whether the columns that most readers do not need were asked for.
         training: How long the planners were trained at most, and which of their checkpoints was tested.
+        damaged: What could not be read, a line per file.
     """
 
     title: str
@@ -89,6 +89,7 @@ class Summary:
     parameters: list[int] | None = None
     wide: bool = False
     training: str = ""
+    damaged: Sequence[str] = ()
 
     def warnings(self) -> list[str]:
         """Return what must be known before any number is read."""
@@ -106,6 +107,15 @@ class Summary:
         shared = sum(row.timed > 0 and not row.exclusive for row in self.rows)
         if shared:
             said.append(f"Times in {shared} of {len(self.rows)} rows are of trials that ran beside others.")
+        if any(row.stale for row in self.rows) or any(entry.stale for entry in self.entries):
+            said.append(
+                "Stale, or of other code: trained by another version of the code; where there is nothing newer, shown "
+                "as it was; idp run --rerun stale trains it again."
+            )
+        if self.wide and any(row.counted_by_distance for row in self.rows):
+            said.append("The columns of steps: success of the starts whose shortest path has so many.")
+        if self.damaged:
+            said.append(f"{len(self.damaged)} damaged files are left out, the first: {self.damaged[0]}.")
         if self.entries:
             said.append(f"The paper's numbers: Table 1 of {paper()['source']}.")
         return said
@@ -149,7 +159,7 @@ class Summary:
                 columns["parameters"] = lambda number, _: f"{counts[number]:,}"
             if any(row.counted_by_distance for row in self.rows):
                 for place, name in enumerate(DISTANCE_BIN_NAMES):
-                    columns[f"{name} %"] = functools.partial(_share, place)
+                    columns[f"{name} steps %"] = functools.partial(_share, place)
         columns["notes"] = lambda _, row: "; ".join(notes(row))
         header = [*(_LABELS.get(name, name) for name in axes), *columns]
         cells = [
@@ -188,6 +198,7 @@ class Summary:
             "title": self.title,
             "not_the_papers_scale": self.scale,
             "training": self.training,
+            "damaged": list(self.damaged),
             "rows": found,
             "beside_paper": [asdict(entry) for entry in self.entries],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
@@ -210,7 +221,7 @@ def summarise(
         SweepError: A planner to compare is not in the sweep.
     """
     trials = [run.trial for run in runs]
-    table = rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}, code_hash())
+    table = rows(trials, {run.trial.trial_id: run.result for run in runs if run.result})
     return Summary(
         title,
         table,
@@ -221,6 +232,7 @@ def summarise(
         _parameters(runs) if wide else None,
         wide,
         _training(runs),
+        [line for run in runs for line in run.damaged],
     )
 
 

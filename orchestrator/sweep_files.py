@@ -6,30 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from datagen.plugins import PluginError
-from datagen.spec import first_problem, nearest
+from datagen.spec import Spec, first_problem, nearest
+from datagen.task import DatasetSpec
+from orchestrator.figure_names import FIGURE_NAMES
 from orchestrator.plugins import load_plugins, load_plugins_at_hand
-from orchestrator.specs import SweepError, SweepSpec, expand, studies
+from orchestrator.specs import ExecutionSpec, SweepError, SweepSpec, expand
+from orchestrator.suggestions import check_space
+from orchestrator.sweep_yaml import BadYaml, parse_yaml, read_yaml
+from planners.specs import PlannerSpec, TrainingSpec
 
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error, not a silent choice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<: *base` lays base below the mapping's own keys, which may repeat base's
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+MOST_EXTENDED = 20
 
 
 def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable[str] = ()) -> SweepSpec:
@@ -63,8 +52,12 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         load_plugins_at_hand()
         load_plugins(document.get("plugins", []), beside=[path.parent])
         sweep = SweepSpec.model_validate(document)
-        first = {} if sweep.search is None else {axis: values.first() for axis, values in sweep.search.space.items()}
-        expand(sweep, {study: [first] for study in studies(sweep)})
+        for name in sweep.figures:
+            if name not in FIGURE_NAMES:  # here, and not when the trials have run
+                raise SweepError(f"figures: unknown name {name!r:.80}; {nearest(name, FIGURE_NAMES)}")
+        expand(sweep)
+        if sweep.search is not None:
+            check_space(sweep)
     except ValidationError as error:
         raise SweepError(f"{path}: {first_problem(error)}") from None
     except (SweepError, PluginError) as error:
@@ -86,16 +79,24 @@ def sweep_files(path: str | Path) -> list[Path]:
     return read
 
 
-def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None = None) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise SweepError(f"{path}: extends: the files extend each other in a circle")
+def profiles_of(path: str | Path) -> list[str]:
+    """Return the names of a sweep's profiles; none where the file can't be read."""
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        profiles = _read_document(Path(path), seen=()).get("profiles")
+    except SweepError:
+        return []
+    return list(profiles) if isinstance(profiles, dict) else []
+
+
+def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None = None) -> dict[str, Any]:
+    try:
+        if path.resolve() in seen:
+            raise SweepError(f"{path}: extends: the files extend each other in a circle")
+        document = read_yaml(path)
     except OSError as error:
         raise SweepError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise SweepError(f"{path}: not valid YAML: {reason}") from None
+    except (ValueError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
+        raise error if isinstance(error, SweepError) else SweepError(f"{path}: {error}") from None
     if isinstance(document, dict) and isinstance(document.get("metadata"), dict) and "sweep" in document["metadata"]:
         document = document["metadata"]["sweep"]
     elif isinstance(document, dict) and "provider" in document and "planners" not in document:
@@ -109,7 +110,14 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
         return document
     if not isinstance(parent, str):
         raise SweepError(f"{path}: extends: expected the name of a sweep file, got {parent!r:.80}")
-    return _merged(_read_document(path.parent / parent, (*seen, path.resolve()), read), document)
+    if len(seen) >= MOST_EXTENDED:
+        raise SweepError(f"{path}: extends: more than {MOST_EXTENDED} files, each of which extends the next")
+    try:
+        below = _read_document(path.parent / parent, (*seen, path.resolve()), read)
+    except SweepError as error:
+        # A reader of the message has given the first file only, and may not know which of its words led to another.
+        raise SweepError(f"{path}: extends: {parent!r:.80} (looked for beside this file): {error}") from None
+    return _merged(below, document)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -121,22 +129,37 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _full_path(name: str) -> str:
+    """Return where in a sweep a field of a trial stands, which people name without its section; else nothing."""
+    if name in ("k", "seed"):
+        return f"grid.{name}"
+    sections: dict[str, type[Spec]] = {
+        "training": TrainingSpec,
+        "planners.NAME": PlannerSpec,
+        "data": DatasetSpec,
+        "execution": ExecutionSpec,
+    }
+    return next((f"{section}.{name}" for section, kind in sections.items() if name in kind.model_fields), "")
+
+
 def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     parts = path.strip().split(".")
+    if equals and len(parts) == 1 and parts[0] not in SweepSpec.model_fields and (full := _full_path(parts[0])):
+        raise SweepError(f"--set {override!r:.200}: unknown field {parts[0]!r}; did you mean {full!r}?")
     if not equals or not all(parts):
-        raise SweepError(f"--set {override!r}: expected path=value, for example training.epochs=3")
+        raise SweepError(f"--set {override!r:.200}: expected path=value, for example training.epochs=3")
     if parts[0] == "grid" and len(parts) > 2:
         parts = ["grid", ".".join(parts[1:])]
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise SweepError(f"--set {override!r}: the value is not valid YAML") from None
+        value = parse_yaml(text)
+    except BadYaml:
+        raise SweepError(f"--set {override!r:.200}: the value is not valid YAML") from None
     if parts[0] == "tasks" and len(parts) > 2 and parts[1].isdigit():
         tasks = document.get("tasks", [])
         index = int(parts[1])
         if not isinstance(tasks, list) or index >= len(tasks) or not isinstance(tasks[index], dict):
-            raise SweepError(f"--set {override!r}: the sweep has no task {index}")
+            raise SweepError(f"--set {override!r:.200}: the sweep has no task {index}")
         changed = _merged(tasks[index], _nested(parts[2:], value))
         return {**document, "tasks": [*tasks[:index], changed, *tasks[index + 1 :]]}
     return _merged(document, _nested(parts, value))

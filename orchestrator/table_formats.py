@@ -10,6 +10,7 @@ from typing import Literal
 
 from orchestrator.summary import Grid, Summary
 from orchestrator.tables import DISTANCE_BIN_NAMES, Row
+from orchestrator.terminal import printable
 from orchestrator.tex import fragment, macros
 
 Format = Literal["text", "md", "tex", "macros", "csv", "json"]
@@ -42,19 +43,21 @@ def render(summary: Summary, format: Format) -> str:
 
 
 def _text(grid: Grid) -> str:
-    widths = [max(len(line[i]) for line in (grid.header, *grid.cells)) for i in range(len(grid.header))]
+    lines = [[" ".join(printable(word).split()) for word in line] for line in (grid.header, *grid.cells)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(grid.header))]
 
     def line(words: list[str]) -> str:
         padded = (w.ljust(widths[i]) if grid.is_text(i) else w.rjust(widths[i]) for i, w in enumerate(words))
         return "  ".join(padded).rstrip()
 
     rule = "  ".join("─" * width for width in widths)
-    return "\n".join([grid.title, line(grid.header), rule, *map(line, grid.cells)])
+    return "\n".join([grid.title, line(lines[0]), rule, *map(line, lines[1:])])
 
 
 def _markdown(grid: Grid) -> str:
     def line(words: Iterable[str]) -> str:
-        return "| " + " | ".join(word.replace("|", r"\|") for word in words) + " |"
+        # A line break would end the row, and a pipe the cell.
+        return "| " + " | ".join(" ".join(printable(word).split()).replace("|", r"\|") for word in words) + " |"
 
     rule = ["---" if grid.is_text(column) else "---:" for column in range(len(grid.header))]
     cells = [
@@ -83,5 +86,21 @@ def _csv(summary: Summary) -> str:
         if summary.wide:
             line += [] if summary.parameters is None else [summary.parameters[number]]
             line += row.success_by_distance or [None] * len(bins)
-        writer.writerow(line)
+        writer.writerow([_cell(value) for value in line])
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula: text from files may begin as one does."""
+    if not isinstance(value, str):
+        return value
+    plain = printable(value).replace("\n", " ")
+    return f"'{plain}" if plain.lstrip()[:1] in ("=", "+", "-", "@") and not _is_number(plain) else plain
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

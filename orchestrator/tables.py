@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.freshness import is_present, of_commonest, of_one_version
 from orchestrator.provenance import Provenance
 from orchestrator.results import TrialResult
 from orchestrator.specs import PlannedTrial, Scalar
@@ -74,29 +75,28 @@ class Row:
     exclusive: bool = False
 
 
-def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str) -> list[Row]:
-    """Return the rows of the table, in the order of the sweep.
+def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str | None = None) -> list[Row]:
+    """Return the rows of the table, in the order of the sweep; a trial that a cell lists twice counts once.
 
     Args:
         trials: The sweep.
         results: What there is, by trial id.
-        code: Hash of the present code; results of other code are stale.
+        code: Hash of the project's code that counts as present, None for what it is; results of other code are stale.
     """
-    cells: dict[tuple[tuple[str, Scalar], ...], tuple[dict[str, Scalar], list[TrialResult | None]]] = {}
+    cells: dict[tuple[tuple[str, Scalar], ...], tuple[dict[str, Scalar], dict[str, TrialResult | None]]] = {}
     for trial in trials:
         axes = {name: value for name, value in trial.axes.items() if name != "seed"}
-        cell = cells.setdefault(tuple(axes.items()), (axes, []))
-        cell[1].append(results.get(trial.trial_id))
-    return [_row(axes, found, code) for axes, found in cells.values()]
+        cell = cells.setdefault(tuple(axes.items()), (axes, {}))
+        cell[1][trial.trial_id] = results.get(trial.trial_id)
+    return [_row(axes, list(found.values()), code) for axes, found in cells.values()]
 
 
-def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str) -> Row:
+def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str | None) -> Row:
     results = [result for result in found if result is not None]
     completed = [result for result in results if result.status == "COMPLETED"]
-    fresh = [result for result in completed if result.provenance.made_by(code)]
-    used = fresh or _of_one(completed, lambda result: result.provenance.code)
+    used = of_one_version(completed, lambda result: result.provenance, code)
     alone = [result for result in used if result.provenance.exclusive]
-    timed = _of_one(alone or used, lambda result: device_name(result.provenance))
+    timed = of_commonest(alone or used, lambda result: device_name(result.provenance))
     rates = _present(result.test_success_rate for result in used)
     return Row(
         axes=axes,
@@ -114,8 +114,8 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         trial_diverged=sum(result.trial_diverged for result in used),
         forward_diverged=sum(result.forward_diverged for result in used),
         outcomes=dict(Counter("MISSING" if result is None else result.status for result in found)),
-        stale=sum(result.final and not result.provenance.made_by(code) for result in results),
-        stale_used=bool(used) and not fresh,
+        stale=sum(result.final and not is_present(result.provenance, code) for result in results),
+        stale_used=bool(used) and not is_present(used[0].provenance, code),
         timed=len(timed),
         device=device_name(timed[0].provenance) if timed else "",
         exclusive=bool(alone),
@@ -136,12 +136,6 @@ def distance_bins(result: TrialResult) -> list[tuple[int, int]]:
 def device_name(provenance: Provenance) -> str:
     """Return the model of the device that did the work, so that times of different ones are never averaged."""
     return provenance.cpu or "cpu" if provenance.accelerator == "cpu" else provenance.accelerator
-
-
-def _of_one(results: Sequence[TrialResult], kind: Any) -> list[TrialResult]:
-    """Return the results of the commonest kind."""
-    counts = Counter(kind(result) for result in results)
-    return [result for result in results if kind(result) == counts.most_common(1)[0][0]]
 
 
 def _present(values: Iterable[float | None]) -> list[float]:

@@ -9,6 +9,7 @@ from orchestrator.paper import Difference
 from orchestrator.specs import Scalar
 from orchestrator.summary import MIB, Grid, Summary
 from orchestrator.tables import DISTANCE_BIN_NAMES, MISSING, success
+from orchestrator.terminal import printable
 
 _CHARACTERS = str.maketrans(
     {
@@ -36,7 +37,7 @@ _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight
 
 def escaped(text: str) -> str:
     """Return text that LaTeX prints as it is, with a plus or minus sign set as mathematics."""
-    written = re.sub(r"[\x00-\x1f]+", " ", text).translate(_CHARACTERS)
+    written = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).translate(_CHARACTERS)
     return re.sub(r"(?<![\w$])([+-]\d+(?:\.\d+)?)", r"$\1$", written)
 
 
@@ -177,8 +178,8 @@ def _letters(text: str, between: str = "") -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text for a comment: one line."""
-    return " ".join(text.split())
+    """Return text for a comment: one line of plain letters."""
+    return printable(" ".join(text.split())).encode("ascii", "backslashreplace").decode()
 
 
 def _written(value: float | None, scale: float, digits: int) -> str:

@@ -7,38 +7,32 @@ its own, and `idp sync` is the same code applied to every trial.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Literal
+from urllib.parse import unquote, urlsplit
 
-from orchestrator.provenance import code_hash
-from orchestrator.results import TrialResult, read_result, trial_directory, write_json
+from orchestrator.mlflow_store import StoreError
+from orchestrator.mlflow_store import default_uri as default_uri
+from orchestrator.mlflow_store import shown_uri as shown_uri
+from orchestrator.results import list_results
 from orchestrator.runs import collect
 from orchestrator.specs import PlannedTrial, SweepSpec
 from orchestrator.tables import rows
 from orchestrator.tracking_documents import digest_of_documents, write_documents
-from orchestrator.tracking_view import View, result_digest
+from orchestrator.tracking_note import page_of as page_of
+from orchestrator.tracking_note import result_digest, write_sent
+from orchestrator.tracking_note import unsent as unsent
+from orchestrator.tracking_view import View
+from orchestrator.variants import every_trial
 
 Event = Literal["started", "epoch", "finished"]
-
-
-def default_uri(storage: Path) -> str:
-    """Return the address of the SQLite file in the storage."""
-    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
-
-
-def shown_uri(uri: str) -> str:
-    """Return the address without a password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+MOST_SECONDS_BETWEEN = 30.0
+"""Between two attempts to reach a store that does not answer."""
 
 
 class Tracker:
@@ -47,17 +41,16 @@ class Tracker:
     Args:
         uri: MLflow's store.
         sweep: The sweep.
-        trials: All its trials, for the means.
         storage: The storage directory.
-        say: Is told, once each, that the store can't be reached and that it can be again.
+        say: Is told, once each, that the store can't be reached, that it can be again, and what is damaged here.
     """
 
-    def __init__(
-        self, uri: str, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path, say: Callable[[str], None]
-    ) -> None:
-        self._uri, self._sweep, self._trials, self._storage, self._say = uri, sweep, trials, storage, say
+    def __init__(self, uri: str, sweep: SweepSpec, storage: Path, say: Callable[[str], None]) -> None:
+        self._uri, self._sweep, self._storage, self._say = uri, sweep, storage, say
         self._dirty: dict[str, tuple[PlannedTrial, Event]] = {}
+        self._noted: set[str] = set()
         self._sent: dict[str, str] = {}
+        self._told: set[str] = set()
         self._experiment: str | None = None
         self._changed = threading.Condition()
         self._closing: str | None = None
@@ -69,6 +62,7 @@ class Tracker:
         """Note that something happened to a trial; returns at once."""
         with self._changed:
             self._dirty[trial.trial_id] = (trial, event)
+            self._noted.add(trial.trial_id)
             self._changed.notify_all()
 
     def close(self, status: str, patience: float = 10.0) -> int:
@@ -90,26 +84,25 @@ class Tracker:
             unsent = len(self._dirty) or int(self._thread.is_alive())
             sent = dict(self._sent)
         if self._experiment is not None:
-            write_sent(self._storage, self._sweep.name, self._uri, self._experiment, sent)
+            _note(self._storage, self._sweep.name, self._uri, self._experiment, sent)
         return unsent
 
     def _work(self) -> None:
         view: View | None = None
-        attempt = 0
+        attempt = 0  # failures in a row
         while True:
             with self._changed:
                 while not self._dirty and self._closing is None:
                     self._changed.wait()
                 item = self._dirty.pop(next(iter(self._dirty))) if self._dirty else None
             try:
-                view = view or View(self._uri, self._sweep, self._storage)
-                self._experiment = view.experiment
-                if item is None:
-                    assert self._closing is not None
-                    _end(view, self._sweep, self._trials, self._storage, self._closing)
-                else:
+                if view is None:
+                    view = self._open()
+                if item is not None:
                     self._show(view, *item)
-            except Exception as error:  # whatever MLflow, its database or the network throws: the sweep goes on
+                elif self._closing is not None:
+                    _end(view, self._sweep, self._storage, self._closing, self._tell)
+            except StoreError as error:  # the sweep goes on
                 attempt += 1
                 if item is not None:
                     with self._changed:
@@ -119,60 +112,114 @@ class Tracker:
                 if attempt == 3:
                     self._say(f"MLflow at {shown_uri(self._uri)} fails, the sweep goes on: {_reason(error, self._uri)}")
                 view = None
-                time.sleep(min(30.0, 0.2 * 2**attempt) * random.uniform(0.5, 1.0))
+                time.sleep(seconds_between(attempt) * random.uniform(0.5, 1.0))
                 continue
+            except Exception as error:  # what is wrong here: trying again would not mend it
+                self._tell(f"{item[0].trial_id if item else 'the documents'}: not in MLflow: {_named(error)}")
             if attempt >= 3:
                 self._say(f"MLflow at {shown_uri(self._uri)} answers again")
             attempt, self._failing_since = 0, None
-            if item is None:
+            # A new view may have found that all is to be sent again.
+            if item is None and not self._dirty:
                 return
+
+    def _open(self) -> View:
+        view = View(self._uri, self._sweep, self._storage, self._tell)
+        self._experiment = view.experiment
+        if view.made:
+            # Whatever was sent before went to an experiment that is there no more.
+            for trial in every_trial(self._sweep, self._storage):
+                if trial.trial_id not in self._noted:
+                    self.note(trial, "finished")
+        return view
+
+    def _tell(self, line: str) -> None:
+        """Say a thing once."""
+        if line not in self._told:
+            self._told.add(line)
+            self._say(line)
 
     def _show(self, view: View, trial: PlannedTrial, event: Event) -> None:
         view.show(trial, running=event != "finished", epochs=event != "started")
         if event == "finished":
-            result = read_result(trial_directory(self._storage, trial.trial_id))
+            result = list_results(self._storage, [trial.trial_id]).get(trial.trial_id)
             if result is not None:
                 with self._changed:
                     self._sent[trial.trial_id] = result_digest(result)
 
 
-def _end(view: View, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path, status: str) -> None:
-    """Send what is about the sweep as a whole: its means, how it ended, and its documents."""
+def seconds_between(attempt: int) -> float:
+    """Return how long to wait after the n-th failure in a row."""
+    return min(MOST_SECONDS_BETWEEN, 0.2 * 2.0 ** min(attempt, 10))
+
+
+def _end(view: View, sweep: SweepSpec, storage: Path, status: str, say: Callable[[str], object]) -> None:
+    """Send what is about the sweep as a whole, whatever part of it was looked at: means, documents, how it ended."""
+    trials = every_trial(sweep, storage)
     runs = collect(sweep, trials, storage)
-    view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}, code_hash()), status)
+    view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}), status)
     if status != "KILLED":  # whoever stops a sweep does not wait for pictures; the next run sends them
+        for line in (line for run in runs for line in run.damaged):
+            say(line)
         content = digest_of_documents(sweep, runs)
         view.attach(content, lambda folder: write_documents(sweep, runs, storage, folder))
 
 
-def sync(uri: str, sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> int:
-    """Bring MLflow up to date with every trial directory of the sweep, and return how many trials it shows.
+def sync(
+    uri: str,
+    sweep: SweepSpec,
+    trials: list[PlannedTrial],
+    storage: Path,
+    say: Callable[[str], object] = str,
+) -> int:
+    """Bring MLflow up to date with the trials' directories, and return how many of the trials it shows.
 
     Doing it again changes nothing.
+
+    Args:
+        uri: MLflow's store.
+        sweep: The sweep.
+        trials: Those of its trials that are looked at; means and documents are of all of them.
+        storage: The storage directory.
+        say: Is told what had to be left out.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
+    own = {trial.trial_id: trial for trial in trials}
+    results = list_results(storage, own)
+    told: dict[str, None] = {}
     try:
-        view = View(uri, sweep, storage)
-        sent = {}
-        failed = False
-        for trial in {trial.trial_id: trial for trial in trials}.values():
-            result = read_result(trial_directory(storage, trial.trial_id))
-            if result is not None:
-                view.show(trial, running=False)
-                sent[trial.trial_id] = result_digest(result)
-                failed |= result.status == "FAILED"
-        _end(view, sweep, trials, storage, "FAILED" if failed else "FINISHED")
-    except Exception as error:  # MLflow passes on whatever its database or the network throws
+        view = View(uri, sweep, storage, told.setdefault)
+        if view.made:  # what was sent before is gone
+            own = {trial.trial_id: trial for trial in every_trial(sweep, storage)}
+            results = list_results(storage, own)
+        for trial_id in results:
+            view.show(own[trial_id], running=False)
+        failed = any(result.status == "FAILED" for result in results.values())
+        _end(view, sweep, storage, "FAILED" if failed else "FINISHED", told.setdefault)
+    except StoreError as error:
         raise TrackingError(f"MLflow at {shown_uri(uri)}: {_reason(error, uri)}") from error
-    write_sent(storage, sweep.name, uri, view.experiment, sent)
-    return len(sent)
+    finally:
+        for line in told:
+            say(line)
+    _note(storage, sweep.name, uri, view.experiment, {i: result_digest(result) for i, result in results.items()})
+    return len(results)
+
+
+def _note(storage: Path, sweep: str, uri: str, experiment: str, sent: dict[str, str]) -> None:
+    # Without the note, MLflow is asked; a storage that can't be written is told of by whoever must write there.
+    with suppress(PermissionError):
+        write_sent(storage, sweep, uri, experiment, sent)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _reason(error: Exception, uri: str) -> str:
     """Return what went wrong without the address's user and password, which errors like to repeat."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = " ".join(str(error).split()) if isinstance(error, StoreError) else _named(error)
     login = urlsplit(uri).netloc.rpartition("@")[0]
     for secret in (login, unquote(login), *login.split(":")[1:], *unquote(login).split(":")[1:]):
         if secret:
@@ -182,40 +229,3 @@ def _reason(error: Exception, uri: str) -> str:
 
 class TrackingError(RuntimeError):
     """MLflow does not answer."""
-
-
-def unsent(storage: Path, sweep: str, uri: str, results: Mapping[str, TrialResult]) -> list[str]:
-    """Return the trials whose result MLflow has not been sent, from a note in the storage; asks no MLflow."""
-    sent = _read_sent(storage, sweep, uri)
-    return [trial_id for trial_id, result in results.items() if sent.get(trial_id) != result_digest(result)]
-
-
-def write_sent(storage: Path, sweep: str, uri: str, experiment: str, sent: Mapping[str, str]) -> None:
-    """Note what MLflow has been sent, and where to; only saves asking it, so losing the note loses nothing."""
-    note = {"experiment": experiment, "sent": {**_read_sent(storage, sweep, uri), **sent}}
-    write_json(_note_path(storage, sweep, uri), note)
-
-
-def page_of(storage: Path, sweep: str, uri: str) -> str:
-    """Return the path and fragment of the sweep's page below MLflow's address; "" where MLflow never answered."""
-    experiment = _read_note(storage, sweep, uri).get("experiment")
-    # Without its last word, MLflow's pages open on its views for language models.
-    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
-
-
-def _note_path(storage: Path, sweep: str, uri: str) -> Path:
-    # A digest, because an address may hold a password.
-    return storage / "sweeps" / sweep / f"mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
-
-
-def _read_note(storage: Path, sweep: str, uri: str) -> dict[str, Any]:
-    try:
-        note = json.loads(_note_path(storage, sweep, uri).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
-def _read_sent(storage: Path, sweep: str, uri: str) -> dict[str, str]:
-    sent = _read_note(storage, sweep, uri).get("sent")
-    return sent if isinstance(sent, dict) else {}

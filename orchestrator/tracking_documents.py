@@ -12,6 +12,7 @@ from datagen.task import dataset_id
 from orchestrator.results import trial_directory, write_bytes, write_json
 from orchestrator.runs import Run
 from orchestrator.specs import SweepSpec
+from orchestrator.variants import is_of
 
 
 def digest_of_documents(sweep: SweepSpec, runs: Sequence[Run]) -> str:
@@ -35,7 +36,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Path, folder
     # Drawing is imported here: a sweep whose MLflow does not answer needs none of it.
     from orchestrator.chart_parts import NothingToDraw
     from orchestrator.figures import write_figures
-    from orchestrator.report import report, report_path
+    from orchestrator.report import encoded, report, report_path
     from orchestrator.summary import summarise
     from orchestrator.table_formats import render
 
@@ -44,10 +45,10 @@ def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Path, folder
     write_bytes(folder / "table.md", render(summary, "md").encode())
     write_bytes(folder / "table.csv", render(summary, "csv").encode())
     kept = report_path(sweep, storage)
-    if kept.exists() and kept.stat().st_mtime >= _newest(runs, storage):
+    if kept.exists() and is_of(sweep, storage, kept.name) and kept.stat().st_mtime >= _newest(runs, storage):
         shutil.copyfile(kept, folder / "report.html")
     else:
-        write_bytes(folder / "report.html", report(sweep, runs).encode())
+        write_bytes(folder / "report.html", encoded(report(sweep, runs)))
     try:
         write_figures(sweep, runs, folder / "figures", "png")
     except NothingToDraw as error:

@@ -19,7 +19,7 @@ from datagen.staging import staged
 from datagen.stream import ProblemStream
 from datagen.task import TASKS, DatasetSpec, Split, dataset_id
 from orchestrator import divergence
-from orchestrator.checkpoints import LATEST, drop_previous, is_of, load_checkpoint, save_checkpoint
+from orchestrator.checkpoints import LATEST, code_of, drop_previous, is_of, load_checkpoint, save_checkpoint
 from orchestrator.divergence import WatchedTrainer, keep_divergence
 from orchestrator.leases import Lease, LeaseLost, Owner, take
 from orchestrator.outcomes import STAYS, memory_phase, whole_result
@@ -37,7 +37,9 @@ from orchestrator.results import (
 )
 from orchestrator.specs import TrialSpec, trial_id
 from orchestrator.steering import Cancelled, drop_mark, is_cancelled, why_cancelled
+from orchestrator.stored_files import append_line
 from orchestrator.trained import Convergence, convergence
+from orchestrator.watchdog import STALL_SECONDS, watched
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
 from planners.memory import MemoryLimitExceeded, phase
@@ -66,6 +68,8 @@ class Attempt:
     report: Report | None
     exclusive: bool
     retime: bool
+    stall_seconds: float | None
+    alone: bool
 
     @property
     def directory(self) -> Path:
@@ -82,6 +86,7 @@ def run_trial(
     instead_of: int = 0,
     exclusive: bool = False,
     retime: bool = False,
+    stall_seconds: float | None = STALL_SECONDS,
 ) -> TrialResult:
     """Train and test one planner and leave everything in its trial directory.
 
@@ -97,6 +102,8 @@ def run_trial(
         instead_of: Number of a lease whose owner has given no sign of life for long enough.
         exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
         retime: Train again what was trained on a shared device.
+        stall_seconds: Time without a training step or a tested batch after which this process ends itself; None to
+            wait for ever.
 
     Returns:
         The result, which is also in `result.json`.
@@ -112,11 +119,14 @@ def run_trial(
         try:
             with lease.beating():
                 done = _settled(directory, retime)
-                return done or _run(Attempt(spec, storage, lease, report, exclusive, retime))
+                return done or _run(
+                    Attempt(spec, storage, lease, report, exclusive, retime, stall_seconds, alone=not campaign)
+                )
         finally:
             lease.release()
     except LeaseLost:
-        _log(directory, "another process has taken over; what this one has made since is discarded")
+        with suppress(OSError):  # the whole directory may have been taken away
+            _log(directory, "another process has taken over; what this one has made since is discarded")
         raise
     except OSError as error:
         raise no_room(error, directory) or error from None
@@ -147,8 +157,12 @@ def _run(attempt: Attempt) -> TrialResult:
     }
     try:
         _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
-        with dataset_folder(spec.data, attempt.storage) as datasets:
+        with (
+            watched(directory, attempt.stall_seconds, attempt.alone) as watchdog,
+            dataset_folder(spec.data, attempt.storage) as datasets,
+        ):
             trainer = _trainer(spec, datasets, directory, device)
+            trainer.advance = watchdog.advance
             records, alone = _resume(trainer, attempt)
             identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
             evaluation, traces = _train_and_test(trainer, records, attempt, datasets, alone)
@@ -308,17 +322,12 @@ def _cuda_peak_bytes(device: str) -> int | None:
     return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
 
-def _code(spec: TrialSpec) -> str:
-    """Return what tells one version of the code behind a trial from another: the project's hash, and its plug-ins'."""
-    return " ".join([code_hash(), *map(code_hash, spec.plugins)])
-
-
 def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone: bool) -> None:
     if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
         _log(attempt.directory, "weights are not finite: the checkpoint of the epoch before is kept")
         return
     state = {
-        "code": _code(attempt.spec),
+        "code": code_of(attempt.spec),
         "spec": attempt.spec.model_dump(mode="json"),  # so that a checkpoint tells whose it is
         "exclusive": alone,
         "records": [asdict(record) for record in records],
@@ -337,7 +346,7 @@ def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool
     state, wrong = load_checkpoint(directory)
     for reason in wrong:
         _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
-    if state is not None and state.get("code") != _code(attempt.spec):
+    if state is not None and state.get("code") != code_of(attempt.spec):
         _log(directory, "the checkpoint was made by other code: training starts again")
         state = None
     if state is not None and not is_of(state, attempt.spec):
@@ -399,5 +408,4 @@ def _median(records: list[EpochRecord], name: str) -> float | None:
 
 def _log(directory: Path, line: str) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with (directory / "log.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{now} {line}\n")
+    append_line(directory / "log.txt", f"{now} {line}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 from orchestrator.evaluation import keep_test_steps
 from orchestrator.job_verbs import add_address, cancel_job
 from orchestrator.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, at_work, free, holder, look, silent
+from orchestrator.options import add_storage, open_storage
 from orchestrator.planning import size_words
 from orchestrator.plugins import add_plugin_option
 from orchestrator.progress import Progress, outcome, trial_name
@@ -47,10 +47,14 @@ def add_trial_verbs(
         help="stop the sweep's job on a cluster instead; its trials stay as they are, submitting it again goes on",
     )
     add_address(cancel)
-    sweep_verb("retry", lambda options: _retry(options, *load(options)), "Let cancelled and failed trials run again.")
+    sweep_verb(
+        "retry",
+        lambda options: _retry(options, *load(options)),
+        "Let cancelled and failed trials run again; mend damaged curves.",
+    )
     gc = verbs.add_parser("gc", help="What the storage holds that can be made again; --remove frees it.")
     gc.set_defaults(verb=_gc)
-    gc.add_argument("--storage", type=Path, default=Path(os.environ.get("IDP_STORAGE", "idp-storage")))
+    add_storage(gc)
     gc.add_argument("--remove", action="store_true", help="free what is marked so; without it, only listed")
     gc.add_argument("--dry-run", action="store_true", help="list only, as without --remove")
     gc.add_argument("--datasets", action="store_true", help="free generated datasets too; their specs make them again")
@@ -61,15 +65,13 @@ def add_trial_verbs(
 def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     trial = find_trial(trials, options.trial_id)
     directory = trial_directory(options.storage, trial.trial_id)
+    open_storage(options.storage)
     from datagen import parquet
     from orchestrator.trial import run_trial
 
     root = options.storage / "datasets"
     with at_work(options.storage):
-        for shard in parquet.missing_shards(trial.spec.data, root):
-            parquet.write_shard(trial.spec.data, shard, root)
-        if not parquet.is_complete(trial.spec.data, root):
-            parquet.finish_dataset(trial.spec.data, root)
+        parquet.make_dataset(trial.spec.data, root)
     if options.replay:
         return _replay(options, trial)
     progress = Progress(1, 0)
@@ -85,6 +87,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
             options.storage,
             lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record)),
             instead_of=max(gone, default=0),
+            stall_seconds=sweep.resources.stall_seconds,
         )
     except (TrialHeld, LeaseLost) as other:
         raise ResultError(str(other)) from None
@@ -147,8 +150,12 @@ def _cancel(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedT
 
 
 def _retry(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.healing import heal
     from orchestrator.steering import retry
 
+    for trial in trials:
+        for line in heal(options.storage, trial.trial_id):
+            print(f"idp: {line}", file=sys.stderr)
     said = {
         trial.trial_id: "runs again with the sweep" if retry(options.storage, trial.trial_id) else "nothing to retry"
         for trial in trials
@@ -168,8 +175,6 @@ def _say_each(options: argparse.Namespace, sweep: SweepSpec, said: dict[str, str
 def _gc(options: argparse.Namespace) -> int:
     from orchestrator.housekeeping import check_storage, rebuildable, remove, running
 
-    if not str(options.storage) or (options.storage == Path() and "IDP_STORAGE" in os.environ):
-        raise ResultError("IDP_STORAGE is empty: expected a storage; nothing was touched")
     check_storage(options.storage)
     freeing = options.remove and not options.dry_run
     busy = running(options.storage, wait=freeing)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import dataclasses
 import gc
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray import tune
 
+from orchestrator.cluster import ClusterError, machine_here, machines
 from orchestrator.leases import LeaseLost, Patience, TrialHeld, free, give_back, look
 from orchestrator.outcomes import record_failure
 from orchestrator.placement import alone, requested_resources
-from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_spec
-from orchestrator.search_space import SearchSpec
-from orchestrator.searching import EarlyStopping
+from orchestrator.provenance import code_hash, provenance
+from orchestrator.results import ResultError, StorageFull, TrialResult, read_result, trial_directory, write_spec
 from orchestrator.specs import PlannedTrial, Resources, TrialSpec
 from orchestrator.steering import cancel, is_cancelled
+from orchestrator.watchdog import stalled
 
 MOST_DEATHS = 2
 """How often a trial whose process died is taken up again (from its checkpoint) before it is FAILED."""
@@ -43,8 +44,8 @@ class Watcher(Protocol):
     def epoch(self, trial: PlannedTrial, record: Mapping[str, Any]) -> None:
         """Note that the trial finished an epoch; fields of `EpochRecord`."""
 
-    def died(self, trial: PlannedTrial, deaths: int) -> None:
-        """Note that the trial's process died and that another goes on."""
+    def died(self, trial: PlannedTrial, deaths: int, why: str) -> None:
+        """Note that the trial's process died, why as far as is known, and that another goes on."""
 
     def finished(self, trial: PlannedTrial, result: TrialResult) -> None:
         """Note that the trial ended, well or not."""
@@ -59,6 +60,15 @@ class Watcher(Protocol):
         """Do what is due from time to time."""
 
 
+class Stopping(Protocol):
+    """Says which trials are not worth going on with."""
+
+    reason: str
+
+    def stops(self, trial: PlannedTrial, record: Mapping[str, Any]) -> bool:
+        """Note an epoch of a trial and return True where the trial should stop."""
+
+
 class TrialDied(RuntimeError):
     """A trial's process ended without a word: killed, out of host memory, or its node was lost."""
 
@@ -69,7 +79,7 @@ def run_trials(
     resources: Resources,
     watcher: Watcher,
     scratch: Path,
-    search: SearchSpec | None = None,
+    stopping: Stopping | None = None,
     retime: bool = False,
 ) -> None:
     """Run each trial in a process of the cluster and return when all have ended, here or in another run.
@@ -84,25 +94,35 @@ def run_trials(
         resources: What one trial asks of the cluster.
         watcher: Is told what happens.
         scratch: A directory of this sweep for Tune's own files, which nothing ever reads; removed at the end.
-        search: The search that the trials belong to, which may stop them early.
+        stopping: What may stop them early.
         retime: Train again those that were trained on a shared device.
 
     Raises:
         StorageFull: There is no room for results.
+        ClusterError: No machine has what a trial needs, or one runs other code than this process.
     """
     storage = storage.resolve()
     pending = {trial.trial_id: trial for trial in trials}
     if not pending:
         return
-    cluster = ray.cluster_resources()
-    request = requested_resources(resources, trials[0].spec, cluster)
+    request = requested_resources(resources, trials[0].spec, machines())
     before = {trial_id: _result_file(trial_directory(storage, trial_id)) for trial_id in pending}
     campaign, patience, told = uuid.uuid4().hex, Patience(), False
-    constants = {"campaign": campaign, "exclusive": alone(request, cluster), "retime": retime}
+    constants = {
+        "campaign": campaign,
+        "request": request,
+        "retime": retime,
+        "code": code_hash(),
+        "stall_seconds": resources.stall_seconds,
+    }
     while pending:
+        for trial_id in list(pending):
+            directory = trial_directory(storage, trial_id)
+            if _result_file(directory) != before[trial_id] and (result := _readable(directory)) is not None:
+                watcher.finished(pending.pop(trial_id), result)
         ready, expired = _ready(pending, storage, patience)
         if ready:
-            relay = Relay(ready, storage, watcher, before, search)
+            relay = Relay(ready, storage, watcher, before, stopping, retime)
             try:
                 _fit(relay, ready, storage, request, scratch, constants | {"expired": expired})
             except BaseException:
@@ -113,10 +133,6 @@ def run_trials(
             for trial_id in relay.ended:
                 del pending[trial_id]
             continue
-        for trial_id in list(pending):
-            directory = trial_directory(storage, trial_id)
-            if _result_file(directory) != before[trial_id] and (result := read_result(directory)) is not None:
-                watcher.finished(pending.pop(trial_id), result)
         if pending and not told:
             held = look(trial_directory(storage, next(iter(pending))))
             owner = held.owner if held else None
@@ -176,8 +192,8 @@ def _fit(
     try:
         tuner.fit()
     except _Stopped:
-        assert relay.full is not None
-        raise StorageFull(relay.full) from None
+        assert relay.stop is not None
+        raise relay.stop from None
     finally:
         gc.unfreeze()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -193,6 +209,9 @@ def _train(config: dict[str, Any]) -> None:
 
     storage, trial_id, campaign = Path(config["storage"]), config["trial_id"], config["campaign"]
     directory = trial_directory(storage, trial_id)
+    if code_hash() != config["code"]:  # a machine that has joined since the others were asked, or edited files
+        tune.report({"other_code": f"{socket.gethostname()} ({code_hash()})"})
+        return
     try:
         spec = TrialSpec.model_validate_json((directory / "spec.json").read_bytes())
         run_trial(
@@ -201,8 +220,9 @@ def _train(config: dict[str, Any]) -> None:
             report=lambda record: tune.report(dataclasses.asdict(record)),
             campaign=campaign,
             instead_of=config["expired"].get(trial_id, 0),
-            exclusive=config["exclusive"],
+            exclusive=alone(config["request"], machine_here()),
             retime=config["retime"],
+            stall_seconds=config["stall_seconds"],
         )
     except (TrialHeld, LeaseLost):
         tune.report({"left": True})
@@ -219,7 +239,8 @@ class Relay(tune.Callback):
 
     Attributes:
         ended: The trials that have ended.
-        full: What to say where there is no room in the storage.
+        stop: What ends the run before its trials have ended: there is no room in the storage, or a machine runs other
+            code.
     """
 
     def __init__(
@@ -228,23 +249,23 @@ class Relay(tune.Callback):
         storage: Path,
         watcher: Watcher,
         before: Mapping[str, tuple[int, int] | None],
-        search: SearchSpec | None = None,
+        stopping: Stopping | None = None,
+        retime: bool = False,
     ) -> None:
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher, self.before = storage, watcher, before
         self.epochs: dict[str, int] = {}
         self.ended: set[str] = set()
         self.left: set[str] = set()
-        self.full: str | None = None
-        self.search = search if search is not None and search.stopping != "none" else None
-        self.stopping = EarlyStopping(self.search.stopping) if self.search else None
+        self.stop: StorageFull | ClusterError | None = None
+        self.stopping, self.retime = stopping, retime
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Let the watcher do what is due."""
-        if self.full is not None:
+        if self.stop is not None:
             raise _Stopped
         self.watcher.tick()
 
@@ -257,22 +278,29 @@ class Relay(tune.Callback):
     ) -> None:
         """Pass on an epoch."""
         trial_id, epoch = trial.config["trial_id"], result.get("epoch")
-        self.full = result.get("full", self.full)
+        if "full" in result:
+            self.stop = StorageFull(result["full"])
+        if "other_code" in result:
+            self.stop = ClusterError(
+                f"a process has other code of datagen or planners than this one ({code_hash()}): "
+                f"{result['other_code']}; "
+                "have one version everywhere, then run the same command again"
+            )
         if "left" in result:
             self.left.add(trial_id)
         # Tune repeats the last report when a trial ends, and a trial that died may report an epoch again.
         if epoch is not None and epoch > self.epochs.get(trial_id, -1):
             self.epochs[trial_id] = epoch
-            self.watcher.epoch(self.planned[trial_id], result)
-            if self.search is not None and self.stopping is not None:
-                planned = self.planned[trial_id]
-                unfinished = epoch < planned.spec.training.epochs
-                if self.stopping.stops(trial_id, epoch, result.get(self.search.metric)) and unfinished:
-                    cancel(self.storage, trial_id, f"stopped early ({self.search.stopping})")
+            planned = self.planned[trial_id]
+            self.watcher.epoch(planned, result)
+            unfinished = epoch < planned.spec.training.epochs
+            if self.stopping is not None and self.stopping.stops(planned, result) and unfinished:
+                cancel(self.storage, trial_id, self.stopping.reason)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on that a process died and another takes its trial up."""
-        self.watcher.died(self.planned[trial.config["trial_id"]], trial.num_failures)
+        trial_id = trial.config["trial_id"]
+        self.watcher.died(self.planned[trial_id], trial.num_failures, stalled(trial_directory(self.storage, trial_id)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on the result that the trial wrote."""
@@ -280,7 +308,8 @@ class Relay(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the result that a dead process could not write, and pass it on."""
-        last = str(trial.get_error() or "").strip().splitlines()[-1:]
+        why = stalled(trial_directory(self.storage, trial.config["trial_id"]))
+        last = [why] if why else str(trial.get_error() or "").strip().splitlines()[-1:]
         self._end(trial, " ".join([f"its process died {MOST_DEATHS + 1} times:", *last]))
 
     def _end(self, trial: Any, reason: str) -> None:
@@ -289,24 +318,44 @@ class Relay(tune.Callback):
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()
         trial.run_metadata.last_result.clear()
-        if self.full is not None:
+        if self.stop is not None:
             return
-        planned, directory = self.planned[trial_id], trial_directory(self.storage, trial_id)
-        if trial_id in self.left:
+        planned = self.planned[trial_id]
+        try:
+            result = None if trial_id in self.left else self._result(trial_id, reason, trial.config["campaign"])
+        except TrialHeld:
+            result = None
+        if result is None:
             self.watcher.left(planned)
             return
-        # A result that was there before is a failed or stale one, which this run was to replace.
-        result = read_result(directory) if _result_file(directory) != self.before[trial_id] else None
-        if result is None and is_cancelled(directory):
-            result = read_result(directory)
-        if result is None:
-            try:
-                result = record_failure(directory, trial_id, TrialDied(reason), trial.config["campaign"])
-            except TrialHeld:
-                self.watcher.left(planned)
-                return
         self.ended.add(trial_id)
         self.watcher.finished(planned, result)
+
+    def _result(self, trial_id: str, reason: str, campaign: str) -> TrialResult:
+        """Return the result that a trial has left, or the failure of one that has left none."""
+        directory = trial_directory(self.storage, trial_id)
+        found = _readable(directory)
+        if found is not None:
+            if _result_file(directory) != self.before[trial_id] or is_cancelled(directory) or self._settled(found):
+                return found
+            if found.final:
+                # A stale result that was to be replaced is still worth more than none: the failure is told, not kept.
+                reason = f"TrialDied: {reason}; the result of before stays"
+                return TrialResult(trial_id=trial_id, status="FAILED", reason=reason, provenance=provenance())
+        return record_failure(directory, trial_id, TrialDied(reason), campaign)
+
+    def _settled(self, result: TrialResult) -> bool:
+        """Return whether a worker that finds this result has nothing to do: another run may have been faster."""
+        timed = result.provenance.exclusive or not self.retime
+        return result.final and result.provenance.made_by(code_hash()) and timed
+
+
+def _readable(directory: Path) -> TrialResult | None:
+    """Return a trial's result; None where there is none, or a damaged one, which whoever runs the trial replaces."""
+    try:
+        return read_result(directory)
+    except ResultError:
+        return None
 
 
 def _result_file(directory: Path) -> tuple[int, int] | None:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.options import command_of
 from orchestrator.plugins import add_plugin_option
 from orchestrator.results import ResultError
 from orchestrator.runs import collect
 from orchestrator.specs import PlannedTrial, SweepSpec
 from orchestrator.summary import summarise
 from orchestrator.table_formats import FORMATS, render
+from orchestrator.variants import folder_of_selection, make_way
 
 Run = Callable[[argparse.Namespace], int]
 AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
@@ -59,10 +61,10 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     """
     figures = sweep_verb("figures", lambda options: _figures(options, *load(options)), "The paper's figures, redrawn.")
     figures.add_argument("--format", choices=("svg", "png", "pdf"), default="svg", help="default: svg")
-    figures.add_argument("--out", type=Path, help="folder (default: sweeps/NAME/figures in the storage)")
+    figures.add_argument("--out", type=Path, help="folder (default: sweeps/NAME/figures in the storage, --only apart)")
     figures.add_argument("--width", type=inches, default=7.0, help="e.g. 3.25in or 8cm (default: 7in)")
     report = sweep_verb("report", lambda options: _report(options, *load(options)), "One self-contained HTML page.")
-    report.add_argument("--out", type=Path, help="folder (default: sweeps/NAME in the storage)")
+    report.add_argument("--out", type=Path, help="folder (default: sweeps/NAME in the storage, --only apart)")
 
     show = verbs.add_parser("show", help="Draw one problem, with what a planner makes of it.")
     show.set_defaults(verb=_show)
@@ -87,11 +89,11 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
 
 
 def inches(text: str) -> float:
-    """Return a width such as "3.25in", "8.2cm" or "3.25" in inches."""
-    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(in|cm|mm|pt|)\s*", text)
+    """Return a width such as "3.25in" or "8.2cm" in inches."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(in|cm|mm|pt)\s*", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"expected a width such as 3.25in or 8cm, got {text!r}")
-    width = float(found[1]) / {"in": 1.0, "": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.27}[found[2]]
+        raise argparse.ArgumentTypeError(f"expected a width and its unit (in, cm, mm, pt), e.g. 8.2cm, got {text!r}")
+    width = float(found[1]) / {"in": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.27}[found[2]]
     if not 2.0 <= width <= 40.0:
         raise argparse.ArgumentTypeError(f"expected a width between 2in and 40in, got {text!r}")
     return width
@@ -108,20 +110,29 @@ def _dataset_errors() -> Iterator[None]:
 
 
 def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
-    summary = summarise(
-        sweep.name, collect(sweep, trials, options.storage, curves=False), wide=options.wide, compare=options.compare
-    )
+    runs = collect(sweep, trials, options.storage, curves=False)
+    summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
     sys.stdout.write(render(summary, "json" if options.json else options.format))
+    if not any(run.result for run in runs):
+        profile = f"with --profile {options.profile}" if options.profile else "without a profile"
+        print(f"idp: no trial of {sweep.name} {profile} has ended in {options.storage}", file=sys.stderr)
     return 0
 
 
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.figures import write_figures
 
-    folder = options.out or options.storage / "sweeps" / sweep.name / "figures"
-    written, skipped = write_figures(
-        sweep, collect(sweep, trials, options.storage), folder, options.format, options.width
-    )
+    runs = collect(sweep, trials, options.storage)
+    chosen = _folder(options, sweep)
+    folder = chosen or options.storage / "sweeps" / sweep.name / "figures"
+
+    def make_way() -> None:
+        if chosen is None:
+            _make_way(sweep, options.storage, folder.name)
+
+    written, skipped = write_figures(sweep, runs, folder, options.format, options.width, make_way)
+    for line in (line for run in runs for line in run.damaged):
+        print(f"idp: left out, {line}", file=sys.stderr)
     if options.json:
         print(json.dumps({"sweep": sweep.name, "figures": [str(p) for p in written], "skipped": skipped}, indent=2))
         return 0
@@ -135,14 +146,28 @@ def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[Planned
 def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.report import write_report
 
-    command = ["idp", "run", str(options.sweep)]
-    if options.profile:
-        command += ["--profile", options.profile]
-    for override in options.overrides:
-        command += ["--set", override]
-    path = write_report(sweep, trials, options.storage, options.out, profile=options.profile, command=command)
+    command = command_of(options)
+    folder = _folder(options, sweep)
+    if folder is None:
+        _make_way(sweep, options.storage, "report.html")
+    chosen = trials if options.only else None
+    path = write_report(sweep, options.storage, folder, trials=chosen, profile=options.profile, command=command)
     print(json.dumps({"sweep": sweep.name, "report": str(path)}, indent=2) if options.json else path)
     return 0
+
+
+def _folder(options: argparse.Namespace, sweep: SweepSpec) -> Path | None:
+    """Return the folder that documents go to, None for the sweep's own."""
+    if options.out or not options.only:
+        chosen: Path | None = options.out
+        return chosen
+    return folder_of_selection(sweep, options.storage, options.only)
+
+
+def _make_way(sweep: SweepSpec, storage: Path, name: str) -> None:
+    kept = make_way(sweep, storage, name)
+    if kept is not None:
+        print(f"idp: {name} was of the sweep with other settings; it is now {kept}", file=sys.stderr)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -7,68 +7,62 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from numbers import Integral, Real
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from planners.solution import Result, Solution, Step
-
-RESIDUAL_OFFSET = 1e-5
-"""Added to ||f(z)|| in the relative residual, as in the authors' solver, so that a solution of zero is reachable."""
-
-GROWTH = 1e6
-"""A sample has diverged once ||f(z)|| exceeds this many times max(1, ||v0||, ||f(v0)||)."""
+from planners.stopping import GROWTH as GROWTH
+from planners.stopping import RESIDUAL_OFFSET as RESIDUAL_OFFSET
+from planners.stopping import ErrorRule, ResidualRule, Rule, flat, norm_per_sample, rows, safe_norm_per_sample
+from planners.stopping import relative_residual as relative_residual
 
 CHECK_INTERVAL = {"cpu": 1}
 """Steps between looks at the residuals; on a GPU, where a look waits for the device, 8. Stopping is exact all the same:
 a sample is frozen on the device at its own step, and only stops costing at the next look."""
 
+GROWTH_OF_A_STEP = 2.0
+"""Broyden's steps may make ||g|| this many times larger before a step counts as too long."""
 
-def apply(f: Step, z: Tensor) -> Tensor:
-    """Return f(z) in the dtype of z, which autocast may have changed; raise ValueError if its shape is another."""
-    fz = f(z)
+RuleName = Literal["error", "residual"]
+"""When a sample stops; `planners.solution` says what each promises."""
+
+
+def apply(f: Step, z: Tensor, *, forward_mode: bool = False) -> Tensor:
+    """Return f(z) in the dtype of z, which autocast may have changed.
+
+    Raises:
+        TypeError: f gives no real tensor.
+        ValueError: f gives another shape, or changes z in place.
+        NotImplementedError: f carries a tangent of forward-mode differentiation, unless that is asked for.
+    """
+    version = None if z.is_inference() else z._version
+    try:
+        fz = f(z.clone() if version is None else z)  # an inference tensor would not tell that f changed it
+    except RuntimeError as error:
+        if "does not require grad" in str(error) and not torch.is_grad_enabled():
+            raise RuntimeError(
+                "f differentiates inside itself (torch.autograd.grad), but solvers run f without gradients: use "
+                f"torch.func.grad in f, or torch.enable_grad() and a detached copy of its argument ({error})"
+            ) from error
+        raise
+    if not isinstance(fz, Tensor):
+        raise TypeError(f"f must return a tensor of the shape of v, {tuple(z.shape)}, got {type(fz).__name__}")
     if fz.shape != z.shape:
         raise ValueError(f"f must keep the shape of v, got {tuple(z.shape)} -> {tuple(fz.shape)}")
+    if fz.is_complex():
+        raise TypeError(f"f must return real numbers, got {fz.dtype}")
+    if version is not None and z._version != version:
+        raise ValueError("f must not change its argument in place (v.mul_(...), ReLU(inplace=True), out=v)")
+    if not forward_mode and forward_ad.unpack_dual(fz).tangent is not None:
+        raise NotImplementedError(
+            "forward-mode differentiation of a solution is not implemented (f carries a tangent): use reverse mode, or "
+            "the Unrolled adjoint, whose steps forward mode can follow"
+        )
     return fz.to(z.dtype)
-
-
-def flat(z: Tensor) -> Tensor:
-    """Return z [B, ...] as [B, N]."""
-    return z[..., None].flatten(1)
-
-
-def norm_per_sample(z: Tensor) -> Tensor:
-    """Return the 2-norm of each sample, [B], in at least float32."""
-    dtype = torch.promote_types(z.dtype, torch.float32)
-    return torch.linalg.vector_norm(flat(z), dim=1, dtype=dtype)
-
-
-def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
-    """Return ||f(z) - z|| / (1e-5 + ||f(z)||) per sample, inf where either norm is not finite.
-
-    A norm that overflows makes the plain ratio finite / inf = 0, which would pass for convergence.
-
-    Args:
-        z: [B, ...] iterate.
-        fz: [B, ...] its image f(z).
-
-    Returns:
-        [B], at least float32.
-    """
-    change, size = norm_per_sample(fz - z), norm_per_sample(fz)
-    finite = torch.isfinite(change) & torch.isfinite(size)
-    return torch.where(finite, change / (RESIDUAL_OFFSET + size), torch.inf)
-
-
-def growth_limit(v0: Tensor, fv0: Tensor) -> Tensor:
-    """Return the size of ||f(z)|| above which a sample has diverged, [B]."""
-    return GROWTH * torch.maximum(norm_per_sample(v0), norm_per_sample(fv0)).clamp(min=1.0)
-
-
-def has_diverged(fz: Tensor, residual: Tensor, limit: Tensor) -> Tensor:
-    """Return [B] bool: the residual is not finite, or f(z) is larger than the limit."""
-    return ~torch.isfinite(residual) | (norm_per_sample(fz) > limit)
 
 
 class Acceleration(Protocol):
@@ -90,20 +84,22 @@ class ForwardIteration:
 
     Args:
         max_steps: K, most applications of f, at least 1.
-        tolerance: Relative residual at which a sample stops; 0 runs exactly K steps.
+        tolerance: At which a sample stops, by the rule; 0 runs exactly K steps.
         record: Keep the residual after each step.
+        rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.solution`.
     """
 
     max_steps: int = 30
     tolerance: float = 1e-4
     record: bool = False
+    rule: RuleName = "error"
 
     def __post_init__(self) -> None:
-        _check_steps(self)
+        check_options(self)
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
         """Return f applied K times to v0 [B, ...], or fewer times for samples that converged or diverged."""
-        return _iterate(f, v0, self.max_steps, self.tolerance, self.record, None)
+        return _iterate(f, v0, self, None)
 
 
 @dataclass(frozen=True)
@@ -117,12 +113,13 @@ class Anderson:
 
     Args:
         max_steps: Most applications of f, at least 1.
-        tolerance: Relative residual at which a sample stops; 0 runs all steps.
+        tolerance: At which a sample stops, by the rule; 0 runs all steps.
         depth: m, differences remembered.
         mixing: Damping of the step in (0, 1].
         regularisation: Weight that holds the gammas back, relative to the length of each dg; combinations of
             differences shorter than this share of their length are taken for noise.
         record: Keep the residual after each step.
+        rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.solution`.
     """
 
     max_steps: int = 30
@@ -131,11 +128,10 @@ class Anderson:
     mixing: float = 1.0
     regularisation: float = 1e-4
     record: bool = False
+    rule: RuleName = "error"
 
     def __post_init__(self) -> None:
-        _check_steps(self)
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        check_options(self)
         if not 0.0 < self.mixing <= 1.0:
             raise ValueError(f"mixing must be in (0, 1], got {self.mixing}")
         if not self.regularisation >= 0.0:
@@ -144,7 +140,7 @@ class Anderson:
     def solve(self, f: Step, v0: Tensor) -> Solution:
         """Return the iterate of lowest residual found from v0 [B, ...]."""
         memory = _AndersonMemory(self.depth, self.mixing, self.regularisation)
-        return _iterate(f, v0, self.max_steps, self.tolerance, self.record, memory)
+        return _iterate(f, v0, self, memory)
 
 
 @dataclass(frozen=True)
@@ -157,31 +153,46 @@ class Broyden:
 
     Args:
         max_steps: Most applications of f, at least 1.
-        tolerance: Relative residual at which a sample stops; 0 runs all steps.
+        tolerance: At which a sample stops, by the rule; 0 runs all steps.
         depth: Rank-one updates remembered.
         record: Keep the residual after each step.
+        rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.solution`.
     """
 
     max_steps: int = 30
     tolerance: float = 1e-4
     depth: int = 10
     record: bool = False
+    rule: RuleName = "error"
 
     def __post_init__(self) -> None:
-        _check_steps(self)
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        check_options(self)
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
         """Return the iterate of lowest residual found from v0 [B, ...]."""
-        return _iterate(f, v0, self.max_steps, self.tolerance, self.record, _BroydenMemory(self.depth))
+        return _iterate(f, v0, self, _BroydenMemory(self.depth))
 
 
-def _check_steps(solver: ForwardIteration | Anderson | Broyden) -> None:
-    if solver.max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {solver.max_steps}")
-    if not solver.tolerance >= 0.0:
-        raise ValueError(f"tolerance must be at least 0, got {solver.tolerance}")
+def check_options(solver: Any) -> None:
+    """Raise ValueError for options that no solver can have."""
+    steps, tolerance = solver.max_steps, solver.tolerance
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"max_steps must be at least 1 and whole, got {steps!r}")
+    if not isinstance(tolerance, Real) or not tolerance >= 0.0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance!r}")
+    rule = getattr(solver, "rule", "error")
+    if rule not in ("error", "residual"):
+        raise ValueError(f"rule must be 'error' or 'residual', got {rule!r}")
+    depth = getattr(solver, "depth", 1)
+    if not isinstance(depth, Integral) or depth < 1:
+        raise ValueError(f"depth must be at least 1 and whole, got {depth!r}")
+
+
+def rule_of(solver: Any) -> Rule:
+    """Return the rule by which this solver stops, at its beginning."""
+    if solver.rule == "residual":
+        return ResidualRule(solver.tolerance)
+    return ErrorRule(solver.tolerance, window=1 if isinstance(solver, ForwardIteration) else 5)
 
 
 def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
@@ -191,17 +202,16 @@ def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
             return chosen
         if not bool(mask.any()):
             return other
-    return torch.where(mask.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
+    return torch.where(rows(mask, chosen), chosen, other)
 
 
 @torch.no_grad()
-def _iterate(
-    f: Step, v0: Tensor, max_steps: int, tolerance: float, record: bool, memory: Acceleration | None
-) -> Solution:
+def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> Solution:
     """Run plain iteration (keeping the last iterate) or an accelerated one (keeping the best)."""
+    max_steps, record, rule = solver.max_steps, solver.record, rule_of(solver)
     take: Callable[[Tensor], Step] | None = getattr(f, "take", None)
     interval = CHECK_INTERVAL.get(v0.device.type, 8)
-    z = v0.detach()
+    z = v0.detach().clone()  # the caller may use its memory again
     batch, device = z.shape[0], z.device
     dtype = torch.promote_types(z.dtype, torch.float32)
     value = z
@@ -209,36 +219,33 @@ def _iterate(
     steps = torch.zeros(batch, dtype=torch.int64, device=device)
     result = torch.full((batch,), int(Result.MAX_STEPS), dtype=torch.int8, device=device)
     live = torch.ones(batch, dtype=torch.bool, device=device)
-    limit = residual
-    rows: Tensor | None = None  # rows of the batch still iterated, once some have left it
+    left_in: Tensor | None = None  # rows of the batch still iterated, once some have left it
     stopped: tuple[Tensor, ...] = ()
     trace: list[Tensor] = []
 
     for k in range(1, max_steps + 1):
         fz = apply(f, z)
-        if k == 1:
-            limit = growth_limit(z, fz)
-        now = relative_residual(z, fz)
-        diverged = live & has_diverged(fz, now, limit)
+        now, done, diverged = rule.look(z, fz)
+        diverged, done = live & diverged, live & done & ~diverged
         moving = live & ~diverged
         if memory is None:
             value = _choose(moving, fz, value)
             residual = torch.where(live, now, residual)
         else:
-            better = moving & (now < residual)
+            better = moving & ((now < residual) | done)
             value = _choose(better, z, value)
             residual = torch.where(better, now, residual)
         steps = steps + live
-        converged = moving & (now <= tolerance) if tolerance > 0.0 else torch.zeros_like(moving)
         result = torch.where(diverged, int(Result.DIVERGED), result)
-        result = torch.where(converged, int(Result.CONVERGED), result)
+        result = torch.where(done, int(rule.success), result)
         if record:
             row = trace[-1].clone() if trace else torch.full((batch,), torch.inf, dtype=dtype, device=device)
-            at = slice(None) if rows is None else rows
+            at = slice(None) if left_in is None else left_in
             row[at] = torch.where(live, now, row[at])
             trace.append(row)
-        live = moving & ~converged
+        live = moving & ~done
         if k == max_steps:
+            result = torch.where(live & rule.grown(), int(Result.DIVERGED), result)
             break
         z = value if memory is None else _choose(live, memory.propose(z, fz - z), z)
         if k % interval == 0:
@@ -248,19 +255,20 @@ def _iterate(
             if take is not None and count < live.shape[0]:
                 left = live.nonzero()[:, 0]
                 state = (value, residual, steps, result)
-                if rows is None:
-                    stopped, rows = state, left
+                if left_in is None:
+                    stopped, left_in = state, left
                 else:
-                    stopped = _put(stopped, rows, state)
-                    rows = rows[left]
-                z, live, limit = z[left], live[left], limit[left]
+                    stopped = _put(stopped, left_in, state)
+                    left_in = left_in[left]
+                z, live = z[left], live[left]
                 value, residual, steps, result = (part[left] for part in state)
+                rule.take(left)
                 if memory is not None:
                     memory.take(left)
-                f = take(rows)
+                f = take(left_in)
 
-    if rows is not None:
-        value, residual, steps, result = _put(stopped, rows, (value, residual, steps, result))
+    if left_in is not None:
+        value, residual, steps, result = _put(stopped, left_in, (value, residual, steps, result))
     trace += trace[-1:] * (max_steps - len(trace)) if record else []
     return Solution(value, residual, steps, result, torch.stack(trace) if record else None)
 
@@ -324,7 +332,12 @@ class _AndersonMemory:
 
 
 class _BroydenMemory:
-    """The inverse Jacobian of g as -I + sum_i u_i v_i^T."""
+    """The inverse Jacobian of g as -alpha I + sum_i u_i v_i^T, and the point that steps start from.
+
+    alpha is 1 until a step makes ||g|| larger. Then it is the step that the last secant asks for, and the next step
+    starts at the best point again, half as long (and twice as long after each success, up to the full step): without
+    that, f(v) = v - c (A v - b) with c = 10 runs away before the updates know A.
+    """
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -333,24 +346,39 @@ class _BroydenMemory:
 
     def propose(self, z: Tensor, g: Tensor) -> Tensor:
         z_flat, g_flat = flat(z), flat(g)
+        size = safe_norm_per_sample(g)
         if self.state is None:
-            batch, size = z_flat.shape
-            u = z_flat.new_zeros(batch, self.depth, size)
-            self.state = (z_flat, g_flat, u, torch.zeros_like(u))
+            batch, n = z_flat.shape
+            u = z_flat.new_zeros(batch, self.depth, n)
+            one = torch.ones_like(size)
+            self.state = (z_flat, g_flat, size, one, one, u, torch.zeros_like(u))
             return z + g
-        z_old, g_old, u, v = self.state
+        z_old, g_old, least, alpha, length, u, v = self.state
+        dz, dg = z_flat - z_old, g_flat - g_old
+        worse = ~(size <= GROWTH_OF_A_STEP * least)
         if self.count == self.depth:
             self.count = 0
-        dz, dg = z_flat - z_old, g_flat - g_old
-        dz_inverse = self._times(v, u, dz) - dz
-        denominator = (dz_inverse * dg).sum(dim=1, dtype=torch.float64)
-        least = 1e-12 * norm_per_sample(dz_inverse).double() * norm_per_sample(dg).double()
-        inverse = torch.where(denominator.abs() > least, 1.0 / denominator, 0.0).to(z.dtype)
-        u[:, self.count] = inverse[:, None] * (dz - (self._times(u, v, dg) - dg))
+        alpha, started = self._rescaled(worse & (alpha == 1.0), dz, dg, alpha)
+        u[started], v[started] = 0.0, 0.0
+        dz_inverse = self._times(v, u, dz) - alpha[:, None].to(z.dtype) * dz
+        denominator = _dot(dz_inverse, dg)
+        bound = 1e-12 * norm_per_sample(dz_inverse).double() * norm_per_sample(dg).double()
+        inverse = torch.where(denominator.abs() > bound, 1.0 / denominator, 0.0).to(z.dtype)
+        u[:, self.count] = inverse[:, None] * (dz - (self._times(u, v, dg) - alpha[:, None].to(z.dtype) * dg))
         v[:, self.count] = dz_inverse
         self.count += 1
-        self.state = (z_flat, g_flat, u, v)
-        return z + g - self._times(u, v, g_flat).view_as(z)
+        length = torch.where(worse, 0.5 * length, (2.0 * length).clamp(max=1.0))
+        z_flat, g_flat = (torch.where(worse[:, None], old, new) for old, new in ((z_old, z_flat), (g_old, g_flat)))
+        self.state = (z_flat, g_flat, torch.where(worse, least, size), alpha, length, u, v)
+        step = alpha[:, None].to(z.dtype) * g_flat - self._times(u, v, g_flat)
+        return (z_flat + length[:, None].to(z.dtype) * step).view_as(z)
+
+    def _rescaled(self, at: Tensor, dz: Tensor, dg: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha with the secant's own in the rows `at`, and those rows."""
+        square = _dot(dg, dg)
+        wanted = (_dot(dz, dg).abs() / square).to(alpha.dtype)
+        at = at & torch.isfinite(wanted) & (wanted > 0.0)
+        return torch.where(at, wanted, alpha), at
 
     def _times(self, left: Tensor, right: Tensor, x: Tensor) -> Tensor:
         """Return sum_i left_i (right_i . x), [B, N], over the updates stored."""
@@ -360,3 +388,8 @@ class _BroydenMemory:
     def take(self, rows: Tensor) -> None:
         if self.state is not None:
             self.state = tuple(part[rows] for part in self.state)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each row, [B] in float64."""
+    return (a.double() * b.double()).sum(dim=1)

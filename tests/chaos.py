@@ -14,21 +14,17 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from chaos_faults import FAULTS, MOST_SECONDS, Disturbed, Sweep, log_of
 from mlflow_server import MLflowServer
 
 SWEEP = """
@@ -41,176 +37,55 @@ tasks: [{map_size: 9}]
 grid: {k: [6], seed: SEEDS}
 training: {epochs: EPOCHS}
 """
-NUMBERS = ("status", "test_success_rate", "test_optimality", "test_spl", "train_loss", "forward_residual", "epochs")
-MOST_SECONDS = 240.0
-"""A run that says nothing for so long hangs, which is a failure."""
+STUCK_SWEEP = """
+plugins: [chaos_planner]
+resources: {stall_seconds: 8}
+"""
+STUCK_PLANNER = "  stuck: {core: stuck, adjoint: unrolled, mark: MARK}\n"
+STUCK_MODULE = '''
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from datagen.spec import Spec
+from planners.cores import Injected
+from planners.specs import Entry
 
 
-@dataclass
-class Sweep:
-    """A sweep on a storage of its own."""
-
-    path: Path
-    storage: Path
-    server: MLflowServer | None = None
-
-    def start(self) -> subprocess.Popen[str]:
-        command = [*self._command("run"), "--json"]
-        folder = self.path.parent
-        with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
-            environment = {**os.environ, "IDP_LEASE_SECONDS": "6"}
-            return subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True, env=environment)
-
-    def _command(self, verb: str) -> list[str]:
-        command = [sys.executable, "-m", "orchestrator", verb, str(self.path), "--storage", str(self.storage)]
-        return [*command, "--tracking-uri", self.server.address] if self.server else command
-
-    def sync(self) -> None:
-        """Send MLflow what it has not seen while it was down."""
-        subprocess.run(self._command("sync"), check=True, stdout=subprocess.DEVNULL)
-
-    def trials(self) -> list[Path]:
-        return sorted(path for path in (self.storage / "trials").glob("*") if path.is_dir())
-
-    def results(self) -> dict[str, dict[str, object]]:
-        found = {}
-        for trial in self.trials():
-            result = json.loads((trial / "result.json").read_text())
-            found[trial.name] = {name: result[name] for name in NUMBERS}
-        return found
+class Options(Spec):
+    mark: str = ""
 
 
-def descendants(pid: int) -> list[int]:
-    """Return all processes below `pid`."""
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        parents.setdefault(parent, []).append(int(path.name))
-    found, ahead = [], [pid]
-    while ahead:
-        below = parents.get(ahead.pop(), [])
-        found += below
-        ahead += below
-    return found
+class Stuck(nn.Module):
+    """Waits for ever where it finds the mark, which it takes away."""
 
+    def __init__(self, options, *, wrap, actions=4, in_channels=2):
+        super().__init__()
+        self.mark = Path(options.mark)
+        self.reward = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, actions, 1)
 
-def _of_kind(pid: int, word: bytes) -> list[int]:
-    found = []
-    for process in descendants(pid):
-        try:
-            if word in Path(f"/proc/{process}/cmdline").read_bytes():
-                found.append(process)
-        except OSError:
-            continue
-    return found
-
-
-def _kill(pids: list[int], chance: random.Random) -> bool:
-    if not pids:
-        return False
-    os.kill(chance.choice(pids), signal.SIGKILL)
-    return True
-
-
-def kill_driver(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    driver.kill()
-    return True
-
-
-def kill_worker(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    return _kill(_of_kind(driver.pid, b"ImplicitFunc"), chance)
-
-
-def kill_node(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    return _kill(_of_kind(driver.pid, b"raylet/raylet"), chance)
-
-
-def kill_head(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    return _kill(_of_kind(driver.pid, b"gcs_server"), chance)
-
-
-def interrupt(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    driver.send_signal(chance.choice([signal.SIGINT, signal.SIGTERM]))
-    return True
-
-
-def damage_checkpoint(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    """Damage what an unfinished trial would go on from, then kill the driver so that it must."""
-    running = [trial for trial in sweep.trials() if not (trial / "result.json").exists()]
-    found = [path for trial in running for path in trial.glob("c*.p*")]
-    if not found:
-        return False
-    driver.kill()
-    _damage(chance.choice(found), chance)
-    return True
-
-
-def damage_shard(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    found = sorted((sweep.storage / "datasets").glob("*/*.parquet")) + sorted(
-        (sweep.storage / "datasets").glob("*/manifest.json")
-    )
-    if not found:
-        return False
-    driver.kill()
-    _damage(chance.choice(found), chance)
-    return True
-
-
-def _damage(path: Path, chance: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    if chance.random() < 0.5:
-        path.write_bytes(content[: len(content) // 2])
-        return
-    for place in range(chance.randrange(40), len(content), 40):
-        content[place] ^= 0x55
-    path.write_bytes(content)
-
-
-def fill_disk(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    """Leave no room in the storage for a while; it must be a small file system of its own."""
-    room = os.statvfs(sweep.storage)
-    if room.f_blocks * room.f_frsize > 2**29:
-        return False
-    filler = sweep.storage / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
+    def encode(self, x):
+        if self.mark.exists():
+            self.mark.unlink(missing_ok=True)
             while True:
-                file.write(b"x" * 65536)
-        except OSError:
-            pass
-    with contextlib.suppress(subprocess.TimeoutExpired):  # it may have nothing to write just now
-        driver.wait(30)
-    filler.unlink()
-    return True
+                time.sleep(1)
+        return Injected((self.reward(x),))
+
+    def initial_value(self, r):
+        return torch.zeros_like(r.per_sample[0][:, :1])
+
+    def step(self, v, r):
+        return (r.per_sample[0] + 0.5 * v).amax(1, keepdim=True) * 0.5
+
+    def policy(self, v, r):
+        return self.head(r.per_sample[0] + v)
 
 
-def stop_tracking(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    """Kill the MLflow server; it comes back some seconds later."""
-    if sweep.server is None or not sweep.server.answers():
-        return False
-    sweep.server.stop(signal.SIGKILL)
-    threading.Timer(chance.uniform(1.0, 15.0), sweep.server.start).start()
-    return True
-
-
-FAULTS: dict[str, Callable[[Sweep, subprocess.Popen[str], random.Random], bool]] = {
-    "driver": kill_driver,
-    "worker": kill_worker,
-    "node": kill_node,
-    "head": kill_head,
-    "interrupt": interrupt,
-    "checkpoint": damage_checkpoint,
-    "shard": damage_shard,
-    "disk": fill_disk,
-    "tracking": stop_tracking,
-}
-
-
-class Disturbed(AssertionError):
-    """The sweep did not end as the undisturbed one did."""
+CORES = {"stuck": Entry("chaos_planner:Stuck", Options)}
+'''
 
 
 def run_undisturbed(sweep: Sweep) -> dict[str, dict[str, object]]:
@@ -265,11 +140,21 @@ def disturb(
         if "Traceback (most recent call last)" in stderr:
             raise Disturbed(f"run {runs} ended with a traceback:\n{stderr}")
         if driver.returncode == 0:
+            sweep.end_beside()
+            if sum(sweep.redone.values()) and any(not _whole(trial) for trial in sweep.trials()):
+                continue  # the second driver was at it when it was damaged
             return hits
 
 
+def _whole(trial: Path) -> bool:
+    try:
+        return isinstance(json.loads((trial / "result.json").read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
+
+
 def _begun(sweep: Sweep) -> bool:
-    return any((trial / "log.txt").exists() for trial in sweep.trials())
+    return any(log_of(trial) for trial in sweep.trials())
 
 
 def check(sweep: Sweep, expected: dict[str, dict[str, object]]) -> None:
@@ -285,7 +170,9 @@ def check(sweep: Sweep, expected: dict[str, dict[str, object]]) -> None:
         after = log.partition(" COMPLETED")[2]
         if _mlflow_runs(sweep).get(f"trial:{trial.name}") != ["FINISHED"]:
             raise Disturbed(f"{trial.name} has not one finished run in MLflow: {_mlflow_runs(sweep)}")
-        if log.count(" COMPLETED") != 1 or " started on " in after or " epoch " in after:
+        # A result that was damaged is made again, from the last checkpoint: no epoch is trained twice.
+        again = sweep.redone[trial.name]
+        if log.count(" COMPLETED") != 1 + again or after.count(" started on ") > again or ": loss " in after:
             raise Disturbed(f"{trial.name} was run again after it was complete:\n{log}")
 
 
@@ -311,9 +198,18 @@ def campaign(
     path.write_text(
         SWEEP.replace("SEEDS", str(size.get("seeds", [0, 1, 2]))).replace("EPOCHS", str(size.get("epochs", 6)))
     )
+    if "hang" in kinds:
+        (folder / "chaos_planner.py").write_text(STUCK_MODULE)
+        text = path.read_text().replace("data: {", f"{STUCK_PLANNER.replace('MARK', str(folder / 'mark'))}data: {{")
+        path.write_text(text + STUCK_SWEEP)
     calm = Sweep(path, folder / "undisturbed")
     expected = run_undisturbed(calm)
     say(f"undisturbed: {len(expected)} trials")
+    together = int("first" in kinds)
+    if together:
+        run_together(Sweep(path, folder / "together"), expected)
+        say("three first runs at once: the same table")
+    kinds = [kind for kind in kinds if kind != "first"]
     disturbed = Sweep(path, storage)
     if "tracking" in kinds:
         disturbed.server = MLflowServer(f"sqlite:///{folder}/mlflow.db", folder)
@@ -328,14 +224,26 @@ def campaign(
     finally:
         if disturbed.server:
             disturbed.server.stop()
-    return hits
+    return hits | {"first": together} if together else hits
+
+
+def run_together(sweep: Sweep, expected: dict[str, dict[str, object]]) -> None:
+    """Let three drivers begin on a storage that is not there yet: all must end well, and nothing be done twice."""
+    names = [f"stderr-{number}" for number in range(3)]
+    drivers = [sweep.start(name) for name in names]
+    for name, driver in zip(names, drivers, strict=True):
+        code = driver.wait(2 * MOST_SECONDS)
+        stderr = (sweep.path.parent / name).read_text()
+        if code or "Traceback (most recent call last)" in stderr:
+            raise Disturbed(f"of three first runs one ended with {code}:\n{stderr}")
+    check(sweep, expected)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--kinds", nargs="+", choices=[*FAULTS, "first"], default=[*FAULTS, "first"])
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--storage", type=Path, help="an empty folder; for full disks, a small file system of its own")
     options = parser.parse_args()
@@ -348,13 +256,14 @@ def main() -> None:
 
         hits = Counter[str]()
         for number in itertools.count():
-            folder, left = Path(name) / f"sweep{number}", options.faults - hits.total()
+            folder, left = Path(name) / f"sweep{number}", options.faults - hits.total() + hits["first"]
             folder.mkdir()
             place, seed = storage / f"sweep{number}", options.seed + number
             new = campaign(folder, place, left, options.kinds, seed, say, epochs=options.epochs)
             hits += Counter(new)
             say(f"the same table; faults so far: {dict(hits)}")
-            if hits.total() >= options.faults:
+            options.kinds = [kind for kind in options.kinds if kind != "first"]
+            if hits.total() - hits["first"] >= options.faults:
                 break
             if not any(new.values()):
                 raise SystemExit("no fault of these kinds can hit here")

@@ -58,7 +58,27 @@ def test_every_service_restarts_is_probed_and_gains_no_privileges(file: dict) ->
         assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert not service.get("privileged") and "pid" not in service, name
-        assert name == "postgres" or service["cap_drop"] == ["ALL"], name
+        assert service["cap_drop"] == ["ALL"], name
+        # PostgreSQL's own entrypoint gives files to its user and becomes it.
+        expected = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"} if name == "postgres" else set()
+        assert set(service.get("cap_add", [])) == expected, name
+
+
+def test_no_service_takes_the_machine_along(file: dict) -> None:
+    for name, service in file["services"].items():
+        assert 256 <= service["pids_limit"] <= 32768, name
+        variable = {"postgres": "POSTGRES_MEMORY", "mlflow": "MLFLOW_MEMORY", "head": "HEAD_MEMORY"}.get(name)
+        assert service["mem_limit"] == (settings()[variable] if variable else 0), name
+    worker = resolved("docker-compose.yml", NODE_MEMORY="12000m")["services"]["worker-cpu"]
+    assert worker["mem_limit"] == "12000m"
+
+
+def test_who_runs_anybodys_code_does_not_reach_the_database() -> None:
+    file = resolved("docker-compose.yml")
+    networks = {name: set(service["networks"]) for name, service in file["services"].items()}
+    assert networks["postgres"] == {"back"} and file["networks"]["back"] == {"internal": True}
+    assert networks["mlflow"] == {"front", "back"}
+    assert all(networks[name] == {"front"} for name in ("head", "worker-cpu", "worker-gpu"))
 
 
 def test_images_are_pinned(file: dict) -> None:
@@ -166,6 +186,14 @@ def test_make_secrets_makes_private_random_files_once(tree: Path) -> None:
     assert (tree / "s").stat().st_uid == owner
     assert run(tree / "docker/secrets.sh").returncode == 0
     assert [path.read_text() for path in made] == contents
+
+
+def test_make_secrets_leaves_a_quarter_of_the_memory_to_the_machine(tree: Path) -> None:
+    run(tree / "docker/secrets.sh")  # refuses to go on as root, with a .env made
+    values = dict(line.split("=", 1) for line in (tree / ".env").read_text().splitlines() if "=" in line[:20])
+    kilobytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024
+    assert int(values["NODE_MEMORY"].removesuffix("m")) * 1024 <= 0.76 * kilobytes
+    assert int(values["NODE_MEMORY"].removesuffix("m")) > 0
 
 
 def test_make_secrets_refuses_containers_that_run_as_root(tree: Path) -> None:

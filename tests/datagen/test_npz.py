@@ -201,7 +201,7 @@ MALFORMED = {
     "size": (lambda a: a.__setitem__(3, a[3][:, :8, :8]), r"arr_3: valid maps should be \[5, 9, 9\], got \[5, 8, 8\]"),
     "count": (lambda a: a.__setitem__(4, a[4][:4]), r"arr_4: valid goal maps should be \[5, 1, 9, 9\], got"),
     "actions": (lambda a: a.__setitem__(2, a[2][:, :3]), r"arr_2: train policies should be \[23, 4, 1, 9, 9\]"),
-    "oblong": (lambda a: a.__setitem__(0, a[0][:, :8]), r"arr_0: maps should be \[N, m, m\]"),
+    "oblong": (lambda a: a.__setitem__(0, a[0][:, :8]), r"arr_0: train maps should be \[23, 8, 8\], got \[23, 8, 9\]"),
     "objects": (lambda a: a.__setitem__(0, np.array([{}, 1], object)), r"arr_0: expected numbers, got object"),
     "too few": (lambda a: a.pop(), r"expected arr_0 .. arr_8 .*found arr_0, "),
     "observations": (lambda a: a.extend(a[:3]), r"arr_9: task 'navigation' has no observations"),
@@ -223,12 +223,19 @@ def test_a_malformed_file_is_refused(case, tmp_path):
 
 
 def test_other_action_orders_and_moves_are_noticed(tmp_path):
-    export_npz(make(SPECS["navigation"], tmp_path), tmp_path / "news.npz", actions="news")
-    with pytest.raises(DatasetError, match=r"not optimal.*north, west, south, east.*actions='news'"):
+    directory = make(SPECS["navigation"], tmp_path)
+    export_npz(directory, tmp_path / "news.npz", actions="news")
+    with pytest.raises(DatasetError, match=r"not optimal.*in another order: read it with --actions news"):
         import_npz(tmp_path / "news.npz", "navigation", tmp_path / "lab")
     export_npz(make(SPECS["manipulation"], tmp_path), tmp_path / "torus.npz")
-    with pytest.raises(DatasetError, match="not optimal"):
+    with pytest.raises(DatasetError, match=r"not optimal; expected the order north, west, south, east$"):
         import_npz(tmp_path / "torus.npz", "navigation", tmp_path / "lab")
+    export_npz(directory, tmp_path / "full.npz", labels="full", actions="news")
+    with pytest.raises(DatasetError, match=r"several actions.*read it with --actions news"):
+        import_npz(tmp_path / "full.npz", "navigation", tmp_path / "lab")
+    export_npz(directory, tmp_path / "ours.npz", labels="full")
+    with pytest.raises(DatasetError, match=r"several actions.*read it with --actions 4abs-cc"):
+        import_npz(tmp_path / "ours.npz", "navigation", tmp_path / "lab", actions="news")
 
 
 def test_files_that_are_no_npz(tmp_path):

@@ -14,7 +14,7 @@ import yaml
 
 import datagen.parquet as parquet
 from datagen.columns import problems_from_table
-from datagen.manifest import DatasetError
+from datagen.manifest import DatasetError, card
 from datagen.navigation import draw
 from datagen.parquet import (
     directory_of,
@@ -180,10 +180,13 @@ def test_a_killed_writer_leaves_a_state_to_go_on_from(tmp_path):
     worker.start()
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
-    assert list(directory_of(SPEC, tmp_path / "killed").glob(".*.tmp"))
+    (left,) = directory_of(SPEC, tmp_path / "killed").glob(".*.tmp")
     assert missing_shards(SPEC, tmp_path / "killed") == shards(SPEC)[2:]
     for shard in missing_shards(SPEC, tmp_path / "killed"):
         write_shard(SPEC, shard, tmp_path / "killed")
+    finish_dataset(SPEC, tmp_path / "killed")
+    assert left.exists(), "it may be a live writer's"
+    os.utime(left, (1, 1))
     finish_dataset(SPEC, tmp_path / "killed")
     make(tmp_path / "whole")
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
@@ -288,3 +291,77 @@ def test_observations_and_obstacles_survive(tmp_path):
     for scene, expected in zip(found.obstacles, scenes, strict=True):
         for polygon, other in zip(scene, expected, strict=True):
             np.testing.assert_array_equal(polygon, other)
+
+
+def _make_rounds(roots, together, found):
+    """Make a set in each of `roots` as soon as the other processes do the same."""
+    parquet.PROBLEMS_PER_SHARD = 10
+    draw(SPEC, "train", 0, 1)  # compiled before the race
+    for root in roots:
+        together.wait()
+        try:
+            parquet.make_dataset(SPEC, root)
+            read_split(directory_of(SPEC, root), "train")
+        except Exception as error:
+            found.put(f"{type(error).__name__}: {error}")
+    found.put(None)
+
+
+def test_processes_that_make_one_set_at_once_do_not_fail_each_other(tmp_path):
+    context, processes = multiprocessing.get_context("spawn"), 4
+    roots = [tmp_path / str(number) for number in range(12)]
+    together, found = context.Barrier(processes), context.Queue()
+    makers = [context.Process(target=_make_rounds, args=(roots, together, found)) for _ in range(processes)]
+    for maker in makers:
+        maker.start()
+    failures, ended = [], 0
+    while ended < processes:
+        told = found.get(timeout=120)
+        ended += told is None
+        failures += [told] if told else []
+    for maker in makers:
+        maker.join()
+    assert failures == []
+    make(tmp_path / "alone")
+    assert all(digests(root) == digests(tmp_path / "alone") for root in roots)
+
+
+def test_what_another_process_has_made_is_left_as_it_is(tmp_path, monkeypatch):
+    make(tmp_path)
+    monkeypatch.setattr("datagen.navigation.draw", lambda *_: pytest.fail("drawn again"))
+    write_shard(SPEC, shards(SPEC)[0], tmp_path)
+
+
+def test_a_temporary_that_somebody_cleared_is_written_again(tmp_path, monkeypatch):
+    rename, cleared = os.replace, []
+
+    def clearing(source, target):
+        if len(cleared) < 2:
+            cleared.append(os.unlink(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", clearing)
+    write_shard(SPEC, shards(SPEC)[0], tmp_path)
+    assert cleared and shards(SPEC)[0] not in missing_shards(SPEC, tmp_path)
+
+
+def test_a_card_claims_no_licence_of_others_and_the_right_size(tmp_path):
+    made = make(tmp_path)
+    ours, theirs = card(made), card(made.model_copy(update={"plugins": ("theirs",)}))
+    assert "license: mit" in ours and "Licence: MIT." in ours
+    assert "license:" not in theirs and "Licence: that of plug-in theirs" in theirs
+    spec = SPEC.model_copy(update={"imported": "0" * 64})
+    imported = card(made.model_copy(update={"source": "imported", "spec": spec}))
+    assert "license:" not in imported and "Licence: that of the file that was imported" in imported
+    assert yaml.safe_load(imported.split("---")[1])["tags"] == ["differentiable-planning", "navigation"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [(999, "n<1K"), (1_000, "1K<n<10K"), (999_999, "100K<n<1M"), (20_000_000, "10M<n<100M"), (10**9, "1B<n<10B")],
+)
+def test_size_categories_are_the_hubs(rows, category, tmp_path):
+    made = make(tmp_path)
+    larger = made.shards[0].model_copy(update={"rows": rows - 11})  # beside those of valid and test
+    front = card(made.model_copy(update={"shards": (larger, *made.shards[3:])})).split("---")[1]
+    assert yaml.safe_load(front)["size_categories"] == [category]

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import random
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mutations import EXAMPLES, bounded, mutated
 from samples import sample_run
 
+from orchestrator.archive import SCHEMA, read_archive
 from orchestrator.cli import main
-from orchestrator.evaluation import EvaluationResult, evaluation_path
+from orchestrator.evaluation import EvaluationResult, evaluation_path, read_evaluation
+from orchestrator.leases import Owner, free, look, take
 from orchestrator.results import (
+    ResultError,
+    TrialResult,
+    list_results,
     read_curves,
     read_result,
     trial_directory,
@@ -27,6 +37,7 @@ SWEEP = SweepSpec.model_validate(
     {"name": "kept", "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}}, "grid": {"k": [30], "seed": [0, 1]}}
 )
 TRIALS = expand(SWEEP)
+TESTED = ("navigation-27-ab12", "test", 54)
 
 
 @pytest.fixture
@@ -55,15 +66,16 @@ def test_what_is_archived_comes_back_and_nothing_is_overwritten(storage, tmp_pat
         was, now = (trial_directory(place, trial.trial_id) for place in (storage, other))
         assert read_result(now) == read_result(was)
         assert repr(read_curves(now)) == repr(read_curves(was))
-        for name in ("spec.json", "evaluations/navigation-27-ab12-test-k54.json"):
-            assert json.loads((now / name).read_text()) == json.loads((was / name).read_text())
-    kept = trial_directory(other, TRIALS[0].trial_id) / "result.json"
-    changed = kept.read_text().replace('"COMPLETED"', '"OUT_OF_MEMORY"')
-    kept.write_text(changed)
+        assert (now / "spec.json").read_text() == (was / "spec.json").read_text()
+        first, second = (read_evaluation(evaluation_path(place, *TESTED)) for place in (was, now))
+        assert first == second and first is not None
+    kept = trial_directory(other, TRIALS[0].trial_id)
+    changed = TrialResult(trial_id=TRIALS[0].trial_id, status="OUT_OF_MEMORY")
+    write_result(kept, changed)
     capsys.readouterr()
     assert main(["unarchive", str(file), "--storage", str(other)]) == 0
     assert "0 of 2 trials put there, 2 it had already" in capsys.readouterr().out
-    assert kept.read_text() == changed
+    assert read_result(kept) == changed
 
 
 @pytest.mark.parametrize(
@@ -88,6 +100,241 @@ def test_a_row_that_is_not_what_it_says_is_refused_and_nothing_is_written(
     assert main(["unarchive", str(file), "--storage", str(other)]) == 2
     assert message in capsys.readouterr().err
     assert not other.exists()
+
+
+@pytest.fixture
+def file(storage, tmp_path):
+    path = tmp_path / "results.parquet"
+    assert main(["archive", str(path), "--storage", str(storage)]) == 0
+    return path
+
+
+def changed(path, edit, schema=SCHEMA):
+    """The archive as 0.1.0 wrote it, without checksums, its rows edited."""
+    rows = pq.read_table(path).to_pylist()
+    rows = edit(rows) or rows
+    pq.write_table(pa.Table.from_pylist(rows, schema).drop_columns("checksum"), path)
+
+
+def setting(column, value):
+    return lambda rows: rows[1].__setitem__(column, value)
+
+
+def of_result(**fields):
+    def edit(rows):
+        content = {**json.loads(rows[1]["result"]), **fields}
+        del content["checksum"]
+        rows[1]["result"] = json.dumps(content)
+
+    return edit
+
+
+def of_evaluation(**fields):
+    return lambda rows: rows[1].__setitem__(
+        "evaluations", json.dumps([{**json.loads(rows[1]["evaluations"])[0], **fields}])
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (setting("spec", None), "row 1: spec"),
+        (setting("spec", "5"), "row 1: spec"),
+        (setting("evaluations", "[" * 100_000), "row 1: evaluations"),
+        (setting("curves", "[" * 100_000), "row 1: curves"),
+        (setting("curves", '{"a": 1}'), "row 1: curves"),
+        (setting("curves", "[5]"), "row 1: curves"),
+        (setting("curves", "[{}]"), "row 1: curves: epoch"),
+        (setting("curves", '[{"epoch": 1}, {"epoch": "x"}]'), "row 1: curves: epoch"),
+        (setting("curves", '[{"epoch": 1, "a": 1}, {"epoch": 2, "a": "x"}]'), "row 1: curves"),
+        (setting("curves", '[{"epoch": [{"a": {}}]}]'), "row 1: curves"),
+        (setting("curves", f'[{{"epoch": {10**30}}}]'), "row 1: curves"),
+        (setting("curves", f'[{{"epoch": 1, "peak_bytes": {"9" * 5000}}}]'), "row 1: curves"),
+        (setting("curves", '[{"epoch": 1, "valid_success_rate": 7.0}]'), "row 1: curves: valid_success_rate"),
+        (of_evaluation(k=10**300), "row 1: evaluations: k"),
+        (of_evaluation(k=-5), "row 1: evaluations: k"),
+        (of_evaluation(success_rate=math.nan), "row 1: evaluations"),
+        (of_evaluation(zz=[math.nan]), "row 1: evaluations"),
+        (of_evaluation(trial_id="f" * 16), "row 1: evaluations: trial_id"),
+        (of_evaluation(dataset_id="x\n"), "row 1: evaluations: dataset_id"),
+        (of_result(zz={"a": [math.nan]}), "row 1: result"),
+        (of_result(test_success_rate=99.0), "row 1: result: test_success_rate"),
+        (of_result(status="FAILED"), "row 1: result: status"),
+        (of_result(curves="../../../etc/passwd"), "row 1: result: curves"),
+        (lambda rows: [rows[0], rows[0]], "row 1: trial_id: .* is there twice"),
+    ],
+)
+def test_a_row_of_0_1_0_that_can_not_be_is_refused_before_anything_is_written(file, tmp_path, edit, message):
+    changed(file, edit)
+    with pytest.raises(ResultError, match=message):
+        read_archive(file, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_archive_of_0_1_0_is_read(file, storage, tmp_path):
+    changed(file, lambda rows: None)
+    assert read_archive(file, tmp_path / "other") == (2, 2)
+    assert list_results(tmp_path / "other") == list_results(storage)
+
+
+def test_a_number_that_was_altered_is_no_other_number(file, tmp_path):
+    table = pq.read_table(file)
+    for column in ("test_success_rate", "seed", "curves"):
+        rows = table.to_pylist()
+        rows[1][column] = rows[1][column].replace("1", "2") if column == "curves" else 0
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
+        with pytest.raises(ResultError, match=r"row 1: (its checksum does not fit|curves)"):
+            read_archive(file, tmp_path / "other")
+
+
+def test_fuzzed_archives_are_refused_whole_or_the_same(file, storage, tmp_path):
+    content, good, other = file.read_bytes(), list_results(storage), tmp_path / "other"
+    with bounded(processor_seconds=5 + 0.3 * EXAMPLES, mebibytes=500):
+        for number in range(EXAMPLES):
+            file.write_bytes(mutated(content, number))
+            place = other / str(number)
+            try:
+                read_archive(file, place)
+            except ResultError as error:
+                assert str(file) in str(error) and "\n" not in str(error) and not place.exists()
+            else:
+                assert list_results(place) == good
+
+
+def test_an_archive_that_lost_rows_is_refused(file, tmp_path):
+    table = pq.read_table(file)
+    for rows in (table.slice(0, 1), table.slice(0, 0), table.replace_schema_metadata({})):
+        pq.write_table(rows, file)
+        with pytest.raises(ResultError, match=r"(rows are missing|no trials)"):
+            read_archive(file, tmp_path / "other")
+
+
+def test_fuzzed_rows_of_0_1_0_are_refused_whole_or_taken_whole(file, tmp_path):
+    content = file.read_bytes()
+    for number in range(EXAMPLES):
+        file.write_bytes(content)
+        draw = random.Random(number)
+        column = draw.choice(["trial_id", "spec", "result", "curves", "evaluations"])
+
+        def edit(rows, column=column, number=number):
+            text = mutated(rows[1][column].encode(), number).decode(errors="replace")
+            rows[1][column] = text.replace('"checksum"', '"was"', 1) if column == "result" else text
+
+        changed(file, edit)
+        place = tmp_path / "other" / str(number)
+        try:
+            read_archive(file, place)
+        except ResultError as error:
+            assert "row 1: " in str(error) and "\n" not in str(error) and not place.exists()
+        else:
+            assert {name for name in list_results(place)} == {trial.trial_id for trial in TRIALS}
+            for found in list_results(place).values():
+                assert found.final and all(map(math.isfinite, [found.test_success_rate, found.epochs]))
+                read_curves(trial_directory(place, found.trial_id))
+
+
+def test_a_small_file_does_not_unfold_into_gigabytes(file, tmp_path, monkeypatch):
+    row = pq.read_table(file).to_pylist()[0]
+    del row["checksum"]
+    result = {**json.loads(row["result"]), "pad": "A" * 1_000_000}
+    del result["checksum"]
+    row["result"] = json.dumps(result)
+    table = pa.Table.from_pylist([row], SCHEMA).drop_columns("checksum")
+    for rows, most in ((300, 2**30), (300, 2**28), (1, 2**19)):
+        pq.write_table(pa.concat_tables([table] * rows), file, compression="zstd")
+        assert file.stat().st_size < 200_000
+        monkeypatch.setattr("orchestrator.archive.MOST_CHUNK_BYTES", most)
+        with (
+            bounded(processor_seconds=5, mebibytes=100),
+            pytest.raises(ResultError, match=r"(twice|too many)"),
+        ):
+            read_archive(file, tmp_path / "other")
+
+
+def test_texts_are_json_that_every_reader_takes(storage, tmp_path):
+    directory = trial_directory(storage, TRIALS[0].trial_id)
+    records = [{"epoch": n, "train_loss": value} for n, value in enumerate((math.nan, math.inf, -math.inf, 0.5), 1)]
+    records[2]["train_loss"] = math.inf
+    write_curves(directory, records)
+    file = tmp_path / "a.parquet"
+    assert main(["archive", str(file), "--storage", str(storage)]) == 0
+    for row in pq.read_table(file).to_pylist():
+        for column in ("spec", "result", "curves", "evaluations"):
+            json.loads(row[column], parse_constant=pytest.fail)
+    read_archive(file, tmp_path / "other")
+    assert repr(read_curves(trial_directory(tmp_path / "other", TRIALS[0].trial_id))) == repr(records)
+
+
+def test_twice_the_same_archive_is_the_same_file(file, storage, tmp_path):
+    read_archive(file, tmp_path / "other")
+    again = tmp_path / "again.parquet"
+    assert main(["archive", str(again), "--storage", str(tmp_path / "other")]) == 0
+    assert again.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "damaged"])
+def test_what_is_not_final_is_replaced(file, storage, state):
+    directory = trial_directory(storage, TRIALS[0].trial_id)
+    good = read_result(directory)
+    if state == "damaged":
+        (directory / "result.json").write_text("{")
+    else:
+        write_result(directory, TrialResult(trial_id=directory.name, status=state))
+        (directory / "cancelled").write_text("stop")
+    (directory / "checkpoint.pt").write_bytes(b"of what did not end")
+    assert read_archive(file, storage) == (1, 2)
+    assert read_result(directory) == good and not (directory / "cancelled").exists()
+    assert (directory / "checkpoint.pt").exists() == (state == "damaged") and free(look(directory))
+
+
+def test_a_trial_that_is_running_is_left_to_its_process(file, tmp_path, capsys):
+    directory = trial_directory(tmp_path / "other", TRIALS[0].trial_id)
+    take(directory, Owner.here())
+    assert main(["unarchive", str(file), "--storage", str(tmp_path / "other")]) == 0
+    printed = capsys.readouterr()
+    assert "1 of 2 trials put there" in printed.out and "works on this trial; left alone" in printed.err
+    assert read_result(directory) is None
+
+
+def test_a_damaged_file_costs_itself_alone(storage, tmp_path, capsys):
+    one, two = (trial_directory(storage, trial.trial_id) for trial in TRIALS)
+    (one / "curves.parquet").write_bytes(b"x")
+    evaluation_path(one, "navigation-27-ab12", "test", 54).write_text("{")
+    (two / "result.json").write_text("{")
+    file = tmp_path / "a.parquet"
+    assert main(["archive", str(file), "--storage", str(storage)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [next(word for word in ("curve is", "test is", "trial is") if word in line) for line in said] == [
+        "trial is", "curve is", "test is"
+    ] or len(said) == 3  # fmt: skip
+    assert read_archive(file, tmp_path / "other") == (1, 1)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"{}", "other"])
+def test_a_spec_that_is_not_the_trials_is_refused_when_it_is_written(storage, tmp_path, capsys, content):
+    path = trial_directory(storage, TRIALS[0].trial_id) / "spec.json"
+    if content is None:
+        path.unlink()
+    else:
+        other = trial_directory(storage, TRIALS[1].trial_id) / "spec.json"
+        path.write_bytes(other.read_bytes() if content == "other" else content)
+    assert main(["archive", str(tmp_path / "a.parquet"), "--storage", str(storage)]) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said and said.count("\n") == 1 and not (tmp_path / "a.parquet").exists()
+
+
+def test_places_that_take_no_file_are_named(storage, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, Path("/proc/a.parquet"), tmp_path / "pipe" / "a.parquet"):
+        assert main(["archive", str(place), "--storage", str(storage)]) == 2
+        said = capsys.readouterr().err
+        assert str(place) in said and said.count("\n") == 1
+    for place in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "absent"):
+        with bounded(processor_seconds=2, mebibytes=50):
+            assert main(["unarchive", str(place), "--storage", str(tmp_path / "other")]) == 2
+        said = capsys.readouterr().err
+        assert str(place) in said and said.count("\n") == 1
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_is_no_archive_is_said(tmp_path, capsys):

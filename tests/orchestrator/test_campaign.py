@@ -15,6 +15,8 @@ import pytest
 
 from datagen import parquet
 from datagen.task import dataset_id
+from orchestrator.leases import look
+from orchestrator.provenance import code_hash
 from orchestrator.results import read_curves, read_result, trial_directory
 from orchestrator.specs import expand
 from orchestrator.sweep_files import load_sweep
@@ -80,7 +82,7 @@ def test_the_run_ends_with_the_table_and_what_comes_next(campaign):
 def test_progress_is_plain_lines_without_noise(campaign):
     _, _, trials, _, done = campaign
     for line in done.stderr.splitlines():
-        known = ("starting Ray", trials[0].spec.data.task, "idp: ", "4 trials in")
+        known = ("4 trials to run", "starting Ray", trials[0].spec.data.task, "idp: ", "4 trials in")
         assert line.startswith(known) or line.split()[0] in {trial.trial_id[:8] for trial in trials}, line
     assert "epoch 1/1" in done.stderr
 
@@ -114,7 +116,6 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign):
     assert "starting Ray for 1 trials" in again.stderr
     assert [path.stat().st_mtime_ns for path in done] == before
     assert len(read_curves(trial_directory(storage, broken.trial_id))) == 1
-    started = time.monotonic()
     check = (
         "import sys; from orchestrator.cli import main\n"
         f"code = main(['run', {str(path)!r}, '--storage', {str(storage)!r}, '--json'])\n"
@@ -123,7 +124,6 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign):
     )
     third = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert third.returncode == 0, third.stderr
-    assert time.monotonic() - started < 3.0
     assert [row["used"] for row in json.loads(third.stdout)["rows"]] == [2, 2]
     assert [path for path in storage.rglob("*") if path.suffix in (".tmp", ".pkl")] == []
 
@@ -148,7 +148,7 @@ def test_one_trial_without_ray_gives_the_same_numbers(campaign, tmp_path):
 
 
 def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
-    number = signal.SIGTERM
+    number = signal.SIGHUP
     path = tmp_path / "tiny.yaml"
     path.write_text(SWEEP.replace("epochs: 1", "epochs: 10000"))
     command = [sys.executable, "-m", "orchestrator", "run", str(path), "--storage", str(tmp_path / "storage")]
@@ -169,7 +169,7 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
             elif "its process died (1)" in line:
                 victim = line.split()[0]
             elif any("its process died" in said for said in lines) and line.startswith(victim):
-                process.send_signal(number)
+                os.killpg(process.pid, number)  # as a terminal that closes: to all processes of the run at once
                 break
         lines += process.stderr.readlines()
         assert process.wait(60) == 128 + number, "".join(lines)
@@ -182,7 +182,41 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
     (log,) = (tmp_path / "storage" / "trials").glob(f"{victim}*/log.txt")
     assert "goes on after epoch" in log.read_text()
     assert text.splitlines()[-1] == f"idp: stopped by {number.name}"
+    for directory in (tmp_path / "storage" / "trials").iterdir():
+        held = look(directory)
+        assert held is not None and held.owner is None, "not given back"
+    with sqlite3.connect(tmp_path / "storage" / "mlflow.db") as connection:
+        assert {row[0] for row in connection.execute("select status from runs")} == {"KILLED"}
+    deadline = time.monotonic() + 30
+    while left := _session(process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
     assert "Traceback" not in text
+
+
+OUR_CODE_ALONE = {
+    "planners.py": "x = 1\n",  # a user's own modules, of our names and of Python's
+    "statistics.py": "raise RuntimeError('hidden')\n",
+    "orchestrator/__init__.py": "raise RuntimeError('another checkout')\n",
+}
+
+
+def test_workers_run_the_code_of_the_driver_whatever_the_current_folder_holds(tmp_path):
+    for name, text in OUR_CODE_ALONE.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    path, storage = tmp_path / "tiny.yaml", tmp_path / "storage"
+    path.write_text(SWEEP.replace("seed: [0, 1]", "seed: [0]"))
+    # As the installed program has it: the current folder is not on its path.
+    command = [sys.executable, "-P", "-m", "orchestrator", "run", str(path), "--storage", str(storage)]
+    command += ["--only", "planner=vin"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    (trial,) = [trial for trial in expand(load_sweep(path)) if trial.axes["planner"] == "vin"]
+    result = read_result(trial_directory(storage, trial.trial_id))
+    assert result is not None and (result.status, result.provenance.code) == ("COMPLETED", code_hash())
+    assert "1 trials to run, expected time: unknown; disk: about " in done.stderr
 
 
 def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
@@ -220,6 +254,19 @@ def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
         assert (tmp_path / "again" / directory.name / shard.name).read_bytes() == (directory / shard.name).read_bytes()
 
 
+def _session(number: int) -> list[str]:
+    """Return the commands of the processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            if fields[3] == str(number) and fields[0] != "Z":
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
 def _processes(kind: bytes, storage: Path) -> list[int]:
     """Return the ids of the Ray workers of a kind in the cluster that serves `storage`, and in no other."""
     return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker(path, kind, storage)]
@@ -240,3 +287,80 @@ def _is_worker(process: Path, kind: bytes, storage: Path) -> bool:
     except OSError:
         return False  # it has just ended
     return False
+
+
+STUCK = '''
+import ctypes
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from datagen.spec import Spec
+from planners.cores import Injected
+from planners.specs import Entry
+
+
+class Options(Spec):
+    once: str = ""
+
+
+class Stuck(nn.Module):
+    """Waits for ever in its fifth batch, and no thread of Python runs meanwhile."""
+
+    def __init__(self, options, *, wrap, actions=4, in_channels=2):
+        super().__init__()
+        self.options, self.calls = options, 0
+        self.reward = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, actions, 1)
+
+    def encode(self, x):
+        self.calls += 1
+        if self.calls == 5 and not (self.options.once and Path(self.options.once).exists()):
+            if self.options.once:
+                Path(self.options.once).touch()
+            ctypes.PyDLL(None).sleep(10_000)
+        return Injected((self.reward(x),))
+
+    def initial_value(self, r):
+        return torch.zeros_like(r.per_sample[0][:, :1])
+
+    def step(self, v, r):
+        return (r.per_sample[0] + 0.5 * v).amax(1, keepdim=True) * 0.5
+
+    def policy(self, v, r):
+        return self.head(r.per_sample[0] + v)
+
+
+CORES = {"stuck": Entry("stuck_planner:Stuck", Options)}
+'''
+
+
+def test_a_trial_that_makes_no_progress_is_taken_up_again_and_then_failed(tmp_path):
+    (tmp_path / "stuck_planner.py").write_text(STUCK)
+    path, storage = tmp_path / "stuck.yaml", tmp_path / "storage"
+    path.write_text(f"""
+name: stuck
+plugins: [stuck_planner]
+planners:
+  always: {{core: stuck, adjoint: unrolled}}
+  once: {{core: stuck, adjoint: unrolled, once: {str(tmp_path / "mark")!r}}}
+data: {{train: 256, valid: 32, test: 32}}
+tasks: [{{map_size: 9}}]
+grid: {{k: [6], seed: [0]}}
+training: {{epochs: 4}}
+resources: {{stall_seconds: 5}}
+""")
+    done = idp("run", path, "--storage", storage)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "its process died (1): no progress for 0:00:05 h" in done.stderr
+    always, once = (trial_directory(storage, trial.trial_id) for trial in expand(load_sweep(path)))
+    result = read_result(always)
+    assert result is not None and result.status == "FAILED"
+    assert result.reason.startswith("TrialDied: its process died 3 times: no progress for 0:00:05 h")
+    log = (always / "log.txt").read_text()
+    assert log.count("Timeout (0:00:05)!") == 3 and log.count("in encode") == 3
+    result = read_result(once)
+    assert result is not None and (result.status, result.epochs) == ("COMPLETED", 4), done.stderr
+    assert (once / "log.txt").read_text().count(" started on ") == 2

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import _parser, main
+from orchestrator.cli import _again, _parser, main
+from orchestrator.leases import LeaseLost, TrialHeld
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_result
 from orchestrator.specs import expand
@@ -74,6 +75,10 @@ def test_the_command_line_is_a_contract():
         (["trial", "{sweep}", "zz"], "no trial"),
         (["run", "{sweep}", "--address", "nowhere"], "HOST:PORT"),
         (["run", "{sweep}", "--address", "127.0.0.1:9"], "can't join"),
+        (["plan", "{sweep}", "--measure", "--address", "127.0.0.1:9"], "can't join"),
+        (["plan", "{sweep}", "--only", "planner=vni"], "did you mean 'vin'"),
+        (["plan", "{sweep}", "--only", "planner=vin,vni"], "no trial"),
+        (["plan", "{sweep}", "--only", "vin"], "expected key=value"),
         (["sync", "{sweep}", "--tracking-uri", "http://127.0.0.1:9"], "MLflow at http://127.0.0.1:9"),
     ],
 )
@@ -136,3 +141,28 @@ def test_a_table_can_be_piped_into_head(sweep, tmp_path):
     command = f"{sys.executable} -m orchestrator table {sweep} --format csv | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_next_sweep_keeps_the_profile_where_it_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = "planners: {vin: {core: vin}}\n"
+    Path("with.yaml").write_text(f"name: with\n{plain}profiles: {{smoke: {{training: {{epochs: 1}}}}}}\n")
+    Path("without.yaml").write_text(f"name: without\n{plain}")
+    options = _parser().parse_args(["run", "any.yaml", "--profile", "smoke", "--storage", "idp-storage"])
+    assert _again(options, "run", "with.yaml").endswith("run with.yaml --profile smoke")
+    assert _again(options, "run", "without.yaml").endswith("run without.yaml")
+    assert _again(options, "run", "absent.yaml").endswith("run absent.yaml")
+
+
+@pytest.mark.parametrize("loss", [LeaseLost("0123: taken over"), TrialHeld("0123: held")])
+def test_a_trial_that_is_somebody_elses_is_one_line(sweep, tmp_path, capsys, monkeypatch, loss):
+    from orchestrator import trial
+
+    def lost(*_, **__):
+        raise loss
+
+    monkeypatch.setattr(trial, "_run", lost)
+    (first, *_) = expand(load_sweep(sweep))
+    assert main(["trial", str(sweep), first.trial_id, "--storage", str(tmp_path / "storage")]) == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1] == f"idp: {loss}" and "Traceback" not in said

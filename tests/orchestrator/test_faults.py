@@ -5,19 +5,25 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 
 import pytest
 import torch
+from mutations import EXAMPLES, bounded, mutated
 
 from datagen import parquet
 from datagen.task import DatasetSpec
 from orchestrator import checkpoints
 from orchestrator.cli import main
-from orchestrator.results import StorageFull, no_room, read_result, trial_directory
+from orchestrator.evaluation import evaluation_path
+from orchestrator.healing import heal
+from orchestrator.leases import Owner, take
+from orchestrator.results import StorageFull, no_room, read_curves, read_result, trial_directory, write_result
 from orchestrator.specs import ExecutionSpec, TrialSpec, trial_id
 from orchestrator.steering import cancel, retry
 from orchestrator.trial import run_trial
 from planners.specs import PlannerSpec, TrainingSpec
+from planners.training import Trainer
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
 SPEC = TrialSpec(
@@ -276,6 +282,107 @@ def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
         parquet.write_shard(DATA, shard, root)
     parquet.finish_dataset(DATA, root)
     assert manifest.read_bytes() == expected
+
+
+def test_damaged_curves_and_tests_are_mended_by_retry(storage, capsys):
+    result = run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    curves = read_curves(directory)
+    (directory / "curves.parquet").write_bytes(b"PAR1")
+    test = evaluation_path(directory, "navigation-9-0123456789ab", "test", 9)
+    test.parent.mkdir()
+    test.write_text("{")
+    said = heal(storage, trial_id(SPEC))
+    assert len(said) == 2 and str(test) in said[0] and "written again from the checkpoint" in said[1]
+    assert repr(read_curves(directory)) == repr(curves) and not test.exists()
+    assert heal(storage, trial_id(SPEC)) == [] and read_result(directory) == result
+    (directory / "curves.parquet").write_bytes(b"PAR1")
+    (directory / "checkpoint.pt").unlink()
+    assert "no checkpoint has its records" in heal(storage, trial_id(SPEC))[0]
+    take(directory, Owner.here())
+    assert "left alone" in heal(storage, trial_id(SPEC))[0]
+
+
+def test_a_checkpoint_of_another_trial_is_not_taken(storage, undisturbed):
+    other = SPEC.model_copy(update={"seed": 7, "training": SPEC.training.model_copy(update={"epochs": 2})})
+    run_trial(other, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    directory.mkdir(parents=True)
+    shutil.copy(trial_directory(storage, trial_id(other)) / "checkpoint.pt", directory)
+    result = run_trial(SPEC, storage)
+    assert "the checkpoint is another trial's: training starts again" in (directory / "log.txt").read_text()
+    assert [getattr(result, name) for name in NUMBERS] == undisturbed
+
+
+def test_a_checkpoint_of_0_1_0_which_does_not_say_whose_it_is_is_not_taken(storage, undisturbed):
+    directory = trial_directory(storage, trial_id(SPEC))
+    run_trial(SPEC, storage)
+    state, _ = checkpoints.load_checkpoint(directory)
+    del state["spec"]
+    checkpoints.save_checkpoint(directory, state)
+    (directory / "result.json").unlink()
+    seen = []
+    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    assert seen == [1, 2, 3, 4] and [getattr(result, name) for name in NUMBERS] == undisturbed
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda s: s.pop("records"), lambda s: s.update(trainer={}), lambda s: s.update(records=[5])]
+)
+def test_a_checkpoint_that_does_not_fit_is_told_by_name(storage, spoil):
+    directory = trial_directory(storage, trial_id(SPEC))
+    run_trial(SPEC, storage)
+    state, _ = checkpoints.load_checkpoint(directory)
+    spoil(state)
+    checkpoints.save_checkpoint(directory, state)
+    (directory / "result.json").unlink()
+    result = run_trial(SPEC, storage)
+    assert result.status == "FAILED" and f"{directory / 'checkpoint.pt'}: does not fit this trial" in result.reason
+    (directory / "checkpoint.pt").unlink()
+    assert run_trial(SPEC, storage).status == "COMPLETED"
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
+def test_fuzzed_checkpoint_resume_gives_the_same_numbers(storage, undisturbed):
+    directory = trial_directory(storage, trial_id(SPEC))
+    run_trial(SPEC, storage)
+    checkpoints.drop_previous(directory)
+    content = (directory / "checkpoint.pt").read_bytes()
+    good, _ = checkpoints.load_checkpoint(directory)
+    for number in range(EXAMPLES):
+        (directory / "checkpoint.pt").write_bytes(mutated(content, number))
+        with bounded(processor_seconds=5, mebibytes=200):
+            state, wrong = checkpoints.load_checkpoint(directory)
+        assert state is None or same(state, good)
+        assert all("\n" not in line and "damaged" in line for line in wrong) and (state is not None or wrong)
+
+
+def test_what_fails_beside_a_final_result_does_not_replace_it(storage, monkeypatch):
+    first = run_trial(SPEC, storage)
+    directory = trial_directory(storage, trial_id(SPEC))
+    stale = first.model_copy(update={"provenance": first.provenance.model_copy(update={"code": "other"})})
+    write_result(directory, stale)
+    (directory / "checkpoint.pt").unlink()
+
+    def fail(self):
+        raise RuntimeError("the new code does not work")
+
+    monkeypatch.setattr(Trainer, "run_epoch", fail)
+    told = run_trial(SPEC, storage)
+    assert told.status == "FAILED" and told.reason.endswith("the result of before stays")
+    assert read_result(directory) == stale
+    assert "the new code does not work" in (directory / "log.txt").read_text()
+    (directory / "cancelled").write_text("stop")
+    assert run_trial(SPEC, storage).status == "CANCELLED" and read_result(directory) == stale
 
 
 def test_gc_lists_first_and_frees_what_is_left_over(storage, capsys):

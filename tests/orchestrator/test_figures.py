@@ -12,6 +12,7 @@ from samples import SWEEPS, sample_runs
 
 from orchestrator.chart_parts import NothingToDraw
 from orchestrator.drawing import inline_svg, pens, picture, style, write_picture
+from orchestrator.figure_names import FIGURE_NAMES
 from orchestrator.figures import DEFAULT_FIGURES, FIGURES, draw
 from orchestrator.runs import cell_of, usable, usable_by_cell
 from orchestrator.sweep_files import load_sweep
@@ -33,7 +34,7 @@ samples = cache(sample_runs)
 
 
 def test_every_figure_is_drawn_here_and_every_sweep_asks_for_figures_that_exist():
-    assert {name for _, name in DRAWN} == set(FIGURES)
+    assert {name for _, name in DRAWN} == set(FIGURES) == set(FIGURE_NAMES)
     asked = {name for path in SWEEPS.glob("*.yaml") for name in load_sweep(path).figures}
     assert asked <= set(FIGURES) and set(DEFAULT_FIGURES) <= set(FIGURES)
 

@@ -18,10 +18,10 @@ import yaml
 
 from orchestrator import jobs
 from orchestrator.cli import main
-from orchestrator.job_verbs import run_command
+from orchestrator.job_verbs import cancel_job, run_command
 from orchestrator.jobs import Job, JobError, api_address, find_job
 from orchestrator.leases import look
-from orchestrator.specs import SweepError
+from orchestrator.specs import SweepError, SweepSpec
 from orchestrator.sweep_files import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +261,31 @@ def test_a_job_is_found_by_its_id_or_as_the_latest_of_its_sweep():
     assert find_job(known, "b").job_id == "b-2"
     with pytest.raises(JobError, match="the latest: b-2, a-1, b-1"):
         find_job(known, "c")
+    # A later job of a sweep that is called as an earlier job is.
+    known = [job("a-1-1", "a-1"), job("a-1", "a"), job("other", "")]
+    assert find_job(known, "a-1").job_id == "a-1"
+    with pytest.raises(JobError):
+        find_job(known, "")
+
+
+def test_only_a_sweeps_own_job_is_stopped_and_only_one_that_is_meant(monkeypatch):
+    known = [job("b-2", "b"), job("b-1", "b"), job("a-2", "a", "SUCCEEDED"), job("a-1", "a")]
+    stopped = []
+    monkeypatch.setattr(jobs, "connect", lambda address: None)
+    monkeypatch.setattr(jobs, "list_jobs", lambda client: known)
+    monkeypatch.setattr(jobs, "stop", lambda client, one: stopped.append(one.job_id) or one.alive)
+    sweep = {name: SweepSpec.model_validate({"name": name, "planners": {"p": {}}}) for name in ("a", "b", "c")}
+    for name, job_id, told in (
+        ("a", "b-1", "a job of b, not of a"),
+        ("b", "b", "b-2, b-1; name one"),
+        ("c", "", "no job"),
+    ):
+        with pytest.raises(JobError, match=told):
+            cancel_job(sweep[name], job_id, None)
+    assert stopped == []
+    assert cancel_job(sweep["b"], "b-1", None) == {"b-1": "stopping"}
+    assert cancel_job(sweep["a"], "a-2", None) == {"a-2": "was SUCCEEDED already"}
+    assert cancel_job(sweep["b"], "", None) == {"b-2": "stopping", "b-1": "stopping"}
 
 
 def test_ids_are_readable_and_never_used_twice():

@@ -3,16 +3,14 @@
 import pytest
 
 from orchestrator.cluster import ClusterError
-from orchestrator.placement import PlacementError, alone, check_device, requested_resources
+from orchestrator.placement import PlacementError, alone, check_device, left_out, requested_resources
 from orchestrator.specs import Resources, TrialSpec
 
-MIXED = {
-    "CPU": 64.0,
-    "GPU": 6.0,
-    "accelerator_type:T4": 1.0,
-    "accelerator_type:H100": 1.0,
-    "accelerator_type:A10G": 1.0,
-}
+MIXED = [
+    {"CPU": 32.0, "GPU": 4.0, "accelerator_type:T4": 1.0},
+    {"CPU": 16.0, "GPU": 1.0, "accelerator_type:H100": 1.0},
+    {"CPU": 16.0, "GPU": 1.0, "accelerator_type:A10G": 1.0},
+]
 
 
 @pytest.mark.parametrize(
@@ -36,9 +34,12 @@ def test_a_trial_asks_for_what_the_sweep_says(resources, expected):
         ({"accelerator": "H200"}, MIXED, "needs a H200, but the cluster has A10G, H100, T4"),
         ({"min_memory_gib": 100}, MIXED, "a GPU with 100 GiB"),
         ({"accelerator": "T4", "min_memory_gib": 20}, MIXED, "a T4 with 20 GiB"),
-        ({"accelerator": "T4"}, {"CPU": 2.0}, "needs 1 GPU, but the cluster has 0"),
+        ({"accelerator": "T4"}, [{"CPU": 2.0}], "needs 1 GPU, but no machine of the cluster has any"),
         ({"accelerator": "T4", "gpus": 0}, MIXED, "resources.gpus is 0"),
         ({"cpus": 100}, MIXED, "needs 100 CPU"),
+        ({"cpus": 40}, MIXED, "needs 40 CPU, but the largest machine of the cluster has 32"),
+        ({"cpus": 20, "accelerator": "H100"}, MIXED, "needs 20 CPU and 1 GPU and a H100 on one machine"),
+        ({"cpus": 1}, [{"memory": 1e9}], "needs 1 CPU, but no machine of the cluster has any"),
     ],
 )
 def test_what_the_cluster_has_not_is_said_at_once(resources, cluster, message):
@@ -48,15 +49,28 @@ def test_what_the_cluster_has_not_is_said_at_once(resources, cluster, message):
 
 def test_times_that_are_reported_need_a_device_of_their_own():
     spec, exclusive = TrialSpec(), Resources(exclusive=True)
-    nodes = {"node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0, "node:__internal_head__": 1.0}
-    processors, devices = {"CPU": 16.0, **nodes}, {"CPU": 16.0, "GPU": 2.0, **nodes}
+    processors, devices = [{"CPU": 8.0}] * 2, [{"CPU": 8.0, "GPU": 1.0}] * 2
     assert requested_resources(exclusive, spec, processors) == {"cpu": 8.0}
     assert requested_resources(exclusive, spec, devices) == {"cpu": 1.0, "gpu": 1.0}
     with pytest.raises(ClusterError, match=r"resources\.exclusive promises"):
         requested_resources(Resources(gpus=0.5, exclusive=True), spec, MIXED)
-    for cluster in (processors, devices):
-        assert alone(requested_resources(exclusive, spec, cluster), cluster)
-    assert not alone({"cpu": 1.0}, processors) and not alone({"cpu": 1.0, "gpu": 0.5}, devices)
+    for machines in (processors, devices):
+        assert alone(requested_resources(exclusive, spec, machines), machines[0])
+    assert not alone({"cpu": 1.0}, processors[0]) and not alone({"cpu": 1.0, "gpu": 0.5}, devices[0])
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 80), (80, 8, 8), (2, 3), (16, 12, 16), (1, 64)])
+def test_an_exclusive_trial_never_shares_however_uneven_the_machines_are(sizes):
+    machines = [{"CPU": float(size), "node:__internal_head__": 1.0} for size in sizes]
+    request = requested_resources(Resources(exclusive=True), TrialSpec(), machines)
+    takers = [machine for machine in machines if machine["CPU"] >= request["cpu"]]
+    assert takers and all(machine["CPU"] < request["cpu"] + 1 and alone(request, machine) for machine in takers)
+    assert left_out(request, machines) == len(machines) - len(takers)
+
+
+def test_whether_a_trial_is_alone_depends_on_the_machine_that_took_it():
+    request = requested_resources(Resources(), TrialSpec(execution={"threads": 8}), [{"CPU": 8.0}, {"CPU": 80.0}])
+    assert alone(request, {"CPU": 8.0}) and not alone(request, {"CPU": 80.0})
 
 
 def test_a_device_below_the_limit_is_no_outcome_but_a_wrong_place():

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -88,6 +87,22 @@ def test_expected_time_follows_the_measured_steps(tmp_path):
     assert "vin/implicit" in plan.seconds_from
 
 
+def test_what_was_never_run_takes_at_least_what_is_expected(tmp_path, capsys):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        json.dumps(
+            SWEEP.model_dump(exclude_defaults=True, mode="json")
+            | {"planners": {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}}}
+        )
+    )
+    leave(tmp_path, expand(SWEEP)[0], forward_seconds=0.1, backward_seconds=0.2)
+    assert plan_of(tmp_path).at_least
+    assert main(["plan", str(path), "--storage", str(tmp_path)]) == 0
+    assert "expected time: at least " in capsys.readouterr().out
+    alike = SWEEP.model_copy(update={"planners": {"vin": SWEEP.planners["vin"]}})
+    assert not plan_of(tmp_path, alike).at_least
+
+
 def test_a_mapper_has_times_of_its_own_and_a_trial_those_of_its_other_seeds(tmp_path):
     tasks = [{"task": "navigation", "map_size": 9}, {"task": "workspace_manipulation", "map_size": 9}]
     planners = {"vin": {"core": "vin", "adjoint": "unrolled"}}
@@ -135,17 +150,15 @@ def test_cells_hold_their_seeds(tmp_path):
     assert all(seeds == [0, 1] and states["missing"] == 2 for _, seeds, states in cells)
 
 
-def test_planning_loads_no_torch_and_no_ray_and_is_quick(tmp_path):
+def test_planning_loads_no_torch_and_no_ray(tmp_path):
     check = (
         "import sys; from orchestrator.cli import main\n"
         f"code = main(['plan', 'sweeps/quickstart.yaml', '--json', '--storage', {str(tmp_path)!r}])\n"
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'e2cnn', 'miniworld'} & sys.modules.keys()\n"
         "sys.exit(code or (f'loads {heavy}' if heavy else 0))"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 3.0
 
 
 def test_the_longest_go_first_and_the_tail_is_said():

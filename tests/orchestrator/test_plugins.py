@@ -289,7 +289,7 @@ def test_no_file_has_a_module_imported(untouched, stranger, name):
         TrialSpec.model_validate(spec)
     manifest = {"plugins": [name], "dataset_id": "x", "spec": {}, "source": "generated", "shards": [], "code": ""}
     (stranger / "manifest.json").write_text(json.dumps({**manifest, "versions": {}}))
-    with pytest.raises(DatasetError, match=rf"manifest.json: plugins: needs '{name}', which is not loaded"):
+    with pytest.raises(DatasetError, match=rf"manifest.json: .*plugins: needs '{name}', which is not loaded"):
         load_manifest(stranger)
     (stranger / "spec.json").write_text(json.dumps(spec))
     torch.save({"trainer": {}}, stranger / "checkpoint.pt")
@@ -342,6 +342,12 @@ def test_code_that_ends_the_process_later_is_told_too(untouched, tmp_path, capsy
     assert "mine.py" in said and "sys.exit(0)" in said and said.count("\n") == 1
 
 
+def test_a_child_of_an_import_ends_as_it_must(untouched, tmp_path):
+    fork = "import os\nchild = os.fork()\nif not child: os._exit(7)\nSTATUS = os.waitpid(child, 0)[1]\n"
+    load_sweep(write(tmp_path, fork + CORE))
+    assert os.waitstatus_to_exitcode(sys.modules["mine"].STATUS) == 7
+
+
 def test_what_an_import_prints_stays_out_of_the_answer(untouched, tmp_path, capsys):
     assert main(["plan", str(write(tmp_path, "print('hello')\n" + CORE)), "--json"]) == 0
     printed = capsys.readouterr()
@@ -355,7 +361,7 @@ def test_nothing_changes_without_plug_ins(untouched):
 
 def test_the_process_that_draws_knows_the_plug_ins(tmp_path, untouched):
     sweep = load_sweep(EXAMPLES / "vin_parts.yaml")
-    keeper = FreshReport(sweep, expand(sweep), tmp_path, seconds=0.01)
+    keeper = FreshReport(sweep, tmp_path, seconds=0.01)
     path = tmp_path / "sweeps" / "vin_parts" / "report.html"
     keeper.note()
     deadline = time.monotonic() + 60

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 import pytest
 
-from orchestrator import preflight
-from orchestrator.cluster import ClusterError
-from orchestrator.preflight import check_machines, see
-from orchestrator.provenance import code_hash
+from orchestrator import interruption, preflight
+from orchestrator.cluster import ClusterError, finished, machine_here, machines, measure_everywhere, ray_cluster
+from orchestrator.placement import alone, requested_resources
+from orchestrator.preflight import Sight, _check_code, check_machines, see
+from orchestrator.provenance import whole_code
+from orchestrator.specs import PlannedTrial, Resources, TrialSpec, trial_id
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +24,7 @@ def at_once(monkeypatch):
 def test_a_machine_that_sees_the_file_and_can_write_is_fine_and_leaves_nothing(tmp_path):
     (tmp_path / "mark").write_text("content")
     sight = see(tmp_path / "mark", "content")
-    assert (sight.problem, sight.code) == ("", code_hash())
+    assert (sight.problem, sight.code) == ("", whole_code())
     assert os.listdir(tmp_path) == ["mark"]
 
 
@@ -45,6 +49,59 @@ def test_a_storage_inside_a_jobs_own_copy_is_refused(tmp_path):
         check_machines(inside, "auto")
 
 
-def test_one_machine_needs_no_check(tmp_path):
-    check_machines(tmp_path / "storage", None)
-    assert not (tmp_path / "storage").exists()
+def test_code_that_is_not_this_process_s_is_refused_in_one_line():
+    _check_code([Sight("here", "", whole_code())], [])
+    with pytest.raises(ClusterError, match=r"other code of idp than this one \(.*\): there \(0123456789ab\)") as caught:
+        _check_code([Sight("here", "", whole_code()), Sight("there", "", "0123456789ab")], [])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def uneven(monkeypatch):
+    """A real cluster of machines with 1, 2 and 3 processors, joined."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for cpus in (2, 3):
+            cluster.add_node(num_cpus=cpus)
+        with interruption.interruptible(), ray_cluster(cluster.address):
+            yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def test_uneven_machines_their_code_and_a_signal_while_they_work(uneven, tmp_path, monkeypatch):
+    import ray
+
+    def here() -> tuple[dict[str, float], str]:
+        return machine_here(), whole_code()
+
+    every = machines()
+    assert sorted(machine["CPU"] for machine in every) == [1, 2, 3]
+    request = requested_resources(Resources(exclusive=True), TrialSpec(), every)
+    task = ray.remote(num_cpus=request["cpu"])(here)
+    for machine, code in ray.get([task.remote() for _ in range(3)]):
+        assert machine["CPU"] == 3 and alone(request, machine)
+        assert code == whole_code()
+    machine, _ = ray.get(ray.remote(num_cpus=1)(here).remote())
+    assert machine["CPU"] in (1, 2, 3)
+
+    check_machines(tmp_path, uneven.address)
+    monkeypatch.setattr(preflight, "whole_code", lambda: "0123456789ab")
+    with pytest.raises(ClusterError, match="other code of idp than this one"):
+        check_machines(tmp_path, uneven.address)
+
+    # More threads than any machine has: measured on what there is, not waited for.
+    spec = TrialSpec(execution={"threads": 64}, training={"epochs": 0})
+    assert measure_everywhere([PlannedTrial(trial_id(spec), spec, {})], tmp_path, lambda trial, found: None) == []
+
+    def endless() -> None:
+        import time
+
+        time.sleep(600)
+
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGHUP)).start()
+    with pytest.raises(interruption.Interrupted, match="SIGHUP"):
+        list(finished([ray.remote(endless).remote()]))

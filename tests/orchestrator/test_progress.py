@@ -1,4 +1,7 @@
 import io
+import re
+import sys
+import threading
 
 import pytest
 
@@ -75,3 +78,54 @@ def test_time_left_shrinks_with_the_work():
     progress.finish("b" * 16, "vin", "done")
     progress.epoch("c" * 16, "vin", 1, {"epoch": 1})
     assert "left" not in stream.getvalue().splitlines()[-1]
+
+
+def test_the_time_left_counts_the_work_of_this_run_alone():
+    stream = io.StringIO()
+    progress = Progress(2, 0, {"a" * 16: 100.0, "b" * 16: 100.0}, stream)
+    progress._started -= 10.0  # ten seconds ago
+    progress.start("a" * 16, "vin", 100)
+    # Ninety epochs are an earlier run's: this one has done one in ten seconds, and 109 are left.
+    progress.epoch("a" * 16, "vin", 100, {"epoch": 91, "valid_success_rate": None})
+    assert "about 18 min" in stream.getvalue()
+    progress.finish("b" * 16, "vin", "done by another run")
+    progress.epoch("a" * 16, "vin", 100, {"epoch": 92, "valid_success_rate": None})
+    assert re.search(r"epoch 92/100  about (39|40|41) s left", stream.getvalue())
+
+
+def test_threads_that_draw_and_change_at_once_do_not_meet():
+    progress = Progress(1, 0, {}, Terminal())
+    failures: list[BaseException] = []
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    stop = threading.Event()
+
+    def draw() -> None:
+        try:
+            while not stop.is_set():
+                progress.say("MLflow speaks")
+        except BaseException as error:
+            failures.append(error)
+
+    drawer = threading.Thread(target=draw)
+    drawer.start()
+    try:
+        for number in range(300):
+            progress.start(f"{number:016x}", "vin", 1)
+            progress.epoch(f"{number:016x}", "vin", 1, {"epoch": 1, "valid_success_rate": 0.5})
+            if number >= 20:
+                progress.leave(f"{number - 20:016x}")
+    finally:
+        stop.set()
+        drawer.join()
+        sys.setswitchinterval(before)
+    assert not failures
+
+
+class Hungup(Terminal):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_is_gone_stops_nothing():
+    play(Progress(3, 1, {}, Hungup()))

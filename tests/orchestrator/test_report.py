@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from samples import SWEEPS, sample_runs
@@ -19,7 +20,6 @@ from orchestrator.cli import main
 from orchestrator.fresh_report import FreshReport, ReportError
 from orchestrator.report import Page, report, write_report
 from orchestrator.results import trial_directory, write_curves, write_result, write_spec
-from orchestrator.specs import expand
 from orchestrator.sweep_files import load_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -150,13 +150,16 @@ def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
     assert "no trial has finished an epoch" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["figures", SWEEP, "--width", "wide"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["figures", SWEEP, "--width", "3"])
+    assert "a width and its unit" in capsys.readouterr().err
     assert main(["figures", SWEEP, *options, "--set", "figures=[sucess]"]) == 2
     assert "unknown name 'sucess'; did you mean 'success'?" in capsys.readouterr().err
 
 
 def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     sweep = load_sweep(SWEEP, "smoke")
-    keeper = FreshReport(sweep, expand(sweep), storage, profile="smoke", seconds=0.01)
+    keeper = FreshReport(sweep, storage, profile="smoke", seconds=0.01)
     path = storage / "sweeps" / "figure7" / "report.html"
     path.unlink(missing_ok=True)
     keeper.note()
@@ -171,7 +174,7 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
 def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_path):
     sweep = load_sweep(SWEEP, "smoke")
     (tmp_path / "sweeps").write_text("a file where the folder should be")
-    keeper = FreshReport(sweep, expand(sweep), tmp_path, seconds=0.01)
+    keeper = FreshReport(sweep, tmp_path, seconds=0.01)
     keeper.note()
     deadline = time.monotonic() + 60
     while keeper.error is None and time.monotonic() < deadline:
@@ -182,9 +185,9 @@ def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_
 
 
 def test_an_unknown_figure_is_told(storage):
-    sweep = load_sweep(SWEEP, "smoke", ["figures=[sucess]"])
+    sweep = load_sweep(SWEEP, "smoke").model_copy(update={"figures": ["sucess"]})
     with pytest.raises(NothingToDraw, match="did you mean 'success'"):
-        write_report(sweep, expand(sweep), storage)
+        write_report(sweep, storage)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -227,3 +230,34 @@ def test_at_a_smaller_scale_a_low_trial_is_not_called_diverged():
     assert "own scale" not in text
     _, full = read(report(*samples("figure2")))
     assert "trial diverged: success" in full and "under-trained" not in full
+
+
+def test_a_selection_and_other_settings_keep_their_own_documents(storage, capsys):
+    options = ["--profile", "smoke", "--storage", str(storage)]
+    folder = storage / "sweeps" / "figure7"
+    shutil.rmtree(folder, ignore_errors=True)
+    assert main(["report", SWEEP, *options]) == 0 and main(["figures", SWEEP, *options]) == 0
+    whole = (folder / "report.html").read_text()
+    assert main(["report", SWEEP, *options, "--only", "planner=vin"]) == 0
+    chosen = capsys.readouterr().out.splitlines()[-1]
+    assert (folder / "report.html").read_text() == whole and chosen.startswith(str(folder / "only"))
+    assert "--only planner=vin" in Path(chosen).read_text()
+    other = [*options, "--set", "training.epochs=7"]
+    assert main(["report", SWEEP, *other]) == 0
+    kept = re.search(r"it is now (\S+)", capsys.readouterr().err)[1]
+    assert Path(kept).read_text() == whole and (folder / "report.html").read_text() != whole
+    # Nothing to draw: what was drawn before stays where it is. More seeds are no other sweep.
+    assert main(["figures", SWEEP, *other]) == 2 and (folder / "figures").is_dir()
+    assert main(["report", SWEEP, *other, "--set", "grid.seed=[0,1,2]"]) == 0
+    assert len(list(folder.glob("report*.html"))) == 2
+
+
+def test_captions_stand_outside_the_boxes_that_scroll():
+    html = page("figure2", None)
+    assert "<caption" not in html and html.count('class="caption"') == 1
+    boxes = re.findall(r'<div class="scroll">.*?</div>', html, flags=re.DOTALL)
+    assert boxes and not any('class="caption"' in box for box in boxes)
+
+
+def test_a_report_whose_command_nobody_knows_guesses_none():
+    assert "To reproduce it" not in report(*samples("figure7", "smoke"))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import subprocess
 import sys
 
 import pytest
+from mutations import EXAMPLES, bounded, mutated
 
+from orchestrator import searching
 from orchestrator.cli import main
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, read_result, trial_directory, write_curves, write_result
-from orchestrator.search_space import read_suggestions, write_suggestions
-from orchestrator.searching import EarlyStopping, next_suggestions
+from orchestrator.searching import EarlyStopping, StudyStopping, next_suggestions, state_of_search
 from orchestrator.specs import SweepError, expand
+from orchestrator.suggestions import planned_trials, read_suggestions, write_suggestions
 from orchestrator.sweep_files import load_sweep
 
 SWEEP = """
@@ -39,11 +43,11 @@ def path(tmp_path):
     return path
 
 
-def finish(storage, trial, value):
+def finish(storage, trial, value, status="COMPLETED"):
     directory = trial_directory(storage, trial.trial_id)
     write_curves(directory, [{"epoch": 1, "valid_success_rate": value}])
     provenance = Provenance(code=code_hash())
-    write_result(directory, TrialResult(trial_id=trial.trial_id, status="COMPLETED", provenance=provenance))
+    write_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=provenance))
 
 
 def play(path, storage, rounds):
@@ -80,6 +84,23 @@ def test_a_round_waits_for_the_one_before(path, tmp_path):
     assert not next_suggestions(sweep, tmp_path)
 
 
+@pytest.mark.parametrize("same_study", [True, False])
+def test_a_run_that_another_was_faster_than_goes_on(path, tmp_path, monkeypatch, same_study):
+    sweep, lost = two_planners(path), []
+
+    def slower(storage, name, suggestions, number):
+        if not lost:
+            lost.append(number)
+            theirs = {"0/vin" if same_study else "0/b": [{"training.learning_rate": 0.1, "k": 2}]}
+            assert write_suggestions(storage, name, theirs, number)
+        return write_suggestions(storage, name, suggestions, number)
+
+    monkeypatch.setattr(searching, "write_suggestions", slower)
+    assert next_suggestions(sweep, tmp_path)
+    found = read_suggestions(tmp_path, "hunt")
+    assert (len(found["0/vin"]), len(found["0/b"])) == ((1, 3) if same_study else (3, 1))
+
+
 def test_two_runs_make_one_round(tmp_path):
     assert write_suggestions(tmp_path, "s", {"0/vin": [{"k": 2}]}, 0)
     assert not write_suggestions(tmp_path, "s", {"0/vin": [{"k": 8}]}, 0)
@@ -109,6 +130,214 @@ def test_a_search_without_suggestions_is_planned_and_tabulated(path, tmp_path, c
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("{q_channels: {low: 2, high: 8}}", "search.space: q_channels: expected k, seed, planner.FIELD or training"),
+        ("{learning_rate: {low: 0.1, high: 1.0}}", "did you mean 'training.learning_rate'?"),
+        ("{training.optimizer: {choices: [adam, rmsporp]}}", "training.optimizer=rmsporp is impossible for 0/vin"),
+        ("{planner.kernel_size: {choices: [2, 4]}}", "planner.kernel_size=2 is impossible for 0/vin"),
+        ("{training.batch_size: {low: 65, high: 99}}", "nothing in it is possible for 0/vin"),
+        ("{training.learning_rate: {choices: [1e-3, 0.001]}}", "0.001 is given twice"),
+    ],
+)
+def test_a_space_that_holds_nothing_possible_is_refused_when_the_sweep_is_read(path, space, message):
+    path.write_text(SWEEP.partition("search:")[0] + "search: {space: " + space + "}\n")
+    with pytest.raises(SweepError) as caught:
+        load_sweep(path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def with_space(path, space, **search):
+    lines = "".join(f"  {name}: {value}\n" for name, value in {"trials": 8, "at_once": 2, **search}.items())
+    path.write_text(SWEEP.partition("search:")[0] + f"search:\n{lines}  space: {space}\n")
+    return load_sweep(path)
+
+
+def all_rounds(sweep, storage, value=lambda trial: 0.5, status="COMPLETED"):
+    """Play a search to its end without training; returns its suggestions."""
+    for _ in range(50):
+        if not next_suggestions(sweep, storage):
+            return read_suggestions(storage, sweep.name)["0/vin"]
+        for trial in planned_trials(sweep, storage)[0]:
+            if read_result(trial_directory(storage, trial.trial_id)) is None:
+                finish(storage, trial, value(trial), status)
+    raise AssertionError("the search does not end")
+
+
+def test_an_impossible_suggestion_is_never_made_and_none_is_made_twice(path, tmp_path):
+    sizes = [
+        s["planner.kernel_size"]
+        for s in all_rounds(with_space(path, "{planner.kernel_size: {low: 3, high: 8}}"), tmp_path)
+    ]
+    assert sorted(sizes) == [3, 5, 7]
+    rates = all_rounds(with_space(path, "{training.learning_rate: {choices: [0.01, 1e-3]}}"), tmp_path / "two")
+    assert sorted(rate["training.learning_rate"] for rate in rates) == [0.001, 0.01]
+
+
+def test_failed_suggestions_count_as_bad_ones_and_the_search_comes_to_its_end(path, tmp_path):
+    sweep = with_space(path, "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}}", trials=6)
+    assert len(all_rounds(sweep, tmp_path / "all", status="FAILED")) == 6
+    assert state_of_search(sweep, tmp_path / "all") == [
+        "search: 0/vin: 6 of at most 6 suggestions tried, 6 of them failed"
+    ]
+    sweep = with_space(path, "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}}", trials=20, at_once=4)
+    storage = tmp_path / "half"
+    for _ in range(5):
+        assert next_suggestions(sweep, storage)
+        for trial in planned_trials(sweep, storage)[0]:
+            bad = trial.spec.training.learning_rate > 1e-3
+            finish(storage, trial, float("nan") if bad else 0.5, "FAILED" if bad else "COMPLETED")
+    rates = [s["training.learning_rate"] for s in read_suggestions(storage, "hunt")["0/vin"]]
+    assert sum(rate > 1e-3 for rate in rates[-8:]) <= 2, rates
+
+
+def test_the_suggestions_of_a_round_are_no_near_copies(path, tmp_path):
+    sweep = with_space(path, "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}}", trials=16, at_once=4)
+    for _ in range(4):
+        assert next_suggestions(sweep, tmp_path)
+        for trial in planned_trials(sweep, tmp_path)[0]:
+            finish(tmp_path, trial, 1 / (1 + abs(math.log10(trial.spec.training.learning_rate) + 3)))
+    rates = [math.log10(s["training.learning_rate"]) for s in read_suggestions(tmp_path, "hunt")["0/vin"]]
+    spreads = [statistics.pstdev(rates[first : first + 4]) for first in (4, 8, 12)]
+    assert min(spreads) > 0.15, spreads
+
+
+@pytest.mark.parametrize(
+    ("space", "kept"),
+    [
+        ("{training.learning_rate: {choices: [0.1, 0.01]}}", [0.01]),
+        ("{training.learning_rate: {choices: [0.01, 0.001]}}", [0.01, 0.001]),
+        ("{training.learning_rate: {low: 0.005, high: 0.1}}", [0.01]),
+        ("{training.learning_rate: {low: 0.001, high: 0.1}, training.gradient_clip: {low: 1.0, high: 40.0}}", []),
+        ("{k: {choices: [2, 4]}}", []),
+    ],
+)
+def test_a_space_that_was_edited_leaves_out_what_is_not_in_it_and_goes_on(path, tmp_path, capsys, space, kept):
+    storage = tmp_path / "storage"
+    write_suggestions(storage, "hunt", {"0/vin": [{"training.learning_rate": v} for v in (0.01, "1e-3")]}, 0)
+    sweep = with_space(path, space)
+    trials, words = planned_trials(sweep, storage)
+    assert [t.axes["training.learning_rate"] for t in trials if t.spec.seed == 0] == kept
+    assert len(words) == (len(kept) < 2) and all("0/vin are left out: training.learning_rate=" in w for w in words)
+    for trial in trials:
+        finish(storage, trial, 0.5)
+    assert next_suggestions(sweep, storage) == (len(kept) < 2)  # else all that the space holds has been tried
+    assert main(["plan", str(path), "--storage", str(storage)]) == 0
+    assert ("are left out" in capsys.readouterr().err) == bool(words)
+
+
+def test_what_was_suggested_twice_counts_once(path, tmp_path):
+    sweep = load_sweep(path)
+    twice = [{"training.learning_rate": 0.01, "k": 4}] * 3 + [{"training.learning_rate": 0.01, "k": 3}]
+    write_suggestions(tmp_path, "hunt", {"0/vin": twice}, 0)
+    trials, (words,) = planned_trials(sweep, tmp_path)
+    assert len(trials) == len({trial.trial_id for trial in trials}) == 2
+    assert "made before (and 2 more)" in words
+
+
+def test_an_impossible_suggestion_of_an_older_version_stops_no_verb(path, tmp_path, capsys):
+    with_space(path, "{planner.kernel_size: {low: 3, high: 7}}")
+    folder = tmp_path / "sweeps" / "hunt" / "search"
+    folder.mkdir(parents=True)
+    (folder / "round-000000.json").write_text('{"0/vin": [{"planner.kernel_size": 6}, {"planner.kernel_size": 5}]}')
+    for verb in ("plan", "table"):
+        assert main([verb, str(path), "--storage", str(tmp_path)]) == 0
+        assert "planner.kernel_size=6: planners.vin: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"0/vin": 5}', b'{"0/vin": [5]}', b'{"0/vin": [{"k": [1]}]}', b'{"0/vin": [{"k": NaN}]}',
+     b"[" * 200_000, b"\xff", b'{"suggestions": {}, "sha256": "0"}'],
+)  # fmt: skip
+def test_a_damaged_round_is_refused_in_one_line_and_without_it_the_search_goes_on(path, tmp_path, capsys, content):
+    sweep = load_sweep(path)
+    for number in range(3):
+        write_suggestions(
+            tmp_path, "hunt", {"0/vin": [{"training.learning_rate": 0.1, "k": 2 ** (number + 1)}]}, number
+        )
+    damaged = tmp_path / "sweeps" / "hunt" / "search" / "round-000001.json"
+    damaged.write_bytes(content)
+    for verb in ("plan", "table"):
+        assert main([verb, str(path), "--storage", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and str(damaged) in said and "without the file the search goes on" in said
+    damaged.unlink()
+    for trial in planned_trials(sweep, tmp_path)[0]:
+        finish(tmp_path, trial, 0.5)
+    assert next_suggestions(sweep, tmp_path)
+    assert len(read_suggestions(tmp_path, "hunt")["0/vin"]) == 5
+
+
+def test_fuzzed_rounds_mean_the_same_or_are_refused(tmp_path):
+    meant = {"0/vin": [{"training.learning_rate": 0.0123, "k": 4, "planner.solver": "anderson"}], "1/b": []}
+    write_suggestions(tmp_path, "hunt", meant, 0)
+    path = tmp_path / "sweeps" / "hunt" / "search" / "round-000000.json"
+    written = path.read_bytes()
+    for number in range(EXAMPLES):
+        path.write_bytes(mutated(written, number))
+        with bounded(processor_seconds=2.0, mebibytes=64.0):
+            try:
+                assert read_suggestions(tmp_path, "hunt") == meant, number
+            except SweepError as error:
+                assert "\n" not in str(error)
+
+
+def two_planners(path, extra=""):
+    path.write_text(SWEEP.replace("planners: {vin:", "planners: {b: {core: vin, adjoint: implicit}, vin:") + extra)
+    return load_sweep(path)
+
+
+def test_only_the_chosen_studies_go_on(path, tmp_path):
+    sweep = two_planners(path)
+    assert next_suggestions(sweep, tmp_path)
+    for trial in planned_trials(sweep, tmp_path)[0]:
+        finish(tmp_path, trial, 0.5)
+    assert next_suggestions(sweep, tmp_path, "planner=vin")
+    found = read_suggestions(tmp_path, "hunt")
+    assert (len(found["0/vin"]), len(found["0/b"])) == (6, 3)
+
+
+def stop_at(stopping, trial, epoch, value):
+    return stopping.stops(trial, {"epoch": epoch, "valid_success_rate": value})
+
+
+def test_early_stopping_compares_within_a_study_and_survives_a_restart(path, tmp_path):
+    sweep = two_planners(path, "  stopping: median\n")
+    own = [{"training.learning_rate": rate, "k": 4} for rate in (0.1, 0.2, 0.3, 0.4)]
+    write_suggestions(tmp_path, "hunt", {"0/vin": own, "0/b": own}, 0)
+    trials = planned_trials(sweep, tmp_path)[0]
+    vin, b = ([t for t in trials if t.axes["planner"] == name] for name in ("vin", "b"))
+    stopping = StudyStopping(sweep, trials, tmp_path)
+    assert not any(stop_at(stopping, trial, 1, 0.9) for trial in vin)
+    # However well the other planner does, these are the first of their own.
+    assert not any(stop_at(stopping, trial, 1, 0.1) for trial in b[:4])
+    assert stop_at(stopping, b[4], 1, 0.05) and not stop_at(stopping, b[5], 1, 0.2)
+    for trial in vin[:5]:
+        finish(tmp_path, trial, 0.9)
+    again = StudyStopping(sweep, trials, tmp_path)
+    assert stop_at(again, vin[5], 1, 0.1) and not stop_at(again, b[5], 1, 0.05)
+
+
+def test_early_stopping_never_compares_across_tasks_and_steps(path, tmp_path):
+    path.write_text(
+        SWEEP.replace("[{map_size: 9}]", "[{map_size: 9}, {map_size: 15}]")
+        .replace("k: [4]", "k: [4, 8]").replace("    k: {choices: [2, 4, 8]}\n", "  stopping: median\n")
+    )  # fmt: skip
+    sweep = load_sweep(path)
+    own = [{"training.learning_rate": rate} for rate in (0.1, 0.2, 0.3)]
+    write_suggestions(tmp_path, "hunt", {"0/vin": own, "1/vin": own}, 0)
+    trials = planned_trials(sweep, tmp_path)[0]
+    stopping = StudyStopping(sweep, trials, tmp_path)
+    cells: dict = {}
+    for trial in trials:
+        cells.setdefault((trial.axes["map_size"], trial.axes["k"]), []).append(trial)
+    assert len(cells) == 4
+    for rank, cell in enumerate(cells.values()):
+        assert not any(stop_at(stopping, trial, 1, 0.9 - 0.2 * rank) for trial in cell)
+
+
 def test_median_stopping_stops_the_worse_half_once_there_are_others():
     stopping = EarlyStopping("median")
     assert [stopping.stops(str(i), 1, value) for i, value in enumerate((0.5, 0.1, 0.9, 0.2, 0.8))] == [
@@ -128,17 +357,26 @@ def test_asha_keeps_the_best_third_at_its_rungs_only():
 
 
 def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, tmp_path):
-    path.write_text(SWEEP.replace("trials: 12", "trials: 4").replace("at_once: 3", "at_once: 2\n  stopping: median"))
+    text = SWEEP.replace("trials: 12", "trials: 4").replace("at_once: 3", "at_once: 2\n  stopping: median")
+    text = text.replace("seed: [0, 1]", "seed: [0]").replace("planners: {vin:", "planners: {b: {core: vin}, vin:")
+    path.write_text(text + "test_on: [{map_size: 7, test: 8}]\n")
     storage = tmp_path / "storage"
     command = [sys.executable, "-m", "orchestrator", "run", str(path), "--storage", str(storage), "--json"]
-    done = subprocess.run([*command, "--set", "grid.seed=[0]"], capture_output=True, text=True, timeout=280)
+    command += ["--only", "planner=vin"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    assert len(read_suggestions(storage, "hunt")["0/vin"]) == 4
+    found = read_suggestions(storage, "hunt")
+    assert (len(found["0/vin"]), len(found["0/b"])) == (4, 2)
+    assert "search: 0/vin: 4 of at most 4 suggestions tried" in done.stderr and "4 trials in" in done.stderr
     directories = list((storage / "trials").iterdir())
-    assert len(directories) == 4
-    assert all(read_result(directory).status in ("COMPLETED", "CANCELLED") for directory in directories)
+    assert len(directories) == 4  # none of the other planner's
+    for directory in directories:
+        result = read_result(directory)
+        assert result.status in ("COMPLETED", "CANCELLED")
+        if result.status == "COMPLETED":
+            assert len(list(directory.glob("evaluations/*.json"))) == 1, done.stderr
     before = {directory: (directory / "result.json").stat().st_mtime_ns for directory in directories}
-    again = subprocess.run([*command, "--set", "grid.seed=[0]"], capture_output=True, text=True, timeout=60)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0 and "starting Ray" not in again.stderr
     assert {directory: (directory / "result.json").stat().st_mtime_ns for directory in directories} == before
     assert json.loads(again.stdout)

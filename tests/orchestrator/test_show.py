@@ -302,7 +302,7 @@ def test_missing_evaluations_are_those_of_trained_planners(storage, trial, tmp_p
         """
 name: s
 tasks: [{map_size: 7}]
-data: {train: 256, valid: 8, test: 8}
+data: {train: 256, valid: 8, test: 8, distinct: maps}
 planners:
   own: &own
     core: contractive

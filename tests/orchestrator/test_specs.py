@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,12 +14,14 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import EXAMPLES
+from pydantic import ValidationError
 
 from datagen.spec import Spec, canonical_json
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator.results import trial_directory
 from orchestrator.selection import find_trial, select
-from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
+from orchestrator.specs import SweepError, SweepSpec, TrialSpec, expand, further_tests, trial_id
 from orchestrator.sweep_files import load_sweep
 from planners.specs import PlannerSpec, TrainingSpec
 
@@ -174,6 +175,9 @@ def test_only_selects_by_value_and_by_id(tmp_path):
     ("setting", "expected"),
     [
         ("foo=1", "unknown field 'foo'"),
+        ("epochs=3", "unknown field 'epochs'; did you mean 'training.epochs'?"),
+        ("k=3", "unknown field 'k'; did you mean 'grid.k'?"),
+        ("core=vin", "unknown field 'core'; did you mean 'planners.NAME.core'?"),
         ("nmae=x", "unknown field 'nmae'; did you mean 'name'?"),
         ("planners.vin.core=vim", "planners.vin: planner: core: unknown name 'vim'; did you mean 'vin'?"),
         ("planners.vin.qchannels=3", "unknown field 'qchannels' for core 'vin'; did you mean 'q_channels'?"),
@@ -202,7 +206,9 @@ def test_only_selects_by_value_and_by_id(tmp_path):
         ("epochs", "expected path=value"),
         ("training.epochs=[", "the value is not valid YAML"),
         ("training.epochs=three", "training.epochs: input should be a valid integer"),
-        ("grid.seed=" + str(list(range(200_000))), "more than 100000 trials"),
+        ("grid=" + str({"seed": list(range(400)), "k": list(range(1, 300))}), "more than 100000 trials"),
+        ("figures=[succes]", "figures: unknown name 'succes'; did you mean 'success'?"),
+        ("figures=[success, '<b>']", "figures: unknown name '<b>'; known: "),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_one_line(tmp_path, setting, expected):
@@ -258,13 +264,9 @@ values = st.recursive(
 )
 
 
-EXAMPLES = int(os.environ.get("IDP_FUZZ_EXAMPLES", "200"))
-"""`make fuzz` tries ten thousand."""
-
-
 @given(data=st.data())
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(mutated_file, data):
+def test_fuzzed_sweeps_are_accepted_or_refused_with_one_line(mutated_file, data):
     document = json.loads(json.dumps(TINY | {"profiles": {"p": {"training": {"epochs": 1}}}}))
     for _ in range(data.draw(st.integers(1, 3))):
         spot = document
@@ -281,8 +283,8 @@ def test_a_mutated_sweep_is_accepted_or_refused_with_one_line(mutated_file, data
 
 
 @given(data=st.data())
-@settings(max_examples=EXAMPLES // 4, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_file_with_mutated_letters_is_accepted_or_refused_with_one_line(mutated_file, data):
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def test_fuzzed_letters_of_a_sweep_are_accepted_or_refused_with_one_line(mutated_file, data):
     text = data.draw(st.sampled_from([path.read_text() for path in SWEEPS]))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
@@ -354,3 +356,41 @@ def test_datasets_of_one_task_and_size_have_cells_of_their_own(tmp_path):
     places = [trial.axes.get("data.inclusive_angles") for trial in trials if trial.axes["planner"] == "vin"]
     assert places == [False, True, None]
     assert len(select(trials, "data.inclusive_angles=True")) == 2
+
+
+def _dataset_of(data, **sweep):
+    (trial,) = expand(SweepSpec(name="s", planners={"vin": {"core": "vin"}}, data=data, **sweep))
+    return trial.spec.data
+
+
+def test_a_sweep_has_the_newer_rule_of_what_is_distinct_and_may_have_the_first():
+    assert _dataset_of({}).distinct == "up_to_symmetry"
+    assert dataset_id(_dataset_of({"distinct": "maps"})) == dataset_id(DatasetSpec())
+    assert dataset_id(_dataset_of({})) != dataset_id(DatasetSpec())
+    assert _dataset_of({"imported": "0" * 64}) == DatasetSpec(imported="0" * 64)
+
+
+def test_further_tests_are_a_sample_of_their_own_except_by_the_first_rule():
+    def further(data, **fields):
+        sweep = SweepSpec(name="s", planners={"vin": {"core": "vin"}}, data=data, test_on=[fields])
+        return further_tests(sweep, expand(sweep)[0].spec.data, 0)
+
+    assert further({"seed": 3}) == DatasetSpec(train=0, valid=0, test=1000, seed=4, distinct="up_to_symmetry")
+    assert further({}, seed=0, map_size=27).seed == 0
+    assert further({"seed": 3, "distinct": "maps"}) == DatasetSpec(train=0, valid=0, test=1000)
+    imported = {"imported": "0" * 64, "test": 7}
+    assert further({}, **imported) == DatasetSpec(train=0, valid=0, **imported)
+
+
+def test_an_imported_set_has_no_rule_of_what_is_distinct():
+    with pytest.raises(ValidationError, match="distinct: says how a set is made"):
+        DatasetSpec(imported="0" * 64, distinct="up_to_symmetry")
+
+
+def test_what_no_generator_can_make_is_refused_when_the_sweep_is_read():
+    with pytest.raises(SweepError, match=r"map_size: task 'visual_navigation' draws .* odd sizes; got 16"):
+        _dataset_of({"map_size": 16}, tasks=[{"task": "visual_navigation"}])
+    with pytest.raises(SweepError, match=r"options.wall_texture: MiniWorld has no texture 'brick_wal'; did you mean"):
+        _dataset_of({}, tasks=[{"task": "visual_navigation", "options": {"wall_texture": "brick_wal"}}])
+    # Brought from elsewhere, it need not be made.
+    assert DatasetSpec(task="visual_navigation", map_size=16, imported="0" * 64).map_size == 16

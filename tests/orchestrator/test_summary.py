@@ -122,7 +122,7 @@ def test_wide_adds_parameters_seconds_and_success_by_path_length():
     assert len(DISTANCE_BIN_NAMES) == len(DISTANCE_BINS)
     summary = summary_of("figure7", "smoke", wide=True)
     text = render(summary, "text")
-    for column in ("training s", "parameters", "≤ 10 %", "> 160 %"):
+    for column in ("training s", "parameters", "≤ 10 steps %", "> 160 steps %"):
         assert column in text and column not in render(summary_of("figure7", "smoke"), "text")
     table = list(csv.DictReader(io.StringIO(render(summary, "csv"))))
     row = table[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import tracking, tracking_view
+from orchestrator import tracking, tracking_note, tracking_view
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_curves, write_result
 from orchestrator.specs import SweepSpec, expand
@@ -105,12 +105,23 @@ def test_the_mean_says_of_how_many_and_what_became_of_the_others(storage):
     assert mean() == [1, 2, 1, 1]
 
 
-def test_what_is_not_finite_is_a_flag(storage):
-    leave(storage, TRIALS[0])
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
-    metrics = runs(storage)[1][f"trial:{TRIALS[0].trial_id}"].data.metrics
-    assert metrics["epoch/backward_residual_not_finite"] == 1.0
-    assert "epoch/backward_residual" not in metrics
+def test_what_is_not_finite_is_a_flag_and_what_there_is_none_of_is_none(storage):
+    planners = {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}}
+    sweep = SWEEP.model_validate({"name": "seen", "planners": planners, "grid": {"seed": [0, 1]}})
+    unrolled, _, healthy, diverged = expand(sweep)
+    for trial in (unrolled, healthy, diverged):
+        leave(storage, trial)
+    record = {"epoch": 1, "train_loss": float("nan"), "forward_residual": float("inf"), "not_finite": True}
+    record |= {"backward_residual": float("nan"), "valid_success_rate": 0.0, "train_seconds": 1.0}
+    write_curves(trial_directory(storage, diverged.trial_id), [record])
+    sync(default_uri(storage), sweep, expand(sweep), storage)
+    found = runs(storage)[1]
+    flags = [
+        sorted(name for name in found[f"trial:{trial.trial_id}"].data.metrics if "not_finite" in name)
+        for trial in (unrolled, healthy, diverged)
+    ]
+    names = ("backward_residual", "forward_residual", "train_loss")
+    assert flags == [[], [], sorted([*(f"epoch/{name}_not_finite" for name in names), "epoch/not_finite"])]
 
 
 def test_syncing_again_changes_nothing(storage):
@@ -129,7 +140,7 @@ def test_syncing_again_changes_nothing(storage):
 
 def test_live_and_rebuilt_views_agree(storage):
     told: list[str] = []
-    tracker = Tracker(default_uri(storage), SWEEP, TRIALS, storage, told.append)
+    tracker = Tracker(default_uri(storage), SWEEP, storage, told.append)
     tracker.note(TRIALS[0], "started")
     for epochs in (1, 2):
         leave_curves(storage, TRIALS[0], epochs)
@@ -151,7 +162,7 @@ def test_live_and_rebuilt_views_agree(storage):
 
 def test_a_restarted_driver_goes_on_in_the_same_run(storage):
     uri = default_uri(storage)
-    first = Tracker(uri, SWEEP, TRIALS, storage, print)
+    first = Tracker(uri, SWEEP, storage, print)
     leave_curves(storage, TRIALS[0], 1)
     first.note(TRIALS[0], "epoch")
     assert first.close("KILLED") == 0
@@ -159,7 +170,7 @@ def test_a_restarted_driver_goes_on_in_the_same_run(storage):
     client, found = runs(storage)
     assert found[key].info.status == "KILLED"
     leave(storage, TRIALS[0], epochs=3)
-    second = Tracker(uri, SWEEP, TRIALS, storage, print)
+    second = Tracker(uri, SWEEP, storage, print)
     second.note(TRIALS[0], "finished")
     assert second.close("FINISHED") == 0
     _, again = runs(storage)
@@ -199,7 +210,7 @@ def test_a_failed_trial_that_then_succeeds_is_one_run(storage):
 def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage):
     told: list[str] = []
     result = leave(storage, TRIALS[0])
-    tracker = Tracker(DEAD, SWEEP, TRIALS, storage, told.append)
+    tracker = Tracker(DEAD, SWEEP, storage, told.append)
     started = time.monotonic()
     for event in ("started", "epoch", "finished"):
         tracker.note(TRIALS[0], event)
@@ -217,7 +228,7 @@ def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage):
 def test_a_password_is_not_shown_nor_stored(storage):
     uri = "postgresql://user:secret@db:5432/mlflow"
     assert shown_uri(uri) == "postgresql://***@db:5432/mlflow"
-    tracking.write_sent(storage, SWEEP.name, uri, "1", {"x": "y"})
+    tracking_note.write_sent(storage, SWEEP.name, uri, "1", {"x": "y"})
     for path in (storage / "sweeps").rglob("*"):
         assert "secret" not in path.name
         assert path.is_dir() or b"secret" not in path.read_bytes()

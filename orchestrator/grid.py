@@ -1,0 +1,108 @@
+"""The grid of a sweep: which field of a trial an axis stands for, and the product of the axes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datagen.spec import nearest
+
+Scalar = str | int | float | bool | None
+MOST_TRIALS = 100_000
+
+
+class GridError(ValueError):
+    """A grid that can't be; the message names the axis and what was expected."""
+
+
+def field_of(axis: str) -> str:
+    """Return the trial's field, `SECTION.NAME`, that an axis stands for."""
+    return {"k": "planner.k_fwd", "seed": ".seed"}.get(axis, axis)
+
+
+def task_grid(grid: Any) -> dict[str, list[Scalar]]:
+    """Return a task's own grid, checked.
+
+    Raises:
+        GridError: It is none.
+    """
+    lists = isinstance(grid, dict) and all(isinstance(values, list) for values in grid.values())
+    if not lists or not all(isinstance(value, Scalar) for values in grid.values() for value in values):
+        raise GridError(f"expected a mapping of axes to lists, got {grid!r:.80}")
+    return grid
+
+
+def check_values(axes: Mapping[str, list[Scalar]]) -> None:
+    """Refuse an axis without values, or with one that is given twice and would count as two trials.
+
+    Raises:
+        GridError: There is one.
+    """
+    for axis, values in axes.items():
+        if not values:
+            raise GridError(f"grid.{axis}: expected at least one value, got an empty list")
+        if len(set(values)) < len(values):
+            twice = next(value for place, value in enumerate(values) if value in values[:place])
+            raise GridError(f"grid.{axis}: {twice!r:.80} is given twice, and would count as two")
+
+
+def check_places(axes: Iterable[str], own: Iterable[tuple[str, str]]) -> None:
+    """Refuse a field that an axis sets and something else too: one of them would be overruled without a word.
+
+    Args:
+        axes: The axes.
+        own: What the planner's entry sets, as pairs of a trial's field and its place in the entry.
+
+    Raises:
+        GridError: There is one.
+    """
+    by_field: dict[str, str] = {}
+    for axis in axes:
+        other = by_field.setdefault(field_of(axis), axis)
+        if other != axis:
+            raise GridError(f"grid.{other} and grid.{axis} are one field; leave one of them out")
+    for field, place in own:
+        if field in by_field:
+            axis = by_field[field]
+            raise GridError(
+                f"{place}: the axis {axis!r} of the grid sets it too; leave it out here, or give this planner an axis "
+                f"of its own: grid: {{{axis}: [...]}}"
+            )
+
+
+def product(axes: Mapping[str, list[Scalar]], most: int) -> Iterable[dict[str, Scalar]]:
+    """Yield every place of the grid.
+
+    Args:
+        axes: The axes.
+        most: How many places there may be.
+
+    Raises:
+        GridError: There are more.
+    """
+    count = 1
+    for values in axes.values():
+        count *= len(values)
+    if count > most:
+        raise GridError(f"the sweep has more than {MOST_TRIALS} trials")
+    for place in itertools.product(*axes.values()):
+        yield dict(zip(axes, place, strict=True))
+
+
+def set_field(fields: dict[str, Any], axis: str, value: Scalar) -> None:
+    """Set the field that an axis stands for in a trial's fields.
+
+    Raises:
+        GridError: There is no such field.
+    """
+    section, _, field = field_of(axis).partition(".")
+    if section == "" and field == "seed":
+        fields["seed"] = value
+    elif section in ("planner", "training") and field and "." not in field:
+        fields[section] = {**fields[section], field: value}
+    else:
+        raise GridError(
+            f"grid.{axis}: expected k, seed, planner.FIELD or training.FIELD; "
+            f"{nearest(axis, ['k', 'seed', 'planner.k_bwd', 'planner.solver', 'training.learning_rate'])}"
+        )

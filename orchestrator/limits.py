@@ -1,0 +1,57 @@
+"""What trials ask of the cluster, and what they may spend on training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from datagen.spec import Spec
+
+
+class Resources(Spec):
+    """What one trial asks of the cluster; no part of a trial's identity.
+
+    Attributes:
+        cpus: CPUs per trial; None for as many as `execution.threads`.
+        gpus: GPUs per trial, a fraction to share one; "auto" for one where the cluster has any.
+        accelerator: Ray's name of the GPU model that the trials must run on, e.g. "H100" or "A100-80G".
+        min_memory_gib: Least memory of the GPU; the smallest model of the cluster that has it is taken.
+        exclusive: True gives each trial its device to itself, a GPU or all processors of its machine, so that its times
+            can be reported.
+        stall_seconds: Time without a training step or a tested batch (loading and compiling apart) after which a
+            trial's process is ended and its trial taken up again, as if it had died; None to wait for ever.
+    """
+
+    cpus: float | None = Field(None, gt=0.0)
+    gpus: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
+    min_memory_gib: float | None = Field(None, gt=0.0)
+    exclusive: bool = False
+    stall_seconds: float | None = Field(1800.0, gt=0.0, le=30 * 86400.0)
+
+
+class Budget(Spec):
+    """What every planner of a sweep may spend on training; the first limit that is reached ends it.
+
+    Attributes:
+        epochs: `training.epochs`; where it is left out, that of the sweep's training stays a limit too.
+        steps: `training.most_steps`.
+        seconds: `training.most_seconds`: wall time of training steps.
+        applications: `training.most_applications`: applications of f per sample, forward and backward.
+    """
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    seconds: float | None = Field(None, gt=0.0)
+    applications: float | None = Field(None, gt=0.0)
+
+    def training(self) -> dict[str, int | float]:
+        """Return the fields of `TrainingSpec` that it sets."""
+        limits = {
+            "epochs": self.epochs,
+            "most_steps": self.steps,
+            "most_seconds": self.seconds,
+            "most_applications": self.applications,
+        }
+        return {name: most for name, most in limits.items() if most is not None}

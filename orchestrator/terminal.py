@@ -1,0 +1,74 @@
+"""The one place where text reaches a terminal: nothing in it can steer the terminal, and no letter stops a command."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+_PLAIN = {"±": "+-", "—": "-", "≤": "<=", "≥": ">=", "─": "-", "━": "#", "╌": ".", "·": ","}
+# C0 and C1 controls but tab and line feed, and what turns the direction of writing.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_HANDLER = "idp.plain"
+
+
+def printable(text: str) -> str:
+    """Return the text with its control characters written as escapes; lines and tabs stay."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write what an encoding has not in letters that it has: what people know it by, else an escape."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    escaped = (_PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters)
+    return "".join(escaped), error.end
+
+
+class Printable:
+    """A text stream that writes control characters as escapes; everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, cleaned."""
+        self._stream.write(printable(text))
+        return len(text)
+
+    def steer(self, code: str) -> None:
+        """Write a control sequence of our own."""
+        self._stream.write(code)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write the lines, cleaned."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Clean what is written to standard output and standard error until the end of the block."""
+    codecs.register_error(_HANDLER, _plain)
+    before = sys.stdout, sys.stderr
+    wrappers = [stream for stream in before if isinstance(stream, io.TextIOWrapper)]
+    errors = [stream.errors for stream in wrappers]
+    for stream in wrappers:
+        stream.reconfigure(errors=_HANDLER)
+    # None where the shell has closed it: `print` then says nothing.
+    sys.stdout, sys.stderr = (Printable(stream) if stream is not None else None for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream, old in zip(wrappers, errors, strict=True):
+            if not stream.closed:
+                stream.reconfigure(errors=old)

@@ -1,0 +1,297 @@
+"""What may happen to a running sweep: the faults of chaos.py, and the sweep that they hit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlflow_server import MLflowServer
+
+NUMBERS = ("status", "test_success_rate", "test_optimality", "test_spl", "train_loss", "forward_residual", "epochs")
+MOST_SECONDS = 240.0
+"""A run that says nothing for so long hangs, which is a failure."""
+
+
+class Disturbed(AssertionError):
+    """The sweep did not end as the undisturbed one did."""
+
+
+@dataclass
+class Sweep:
+    """A sweep on a storage of its own, with a second driver beside the first at times.
+
+    `redone` counts, by trial, how often its result was damaged once it was there: it must be made again.
+    """
+
+    path: Path
+    storage: Path
+    server: MLflowServer | None = None
+    beside: tuple[subprocess.Popen[str], Path] | None = None
+    redone: Counter[str] = field(default_factory=Counter)
+
+    def start(self, name: str = "stderr") -> subprocess.Popen[str]:
+        command = [*self._command("run"), "--json"]
+        with (self.path.parent / name).open("w") as stderr:
+            environment = {**os.environ, "IDP_LEASE_SECONDS": "6"}
+            return subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True, env=environment
+            )
+
+    def start_beside(self) -> bool:
+        """Start a second driver; False where there is one."""
+        if self.beside is not None and self.beside[0].poll() is None:
+            return False
+        self.end_beside()
+        self.beside = self.start("stderr-beside"), self.path.parent / "stderr-beside"
+        return True
+
+    def end_beside(self) -> None:
+        """Wait for the second driver, which may end as it likes, but with a word."""
+        if self.beside is None:
+            return
+        (driver, stderr), self.beside = self.beside, None
+        try:
+            driver.wait(MOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            raise Disturbed(f"the second driver hangs:\n{stderr.read_text()}") from None
+        if "Traceback (most recent call last)" in stderr.read_text():
+            raise Disturbed(f"the second driver ended with a traceback:\n{stderr.read_text()}")
+
+    def _command(self, verb: str) -> list[str]:
+        command = [sys.executable, "-m", "orchestrator", verb, str(self.path), "--storage", str(self.storage)]
+        return [*command, "--tracking-uri", self.server.address] if self.server else command
+
+    def sync(self) -> None:
+        """Send MLflow what it has not seen while it was down."""
+        subprocess.run(self._command("sync"), check=True, stdout=subprocess.DEVNULL)
+
+    def trials(self) -> list[Path]:
+        return sorted(path for path in (self.storage / "trials").glob("*") if path.is_dir())
+
+    def results(self) -> dict[str, dict[str, object]]:
+        found = {}
+        for trial in self.trials():
+            result = json.loads((trial / "result.json").read_text())
+            found[trial.name] = {name: result[name] for name in NUMBERS}
+        return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below `pid`."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        parents.setdefault(parent, []).append(int(path.name))
+    found, ahead = [], [pid]
+    while ahead:
+        below = parents.get(ahead.pop(), [])
+        found += below
+        ahead += below
+    return found
+
+
+def _of_kind(pid: int, word: bytes) -> list[int]:
+    found = []
+    for process in descendants(pid):
+        try:
+            if word in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
+        except OSError:
+            continue
+    return found
+
+
+def _kill(pids: list[int], chance: random.Random) -> bool:
+    if not pids:
+        return False
+    os.kill(chance.choice(pids), signal.SIGKILL)
+    return True
+
+
+def kill_driver(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    driver.kill()
+    return True
+
+
+def kill_worker(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    return _kill(_of_kind(driver.pid, b"ImplicitFunc"), chance)
+
+
+def kill_node(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    return _kill(_of_kind(driver.pid, b"raylet/raylet"), chance)
+
+
+def kill_head(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    return _kill(_of_kind(driver.pid, b"gcs_server"), chance)
+
+
+def interrupt(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    driver.send_signal(chance.choice([signal.SIGINT, signal.SIGTERM]))
+    return True
+
+
+def hang_up(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Close the terminal, which all processes of the run are told at once."""
+    os.killpg(driver.pid, signal.SIGHUP)
+    return True
+
+
+def start_second(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    return sweep.start_beside()
+
+
+def fall_asleep(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Stop the driver and all below it for longer than a lease holds, while a second driver takes over."""
+    if not sweep.start_beside():
+        return False
+    asleep = [driver.pid, *descendants(driver.pid)]
+    for signalled in (signal.SIGSTOP, signal.SIGCONT):
+        for process in asleep:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signalled)
+        if signalled == signal.SIGSTOP:
+            time.sleep(chance.uniform(8.0, 16.0))
+    return True
+
+
+def hang(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Let a plug-in's planner wait for ever in the middle of a batch."""
+    mark = sweep.path.parent / "mark"
+    mark.touch()
+    deadline = time.monotonic() + 4.0
+    while time.monotonic() < deadline:
+        if not mark.exists():
+            return True
+        time.sleep(0.05)
+    try:
+        mark.unlink()
+    except FileNotFoundError:  # taken at the last moment
+        return True
+    return False
+
+
+def damage_result(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Damage the result of a finished trial: it must be made again, without training."""
+    found = [trial for trial in sweep.trials() if " COMPLETED" in log_of(trial) and (trial / "result.json").exists()]
+    if not found:
+        return False
+    trial = chance.choice(found)
+    driver.kill()
+    if sweep.beside is not None:  # or it may have been read, and be whole for good, where it is looked for
+        sweep.beside[0].kill()
+        sweep.beside[0].wait()
+        sweep.beside = None
+    driver.wait()
+    (trial / "result.json").write_bytes((trial / "result.json").read_bytes()[: chance.choice([0, 100])])
+    sweep.redone[trial.name] += 1
+    return True
+
+
+def damage_curves(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Damage the curves of a finished trial, whose numbers are in its result all the same."""
+    found = [trial / "curves.parquet" for trial in sweep.trials() if (trial / "result.json").exists()]
+    found = [path for path in found if path.exists()]
+    if not found:
+        return False
+    _damage(chance.choice(found), chance)
+    return True
+
+
+def log_of(trial: Path) -> str:
+    try:
+        return (trial / "log.txt").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def damage_checkpoint(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Damage what an unfinished trial would go on from, then kill the driver so that it must."""
+    running = [trial for trial in sweep.trials() if not (trial / "result.json").exists()]
+    found = [path for trial in running for path in trial.glob("c*.p*")]
+    if not found:
+        return False
+    driver.kill()
+    _damage(chance.choice(found), chance)
+    return True
+
+
+def damage_shard(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    found = sorted((sweep.storage / "datasets").glob("*/*.parquet")) + sorted(
+        (sweep.storage / "datasets").glob("*/manifest.json")
+    )
+    if not found:
+        return False
+    driver.kill()
+    _damage(chance.choice(found), chance)
+    return True
+
+
+def _damage(path: Path, chance: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    if chance.random() < 0.5:
+        path.write_bytes(content[: len(content) // 2])
+        return
+    for place in range(chance.randrange(40), len(content), 40):
+        content[place] ^= 0x55
+    path.write_bytes(content)
+
+
+def fill_disk(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Leave no room in the storage for a while; it must be a small file system of its own."""
+    room = os.statvfs(sweep.storage)
+    if room.f_blocks * room.f_frsize > 2**29:
+        return False
+    filler = sweep.storage / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+        except OSError:
+            pass
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it may have nothing to write just now
+        driver.wait(30)
+    filler.unlink()
+    return True
+
+
+def stop_tracking(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Kill the MLflow server; it comes back some seconds later."""
+    if sweep.server is None or not sweep.server.answers():
+        return False
+    sweep.server.stop(signal.SIGKILL)
+    threading.Timer(chance.uniform(1.0, 15.0), sweep.server.start).start()
+    return True
+
+
+FAULTS: dict[str, Callable[[Sweep, subprocess.Popen[str], random.Random], bool]] = {
+    "driver": kill_driver,
+    "worker": kill_worker,
+    "node": kill_node,
+    "head": kill_head,
+    "interrupt": interrupt,
+    "hangup": hang_up,
+    "second": start_second,
+    "sleep": fall_asleep,
+    "hang": hang,
+    "result": damage_result,
+    "curves": damage_curves,
+    "checkpoint": damage_checkpoint,
+    "shard": damage_shard,
+    "disk": fill_disk,
+    "tracking": stop_tracking,
+}

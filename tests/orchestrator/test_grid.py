@@ -1,0 +1,97 @@
+"""No trial counts twice, and nothing that a sweep says is overruled without a word."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from orchestrator.specs import SweepError, expand
+from orchestrator.sweep_files import load_sweep
+
+BASE = {
+    "name": "base",
+    "tasks": [{"task": "navigation", "map_size": 7}],
+    "data": {"train": 64, "valid": 16, "test": 16},
+    "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}},
+    "grid": {"k": [5], "seed": [0]},
+    "training": {"epochs": 1},
+}
+
+
+def load(folder, *overrides, **fields):
+    path = folder / "s.yaml"
+    path.write_text(yaml.safe_dump(BASE | fields, sort_keys=False))
+    return load_sweep(path, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("grid.seed=[0, 0]", "grid.seed: 0 is given twice"),
+        ("grid.seed=[1, 0, 0.0]", "grid.seed: 0.0 is given twice"),
+        ("grid.k=[5, 9, 5]", "grid.k: 5 is given twice"),
+        ("grid.training.learning_rate=[0.01, 1e-3, 0.001]", "0.001 is given twice"),
+        ("grid.planner.solver=[forward, forward]", "'forward' is given twice"),
+        ("planners.vin.grid={k: [7, 7]}", "grid.k: 7 is given twice"),
+        ("tasks.0.grid={seed: [7, 7]}", "grid.seed: 7 is given twice"),
+        ("tasks=[{map_size: 7}, {map_size: 7}]", "tasks.0 with k=5, seed=0 and tasks.1 with k=5, seed=0 are one trial"),
+        ("tasks=[{map_size: 7}, {map_size: 7, task: navigation}]", "are one trial, which would count as two"),
+        ("tasks=[{map_size: 7}, {map_size: 7, grid: {seed: [1, 0]}}]", "are one trial, which would count as two"),
+    ],
+)
+def test_a_trial_that_is_named_twice_is_refused(tmp_path, override, told):
+    with pytest.raises(SweepError) as caught:
+        load(tmp_path, override)
+    assert told in str(caught.value) and "planners.vin" in str(caught.value)
+
+
+def test_a_truth_value_in_two_spellings_is_one(tmp_path):
+    planners = {"spt": {"core": "spt", "grid": {"planner.inject_map": [False, "no"]}}}
+    with pytest.raises(SweepError, match="are one trial"):
+        load(tmp_path, planners=planners)
+    planners["spt"]["grid"] = {"planner.inject_map": ["no", True]}
+    assert [trial.axes["planner.inject_map"] for trial in expand(load(tmp_path, planners=planners))] == [False, True]
+
+
+def test_two_entries_that_are_tested_differently_share_their_trials(tmp_path):
+    planners = {"short": {"core": "vin"}, "grown": {"core": "vin", "test_steps_per_row": 4}}
+    trials = expand(load(tmp_path, planners=planners))
+    assert len(trials) == 2 and trials[0].trial_id == trials[1].trial_id
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["planners.vin.k_fwd=50"], "planners.vin: k_fwd: the axis 'k' of the grid sets it too"),
+        (["planners.vin.q_channels=8", "grid.planner.q_channels=[4]"], "q_channels: the axis 'planner.q_channels'"),
+        (["planners.vin.options={q_channels: 8}", "grid.planner.q_channels=[4]"], "the axis 'planner.q_channels'"),
+        (
+            ["planners.vin.training={learning_rate: 0.1}", "grid.training.learning_rate=[0.2]"],
+            "training.learning_rate:",
+        ),
+        (["planners.vin.k_fwd=50", "planners.vin.grid={k: [50]}"], "k_fwd: the axis 'k'"),
+        (["planners.vin.k_fwd=50", "tasks.0.grid={k: [50]}"], "k_fwd: the axis 'k'"),
+        (["grid.planner.k_fwd=[50]"], "grid.k and grid.planner.k_fwd are one field"),
+        (["planners.vin.grid={planner.k_fwd: [50]}"], "grid.k and grid.planner.k_fwd are one field"),
+    ],
+)
+def test_a_field_that_is_set_in_two_places_is_refused(tmp_path, overrides, told):
+    with pytest.raises(SweepError) as caught:
+        load(tmp_path, *overrides)
+    assert told in str(caught.value)
+
+
+def test_the_default_grid_does_not_overrule_a_planner_in_silence(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\nplanners: {vin: {k_fwd: 50}}\n")
+    with pytest.raises(SweepError, match="k_fwd: the axis 'k' of the grid sets it too"):
+        load_sweep(path)
+    path.write_text("name: s\nplanners: {vin: {k_fwd: 50}}\ngrid: {seed: [0]}\n")
+    assert [trial.axes["k"] for trial in expand(load_sweep(path))] == [50]
+
+
+def test_a_search_that_suggests_the_same_again_has_one_trial_of_it(tmp_path):
+    search = {"space": {"training.learning_rate": {"choices": [0.1, 0.2]}}}
+    sweep = load(tmp_path, search=search)
+    again = [{"training.learning_rate": rate} for rate in (0.1, 0.2, 0.1)]
+    assert [trial.axes["training.learning_rate"] for trial in expand(sweep, {"0/vin": again})] == [0.1, 0.2]

@@ -1,0 +1,109 @@
+"""What the driver makes of what Tune tells it; real runs are in test_campaign."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.cluster import ClusterError
+from orchestrator.provenance import Provenance, code_hash
+from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_result
+from orchestrator.specs import PlannedTrial, TrialSpec, trial_id
+from orchestrator.tuning import Relay, _result_file, _Stopped
+from orchestrator.watchdog import stalled
+
+SPEC = TrialSpec()
+TRIAL = PlannedTrial(trial_id(SPEC), SPEC, {})
+
+
+class Watcher:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def finished(self, trial, result):
+        self.told.append((result.status, result.reason))
+
+    def left(self, trial):
+        self.told.append(("left", ""))
+
+    def died(self, trial, deaths, why):
+        self.told.append(("died", why))
+
+
+def tunes_trial(**more):
+    part = {"metric_analysis": {}, "metric_n_steps": {}, "run_metadata": SimpleNamespace(last_result={})}
+    config = {"trial_id": TRIAL.trial_id, "campaign": "this run"}
+    return SimpleNamespace(config=config, get_error=lambda: "killed", num_failures=1, **part, **more)
+
+
+def relay_over(storage, result, retime=False):
+    directory = trial_directory(storage, TRIAL.trial_id)
+    if result is not None:
+        write_result(directory, result)
+    watcher = Watcher()
+    return Relay([TRIAL], storage, watcher, {TRIAL.trial_id: _result_file(directory)}, retime=retime), watcher
+
+
+def done(code, exclusive=False, status="COMPLETED"):
+    return TrialResult(trial_id=TRIAL.trial_id, status=status, provenance=Provenance(code=code, exclusive=exclusive))
+
+
+def test_a_result_that_another_run_has_finished_meanwhile_is_taken(tmp_path):
+    relay, watcher = relay_over(tmp_path, done(code_hash()))
+    relay.on_trial_complete(0, [], tunes_trial())
+    assert watcher.told == [("COMPLETED", "")] and relay.ended == {TRIAL.trial_id}
+
+
+@pytest.mark.parametrize(("code", "retime"), [("other code", False), (None, True)])
+@pytest.mark.parametrize("event", ["on_trial_complete", "on_trial_error"])
+def test_failed_is_never_written_over_a_finished_result(tmp_path, code, retime, event):
+    before = done(code or code_hash())
+    relay, watcher = relay_over(tmp_path, before, retime)
+    getattr(relay, event)(0, [], tunes_trial())
+    ((status, reason),) = watcher.told
+    assert status == "FAILED" and reason.endswith("; the result of before stays")
+    assert read_result(trial_directory(tmp_path, TRIAL.trial_id)) == before
+
+
+@pytest.mark.parametrize("before", [None, done(code_hash(), status="FAILED"), "damaged"])
+def test_a_trial_that_left_nothing_is_failed(tmp_path, before):
+    directory = trial_directory(tmp_path, TRIAL.trial_id)
+    if before == "damaged":
+        directory.mkdir(parents=True)
+        (directory / "result.json").write_text("{")
+        before = None
+    relay, watcher = relay_over(tmp_path, before)
+    relay.on_trial_error(0, [], tunes_trial())
+    result = read_result(directory)
+    assert (result.status, result.reason) == ("FAILED", "TrialDied: its process died 3 times: killed")
+    assert watcher.told == [(result.status, result.reason)]
+
+
+def test_a_stall_of_the_latest_process_is_the_reason(tmp_path):
+    relay, watcher = relay_over(tmp_path, None)
+    directory = trial_directory(tmp_path, TRIAL.trial_id)
+    directory.mkdir(parents=True)
+    (directory / "log.txt").write_text("T started on here\nTimeout (0:30:00)!\nThread 1\nT started on here\n")
+    assert stalled(directory) == ""
+    relay.on_trial_recover(0, [], tunes_trial())
+    with (directory / "log.txt").open("a") as log:
+        log.write("Timeout (1:00:00)!\nThread 1\n")
+    relay.on_trial_recover(0, [], tunes_trial())
+    assert watcher.told == [("died", ""), ("died", "no progress for 1:00:00 h (log.txt says where it stood)")]
+
+
+@pytest.mark.parametrize(
+    ("report", "kind", "words"),
+    [({"full": "no room"}, StorageFull, "no room"), ({"other_code": "there (0123)"}, ClusterError, "there (0123)")],
+)
+def test_what_ends_a_run_records_nothing(tmp_path, report, kind, words):
+    relay, watcher = relay_over(tmp_path, None)
+    relay.on_trial_result(0, [], tunes_trial(), report)
+    relay.on_trial_complete(0, [], tunes_trial())
+    with pytest.raises(_Stopped):
+        relay.on_step_end(0, [])
+    assert isinstance(relay.stop, kind) and words in str(relay.stop)
+    assert watcher.told == [] and read_result(trial_directory(tmp_path, TRIAL.trial_id)) is None

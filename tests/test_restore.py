@@ -1,0 +1,194 @@
+"""Backup and restore on a real PostgreSQL; `docker` is a stand-in that runs on this machine what is for a container."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVER = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
+DOCKER = """#!/usr/bin/env bash
+# compose COMMAND [OPTIONS] SERVICE WORDS...
+echo "$*" >> "$LOG"
+case "$2" in
+version | up | stop) exit 0 ;;
+exec | run)
+    shift 2
+    while [[ $1 == -* ]]; do shift; done
+    shift
+    words=("${@//\\/artifacts/$ARTIFACTS}")
+    [ "$1" != pg_isready ] || exit 0
+    [ "${FAILS:-none}" = none ] || [[ "$*" != *"$FAILS"* ]] || exit 1
+    exec "${words[@]}" ;;
+esac
+exit 3
+"""
+
+
+class Stack:
+    """The scripts, with a database, artifacts, a storage and settings of their own."""
+
+    def __init__(self, scratch: Path, socket: Path) -> None:
+        self.tree, self.artifacts, self.storage = scratch / "tree", scratch / "artifacts", scratch / "storage"
+        (self.tree / "docker" / "secrets").mkdir(parents=True)
+        for name in ("backup.sh", "restore.sh", "stack.sh", "secrets.sh"):
+            shutil.copy(ROOT / "docker" / name, self.tree / "docker")
+        for folder in (self.artifacts, self.storage, scratch / "bin"):
+            folder.mkdir()
+        owner = os.getuid() or 1000
+        (self.tree / ".env").write_text(f"IDP_UID={owner}\nIDP_GID={owner}\nIDP_STORAGE={self.storage}\n")
+        (scratch / "bin" / "docker").write_text(DOCKER)
+        (scratch / "bin" / "docker").chmod(0o755)
+        assert SERVER is not None
+        self.log, self.socket = scratch / "log", socket
+        self.environment = {
+            **os.environ,
+            "PATH": f"{scratch / 'bin'}:{SERVER.parent}:{os.environ['PATH']}",
+            "PGHOST": str(socket),
+            "ARTIFACTS": str(self.artifacts),
+            "LOG": str(self.log),
+        }
+
+    def script(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [str(self.tree / "docker" / words[0]), *words[1:]]
+        return subprocess.run(command, env={**self.environment, **environment}, capture_output=True, text=True)
+
+    def sql(self, text: str) -> str:
+        command = ["psql", "-U", "mlflow", "-d", "mlflow", "-Atqc", text]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    def fill(self, word: str) -> None:
+        self.sql(f"DROP TABLE IF EXISTS runs; CREATE TABLE runs AS SELECT '{word}' AS name, generate_series(1, 5000)")
+        (self.artifacts / "1").mkdir(exist_ok=True)
+        (self.artifacts / "1" / "report.html").write_text(word)
+        (self.artifacts / f"only-{word}").write_text(word)
+        (self.storage / "trials").mkdir(exist_ok=True)
+        (self.storage / "trials" / "result.json").write_text(word)
+
+    def content(self) -> tuple[str, set[tuple[str, str]]]:
+        unpacked = self.artifacts / ".restored"  # by a restore that failed later; the next one begins with its removal
+        paths = [p for p in self.artifacts.rglob("*") if p.is_file() and not p.is_relative_to(unpacked)]
+        rows = self.sql("SELECT name || count(*) FROM runs GROUP BY name")
+        return rows, {(path.relative_to(self.artifacts).as_posix(), path.read_text()) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def socket(tmp_path_factory):
+    if SERVER is None:
+        pytest.skip("no PostgreSQL server here")
+    account = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+    as_user = {"user": account.pw_uid, "group": account.pw_gid} if os.getuid() == 0 else {}
+    # A socket's name must be short, and the server does not run as root.
+    place = Path("/tmp", f"idp-pg-{os.getpid()}")
+    place.mkdir(mode=0o755)
+    os.chown(place, account.pw_uid, account.pw_gid)
+    options = {"capture_output": True, "check": True, "cwd": "/", **as_user}
+    try:
+        data = str(place / "data")
+        subprocess.run([SERVER, "-D", data, "-U", "mlflow", "--auth", "trust", "--no-sync"], **options)
+        control = [SERVER.with_name("pg_ctl"), "-D", data, "-w", "-l", str(place / "log")]
+        listen = f"-c listen_addresses='' -c fsync=off -k {place}"
+        subprocess.run([*control, "-o", listen, "start"], **{**options, "capture_output": False})
+        try:
+            subprocess.run([SERVER.with_name("createdb"), "-h", place, "-U", "mlflow", "mlflow"], check=True)
+            yield place
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], **options)
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.fixture
+def stack(tmp_path, socket):
+    stack = Stack(tmp_path, socket)
+    assert stack.script("secrets.sh").returncode == 0
+    stack.fill("saved")
+    backed_up = stack.script("backup.sh", str(tmp_path / "backup"))
+    assert backed_up.returncode == 0, backed_up.stderr
+    stack.fill("later")
+    stack.log.unlink()
+    return stack
+
+
+def test_a_backup_comes_back_on_the_same_machine_and_on_a_new_one(stack, tmp_path):
+    done = stack.script("restore.sh", str(tmp_path / "backup"))
+    assert done.returncode == 0, done.stderr
+    expected = ("saved5000", {("1/report.html", "saved"), ("only-saved", "saved")})
+    assert stack.content() == expected
+    assert (stack.storage / "trials" / "result.json").read_text() == "later"  # there is one: it is not touched
+    shutil.rmtree(stack.storage)
+    shutil.rmtree(stack.tree / "docker" / "secrets")
+    (stack.tree / ".env").unlink()
+    stack.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    done = stack.script("restore.sh", str(tmp_path / "backup"))
+    assert done.returncode == 0, done.stderr
+    assert stack.content() == expected
+    assert [path.name for path in stack.storage.iterdir()] == ["trials"]
+    assert (stack.storage / "trials" / "result.json").read_text() == "saved"
+    assert stack.log.read_text().splitlines()[-1] == "compose up -d"
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("name", ["mlflow.dump", "artifacts.tar", "storage.tar"])
+def test_a_damaged_backup_costs_nothing(stack, tmp_path, name, checksums):
+    before = stack.content()
+    whole = (tmp_path / "backup" / name).read_bytes()
+    if not checksums:  # as of an earlier version
+        (tmp_path / "backup" / "SHA256SUMS").unlink()
+    for damaged in (whole[: len(whole) * 2 // 3], whole[: len(whole) // 3], whole[:512], b"", b"no" * 1024):
+        (tmp_path / "backup" / name).write_bytes(damaged)
+        refused = stack.script("restore.sh", str(tmp_path / "backup"))
+        assert refused.returncode == 2 and "nothing that was here has changed" in refused.stderr.splitlines()[-1]
+        assert stack.content() == before
+        assert not stack.log.exists() or "stop" not in stack.log.read_text()
+
+
+@pytest.mark.parametrize("name", ["mlflow.dump", "artifacts.tar", "env", "secrets/ray_token"])
+def test_a_single_flipped_bit_is_found(stack, tmp_path, name):
+    before = stack.content()
+    flip(tmp_path / "backup" / name)
+    refused = stack.script("restore.sh", str(tmp_path / "backup"))
+    assert refused.returncode == 2 and "not what was saved" in refused.stderr
+    assert stack.content() == before and not stack.log.exists()
+
+
+@pytest.mark.parametrize("name", ["mlflow.dump", "artifacts.tar", "env", "secrets"])
+def test_half_a_backup_is_refused(stack, tmp_path, name):
+    before, path = stack.content(), tmp_path / "backup" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    refused = stack.script("restore.sh", str(tmp_path / "backup"))
+    assert refused.returncode == 2 and f"no {name}" in refused.stderr
+    assert stack.content() == before
+
+
+@pytest.mark.parametrize("step", ["mkdir .restored", "single-transaction"])
+def test_a_step_that_fails_leaves_the_database_as_it_was(stack, tmp_path, step):
+    before = stack.content()[0]
+    failed = stack.script("restore.sh", str(tmp_path / "backup"), FAILS=step)
+    assert failed.returncode != 0 and "the database is as it was" in failed.stderr
+    assert stack.content()[0] == before
+    assert stack.script("restore.sh", str(tmp_path / "backup")).returncode == 0
+    assert stack.content() == ("saved5000", {("1/report.html", "saved"), ("only-saved", "saved")})
+
+
+def test_a_dump_that_the_database_refuses_is_rolled_back(stack, tmp_path):
+    # What is in another schema is not removed, and stands in the way in the middle of the dump.
+    stack.sql("CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.runs (name text)")
+    backup = tmp_path / "two"
+    assert stack.script("backup.sh", str(backup)).returncode == 0
+    before = stack.content()
+    failed = stack.script("restore.sh", str(backup))  # schema "elsewhere" already exists
+    assert failed.returncode != 0 and "already exists" in failed.stderr
+    assert stack.content() == before
+    stack.sql("DROP SCHEMA elsewhere CASCADE")
