@@ -31,8 +31,8 @@ SOMETHING_FAILED = 1
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 LEAST_FREE_BYTES = 5 * 10**9
 MOST_SKEW_SECONDS = 2.0
-CUDA_TOLERANCE = 0.01
-"""Largest difference of a logit or gradient from the CPU's, as a share of the largest: TF32 keeps three digits."""
+CUDA_TOLERANCE = 1e-3
+"""Most that a logit or gradient may differ from the CPU's, as a share of the largest: above rounding, below TF32."""
 
 _LOCAL_FILE_SYSTEMS = {"ext4", "ext3", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs"}
 
@@ -304,7 +304,9 @@ def examine_cuda() -> Iterator[Finding]:
 
 
 def cuda_difference(adjoint: str, device: str = "cuda") -> float:
-    """Return how far a small planner's logits and gradients on a device are from the CPU's, relative to the largest.
+    """Return how far a planner's logits and gradients on a device are from the CPU's, of the largest.
+
+    Both take 100 steps, so that errors add up: TF32 gives 3e-3, float32 in another order 5e-6. Nothing ties.
 
     Args:
         adjoint: How it is differentiated.
@@ -315,12 +317,17 @@ def cuda_difference(adjoint: str, device: str = "cuda") -> float:
     from planners import PlannerSpec, build_planner
 
     torch.manual_seed(0)
-    spec = PlannerSpec(core="vin", adjoint=adjoint, k_fwd=20)
+    steps = {"k_fwd": 100} | ({"k_bwd": 100, "tolerance": 0.0, "tolerance_bwd": 1e-6} if adjoint == "implicit" else {})
+    options = {"q_channels": 16, "temperature": 0.1}  # smoothed: rounding would decide a tie
+    spec = PlannerSpec.model_validate({"core": "vin", "adjoint": adjoint, "options": options, **steps})
     reference, planner = (build_planner(spec, kernel="reference") for _ in range(2))
+    with torch.no_grad():
+        filters = dict(reference.named_parameters())["core.w_v"]  # zero as it is built, and then nothing is iterated
+        filters.uniform_(0.5, 1.5).mul_(0.95 / filters.sum(dim=(1, 2, 3), keepdim=True))
     planner.load_state_dict(reference.state_dict())
-    map_, goal = (torch.rand(8, 1, 15, 15) > 0.3).float(), torch.zeros(8, 1, 15, 15)
+    map_, goal = (torch.rand(4, 1, 15, 15) > 0.3).float(), torch.zeros(4, 1, 15, 15)
     goal[:, :, 7, 7] = 1.0
-    weight = torch.randn(8, 4, 15, 15)
+    weight = torch.randn(4, 4, 15, 15)
     found = []
     for one, place in ((reference, "cpu"), (planner.to(device), device)):
         logits = one(map_.to(place), goal.to(place))

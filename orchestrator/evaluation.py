@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -29,7 +29,7 @@ from orchestrator.results import (
     write_json,
 )
 from orchestrator.specs import PlannedTrial, SweepSpec, further_tests
-from orchestrator.stored_files import read_stored, sealed, unsealed
+from orchestrator.stored_files import read_object, read_stored, sealed, unsealed
 from planners.trial_files import STEPS_FILE
 
 FOLDER = "evaluations"
@@ -72,6 +72,11 @@ class EvaluationResult(BaseModel):
     arrivals_by_distance: list[Count] = Field([], max_length=64)
     seconds: Seconds
     provenance: Provenance = Provenance()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_written(cls, data: Any) -> Any:
+        return unsealed(data)
 
     @model_validator(mode="after")
     def _arrivals_are_of_the_cells(self) -> Self:
@@ -162,7 +167,7 @@ def parse_evaluation(text: bytes | str) -> EvaluationResult:
         ValueError: It is none, has been altered, or holds a number that can't be; one line.
     """
     try:
-        return EvaluationResult.model_validate(unsealed(text))
+        return EvaluationResult.model_validate(read_object(text))
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
 

@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+import statistics
 import traceback
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.leases import Owner, take
 from orchestrator.provenance import code_hash, provenance
 from orchestrator.results import ResultError, TrialResult, read_result, write_result
 
+if TYPE_CHECKING:
+    from planners.records import EpochRecord
+    from planners.rollout import Evaluation
+
 STAYS = "the result of before stays"
 """What is said where a failure is told and not kept: a final result is never replaced by none."""
+
+DIVERGED_BELOW = 0.2
+"""A trial whose test success rate is lower counts as diverged (Table 1's italics)."""
+
+
+def numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any]:
+    """Return the result's numbers: the last epoch's, the times' medians over epochs, and the test's."""
+    last = asdict(records[-1]) if records else {}
+    kept = (
+        "valid_success_rate",
+        "train_loss",
+        "forward_steps",
+        "forward_residual",
+        "backward_residual",
+        "not_finite",
+        "kernel",
+    )
+    return {
+        **{name: last[name] for name in kept if name in last},
+        "epochs": len(records),
+        "test_success_rate": evaluation.success_rate,
+        "test_optimality": evaluation.optimality,
+        "test_spl": evaluation.spl,
+        "test_accuracy": evaluation.accuracy,
+        "test_cells_by_distance": list(evaluation.cells_by_distance),
+        "test_arrivals_by_distance": list(evaluation.arrivals_by_distance),
+        "trial_diverged": evaluation.success_rate < DIVERGED_BELOW,
+        "forward_diverged": any(record.forward_diverged for record in records),
+        "forward_seconds": _median(records, "forward_seconds"),
+        "backward_seconds": _median(records, "backward_seconds"),
+        "peak_bytes": max((record.peak_bytes for record in records), default=0),
+        "train_seconds": sum(record.train_seconds for record in records),
+    }
+
+
+def _median(records: list[EpochRecord], name: str) -> float | None:
+    values = [value for record in records if (value := getattr(record, name)) == value]
+    return statistics.median(values) if values else None
 
 
 def memory_phase(error: BaseException) -> str:

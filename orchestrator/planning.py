@@ -159,7 +159,8 @@ def _trial_bytes(storage: Path, trial_ids: list[str]) -> int:
     sizes = []
     for trial_id in trial_ids[:50]:
         directory = trial_directory(storage, trial_id)
-        sizes.append(sum(path.stat().st_size for path in directory.iterdir() if path.is_file()))
+        if directory.is_dir():  # a file of that name has no result, but the reason why
+            sizes.append(sum(path.stat().st_size for path in directory.iterdir() if path.is_file()))
     return round(statistics.mean(sizes)) if sizes else TRIAL_BYTES
 
 

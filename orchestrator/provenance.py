@@ -41,6 +41,7 @@ class Provenance(BaseModel):
         accelerator: Device model, or "cpu".
         accelerator_bytes: Memory of the device; 0 for "cpu".
         driver: Version of the device's runtime, empty for "cpu".
+        float32: How the device multiplies float32: "ieee", or "tf32", which keeps 10 of its 23 bits; empty for "cpu".
         dataset_id: The dataset that was trained and tested on.
         exclusive: True where no other trial of the run shared the device, so that times can be compared.
     """
@@ -59,6 +60,7 @@ class Provenance(BaseModel):
     accelerator: Line = "cpu"
     accelerator_bytes: int = Field(0, ge=0, lt=2**53)
     driver: Line = ""
+    float32: Line = ""
     dataset_id: Line = ""
     exclusive: bool = False
 
@@ -135,6 +137,7 @@ def provenance(
         accelerator=accelerator,
         accelerator_bytes=accelerator_bytes,
         driver=driver,
+        float32=_float32(device),
         dataset_id=dataset_id,
         exclusive=exclusive,
     )
@@ -157,7 +160,9 @@ def _git() -> tuple[str, bool]:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
+            # Another user's clone, as in a container, is no danger more: what runs is its code.
+            trusted = ["-c", f"safe.directory={folder.parent}"]
+            done = subprocess.run(["git", *trusted, *words], cwd=folder, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -176,6 +181,14 @@ def _cpu() -> str:
         return platform.processor()
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found.group(1).strip() if found else platform.processor()
+
+
+def _float32(device: str) -> str:
+    if not device.startswith("cuda"):
+        return ""
+    from torch import backends
+
+    return "tf32" if backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32 else "ieee"
 
 
 def _accelerator(device: str) -> tuple[str, int, str]:

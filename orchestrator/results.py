@@ -17,7 +17,7 @@ from datagen.spec import Spec, first_problem
 from orchestrator.curves import read_curves as read_curves
 from orchestrator.curves import write_curves as write_curves
 from orchestrator.provenance import Provenance, code_hash
-from orchestrator.stored_files import Line, read_stored, sealed, unsealed
+from orchestrator.stored_files import Line, read_object, read_stored, sealed, unsealed
 from orchestrator.stored_files import ResultError as ResultError
 from orchestrator.stored_files import write_bytes as write_bytes
 
@@ -66,6 +66,8 @@ class TrialResult(BaseModel):
         peak_bytes: Largest memory held by a training step.
         train_seconds: Wall time of all epochs, validation excluded.
         epochs: Epochs trained.
+        steps: Training steps.
+        ended_by_budget: Whether `most_steps`, `most_seconds` or `most_applications` ended training.
         not_finite: Loss or gradient stopped being finite, which ended training.
         kernel: "compiled", or "reference" and why.
         test_accuracy: Share of test cells whose action is one of the optimal ones, 0..1.
@@ -99,6 +101,8 @@ class TrialResult(BaseModel):
     peak_bytes: Count | None = None
     train_seconds: Seconds | None = None
     epochs: Count = 0
+    steps: Count = 0
+    ended_by_budget: bool = False
     not_finite: bool = False
     kernel: Line = ""
     test_accuracy: Fraction | None = None
@@ -110,6 +114,7 @@ class TrialResult(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _finite(cls, data: Any) -> Any:
+        data = unsealed(data)
         if not isinstance(data, Mapping):
             return data
         return {
@@ -203,7 +208,7 @@ def parse_result(text: bytes | str) -> TrialResult:
         ValueError: It is none, has been altered, or holds a number that can't be; one line.
     """
     try:
-        return TrialResult.model_validate(unsealed(text))
+        return TrialResult.model_validate(read_object(text))
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
 

@@ -91,10 +91,12 @@ class TrialSpec(Spec):
             raise ValueError("data.test is 0: a trial is judged by its test maps")
         if self.training.tested_checkpoint == "best" and self.data.valid == 0:
             raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
-        for field, value in (("device", "cuda"), ("kernel", "reference")):
-            solver = self.planner.compiled_solver
-            if solver and getattr(self.execution, field) == value:
-                raise ValueError(f"execution.{field} is {value!r}, but solver {solver!r} is compiled for CPUs alone")
+        if solver := self.planner.compiled_solver:
+            for field, value in (("device", "cuda"), ("kernel", "reference")):
+                if getattr(self.execution, field) == value:
+                    raise ValueError(f"execution.{field} is {value!r}, but solver {solver!r} is compiled, for CPUs")
+            if smoothed := getattr(self.planner.options, "temperature", 0.0):
+                raise ValueError(f"solver {solver!r} takes the maximum as it is; got temperature {smoothed}")
         self.planner.check_moves(TASKS[self.data.task].moves)
         least = self.training.discount_from
         if least is not None and least > (discount := getattr(self.planner.options, "discount", 0.0)):

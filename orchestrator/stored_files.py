@@ -112,14 +112,28 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"checksum": checksum_of(content), **content}
 
 
-def unsealed(text: bytes | str) -> dict[str, Any]:
-    """Return the JSON object in a file without its checksum, which must be right.
+def unsealed(content: Any) -> Any:
+    """Return a JSON object without its checksum, where it has one; that must be right.
 
-    Version 0.1.0 wrote none: there the file begins with the trial's id. Where neither is first, the name of the
+    Raises:
+        ValueError: It is no longer the object that was written.
+    """
+    if not isinstance(content, Mapping) or "checksum" not in content:
+        return content
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    if content["checksum"] != checksum_of(rest):
+        raise ValueError("its checksum does not fit its content: altered since it was written")
+    return rest
+
+
+def read_object(text: bytes | str) -> dict[str, Any]:
+    """Return the JSON object in a file that was written sealed.
+
+    Version 0.1.0 wrote no checksum: there the file begins with the trial's id. Where neither is first, the name of the
     checksum itself is what was damaged.
 
     Raises:
-        ValueError: It is no such object, or no longer the one that was written.
+        ValueError: It is no such object.
     """
     try:
         content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=refuse_constant)
@@ -129,11 +143,8 @@ def unsealed(text: bytes | str) -> dict[str, Any]:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
-    first = next(iter(content), None)
-    if first == "trial_id" and "checksum" not in content:
-        return content
-    if first != "checksum" or content.pop("checksum") != checksum_of(content):
-        raise ValueError("its checksum does not fit its content: altered since it was written")
+    if next(iter(content), None) not in ("checksum", "trial_id"):
+        raise ValueError("expected its checksum first: altered since it was written")
     return content
 
 

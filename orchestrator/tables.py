@@ -19,6 +19,10 @@ DISTANCE_BIN_NAMES = ("≤ 10", "≤ 20", "≤ 40", "≤ 80", "≤ 160", "> 160"
 """The bins of `planners.rollout.DISTANCE_BINS`: steps of the shortest path."""
 
 
+FEW_STEPS = 50
+"""A budget that allows fewer training steps says more about itself than about a planner."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One cell of the paper's tables: all seeds of a planner at one task, size and K.
@@ -44,6 +48,7 @@ class Row:
         counted_by_distance: Trials behind that.
         trial_diverged: Trials under 20 % (the paper's italics).
         forward_diverged: Trials whose forward iteration diverged at some step.
+        cut_short: Trials whose budget was used up before `FEW_STEPS` training steps.
         outcomes: Number of trials by status; "MISSING" where there is no result.
         stale: COMPLETED or OUT_OF_MEMORY trials of other code.
         stale_used: True where the averages are of other code.
@@ -67,6 +72,7 @@ class Row:
     counted_by_distance: int = 0
     trial_diverged: int = 0
     forward_diverged: int = 0
+    cut_short: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     stale: int = 0
     stale_used: bool = False
@@ -113,6 +119,7 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         **_by_distance(used),
         trial_diverged=sum(result.trial_diverged for result in used),
         forward_diverged=sum(result.forward_diverged for result in used),
+        cut_short=sum(result.ended_by_budget and result.steps < FEW_STEPS for result in used),
         outcomes=dict(Counter("MISSING" if result is None else result.status for result in found)),
         stale=sum(result.final and not is_present(result.provenance, code) for result in results),
         stale_used=bool(used) and not is_present(used[0].provenance, code),
@@ -153,6 +160,8 @@ def notes(row: Row) -> list[str]:
         said.append(f"{row.trial_diverged}/{row.used} under 20 %")
     if row.forward_diverged:
         said.append(f"{row.forward_diverged}/{row.used} forward diverged")
+    if row.cut_short:
+        said.append(f"{row.cut_short}/{row.used} under {FEW_STEPS} steps in the budget")
     for status, word in (("OUT_OF_MEMORY", "OOM"), ("FAILED", "failed"), ("CANCELLED", "cancelled")):
         if row.outcomes.get(status):
             said.append(f"{row.outcomes[status]} {word}")

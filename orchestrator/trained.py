@@ -23,7 +23,7 @@ from planners.planner import Plan, Planner, build_planner
 from planners.trial_files import PlannerError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trained:
     """A trained planner.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import statistics
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from orchestrator import divergence
 from orchestrator.checkpoints import LATEST, code_of, drop_previous, is_of, load_checkpoint, save_checkpoint
 from orchestrator.divergence import WatchedTrainer, keep_divergence
 from orchestrator.leases import Lease, LeaseLost, Owner, take
-from orchestrator.outcomes import STAYS, memory_phase, whole_result
+from orchestrator.outcomes import STAYS, memory_phase, numbers, whole_result
 from orchestrator.placement import check_device, may_use_gpu
 from orchestrator.provenance import code_hash, provenance
 from orchestrator.results import (
@@ -43,11 +42,9 @@ from orchestrator.watchdog import STALL_SECONDS, watched
 from planners.cores.gru_pages import release_pages
 from planners.evaluation import ProblemSource
 from planners.memory import MemoryLimitExceeded, phase
+from planners.planner import ieee_float32
 from planners.rollout import Evaluation
 from planners.training import EpochRecord, Trainer
-
-DIVERGED_BELOW = 0.2
-"""A trial whose test success rate is lower counts as diverged (Table 1's italics)."""
 
 IN_MEMORY_BYTES = 2**31
 """A split of up to this size is read into memory once; a larger one is streamed, in bounded memory."""
@@ -151,6 +148,7 @@ def _run(attempt: Attempt) -> TrialResult:
     spec, directory, lease = attempt.spec, attempt.directory, attempt.lease
     write_spec(directory, spec)
     device = _device(spec)
+    ieee_float32()
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
         "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.exclusive),
@@ -166,11 +164,13 @@ def _run(attempt: Attempt) -> TrialResult:
             records, alone = _resume(trainer, attempt)
             identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
             evaluation, traces = _train_and_test(trainer, records, attempt, datasets, alone)
-        numbers = _numbers(records, evaluation) | {
+        found = numbers(records, evaluation) | {
+            "steps": trainer.spent.steps,
+            "ended_by_budget": trainer.spent.exhausts(spec.training),
             "forward_trace": traces.forward,
             "backward_trace": traces.backward,
         }
-        result = TrialResult(status="COMPLETED", **identity, **numbers)
+        result = TrialResult(status="COMPLETED", **identity, **found)
     except (MemoryLimitExceeded, torch.OutOfMemoryError) as error:
         result = _out_of_memory(error, device, spec.execution.memory_limit_gib, identity)
     except Cancelled as stopped:
@@ -368,42 +368,6 @@ def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool
         ) from error
     _log(directory, f"goes on after epoch {trainer.epoch}")
     return records, attempt.exclusive and bool(state.get("exclusive", False))
-
-
-def _numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any]:
-    """Return the result's numbers: the last epoch's, the times' medians over epochs, and the test's."""
-    last = {} if not records else {f.name: getattr(records[-1], f.name) for f in fields(EpochRecord)}
-    kept = (
-        "valid_success_rate",
-        "train_loss",
-        "forward_steps",
-        "forward_residual",
-        "backward_residual",
-        "not_finite",
-        "kernel",
-    )
-    return {
-        **{name: last[name] for name in kept if name in last},
-        "epochs": len(records),
-        "test_success_rate": evaluation.success_rate,
-        "test_optimality": evaluation.optimality,
-        "test_spl": evaluation.spl,
-        "test_accuracy": evaluation.accuracy,
-        "test_cells_by_distance": list(evaluation.cells_by_distance),
-        "test_arrivals_by_distance": list(evaluation.arrivals_by_distance),
-        "trial_diverged": evaluation.success_rate < DIVERGED_BELOW,
-        "forward_diverged": any(record.forward_diverged for record in records),
-        "forward_seconds": _median(records, "forward_seconds"),
-        "backward_seconds": _median(records, "backward_seconds"),
-        "peak_bytes": max((record.peak_bytes for record in records), default=0),
-        "train_seconds": sum(record.train_seconds for record in records),
-        "steps": records[-1].steps if records else 0,
-    }
-
-
-def _median(records: list[EpochRecord], name: str) -> float | None:
-    values = [value for record in records if (value := getattr(record, name)) == value]
-    return statistics.median(values) if values else None
 
 
 def _log(directory: Path, line: str) -> None:

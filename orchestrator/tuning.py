@@ -309,8 +309,7 @@ class Relay(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the result that a dead process could not write, and pass it on."""
         why = stalled(trial_directory(self.storage, trial.config["trial_id"]))
-        last = [why] if why else str(trial.get_error() or "").strip().splitlines()[-1:]
-        self._end(trial, " ".join([f"its process died {MOST_DEATHS + 1} times:", *last]))
+        self._end(trial, f"its process died {MOST_DEATHS + 1} times: {why or _last_words(trial)}")
 
     def _end(self, trial: Any, reason: str) -> None:
         trial_id = trial.config["trial_id"]
@@ -348,6 +347,18 @@ class Relay(tune.Callback):
         """Return whether a worker that finds this result has nothing to do: another run may have been faster."""
         timed = result.provenance.exclusive or not self.retime
         return result.final and result.provenance.made_by(code_hash()) and timed
+
+
+def _last_words(trial: Any) -> str:
+    """Return the last line of what Ray says of a trial's last death."""
+    said = trial.get_error()
+    if not said:
+        # Tune looks in the place that it copies to, and may not have copied yet.
+        try:
+            said = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            said = ""
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "Ray gives no reason")
 
 
 def _readable(directory: Path) -> TrialResult | None:

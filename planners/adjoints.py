@@ -5,23 +5,30 @@ Legend: v* fixed point, J = df/dv at v*, g = dl/dv* incoming gradient, w adjoint
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from planners.solution import AdjointRecord, AdjointSlot, Result, Solution, Solver, Step
-from planners.solvers import (
-    Anderson,
-    ForwardIteration,
-    apply,
-    growth_limit,
-    has_diverged,
+from planners.solvers import Anderson, ForwardIteration, apply, rule_of
+from planners.stopping import (
+    at_least_single,
+    close,
+    flat,
     norm_per_sample,
     relative_residual,
+    rows,
+    safe_norm_per_sample,
+    scale_per_sample,
 )
+
+_COUPLED = 0.02
+"""A defect of this size, relative, is coupling: f may compute in half precision (autocast), whose rounding is below."""
 
 Adjoin = Callable[[Step, Tensor, AdjointSlot], Tensor]
 """(J^T, g, slot) -> w."""
@@ -50,19 +57,18 @@ class Unrolled:
                 f"adjoint Unrolled differentiates through ForwardIteration, got {type(solver).__name__}; "
                 "use Implicit with other solvers"
             )
-        z, fz, trace, limit = v0, v0, [], torch.empty(0)
-        for k in range(solver.max_steps):
-            z, fz = fz, apply(f, fz)
+        z, fz, trace, rule = v0, v0, [], rule_of(solver)
+        for _ in range(solver.max_steps):
+            z, fz = fz, apply(f, fz, forward_mode=True)
             with torch.no_grad():
-                if k == 0:
-                    limit = growth_limit(z, fz)
-                if solver.record or k == solver.max_steps - 1:
-                    trace.append(relative_residual(z, fz))
+                look = rule.look(z, fz)
+                trace.append(look.residual)
         with torch.no_grad():
-            diverged = has_diverged(fz, trace[-1], limit)
-        result = _result(trace[-1], solver.tolerance, diverged)
+            result = torch.where(look.done, int(rule.success), int(Result.MAX_STEPS))
+            result = torch.where(look.diverged | rule.grown(), int(Result.DIVERGED), result).to(torch.int8)
         steps = torch.full_like(result, solver.max_steps, dtype=torch.int64)
-        return Solution(fz, trace[-1], steps, result, torch.stack(trace) if solver.record else None)
+        value = fz.clone() if fz is v0 else fz
+        return Solution(value, trace[-1], steps, result, torch.stack(trace) if solver.record else None)
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,19 @@ class Implicit:
 
     w^T = w^T df/dv + dl/dv*, then dl/d(.) = w^T df/d(.). One application of f is saved, whatever K is. The system is
     solved for each sample from w = g, in the backward pass, which leaves its residual and steps in `Solution.adjoint`;
-    where it fails, w is the best iterate found and `adjoint.result` says so. There is no gradient to v0, and the
-    backward pass itself cannot be differentiated.
+    where it fails, w is the best iterate found, `adjoint.result` says so, and a RuntimeWarning unless `inexact`: a
+    caller who asks for nothing else takes the gradient for exact. There is no gradient to v0, and the backward pass
+    itself cannot be differentiated.
 
     Args:
         solver: Solver of the adjoint system; its max_steps is K_bwd (section 4.3).
+        inexact: An unsolved system is wanted, as in the paper, where 10 to 15 steps leave some percent and train as
+            well: no warning, and no product spent on looking whether samples are coupled. Planners set it; a solver
+            of tolerance 0 means it too.
     """
 
-    solver: Solver = field(default_factory=lambda: Anderson(max_steps=15))
+    solver: Solver = field(default_factory=lambda: Anderson(max_steps=100))
+    inexact: bool = False
 
     def solve(self, f: Step, v0: Tensor, solver: Solver) -> Solution:
         """Return the solver's fixed point after K - 1 steps and one more application of f, differentiable."""
@@ -94,13 +105,51 @@ class Implicit:
         """
         # DEVIATION(4.1): each sample's system is scaled to ||g|| = 1. It is linear, and the offset in the relative
         # residual would otherwise call the small gradients of a mean loss converged before the first step.
-        size = norm_per_sample(g)
-        size = torch.where((size > 0.0) & torch.isfinite(size), size, 1.0).to(g.dtype)
-        size = size.reshape(-1, *[1] * (g.ndim - 1))
-        unit = g / size
+        scale = rows(scale_per_sample(g), g)
+        rest = at_least_single(g) / scale  # a power of two, so that a norm of tiny or huge numbers is not 0 or inf
+        size = norm_per_sample(rest)
+        size = rows(torch.where((size > 0.0) & torch.isfinite(size), size, 1.0), g)
+        unit = (rest / size).to(g.dtype)
         found = self.solver.solve(lambda w: transposed_jacobian(w) + unit, unit)
         slot.record = AdjointRecord(found.residual, found.steps, found.result, found.trace)
-        return found.value * size
+        w = (at_least_single(found.value) * size * scale).to(g.dtype)
+        if not self.inexact and self.solver.tolerance > 0.0:
+            coupled = _coupling(lambda x: transposed_jacobian(x) + g - x, w, size * scale, found.residual)
+            slot.record = replace(slot.record, result=found.result.masked_fill(coupled, int(Result.MAX_STEPS)))
+            warn_unsolved("fixed_point", g, slot.record, coupled)
+        return w
+
+
+def _coupling(defect: Step, w: Tensor, sizes: Tensor, residual: Tensor) -> Tensor:
+    """Return [B] bool: the adjoint system as it was before each sample's was scaled is not solved by w.
+
+    Scaling is harmless where samples are independent, so this is where they are not (batch norm in training, attention
+    across the batch), and the solution of the scaled systems is none of the whole.
+    """
+    if not bool((sizes != sizes[:1]).any()):
+        return torch.zeros_like(residual, dtype=torch.bool)
+    left = safe_norm_per_sample(defect(w)) / torch.maximum(safe_norm_per_sample(w), sizes.flatten())
+    return torch.isfinite(left) & (left > 10.0 * residual + _COUPLED)
+
+
+def warn_unsolved(name: str, g: Tensor, record: AdjointRecord, coupled: Tensor | None = None) -> None:
+    """Warn where the system of a gradient that is taken for exact was not solved."""
+    failed = (record.result == Result.MAX_STEPS) | (record.result == Result.DIVERGED)
+    count = int(failed.sum())
+    if not count:
+        return
+    why = "is dF/dv singular or ill-conditioned" if name == "root" else "is the solution's Jacobian ill-conditioned"
+    if coupled is not None and bool(coupled.any()):
+        why = "does f couple the samples of a batch, which must be independent (batch norm in training)"
+    if not bool(torch.isfinite(flat(g)).all()):
+        why = "the incoming gradient is not finite, and so is this one; does the loss overflow"
+    warnings.warn(
+        f"{name}: the linear system of the gradient was not solved for {count} of {g.shape[0]} samples (relative "
+        f"residual up to {float(record.residual.max()):.1e}); {why}, or max_steps too small? Where an approximate "
+        "gradient is wanted, Implicit(..., inexact=True) says so",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +186,8 @@ class Phantom:
             before, w = w, (1.0 - self.damping) * w + self.damping * image
         residual = relative_residual(before, image)
         steps = torch.full_like(residual, self.steps - 1, dtype=torch.int64)
-        slot.record = AdjointRecord(residual, steps, _result(residual, 0.0, ~torch.isfinite(residual)))
+        result = torch.where(torch.isfinite(residual), int(Result.MAX_STEPS), int(Result.DIVERGED)).to(torch.int8)
+        slot.record = AdjointRecord(residual, steps, result)
         return w
 
 
@@ -153,7 +203,7 @@ class OneStep:
         """Return the solver's fixed point after K - 1 steps and one more application of f, differentiable."""
         found = _solve_before_last(f, v0, solver)
         value = apply(f, found.value)
-        return _with_last_step(found, value.detach(), value, solver)
+        return _with_last_step(found, value.detach(), value.clone(), solver)
 
 
 class Attached(torch.autograd.Function):
@@ -162,7 +212,7 @@ class Attached(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, value: Tensor, pull_back: Step) -> Tensor:  # noqa: D102
         ctx.pull_back = pull_back
-        return value.detach()
+        return value.detach().clone()  # memory of its own: f may have given what it captures
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
@@ -189,45 +239,90 @@ def _solve_and_attach(f: Step, v0: Tensor, solver: Solver, adjoin: Adjoin) -> So
     found = _solve_before_last(f, v0, solver)
     if not torch.is_grad_enabled():
         value = apply(f, found.value)
-        return _with_last_step(found, value, value, solver)
-    v = found.value.detach().requires_grad_()
+        return _with_last_step(found, value, value.clone(), solver)
+    v = linearisation_point(found.value)
     fv = apply(f, v)
-    solution = _with_last_step(found, fv.detach(), fv, solver)
-    if not fv.requires_grad:
+    solution = _with_last_step(found, fv.detach(), fv.detach().clone(), solver)
+    if not reaches_more_than(fv, v):
         return solution
     product, slot = transposed_jacobian(fv, v), solution.slot
     value = Attached.apply(fv, fv.detach(), lambda g: adjoin(product, g, slot))
     return replace(solution, value=value)
 
 
+def linearisation_point(v: Tensor) -> Tensor:
+    """Return v as a leaf that requires a gradient; raise RuntimeError under torch.func's transformations."""
+    try:
+        return v.detach().clone().requires_grad_()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "an implicit gradient can't be taken inside torch.func transformations (grad, vmap, jacrev, ...): use "
+            f"torch.autograd, or the Unrolled adjoint, whose steps they can follow ({error})"
+        ) from error
+
+
+def reaches_more_than(output: Tensor, v: Tensor) -> bool:
+    """Return whether a gradient of the output has anywhere to go but to the leaf v."""
+    if not output.requires_grad:
+        return False
+    if output.grad_fn is None:
+        return output is not v
+    seen, left = set[Node](), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        following = [after for after, _ in node.next_functions if after is not None]
+        # A node without followers is a leaf's, or one that hides what it reaches: that must not lose its gradient.
+        if not following and getattr(node, "variable", None) is not v:
+            return True
+        left += following
+    return False
+
+
 def _solve_before_last(f: Step, v0: Tensor, solver: Solver) -> Solution:
     """Return the solution after one step less than the solver allows."""
     if solver.max_steps > 1:
         return replace(solver, max_steps=solver.max_steps - 1).solve(f, v0)  # type: ignore[type-var]
-    v0 = v0.detach()
+    v0 = v0.detach().clone()
     residual = torch.full_like(norm_per_sample(v0), torch.inf)
     steps = torch.zeros_like(residual, dtype=torch.int64)
     trace = residual.new_zeros(0, v0.shape[0]) if getattr(solver, "record", False) else None
-    return Solution(v0, residual, steps, _result(residual, 0.0, torch.zeros_like(steps, dtype=torch.bool)), trace)
+    result = torch.full_like(steps, int(Result.MAX_STEPS), dtype=torch.int8)
+    return Solution(v0, residual, steps, result, trace)
 
 
 @torch.no_grad()
 def _with_last_step(found: Solution, image: Tensor, value: Tensor, solver: Solver) -> Solution:
     """Return the solution with `value` = f(found.value), and the quality that this last application showed."""
     residual = relative_residual(found.value, image)
+    success: Tensor | int = int(Result.SETTLED)
+    reached = (residual <= solver.tolerance) & (solver.tolerance > 0.0)
+    if getattr(solver, "rule", "residual") == "error":
+        residual = _exact_residual(found.value, image)
+        unmoved = close(found.value, image, 0.0) if solver.max_steps == 1 else torch.zeros_like(reached)
+        kept = (found.result == Result.CONVERGED) & close(found.value, image, solver.tolerance)
+        reached, success = (kept | unmoved) & (solver.tolerance > 0.0), int(Result.CONVERGED)
+    elif not hasattr(solver, "rule"):  # from elsewhere: what it says stands, unless f's last application denies it
+        success = torch.where(found.result == Result.CONVERGED, found.result, int(Result.SETTLED))
     diverged = (found.result == Result.DIVERGED) | ~torch.isfinite(residual)
     steps, trace = found.steps + 1, None
     if found.trace is not None:
         trace = last_kept(torch.cat((found.trace, residual[None])), steps, residual)
-    return Solution(value, residual, steps, _result(residual, solver.tolerance, diverged), trace, found.slot)
+    result = torch.where(reached, success, int(Result.MAX_STEPS))
+    result = torch.where(diverged, int(Result.DIVERGED), result).to(torch.int8)
+    return Solution(value, residual, steps, result, trace, found.slot)
+
+
+def _exact_residual(z: Tensor, fz: Tensor) -> Tensor:
+    """Return ||f(z) - z|| / ||f(z)|| per sample, whatever the size of either; inf where it is not finite."""
+    scale = scale_per_sample(z, fz)
+    change, size = (norm_per_sample(at_least_single(x) / rows(scale, x)) for x in (fz - z, fz))
+    ratio = torch.where(change > 0.0, change / size, change)
+    return torch.where(torch.isfinite(change) & torch.isfinite(size), ratio, torch.inf)
 
 
 def last_kept(trace: Tensor, steps: Tensor, residual: Tensor) -> Tensor:
     """Return a trace [K, B] in which each sample's last residual stands from its last step on."""
     return torch.where(torch.arange(1, len(trace) + 1, device=trace.device)[:, None] >= steps, residual, trace)
-
-
-def _result(residual: Tensor, tolerance: float, diverged: Tensor) -> Tensor:
-    converged = (residual <= tolerance) & (tolerance > 0.0)
-    result = torch.where(converged, int(Result.CONVERGED), int(Result.MAX_STEPS))
-    return torch.where(diverged, int(Result.DIVERGED), result).to(torch.int8)

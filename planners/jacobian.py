@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from planners.solution import Step
-from planners.solvers import flat, norm_per_sample
+from planners.solvers import apply
+from planners.stopping import flat, rows, safe_norm_per_sample
 
 
 def squared_jacobian_norm(f: Step, v: Tensor, generator: torch.Generator | None = None, probes: int = 1) -> Tensor:
     """Return an unbiased estimate of ||df/dv||_F^2 per sample, differentiable in what f captures.
 
-    E ||e^T J||^2 = ||J||_F^2 for e ~ N(0, I) (Hutchinson; C.2).
+    E ||e^T J||^2 = ||J||_F^2 for e ~ N(0, I) (Hutchinson; E.5).
 
     Args:
         f: The step, [B, ...] -> [B, ...].
@@ -27,20 +28,19 @@ def squared_jacobian_norm(f: Step, v: Tensor, generator: torch.Generator | None 
     Returns:
         [B].
     """
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
-        v = v.detach().requires_grad_()
-        fv = f(v)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention has no second derivative
+        v, fv = _linearised(f, v)
     device = generator.device if generator is not None else v.device
     total = torch.zeros(v.shape[0], dtype=v.dtype, device=v.device)
     for _ in range(probes):
         probe = torch.randn(fv.shape, generator=generator, dtype=fv.dtype, device=device).to(v.device)
-        (product,) = torch.autograd.grad(fv, v, probe, retain_graph=True, create_graph=torch.is_grad_enabled())
+        product = _transposed(fv, v, probe, create_graph=torch.is_grad_enabled())
         total = total + flat(product).square().sum(dim=1)
     return total / probes
 
 
 def jacobian_penalty(f: Step, v: Tensor, generator: torch.Generator | None = None, probes: int = 1) -> Tensor:
-    """Return the mean over the batch of ||df/dv||_F^2 / d, estimated, for use as a loss (C.2).
+    """Return the mean over the batch of ||df/dv||_F^2 / d, estimated, for use as a loss (C.2, E.5).
 
     Args:
         f: The step, [B, ...] -> [B, ...].
@@ -51,15 +51,16 @@ def jacobian_penalty(f: Step, v: Tensor, generator: torch.Generator | None = Non
     Returns:
         A scalar.
     """
-    # UNSPECIFIED: C.2 gives weights (2, 4, 8) but no normalisation; Bai et al. (2021) divide by the number of entries.
+    # UNSPECIFIED: E.5 gives weights (2, 4, 8) but no normalisation; Bai et al. (2021) divide by the number of entries.
     return squared_jacobian_norm(f, v, generator, probes).mean() / v[0].numel()
 
 
 def spectral_radius(f: Step, v: Tensor, steps: int = 50, generator: torch.Generator | None = None) -> Tensor:
     """Return the largest |eigenvalue| of df/dv at v per sample, by power iteration on J^T.
 
-    The estimate is the geometric mean of the growth over the second half of the steps: a complex pair of
-    eigenvalues makes the growth of single steps oscillate, not its mean.
+    The estimate is the geometric mean of the growth over the second half of the steps: several eigenvalues of one
+    size make the growth of single steps go round (in twos for a pair r, -r, in threes for cube roots), not its mean
+    over whole rounds. So twelve steps are averaged, or a multiple of that, where there are enough.
 
     Args:
         f: The step, [B, ...] -> [B, ...].
@@ -68,19 +69,38 @@ def spectral_radius(f: Step, v: Tensor, steps: int = 50, generator: torch.Genera
         generator: Source of the start vector; torch's global one when not given.
 
     Returns:
-        [B]; below one means that forward iteration converges from nearby.
+        [B]; below one means that forward iteration converges from nearby. 0 for a step that does not read v.
     """
     if steps < 2:
         raise ValueError(f"steps must be at least 2, got {steps}")
-    with torch.enable_grad():
-        v = v.detach().requires_grad_()
-        fv = f(v)
+    v, fv = _linearised(f, v)
     device = generator.device if generator is not None else v.device
     w = torch.randn(fv.shape, generator=generator, dtype=fv.dtype, device=device).to(v.device)
     growth: list[Tensor] = []
     for _ in range(steps):
-        size = norm_per_sample(w)
-        unit = torch.where(size > 0.0, size, 1.0).to(w.dtype).reshape(-1, *[1] * (w.ndim - 1))
-        (w,) = torch.autograd.grad(fv, v, w / unit, retain_graph=True)
-        growth.append(norm_per_sample(w))
-    return torch.stack(growth[steps // 2 :]).log().mean(dim=0).exp()
+        size = safe_norm_per_sample(w)
+        unit = rows(torch.where(size > 0.0, size, 1.0), w).to(w.dtype)
+        w = _transposed(fv, v, w / unit)
+        growth.append(safe_norm_per_sample(w))
+    half = max(2, (steps + 1) // 2)
+    averaged = half - half % (12 if half >= 12 else 2)
+    return torch.stack(growth[-averaged:]).log().mean(dim=0).exp()
+
+
+def _linearised(f: Step, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a leaf at v and f of it, with the graph between, in inference mode too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        v = v.detach().clone().requires_grad_()
+        return v, apply(f, v, forward_mode=True)
+
+
+def _transposed(fv: Tensor, v: Tensor, w: Tensor, create_graph: bool = False) -> Tensor:
+    """Return J^T w, zero where f does not read v."""
+    if not fv.requires_grad:
+        return torch.zeros_like(v)
+    with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
+        w = w.clone() if w.is_inference() else w
+        (product,) = torch.autograd.grad(
+            fv, v, w, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+    return product

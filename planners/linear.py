@@ -1,7 +1,7 @@
 """A solver for linear systems A x = b that needs no contraction, each sample on its own.
 
-Legend: A operator, r = b - A x, V orthonormal basis of the Krylov space, H = V^T A V its Hessenberg matrix, t the right-
-hand side of the small least squares, sigma the least singular value known, B samples, N unknowns, k steps.
+Legend: A operator, r = b - A x, V orthonormal basis of the Krylov space, H = V^T A V its Hessenberg matrix, t the right
+side of the small least squares, sigma the least singular value known, B samples, N unknowns, k steps.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class _System:
                 self.sigma = torch.where(live, self._least_singular_value(), self.sigma)
             solved = residual <= torch.minimum(self._wanted(x), self.sigma.new_tensor(self.tolerance))
             live = live & ~solved & torch.isfinite(residual) & (residual < 0.5 * before)
-        return x, residual, steps, solved & (self.tolerance > 0.0) | (residual == 0.0), trace
+        nothing = (self.b == 0.0).all(dim=1) & (residual == 0.0)
+        return x, residual, steps, solved & (self.sigma > 0.0) & (self.tolerance > 0.0) | nothing, trace
 
     def _wanted(self, x: Tensor) -> Tensor:
         """Return the relative residual at which the error of x is within bounds, [B]."""

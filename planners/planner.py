@@ -229,11 +229,20 @@ def build_planner(spec: PlannerSpec, *, actions: int = len(ACTIONS), kernel: str
     ieee_float32()
     core = named(CORES[spec.core])(spec.options, wrap=spec.wrap, actions=actions, in_channels=2 + spec.channels)
     mapper = named(MAPPERS[spec.mapper])(spec.mapper_options, wrap=spec.wrap)
-    solver = named(SOLVERS[spec.solver])(max_steps=spec.k_fwd, tolerance=spec.tolerance, **vars(spec.solver_options))
+    solver = _solver(spec.solver, spec.k_fwd, spec.tolerance, vars(spec.solver_options))
     adjoint_type = named(ADJOINTS[spec.adjoint])
     options = dict(vars(spec.adjoint_options))
-    if "solver" in {field.name for field in fields(adjoint_type)}:
-        options["solver"] = named(SOLVERS[spec.solver_bwd])(
-            max_steps=spec.k_bwd, tolerance=spec.tolerance_bwd, **vars(spec.solver_bwd_options)
-        )
+    known = {field.name for field in fields(adjoint_type)}
+    if "solver" in known:
+        options["solver"] = _solver(spec.solver_bwd, spec.k_bwd, spec.tolerance_bwd, vars(spec.solver_bwd_options))
+    if "inexact" in known:
+        options["inexact"] = True  # K_bwd steps and no more, solved or not, are what is trained by (section 4.3)
     return Planner(core, mapper, solver, adjoint_type(**options), kernel, spec.channels)
+
+
+def _solver(name: str, max_steps: int, tolerance: float, options: dict[str, Any]) -> Any:
+    """Return a solver that stops by the residual rule, the paper's, where it has a choice."""
+    kind = named(SOLVERS[name])
+    if "rule" in {field.name for field in fields(kind)}:
+        options = options | {"rule": "residual"}
+    return kind(max_steps=max_steps, tolerance=tolerance, **options)

@@ -28,7 +28,7 @@ from planners.trial_files import PlannerError as PlannerError
 Cell = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     """What a planner makes of one map, goal and start.
 

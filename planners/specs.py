@@ -285,11 +285,6 @@ class PlannerSpec(Spec):
                 f"solver_bwd {self.solver_bwd!r} works after the solvers {', '.join(backward.adjoint_after)}; "
                 f"got solver {self.solver!r}"
             )
-        temperature = getattr(self.options, "temperature", 0.0)
-        if self.compiled_solver and temperature > 0:
-            raise ValueError(
-                f"solver {self.compiled_solver!r} takes the maximum as it is; got temperature {temperature}"
-            )
         check = getattr(self.options, "check_mapper", None)
         if check is not None and self.mapper != "identity":
             check(self.mapper, self.adjoint)

@@ -52,19 +52,18 @@ def norm_per_sample(z: Tensor) -> Tensor:
     return torch.linalg.vector_norm(flat(z), dim=1, dtype=dtype)
 
 
-def scale_per_sample(z: Tensor) -> Tensor:
-    """Return a power of two near the largest |z| of each sample, [B], at least float32; 1 for zeros and no numbers.
+def scale_per_sample(*parts: Tensor) -> Tensor:
+    """Return a power of two near the largest |number| of each sample, [B], at least float32; 1 for zeros and nan.
 
     Dividing by it is exact, and the squares of what is left neither under- nor overflow.
     """
-    z = at_least_single(flat(z))
-    if z.shape[1] == 0:
-        return z.new_ones(len(z))
-    largest = z.abs().amax(dim=1)
+    sizes = [at_least_single(flat(part)).abs() for part in parts]
+    if sizes[0].shape[1] == 0:
+        return sizes[0].new_ones(len(sizes[0]))
+    largest = torch.stack([size.amax(dim=1) for size in sizes]).amax(dim=0)
     usual = torch.isfinite(largest) & (largest > 0.0)
-    limits = torch.finfo(z.dtype)
     exponent = torch.frexp(torch.where(usual, largest, 1.0)).exponent - 1
-    return torch.ldexp(torch.ones_like(largest), exponent).clamp(min=limits.tiny)
+    return torch.ldexp(torch.ones_like(largest), exponent).clamp(min=torch.finfo(largest.dtype).tiny)
 
 
 def safe_norm_per_sample(z: Tensor) -> Tensor:
@@ -150,17 +149,21 @@ class ResidualRule:
 
 
 class _Memory(NamedTuple):
-    """What the error rule remembers: the last iterate and g [B, N], and per sample [B] the rest."""
+    """What the error rule remembers: iterates and differences [B, N] or [B, W, N], and per sample [B] the rest."""
 
     z: Tensor
     g: Tensor
+    moves: Tensor
+    """The latest dz that told something, W of them, in the order of a ring."""
+    changes: Tensor
+    """Their dg."""
     start: Tensor
     """Largest number of v0 and f(v0)."""
     first: Tensor
     """||g|| at the first look, in float64 like `last`."""
     last: Tensor
-    amplification: Tensor
-    """[B, W] the latest estimates of A, 0 where there is none yet."""
+    latest: Tensor
+    """||dz|| / ||dg|| of the latest move that told something, 0 where there was none."""
     best: Tensor
     """The least strict measure so far."""
     since: Tensor
@@ -171,73 +174,75 @@ class _Memory(NamedTuple):
 class ErrorRule:
     """Every number of a sample within `tolerance` of the solution's, by an estimate: A |g_i| <= tolerance |f(z)_i|.
 
-    To first order the error of z is (I - J)^{-1} g, and what f just did to the last change, dg = (J - I) dz, tells how
-    much the inverse amplifies. See `planners.solution` for what that promises, and what it can't see.
+    To first order the error of z is (I - J)^{-1} g, and what f did to the latest moves, dg = (J - I) dz, tells how much
+    the inverse amplifies: A is the largest ||dz|| / ||dg|| over all combinations of them. The latest move alone would
+    not do: where f has eigenvalues r and -r the part that alternates hides the part that creeps. See
+    `planners.solution` for what the rule promises, and what it can't see.
 
     Args:
         tolerance: Relative error; 0 is never met.
-        window: Latest estimates of A, of which the largest counts: 1 where iterates follow f's own slowest direction,
-            more where a solver chooses its directions.
+        window: Moves that are combined.
     """
 
     success = Result.CONVERGED
 
-    def __init__(self, tolerance: float, window: int = 1) -> None:
-        self.tolerance, self.window = tolerance, window
+    def __init__(self, tolerance: float, window: int = 4) -> None:
+        self.tolerance, self.window, self.count = tolerance, window, 0
         self.memory: _Memory | None = None
 
     def look(self, z: Tensor, fz: Tensor) -> Look:  # noqa: D102
         eps = torch.finfo(z.dtype).eps
         tolerance = max(self.tolerance, NOISE * eps)
         z, f = at_least_single(flat(z)), at_least_single(flat(fz))
-        scale = torch.maximum(scale_per_sample(z), scale_per_sample(f))
+        scale = scale_per_sample(z, f)[:, None]
         g = f - z
         finite = torch.isfinite(g).all(dim=1)
-        before = self.memory or self._opened(z, f, g)
-        unit_f, unit_g = (torch.where(finite[:, None], part / scale[:, None], 0.0) for part in (f, g))
-        size = unit_f.abs()
+        before = self._opened(z, f, g) if self.memory is None else self.memory
+        unit_f, unit_g = (torch.where(finite[:, None], part / scale, 0.0) for part in (f, g))
+        size, change = unit_f.abs(), norm_per_sample(unit_g)
         largest = size.amax(dim=1) if size.shape[1] else size.new_zeros(len(size))
         # Beside much larger numbers, of this iterate or of the start, a number is only as good as their rounding.
-        floor = eps * torch.maximum(largest, before.start / scale)[:, None]
-        strict, lenient = tolerance * size, tolerance * size + floor
-
+        floor = eps * torch.maximum(largest, before.start / scale[:, 0])[:, None]
+        strict = tolerance * size
+        lenient = strict + floor
         weight = torch.where(lenient > 0.0, 1.0 / lenient, 0.0)
-        dz, dg = (
-            norm_per_sample(torch.where(finite[:, None], weight * ((new - old) / scale[:, None]), 0.0))
-            for new, old in ((z, before.z), (g, before.g))
-        )
         noise = eps * norm_per_sample(weight * unit_f)
-        tells = (dz > NOISE * noise) & finite & (before.last >= 0.0)
-        latest = (dz / (dg + noise)).clamp(min=1.0)
-        moved = torch.cat((before.amplification[:, 1:], latest[:, None]), dim=1)
-        amplification = torch.where(tells[:, None], moved, before.amplification)
-        known = amplification.amax(dim=1)
 
-        measure = _largest(known[:, None].clamp(min=1.0) * unit_g.abs(), strict)
+        dz, dg = (torch.where(finite[:, None], new - old, 0.0) for new, old in ((z, before.z), (g, before.g)))
+        length, response = (norm_per_sample(weight * (part / scale)) for part in (dz, dg))
+        tells = finite & (length > NOISE * noise)
+        latest = torch.where(tells, (length / (response + noise)).clamp(min=1.0), before.latest)
+        moves, changes = (_kept(*part, self.count, tells) for part in ((before.moves, dz), (before.changes, dg)))
+        self.count += 1
+
+        measure = _largest(latest[:, None].clamp(min=1.0) * unit_g.abs(), strict)
         gained = measure < 0.99 * before.best
         best, since = torch.where(gained, measure, before.best), torch.where(gained, 0, before.since + 1)
-        within = _largest(known[:, None].clamp(min=1.0) * unit_g.abs(), lenient) <= 1.0
-        met = (measure <= 1.0) | (within & (since >= STALLED))
-        # Without an estimate of A only a change that is rounding passes.
+        allowed = torch.where((since >= STALLED)[:, None], lenient, strict)
+        ready = _largest(latest[:, None].clamp(min=1.0) * unit_g.abs(), allowed) <= 1.0
+        if z.device.type != "cpu" or bool(ready.any()):
+            amplification = torch.maximum(latest, _amplification(moves, changes, weight / scale, noise))
+            met = _largest(amplification[:, None] * unit_g.abs(), allowed) <= 1.0
+        else:
+            met = ready
+        # Without any move that told something, only a change that is rounding passes.
         still = _largest(unit_g.abs(), NOISE * eps * size + floor) <= 1.0
-        met = torch.where(known > 0.0, met & (0.5 * eps * known <= tolerance), still) & finite
+        met = torch.where(latest > 0.0, met & (0.5 * eps * latest <= tolerance), still) & finite
         streak = torch.where(met, before.streak + 1, 0)
-        change = norm_per_sample(unit_g)
-        exact = met & ((change == 0.0) | (known == 0.0))
-        last = torch.where(finite, change.double() * scale.double(), torch.inf)
+        exact = met & ((change == 0.0) | (latest == 0.0))
+        last = torch.where(finite, change.double() * scale[:, 0].double(), torch.inf)
         first = torch.where(before.last < 0.0, last, before.first)
-        self.memory = _Memory(z, g, before.start, first, last, amplification, best, since, streak)
-        length = norm_per_sample(unit_f)
-        residual = torch.where(finite, torch.where(change > 0.0, change / length, 0.0), torch.inf)
+        self.memory = _Memory(z, g, moves, changes, before.start, first, last, latest, best, since, streak)
+        residual = torch.where(finite, torch.where(change > 0.0, change / norm_per_sample(unit_f), 0.0), torch.inf)
         done = ((streak >= LOOKS) | exact) & (self.tolerance > 0.0)
         return Look(residual, done, ~finite)
 
     def _opened(self, z: Tensor, f: Tensor, g: Tensor) -> _Memory:
         start = torch.maximum(z.abs(), f.abs()).amax(dim=1) if z.shape[1] else z.new_zeros(len(z))
         start = torch.where(torch.isfinite(start), start, 0.0)
-        zeros = torch.zeros_like(start, dtype=torch.float64)
-        estimates, count = start.new_zeros(len(z), self.window), torch.zeros_like(start, dtype=torch.int64)
-        return _Memory(z, g, start, zeros, zeros - 1.0, estimates, torch.full_like(start, torch.inf), count, count)
+        zeros, count = torch.zeros_like(start), torch.zeros_like(start, dtype=torch.int64)
+        moves, wide = z.new_zeros(len(z), self.window, z.shape[1]), zeros.double()
+        return _Memory(z, g, moves, moves, start, wide, wide - 1.0, zeros, zeros + torch.inf, count, count)
 
     def grown(self) -> Tensor:  # noqa: D102
         assert self.memory is not None
@@ -246,6 +251,34 @@ class ErrorRule:
     def take(self, rows: Tensor) -> None:  # noqa: D102
         if self.memory is not None:
             self.memory = _Memory(*(part[rows] for part in self.memory))
+
+
+def _kept(ring: Tensor, new: Tensor, count: int, tells: Tensor) -> Tensor:
+    """Return the ring [B, W, N] with a new row where it tells something."""
+    ring = ring.clone()
+    slot = count % ring.shape[1]
+    ring[:, slot] = torch.where(tells[:, None], new, ring[:, slot])
+    return ring
+
+
+def _amplification(moves: Tensor, changes: Tensor, weight: Tensor, noise: Tensor) -> Tensor:
+    """Return the largest weighted ||dz|| / ||dg|| over the combinations of moves, [B], at least 1."""
+    moves, changes = ((part * weight[:, None]).double() for part in (moves, changes))
+    length = torch.linalg.vector_norm(moves, dim=2)
+    used = torch.isfinite(length) & (length > 0.0)
+    moves, changes = (
+        torch.where(used[:, :, None], part / torch.where(used, length, 1.0)[:, :, None], 0.0)
+        for part in (moves, changes)
+    )
+    of_moves, of_changes = (torch.bmm(part, part.transpose(1, 2)) for part in (moves, changes))
+    # What rounding may have added to each change; and what keeps moves that repeat each other from a ratio of noises.
+    ridge = (noise[:, None].double() / torch.where(used, length, 1.0)).square() + 1e-14
+    of_changes = of_changes + torch.diag_embed(torch.where(used, ridge, 1.0))
+    lower, failed = torch.linalg.cholesky_ex(of_changes)
+    half = torch.linalg.solve_triangular(lower, of_moves, upper=False)
+    ratios = torch.linalg.solve_triangular(lower, half.transpose(1, 2), upper=False)
+    ratios = torch.where((failed == 0)[:, None, None] & torch.isfinite(ratios), ratios, 0.0)
+    return torch.linalg.eigvalsh(ratios).amax(dim=1).clamp(min=1.0).sqrt().to(noise.dtype)
 
 
 def _largest(numbers: Tensor, allowed: Tensor) -> Tensor:

@@ -198,6 +198,28 @@ def check_gradients_reach_all_parameters(core: str, adjoint: str) -> None:
     )
 
 
+def check_gradient_reaches_a_mapper(core: str, adjoint: str) -> None:
+    """The loss teaches the mapper in front of the core; or the core's options refuse one, in a `check_mapper`."""
+    fields: dict[str, Any] = {"mapper": "unet", "mapper_options": {"channels": (2, 4)}, "k_fwd": 3}
+    try:
+        planner = planner_for(small_spec(core, adjoint=adjoint, **fields))
+    except ValueError as error:
+        assert "mapper" in str(error), f"refused behind a mapper, but not for it: {error}"
+        return
+    generator = torch.Generator().manual_seed(2)
+    _, goal = problem(2, 6, 5, torch.float32)
+    with torch.no_grad():  # a value's filter that starts at zero would hide what the step does
+        for parameter in cast(nn.Module, planner.core).parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    observation = torch.rand(2, 1, 96, 96, generator=generator)
+    planner.plan(None, goal, observation).logits.square().sum().backward()
+    taught = [p.grad is not None and bool(p.grad.any()) for p in planner.mapper.parameters()]
+    assert any(taught), (
+        "no gradient reaches a mapper: does the map enter the step, or the initial value alone? A core "
+        "that can't teach a mapper says so by a method check_mapper(self, mapper, adjoint) of its options"
+    )
+
+
 def check_batch_equals_samples(core: str, adjoint: str) -> None:
     """A sample's logits and gradients do not depend on the rest of its batch, even when others converge earlier."""
     planner = contracting(core, adjoint=adjoint, k_fwd=40, tolerance=1e-6, k_bwd=40)
@@ -380,6 +402,7 @@ def check_jacobian_penalty(core: str) -> None:
 EVERY_ADJOINT: tuple[Callable[[str, str], None], ...] = (
     check_shapes,
     check_gradients_reach_all_parameters,
+    check_gradient_reaches_a_mapper,
     check_batch_equals_samples,
     check_float32_matches_float64,
     check_same_value_for_every_adjoint,

@@ -23,7 +23,7 @@ from torch import Tensor
 from planners.cores.lanes import LANES, broadcast, fma, highest, item, load, splat, store, where_greater
 from planners.cores.plane import Floats, Grid, as_planes, compiled, leave, set_borders
 from planners.cores.vin_backward import norm
-from planners.cores.vin_forward import CONVERGED, DIVERGED, GROWTH, MAX_STEPS, relative
+from planners.cores.vin_forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
 from planners.cores.vin_kernel import Ints
 from planners.solution import Solution, Step
 
@@ -184,7 +184,7 @@ def sweep_batch(first, last, r, v0, w_r, w_v, r_offsets, v_offsets, actions, gri
             if not np.isfinite(now) or size > limit:
                 result = DIVERGED
             elif tolerance > 0 and now <= tolerance:
-                result = CONVERGED
+                result = SETTLED
         trace[k:, b] = now
         leave(z, value[b], grid)
         residual[b], steps[b], results[b] = now, k, result

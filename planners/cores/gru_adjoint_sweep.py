@@ -22,7 +22,7 @@ from planners.cores.gru_kernel import GRUPlanes, clear_borders, linearise_gru, t
 from planners.cores.gru_solver import compare
 from planners.cores.gru_sweep import cells_of, times
 from planners.cores.plane import BLOCK, Floats, Grid, as_planes, compiled, leave, reordered, set_borders
-from planners.cores.vin_forward import CONVERGED, DIVERGED, MAX_STEPS, relative
+from planners.cores.vin_forward import DIVERGED, MAX_STEPS, SETTLED, relative
 
 _LEAST_GATE = np.float32(1e-6)
 """The smallest u that w = y / u is taken with: below, float32 does not tell u from zero."""
@@ -140,5 +140,5 @@ def sweep_gru_adjoint(first, last, right, kept, filters, grid, max_steps, tolera
         now = relative(difference, length)
         out.trace[k:, b] = now
         leave(image, out.value[b], grid)
-        result = CONVERGED if tolerance > 0 and now <= tolerance else MAX_STEPS
+        result = SETTLED if tolerance > 0 and now <= tolerance else MAX_STEPS
         out.residual[b], out.steps[b], out.result[b] = now, k + 1, result if np.isfinite(now) else DIVERGED

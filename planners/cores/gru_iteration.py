@@ -25,10 +25,11 @@ from planners.cores.gru_solver import Found, Method, solve_gru
 from planners.cores.gru_sweep import sweep_gru
 from planners.cores.gru_unrolled import back_through_gru, unroll_gru
 from planners.cores.plane import Grid, grid_of, tap_offsets
-from planners.cores.value_iteration import share
+from planners.cores.value_iteration import other_rule, share
 from planners.cores.vin_kernel import pack_weights
 from planners.solution import Adjoint, Result, Solution, Solver, Step
-from planners.solvers import GROWTH, Anderson, ForwardIteration, norm_per_sample
+from planners.solvers import Anderson, ForwardIteration
+from planners.stopping import GROWTH, norm_per_sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def unsupported_solve(solver: Solver, adjoint: Adjoint) -> str | None:
         return "only forward iteration can be unrolled"
     if not isinstance(solver, ForwardIteration | Anderson | GaussSeidel):
         return f"the compiled ConvGRU has no solver {type(solver).__name__}"
-    return None
+    return other_rule(solver)
 
 
 def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution:
@@ -127,7 +128,8 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
         return _unrolled(solve, solver)
     if isinstance(adjoint, OneStep):
         last = _LastStep(solve)
-    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson | GaussSeidel):
+    by_kernel = isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson | GaussSeidel)
+    if by_kernel and other_rule(adjoint.solver) is None:
         adjoint = replace(adjoint, solver=_Compiled(solve, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
         last = _LastStep(solve)
     forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
@@ -282,7 +284,7 @@ def _unrolled(solve: _Solve, solver: Any) -> Solution:
     else:
         found = _Compiled(solve, replace(solver, tolerance=0.0), steps, adjoint=False).solve(step, step.initial)
         value, residual, trace, large = found.value, found.residual, found.trace, found.result == Result.DIVERGED
-    result = torch.where((residual <= solver.tolerance) & (solver.tolerance > 0), Result.CONVERGED, Result.MAX_STEPS)
+    result = torch.where((residual <= solver.tolerance) & (solver.tolerance > 0), Result.SETTLED, Result.MAX_STEPS)
     result = torch.where(large | ~torch.isfinite(residual), Result.DIVERGED, result).to(torch.int8)
     return Solution(
         value, residual, torch.full_like(result, steps, dtype=torch.int64), result, trace if solver.record else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from planners.cores.gru_kernel import GRUPlanes, gru_step, linearise_gru, transposed_gru
 from planners.cores.plane import Floats, as_planes, compiled, enter, leave, reordered
 from planners.cores.vin_backward import anderson_weights, inner, norm
-from planners.cores.vin_forward import CONVERGED, DIVERGED, GROWTH, MAX_STEPS, relative
+from planners.cores.vin_forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
 from planners.cores.vin_kernel import Ints
 
 
@@ -133,13 +133,13 @@ def solve_gru(first, last, start, reward, kept, filters, grid, method, out):  # 
                 lowest = now if depth == 0 else lowest
                 break
             if method.tolerance > 0 and now <= method.tolerance:
-                result = CONVERGED
+                result = SETTLED
             if depth == 0:
                 z, fz, lowest = fz, z, now
             elif now < lowest:
                 best[:] = z[:size]
                 lowest = now
-            if result == CONVERGED or k == method.max_steps:
+            if result == SETTLED or k == method.max_steps:
                 break
             if depth > 0:
                 gamma = np.zeros(depth)

@@ -22,7 +22,7 @@ from planners.cores.gru_kernel import clear_borders, tanh
 from planners.cores.gru_solver import compare
 from planners.cores.plane import BLOCK, Floats, Grid, as_planes, compiled, enter, leave, reordered, set_borders
 from planners.cores.vin_backward import norm
-from planners.cores.vin_forward import CONVERGED, DIVERGED, MAX_STEPS, relative
+from planners.cores.vin_forward import DIVERGED, MAX_STEPS, SETTLED, relative
 
 
 @compiled
@@ -144,7 +144,7 @@ def sweep_gru(first, last, start, reward, filters, grid, max_steps, tolerance, o
             if not np.isfinite(now):
                 result = DIVERGED
             elif tolerance > 0 and now <= tolerance:
-                result = CONVERGED
+                result = SETTLED
         out.trace[k:, b] = now
         leave(z[:size], out.value[b], grid)
         out.residual[b], out.steps[b], out.result[b] = now, k, result

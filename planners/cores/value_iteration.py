@@ -136,6 +136,13 @@ def unsupported_solve(solver: Solver, adjoint: Adjoint) -> str | None:
         return "Gauss-Seidel sweeps leave no steps to unroll"
     if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
         return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
+    return other_rule(solver)
+
+
+def other_rule(solver: Any) -> str | None:
+    """Return why a compiled loop cannot stop as this solver does, or None when it can."""
+    if solver.tolerance > 0.0 and getattr(solver, "rule", "residual") != "residual":
+        return f"compiled loops stop by the residual rule; the solver's is {solver.rule!r}"
     return None
 
 
@@ -166,7 +173,7 @@ def fixed_point(
         if solver.max_steps > 1:
             swept = replace(solver, max_steps=solver.max_steps - 1).solve(step, v0)
             v0 = swept.value
-        solver = ForwardIteration(1, solver.tolerance, solver.record)
+        solver = ForwardIteration(1, solver.tolerance, solver.record, rule="residual")
     run = _Run.of(step, solver, adjoint)
     w_r = step.w_v.new_zeros(0) if step.w_r is None else step.w_r
     value = _Iterate.apply(step.reward, w_r, step.w_v, v0, run)
@@ -282,8 +289,9 @@ def _adjoin(run: _Run, g: Tensor) -> Tensor:
     """Return the adjoint vector w; Anderson's solver runs compiled where it records nothing, any other on compiled
     products."""
     adjoint = run.adjoint
-    if isinstance(adjoint, Implicit) and isinstance(adjoint.solver, Anderson) and not adjoint.solver.record:
-        adjoint = replace(adjoint, solver=_CompiledAnderson(run, adjoint.solver))
+    method = adjoint.solver if isinstance(adjoint, Implicit) else None
+    if isinstance(method, Anderson) and not method.record and other_rule(method) is None:
+        adjoint = replace(adjoint, solver=_CompiledAnderson(run, method))
     return adjoint.adjoin(_product(run), g, run.slot)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from planners.cores.lanes import LANES
 from planners.cores.plane import BLOCK, Floats, as_planes, compiled, fold_borders, leave, reordered, set_borders
-from planners.cores.vin_forward import CONVERGED, DIVERGED, GROWTH, MAX_STEPS, relative
+from planners.cores.vin_forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
 from planners.cores.vin_kernel import filter_gradient, greedy_filters, scatter_field, transposed_step
 
 
@@ -178,8 +178,8 @@ def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth,
             if now < lowest:
                 best, lowest = w, now
             if tolerance > 0 and now <= tolerance:
-                result = CONVERGED
-            if result == CONVERGED or k == max_steps:
+                result = SETTLED
+            if result == SETTLED or k == max_steps:
                 break
             step = mixing * change
             if k > 1:

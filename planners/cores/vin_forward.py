@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from planners.cores.plane import BLOCK, Floats, Grid, as_planes, compiled, leave, reordered, set_borders
 from planners.cores.vin_kernel import ACTIONS_AT_ONCE, Ints, Shorts, field_part, reward_part, sweep, sweep_greedy
 
-CONVERGED, MAX_STEPS, DIVERGED = 0, 1, 2
+MAX_STEPS, DIVERGED, SETTLED = 1, 2, 3  # of `planners.solution.Result`; the rule is the residual rule there
 GROWTH = np.float32(1e6)
 OFFSET = np.float32(1e-5)
 
@@ -145,5 +145,5 @@ def forward(first, last, r, v0, filters, grid, free, recorded, stop, tolerance, 
         converged = tolerance > 0 and now <= tolerance
         leave(z, out.value[b], grid)
         out.residual[b], out.steps[b] = now, steps + recorded
-        out.result[b] = DIVERGED if diverged else (CONVERGED if converged else MAX_STEPS)
+        out.result[b] = DIVERGED if diverged else (SETTLED if converged else MAX_STEPS)
         scratch = fz

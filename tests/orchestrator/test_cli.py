@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import _again, _parser, main
+from orchestrator.cli import _parser, main
 from orchestrator.leases import LeaseLost, TrialHeld
 from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import TrialResult, trial_directory, write_result
@@ -141,17 +141,6 @@ def test_a_table_can_be_piped_into_head(sweep, tmp_path):
     command = f"{sys.executable} -m orchestrator table {sweep} --format csv | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_next_sweep_keeps_the_profile_where_it_has_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plain = "planners: {vin: {core: vin}}\n"
-    Path("with.yaml").write_text(f"name: with\n{plain}profiles: {{smoke: {{training: {{epochs: 1}}}}}}\n")
-    Path("without.yaml").write_text(f"name: without\n{plain}")
-    options = _parser().parse_args(["run", "any.yaml", "--profile", "smoke", "--storage", "idp-storage"])
-    assert _again(options, "run", "with.yaml").endswith("run with.yaml --profile smoke")
-    assert _again(options, "run", "without.yaml").endswith("run without.yaml")
-    assert _again(options, "run", "absent.yaml").endswith("run absent.yaml")
 
 
 @pytest.mark.parametrize("loss", [LeaseLost("0123: taken over"), TrialHeld("0123: held")])

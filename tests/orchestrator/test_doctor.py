@@ -113,6 +113,29 @@ def test_two_devices_are_compared_by_their_numbers(adjoint, monkeypatch):
     assert doctor.cuda_difference(adjoint, device="cpu") > doctor.CUDA_TOLERANCE
 
 
+@pytest.mark.parametrize("adjoint", ["unrolled", "implicit"])
+@pytest.mark.parametrize("wrong", ["percent", "tf32", "rounding"])
+def test_a_device_that_iterates_a_little_wrong_is_seen_and_rounding_is_not(adjoint, wrong, monkeypatch):
+    import torch
+
+    moved = torch.nn.Module.to
+
+    def other(module, place):
+        with torch.no_grad():
+            filters = module.core.w_v
+            if wrong == "percent":
+                filters *= 1.01
+            elif wrong == "tf32":  # the nearest number with 10 bits after the point
+                filters.copy_(((filters.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))
+            else:
+                filters *= 1 + 6e-8 * torch.randn(filters.shape)
+        return moved(module, place)
+
+    monkeypatch.setattr(torch.nn.Module, "to", other)
+    difference = doctor.cuda_difference(adjoint, device="cpu")
+    assert 0 < difference < 0.1 * doctor.CUDA_TOLERANCE if wrong == "rounding" else difference > doctor.CUDA_TOLERANCE
+
+
 def test_a_store_that_does_not_answer_is_said_with_what_to_do(tmp_path):
     finding = only(doctor.examine_mlflow("http://127.0.0.1:9", tmp_path))
     assert finding.state == "failed" and "refused" in finding.what and "idp sync" in finding.advice

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli
+from orchestrator import cli, provenance
 from orchestrator.cli import _parser, main
 from orchestrator.doctor import examine_storage
 from orchestrator.environment import number_from_environment
@@ -191,8 +191,8 @@ def test_a_files_name_need_not_be_utf_8(folder, capfdbinary):
 
 def test_examiners_make_nothing(folder, capsys):
     before = sorted(folder.rglob("*"))
-    for words in (["plan", "small.yaml"], ["table", "small.yaml"], ["gc"]):
-        assert main([*words, "--storage", "new/one"]) == 0
+    for words, code in ((["plan", "small.yaml"], 0), (["table", "small.yaml"], 0), (["gc"], 2)):
+        assert main([*words, "--storage", "new/one"]) == code
     assert "storage: new/one (there is none yet)" in capsys.readouterr().out
     (finding,) = examine_storage(Path("new/one"))
     assert (finding.state, finding.what) == ("warning", "there is no new/one yet; the first run makes it")
@@ -295,3 +295,14 @@ def test_a_version_is_told(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0 and capsys.readouterr().out.startswith("idp 0.")
+
+
+def test_another_users_clone_still_says_its_commit(monkeypatch):
+    own = provenance._git.__wrapped__()
+    for name, value in (
+        ("ASSUME_DIFFERENT_OWNER", "1"),
+        ("CONFIG_GLOBAL", "/dev/null"),
+        ("CONFIG_SYSTEM", "/dev/null"),
+    ):
+        monkeypatch.setenv(f"GIT_TEST_{name}" if name.startswith("ASSUME") else f"GIT_{name}", value)
+    assert provenance._git.__wrapped__() == own

@@ -29,6 +29,37 @@ def test_a_trial_asks_for_what_the_sweep_says(resources, expected):
 
 
 @pytest.mark.parametrize(
+    "planner",
+    [{"solver": "gauss_seidel"}, {"core": "conv_gppn", "solver_bwd": "gauss_seidel"}],
+)
+def test_what_is_compiled_for_processors_alone_gets_no_gpu(planner):
+    spec = TrialSpec.model_validate({"planner": planner})
+    assert requested_resources(Resources(), spec, MIXED) == {"cpu": 1.0}
+    for field, value in (("device", "cuda"), ("kernel", "reference")):
+        with pytest.raises(ValueError, match=f"execution.{field} is '{value}', but solver 'gauss_seidel' is compiled"):
+            TrialSpec.model_validate({"planner": planner, "execution": {field: value}})
+    if "core" not in planner:
+        with pytest.raises(ValueError, match=r"takes the maximum as it is; got temperature 0\.5"):
+            TrialSpec.model_validate({"planner": planner | {"temperature": 0.5}})
+    unused = {"adjoint": "one_step", "core": "conv_gppn"}
+    assert requested_resources(Resources(), TrialSpec.model_validate({"planner": unused}), MIXED)["gpu"] == 1.0
+
+
+def test_the_provenance_says_how_a_device_multiplies(monkeypatch):
+    from torch import backends
+
+    from orchestrator import provenance
+    from planners.planner import ieee_float32
+
+    monkeypatch.setattr(provenance, "_accelerator", lambda device: (device, 0, ""))
+    backends.cudnn.allow_tf32 = True
+    assert provenance.provenance(device="cuda").float32 == "tf32"
+    ieee_float32()
+    assert provenance.provenance(device="cuda").float32 == "ieee"
+    assert provenance.provenance(device="cpu").float32 == ""
+
+
+@pytest.mark.parametrize(
     ("resources", "cluster", "message"),
     [
         ({"accelerator": "H200"}, MIXED, "needs a H200, but the cluster has A10G, H100, T4"),

@@ -144,3 +144,9 @@ def test_success_by_path_length_says_when_it_is_of_fewer():
     assert notes(row) == ["path lengths of 1"]
     (row,) = table_of(completed(0, 0.5, train_seconds=2.0), completed(1, 0.5, train_seconds=4.0))
     assert (row.success_by_distance, row.train_seconds) == ((), 3.0)
+
+
+def test_a_budget_that_allowed_few_steps_is_said():
+    short, long = {"ended_by_budget": True, "steps": 49}, {"ended_by_budget": True, "steps": 50}
+    (row,) = table_of(completed(0, 0.5, **short), completed(1, 0.5, **long), completed(2, 0.5, steps=3))
+    assert row.cut_short == 1 and notes(row) == ["1/3 under 50 steps in the budget"]

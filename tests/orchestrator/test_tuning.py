@@ -82,6 +82,15 @@ def test_a_trial_that_left_nothing_is_failed(tmp_path, before):
     assert watcher.told == [(result.status, result.reason)]
 
 
+def test_the_reason_of_a_death_is_found_where_tune_has_left_it(tmp_path):
+    relay, watcher = relay_over(tmp_path, None)
+    (tmp_path / "error.txt").write_text("Failure # 3\nActorDiedError: no memory\n\n")
+    trial = tunes_trial(error_file=str(tmp_path / "error.txt"))
+    trial.get_error = lambda: None
+    relay.on_trial_error(0, [], trial)
+    assert watcher.told == [("FAILED", "TrialDied: its process died 3 times: ActorDiedError: no memory")]
+
+
 def test_a_stall_of_the_latest_process_is_the_reason(tmp_path):
     relay, watcher = relay_over(tmp_path, None)
     directory = trial_directory(tmp_path, TRIAL.trial_id)

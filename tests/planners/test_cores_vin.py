@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from planners.cores.bellman import convolve, maximum
+from planners.cores.bellman import convolve, maximum, same_conv
 from planners.cores.vin import VIN
 from planners.specs import PlannerSpec, VINOptions
 
@@ -98,3 +98,17 @@ def test_an_even_kernel_is_refused():
     for name in ("vin", "symvin", "conv_gppn", "contractive"):
         with pytest.raises(ValueError, match="kernel_size must be odd"):
             PlannerSpec(core=name, kernel_size=4)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(1, 4, 5), (1, 1, 7), (2, 3, 9), (4, 5, 5)])
+def test_a_filter_larger_than_the_torus_wraps_as_often_as_need_be(height, width, size):
+    x = torch.rand(2, 3, height, width, dtype=torch.float64)
+    weight, reach = torch.rand(4, 3, size, size, dtype=torch.float64), size // 2
+    expected = torch.zeros(2, 4, height, width, dtype=torch.float64)
+    for i in range(size):
+        for j in range(size):
+            moved = x.roll((reach - i, reach - j), (2, 3))
+            expected += torch.einsum("bchw,oc->bohw", moved, weight[:, :, i, j])
+    torch.testing.assert_close(convolve(x, weight, wrap=True), expected)
+    layer = same_conv(3, 4, size, wrap=True, bias=False).double()
+    torch.testing.assert_close(layer(x), convolve(x, layer.weight, wrap=True))

@@ -142,7 +142,9 @@ def test_singular_condition_warns_instead_of_giving_zeros_silently() -> None:
 
 
 def test_root_judges_a_wrong_solution() -> None:
-    found = root(condition(MATRIX, B), solution=solved_elsewhere(MATRIX, B) + torch.tensor([[0.0], [1.0], [torch.nan]]))
+    given = solved_elsewhere(MATRIX, B) + torch.tensor([[0.0], [1.0], [torch.nan]])
+    with pytest.warns(RuntimeWarning, match="the given solution is no root of F for 2 of 3 samples"):
+        found = root(condition(MATRIX, B), solution=given)
     assert found.result.tolist() == [Result.CONVERGED, Result.MAX_STEPS, Result.DIVERGED]
     assert found.residual[0] < 1e-12 and found.residual[1] > 0.1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,11 +22,18 @@ from planners.fixed_points import fixed_point
 from planners.solution import Adjoint, Result, Solution
 from planners.solvers import Anderson, Broyden, ForwardIteration
 
+# The compiled loops stop by the residual rule, as planners do.
+Forward = partial(ForwardIteration, rule="residual")
+AndersonByResidual = partial(Anderson, rule="residual")
+PAPERS_ADJOINT = Implicit(AndersonByResidual(max_steps=15), inexact=True)
+
 ADJOINTS = {
-    "implicit": Implicit(Anderson(max_steps=8, tolerance=0.0)),
-    "implicit, to tolerance": Implicit(Anderson(max_steps=30, tolerance=1e-3, depth=3, mixing=0.9)),
-    "implicit, forward": Implicit(ForwardIteration(max_steps=6, tolerance=1e-3)),
-    "implicit, broyden": Implicit(Broyden(max_steps=6, tolerance=0.0)),
+    "implicit": Implicit(AndersonByResidual(max_steps=8, tolerance=0.0), inexact=True),
+    "implicit, to tolerance": Implicit(
+        AndersonByResidual(max_steps=30, tolerance=1e-3, depth=3, mixing=0.9), inexact=True
+    ),
+    "implicit, forward": Implicit(Forward(max_steps=6, tolerance=1e-3), inexact=True),
+    "implicit, broyden": Implicit(Broyden(max_steps=6, tolerance=0.0), inexact=True),
     "phantom": Phantom(steps=4, damping=0.7),
     "one step": OneStep(),
     "unrolled": Unrolled(),
@@ -81,7 +89,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None
     shape=st.tuples(st.integers(2, 17), st.integers(2, 17)),
     wrap=st.booleans(),
     solver=st.sampled_from(
-        [ForwardIteration(7, 0.0, True), ForwardIteration(30, 1e-2, True), Anderson(6, 0.0), ForwardIteration(1, 0.0)]
+        [Forward(7, 0.0, True), Forward(30, 1e-2, True), AndersonByResidual(6, 0.0), Forward(1, 0.0)]
     ),
     seed=st.integers(0, 3),
 )
@@ -118,7 +126,7 @@ def test_samples_stop_at_their_own_step_whatever_the_number_of_threads() -> None
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(solve(True, step, ForwardIteration(60, 1e-3), Implicit()))
+            found.append(solve(True, step, Forward(60, 1e-3), PAPERS_ADJOINT))
     finally:
         torch.set_num_threads(before)
     assert len(set(found[0][0].steps.tolist())) > 1
@@ -136,15 +144,15 @@ def test_the_compiled_tanh_is_the_hyperbolic_tangent() -> None:
 def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: float) -> None:
     step = problem()
     getattr(step, where).view(-1)[-1] = bad
-    for solver in (ForwardIteration(5, 0.5), Anderson(5, 0.5)):
-        found = compiled.fixed_point(step, solver=solver, adjoint=Implicit())
+    for solver in (Forward(5, 0.5), AndersonByResidual(5, 0.5)):
+        found = compiled.fixed_point(step, solver=solver, adjoint=PAPERS_ADJOINT)
         assert found.result[-1] == Result.DIVERGED
-    found = compiled.fixed_point(step, solver=ForwardIteration(5, 0.5), adjoint=Unrolled())
+    found = compiled.fixed_point(step, solver=Forward(5, 0.5), adjoint=Unrolled())
     assert found.result[-1] == Result.DIVERGED and not torch.isfinite(found.value[-1]).any()
 
 
 def test_unrolled_without_gradients_the_value_is_the_same() -> None:
-    step, solver = problem(), ForwardIteration(9, 1e-2, record=True)
+    step, solver = problem(), Forward(9, 1e-2, record=True)
     with torch.no_grad():
         plain = compiled.fixed_point(step, solver=solver, adjoint=Unrolled())
     kept = compiled.fixed_point(step, solver=solver, adjoint=Unrolled())
@@ -155,7 +163,7 @@ def test_unrolled_without_gradients_the_value_is_the_same() -> None:
 def test_the_compiled_gradient_refuses_to_be_differentiated_again() -> None:
     step = problem()
     step.gates.requires_grad_()
-    found = compiled.fixed_point(step, solver=ForwardIteration(3), adjoint=Unrolled())
+    found = compiled.fixed_point(step, solver=Forward(3), adjoint=Unrolled())
     with pytest.raises(RuntimeError, match="cannot be differentiated again"):
         torch.autograd.grad(found.value.sum(), step.gates, create_graph=True)
 
@@ -176,10 +184,10 @@ def test_pages_are_used_again_only_once_nobody_needs_them() -> None:
 @pytest.mark.parametrize(
     ("change", "solver", "adjoint", "message"),
     [
-        ({}, Broyden(), Implicit(), "no solver Broyden"),
-        ({}, Anderson(), Unrolled(), "only forward iteration can be unrolled"),
-        ({"bias": torch.zeros(12, dtype=torch.float64)}, ForwardIteration(), Implicit(), "float32"),
-        ({"gates": torch.zeros(8, 4, 15, 15), "wrap": True}, ForwardIteration(), Implicit(), "torus"),
+        ({}, Broyden(), PAPERS_ADJOINT, "no solver Broyden"),
+        ({}, AndersonByResidual(), Unrolled(), "only forward iteration can be unrolled"),
+        ({"bias": torch.zeros(12, dtype=torch.float64)}, Forward(), PAPERS_ADJOINT, "float32"),
+        ({"gates": torch.zeros(8, 4, 15, 15), "wrap": True}, Forward(), PAPERS_ADJOINT, "torus"),
     ],
     ids=["solver", "adjoint", "dtype", "torus"],
 )

@@ -108,7 +108,7 @@ def test_sample_is_frozen_at_its_first_step_within_tolerance(
 ) -> None:
     monkeypatch.setitem(solvers.CHECK_INTERVAL, "cpu", interval)
     f = affine(kind=kind)
-    found = ForwardIteration(300, 1e-6).solve(f, torch.zeros_like(f.b))
+    found = ForwardIteration(300, 1e-6, rule="residual").solve(f, torch.zeros_like(f.b))
     v, stopped = torch.zeros_like(f.b), torch.zeros(5, dtype=torch.bool)
     for k in range(1, int(found.steps.max()) + 1):
         fv = Affine(f.matrix, f.b, f.factor)(v)
@@ -147,7 +147,7 @@ def test_zero_tolerance_runs_exactly_all_steps(solver: Solver, steps: int) -> No
 def test_one_step(solver: Solver) -> None:
     f = affine()
     start = randn(5, 6, seed=9)
-    found = replace(solver, max_steps=1).solve(f, start)
+    found = replace(solver, max_steps=1, rule="residual").solve(f, start)
     expected = f(start) if isinstance(solver, ForwardIteration) else start
     assert torch.equal(found.value, expected)
     torch.testing.assert_close(found.residual, relative_residual(start, f(start)))
@@ -254,7 +254,7 @@ def test_not_finite_from_the_first_step(solver: Solver) -> None:
 
 
 def test_growth_is_divergence_and_stops_the_sample() -> None:
-    found = ForwardIteration(200, 1e-6).solve(lambda v: 2.0 * v + 1.0, torch.zeros(1, 1))
+    found = ForwardIteration(200, 1e-6, rule="residual").solve(lambda v: 2.0 * v + 1.0, torch.zeros(1, 1))
     assert found.result[0] == Result.DIVERGED and found.steps[0] == 20  # 2^20 - 1 is the first above the limit of 1e6
     assert float(found.value) == 2**19 - 1 <= GROWTH
 
@@ -262,16 +262,28 @@ def test_growth_is_divergence_and_stops_the_sample() -> None:
 @nonlinear
 def test_overflowing_norm_is_not_convergence(solver: Solver) -> None:
     # ||f(z) - z|| is 0 from the second step on and ||f(z)|| overflows float32: the plain ratio would be 0.
-    found = solver.solve(lambda v: torch.full_like(v, 1e30), torch.ones(2, 3))
+    found = replace(solver, rule="residual").solve(lambda v: torch.full_like(v, 1e30), torch.ones(2, 3))
     assert (found.result == Result.DIVERGED).all() and torch.isinf(
         relative_residual(found.value, found.value + 1e30)
     ).all()
 
 
 @nonlinear
+def test_large_numbers_and_long_ways_are_not_divergence(solver: Solver) -> None:
+    for dtype, size in ((torch.float32, 1e30), (torch.float64, 1e200), (torch.float32, 1e-30), (torch.float64, 1e-250)):
+        found = replace(solver, tolerance=1e-4).solve(
+            lambda v, s=size: 0.5 * v + 0.5 * s, torch.zeros(2, 3, dtype=dtype)
+        )
+        assert (found.result == Result.CONVERGED).all()
+        torch.testing.assert_close(found.value, torch.full((2, 3), size, dtype=dtype), rtol=2e-4, atol=0.0)
+    growing = ForwardIteration(40).solve(lambda v: 2.0 * v + 1.0, torch.zeros(1, 1, dtype=torch.float64))
+    assert growing.result[0] == Result.DIVERGED
+
+
+@nonlinear
 def test_accelerated_answer_has_the_lowest_residual(solver: Solver) -> None:
     f = affine(n=12)
-    found = replace(solver, max_steps=9, tolerance=0.0, record=True).solve(f, torch.zeros_like(f.b))
+    found = replace(solver, max_steps=9, tolerance=0.0, record=True, rule="residual").solve(f, torch.zeros_like(f.b))
     assert found.trace is not None and found.trace.shape == (9, 5)
     if isinstance(solver, ForwardIteration):
         assert torch.equal(found.residual, found.trace[-1])
@@ -284,7 +296,7 @@ def test_accelerated_answer_has_the_lowest_residual(solver: Solver) -> None:
 @pytest.mark.parametrize("kind", [Affine, AffineWithTake])
 def test_trace_has_a_row_per_step_and_keeps_the_last_residual(solver: Solver, kind: type[Affine]) -> None:
     f = affine(kind=kind)
-    found = replace(solver, max_steps=60, tolerance=1e-3, record=True).solve(f, torch.zeros_like(f.b))
+    found = replace(solver, max_steps=60, tolerance=1e-3, record=True, rule="residual").solve(f, torch.zeros_like(f.b))
     assert found.trace is not None and found.trace.shape == (60, 5)
     for i, steps in enumerate(found.steps.tolist()):
         assert (found.trace[: steps - 1, i] > 1e-3).all()
@@ -310,7 +322,7 @@ def test_depth_one_and_full_depth() -> None:
     shallow = Anderson(400, 1e-12, depth=1).solve(f, torch.zeros_like(f.b))
     deep = Anderson(400, 1e-12, depth=8).solve(f, torch.zeros_like(f.b))
     torch.testing.assert_close(shallow.value, deep.value, rtol=1e-8, atol=1e-8)
-    assert (deep.steps <= 10).all(), "n + 2 steps suffice for n unknowns"
+    assert (deep.steps <= 12).all(), "n + 2 steps suffice for n unknowns, and two more looks for a verdict"
     damped = Anderson(400, 1e-12, mixing=0.5).solve(f, torch.zeros_like(f.b))
     torch.testing.assert_close(damped.value, deep.value, rtol=1e-8, atol=1e-8)
 
@@ -350,7 +362,7 @@ def test_limit_of_growth_stays_with_its_sample() -> None:
 def test_single_precision_agrees_with_double(solver: Solver) -> None:
     f = affine()
     single = Affine(f.matrix.float(), f.b.float(), f.factor.float())
-    found = replace(solver, tolerance=1e-6).solve(single, torch.zeros(5, 6))
+    found = replace(solver, tolerance=1e-5).solve(single, torch.zeros(5, 6))
     assert found.value.dtype == found.residual.dtype == torch.float32
     assert (found.result == Result.CONVERGED).all()
     torch.testing.assert_close(found.value.double(), f.fixed_point(), rtol=1e-4, atol=1e-4)

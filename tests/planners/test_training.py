@@ -467,3 +467,61 @@ def test_the_time_of_the_forward_pass_leaves_out_how_the_batch_got_there(problem
     monkeypatch.setattr(training_module.Inputs, "of", slowly)
     record = trainer(problems).run_epoch()
     assert (record.forward_seconds, record.backward_seconds, record.train_seconds) == (0.0, 0.0, 4.0)
+
+
+def test_a_mapper_that_nothing_teaches_is_refused_before_training():
+    """Here by a core that cuts the gradient; ours that do are refused when a spec is read."""
+    problems, planner = arms()
+    training = TrainingSpec(epochs=2, batch_size=8, mapper_pretrain_epochs=1)
+
+    class Cut(torch.nn.Module):
+        def __init__(self, core):
+            super().__init__()
+            self.core = core
+            self.initial_value, self.step, self.policy = core.initial_value, core.step, core.policy
+
+        def encode(self, x):
+            return self.core.encode(x.detach())
+
+    build = training_module.build_planner
+
+    def cut(*arguments, **options):
+        planner = build(*arguments, **options)
+        planner.core = Cut(planner.core)
+        return planner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_module, "build_planner", cut)
+        learner = Trainer(planner, training, problems, problems[:0], moves=FOUR_WRAP, seed=0)
+        with pytest.raises(ValueError, match="no gradient reaches the mapper 'unet' through core 'contractive'"):
+            learner.run_epoch()
+    assert learner.spent.steps == 0
+
+
+def test_draws_are_the_processors_on_every_device(problems, monkeypatch):
+    devices = []
+    rand = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: (devices.append(options), rand(*size, **options))[1])
+    planner = PlannerSpec(core="contractive", hidden_channels=8, q_channels=8, k_fwd=4)
+    training = TRAINING.model_copy(update={"discount_from": 0.9, "jacobian_weight": 1.0, "jacobian_frequency": 0.5})
+    trainer(problems, planner, training).run_epoch()
+    assert devices and all(options["generator"].device.type == "cpu" for options in devices if "generator" in options)
+    assert not any("device" in options for options in devices)
+
+
+def test_an_error_says_in_which_phase_it_happened(problems):
+    peak = trainer(problems, training=TrainingSpec(epochs=1, batch_size=16)).run_epoch().peak_bytes
+    for limit, expected in ((1, "update"), (peak // 2, "forward")):
+        with pytest.raises(MemoryLimitExceeded) as error:
+            trainer(problems, memory_limit_bytes=limit).run_epoch()
+        assert error.value.phase == expected
+    one = trainer(problems)
+    one.run_epoch()
+
+    def fail(*inputs, **options):
+        raise MemoryError
+
+    one.planner.plan = fail
+    with pytest.raises(MemoryError) as failed:
+        one.test(problems[1])
+    assert failed.value.phase == "test"
