@@ -14,7 +14,7 @@ from typing import Any
 from datagen.task import DatasetSpec, dataset_id
 from orchestrator import interruption, tracking
 from orchestrator.cluster import DatasetProgress, check_address, evaluate_all, machines, make_datasets, ray_cluster
-from orchestrator.evaluation import PlannedEvaluation, missing_evaluations, planned_evaluations
+from orchestrator.evaluation import PlannedEvaluation, keep_test_steps, missing_evaluations, planned_evaluations
 from orchestrator.fresh_report import FreshReport, ReportError
 from orchestrator.leases import at_work
 from orchestrator.placement import check_here, left_out, requested_resources
@@ -125,6 +125,7 @@ def run_campaign(
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
     unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
     tests = planned_evaluations(plan.sweep, plan.trials)
+    keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
     if not todo and not unsent and not waiting:
         return Ending(plan.trials)
@@ -218,6 +219,7 @@ def _run(
 
         for line in state_of_search(sweep, storage):
             progress.say(line)
+    keep_test_steps(sweep, trials, storage)
     missing = missing_evaluations(planned_evaluations(sweep, trials), storage)
     make(test.data for test in missing)
     done = itertools.count(1)

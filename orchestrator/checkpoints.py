@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from orchestrator.provenance import code_hash
 from orchestrator.results import write_bytes
 from orchestrator.specs import TrialSpec, trial_id
+from planners.trial_files import PlannerError, read_checkpoint
 
 LATEST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
@@ -65,18 +65,7 @@ def load_checkpoint(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
         if not path.exists():
             continue
         try:
-            return _load(path), wrong
-        except Exception as error:  # a damaged file makes the reader raise almost anything
-            reason = (str(error).splitlines() or [""])[0]
-            wrong.append(f"{name} is damaged ({type(error).__name__}: {reason})"[:300])
+            return read_checkpoint(path), wrong
+        except (PlannerError, FileNotFoundError) as error:
+            wrong.append(f"{name} is damaged: {error}"[:300])
     return None, wrong
-
-
-def _load(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    with zipfile.ZipFile(BytesIO(content)) as archive:
-        # The reader of tensors takes a flipped bit for a weight; the archive has a checksum for each member.
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"checksum of {damaged} is wrong")
-    state: dict[str, Any] = torch.load(BytesIO(content), weights_only=True)
-    return state

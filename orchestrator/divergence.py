@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datagen.problem import Problems
+from datagen.task import TASKS
 from orchestrator.provenance import code_hash
 from orchestrator.results import ResultError, write_bytes
 from orchestrator.specs import TrialSpec
@@ -23,6 +24,7 @@ from planners.fixed_points import Result
 from planners.planner import Plan, build_planner
 from planners.rollout import Evaluation
 from planners.training import Trainer
+from planners.trial_files import PlannerError, read_checkpoint
 
 FILE = "divergence.pt"
 
@@ -116,19 +118,22 @@ def replay(directory: Path, spec: TrialSpec, train: ProblemSource) -> Replay:
     """
     path = directory / FILE
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = read_checkpoint(path)
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file: the trial's forward iteration has not diverged") from None
-    if state["code"] != code_hash():
-        raise ResultError(f"{path}: kept by other code ({state['code']}); this code would iterate something else")
+    except PlannerError as error:
+        raise ResultError(str(error)) from error
+    if state.get("code") != code_hash():
+        raise ResultError(f"{path}: kept by other code ({state.get('code')}); this code would iterate something else")
     batches = train.batches(spec.training.batch_size, spec.seed, state["epoch"])
     batch = next(itertools.islice(batches, state["step"], None))
     if state["epoch"] < spec.training.mapper_pretrain_epochs:
         batch = replace(batch, observation=None)  # the planner saw the true map
-    planner = build_planner(spec.planner)
+    moves = TASKS[spec.data.task].moves
+    planner = build_planner(spec.planner, actions=len(moves.names))
     planner.load_state_dict(state["weights"])
     torch.set_rng_state(state["random_state"]["torch"])
-    found = solve(planner, batch).solution
+    found = solve(planner, batch, moves=moves).solution
     assert found.trace is not None
     return Replay(
         epoch=state["epoch"] + 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -24,10 +25,12 @@ from orchestrator.results import (
     check_arrivals,
     is_trial_id,
     trial_directory,
+    write_bytes,
     write_json,
 )
 from orchestrator.specs import PlannedTrial, SweepSpec, further_tests
 from orchestrator.stored_files import read_object, read_stored, sealed, unsealed
+from planners.trial_files import STEPS_FILE
 
 FOLDER = "evaluations"
 REMEDY = "idp run makes it again"
@@ -118,6 +121,21 @@ def planned_evaluations(sweep: SweepSpec, trials: Iterable[PlannedTrial]) -> lis
     return planned
 
 
+def keep_test_steps(sweep: SweepSpec, trials: Iterable[PlannedTrial], storage: Path) -> None:
+    """Leave with the planners that are trained how many steps per row the sweep gives them, for whoever uses one.
+
+    That is no part of a trial's identity, and so not in its spec.
+    """
+    for trial in trials:
+        rule = sweep.planners[str(trial.axes["planner"])].test_steps_per_row
+        directory = trial_directory(storage, trial.trial_id)
+        if rule is not None and (directory / "checkpoint.pt").exists():
+            content = (json.dumps({"steps_per_row": rule}) + "\n").encode()
+            path = directory / STEPS_FILE
+            if not path.is_file() or path.read_bytes() != content:
+                write_bytes(path, content)
+
+
 def read_evaluation(path: Path) -> EvaluationResult | None:
     """Return the evaluation in a file, None where there is none.
 
@@ -194,7 +212,7 @@ def evaluate_trial(
         directory: The trial directory.
         dataset: The folder of a finished dataset, generated or imported, of any map size.
         split: Which part of the dataset.
-        k: Most forward steps; None is what it was trained with.
+        k: Most forward steps; None is the planner's own number for maps of this size (`Trained.steps`).
         threads: Threads of this process; None is the trial's own number.
         progress: Called with the number of maps done so far.
 
@@ -202,6 +220,9 @@ def evaluate_trial(
         ResultError: There is no trained planner, or it cannot plan on this dataset.
         DatasetError: The dataset is missing or altered.
     """
+    for option, number in (("--k", k), ("--threads", threads)):
+        if number is not None and number < 1:
+            raise ResultError(f"{option} {number}: expected at least 1")
     import torch
 
     from orchestrator.trained import load_trained
@@ -209,8 +230,8 @@ def evaluate_trial(
 
     trained = load_trained(directory)
     manifest = parquet.load_manifest(dataset)
-    task, own = TASKS[manifest.spec.task], TASKS[trained.spec.data.task]
-    if task.moves != own.moves:
+    task = TASKS[manifest.spec.task]
+    if task.moves != trained.moves:
         raise ResultError(
             f"{directory}: trained for the moves of {trained.spec.data.task!r}, not those of {manifest.spec.task!r}"
         )
@@ -223,15 +244,16 @@ def evaluate_trial(
     if not len(problems):
         raise ResultError(f"{dataset}: its {split} split is empty")
     torch.set_num_threads(threads or trained.spec.execution.threads)
+    steps = k or trained.steps(problems.map.shape[1])
     started = time.perf_counter()
-    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=k, progress=progress)
+    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps, progress=progress)
     result = EvaluationResult(
-        trial_id=Path(directory).name,
+        trial_id=Path(directory).resolve().name,
         dataset_id=manifest.dataset_id,
         split=split,
         map_size=problems.map.shape[1],
         maps=found.maps,
-        k=k or trained.spec.planner.k_fwd,
+        k=steps,
         success_rate=found.success_rate,
         optimality=found.optimality,
         spl=found.spl,

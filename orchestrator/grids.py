@@ -19,6 +19,8 @@ WALL, FLOOR = "#3a3f4a", "#ffffff"
 ARRIVES, LOST = BLUE, VERMILION
 MOST_ARROWS = 41
 """Rows of the largest map on which arrows can still be seen."""
+MOST_CROSSES = 45
+"""Crosses that stand side by side in a panel and let the colour below be seen."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Path:
     Attributes:
         cells: int [steps + 1, 2], rows and columns, the start first.
         arrives: Whether it ends at the goal; else it ends where it would come round again or bump for ever.
+        moves: int [steps, 2], what each step adds to row and column before a torus wraps them.
     """
 
     cells: NDArray[np.int64]
     arrives: bool
+    moves: NDArray[np.int64]
 
 
 def board(axes: Axes, map_: NDArray[np.uint8]) -> None:
@@ -77,6 +81,11 @@ def star(axes: Axes, goal: NDArray[np.int16]) -> None:
     )
 
 
+def arrows_show(shape: tuple[int, ...]) -> bool:
+    """Return whether arrows can be seen on a map of that shape."""
+    return max(shape) <= MOST_ARROWS
+
+
 def arrows(
     axes: Axes, chosen: NDArray[np.bool_], moves: Moves, colours: NDArray[np.str_] | str = INK, length: float = 0.46
 ) -> None:
@@ -89,7 +98,7 @@ def arrows(
         colours: One for all, or one per cell [h, w].
         length: Of an arrow, in cells.
     """
-    if max(chosen.shape[1:]) > MOST_ARROWS:
+    if not arrows_show(chosen.shape[1:]):
         return
     for action, (down, right) in enumerate(moves.offsets):
         rows, columns = np.nonzero(chosen[action])
@@ -129,7 +138,7 @@ def roll_out(
     """
     height, width = map_.shape
     end, cell = (int(goal[0]), int(goal[1])), start
-    cells, seen = [start], {start}
+    cells, seen, taken = [start], {start}, []
     while cell != end:
         down, right = moves.offsets[int(actions[cell])]
         row, column = cell[0] + down, cell[1] + right
@@ -139,20 +148,30 @@ def roll_out(
             break
         cell = (row, column)
         cells.append(cell)
+        taken.append((down, right))
         if cell in seen:
             break
         seen.add(cell)
-    return Path(np.array(cells), cell == end)
+    return Path(np.array(cells), cell == end, np.array(taken, np.int64).reshape(-1, 2))
+
+
+def crosses(axes: Axes, cells: NDArray[np.bool_]) -> None:
+    """Mark cells [h, w] with crosses, which tell them apart without colour; on large maps some of them."""
+    # Closer than they are wide they would paint the cells over. One artist for all, since thousands take minutes.
+    apart = -(-max(cells.shape) // MOST_CROSSES)
+    rows, columns = np.nonzero(cells)
+    shown = (rows % apart == apart // 2) & (columns % apart == apart // 2)
+    axes.plot(columns[shown], rows[shown], "x", color="white", linestyle="", markersize=2.4, markeredgewidth=0.7)
 
 
 def trail(axes: Axes, path: Path, colour: str, dashed: bool = False, label: str | None = None) -> None:
     """Draw a path; it is cut where it leaves one side of a torus and enters at the other."""
     cells = path.cells.astype(float)
     steps = np.diff(cells, axis=0)
-    cuts = np.flatnonzero(np.abs(steps).max(axis=1, initial=0) > 1)
+    cuts = np.flatnonzero((steps != path.moves).any(axis=1))
     pieces = np.split(cells, cuts + 1)
     for number, cut in enumerate(cuts):
-        out = -0.5 * np.sign(steps[cut])
+        out = 0.5 * path.moves[cut]
         pieces[number] = np.vstack([pieces[number], cells[cut] + out])
         pieces[number + 1] = np.vstack([cells[cut + 1] - out, pieces[number + 1]])
     for number, piece in enumerate(pieces):

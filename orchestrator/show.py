@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from datagen.problem import Moves, Problems
 from datagen.task import TASKS, ArmOptions, DatasetSpec, Split
 from orchestrator import grids
 from orchestrator.drawing import BLUE, MUTED, VERMILION, panels, style, write_picture
-from orchestrator.results import ResultError
+from orchestrator.results import ResultError, no_room
 
 if TYPE_CHECKING:
     from orchestrator.trained import Trained
@@ -55,15 +56,24 @@ def read_problem(dataset: Path, split: Split, index: int) -> tuple[DatasetSpec, 
 
 def write_dataset_picture(dataset: Path, split: Split, index: int, out: Path) -> None:
     """Draw a problem of a dataset into the file `out`."""
+    _check(out)
     spec, problem = read_problem(dataset, split, index)
     with style():
-        write_picture(problem_figure(spec, problem), _checked(out))
+        _write(problem_figure(spec, problem), out, "--out")
 
 
-def _checked(out: Path) -> Path:
+def _check(out: Path) -> None:
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise ResultError(f"--out {out}: expected a name ending in .png, .svg or .pdf")
-    return out
+    if out.is_dir():
+        raise ResultError(f"--out {out}: is a folder")
+
+
+def _write(figure: Figure, out: Path, option: str) -> None:
+    try:
+        write_picture(figure, out)
+    except OSError as error:
+        raise no_room(error, out) or ResultError(f"{option} {out}: {error.strerror or error}") from error
 
 
 def problem_figure(spec: DatasetSpec, problem: Problems) -> Figure:
@@ -85,7 +95,7 @@ def problem_figure(spec: DatasetSpec, problem: Problems) -> Figure:
     grids.arrows(act, best, moves)
     for axes in (board, far, act):
         grids.star(axes, goal)
-    if problem.obstacles is not None:
+    if isinstance(spec.options, ArmOptions):
         _name_joints((board, far, act))
     return figure
 
@@ -109,11 +119,17 @@ def _name_joints(every: Any) -> None:
 def _scene_titles(problem: Problems) -> list[str]:
     if problem.obstacles is not None:
         return ["workspace, arm from start to goal"]
-    return [] if problem.observation is None else ["views from the start"]
+    seen = problem.observation
+    if seen is None:
+        return []
+    if seen.ndim == 7:
+        return ["views from the start"]
+    # Files of other code bring images, and no polygons.
+    return ["image that is seen"] if seen.ndim == 4 else []
 
 
 def _scene(axes: Axes, spec: DatasetSpec, problem: Problems, path: grids.Path) -> None:
-    """Draw what lies behind the map: the arm among its obstacles along a path, or the views from the path's start."""
+    """Draw what lies behind the map: the arm among its obstacles along a path, views from its start, or an image."""
     if problem.obstacles is not None:
         assert isinstance(spec.options, ArmOptions)
         grids.workspace(axes, problem.obstacles[0])
@@ -124,6 +140,12 @@ def _scene(axes: Axes, spec: DatasetSpec, problem: Problems, path: grids.Path) -
         grids.arm(axes, shown, spec.map_size, spec.options.inclusive_angles, shades)
         return
     assert problem.observation is not None
+    if problem.observation.ndim == 4:
+        image = problem.observation[0]
+        shown = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
+        axes.imshow(shown, cmap="gray_r", interpolation="nearest")
+        grids.bare(axes)
+        return
     row, column = path.cells[0]
     views = problem.observation[0, row, column]
     grids.bare(axes)
@@ -134,7 +156,7 @@ def _scene(axes: Axes, spec: DatasetSpec, problem: Problems, path: grids.Path) -
         x, y = number % columns, number // columns
         small = axes.inset_axes((0.02 + 0.5 * x, 0.52 - 0.5 * y, 0.46, 0.42))
         small.imshow(view, interpolation="nearest")
-        small.set_title(names[number], fontsize=6.5, pad=2)
+        small.set_title(names[number] if number < len(names) else str(number), fontsize=6.5, pad=2)
         grids.bare(small)
 
 
@@ -156,7 +178,7 @@ def write_trial_pictures(
         index: Its number there.
         out: The picture.
         dataset: Folder of the dataset; None is the one that the trial was trained on.
-        k: Most forward steps; None is the trial's own number.
+        k: Most forward steps; None is the planner's own number for maps of this size (`Trained.steps`).
         frames: Folder for a picture after each forward step; None draws none.
 
     Raises:
@@ -165,28 +187,33 @@ def write_trial_pictures(
     """
     from orchestrator.trained import load_trained
 
-    _checked(out)
+    _check(out)
     if k is not None and k < 1:
         raise ResultError(f"--k {k}: expected at least 1")
     trained = load_trained(directory)
-    folder = dataset or parquet.directory_of(trained.spec.data, directory.resolve().parents[1] / "datasets")
+    folder = dataset or parquet.directory_of(trained.spec.data, directory.resolve().parent.parent / "datasets")
     spec, problem = read_problem(folder, split, index)
-    if TASKS[spec.task].moves != TASKS[trained.spec.data.task].moves:
+    if TASKS[spec.task].moves != trained.moves:
         raise ResultError(
             f"{directory}: trained for the moves of {trained.spec.data.task!r}, not those of {spec.task!r}"
         )
+    if TASKS[spec.task].mapper != trained.spec.planner.mapper:
+        raise ResultError(
+            f"{directory}: the planner's mapper is {trained.spec.planner.mapper!r}, but {spec.task!r} needs "
+            f"{TASKS[spec.task].mapper!r}"
+        )
     with style():
-        write_picture(plan_figure(trained, spec, problem, k), out)
+        _write(plan_figure(trained, spec, problem, k), out, "--out")
         if frames is not None:
             for step, figure in enumerate(_frames(trained, spec, problem, k), 1):
-                write_picture(figure, frames / f"step-{step:04d}.png")
+                _write(figure, frames / f"step-{step:04d}.png", "--frames")
 
 
 def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | None = None) -> Figure:
     """Return map and paths, value and policy, which cells arrive, and how the solve converged."""
     from orchestrator.trained import solve
 
-    plan = solve(trained.planner, problem, k)
+    plan = solve(trained.planner, problem, k or trained.steps(max(problem.map.shape[1:])), trained.moves)
     found, (value, actions) = plan.solution, _value_and_actions(plan)
     scene = _scene_titles(problem)
     titles = [*scene, "paths of the policy", _value_title(found.value.shape[1]), "who arrives", "convergence"]
@@ -264,7 +291,8 @@ def _draw_values(axes: Axes, problem: Problems, value: Field, actions: Actions, 
     # Light arrows on dark cells; a wrong action is red on both.
     colours = np.where(right, np.where(scale < 0.55, "#ffffff", "#1d1f24"), VERMILION)
     grids.arrows(axes, chosen, moves, colours)
-    axes.set_xlabel("red arrows: not an optimal action", fontsize=6.5)
+    told = "red arrows: not an optimal action" if grids.arrows_show(map_.shape) else "too many cells for arrows"
+    axes.set_xlabel(told, fontsize=6.5)
 
 
 def _scaled(value: NDArray[np.float32], where: NDArray[np.bool_]) -> Field:
@@ -279,14 +307,13 @@ def _draw_fates(axes: Axes, problem: Problems, arrives: NDArray[np.bool_]) -> No
     fate[reachable & arrives] = mpl.colors.to_rgba(grids.ARRIVES, 0.55)
     fate[reachable & ~arrives] = mpl.colors.to_rgba(grids.LOST, 0.75)
     axes.imshow(fate, interpolation="nearest")
-    # Hatching tells them apart without colour.
-    for row, column in np.argwhere(reachable & ~arrives):
-        axes.plot(column, row, "x", color="white", markersize=2.4, markeredgewidth=0.7)
+    grids.crosses(axes, reachable & ~arrives)
 
 
 def _draw_residuals(axes: Axes, found: Solution, tolerance: float) -> None:
     assert found.trace is not None, "the solver was told to record"
-    trace, steps = found.trace[:, 0].tolist(), int(found.steps[0])
+    steps = int(found.steps[0])
+    trace = found.trace[:steps, 0].tolist()
     x = np.arange(1, len(trace) + 1)
     axes.semilogy(x, np.maximum(trace, 1e-12), color=BLUE)
     if tolerance > 0:
@@ -298,16 +325,15 @@ def _draw_residuals(axes: Axes, found: Solution, tolerance: float) -> None:
     axes.set_ylabel("relative residual", fontsize=6.5)
 
 
-def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | None) -> list[Figure]:
-    """Return a figure for each step: value and policy, who arrives, residual so far."""
+def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | None) -> Iterator[Figure]:
+    """Yield a figure for each step: value and policy, who arrives, residual so far."""
     from orchestrator.trained import solve
 
-    last = k or trained.spec.planner.k_fwd
+    last = k or trained.steps(max(problem.map.shape[1:]))
     moves, best = TASKS[spec.task].moves, _bits(problem.optimal_actions[0], len(TASKS[spec.task].moves.names))
-    figures = []
     for step in range(1, last + 1):
         # Solved again from the start for each frame: the same for every solver, and a single problem is cheap.
-        plan = solve(trained.planner, problem, step)
+        plan = solve(trained.planner, problem, step, trained.moves)
         found, (value, actions) = plan.solution, _value_and_actions(plan)
         arrives = _arrivals(actions, problem, moves)
         titles = [f"step {step}: value and policy", "who arrives", "convergence"]
@@ -321,7 +347,6 @@ def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | Non
         _draw_residuals(right, found, trained.spec.planner.tolerance)
         right.set_xlim(0.5, last + 0.5)
         right.set_ylim(1e-6, 3)
-        figures.append(figure)
+        yield figure
         if int(found.steps[0]) < step:
             break
-    return figures

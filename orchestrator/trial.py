@@ -274,7 +274,7 @@ def _train_and_test(
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
     with phase("test"):
-        return trainer.test(test), convergence(trainer.planner, traced)
+        return trainer.test(test), convergence(trainer.planner, traced, trainer.moves)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from orchestrator.evaluation import keep_test_steps
 from orchestrator.job_verbs import add_address, cancel_job
 from orchestrator.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, at_work, free, holder, look, silent
 from orchestrator.options import add_storage, open_storage
@@ -92,6 +93,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         raise ResultError(str(other)) from None
     progress.finish(trial.trial_id, name, outcome(result), failed=result.status == "FAILED")
     progress.close()
+    keep_test_steps(sweep, [trial], options.storage)
     if options.json:
         print(json.dumps(result.model_dump(mode="json"), indent=2))
     else:

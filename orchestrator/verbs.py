@@ -23,6 +23,8 @@ Run = Callable[[argparse.Namespace], int]
 AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
 Load = Callable[[argparse.Namespace], tuple[SweepSpec, list[PlannedTrial]]]
 
+STEPS_HELP = "most forward steps (default: the planner's own; on larger maps its number per row)"
+
 
 def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
     """Add the verb `table`; arguments as for `add_verbs`."""
@@ -70,7 +72,7 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     show.add_argument("--index", type=int, default=0, help="number of the problem in its split (default: 0)")
     show.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     show.add_argument("--dataset", type=Path, help="draw a problem of this dataset, not of the trial's own")
-    show.add_argument("--k", type=int, help="most forward steps, where they differ from the trial's")
+    show.add_argument("--k", type=int, help=STEPS_HELP)
     show.add_argument("--frames", type=Path, help="folder for one picture per forward step")
     show.add_argument("--out", type=Path, required=True, help="the picture: a name ending in .png, .svg or .pdf")
 
@@ -79,7 +81,7 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     evaluate.add_argument("directory", metavar="TRIAL_DIR", type=Path, help="a trial's folder")
     evaluate.add_argument("dataset", metavar="DATASET", type=Path, help="a dataset's folder, generated or imported")
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
-    evaluate.add_argument("--k", type=int, help="most forward steps, where they differ from the trial's")
+    evaluate.add_argument("--k", type=int, help=STEPS_HELP)
     evaluate.add_argument("--threads", type=int, help="threads (default: the trial's)")
     evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
     for reader in (show, evaluate):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datagen.links import read_links
 from datagen.problem import Moves, Problems
+from planners.edge import enclosed, plan_walled
 from planners.planner import Planner
 from planners.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
 
@@ -39,7 +40,7 @@ class Inputs:
     observation: Tensor | None
 
     @classmethod
-    def of(cls, batch: Problems, device: torch.device) -> Inputs:
+    def of(cls, batch: Problems, device: torch.device | str = "cpu") -> Inputs:
         """Return a batch's tensors on the device, the goal as a one in an image of zeros."""
         n, height, width = batch.map.shape
         goal = torch.zeros(n, 1, height, width)
@@ -107,12 +108,25 @@ def _planned(
     done = 0
     for batch in problems.in_order(batch_size):
         inputs = Inputs.of(batch, device)
-        plan = planner.plan(inputs.map, inputs.goal, inputs.observation, k_fwd=k_fwd)
         facts: tuple[Any, ...] = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
         if moves.links:
             links = read_links(moves, batch.observation)
             facts += (links.target, links.cost)
-        yield plan.logits.max(1).indices, *(torch.from_numpy(fact).to(device) for fact in facts)
+        yield _actions(planner, inputs, moves, k_fwd), *(torch.from_numpy(fact).to(device) for fact in facts)
         done += len(batch)
         if progress is not None:
             progress(done)
+
+
+def _actions(planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None) -> Tensor:
+    """Return the greedy action of each cell, int64 [B, h, w]."""
+    inside = enclosed(planner, inputs.map, inputs.observation, moves)
+    actions = torch.empty(inputs.label.shape, dtype=torch.int64, device=inputs.map.device)
+    # Maps with and without a wall round them apart: no result may depend on the rest of its batch.
+    for chosen in (inside, ~inside):
+        if chosen.any():
+            rows = slice(None) if chosen.all() else chosen
+            observation = None if inputs.observation is None else inputs.observation[rows]
+            plan = plan_walled(planner, inputs.map[rows], inputs.goal[rows], observation, moves=moves, k_fwd=k_fwd)
+            actions[rows] = plan.logits.max(1).indices
+    return actions

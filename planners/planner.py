@@ -159,10 +159,10 @@ class Planner(nn.Module):
         core, adjoint = self.core, self.adjoint
         if self.kernel == "reference":
             return None, "reference: asked for", None
-        if not isinstance(core, ValueIterationCore | GRUCore):
-            return None, f"reference: {type(core).__name__} has no compiled loop", None
         if find_spec("numba") is None:
             return None, "reference: numba is not installed", None
+        if not isinstance(core, ValueIterationCore | GRUCore):
+            return None, f"reference: {type(core).__name__} has no compiled loop", None
         from planners.cores import gru_iteration, value_iteration
 
         loops = value_iteration if isinstance(core, ValueIterationCore) else gru_iteration

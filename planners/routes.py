@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +19,13 @@ from torch import Tensor
 
 from datagen.plugins import named_in_environment, require
 from datagen.problem import FOUR, Moves
+from planners import advice, trial_files
+from planners.edge import on_map, plan_walled
 from planners.planner import Planner, build_planner
 from planners.registry import OPTIONS, load_parts
+from planners.trial_files import PlannerError as PlannerError
 
 Cell = tuple[int, int]
-
-
-class PlannerError(ValueError):
-    """A planner that can't be loaded, or a map it can't plan on; the message says what was expected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,9 @@ class Route:
         trace: float32 [steps], the residual after each step.
         grid: uint8 [h, w], the map, 1 = free.
         goal: Row and column.
+        moves: What the actions do.
+        all_steps: The planner was trained unrolled, for a number of steps, and not to converge.
+        discount: The planner's own discount per step, None where it has none.
     """
 
     cells: NDArray[np.int64]
@@ -55,6 +60,19 @@ class Route:
     trace: NDArray[np.float32]
     grid: NDArray[np.uint8]
     goal: Cell
+    moves: Moves = FOUR
+    all_steps: bool = False
+    discount: float | None = None
+
+    @property
+    def outcome(self) -> str:
+        """How it ends: "arrives", "bumps", "leaves the map", or "cycles"."""
+        return advice.outcome(self)
+
+    @property
+    def advice(self) -> str:
+        """What is wrong with it and what to try, in words; empty where it arrives by values that have converged."""
+        return advice.advice(self)
 
 
 @dataclass(frozen=True)
@@ -66,58 +84,71 @@ class RoutePlanner:
         moves: What its actions do.
         tolerance: Relative residual at which a plan counts as converged, and a solve ends.
         all_steps: Take all steps nevertheless, as an unrolled planner does in training.
+        steps_per_row: Most forward steps per row of the map, or column if there are more, where that is more than in
+            training; None takes those of training on every map.
     """
 
     planner: Planner
     moves: Moves = FOUR
     tolerance: float = 1e-4
     all_steps: bool = False
+    steps_per_row: float | None = None
 
     def solve(self, grid: ArrayLike, goal: Cell, start: Cell, *, k: int | None = None) -> Route:
         """Plan on a map and follow the plan from the start.
 
+        The edge of the map is a wall, except on the torus.
+
         Args:
-            grid: [h, w], 1 or True where a cell is free, 0 or False where there is an obstacle.
+            grid: [h, w], 1 or True where a cell is free, 0 or False where there is an obstacle. No cell of a masked
+                array may be masked: whether the unknown is free is not for a planner to say.
             goal: Row and column, a free cell.
             start: Row and column, a free cell.
-            k: Most forward steps; None is as many as the planner was trained with. Values move a cell or so a step,
-                so a larger map needs more.
+            k: Most forward steps; None is as many as the planner was trained or is tested with, `steps_per_row` on maps
+                that are larger. Values move a cell or so a step.
 
         Returns:
-            The route, with values, residual and steps.
+            The route, with values, residual and steps; its `advice` says what to try where it does not arrive.
 
         Raises:
             PlannerError: The map is not one of zeros and ones, or goal or start is no free cell of it; or the planner
                 needs more than a map.
         """
-        if self.planner.channels:
+        if self.planner.channels or self.moves.links:
             raise PlannerError(
                 f"solve: this planner reads {self.planner.channels} channels beside map and goal; "
                 "give them to `planner.planner.plan(map, goal, observation)`"
             )
-        free = _checked(grid, goal=goal, start=start)
+        free = _checked_grid(grid)
+        goal, start = (_checked_cell(name, cell, free) for name, cell in (("goal", goal), ("start", start)))
+        steps = trial_files.most_steps(self.planner.solver.max_steps, self.steps_per_row, max(free.shape))
+        if k is not None:
+            steps = _checked_steps(k)
         tensor = next(self.planner.parameters())
         x = torch.zeros(1, 2, *free.shape)
         x[0, 0], x[0, 1, goal[0], goal[1]] = torch.from_numpy(free), 1.0
         recording = self.planner.recording(tolerance=0.0 if self.all_steps else self.tolerance)
         with torch.no_grad():
-            plan = recording.plan(*x.to(tensor).split(1, dim=1), k_fwd=k)
+            plan = plan_walled(recording, *x.to(tensor).split(1, dim=1), moves=self.moves, k_fwd=steps)
         found, actions = plan.solution, plan.logits[0].argmax(0).cpu().numpy()
         assert found.trace is not None, "the solver was told to record"
         cells, cost = _follow(actions, free, goal, start, self.moves)
-        steps = int(found.steps[0])
+        taken = int(found.steps[0])
         return Route(
             cells=cells,
-            arrives=tuple(cells[-1]) == tuple(goal),
+            arrives=tuple(cells[-1]) == goal,
             cost=cost,
             actions=actions,
-            values=_values(found.value[0]),
+            values=_values(on_map(plan)[0]),
             residual=float(found.residual[0]),
-            steps=steps,
+            steps=taken,
             converged=bool(found.residual[0] <= self.tolerance),
-            trace=found.trace[:steps, 0].float().cpu().numpy(),
+            trace=found.trace[:taken, 0].float().cpu().numpy(),
             grid=free,
-            goal=(int(goal[0]), int(goal[1])),
+            goal=goal,
+            moves=self.moves,
+            all_steps=self.all_steps,
+            discount=getattr(self.planner.core, "discount", None),
         )
 
 
@@ -133,33 +164,43 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
         PluginError: A plug-in can't be imported, or the planner's parts come from one that is not named.
     """
     folder = Path(directory)
+    spec_file, checkpoint = folder / "spec.json", folder / "checkpoint.pt"
     load_parts([*named_in_environment(), *plugins])
     try:
-        spec = json.loads((folder / "spec.json").read_bytes())
-        trainer: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")["trainer"]
+        spec = trial_files.read_json(spec_file)
+        state = trial_files.read_checkpoint(checkpoint)
     except FileNotFoundError as error:
         raise PlannerError(
             f"{error.filename}: no such file: {folder} is not the directory of a trained trial"
         ) from None
     require(spec.get("plugins", ()))
-    moves = Moves(**trainer["moves"])
-    best = trainer.get("best") if spec.get("training", {}).get("tested_checkpoint") == "best" else None
+    spec = trial_files.agreed_spec(spec, state, checkpoint)
+    trainer = trial_files.trainer_of(state, checkpoint)
+    moves = trial_files.moves_of(trainer, checkpoint)
     try:
+        tested, rows = spec.get("training", {}).get("tested_checkpoint", "last"), spec.get("data", {}).get("map_size")
         planner_spec = _as_built(spec["planner"])
         planner = build_planner(planner_spec, actions=len(moves.names))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise PlannerError(f"{folder / 'spec.json'}: planner: not of this version ({reason})") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PlannerError(f"{spec_file}: planner: not of this version ({reason})") from error
     try:
-        planner.load_state_dict(best["planner"] if best else trainer["planner"])
+        planner.load_state_dict(trial_files.tested_weights(trainer, checkpoint, tested))
     except RuntimeError as error:
-        raise PlannerError(f"{folder / 'checkpoint.pt'}: its weights do not fit the planner: {error}") from error
+        reason = " ".join(str(error).split())
+        raise PlannerError(f"{checkpoint}: its weights do not fit the planner: {reason:.300}") from error
     planner.eval()
-    return RoutePlanner(planner, moves, planner_spec.tolerance, all_steps=planner_spec.adjoint == "unrolled")
+    unrolled = planner_spec.adjoint == "unrolled"
+    own_rule = trial_files.trained_steps_per_row(planner_spec.k_fwd, rows, unrolled=unrolled)
+    rule = trial_files.read_steps_per_row(folder) or own_rule
+    return RoutePlanner(planner, moves, planner_spec.tolerance, all_steps=unrolled, steps_per_row=rule)
 
 
 def _as_built(planner: Mapping[str, Any]) -> Any:
-    """Return a planner as `build_planner` reads it: the trial has validated it, so pydantic need not be here."""
+    """Return a planner as `build_planner` reads it.
+
+    Where pydantic is installed it is validated, or an option of a later version would mean nothing without a word.
+    """
     parts: dict[str, Any] = dict(planner)
     for field, (registry, options) in OPTIONS.items():
         entry = registry.get(planner[field])
@@ -167,7 +208,17 @@ def _as_built(planner: Mapping[str, Any]) -> Any:
             raise ValueError(f"{field}: unknown name {planner[field]!r}; known: {', '.join(registry)}")
         own = SimpleNamespace if isinstance(entry.options, str) else entry.options
         parts[options] = own(**planner[options])
-    return SimpleNamespace(**parts)
+    if find_spec("pydantic") is None:
+        return SimpleNamespace(**parts)
+    from pydantic import ValidationError
+
+    from datagen.spec import first_problem
+    from planners.specs import PlannerSpec
+
+    try:
+        return PlannerSpec.model_validate(planner)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
 
 
 def plot(route: Route, axes: Any = None) -> Any:
@@ -186,29 +237,81 @@ def plot(route: Route, axes: Any = None) -> Any:
         axes = pyplot.subplots(figsize=(4, 4), layout="constrained")[1]
     axes.imshow(route.grid, cmap="gray", vmin=-0.6, vmax=1)
     axes.imshow(np.ma.masked_where(route.grid == 0, route.values), cmap="viridis")
-    rows, columns = route.cells.T
-    axes.plot(columns, rows, color="#d55e00", linewidth=2, linestyle="-" if route.arrives else "--")
-    axes.plot(columns[0], rows[0], "o", color="white", markeredgecolor="#d55e00", markersize=7)
+    for rows, columns in _strokes(route):
+        axes.plot(columns, rows, color="#d55e00", linewidth=2, linestyle="-" if route.arrives else "--")
+    axes.plot(route.cells[0, 1], route.cells[0, 0], "o", color="white", markeredgecolor="#d55e00", markersize=7)
     axes.plot(route.goal[1], route.goal[0], "*", color="#f0e442", markeredgecolor="black", markersize=13)
-    outcome = f"arrives at cost {route.cost:.4g}" if route.arrives else "does not arrive"
+    outcome = f"arrives at cost {route.cost:.4g}" if route.arrives else f"does not arrive: {route.outcome}"
     axes.set_title(f"{outcome}; {route.steps} steps, residual {route.residual:.1e}", fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set_xlabel(fill(route.advice, 64), fontsize=7)
     return axes
 
 
-def _checked(grid: ArrayLike, **cells: Cell) -> NDArray[np.uint8]:
-    array = np.asarray(grid)
-    if array.ndim != 2 or array.size == 0 or not np.isin(array, (0, 1)).all():
+def _strokes(route: Route) -> list[NDArray[np.float64]]:
+    """Return the lines that a route is drawn as, [2, n] rows and columns; it is cut where it goes round the torus."""
+    cells = route.cells.astype(float)
+    pieces, begun = [], [cells[0]]
+    for here, there in pairwise(cells):
+        move = np.array(route.moves.offsets[int(route.actions[int(here[0]), int(here[1])])], float)
+        if (here + move != there).any():
+            pieces.append([*begun, here + move / 2])
+            begun = [there - move / 2]
+        begun.append(there)
+    return [np.array(piece).T for piece in [*pieces, begun]]
+
+
+def _checked_grid(grid: ArrayLike) -> NDArray[np.uint8]:
+    rows = grid if isinstance(grid, list | tuple) else [grid]
+    masked = sum(int(np.ma.getmaskarray(row).sum()) for row in rows if np.ma.isMaskedArray(row))
+    if masked:
         raise PlannerError(
-            f"grid: expected an array [h, w] of 1 (free) and 0 (obstacle), got {array.dtype} {list(array.shape)}"
+            f"grid: {masked} cells are masked, neither free nor obstacle; grid.filled(0) makes obstacles of them"
         )
-    for name, cell in cells.items():
-        if len(cell) != 2 or not all(0 <= cell[axis] < array.shape[axis] for axis in (0, 1)):
-            raise PlannerError(f"{name}: expected row and column of a cell of the {array.shape} map, got {cell}")
-        if not array[cell[0], cell[1]]:
-            raise PlannerError(f"{name}: {tuple(cell)} is an obstacle")
+    expected = "grid: expected an array [h, w] of 1 (free) and 0 (obstacle), got"
+    try:
+        array = np.asarray(grid)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors elsewhere, or that need a gradient
+        raise PlannerError(f"{expected} a {type(grid).__name__} that is none ({str(error).splitlines()[0]})") from error
+    found = f"{array.dtype} {list(array.shape)}"
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "biuf":
+        raise PlannerError(f"{expected} {found}")
+    if not np.isin(array, (0, 1)).all():
+        if np.isnan(array).any():
+            raise PlannerError(f"{expected} {found} with NaN, which says neither")
+        least, most = array.min(), array.max()
+        image = "; of an image, image > 127 makes one" if least >= 0 and 1 < most <= 255 else ""
+        raise PlannerError(f"{expected} {found} with values from {least:.4g} up to {most:.4g}{image}")
     return array.astype(np.uint8)
+
+
+def _checked_cell(name: str, cell: Any, free: NDArray[np.uint8]) -> Cell:
+    given = cell.tolist() if isinstance(cell, Tensor | np.ndarray) else cell
+    try:
+        if not isinstance(given, Sequence) or len(given) != 2 or any(isinstance(at, bool | np.bool_) for at in given):
+            raise TypeError
+        row, column = (operator.index(at) for at in given)
+    except TypeError:
+        shown = " ".join(repr(cell).split())
+        raise PlannerError(
+            f"{name}: expected row and column of a cell of the {free.shape} map, two whole numbers, got {shown:.60}"
+        ) from None
+    if not (0 <= row < free.shape[0] and 0 <= column < free.shape[1]):
+        raise PlannerError(f"{name}: expected row and column of a cell of the {free.shape} map, got {(row, column)}")
+    if not free[row, column]:
+        raise PlannerError(f"{name}: {(row, column)} is an obstacle")
+    return row, column
+
+
+def _checked_steps(k: Any) -> int:
+    try:
+        steps = operator.index(k)
+    except TypeError:
+        steps = 0
+    if steps < 1 or isinstance(k, bool):
+        raise PlannerError(f"k: expected a whole number of steps, at least 1, got {k!r:.40}")
+    return steps
 
 
 def _values(v: Tensor) -> NDArray[np.float32]:
@@ -220,18 +323,14 @@ def _follow(
     actions: NDArray[np.int64], free: NDArray[np.uint8], goal: Cell, start: Cell, moves: Moves
 ) -> tuple[NDArray[np.int64], float]:
     """Return the cells that the policy visits until it arrives, bumps or comes to a cell twice, and their cost."""
-    height, width = free.shape
-    row, column = int(start[0]), int(start[1])
-    cells, cost = [(row, column)], 0.0
-    seen = set(cells)
-    while (row, column) != (goal[0], goal[1]):
-        action = int(actions[row, column])
-        row, column = row + moves.offsets[action][0], column + moves.offsets[action][1]
-        if moves.wrap:
-            row, column = row % height, column % width
-        if not (0 <= row < height and 0 <= column < width) or not free[row, column] or (row, column) in seen:
+    cell, cost = start, 0.0
+    cells, seen = [cell], {cell}
+    while cell != goal:
+        action = int(actions[cell])
+        cell, there = advice.entered(cell, action, free, moves)
+        if there != "free" or cell in seen:
             break
         cost += moves.costs[action]
-        cells.append((row, column))
-        seen.add((row, column))
+        cells.append(cell)
+        seen.add(cell)
     return np.array(cells, np.int64), cost

@@ -17,6 +17,7 @@ from datagen.problem import Moves, Problems
 from planners.budget import Spent, applications
 from planners.cores import DiscountedCore
 from planners.denormals import flushed_denormals
+from planners.edge import plan_walled
 from planners.evaluation import Inputs, ProblemSource, evaluate
 from planners.fixed_points import Result, Solution
 from planners.memory import MemoryLimitExceeded, TensorMemory, phase, state_tensors
@@ -288,10 +289,11 @@ class Trainer:
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> tuple[Plan, Tensor]:
         apart = self.epoch < self.training.mapper_pretrain_epochs
         if inputs.observation is None or self.spec.mapper == "identity":
-            plan = self.planner.plan(inputs.map, inputs.goal, inputs.observation if self.spec.channels else None)
+            channels = inputs.observation if self.spec.channels else None
+            plan = plan_walled(self.planner, inputs.map, inputs.goal, channels, moves=self.moves)
             loss = self._cross_entropy(plan.logits, inputs)
         elif apart:
-            plan = self.planner.plan(inputs.map, inputs.goal)
+            plan = plan_walled(self.planner, inputs.map, inputs.goal, moves=self.moves)
             map_logits = self.planner.mapper(inputs.observation, tuple(inputs.goal.shape[-2:]))
             loss = self._cross_entropy(plan.logits, inputs) + _map_loss(map_logits, inputs)
         else:

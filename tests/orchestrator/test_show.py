@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
+from mutations import EXAMPLES, bounded, mutated
 
 from datagen import parquet
 from datagen.manifest import DatasetError
-from datagen.problem import FOUR, FOUR_WRAP
+from datagen.npz import import_npz
+from datagen.problem import FOUR, FOUR_WRAP, Moves
 from datagen.task import DatasetSpec
 from orchestrator.cli import main
 from orchestrator.drawing import style
 from orchestrator.evaluation import evaluate_trial, evaluation_path, missing_evaluations, planned_evaluations
-from orchestrator.grids import roll_out
+from orchestrator.grids import roll_out, trail
 from orchestrator.results import ResultError, trial_directory
 from orchestrator.show import (
     plan_figure,
@@ -28,6 +33,7 @@ from orchestrator.specs import TrialSpec, expand, trial_id
 from orchestrator.sweep_files import load_sweep
 from orchestrator.trained import convergence, load_trained, solve
 from orchestrator.trial import run_trial
+from planners import load_planner
 from planners.specs import PlannerSpec, TrainingSpec
 
 
@@ -83,6 +89,89 @@ def test_a_problem_of_every_task_is_drawn(storage, tmp_path, task, panels):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def imported(root, task, map_size, **arrays):
+    """A dataset of two problems a split from a file in the GPPN layout without policies."""
+    maps, goal = np.ones((2, map_size, map_size)), np.zeros((2, 1, map_size, map_size))
+    maps[:, 1::3, ::2] = 0
+    maps[:, 2, 3] = goal[:, 0, 2, 3] = 1
+    root.mkdir(exist_ok=True)
+    np.savez(root / "file.npz", *[maps, goal] * 3, *[arrays[name] for name in arrays for _ in range(3)])
+    return import_npz(root / "file.npz", task, root)
+
+
+def test_a_set_that_came_with_images_alone_is_drawn(tmp_path):
+    image = (np.random.default_rng(0).random((2, 1, 96, 96)) < 0.2).astype(float)
+    dataset = imported(tmp_path / "datasets", "workspace_manipulation", 18, image=image)
+    spec, problem = read_problem(dataset, "test", 1)
+    with style():
+        figure = problem_figure(spec, problem)
+    titled = [axes for axes in figure.axes if axes.get_title("left")]
+    assert titled[0].get_title("left") == "image that is seen" and len(titled) == 4
+    np.testing.assert_array_equal(titled[0].images[0].get_array(), problem.observation[0, 0])
+    write_dataset_picture(dataset, "test", 1, tmp_path / "picture.png")
+
+
+def test_a_large_map_is_drawn_with_few_artists_and_arrives_as_evaluate_says(trial, tmp_path):
+    dataset = imported(tmp_path / "datasets", "navigation", 150)
+    spec, problem = read_problem(dataset, "test", 0)
+    trained = load_trained(trial)
+    with style():
+        figure = plan_figure(trained, spec, problem, k=20)
+    titled = [axes for axes in figure.axes if axes.get_title("left")]
+    assert all(len(axes.get_children()) < 60 for axes in titled)
+    assert titled[1].get_xlabel() == "too many cells for arrows" and not arrows(titled[1])
+    (crosses,) = [line for line in titled[2].lines if line.get_marker() == "x"]
+    columns, rows = (part.astype(int) for part in crosses.get_data())
+    lost = np.isfinite(problem.distance[0]).sum()
+    assert 0 < len(rows) < lost / 5 and np.isfinite(problem.distance[0][rows, columns]).all()
+    found = evaluate_trial(trial, dataset, k=20)
+    shown = int(titled[2].get_xlabel().split()[0])
+    assert shown == pytest.approx(found.success_rate * lost, abs=0.5)
+
+
+def test_a_path_is_cut_at_the_seam_of_the_torus_and_nowhere_else():
+    free, goal = np.ones((6, 6), np.uint8), np.array([0, 1], np.int16)
+    figure = Figure()
+    round_it = roll_out((0, 4), np.full((6, 6), 3), free, goal, FOUR_WRAP)
+    knight = Moves(names=("k",), offsets=((2, 1),), costs=(1.0,))
+    leap = roll_out((1, 0), np.zeros((6, 6), int), free, np.array([5, 2], np.int16), knight)
+    for path, pieces in ((round_it, 2), (leap, 1)):
+        axes = figure.add_subplot()
+        assert path.arrives
+        trail(axes, path, "black")
+        strokes = [
+            line.get_xydata() for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xydata()) > 1
+        ]
+        assert len(strokes) == pieces
+        assert max(np.abs(np.diff(stroke, axis=0)).max() for stroke in strokes) <= np.abs(path.moves).max()
+
+
+def test_wrong_options_are_told_in_one_line(storage, trial, tmp_path, capsys):
+    dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
+    views = make(storage / "datasets", task="workspace_manipulation", map_size=9, train=0, valid=0, test=3)
+    file, folder = tmp_path / "file", tmp_path / "folder.png"
+    file.write_bytes(b"")
+    folder.mkdir()
+    out = ["--out", str(tmp_path / "x.png")]
+    for words, reason in (
+        (["evaluate", trial, dataset, "--k", "0"], "--k 0: expected at least 1"),
+        (["evaluate", trial, dataset, "--k", "-3"], "--k -3: expected at least 1"),
+        (["evaluate", trial, dataset, "--threads", "0"], "--threads 0: expected at least 1"),
+        (["evaluate", file, dataset], f"{file}: expected the directory of a trial, got a file"),
+        (["show", file, *out], f"{file}: expected the directory of a trial, got a file"),
+        (["show", trial, "--dataset", dataset, "--k", "0", *out], "--k 0: expected at least 1"),
+        (["show", dataset, "--out", folder], f"--out {folder}: is a folder"),
+        (["show", dataset, "--out", file / "x.png"], f"--out {file / 'x.png'}: "),
+        (["show", dataset, "--out", "/proc/x.png"], "--out /proc/x.png: "),
+        (["show", trial, "--dataset", dataset, "--k", "2", "--frames", file, *out], f"--frames {file}/step-0001.png: "),
+        (["show", trial, "--dataset", views, *out], "not those of 'workspace_manipulation'"),
+        (["show", dataset, "--index", "-1", *out], "--index -1: "),
+    ):
+        assert main([str(word) for word in words]) == 2, words
+        said = capsys.readouterr().err
+        assert reason in said and said.count("\n") == 1, said
+
+
 def test_what_cannot_be_drawn_is_told(storage, trial, tmp_path):
     dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
     with pytest.raises(ResultError, match="has 3 test problems, numbered from 0"):
@@ -132,6 +221,56 @@ def test_a_roll_out_arrives_bumps_or_cycles_also_round_the_torus():
     assert not cycle.arrives and cycle.cells.tolist() == [[0, 2], [0, 3], [0, 0], [0, 1], [0, 2]]
 
 
+def test_damaged_or_foreign_files_are_never_planned_with(storage, trial, tmp_path, capsys):
+    copy, dataset = tmp_path / trial.name, make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
+    shutil.copytree(trial, copy)
+    whole, spec = (trial / "checkpoint.pt").read_bytes(), (trial / "spec.json").read_bytes()
+    # The last bytes of the largest member are weights; its check sum alone can tell.
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    other = spec.replace(b'"k_fwd": 12', b'"k_fwd": 13')
+    before = sorted(path.name for path in copy.rglob("*"))
+    for file, content, reason in (
+        ("checkpoint.pt", bytes(flipped), "checkpoint.pt: is damaged"),
+        ("checkpoint.pt", whole[:5000], "checkpoint.pt: is damaged"),
+        ("checkpoint.pt", b"", "checkpoint.pt: is empty"),
+        ("spec.json", b"{", "spec.json: is not JSON"),
+        ("spec.json", other, "spec.json: is the spec of trial "),
+        ("spec.json", spec.replace(b'"seed"', b'"need"'), "unknown field 'need'"),
+    ):
+        (copy / file).write_bytes(content)
+        for words in (["evaluate", copy, dataset], ["show", copy, "--dataset", dataset, "--out", tmp_path / "x.png"]):
+            assert main([str(word) for word in words]) == 2
+            said = capsys.readouterr().err
+            assert reason in said and said.count("\n") == 1, said
+        (copy / file).write_bytes({"checkpoint.pt": whole, "spec.json": spec}[file])
+    renamed = copy.rename(tmp_path / "mine")
+    (renamed / "spec.json").write_bytes(other)
+    with pytest.raises(ResultError, match=r"made by another trial .*: planner.k_fwd differs"):
+        load_trained(renamed)
+    assert before == sorted(path.name for path in renamed.rglob("*"))
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_fuzzed_checkpoints_are_refused_or_tested_the_same(trial, tmp_path):
+    for file in ("spec.json", "checkpoint.pt"):
+        shutil.copy(trial / file, tmp_path)
+    whole, expected, refused = (trial / "checkpoint.pt").read_bytes(), load_trained(trial), 0
+    with bounded(processor_seconds=60 + EXAMPLES / 2, mebibytes=200):
+        for number in range(EXAMPLES):
+            (tmp_path / "checkpoint.pt").write_bytes(mutated(whole, number))
+            try:
+                found = load_trained(tmp_path)
+            except ResultError as error:
+                assert "checkpoint.pt" in str(error) and "\n" not in str(error)
+                refused += 1
+                continue
+            assert (found.epoch, found.spec) == (expected.epoch, expected.spec)
+            for name, tensor in expected.planner.state_dict().items():
+                assert torch.equal(found.planner.state_dict()[name], tensor), (number, name)
+    assert refused > EXAMPLES / 2
+
+
 def test_convergence_is_recorded_step_by_step(storage, trial):
     trained = load_trained(trial)
     problems = parquet.read_split(parquet.directory_of(trained.spec.data, storage / "datasets"), "test")
@@ -152,6 +291,7 @@ def test_a_planner_is_tested_on_larger_maps_with_more_steps(storage, trial):
     from orchestrator.results import read_result
 
     assert evaluate_trial(trial, own).success_rate == read_result(trial).test_success_rate
+    assert (evaluate_trial(trial, own).k, evaluate_trial(trial, larger).k) == (12, 19)  # 12 for 7 rows
     with pytest.raises(ResultError, match="train split is empty"):
         evaluate_trial(trial, larger, "train")
 
@@ -229,6 +369,8 @@ figures: [generalisation]
     found = sorted((directory / "evaluations").iterdir())
     assert [file.name.rsplit("-", 1)[1] for file in found] == ["k18.json", "k5.json"]
     assert "on 9x9, K=18  tested" in capfd.readouterr().err
+    trained, planner = load_trained(directory), load_planner(directory)
+    assert [trained.steps(size) for size in (2, 9, 50)] == [5, 18, 100] and planner.steps_per_row == 2
     report = (tmp_path / "storage" / "sweeps" / "further" / "report.html").read_text()
     assert "grown (K = 18)" in report and "still running" not in report
     assert main(run) == 0

@@ -1,6 +1,8 @@
 """From a trial directory to a route: what a notebook does, with nothing but torch and numpy's company."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,7 +15,7 @@ from datagen.expert import goal_distances
 from datagen.navigation import draw
 from datagen.problem import FOUR, FOUR_WRAP, Moves
 from datagen.task import DatasetSpec
-from planners import PlannerSpec, RoutePlanner, TrainingSpec, build_planner, load_planner, plot
+from planners import PlannerSpec, Route, RoutePlanner, TrainingSpec, build_planner, load_planner, plot
 from planners.routes import PlannerError, _follow
 from planners.training import Trainer
 
@@ -208,3 +210,143 @@ def test_a_route_is_drawn(tmp_path):
     axes.figure.savefig(tmp_path / "route.png")
     assert plot(route, axes) is axes
     pyplot.close(axes.figure)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        [(1, 1), (2, 2)], (1.0, 1.0), (True, False), (np.True_, 1), None, 3, "12", (1,), (1, 1, 1), {0: 1, 1: 2},
+        (1, None), np.array([1.0, 1.0]), np.ones((2, 2), int), torch.tensor([1.0, 1.0]), (10**30, 0),
+        (np.ma.masked, 1), (1, np.nan),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_cell_is_told_in_one_line(cell):
+    for name in ("goal", "start"):
+        with pytest.raises(
+            PlannerError, match=rf"^{name}: expected row and column of a cell of the \(4, 4\) map"
+        ) as told:
+            exact().solve(np.ones((4, 4)), **{"goal": (0, 0), "start": (1, 1)} | {name: cell})
+        assert "\n" not in str(told.value) and len(str(told.value)) < 200
+
+
+@pytest.mark.parametrize("cell", [[1, 2], np.array([1, 2]), torch.tensor([1, 2]), (np.int16(1), np.uint8(2))], ids=repr)
+def test_any_two_whole_numbers_are_a_cell(cell):
+    route = exact().solve(np.ones((4, 4)), cell, cell)
+    assert route.goal == (1, 2) and type(route.goal[0]) is int and route.arrives
+
+
+MASKED = np.ma.masked_array(np.ones((3, 5)), mask=np.tile(np.arange(5) == 2, (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (
+            np.full((64, 64), 255, np.uint8),
+            "got uint8 .64, 64. with values from 255 up to 255; of an image, image > 127",
+        ),
+        (np.array([[1.0, np.nan], [1.0, 1.0]]), r"float64 \[2, 2\] with NaN"),
+        (np.array([[1, -1], [1, 1]]), r"values from -1 up to 1$"),
+        (np.full((2, 2), 0.3), "values from 0.3 up to 0.3$"),
+        (np.full((2, 2), np.inf), "values from inf up to inf$"),
+        (MASKED, r"grid: 3 cells are masked, neither free nor obstacle; grid.filled\(0\) makes obstacles"),
+        (list(MASKED), "grid: 3 cells are masked"),
+        ([[1, 1], [1]], "got a list that is none"),
+        (torch.ones(3, 3, requires_grad=True), "got a Tensor that is none"),
+        ([["a", "b"], ["c", "d"]], "got <U1"),
+        (np.ones((2, 2), complex), "got complex128"),
+        (None, "got object"),
+    ],
+    ids=lambda part: None if isinstance(part, str) else type(part).__name__,
+)
+def test_what_is_no_map_is_told_in_one_line(grid, message):
+    with pytest.raises(PlannerError, match=message) as told:
+        exact().solve(grid, (1, 0), (1, 1))
+    assert "\n" not in str(told.value)
+
+
+def test_a_masked_array_without_masked_cells_is_a_map():
+    assert exact().solve(np.ma.masked_array(np.ones((3, 5)), mask=False), (1, 0), (1, 4)).arrives
+
+
+@pytest.mark.parametrize("k", [0, -3, 2.5, True, "9"])
+def test_a_number_of_steps_is_a_number(k):
+    with pytest.raises(PlannerError, match="k: expected a whole number of steps, at least 1, got"):
+        exact().solve(np.ones((4, 4)), (0, 0), (1, 1), k=k)
+
+
+def ends(actions, goal=(0, 3), free=None, **fields):
+    """A route by a policy that is given."""
+    actions = np.array(actions)
+    free = np.ones(actions.shape, np.uint8) if free is None else np.array(free, np.uint8)
+    cells, cost = _follow(actions, free, goal, (0, 0), fields.get("moves", FOUR))
+    parts = {"values": np.arange(actions.size, dtype=np.float32).reshape(actions.shape), "residual": 1e-6, "steps": 8}
+    parts |= {"converged": True, "trace": np.zeros(8, np.float32), "arrives": tuple(cells[-1]) == goal}
+    return Route(cells=cells, cost=cost, actions=actions, grid=free, goal=goal, **parts | fields)
+
+
+def test_a_route_says_how_it_ends_and_what_to_try():
+    south, west, east = 2, 1, 3
+    assert ends([[east] * 4]).outcome == "arrives" and ends([[east] * 4]).advice == ""
+    assert "has not converged in 8 steps (residual 1.0e-01): try k=16" in ends(
+        [[east] * 4], residual=0.1, converged=False
+    ).advice  # fmt: skip
+    lost = ends([[east, west, east, east]], converged=False, residual=0.1)
+    assert lost.outcome == "cycles" and "the goal is 3 moves away: try k=16" in lost.advice
+    wall = ends([[south] * 4, [east] * 4], free=[[1, 1, 1, 1], [0, 1, 1, 1]])
+    assert (
+        wall.outcome == "bumps" and "the policy bumps at (0, 0) nevertheless: more steps change nothing" in wall.advice
+    )
+    assert ends([[west] * 4]).outcome == "leaves the map"
+    assert ends([[west] * 4], moves=FOUR_WRAP).outcome == "arrives"
+    assert ends([[east] * 4], free=[[1, 1, 0, 1]]).advice == "no way leads from (0, 0) to (0, 3)"
+    assert "trained unrolled, and more than its 8 steps may make it worse" in ends([[west] * 4], all_steps=True).advice
+    assert "diverged" in ends([[west] * 4], residual=float("inf"), converged=False).advice
+
+
+def test_a_goal_too_far_for_the_discount_is_told():
+    length = 500
+    actions, values = np.full((1, length), 1), 50 + 0.99 ** np.arange(length - 1, -1, -1, dtype=np.float32)[None]
+    far = ends(actions, (0, length - 1), values=values, discount=0.99)
+    assert "converged" in far.advice and "499 moves away and too little of its pull is left" in far.advice
+    assert "a discount of 0.99 leaves 0.007" in far.advice
+
+
+def test_larger_maps_get_more_steps_as_the_planner_was_trained_or_is_tested(trial, tmp_path):
+    own = json.loads((trial / "spec.json").read_text())
+    plan = {}
+    for name, change, rule in (
+        ("as it was trained", {}, None),
+        ("tested with more", {}, '{"steps_per_row": 4.5}'),
+        ("unrolled", {"adjoint": "unrolled"}, None),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(trial / "checkpoint.pt", folder)
+        spec = own | {"planner": own["planner"] | change, "data": {"map_size": 9}}
+        (folder / "spec.json").write_text(json.dumps(spec))
+        if rule is not None:
+            (folder / "test_steps.json").write_text(rule)
+        planner = dataclasses.replace(load_planner(folder), tolerance=0.0)
+        plan[name] = [planner.solve(np.ones(shape), (1, 1), (1, 2)).steps for shape in ((5, 5), (9, 9), (4, 30))]
+    assert plan == {"as it was trained": [12, 12, 40], "tested with more": [23, 41, 135], "unrolled": [12, 12, 12]}
+    (tmp_path / "tested with more" / "test_steps.json").write_text('{"steps_per_row": -1}')
+    with pytest.raises(PlannerError, match=r"test_steps.json: steps_per_row: expected a positive number, got -1"):
+        load_planner(tmp_path / "tested with more")
+
+
+def test_a_route_round_the_torus_is_drawn_with_breaks_at_the_seam():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    planner = exact(FOUR_WRAP, wrap=True)
+    for start, goal in (((9, 16), (9, 1)), ((1, 4), (17, 4))):
+        route = planner.solve(np.ones((18, 18)), goal, start)
+        assert route.arrives and route.cost == min(route.cost, 3.0)
+        axes = plot(route)
+        strokes = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) > 1]
+        assert len(strokes) == 2 and max(np.abs(np.diff(stroke, axis=0)).max() for stroke in strokes) <= 1
+        pyplot.close(axes.figure)

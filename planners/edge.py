@@ -1,0 +1,67 @@
+"""The edge of a map is a wall: a map with free cells at its edge is planned inside one more ring of obstacles.
+
+Cores pad with zeros. In mazes that are walled all round, a border cell is an obstacle and what it takes from over the
+edge never matters; where it is free, value leaks over the edge, the more the larger values grow, and the policy follows
+it (docs/decisions/0071). On the torus there is no edge, and the slots of a graph are not cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datagen.problem import Moves
+from planners.planner import Plan, Planner
+
+
+def enclosed(planner: Planner, map: Tensor, observation: Tensor | None, moves: Moves) -> Tensor:
+    """Return which maps of a batch are planned inside a ring: those with a free cell at the edge, bool [B].
+
+    None on the torus or a graph; and none that a mapper makes of observations, which are taken as they are: where the
+    walls are is for the mapper to say.
+    """
+    drawn_by_mapper = observation is not None and not planner.channels
+    if moves.wrap or moves.links or drawn_by_mapper:
+        return map.new_zeros(len(map), dtype=torch.bool)
+    rows, columns = map[:, :, [0, -1], :], map[:, :, :, [0, -1]]
+    return (rows > 0).flatten(1).any(1) | (columns > 0).flatten(1).any(1)
+
+
+def plan_walled(
+    planner: Planner,
+    map: Tensor,
+    goal: Tensor,
+    observation: Tensor | None = None,
+    *,
+    moves: Moves,
+    k_fwd: int | None = None,
+) -> Plan:
+    """Return what the planner makes of maps whose edge is a wall; one `enclosed` map encloses the whole batch.
+
+    Args:
+        planner: The planner.
+        map: [B, 1, h, w], as `Planner.plan` takes it.
+        goal: The same.
+        observation: What the mapper sees, or further channels; a ring has zeros there.
+        moves: What the actions do.
+        k_fwd: Most forward steps; None is the planner's own number.
+
+    Returns:
+        The plan; logits are of the map's own cells, the solution is of all that was planned (see `on_map`).
+    """
+    steps = {} if k_fwd is None else {"k_fwd": k_fwd}
+    if not enclosed(planner, map, observation, moves).any():
+        return planner.plan(map, goal, observation, **steps)
+    ring = (1, 1, 1, 1)
+    around = None if observation is None else functional.pad(observation, ring)
+    plan = planner.plan(functional.pad(map, ring), functional.pad(goal, ring), around, **steps)
+    return replace(plan, logits=plan.logits[..., 1:-1, 1:-1])
+
+
+def on_map(plan: Plan) -> Tensor:
+    """Return the plan's value on the map's own cells, [B, channels, h, w]."""
+    value = plan.solution.value
+    return value if value.shape[2:] == plan.logits.shape[2:] else value[..., 1:-1, 1:-1]

@@ -1,0 +1,216 @@
+"""What a trial leaves for whoever uses its planner, read and checked: damage is told, and never planned with.
+
+Importing this needs no torch; reading a checkpoint does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datagen.problem import Moves
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEPS_FILE = "test_steps.json"
+"""Beside the spec: the forward steps per row with which the sweep tests the planner (`test_steps_per_row`)."""
+
+
+class PlannerError(ValueError):
+    """A planner that can't be loaded, or a map it can't plan on; the message says what was expected."""
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
+            raise PlannerError(f"{path}: expected a file")
+        return path.read_bytes()
+    except NotADirectoryError:
+        raise PlannerError(f"{path.parent}: expected the directory of a trial, got a file") from None
+    except PermissionError as error:
+        raise PlannerError(f"{path}: {error.strerror}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds.
+
+    Raises:
+        FileNotFoundError: There is none.
+        PlannerError: It is damaged, or none; names it.
+    """
+    import torch
+
+    content = _content(path)
+    if not content:
+        raise PlannerError(f"{path}: is empty; take it from where it was copied from")
+    if content.startswith(b"version https://git-lfs"):
+        raise PlannerError(f"{path}: is a pointer of Git LFS and not the checkpoint itself; `git lfs pull` brings that")
+    try:
+        _check_sums(content)
+        state = torch.load(BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception as error:  # a damaged file makes the readers raise almost anything
+        # The first line alone: torch's next ones advise to load whatever it is without checks.
+        reason = (str(error).splitlines() or [""])[0]
+        raise PlannerError(f"{path}: is damaged, or no checkpoint ({type(error).__name__}: {reason:.120})") from error
+    if not isinstance(state, dict):
+        raise PlannerError(f"{path}: expected the state of a trial, got a {type(state).__name__}")
+    return state
+
+
+def _check_sums(content: bytes) -> None:
+    """Raise where a byte of the archive is not as it was written: torch takes a flipped bit for a weight."""
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        members = archive.infolist()
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if not stored or sum(member.file_size for member in members) > len(content):
+            raise ValueError("its members are not stored as torch stores them")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"checksum of {damaged} is wrong")
+
+
+def agreed_spec(spec: dict[str, Any], state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the spec with which a checkpoint was made: its own where it has one, which its check sums cover.
+
+    Args:
+        spec: What `spec.json` says.
+        state: What the checkpoint holds.
+        path: The checkpoint.
+
+    Raises:
+        PlannerError: `spec.json` says something else: one of the two belongs to another trial, or is damaged.
+    """
+    own = state.get("spec", spec)
+    if not isinstance(own, dict):
+        raise PlannerError(f"{path}: spec: expected an object, got a {type(own).__name__}")
+    if field := _difference(spec, own):
+        raise PlannerError(f"{path}: was made by another trial than spec.json beside it describes: {field} differs")
+    return own
+
+
+def _difference(spec: Any, own: Any) -> str:
+    """Return the first field that both have and that differs, "" where there is none."""
+    if not isinstance(spec, dict) or not isinstance(own, dict):
+        return "" if spec == own else "its value"
+    for name in spec.keys() & own.keys():
+        if spec[name] != own[name]:
+            inner = _difference(spec[name], own[name])
+            if inner:
+                return name if inner == "its value" else f"{name}.{inner}"
+    return ""
+
+
+def trainer_of(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the trainer's state in a checkpoint, with what a planner is made of.
+
+    Raises:
+        PlannerError: There is none, or of another version; names the file.
+    """
+    trainer = state.get("trainer")
+    for name in ("planner", "moves"):
+        if not isinstance(trainer, dict) or not isinstance(trainer.get(name), dict):
+            raise PlannerError(f"{path}: trainer.{name}: it has none; the checkpoint is of another version")
+    assert isinstance(trainer, dict)
+    return trainer
+
+
+def moves_of(trainer: dict[str, Any], path: Path) -> Moves:
+    """Return what the actions of the planner in a checkpoint do.
+
+    Raises:
+        PlannerError: They make no sense; names the file.
+    """
+    try:
+        moves = Moves(**trainer["moves"])
+        counts = {len(moves.names), len(moves.offsets), len(moves.costs)}
+        steps = [(int(row), int(column)) for row, column in moves.offsets]
+    except (TypeError, ValueError) as error:
+        raise PlannerError(f"{path}: trainer.moves: not of this version ({error})") from error
+    if len(counts) != 1 or not steps:
+        raise PlannerError(f"{path}: trainer.moves: expected a name, an offset and a cost for each action")
+    return moves
+
+
+def tested_weights(trainer: dict[str, Any], path: Path, tested_checkpoint: str) -> dict[str, Tensor]:
+    """Return the weights of the last epoch, or of the best one where that is what is tested.
+
+    Raises:
+        PlannerError: They are no weights, or not finite; names the file.
+    """
+    import torch
+
+    if tested_checkpoint not in ("last", "best"):
+        raise PlannerError(
+            f"{path.parent / 'spec.json'}: training.tested_checkpoint: {tested_checkpoint!r:.40} is not of this version"
+        )
+    best = trainer.get("best") if tested_checkpoint == "best" else None
+    weights = best.get("planner") if isinstance(best, dict) else trainer["planner"]
+    if not isinstance(weights, dict):
+        raise PlannerError(f"{path}: trainer.planner: expected tensors by name")
+    for name, tensor in weights.items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise PlannerError(f"{path}: {name}: weights that are not finite plan nothing; train again")
+    return weights
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        PlannerError: It is not JSON, or no object; names it.
+    """
+    text = _content(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PlannerError(f"{path}: is not JSON ({type(error).__name__}: {error!s:.120})") from error
+    if not isinstance(content, dict):
+        raise PlannerError(f"{path}: expected an object, got {content!r:.80}")
+    return content
+
+
+def read_steps_per_row(directory: Path) -> float | None:
+    """Return the forward steps per row with which the trial's sweep tests it, None where it has no such rule.
+
+    Raises:
+        PlannerError: The file holds none; names it.
+    """
+    path = directory / STEPS_FILE
+    try:
+        rule = read_json(path).get("steps_per_row")
+    except FileNotFoundError:
+        return None
+    if isinstance(rule, bool) or not isinstance(rule, int | float) or not 0 < rule < math.inf:
+        raise PlannerError(f"{path}: steps_per_row: expected a positive number, got {rule!r:.80}")
+    return float(rule)
+
+
+def trained_steps_per_row(k_fwd: int, map_size: Any, *, unrolled: bool) -> float | None:
+    """Return the forward steps per row with which a planner was trained; None where more would be another planner.
+
+    Args:
+        k_fwd: Forward steps in training.
+        map_size: Rows of the maps in training; None where the spec does not say.
+        unrolled: Whether it was trained for exactly that number of steps, and not for the fixed point.
+    """
+    known = isinstance(map_size, int) and not isinstance(map_size, bool) and map_size > 0
+    return k_fwd / map_size if known and not unrolled else None
+
+
+def most_steps(own: int, steps_per_row: float | None, rows: int) -> int:
+    """Return the most forward steps on a map of so many rows: those of training, and more on larger maps.
+
+    Args:
+        own: Forward steps in training.
+        steps_per_row: Steps per row of the map; None keeps `own` on every map.
+        rows: Rows or columns of the map, whichever are more.
+    """
+    if steps_per_row is None:
+        return own
+    return max(own, math.ceil(round(steps_per_row * rows, 6)))  # 60 / 15 * 15 is 60 steps, and not one more
