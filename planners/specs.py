@@ -272,6 +272,8 @@ class PlannerSpec(Spec):
                 f"adjoint 'unrolled' differentiates through forward iteration; solver {self.solver!r} needs "
                 "an implicit adjoint"
             )
+        if SOLVERS[self.solver].linear_only:
+            raise ValueError(f"solver {self.solver!r} solves linear systems, as the adjoint's: name it in solver_bwd")
         cores = SOLVERS[self.solver].cores
         if cores and self.core not in cores:
             raise ValueError(f"solver {self.solver!r} works with the cores {', '.join(cores)}; got core {self.core!r}")
