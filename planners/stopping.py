@@ -133,6 +133,8 @@ class Rule(Protocol):
 class ResidualRule:
     """||f(z) - z|| / (1e-5 + ||f(z)||) <= tolerance: the paper's, by which planners train."""
 
+    # DEVIATION(authors): their solver takes one residual of the whole batch, which so waits for its worst sample.
+
     tolerance: float
     success: Result = Result.SETTLED
     limit: Tensor | None = None

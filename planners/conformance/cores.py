@@ -390,7 +390,7 @@ def check_compiled_loop(core: str, adjoint: str) -> None:
 
 
 def check_jacobian_penalty(core: str) -> None:
-    """The penalty on df/dv at the equilibrium (C.2) is positive and has a gradient: steps are twice differentiable."""
+    """The penalty on df/dv at the equilibrium (E.5) is positive and has a gradient: steps are twice differentiable."""
     planner = contracting(core, k_fwd=10, tolerance=0.0)
     plan = planner.plan(*problem(2, 5, 6))
     penalty = jacobian_penalty(plan.step, plan.solution.value, torch.Generator().manual_seed(0))

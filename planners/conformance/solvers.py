@@ -82,8 +82,8 @@ def check_says_when_it_diverges(solver: str) -> None:
 def check_can_be_told_otherwise(solver: str) -> None:
     """Is a dataclass whose max_steps, tolerance and record `dataclasses.replace` changes: planners do."""
     made = _solver(solver, 200, 1e-8)
-    assert is_dataclass(made), f"{type(made).__name__} is no dataclass, so no planner can shorten its solves"
-    names = {field.name for field in fields(made)}
+    assert is_dataclass(type(made)), f"{type(made).__name__} is no dataclass, so no planner can shorten its solves"
+    names = {field.name for field in fields(type(made))}
     missing = sorted({"max_steps", "tolerance", "record"} - names)
     assert not missing, f"{type(made).__name__} has no field {missing[0]!r}"
     a, b, _ = _contraction(3)
