@@ -149,7 +149,7 @@ def settled_core(name: str) -> tuple[torch.nn.Module, float]:
         core.w_v.normal_(std=0.05)
     original = [parameter.clone() for parameter in SCALED[name](core)]
     map, goal, _ = inputs_of(problems_of(15, 4))
-    planner = planner_of(core, ForwardIteration(200, 1e-5), Implicit())
+    planner = planner_of(core, ForwardIteration(200, 1e-5, rule="residual"), Implicit())
 
     def radius_at(scale: float) -> float:
         for parameter, value in zip(SCALED[name](core), original, strict=True):
@@ -170,7 +170,7 @@ def works_of(name: str, core: torch.nn.Module, map: Tensor, goal: Tensor, steps:
     """Return the methods of a case, ours first."""
     tolerance = 0.0 if mode == "fixed" else TOLERANCE
     x = torch.cat([map, goal], dim=1)
-    implicit = Implicit(Anderson(K_BWD, tolerance))
+    implicit = Implicit(Anderson(K_BWD, tolerance, rule="residual"), inexact=True)
 
     def ours(solver: object, adjoint: object) -> tuple[Tensor, float, str]:
         plan = planner_of(core, solver, adjoint).plan(map, goal)
@@ -180,12 +180,12 @@ def works_of(name: str, core: torch.nn.Module, map: Tensor, goal: Tensor, steps:
         return (*method(loop_of(core, x), *options), "")
 
     options = (steps, K_BWD, tolerance)
-    forward = ForwardIteration(steps, tolerance)
+    forward = ForwardIteration(steps, tolerance, rule="residual")
     works = [Work("ours", partial(ours, forward, implicit))]
     if mode != "fixed":
-        works.append(Work("ours, Anderson", partial(ours, Anderson(steps, tolerance), implicit)))
+        works.append(Work("ours, Anderson", partial(ours, Anderson(steps, tolerance, rule="residual"), implicit)))
         # Sweeps solve the adjoint system too, of the ConvGRU alone.
-        swept = Implicit(GaussSeidel(K_BWD, tolerance)) if name == "conv_gppn" else implicit
+        swept = Implicit(GaussSeidel(K_BWD, tolerance), inexact=True) if name == "conv_gppn" else implicit
         works.append(Work("ours, Gauss-Seidel", partial(ours, GaussSeidel(steps, tolerance), swept)))
     else:
         works.append(Work("ours, unrolled", partial(ours, forward, Unrolled())))

@@ -82,8 +82,8 @@ def _planner_checks(own: dict[str, list[str]]) -> Iterator[_Check]:
             yield _Check(part, f"{_asked(exact)} [{adjoint}]", partial(exact, core, adjoint))
     for kind, checks in (("SOLVERS", solvers.EVERY_SOLVER), ("ADJOINTS", solvers.EVERY_ADJOINT)):
         for name in own[kind]:
-            if kind == "SOLVERS" and SOLVERS[name].cores:
-                continue  # it solves certain cores' steps only, not any function
+            if kind == "SOLVERS" and (SOLVERS[name].cores or SOLVERS[name].linear_only):
+                continue  # it solves certain cores' steps or linear systems only, not any function
             for of_one in checks:
                 part = f"{kind.lower()[:-1]} {name}"
                 yield _Check(part, _asked(of_one), partial(of_one, name))

@@ -397,5 +397,4 @@ def _commands(page: Page) -> str:
     lines = [shlex.join(command)]
     if command[:2] == ["idp", "run"]:
         lines += [shlex.join(for_verb(command, verb)) for verb in ("table", "figures", "report")]
-    text = escape("\n".join(lines))
-    return f"<section><h2>To reproduce it</h2>\n<pre><code>{text}</code></pre></section>"
+    return "<section><h2>To reproduce it</h2>\n<pre><code>{}</code></pre></section>".format(escape("\n".join(lines)))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
     from planners.fixed_points import Result, Solution, fixed_point, root
     from planners.jacobian import jacobian_penalty, spectral_radius
+    from planners.linear import GMRES
     from planners.planner import Plan, Planner, build_planner
     from planners.routes import Route, RoutePlanner, load_planner, plot
     from planners.solvers import Anderson, Broyden, ForwardIteration
@@ -21,6 +22,7 @@ _HOME = {
     "Anderson": "planners.solvers",
     "Broyden": "planners.solvers",
     "ForwardIteration": "planners.solvers",
+    "GMRES": "planners.linear",
     "Implicit": "planners.adjoints",
     "OneStep": "planners.adjoints",
     "Phantom": "planners.adjoints",
@@ -43,6 +45,7 @@ _HOME = {
 }
 
 __all__ = [
+    "GMRES",
     "Anderson",
     "Broyden",
     "ForwardIteration",

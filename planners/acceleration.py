@@ -47,7 +47,7 @@ class AndersonMemory:
         self.count = 0
         self.state: tuple[Tensor, ...] | None = None
 
-    def propose(self, z: Tensor, g: Tensor) -> Tensor:
+    def propose(self, z: Tensor, g: Tensor) -> Tensor:  # noqa: D102
         z_flat, g_flat = flat(z), flat(g)
         if self.state is None:
             batch, size = z_flat.shape
@@ -75,7 +75,7 @@ class AndersonMemory:
         correction = torch.bmm(moves.transpose(1, 2), gamma)[:, :, 0]
         return z + self.mixing * g - correction.view_as(z)
 
-    def take(self, rows: Tensor) -> None:
+    def take(self, rows: Tensor) -> None:  # noqa: D102
         if self.state is not None:
             self.state = tuple(part[rows] for part in self.state)
 
@@ -93,7 +93,7 @@ class BroydenMemory:
         self.count = 0
         self.state: tuple[Tensor, ...] | None = None
 
-    def propose(self, z: Tensor, g: Tensor) -> Tensor:
+    def propose(self, z: Tensor, g: Tensor) -> Tensor:  # noqa: D102
         z_flat, g_flat = flat(z), flat(g)
         size = safe_norm_per_sample(g)
         if self.state is None:
@@ -134,7 +134,7 @@ class BroydenMemory:
         weights = _inner(right[:, : self.count], x[:, None]).to(x.dtype)
         return torch.bmm(left[:, : self.count].transpose(1, 2), weights)[:, :, 0]
 
-    def take(self, rows: Tensor) -> None:
+    def take(self, rows: Tensor) -> None:  # noqa: D102
         if self.state is not None:
             self.state = tuple(part[rows] for part in self.state)
 

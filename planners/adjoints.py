@@ -67,8 +67,8 @@ class Unrolled:
             result = torch.where(look.done, int(rule.success), int(Result.MAX_STEPS))
             result = torch.where(look.diverged | rule.grown(), int(Result.DIVERGED), result).to(torch.int8)
         steps = torch.full_like(result, solver.max_steps, dtype=torch.int64)
-        value = fz.clone() if fz is v0 else fz
-        return Solution(value, trace[-1], steps, result, torch.stack(trace) if solver.record else None)
+        # Memory of its own: f may have given its argument, or what it captures.
+        return Solution(fz.clone(), trace[-1], steps, result, torch.stack(trace) if solver.record else None)
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,7 @@ class _LeastSquares:
         self.rotations = torch.ones(len(beta), 1, 1, dtype=torch.float64, device=beta.device)
         self.triangle = self.rotations.new_zeros(len(beta), 0, 0)
         self.t = beta[:, None]
+        self.left = beta
 
     def append(self, column: Tensor, rest: Tensor, live: Tensor) -> None:
         """Add a column [B, k + 1] of H and the entry below it [B]; one of the identity where a sample has stopped."""
@@ -219,7 +220,7 @@ class _LeastSquares:
         below = torch.where(live, -s * last, 0.0)
         self.t = torch.cat((self.t, below[:, None]), dim=1)
         self.t[:, k] = torch.where(live, c * last, 0.0)
-        self.left = torch.where(live, below.abs(), self.left) if k else below.abs()
+        self.left = torch.where(live, below.abs(), self.left)
 
     def residual(self) -> Tensor:
         """Return the least residual [B]."""

@@ -23,6 +23,7 @@ class Entry:
         adjoint_after: Names of the forward solvers after which it does; empty for all.
         compiled_only: Whether a solver has no form in torch's own operations, so that it works on a CPU alone, with
             kernel "auto", and on steps that the compiled loops take.
+        linear_only: Whether a solver takes linear systems only, and so no core's step but every adjoint.
     """
 
     target: str
@@ -32,6 +33,7 @@ class Entry:
     adjoint_cores: tuple[str, ...] = ()
     adjoint_after: tuple[str, ...] = ()
     compiled_only: bool = False
+    linear_only: bool = False
 
     @property
     def options_type(self) -> Any:
@@ -60,6 +62,7 @@ SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.solvers:ForwardIteration"),
     "anderson": Entry("planners.solvers:Anderson", "planners.specs:AndersonOptions"),
     "broyden": Entry("planners.solvers:Broyden", "planners.specs:BroydenOptions"),
+    "gmres": Entry("planners.linear:GMRES", linear_only=True),
     "gauss_seidel": Entry(
         "planners.cores.gauss_seidel:GaussSeidel",
         cores=("vin", "symvin", "contractive", "conv_gppn"),

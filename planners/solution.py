@@ -4,10 +4,12 @@ The stopping rules. With g = f(z) - z, J = df/dv and eps the dtype's distance fr
 
 - by the *error rule* (`rule="error"`, the default of every solver) once, three looks in a row and for every number i of
   the sample, A |g_i| <= tolerance |f(z)_i|. The error of z is (I - J)^{-1} g to first order, and A = ||dz|| / ||dg||
-  estimates how much the inverse amplifies, from what f did to the last change of z; a plain residual knows nothing of
-  it (at a rate of 0.9999 it is 10,000). Where 8 looks bring no gain, eps times the largest number (of f(z), v0, f(v0))
-  is allowed on top: that is what rounding leaves of a small number beside large ones. No tolerance is below 4 eps.
-  Nothing depends on units, of v or of F. A sample that has no error left to see (g = 0) stops at once.
+  estimates how much the inverse amplifies, from what f did to the latest changes of z; a plain residual knows nothing
+  of it (at a rate of 0.9999 it is 10,000). Where 8 looks bring no gain, eps times the largest number of f(z) is allowed
+  on top, which is what rounding leaves of a small number beside large ones, or 2^-52 times that of the start, so that a
+  solution of zero is reachable. No tolerance is below 4 eps. In half precision, besides, no number may have moved by
+  more than that since half the looks ago: a drift below rounding shows in no two looks. Nothing depends on units, of v
+  or of F. A sample that has no error left to see (g = 0) stops at once.
 - by the *residual rule* (`rule="residual"`) once ||g|| / (1e-5 + ||f(z)||) <= tolerance, in one norm over the sample:
   the paper's rule, by which planners train and the compiled loops stop. It is small too where f hardly moves z (slow
   maps), where the sample is mostly something else (mixed magnitudes), and where all is below 1e-5.
@@ -16,7 +18,8 @@ What a verdict promises:
 
 - CONVERGED: stopped by the error rule; by the estimate every number is within the tolerance of the solution's. The
   estimate is first-order and sees only directions in which z has moved: an error hidden below the tolerance in a
-  direction along which f contracts 10,000 times slower than in all others can escape it. `GMRES` says it of a linear
+  direction along which f contracts 10,000 times slower than in all others can escape it, and in half precision so can
+  one along which a step moves less than half an eps. `GMRES` says it of a linear
   system whose residual and error, by the singular values known, are both within bounds.
 - SETTLED: stopped by the residual rule. f changes z little, relative to z; how far the solution is was not judged.
 - MAX_STEPS: neither, when the steps ran out. The value is the best known.

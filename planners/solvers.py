@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -174,7 +174,7 @@ def check_options(solver: Any) -> None:
         raise TypeError(f"max_steps must be a whole number, got {steps!r}")
     if steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {steps}")
-    if not isinstance(tolerance, Real) or not tolerance >= 0.0:
+    if not isinstance(tolerance, int | float) or not tolerance >= 0.0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance!r}")
     rule = getattr(solver, "rule", "error")
     if rule not in ("error", "residual"):

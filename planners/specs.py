@@ -272,6 +272,8 @@ class PlannerSpec(Spec):
                 f"adjoint 'unrolled' differentiates through forward iteration; solver {self.solver!r} needs "
                 "an implicit adjoint"
             )
+        if SOLVERS[self.solver].linear_only:
+            raise ValueError(f"solver {self.solver!r} solves linear systems, as the adjoint's: name it in solver_bwd")
         cores = SOLVERS[self.solver].cores
         if cores and self.core not in cores:
             raise ValueError(f"solver {self.solver!r} works with the cores {', '.join(cores)}; got core {self.core!r}")
@@ -326,7 +328,7 @@ class TrainingSpec(Spec):
         discount_from: A core with a discount gamma < 1 plans each training step with one drawn between this and gamma,
             1 - gamma log-uniform, and is tested with gamma. At distance d a goal's pull is gamma^d: less of it in
             training is like larger maps. None draws nothing.
-        jacobian_weight: Weight of the squared Frobenius norm of df/dv at the equilibrium (C.2).
+        jacobian_weight: Weight of the squared Frobenius norm of df/dv at the equilibrium (C.2, E.5).
         jacobian_frequency: Share of the steps that add the penalty.
         mapper_pretrain_epochs: Epochs in which mapper and planner learn apart (D.1).
         mapper_weight: Weight of the map's cross-entropy in the loss once they learn jointly. With 0, the paper's, the

@@ -27,6 +27,12 @@ LOOKS = 3
 STALLED = 8
 """Looks without gain after which a small number beside large ones is taken to be as good as rounding lets it be."""
 
+FAR = 2.0**-52
+"""A number that falls from the start by this factor without settling is taken for zero."""
+
+HALF = 1e-4
+"""eps above which a dtype counts as half precision."""
+
 NOISE = 4.0
 """Changes below this many eps of the iterate tell of rounding, not of f."""
 
@@ -127,6 +133,8 @@ class Rule(Protocol):
 class ResidualRule:
     """||f(z) - z|| / (1e-5 + ||f(z)||) <= tolerance: the paper's, by which planners train."""
 
+    # DEVIATION(authors): their solver takes one residual of the whole batch, which so waits for its worst sample.
+
     tolerance: float
     success: Result = Result.SETTLED
     limit: Tensor | None = None
@@ -157,6 +165,10 @@ class _Memory(NamedTuple):
     """The latest dz that told something, W of them, in the order of a ring."""
     changes: Tensor
     """Their dg."""
+    halfway: Tensor
+    """z at the latest power of two of looks, and"""
+    before_halfway: Tensor
+    """at the one before that."""
     start: Tensor
     """Largest number of v0 and f(v0)."""
     first: Tensor
@@ -201,8 +213,8 @@ class ErrorRule:
         unit_f, unit_g = (torch.where(finite[:, None], part / scale, 0.0) for part in (f, g))
         size, change = unit_f.abs(), norm_per_sample(unit_g)
         largest = size.amax(dim=1) if size.shape[1] else size.new_zeros(len(size))
-        # Beside much larger numbers, of this iterate or of the start, a number is only as good as their rounding.
-        floor = eps * torch.maximum(largest, before.start / scale[:, 0])[:, None]
+        # Beside much larger numbers a number is only as good as their rounding; and zero is reached as near as this.
+        floor = torch.maximum(eps * largest, FAR * before.start / scale[:, 0])[:, None]
         strict = tolerance * size
         lenient = strict + floor
         weight = torch.where(lenient > 0.0, 1.0 / lenient, 0.0)
@@ -211,7 +223,10 @@ class ErrorRule:
         dz, dg = (torch.where(finite[:, None], new - old, 0.0) for new, old in ((z, before.z), (g, before.g)))
         length, response = (norm_per_sample(weight * (part / scale)) for part in (dz, dg))
         tells = finite & (length > NOISE * noise)
-        latest = torch.where(tells, (length / (response + noise)).clamp(min=1.0), before.latest)
+        ratio = (length / (response + noise)).clamp(min=1.0)
+        # A response lost in rounding says only that A is at least so large, and takes back nothing known before.
+        ratio = torch.where(response > 2.0 * noise, ratio, torch.maximum(ratio, before.latest))
+        latest = torch.where(tells, ratio, before.latest)
         moves, changes = (_kept(*part, self.count, tells) for part in ((before.moves, dz), (before.changes, dg)))
         self.count += 1
 
@@ -227,12 +242,19 @@ class ErrorRule:
             met = ready
         # Without any move that told something, only a change that is rounding passes.
         still = _largest(unit_g.abs(), NOISE * eps * size + floor) <= 1.0
+        halfway, before_halfway = before.halfway, before.before_halfway
+        if self.count & (self.count - 1) == 0:
+            halfway, before_halfway = z, halfway
+        if eps > HALF and self.count > 1:
+            # A drift below rounding hides from every difference of two looks, but adds up over many.
+            met = met & _within(z - before_halfway, strict * scale)
         met = torch.where(latest > 0.0, met & (0.5 * eps * latest <= tolerance), still) & finite
         streak = torch.where(met, before.streak + 1, 0)
         exact = met & ((change == 0.0) | (latest == 0.0))
         last = torch.where(finite, change.double() * scale[:, 0].double(), torch.inf)
         first = torch.where(before.last < 0.0, last, before.first)
-        self.memory = _Memory(z, g, moves, changes, before.start, first, last, latest, best, since, streak)
+        snapshots = (halfway, before_halfway)
+        self.memory = _Memory(z, g, moves, changes, *snapshots, before.start, first, last, latest, best, since, streak)
         residual = torch.where(finite, torch.where(change > 0.0, change / norm_per_sample(unit_f), 0.0), torch.inf)
         done = ((streak >= LOOKS) | exact) & (self.tolerance > 0.0)
         return Look(residual, done, ~finite)
@@ -242,7 +264,7 @@ class ErrorRule:
         start = torch.where(torch.isfinite(start), start, 0.0)
         zeros, count = torch.zeros_like(start), torch.zeros_like(start, dtype=torch.int64)
         moves, wide = z.new_zeros(len(z), self.window, z.shape[1]), zeros.double()
-        return _Memory(z, g, moves, moves, start, wide, wide - 1.0, zeros, zeros + torch.inf, count, count)
+        return _Memory(z, g, moves, moves, z, z, start, wide, wide - 1.0, zeros, zeros + torch.inf, count, count)
 
     def grown(self) -> Tensor:  # noqa: D102
         assert self.memory is not None
@@ -279,6 +301,10 @@ def _amplification(moves: Tensor, changes: Tensor, weight: Tensor, noise: Tensor
     ratios = torch.linalg.solve_triangular(lower, half.transpose(1, 2), upper=False)
     ratios = torch.where((failed == 0)[:, None, None] & torch.isfinite(ratios), ratios, 0.0)
     return torch.linalg.eigvalsh(ratios).amax(dim=1).clamp(min=1.0).sqrt().to(noise.dtype)
+
+
+def _within(numbers: Tensor, allowed: Tensor) -> Tensor:
+    return (numbers.abs() <= allowed).all(dim=1)
 
 
 def _largest(numbers: Tensor, allowed: Tensor) -> Tensor:

@@ -147,6 +147,8 @@ def interrupt(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random
 
 def hang_up(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
     """Close the terminal, which all processes of the run are told at once."""
+    if "stopping by" in (sweep.path.parent / "stderr").read_text():
+        return False  # on its way out already
     os.killpg(driver.pid, signal.SIGHUP)
     return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -310,7 +311,8 @@ def check_unrolled_gradient_approaches_implicit(core: str) -> None:
         found = gradients(contracting(core, adjoint="unrolled", k_fwd=steps, tolerance=0.0), map, goal)
         errors.append(max(float((found[name] - limit[name]).abs().max()) for name in limit))
     rounding = 1e-12 * max(float(gradient.abs().max()) for gradient in limit.values())
-    approaches = rounding < errors[0] and errors[1] < errors[0] / 2 and errors[2] < max(errors[1] / 2, rounding)
+    # Nothing is left to approach where they agree to rounding after 4 steps, as with a step that forgets v at once.
+    approaches = all(after <= max(before / 2, rounding) for before, after in pairwise(errors))
     assert approaches, f"differences after 4, 16 and 64 steps: {errors}"
 
 
@@ -388,7 +390,7 @@ def check_compiled_loop(core: str, adjoint: str) -> None:
 
 
 def check_jacobian_penalty(core: str) -> None:
-    """The penalty on df/dv at the equilibrium (C.2) is positive and has a gradient: steps are twice differentiable."""
+    """The penalty on df/dv at the equilibrium (E.5) is positive and has a gradient: steps are twice differentiable."""
     planner = contracting(core, k_fwd=10, tolerance=0.0)
     plan = planner.plan(*problem(2, 5, 6))
     penalty = jacobian_penalty(plan.step, plan.solution.value, torch.Generator().manual_seed(0))

@@ -8,11 +8,14 @@ import torch
 from planners.conformance import cores, solvers
 from planners.registry import ADJOINTS, CORES, SOLVERS
 from planners.solution import Result, Solution
+from planners.solvers import ForwardIteration
 from planners.specs import Entry, VINOptions
 
 
 @pytest.mark.parametrize("check", solvers.EVERY_SOLVER, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("solver", [name for name, entry in SOLVERS.items() if not entry.cores])
+@pytest.mark.parametrize(
+    "solver", [name for name, entry in SOLVERS.items() if not entry.cores and not entry.linear_only]
+)
 def test_solver(solver, check):
     check(solver)
 
@@ -61,3 +64,48 @@ def test_vin_contracts_by_the_general_rule_too(monkeypatch):
     for core in ("same_vin", "same_gppn"):
         cores.check_gradient_matches_finite_differences(core, "implicit")
         cores.check_unrolled_gradient_approaches_implicit(core)
+
+
+@dataclass(frozen=True)
+class Boastful:
+    """Forward iteration by the relative residual, which it calls convergence; no record; answers with v0 at first."""
+
+    max_steps: int
+    tolerance: float
+
+    def solve(self, f, v0):
+        found = ForwardIteration(self.max_steps, self.tolerance, rule="residual").solve(f, v0)
+        result = torch.where(found.result == Result.SETTLED, int(Result.CONVERGED), found.result).to(torch.int8)
+        value = v0 if torch.equal(found.value, v0) else found.value
+        return Solution(value, found.residual, found.steps, result)
+
+
+class NoDataclass:
+    def __init__(self, max_steps, tolerance):
+        self.max_steps, self.tolerance = max_steps, tolerance
+
+    def solve(self, f, v0):
+        return ForwardIteration(self.max_steps, self.tolerance).solve(f, v0)
+
+
+def test_a_solver_that_promises_what_it_does_not_know_is_found(monkeypatch):
+    monkeypatch.setitem(SOLVERS, "own", Entry(f"{__name__}:Boastful"))
+    monkeypatch.setattr(solvers, "named", lambda entry: Boastful)
+    solvers.check_finds_the_fixed_point("own")
+    with pytest.raises(AssertionError, match="has no field 'record'"):
+        solvers.check_can_be_told_otherwise("own")
+    with pytest.raises(AssertionError, match="shares v0's memory"):
+        solvers.check_keeps_to_its_own_memory("own")
+    with pytest.raises(AssertionError, match=r"a tiny solution, torch.float64: .* says SETTLED"):
+        solvers.check_calls_nothing_converged_that_is_not("own")
+    monkeypatch.setattr(solvers, "named", lambda entry: NoDataclass)
+    with pytest.raises(AssertionError, match="is no dataclass"):
+        solvers.check_can_be_told_otherwise("own")
+
+
+def test_perfect_agreement_is_agreement(monkeypatch):
+    """A step that forgets v at once is at its fixed point after one step, and so are its gradients."""
+    spec = Entry("planners.cores.vin:VIN", VINOptions)
+    monkeypatch.setitem(CORES, "forgetful", spec)
+    monkeypatch.setitem(cores._CONTRACTIONS, "forgetful", lambda core: core.w_v.mul_(1e-20))
+    cores.check_unrolled_gradient_approaches_implicit("forgetful")
