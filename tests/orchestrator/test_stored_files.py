@@ -4,6 +4,8 @@ import json
 import math
 import os
 import random
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +32,7 @@ from orchestrator.results import (
     write_curves,
     write_result,
 )
+from orchestrator.stored_files import append_line
 
 ID = "0123456789abcdef"
 RESULT = TrialResult(
@@ -266,3 +269,18 @@ def test_curves_of_0_1_0_are_epochs_with_numbers_and_not_endless(directory, colu
     pq.write_table(pa.table(columns), directory / "curves.parquet")
     with bounded(processor_seconds=5, mebibytes=300), pytest.raises(ResultError, match=r"curves\.parquet: damaged"):
         read_curves(directory)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_log_of_another_users_stays_theirs():
+    with tempfile.TemporaryDirectory() as folder:  # not below pytest's own, which is closed to others
+        os.chmod(folder, 0o777)
+        log = Path(folder, "log.txt")
+        append_line(log, "first")
+        child = os.fork()
+        if not child:
+            os.setuid(65534)
+            append_line(log, "second")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert log.read_text() == "first\n" and Path(folder, "log.65534.txt").read_text() == "second\n"
