@@ -205,6 +205,8 @@ class View:
             self._delete(key)
         content = "" if result is None else result_digest(result)
         if result is not None and self._tag(key, "idp.result") == content:
+            if self._runs[key].status != _STATUS[result.status]:
+                self._set_status(key, _STATUS[result.status])
             return
         directory = trial_directory(self._storage, trial.trial_id)
         curves = read_whole_curves(directory, self._say) if epochs else []
@@ -279,8 +281,14 @@ class View:
             table: The rows of the sweep's table.
             status: How the sweep ended: FINISHED, FAILED or KILLED.
         """
-        for key, run in list(self._runs.items()):
-            if key.startswith("trial:") and run.status == "RUNNING":
+        open_runs = {
+            key: run for key, run in self._runs.items() if key.startswith("trial:") and run.status == "RUNNING"
+        }
+        results = list_results(self._storage, [key.removeprefix("trial:") for key in open_runs])
+        for key, run in open_runs.items():
+            result = results.get(key.removeprefix("trial:"))
+            # One that has ended meanwhile, in another driver, is that one's to show.
+            if result is None or version(result.provenance) != run.tag("idp.code"):
                 self._set_status(key, "KILLED")
         for row in table:
             self._show_mean(row)
