@@ -110,8 +110,8 @@ class View:
         experiment_id: str = found.experiment_id
         return experiment_id
 
-    def _look(self, key: str = "") -> None:
-        """Read which runs there are, or which have one key; of several with the same key all but the newest go."""
+    def _look(self) -> None:
+        """Read which runs there are; of several with the same key all but the newest go."""
         from mlflow.entities import ViewType
 
         found: dict[str, list[_Known]] = {}
@@ -119,7 +119,6 @@ class View:
         while True:
             page = self._client.search_runs(
                 [self.experiment],
-                filter_string=f"tags.`idp.key` = '{key}'" if key else "",
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
@@ -164,7 +163,7 @@ class View:
         if key not in self._runs:
             with self._creating() as others:
                 if others:
-                    self._look(key)
+                    self._look()  # for all of them: the mark that follows says that this one has seen them
                 if key not in self._runs:
                     self._create(key, name, tags, start_ms)
             self._sendparams_of(key, params)

@@ -296,6 +296,7 @@ def test_a_driver_that_ends_leaves_the_trials_that_another_has_ended(storage):
     leave(storage, TRIALS[0])
     one.show(TRIALS[0], running=False)
     other.close([], "FINISHED")
+    assert len(shown(storage)[1]) == 1 + 2, "each trial has one run"
     status = {run.data.tags["idp.key"]: run.info.status for run in shown(storage)[1]}
     assert [status[f"trial:{trial.trial_id}"] for trial in TRIALS[:2]] == ["FINISHED", "KILLED"]
     # What an earlier version has left is mended by whoever looks next.
