@@ -110,8 +110,8 @@ class View:
         experiment_id: str = found.experiment_id
         return experiment_id
 
-    def _look(self, key: str = "") -> None:
-        """Read which runs there are, or which have one key; of several with the same key all but the newest go."""
+    def _look(self) -> None:
+        """Read which runs there are; of several with the same key all but the newest go."""
         from mlflow.entities import ViewType
 
         found: dict[str, list[_Known]] = {}
@@ -119,7 +119,6 @@ class View:
         while True:
             page = self._client.search_runs(
                 [self.experiment],
-                filter_string=f"tags.`idp.key` = '{key}'" if key else "",
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
@@ -164,7 +163,7 @@ class View:
         if key not in self._runs:
             with self._creating() as others:
                 if others:
-                    self._look(key)
+                    self._look()  # for all of them: the mark that follows says that this one has seen them
                 if key not in self._runs:
                     self._create(key, name, tags, start_ms)
             self._sendparams_of(key, params)
@@ -205,6 +204,8 @@ class View:
             self._delete(key)
         content = "" if result is None else result_digest(result)
         if result is not None and self._tag(key, "idp.result") == content:
+            if self._runs[key].status != _STATUS[result.status]:
+                self._set_status(key, _STATUS[result.status])
             return
         directory = trial_directory(self._storage, trial.trial_id)
         curves = read_whole_curves(directory, self._say) if epochs else []
@@ -279,8 +280,14 @@ class View:
             table: The rows of the sweep's table.
             status: How the sweep ended: FINISHED, FAILED or KILLED.
         """
-        for key, run in list(self._runs.items()):
-            if key.startswith("trial:") and run.status == "RUNNING":
+        open_runs = {
+            key: run for key, run in self._runs.items() if key.startswith("trial:") and run.status == "RUNNING"
+        }
+        results = list_results(self._storage, [key.removeprefix("trial:") for key in open_runs])
+        for key, run in open_runs.items():
+            result = results.get(key.removeprefix("trial:"))
+            # One that has ended meanwhile, in another driver, is that one's to show.
+            if result is None or version(result.provenance) != run.tag("idp.code"):
                 self._set_status(key, "KILLED")
         for row in table:
             self._show_mean(row)

@@ -45,7 +45,12 @@ class Sweep:
         with (self.path.parent / name).open("w") as stderr:
             environment = {**os.environ, "IDP_LEASE_SECONDS": "6"}
             return subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True, env=environment
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+                env=environment,
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup's children ignore it
             )
 
     def start_beside(self) -> bool:

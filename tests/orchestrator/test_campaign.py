@@ -153,7 +153,8 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
     path.write_text(SWEEP.replace("epochs: 1", "epochs: 10000"))
     command = [sys.executable, "-m", "orchestrator", "run", str(path), "--storage", str(tmp_path / "storage")]
     command += ["--only", "planner=vin"]  # two trials for two processors: a killed one need not wait for its turn
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    hears = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # though nohup has started the tests
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **hears) as process:
         assert process.stderr is not None
         lines: list[str] = []
         learning: set[str] = set()

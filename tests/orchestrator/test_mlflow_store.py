@@ -288,6 +288,24 @@ def test_two_drivers_make_no_twins_and_old_twins_are_merged(storage):
     assert twin.info.run_id not in {run.info.run_id for run in shown(storage)[1]}
 
 
+def test_a_driver_that_ends_leaves_the_trials_that_another_has_ended(storage):
+    one, other = (View(default_uri(storage), SWEEP, storage) for _ in range(2))
+    for view in (one, other):
+        view.show(TRIALS[0], running=True)
+        view.show(TRIALS[1], running=True)
+    leave(storage, TRIALS[0])
+    one.show(TRIALS[0], running=False)
+    other.close([], "FINISHED")
+    assert len(shown(storage)[1]) == 1 + 2, "each trial has one run"
+    status = {run.data.tags["idp.key"]: run.info.status for run in shown(storage)[1]}
+    assert [status[f"trial:{trial.trial_id}"] for trial in TRIALS[:2]] == ["FINISHED", "KILLED"]
+    # What an earlier version has left is mended by whoever looks next.
+    other._set_status(f"trial:{TRIALS[0].trial_id}", "KILLED")
+    View(default_uri(storage), SWEEP, storage).show(TRIALS[0], running=False)
+    status = {run.data.tags["idp.key"]: run.info.status for run in shown(storage)[1]}
+    assert status[f"trial:{TRIALS[0].trial_id}"] == "FINISHED"
+
+
 def test_the_mean_is_of_present_trials_whatever_was_shown_before(storage):
     for trial in TRIALS:
         leave(storage, trial, 0.9, code="old")
