@@ -70,7 +70,9 @@ def _size(folder: Path) -> int:
 
 def _make_room(cache: Path, local: Path, needed: int, max_bytes: int) -> None:
     """Throw out sets that no process holds until `needed` more bytes fit."""
-    copies = [path for path in cache.iterdir() if path.is_dir() and not path.is_symlink() and path != local.parent]
+    # What has no lock beside it is nobody's copy: whoever names a folder of their own as cache keeps what is in it.
+    folders = [path for path in cache.iterdir() if path.is_dir() and not path.is_symlink() and path != local.parent]
+    copies = [path for path in folders if (cache / f".{path.name}.lock").exists()]
     copies.sort(key=lambda path: path.stat().st_mtime)
     used = sum(_size(path) for path in copies)
     for path in copies:

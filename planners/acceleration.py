@@ -98,7 +98,7 @@ class BroydenMemory:
         size = safe_norm_per_sample(g)
         if self.state is None:
             batch, n = z_flat.shape
-            u = z_flat.new_zeros(batch, self.depth, n)
+            u = z_flat.new_zeros(batch, min(16, self.depth), n)
             one = torch.ones_like(size)
             self.state = (z_flat, g_flat, size, one, one, u, torch.zeros_like(u))
             return z + g
@@ -107,6 +107,8 @@ class BroydenMemory:
         worse = ~(size <= GROWTH_OF_A_STEP * least)
         if self.count == self.depth:
             self.count = 0
+        elif self.count == u.shape[1]:
+            u, v = (torch.cat((part, torch.zeros_like(part)), dim=1) for part in (u, v))
         alpha, started = self._rescaled(worse & (alpha == 1.0), dz, dg, alpha)
         u[started], v[started] = 0.0, 0.0
         dz_inverse = self._times(v, u, dz) - alpha[:, None].to(z.dtype) * dz

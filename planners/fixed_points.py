@@ -24,11 +24,11 @@ from planners.adjoints import (
 from planners.linear import GMRES
 from planners.solution import Adjoint, AdjointRecord, AdjointSlot, Result, Solution, Solver, Step
 from planners.solvers import Broyden, ForwardIteration, apply
-from planners.stopping import rows, safe_norm_per_sample
+from planners.stopping import rows, safe_norm_per_sample, scale_per_sample
 
 __all__ = ["Adjoint", "AdjointRecord", "Result", "Solution", "Solver", "Step", "fixed_point", "root"]
 
-_ROOT = Broyden(max_steps=100, tolerance=1e-6)
+_ROOT = Broyden(max_steps=100, tolerance=1e-6, depth=100)  # never forgets: a rotation of 20 unknowns needs 60
 
 
 def fixed_point(f: Step, v0: Tensor, *, solver: Solver | None = None, adjoint: Adjoint | None = None) -> Solution:
@@ -81,8 +81,8 @@ def root(
         F: The optimality condition, [B, ...] -> [B, ...], the samples independent of each other; dF/dv must be
             non-singular at v*. Its units are free: neither the search nor a verdict depends on a factor before F.
         v0: [B, ...] where to start; one system of n unknowns is [1, n].
-        solver: Finds v* as the fixed point of v - F(v). When not given, `Broyden(max_steps=100, tolerance=1e-6)` on
-            v - c F(v), c = ||F|| / ||J^T F|| at v0.
+        solver: Finds v* as the fixed point of v - F(v). When not given, on v - c F(v), c = ||F|| / ||J^T F|| at v0,
+            `Broyden(max_steps=100, tolerance=1e-6, depth=100)`.
         adjoint: Solver of the linear system; `Implicit(GMRES())` when not given, which needs no contraction. Any
             other solver iterates w = w - (dF/dv)^T w + g.
         solution: [B, ...] v* from elsewhere, in place of v0 and solver. Its value is returned unchanged, in memory of
@@ -139,9 +139,11 @@ def _find(F: Step, v0: Tensor, solver: Solver | None) -> Solution:
         return solver.solve(lambda v: v - apply(F, v), v0)
     start = v0.detach()
     value, gradient = _value_and_pull(F, start)
-    _, c = _length_and_slope(value, gradient)
+    unit = scale_per_sample(value)
+    c = _length_and_slope(value, gradient)[1] * unit.double()
     c = rows(torch.where(torch.isfinite(c) & (c > 0.0), c, 1.0), value).to(value.dtype)
-    return _ROOT.solve(lambda v: v - c * apply(F, v), start)
+    unit = rows(unit, value).to(value.dtype)  # c alone may be no number of the dtype
+    return _ROOT.solve(lambda v: v - c * (apply(F, v) / unit), start)
 
 
 def _solve_transposed(product: Step, g: Tensor, adjoint: Implicit, slot: AdjointSlot) -> Tensor:
@@ -225,19 +227,22 @@ def _check_vector(name: str, f: Step, v: Tensor) -> None:
 
 
 def _value_and_pull(F: Step, v: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return F(v) and J^T u, or J^T F(v); zeros where F does not let a gradient through."""
+    """Return F(v) and J^T u; zeros where F does not let a gradient through.
+
+    Without u it is F(v) over its own size: J^T F(v) is in squares of F's units, which the dtype may not hold.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         v = linearisation_point(v)
         value = apply(F, v)
-        u = value.detach() if u is None else u.clone()
+        u = value.detach() / rows(scale_per_sample(value.detach()), value).to(value.dtype) if u is None else u.clone()
         pulled = transposed_jacobian(value, v)(u) if value.requires_grad else torch.zeros_like(v)
     return value.detach(), pulled
 
 
 def _length_and_slope(value: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ||F|| and ||F|| / ||J^T F|| per sample, in float64."""
+    """Return ||F|| and ||F|| / ||J^T F|| per sample, in float64, of what `_value_and_pull` gives."""
     length = safe_norm_per_sample(value).double()
-    return length, length / safe_norm_per_sample(pulled).double()
+    return length, length / scale_per_sample(value).double() / safe_norm_per_sample(pulled).double()
 
 
 def _judge(F: Step, v: Tensor) -> Solution:

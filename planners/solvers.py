@@ -102,7 +102,8 @@ class Anderson:
 
     z_{k+1} = z + mixing g - sum_i gamma_i (dz_i + mixing dg_i), where gamma minimises ||g - sum_i gamma_i dg_i|| over
     the last m differences. The weights come from inner products alone, so for f equivariant under an orthogonal group
-    action the iterates are equivariant too. The answer is the iterate of lowest residual.
+    action the iterates are equivariant too. The answer is the iterate of lowest residual, by the error rule that of
+    least ||g||.
     Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
 
     Args:
@@ -132,7 +133,7 @@ class Anderson:
             raise ValueError(f"regularisation must be at least 0, got {self.regularisation}")
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
-        """Return the iterate of lowest residual found from v0 [B, ...]."""
+        """Return the best iterate found from v0 [B, ...]."""
         memory = AndersonMemory(self.depth, self.mixing, self.regularisation)
         return _iterate(f, v0, self, memory)
 
@@ -142,7 +143,8 @@ class Broyden:
     """Broyden's (good) method on g(z) = f(z) - z with a limited memory of rank-one updates per sample.
 
     The inverse Jacobian starts at -I, so the first step is a forward iteration; when `depth` updates are stored the
-    approximation starts again from -I. The answer is the iterate of lowest residual.
+    approximation starts again from -I. The answer is the iterate of lowest residual, by the error rule that of
+    least ||g||.
     Broyden, A class of methods for solving nonlinear simultaneous equations, 1965; Bai et al., 2019.
 
     Args:
@@ -163,7 +165,7 @@ class Broyden:
         check_options(self)
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
-        """Return the iterate of lowest residual found from v0 [B, ...]."""
+        """Return the best iterate found from v0 [B, ...]."""
         return _iterate(f, v0, self, BroydenMemory(self.depth))
 
 
@@ -212,6 +214,7 @@ def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> S
     dtype = torch.promote_types(z.dtype, torch.float32)
     value = z
     residual = torch.full((batch,), torch.inf, dtype=dtype, device=device)
+    least = residual.double()
     steps = torch.zeros(batch, dtype=torch.int64, device=device)
     result = torch.full((batch,), int(Result.MAX_STEPS), dtype=torch.int8, device=device)
     live = torch.ones(batch, dtype=torch.bool, device=device)
@@ -225,14 +228,15 @@ def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> S
         if k == 1 and memory is not None:
             # A power of two: inner products of histories stay within the range of the dtype, and nothing is rounded.
             unit = scale_per_sample(z, fz).to(z.dtype)
-        now, done, diverged = rule.look(z, fz)
+        now, done, diverged, merit = rule.look(z, fz)
         diverged, done = live & diverged, live & done & ~diverged
         moving = live & ~diverged
         if memory is None:
             value = _choose(moving, fz, value)
             residual = torch.where(live, now, residual)
         else:
-            better = moving & ((now < residual) | done)
+            better = moving & ((merit < least) | done)
+            least = torch.where(better, merit.double(), least)
             value = _choose(better, z, value)
             residual = torch.where(better, now, residual)
         steps = steps + live
@@ -260,7 +264,7 @@ def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> S
                 else:
                     stopped = _put(stopped, left_in, state)
                     left_in = left_in[left]
-                z, live = z[left], live[left]
+                z, live, least = z[left], live[left], least[left]
                 value, residual, steps, result = (part[left] for part in state)
                 rule.take(left)
                 if memory is not None:

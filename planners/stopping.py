@@ -106,11 +106,13 @@ def has_diverged(fz: Tensor, residual: Tensor, limit: Tensor) -> Tensor:
 
 
 class Look(NamedTuple):
-    """What a rule sees at one iterate: the residual [B], and which samples are done and which have diverged, [B]."""
+    """What a rule sees at one iterate, [B] each: the residual, which samples are done and which have diverged."""
 
     residual: Tensor
     done: Tensor
     diverged: Tensor
+    merit: Tensor
+    """Least at the best iterate."""
 
 
 class Rule(Protocol):
@@ -145,7 +147,7 @@ class ResidualRule:
         residual = relative_residual(z, fz)
         diverged = has_diverged(fz, residual, self.limit)
         done = residual <= self.tolerance if self.tolerance > 0.0 else torch.zeros_like(diverged)
-        return Look(residual, done, diverged)
+        return Look(residual, done, diverged, residual)
 
     def grown(self) -> Tensor:  # noqa: D102
         assert self.limit is not None
@@ -257,7 +259,8 @@ class ErrorRule:
         self.memory = _Memory(z, g, moves, changes, *snapshots, before.start, first, last, latest, best, since, streak)
         residual = torch.where(finite, torch.where(change > 0.0, change / norm_per_sample(unit_f), 0.0), torch.inf)
         done = ((streak >= LOOKS) | exact) & (self.tolerance > 0.0)
-        return Look(residual, done, ~finite)
+        # The change itself: relative to an iterate that runs away the worst would be the best.
+        return Look(residual, done, ~finite, last)
 
     def _opened(self, z: Tensor, f: Tensor, g: Tensor) -> _Memory:
         start = torch.maximum(z.abs(), f.abs()).amax(dim=1) if z.shape[1] else z.new_zeros(len(z))

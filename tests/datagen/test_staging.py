@@ -236,6 +236,15 @@ def test_strangers_files_in_the_cache_do_no_harm(far, cache):
     assert (cache / "README").exists()
 
 
+def test_strangers_folders_in_the_cache_stay_whatever_room_is_needed(far, cache):
+    theirs = cache / "thesis"
+    theirs.mkdir(parents=True)
+    (theirs / "chapter.tex").write_bytes(b"x" * 10_000)
+    os.utime(theirs, (1, 1))
+    first, second = (stage(directory, cache, room_for(far, 1)) for directory in far[:2])
+    assert (theirs / "chapter.tex").exists() and copies(cache) == {second.name}
+
+
 def test_a_cache_that_is_a_file_is_one_line(far, cache):
     cache.write_text("x")
     with pytest.raises(DatasetError, match="cannot copy"):

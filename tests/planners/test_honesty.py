@@ -365,14 +365,41 @@ def test_mistakes_are_named(call: object, message: str) -> None:
         call()
 
 
-@pytest.mark.parametrize("steps", [20, 50, 51, 200])
-def test_the_spectral_radius_of_eigenvalues_in_a_ring(steps: int) -> None:
-    two = torch.tensor([[0.0, 100.0], [-0.0121, 0.0]], dtype=D)
-    three = torch.tensor([[0.0, 10.0, 0.0], [0.0, 0.0, 0.1331], [1.0, 0.0, 0.0]], dtype=D)
-    for matrix in (two, three):
-        found = spectral_radius(lambda z, m=matrix: z @ m.T, torch.zeros(1, len(matrix), dtype=D), steps)
-        if len(matrix) == 2 or steps >= 24:
-            assert float(found) == pytest.approx(1.1, rel=1e-6)
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(1e-200, D), (1e200, D), (1e-30, torch.float32), (1e-40, torch.float32), (1e37, torch.float32)]
+)
+def test_root_does_not_depend_on_units_whose_squares_are_no_numbers(scale: float, dtype: torch.dtype) -> None:
+    start = torch.full((1, 1), 5.0, dtype=dtype)
+    for F in (lambda v: scale * (v - 1.0), lambda v: scale * (v - 1.0) * (v + 2.0)):
+        found = root(F, start)
+        assert found.result == Result.CONVERGED and float(found.value) == pytest.approx(1.0, rel=1e-4)
+    if scale > 1e-38:
+        assert root(lambda v: scale * (v - 1.0), solution=torch.ones(1, 1, dtype=dtype)).result == Result.CONVERGED
+        nearly = torch.full((1, 1), 1.0 + 4e-7, dtype=dtype)
+        assert root(lambda v: scale * (v - 1.0), solution=nearly).result == Result.CONVERGED
+    with pytest.warns(RuntimeWarning, match="no root"):
+        assert root(lambda v: scale * (v - 1.0), solution=2.0 * start).result == Result.MAX_STEPS
+
+
+def test_root_finds_its_way_through_any_rotation() -> None:
+    for seed in range(3):
+        matrix, x = torch.linalg.qr(randn(20, 20, seed=seed))[0], randn(2, 20, seed=9)
+        found = root(lambda v, m=matrix, x=x: (v - x) @ m.T, torch.zeros_like(x))
+        assert (found.result == Result.CONVERGED).all()
+        torch.testing.assert_close(found.value, x, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [Anderson(30), Broyden(30)])
+def test_the_best_iterate_is_not_the_largest(solver: object) -> None:
+    """What f changes relative to an iterate that runs away falls for ever."""
+    matrix, x = torch.linalg.qr(randn(20, 20, seed=1))[0], randn(1, 20, seed=9)
+
+    def f(v: torch.Tensor) -> torch.Tensor:
+        return v - (v - x) @ matrix.T
+
+    start = torch.zeros_like(x)
+    found = solver.solve(f, start)
+    assert float((f(found.value) - found.value).norm()) <= float((f(start) - start).norm())
 
 
 def test_jacobians_of_constants_and_in_inference_mode() -> None:

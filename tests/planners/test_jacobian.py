@@ -1,5 +1,7 @@
 """The Jacobian penalty and the spectral radius on maps whose Jacobian is known."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -85,6 +87,33 @@ def test_spectral_radius_per_sample() -> None:
     found = spectral_radius(lambda v: torch.einsum("bij,bj->bi", matrices, v), randn(5, 3), 200, seeded())
     expected = torch.linalg.eigvals(matrices).abs().amax(dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [20, 50, 51, 200])
+def test_the_spectral_radius_of_eigenvalues_in_a_ring(steps: int) -> None:
+    rings = ([100.0, -0.0121], [10.0, 0.1331, 1.0], [100.0, 0.01, 1.0, 1.0, 1.1**5], [1e3, 1e-3, 1e3, 1e-3, 1.0, 1.0])
+    for weights in (*rings, [100.0, 0.01, 1.0, 100.0, 0.01, 1.0, 1.1**7]):
+        n = len(weights)
+        matrix = torch.zeros(n, n, dtype=torch.float64)
+        matrix[torch.arange(n), (torch.arange(n) + 1) % n] = torch.tensor(weights, dtype=torch.float64)
+        expected = math.prod(abs(weight) for weight in weights) ** (1 / n)
+        found = spectral_radius(lambda z, m=matrix: z @ m.T, torch.zeros(1, n, dtype=torch.float64), steps)
+        assert float(found) == pytest.approx(expected, rel=1e-5), weights
+
+
+def test_the_spectral_radius_of_slow_turns() -> None:
+    scale = torch.diag(torch.tensor([1.0, 1000.0], dtype=torch.float64))
+    turn = torch.tensor([[math.cos(0.05), -math.sin(0.05)], [math.sin(0.05), math.cos(0.05)]], dtype=torch.float64)
+    matrix = torch.block_diag(1.02 * scale @ turn @ scale.inverse(), 0.5 * torch.eye(30, dtype=torch.float64))
+    for m in (matrix, matrix.float()):
+        found = spectral_radius(lambda z, m=m: z @ m.T, torch.zeros(1, 32, dtype=m.dtype))
+        assert float(found) == pytest.approx(1.02, rel=1e-3)
+
+
+def test_measures_of_nothing_are_zero() -> None:
+    for shape in ((0, 2), (2, 0)):
+        assert jacobian_penalty(lambda v: 0.5 * v, torch.ones(shape)) == 0.0
+        assert torch.equal(spectral_radius(lambda v: 0.5 * v, torch.ones(shape)), torch.zeros(shape[0]))
 
 
 def test_spectral_radius_is_taken_at_v() -> None:
