@@ -19,7 +19,6 @@ from orchestrator.chart_parts import (
     pens_of,
     percent_axis,
     percents_of,
-    planner_of,
     problem_of,
     seed_line,
     title_of,
@@ -34,7 +33,7 @@ from orchestrator.drawing import (
 )
 from orchestrator.evaluation import EvaluationResult
 from orchestrator.freshness import of_one_version
-from orchestrator.runs import Run, grouped, once, usable, usable_by_cell
+from orchestrator.runs import Run, grouped, once, planner_of, usable, usable_by_cell
 from orchestrator.tables import DISTANCE_BIN_NAMES, distance_bins
 
 

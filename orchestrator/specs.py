@@ -21,6 +21,7 @@ from orchestrator.limits import Resources as Resources
 from orchestrator.plugins import used_by
 from orchestrator.search_space import SearchSpec, Suggestions
 from planners.specs import PlannerSpec, TrainingSpec
+from planners.trial_files import MOST_STEPS_PER_ROW
 
 S = TypeVar("S", bound=Spec)
 MOST_LETTERS = 2000
@@ -128,7 +129,7 @@ class PlannerEntry(Spec):
     planner: dict[str, Any] = {}
     training: dict[str, Any] = {}
     grid: dict[str, list[Scalar]] = {}
-    test_steps_per_row: float | None = Field(None, gt=0.0, le=1000.0)
+    test_steps_per_row: float | None = Field(None, gt=0.0, le=MOST_STEPS_PER_ROW)
 
     @model_validator(mode="before")
     @classmethod
