@@ -16,7 +16,7 @@ from orchestrator.drawing import (
     pens,
 )
 from orchestrator.results import ResultError
-from orchestrator.runs import Run
+from orchestrator.runs import Run, planner_of
 from orchestrator.specs import Scalar
 
 Runs = Sequence[Run]
@@ -63,16 +63,6 @@ def problem_of(run: Run) -> Place:
 def row_of(run: Run) -> str:
     """Return the name of the planner in the sweep."""
     return str(run.axis("planner"))
-
-
-def planner_of(run: Run) -> str:
-    """Return the planner's name with its place on further axes of the sweep, so that no two of them are averaged."""
-    further = [
-        f"{axis.rpartition('.')[2]}={value}"
-        for axis, value in run.trial.axes.items()
-        if axis not in ("planner", "task", "map_size", "k", "seed")
-    ]
-    return " ".join([row_of(run), *further])
 
 
 def number_of(run: Run, axis: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from itertools import product
 
@@ -18,7 +19,6 @@ from orchestrator.chart_parts import (
     pens_of,
     percent_axis,
     percents_of,
-    planner_of,
     problem_of,
     seed_line,
     title_of,
@@ -33,7 +33,7 @@ from orchestrator.drawing import (
 )
 from orchestrator.evaluation import EvaluationResult
 from orchestrator.freshness import of_one_version
-from orchestrator.runs import Run, grouped, once, usable, usable_by_cell
+from orchestrator.runs import Run, grouped, once, planner_of, usable, usable_by_cell
 from orchestrator.tables import DISTANCE_BIN_NAMES, distance_bins
 
 
@@ -220,10 +220,7 @@ def generalisation(runs: Runs, width: float) -> Figure:
             for run in own:
                 for found in run.evaluations:
                     tests.setdefault(float(found.map_size), []).append(found)
-            ordered = {
-                size: [100 * test.success_rate for test in of_one_version(every, lambda test: test.provenance)]
-                for size, every in sorted(tests.items())
-            }
+            ordered = {size: _rates(every) for size, every in sorted(tests.items())}
             seed_line(axes, pen_of[planner], list(ordered), list(ordered.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
@@ -231,6 +228,14 @@ def generalisation(runs: Runs, width: float) -> Figure:
     names = {planner: _tested_k(own) for planner, own in grouped(tested, planner_of).items()}
     legend(figure, [handle(pen_of[planner], f"{planner} ({k})") for planner, k in names.items()], width)
     return figure
+
+
+def _rates(tests: list[EvaluationResult]) -> list[float]:
+    """Return a success rate in percent for each trial: its mean, where it was tested on several sets of one size."""
+    trials: dict[str, list[float]] = {}
+    for test in of_one_version(tests, lambda test: test.provenance):
+        trials.setdefault(test.trial_id, []).append(100 * test.success_rate)
+    return [statistics.fmean(rates) for rates in trials.values()]
 
 
 def _tested_k(runs: Runs) -> str:

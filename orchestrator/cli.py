@@ -202,7 +202,9 @@ def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
     profiles, profile = profiles_of(sweep), options.profile
     if profile is None and not profiles_of(options.sweep):
         profile = "smoke"  # this one is small by itself, as the quickstart is
-    alone = argparse.Namespace(sweep=sweep, storage=options.storage, address=options.address)
+    alone = argparse.Namespace(
+        sweep=sweep, storage=options.storage, address=options.address, tracking_uri=options.tracking_uri
+    )
     return shlex.join([_program("idp"), *command_of(alone, profile=profile if profile in profiles else None)[1:]])
 
 

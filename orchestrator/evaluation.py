@@ -34,6 +34,11 @@ from planners.trial_files import STEPS_FILE
 
 FOLDER = "evaluations"
 REMEDY = "idp run makes it again"
+MOST_STEPS = 1_000_000
+"""More forward steps than any map needs; every one of them is recorded, so memory bounds them."""
+
+MOST_THREADS = 1024
+"""As for `execution.threads`; torch itself starts any number, and dies of it."""
 
 
 class EvaluationResult(BaseModel):
@@ -198,6 +203,12 @@ def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> 
     return list(found.values())
 
 
+def check_option(option: str, number: int | None, most: int) -> None:
+    """Raise ResultError where an option's number, None where it is not given, is not between 1 and `most`."""
+    if number is not None and not 1 <= number <= most:
+        raise ResultError(f"{option} {number}: expected {'at least 1' if number < 1 else f'at most {most:,}'}")
+
+
 def evaluate_trial(
     directory: Path,
     dataset: Path,
@@ -220,9 +231,8 @@ def evaluate_trial(
         ResultError: There is no trained planner, or it cannot plan on this dataset.
         DatasetError: The dataset is missing or altered.
     """
-    for option, number in (("--k", k), ("--threads", threads)):
-        if number is not None and number < 1:
-            raise ResultError(f"{option} {number}: expected at least 1")
+    check_option("--k", k, MOST_STEPS)
+    check_option("--threads", threads, MOST_THREADS)
     import torch
 
     from orchestrator.trained import load_trained

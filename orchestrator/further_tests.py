@@ -21,6 +21,7 @@ class Tested:
         map_size: Rows of the maps.
         maps: How many.
         k: Most forward steps.
+        dataset_id: Which maps, of perhaps several sets of one size.
         n: Planners that were tested.
         success_rate: Mean over them, 0..1.
         success_rate_std: Sample standard deviation, None for a single one.
@@ -29,6 +30,7 @@ class Tested:
     map_size: int
     maps: int
     k: int
+    dataset_id: str
     n: int
     success_rate: float
     success_rate_std: float | None
@@ -44,15 +46,31 @@ class Further:
 
     Attributes:
         axes: The cell's place in the sweep.
-        tests: One per size of the maps, smallest first.
+        tests: One per set of maps, those of the smallest first.
     """
 
     axes: dict[str, Scalar]
     tests: list[Tested]
 
-    def on(self, map_size: int) -> Tested | None:
-        """Return the test on maps of that size, None where there is none."""
-        return next((test for test in self.tests if test.map_size == map_size), None)
+    def on(self, map_size: int, dataset_id: str = "") -> Tested | None:
+        """Return the test on maps of that size, or on that set of them; None where there is none."""
+        return next(
+            (t for t in self.tests if t.map_size == map_size and dataset_id in ("", t.dataset_id)),
+            None,
+        )
+
+
+def sets_of_maps(rows: Sequence[Further]) -> list[tuple[int, str]]:
+    """Return what columns a table of the rows has: sizes, each with an empty name unless a row has several sets of it.
+
+    Those are apart by the sets' names: success on sparse maps and on dense ones has no common mean.
+    """
+    columns: list[tuple[int, str]] = []
+    for size in sorted({test.map_size for row in rows for test in row.tests}):
+        sets = [[test.dataset_id for test in row.tests if test.map_size == size] for row in rows]
+        several = any(len(own) > 1 for own in sets)
+        columns += [(size, name) for name in (sorted({n for own in sets for n in own}) if several else [""])]
+    return columns
 
 
 def further(runs: Sequence[Run]) -> list[Further]:
@@ -62,14 +80,14 @@ def further(runs: Sequence[Run]) -> list[Further]:
 
 
 def _tests(runs: Sequence[Run]) -> list[Tested]:
-    found: dict[tuple[int, int, int], list[EvaluationResult]] = {}
+    found: dict[tuple[int, int, int, str], list[EvaluationResult]] = {}
     for run in runs:
         for test in run.evaluations:
-            found.setdefault((test.map_size, test.maps, test.k), []).append(test)
+            found.setdefault((test.map_size, test.maps, test.k, test.dataset_id), []).append(test)
     return [_tested(place, tests) for place, tests in sorted(found.items())]
 
 
-def _tested(place: tuple[int, int, int], tests: Sequence[EvaluationResult]) -> Tested:
+def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult]) -> Tested:
     rates = [test.success_rate for test in of_one_version(tests, lambda test: test.provenance)]
     deviation = statistics.stdev(rates) if len(rates) > 1 else None
     return Tested(*place, len(rates), math.fsum(rates) / len(rates), deviation)

@@ -39,8 +39,10 @@ def storage_path(given: str | Path) -> Path:
         raise SweepError(f"{name} {text!r}: expected the name of a folder, such as ./idp-storage")
     if "://" in text:
         raise SweepError(f"{name} {text!r:.200}: expected a folder, got an address: mount it here")
-    if text.split("/")[0] == "~":
-        raise SweepError(f"{name} {text!r:.200}: expected a folder, and nothing has put your home in the place of '~'")
+    if (home := text.split("/")[0]).startswith("~") and os.path.expanduser(home) != home:
+        raise SweepError(
+            f"{name} {text!r:.200}: expected a folder, and nothing has put a home in the place of {home!r}"
+        )
     path = Path(text)
     try:
         mode = path.stat().st_mode

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from orchestrator.freshness import is_present, of_one_version
-from orchestrator.runs import Run, grouped, once, provenance_of, usable
+from orchestrator.runs import Run, grouped, once, planner_of, provenance_of, usable
 from orchestrator.specs import Scalar
 from planners.registry import CORES
 from planners.specs import PlannerSpec, TrainingSpec
@@ -97,7 +97,7 @@ class Entry:
     """One cell of the paper's Table 1 beside ours, all K and seeds together.
 
     Attributes:
-        planner: Name of the planner in the sweep.
+        planner: Name of the planner in the sweep, with its place on further axes than K and the seed.
         task: Name of the task.
         map_size: Rows of the map.
         paper: The printed numbers.
@@ -149,7 +149,7 @@ def beside_paper(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _cell(run: Run) -> tuple[Scalar, Scalar, Scalar]:
-    return run.axis("planner"), run.axis("task"), run.axis("map_size")
+    return planner_of(run), run.axis("task"), run.axis("map_size")
 
 
 def _percents(runs: Iterable[Run]) -> list[float]:

@@ -277,14 +277,15 @@ def read_results(
         overrides: Settings `path=value`, as for `--set`.
 
     Raises:
-        SweepError: The sweep is not one.
+        SweepError: The sweep is not one, or the storage can't be one.
     """
     import pyarrow as pa
 
+    from orchestrator.options import default_storage, storage_path
     from orchestrator.suggestions import planned_trials
     from orchestrator.sweep_files import load_sweep
 
-    folder = Path(storage or os.environ.get("IDP_STORAGE", "idp-storage"))
+    folder = storage_path(default_storage() if storage is None else storage)
     spec = load_sweep(sweep, profile, overrides)
     trials, _ = planned_trials(spec, folder)
     results = list_results(folder, [trial.trial_id for trial in trials])

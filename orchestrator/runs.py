@@ -137,6 +137,16 @@ def cell_of(run: Run) -> tuple[tuple[str, Scalar], ...]:
     return tuple((name, value) for name, value in run.trial.axes.items() if name != "seed")
 
 
+def planner_of(run: Run) -> str:
+    """Return the planner's name with its place on further axes of the sweep, so that no two of them are averaged."""
+    further = [
+        f"{axis.rpartition('.')[2]}={value}"
+        for axis, value in run.trial.axes.items()
+        if axis not in ("planner", "task", "map_size", "k", "seed")
+    ]
+    return " ".join([str(run.axis("planner")), *further])
+
+
 def usable_by_cell(runs: Iterable[Run]) -> list[Run]:
     """Return the runs that the tables use: in each cell those that are `usable`, whatever code other cells are of."""
     return [run for cell in grouped(runs, cell_of).values() for run in usable(cell)]

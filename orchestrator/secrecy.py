@@ -45,7 +45,11 @@ _CODE = {
     ".html",
     ".css",
 }
-_PRIVATE_KEY = re.compile(rb"\s*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-)")
+# By itself, or in the file of a cloud's service account, which may have any name.
+_PRIVATE_KEY = re.compile(
+    rb"\s*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-|\{.*\"private_key\"\s*:\s*\"-----BEGIN )", re.DOTALL
+)
+_MOST_BYTES = 4096
 
 
 def secret_name(name: PurePath) -> bool:
@@ -64,6 +68,6 @@ def secret_name(name: PurePath) -> bool:
 
 
 def secret_content(path: Path) -> bool:
-    """Return whether a file begins as a private key does, whatever it is called."""
+    """Return whether a file begins as one with a private key does, whatever it is called."""
     with path.open("rb") as file:
-        return _PRIVATE_KEY.match(file.read(200)) is not None
+        return _PRIVATE_KEY.match(file.read(_MOST_BYTES)) is not None

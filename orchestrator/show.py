@@ -19,6 +19,7 @@ from datagen.problem import Moves, Problems
 from datagen.task import TASKS, ArmOptions, DatasetSpec, Split
 from orchestrator import grids
 from orchestrator.drawing import BLUE, MUTED, VERMILION, panels, style, write_picture
+from orchestrator.evaluation import MOST_STEPS, check_option
 from orchestrator.results import ResultError, no_room
 
 if TYPE_CHECKING:
@@ -188,8 +189,7 @@ def write_trial_pictures(
     from orchestrator.trained import load_trained
 
     _check(out)
-    if k is not None and k < 1:
-        raise ResultError(f"--k {k}: expected at least 1")
+    check_option("--k", k, MOST_STEPS)
     trained = load_trained(directory)
     folder = dataset or parquet.directory_of(trained.spec.data, directory.resolve().parent.parent / "datasets")
     spec, problem = read_problem(folder, split, index)

@@ -21,6 +21,7 @@ from orchestrator.limits import Resources as Resources
 from orchestrator.plugins import used_by
 from orchestrator.search_space import SearchSpec, Suggestions
 from planners.specs import PlannerSpec, TrainingSpec
+from planners.trial_files import MOST_STEPS_PER_ROW
 
 S = TypeVar("S", bound=Spec)
 MOST_LETTERS = 2000
@@ -128,7 +129,7 @@ class PlannerEntry(Spec):
     planner: dict[str, Any] = {}
     training: dict[str, Any] = {}
     grid: dict[str, list[Scalar]] = {}
-    test_steps_per_row: float | None = Field(None, gt=0.0)
+    test_steps_per_row: float | None = Field(None, gt=0.0, le=MOST_STEPS_PER_ROW)
 
     @model_validator(mode="before")
     @classmethod
@@ -210,6 +211,8 @@ class SweepSpec(Spec):
         for field in fixed:
             if any(isinstance(grid, dict) and f"training.{field}" in grid for grid in grids):
                 raise ValueError(f"grid.training.{field}: the sweep's budget fixes it for all planners")
+            if self.search is not None and f"training.{field}" in self.search.space:
+                raise ValueError(f"search.space.training.{field}: the sweep's budget fixes it for all planners")
         return self
 
 
@@ -254,8 +257,12 @@ def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[Pla
     for number, data in enumerate(datasets):
         with _at(f"tasks.{number}.grid"):
             task_grid = grid.task_grid(sweep.tasks[number].get("grid", {}))
-        for further in range(len(sweep.test_on)):
-            further_tests(sweep, data, further)
+        tests = [further_tests(sweep, data, further) for further in range(len(sweep.test_on))]
+        for further, maps in enumerate(tests):
+            if maps in tests[:further]:
+                raise SweepError(
+                    f"test_on.{further}: the maps of test_on.{tests.index(maps)} again, for tasks.{number}"
+                )
         for name, entry in sweep.planners.items():
             suggested: list[dict[str, Scalar]] = [{}]
             if sweep.search is not None:

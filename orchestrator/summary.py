@@ -9,7 +9,7 @@ from typing import Any
 
 from datagen.spec import nearest
 from datagen.task import TASKS
-from orchestrator.further_tests import Further, further
+from orchestrator.further_tests import Further, further, sets_of_maps
 from orchestrator.paper import Difference, Entry, beside_paper, paired_difference, pairs, paper, scale_differences
 from orchestrator.runs import Run, grouped
 from orchestrator.specs import SweepError
@@ -174,7 +174,7 @@ class Summary:
 
     def _further_grid(self) -> Grid:
         axes = self.row_axes()
-        sizes = sorted({test.map_size for row in self.further for test in row.tests})
+        columns = sets_of_maps(self.further)
         cells = []
         for row in self.further:
             ks = sorted({test.k for test in row.tests})
@@ -182,11 +182,12 @@ class Summary:
                 [
                     *(str(row.axes.get(name, MISSING)) for name in axes),
                     str(ks[0]) if len(ks) == 1 else f"{ks[0]} to {ks[-1]}",
-                    *(str(row.on(size) or MISSING) for size in sizes),
+                    *(str(row.on(*column) or MISSING) for column in columns),
                     str(max(test.n for test in row.tests)),
                 ]
             )
-        header = [*(_LABELS.get(name, name) for name in axes), "test K", *(f"{size}x{size} %" for size in sizes), "n"]
+        names = [f"{name or f'{size}x{size}'} %" for size, name in columns]
+        header = [*(_LABELS.get(name, name) for name in axes), "test K", *names, "n"]
         return Grid("Success on maps of other sizes, mean ± std over seeds", header, cells)
 
     def document(self) -> dict[str, Any]:

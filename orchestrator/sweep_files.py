@@ -149,12 +149,11 @@ def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
         raise SweepError(f"--set {override!r:.200}: unknown field {parts[0]!r}; did you mean {full!r}?")
     if not equals or not all(parts):
         raise SweepError(f"--set {override!r:.200}: expected path=value, for example training.epochs=3")
-    if parts[0] == "grid" and len(parts) > 2:
-        parts = ["grid", ".".join(parts[1:])]
+    parts = _axis_as_one(parts)
     try:
         value = parse_yaml(text)
-    except BadYaml:
-        raise SweepError(f"--set {override!r:.200}: the value is not valid YAML") from None
+    except BadYaml as error:
+        raise SweepError(f"--set {override!r:.200}: the value is {error}") from None
     if parts[0] == "tasks" and len(parts) > 2 and parts[1].isdigit():
         tasks = document.get("tasks", [])
         index = int(parts[1])
@@ -163,6 +162,16 @@ def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
         changed = _merged(tasks[index], _nested(parts[2:], value))
         return {**document, "tasks": [*tasks[:index], changed, *tasks[index + 1 :]]}
     return _merged(document, _nested(parts, value))
+
+
+def _axis_as_one(parts: list[str]) -> list[str]:
+    """Return a path in which an axis, such as `training.learning_rate`, is one key, as it is in the file."""
+    places = {"grid": ["grid"], "search": ["search", "space"]}
+    above = places.get(parts[0], [*parts[:2], "grid"] if parts[0] in ("planners", "tasks") else parts)
+    if parts[: len(above)] != above or len(parts) < len(above) + 2:
+        return parts
+    end = len(above) + (1 if parts[len(above)] in ("k", "seed") else 2)
+    return [*above, ".".join(parts[len(above) : end]), *parts[end:]]
 
 
 def _nested(parts: list[str], value: Any) -> dict[str, Any]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 STEPS_FILE = "test_steps.json"
 """Beside the spec: the forward steps per row with which the sweep tests the planner (`test_steps_per_row`)."""
 
+MOST_STEPS_PER_ROW = 1000
+
 
 class PlannerError(ValueError):
     """A planner that can't be loaded, or a map it can't plan on; the message says what was expected."""
@@ -186,8 +188,10 @@ def read_steps_per_row(directory: Path) -> float | None:
         rule = read_json(path).get("steps_per_row")
     except FileNotFoundError:
         return None
-    if isinstance(rule, bool) or not isinstance(rule, int | float) or not 0 < rule < math.inf:
-        raise PlannerError(f"{path}: steps_per_row: expected a positive number, got {rule!r:.80}")
+    if isinstance(rule, bool) or not isinstance(rule, int | float) or not 0 < rule <= MOST_STEPS_PER_ROW:
+        raise PlannerError(
+            f"{path}: steps_per_row: expected a positive number, at most {MOST_STEPS_PER_ROW}, got {rule!r:.80}"
+        )
     return float(rule)
 
 

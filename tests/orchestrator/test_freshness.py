@@ -57,6 +57,20 @@ def plugin(tmp_path, monkeypatch):
     code_hash.cache_clear()
 
 
+def test_a_further_axis_is_no_seed_beside_the_paper():
+    rates = {0.001: 0.9, 0.01: 0.5}
+    sweep = sweep_of(
+        planners={"vin": {"core": "vin", "adjoint": "unrolled"}},
+        grid={"k": [30], "seed": [0, 1, 2], "training.learning_rate": list(rates)},
+        tasks=[PAPERS],
+    )
+    entries = beside_paper(runs_of(sweep, rate=lambda trial: rates[trial.axes["training.learning_rate"]]))
+    assert [(e.planner, e.expected, e.ours.n, e.ours.mean) for e in entries] == [
+        ("vin learning_rate=0.001", 3, 3, 90.0),
+        ("vin learning_rate=0.01", 3, 3, 50.0),
+    ]
+
+
 def test_a_changed_plugin_makes_a_result_stale_in_every_view(plugin):
     sweep = sweep_of(
         planners={"vin": {"core": "vin", "adjoint": "unrolled"}}, grid={"k": [30], "seed": [0, 1, 2]}, tasks=[PAPERS]

@@ -45,6 +45,33 @@ def test_a_trial_that_is_named_twice_is_refused(tmp_path, override, told):
     assert told in str(caught.value) and "planners.vin" in str(caught.value)
 
 
+def test_maps_that_are_named_twice_are_refused(tmp_path):
+    with pytest.raises(SweepError, match=r"test_on\.2: the maps of test_on\.0 again"):
+        load(tmp_path, "test_on=[{map_size: 9}, {map_size: 9, seed: 7}, {map_size: 9, test: 1000}]")
+
+
+@pytest.mark.parametrize("place", ["grid.", "planners.vin.grid.", "tasks.0.grid."])
+def test_an_axis_is_set_in_any_grid(tmp_path, place):
+    trials = expand(load(tmp_path, f"{place}training.learning_rate=[0.1, 0.2]"))
+    assert [trial.spec.training.learning_rate for trial in trials] == [0.1, 0.2]
+
+
+def test_an_axis_of_a_search_is_set(tmp_path):
+    sweep = load(
+        tmp_path,
+        "search.space.training.learning_rate={low: 0.01, high: 0.1}",
+        "search.space.training.learning_rate.high=0.5",
+        "search.space.k={choices: [5, 9]}",
+    )
+    assert sweep.search is not None and sweep.search.space["training.learning_rate"].high == 0.5
+    assert sweep.search.space["k"].choices == [5, 9]
+
+
+def test_the_reason_is_told_why_a_value_is_no_yaml(tmp_path):
+    with pytest.raises(SweepError, match="key 2026 must be text"):
+        load(tmp_path, "planners={2026: {core: vin}}")
+
+
 def test_a_truth_value_in_two_spellings_is_one(tmp_path):
     planners = {"spt": {"core": "spt", "grid": {"planner.inject_map": [False, "no"]}}}
     with pytest.raises(SweepError, match="are one trial"):

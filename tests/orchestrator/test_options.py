@@ -68,6 +68,7 @@ VERBS = (["plan", "small.yaml"], ["table", "small.yaml"], ["run", "small.yaml"],
         ("s3://bucket/x", "got an address"),
         ("file:///tmp/x", "got an address"),
         ("~/x", "'~'"),
+        ("~root/x", "'~root'"),
         ("/dev/null", "got a file"),
         ("dangling", "a link that leads nowhere"),
         ("a" * 300, "File name too long"),
@@ -286,6 +287,8 @@ def test_the_next_sweep_has_the_scale_of_this_one(folder):
     assert cli._next_sweep(options, "next.yaml").endswith("run next.yaml --profile one")
     assert cli._next_sweep(options, "plain.yaml").endswith("run plain.yaml")
     assert cli._next_sweep(options, "absent.yaml").endswith("run absent.yaml")
+    elsewhere = _parser().parse_args(["run", "small.yaml", "--tracking-uri", "http://mlflow:5000"])
+    assert cli._next_sweep(elsewhere, "absent.yaml").endswith("run absent.yaml --tracking-uri http://mlflow:5000")
     quick = _parser().parse_args(["run", "plain.yaml"])
     Path("next.yaml").write_text(SWEEP.replace("one:", "smoke:"))
     assert cli._next_sweep(quick, "next.yaml").endswith("run next.yaml --profile smoke")

@@ -21,7 +21,7 @@ from orchestrator.results import (
     write_result,
     write_spec,
 )
-from orchestrator.specs import expand
+from orchestrator.specs import SweepError, expand
 from orchestrator.sweep_files import load_sweep
 
 ID = "0123456789abcdef"
@@ -198,3 +198,11 @@ def test_a_notebook_reads_a_sweep_as_a_table(tmp_path):
     assert table["test_success_rate"].to_pylist() == [0.5, 0.5, None]
     assert table["provenance_host"].to_pylist() == ["here", "", None]
     assert len(table.to_pandas()) == 3
+
+
+@pytest.mark.parametrize("storage", ["", "s3://bucket", None])
+def test_a_notebook_reads_no_folder_that_is_no_storage(tmp_path, monkeypatch, storage):
+    monkeypatch.setenv("IDP_STORAGE", "")
+    (tmp_path / "sweep.yaml").write_text("{name: s, planners: {vin: {core: vin}}}")
+    with pytest.raises(SweepError, match="expected"):
+        read_results(tmp_path / "sweep.yaml", storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -101,13 +102,15 @@ def test_no_secret_is_sent_in_git_or_outside(tmp_path, in_git):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"of {name}")
     (folder / "notes.bak").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
+    account = {"type": "service_account", "private_key_id": "7f", "private_key": "-----BEGIN PRIVATE KEY-----\nAAAA"}
+    (folder / "lab-1234.json").write_text(json.dumps(account, indent=2))
     if in_git != "no":
         git(folder, "init", "-q")
     if in_git == "tracked":
         git(folder, "add", "-f", ".")
     sent = pack(folder, tmp_path / "p.zip")
     assert names(tmp_path / "p.zip") == {*NO_SECRETS, "sweeps/small.yaml"}
-    assert set(sent.left_out) == {*SECRETS, "notes.bak"}
+    assert set(sent.left_out) == {*SECRETS, "notes.bak", "lab-1234.json"}
     assert sent.files == len(NO_SECRETS) + 1 and f"{len(sent.left_out)} stay here" in sent.words()
     read = zipfile.ZipFile(tmp_path / "p.zip")
     assert sent.bytes == sum(len(read.read(name)) for name in read.namelist())

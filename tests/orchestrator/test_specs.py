@@ -336,6 +336,11 @@ def test_a_budget_is_the_same_for_all_planners(tmp_path):
     [
         ("planners.vin.training.most_steps=9", "planners.vin.training.most_steps: the sweep's budget fixes it"),
         ("grid.training.most_steps=[1, 2]", "grid.training.most_steps: the sweep's budget fixes it"),
+        (
+            "search={space: {training.most_steps: {low: 5, high: 9}}}",
+            "search.space.training.most_steps: the sweep's budget fixes it",
+        ),
+        ("planners.vin.test_steps_per_row=1e300", "planners.vin.test_steps_per_row"),
         ("budget.minutes=5", "unknown field 'minutes'"),
         ("budget.steps=0", "budget.steps"),
     ],

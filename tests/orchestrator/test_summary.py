@@ -71,6 +71,28 @@ def test_what_planners_do_on_other_sizes_stands_below(monkeypatch):
     assert r"-further}" in render(summary, "tex") and "of other sizes" not in render(summary_of(), "md")
 
 
+def test_sets_of_maps_of_one_size_have_no_common_mean():
+    sweep, runs = samples("figure10")
+
+    def also_tested(run):
+        other = [
+            test.model_copy(update={"dataset_id": "navigation-49-dense", "success_rate": 0.0})
+            for test in run.evaluations
+            if test.map_size == 49
+        ]
+        return replace(run, evaluations=[*run.evaluations, *other])
+
+    before = {row.axes["planner"]: row.on(49) for row in summarise(sweep.name, runs).further}
+    summary = summarise(sweep.name, [also_tested(run) for run in runs])
+    for row in summary.further:
+        plain = before[row.axes["planner"]]
+        assert row.on(49, plain.dataset_id) == plain
+        assert row.on(49, "navigation-49-dense").success_rate == 0.0
+        assert row.on(49, "navigation-49-dense").n == plain.n
+    text = render(summary, "text")
+    assert f"{plain.dataset_id} %" in text and "navigation-49-dense %" in text and "27x27 %" in text
+
+
 def test_a_smaller_scale_is_told_in_one_line_and_is_under_trained_not_diverged():
     _, runs = samples("table1", "laptop")
     low = [replace(run, result=run.result.model_copy(update={"trial_diverged": True})) if run.completed else run
