@@ -241,7 +241,7 @@ def test_strangers_folders_in_the_cache_stay_whatever_room_is_needed(far, cache)
     theirs.mkdir(parents=True)
     (theirs / "chapter.tex").write_bytes(b"x" * 10_000)
     os.utime(theirs, (1, 1))
-    first, second = (stage(directory, cache, room_for(far, 1)) for directory in far[:2])
+    _first, second = (stage(directory, cache, room_for(far, 1)) for directory in far[:2])
     assert (theirs / "chapter.tex").exists() and copies(cache) == {second.name}
 
 
