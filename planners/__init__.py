@@ -45,10 +45,10 @@ _HOME = {
 }
 
 __all__ = [
+    "GMRES",
     "Anderson",
     "Broyden",
     "ForwardIteration",
-    "GMRES",
     "Implicit",
     "OneStep",
     "Phantom",
