@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import math
 import random
 import shutil
@@ -24,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos_faults import FAULTS, MOST_SECONDS, Disturbed, Sweep, log_of
+from chaos_faults import FAULTS, MOST_SECONDS, Disturbed, Sweep, is_whole, log_of
 from mlflow_server import MLflowServer
 
 SWEEP = """
@@ -141,16 +140,9 @@ def disturb(
             raise Disturbed(f"run {runs} ended with a traceback:\n{stderr}")
         if driver.returncode == 0:
             sweep.end_beside()
-            if sum(sweep.redone.values()) and any(not _whole(trial) for trial in sweep.trials()):
+            if sum(sweep.redone.values()) and any(not is_whole(trial) for trial in sweep.trials()):
                 continue  # the second driver was at it when it was damaged
             return hits
-
-
-def _whole(trial: Path) -> bool:
-    try:
-        return isinstance(json.loads((trial / "result.json").read_bytes()), dict)
-    except (OSError, ValueError):
-        return False
 
 
 def _begun(sweep: Sweep) -> bool:

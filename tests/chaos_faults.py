@@ -194,7 +194,7 @@ def hang(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> 
 
 def damage_result(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
     """Damage the result of a finished trial: it must be made again, without training."""
-    found = [trial for trial in sweep.trials() if " COMPLETED" in log_of(trial) and (trial / "result.json").exists()]
+    found = [trial for trial in sweep.trials() if " COMPLETED" in log_of(trial) and is_whole(trial)]
     if not found:
         return False
     trial = chance.choice(found)
@@ -217,6 +217,13 @@ def damage_curves(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Ra
         return False
     _damage(chance.choice(found), chance)
     return True
+
+
+def is_whole(trial: Path) -> bool:
+    try:
+        return isinstance(json.loads((trial / "result.json").read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def log_of(trial: Path) -> str:
