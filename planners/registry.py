@@ -57,6 +57,7 @@ CORES: dict[str, Entry] = {
     "conv_gppn": Entry("planners.cores.conv_gppn:ConvGPPN", "planners.specs:ConvGPPNOptions"),
     "spt": Entry("planners.cores.spt:SPT", "planners.specs:SPTOptions"),
     "contractive": Entry("planners.cores.contractive:Contractive", "planners.specs:ContractiveOptions"),
+    "reachability": Entry("planners.cores.reachability:Reachability", "planners.specs:ReachabilityOptions"),
 }
 SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.solvers:ForwardIteration"),
@@ -68,6 +69,13 @@ SOLVERS: dict[str, Entry] = {
         cores=("vin", "symvin", "contractive", "conv_gppn"),
         adjoint_cores=("conv_gppn",),
         adjoint_after=("forward", "anderson", "gauss_seidel"),
+        compiled_only=True,
+    ),
+    "best_first": Entry(
+        "planners.cores.reachability_solver:BestFirst",
+        cores=("reachability",),
+        adjoint_cores=("reachability",),
+        adjoint_after=("best_first",),
         compiled_only=True,
     ),
 }

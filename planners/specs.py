@@ -22,6 +22,13 @@ def _check_odd(kernel_size: int) -> None:
         raise ValueError(f"kernel_size must be odd so that the map keeps its size, got {kernel_size}")
 
 
+def _check_tied(group: str, options: Spec) -> None:
+    order = {"trivial": 1, "C4": 4, "D4": 8}[group]
+    for field in ("hidden_channels", "q_channels"):
+        if getattr(options, field) % order:
+            raise ValueError(f"{field} must be a multiple of {order}, the order of group {group!r}")
+
+
 class VINOptions(Spec):
     """Value Iteration Network (Eqs. 1-2); sizes from D.2."""
 
@@ -141,10 +148,7 @@ class ContractiveOptions(Spec):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         _check_odd(self.kernel_size)
-        order = {"trivial": 1, "C4": 4, "D4": 8}[self.group]
-        for field in ("hidden_channels", "q_channels"):
-            if getattr(self, field) % order:
-                raise ValueError(f"{field} must be a multiple of {order}, the order of group {self.group!r}")
+        _check_tied(self.group, self)
         return self
 
     def check_moves(self, moves: Moves) -> None:
@@ -152,6 +156,45 @@ class ContractiveOptions(Spec):
         if self.group != "trivial" and len(moves.names) != 4:
             raise ValueError(
                 f"group: core 'contractive' with group {self.group!r} turns four moves into each other, and the task "
+                f"has {len(moves.names)}; give it group: trivial"
+            )
+
+
+class ReachabilityOptions(Spec):
+    """The largest probability of arriving, when each move survives with a learned probability.
+
+    Attributes:
+        hidden_channels: Channels of the encoder.
+        q_channels: Latent actions.
+        discount: gamma, the survival of a move that nothing hinders.
+        advantage_scale: Factor on the log advantages that the policy head reads.
+        group: Turns and flips over which all weights are tied; "trivial" ties none.
+        short_ways: Weight in the loss of mean -log v over the cells that can arrive.
+        few_moves: Weight of the mean survival, early in training.
+        decided_moves: Weight of m (1 - m) over all local patterns, late in training; 0 leaves moves undecided.
+    """
+
+    hidden_channels: int = Field(64, ge=1)
+    q_channels: int = Field(8, ge=1)
+    discount: float = Field(0.99, gt=0.0, lt=1.0)
+    advantage_scale: float = Field(30.0, gt=0.0)
+    group: Literal["trivial", "C4", "D4"] = "D4"
+    short_ways: float = Field(0.02, ge=0.0)
+    few_moves: float = Field(0.1, ge=0.0)
+    decided_moves: float = Field(1.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_tied(self.group, self)
+        return self
+
+    def check_moves(self, moves: Moves) -> None:
+        """Refuse moves that no latent action could lead along, and other than four where they are tied."""
+        if moves.links or any(max(abs(row), abs(column)) > 1 for row, column in moves.offsets):
+            raise ValueError("core 'reachability' moves to neighbouring cells; leave it out of this task")
+        if self.group != "trivial" and len(moves.names) != 4:
+            raise ValueError(
+                f"group: core 'reachability' with group {self.group!r} turns four moves into each other, and the task "
                 f"has {len(moves.names)}; give it group: trivial"
             )
 

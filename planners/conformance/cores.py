@@ -119,8 +119,13 @@ def _spt(core: Any) -> None:
         layer.feedforward[-1].bias.normal_(std=6)
 
 
+def _reachability(core: Any) -> None:
+    core.tap_logits *= 0.2  # all neighbours above the cut, so that the step is differentiable in each
+
+
 _CONTRACTIONS: dict[str, Callable[[Any], None]] = {
     "contractive": _leave,
+    "reachability": _reachability,
     "vin": _vin,
     "symvin": _symvin,
     "conv_gppn": _conv_gppn,

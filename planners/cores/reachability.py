@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from planners.cores import Injected
 from planners.cores.bellman import convolve
@@ -24,8 +24,28 @@ moves: north, west, south, east; or all eight."""
 
 _MARGIN = 0.25
 """How far the survival's sigmoid reaches beyond [0, 1] before it is cut, so that 0 and 1 are reached exactly."""
+SLACK = 1e-3
+"""How far beyond the cut a survival lies that counts as 0 or 1 for good: no order of summation brings it back."""
+_CUTS = (0.05, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""By eighths of the training: taps below this share of the largest are cut; with 1 it alone is left."""
 _LEAST_LOG_ADVANTAGE = -5.0
 """What the policy reads of an action that is e^5 times less likely to arrive than the best, or has no way at all."""
+_LOOKED_UP_FROM = 4096
+"""Cells from which a table of all local patterns is cheaper than the convolutions it is made by."""
+
+
+class _Cut(torch.autograd.Function):
+    """Cut to [0, 1]; a gradient passes where it points inwards, or what is shut could never open."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,), (g,) = ctx.saved_tensors, grads
+        return torch.where(((x >= 1) & (g < 0)) | ((x <= 0) & (g > 0)), torch.zeros_like(g), g)
 
 
 class Reachability(nn.Module):
@@ -44,7 +64,7 @@ class Reachability(nn.Module):
 
     The value is kept as u = log v >= floor = -log(4) (cells + 1): a path of any length underflows nowhere, and what is
     below the floor (less than a quarter a step on the longest simple path) has no way. In u, f is non-expansive; v* is
-    found in as many steps as the longest best path has, or at once by `best_first` (planners/cores/reachability_solver).
+    found in as many steps as the longest best path has, or at once by `best_first` (`reachability_solver`).
 
     Training sharpens P from a mixture to one neighbour (`progress`): smooth to learn by, and exact in the end. With
     sharp taps and m in {0, 1} the plan can be proven shortest (`planners.certificate`).
@@ -67,7 +87,7 @@ class Reachability(nn.Module):
 
     def __init__(self, options: ReachabilityOptions, *, wrap: bool, actions: int = 4, in_channels: int = 2) -> None:
         super().__init__()
-        self.wrap, self.options, self.discount = wrap, options, options.discount
+        self.wrap, self.options, self.discount, self.in_channels = wrap, options, options.discount, in_channels
         self.symmetry = symmetry(options.group, 3, actions)
         order = self.symmetry.order
         hidden, families = options.hidden_channels // order, options.q_channels // order
@@ -84,35 +104,67 @@ class Reachability(nn.Module):
                 self.head_weight[family, family % actions] = 1 / families
         self.register_buffer("progress", torch.zeros(()))
 
+    @property
+    def sharp(self) -> bool:
+        """Whether each latent action leads to one neighbour."""
+        return bool(self.progress >= 1)
+
     def taps(self) -> Tensor:
         """Return P, [q_channels, neighbours]: what is below a growing share of the largest is cut, in the end all."""
         p = self.tap_logits.softmax(1)
         top = p.amax(1, keepdim=True)
-        if self.progress >= 1:
-            p = (p == top).to(p.dtype)
+        if self.sharp:
+            p = functional.one_hot(p.argmax(1), len(self.neighbours)).to(p.dtype)
         else:
-            p = F.relu(p - self.options.cut(float(self.progress)) * top)
-        nine = p.new_zeros(len(p), 9).index_copy(1, torch.tensor(self.neighbours), p / p.sum(1, keepdim=True))
-        return self.symmetry.images(nine.unsqueeze(1)).squeeze(1)[:, list(self.neighbours)]
+            p = (p - _CUTS[max(0, math.ceil(8 * float(self.progress)) - 1)] * top).relu()
+        cells = torch.tensor(self.neighbours, device=p.device)
+        nine = p.new_zeros(len(p), 9).index_copy(1, cells, p / p.sum(1, keepdim=True))
+        return self.symmetry.images(nine.unsqueeze(1)).squeeze(1)[:, cells]
 
-    def survival(self, x: Tensor) -> Tensor:
-        """Return m, [B, q_channels, h, w], in [0, 1] with both ends reached."""
+    def uncut_survival(self, x: Tensor) -> Tensor:
+        """Return what m is cut from, [B, q_channels, h, w]."""
         order = self.symmetry.order
         filters = self.symmetry.images(self.hidden_weight).unflatten(2, (3, 3))
         hidden = convolve(x, filters, self.hidden_bias.repeat(order), wrap=self.wrap).relu()
         mixing = self.symmetry.mixed(self.survival_weight)[:, :, None, None]
-        m = torch.sigmoid(F.conv2d(hidden, mixing, self.survival_bias.repeat(order)))
-        m = (1 + 2 * _MARGIN) * m - _MARGIN
-        return m + (m.clamp(0, 1) - m).detach()  # the gradient passes the cut: what is shut for good could never open
+        logits = functional.conv2d(hidden, mixing, self.survival_bias.repeat(order))
+        return (1 + 2 * _MARGIN) * torch.sigmoid(logits) - _MARGIN
+
+    def survival(self, x: Tensor) -> Tensor:
+        """Return m, [B, q_channels, h, w], in [0, 1] with both ends reached."""
+        if torch.is_grad_enabled() or x[0, 0].numel() < _LOOKED_UP_FROM or not _one_goal_on_zeros_and_ones(x):
+            m: Tensor = _Cut.apply(self.uncut_survival(x))
+            return m
+        return self._looked_up(x)
+
+    def _looked_up(self, x: Tensor) -> Tensor:
+        places = 2.0 ** torch.arange(9, dtype=x.dtype, device=x.device).view(1, 1, 3, 3)
+        numbers = torch.arange(1, 10, dtype=x.dtype, device=x.device).view(1, 1, 3, 3)
+        free, goal = (convolve(x[:, i : i + 1], w, wrap=self.wrap).long() for i, w in ((0, places), (1, numbers)))
+        table = self.patterns_survival().clamp(0, 1)
+        return table[(goal * 512 + free).squeeze(1)].permute(0, 3, 1, 2)
+
+    def patterns_survival(self) -> Tensor:
+        """Return what m is cut from in every 3x3 pattern, [10 * 512, q_channels].
+
+        Row 512 g + n has the free cells that n's bits tell, row by row from the lowest, and the goal at cell g - 1;
+        nowhere with g = 0.
+        """
+        weight = self.hidden_weight
+        bits = (torch.arange(512, device=weight.device)[:, None] >> torch.arange(9, device=weight.device)) & 1
+        goal = torch.cat([weight.new_zeros(1, 9), torch.eye(9, device=weight.device, dtype=weight.dtype)])
+        shape = (10, 512, 9)
+        x = torch.stack([bits.to(weight)[None].expand(shape), goal[:, None].expand(shape)], 2).view(-1, 2, 3, 3)
+        filters = self.symmetry.images(weight)
+        hidden = functional.linear(x.flatten(1), filters.flatten(1), self.hidden_bias.repeat(self.symmetry.order))
+        mixing, bias = self.symmetry.mixed(self.survival_weight), self.survival_bias.repeat(self.symmetry.order)
+        return (1 + 2 * _MARGIN) * torch.sigmoid(functional.linear(hidden.relu(), mixing, bias)) - _MARGIN
 
     def encode(self, x: Tensor) -> Injected:
         """Return log(gamma m) [B, q_channels, h, w], the goal's log v [B, 1, h, w] and log P for all samples."""
-        m = self.survival(x)
-        floor = _floor(x)
-        moves = torch.where(m > 0, (self.discount * m).clamp(min=torch.finfo(m.dtype).tiny).log(), -math.inf)
-        goal = torch.where(x[:, 1:2] > 0.5, 0.0, floor).to(x.dtype)
-        p = self.taps()
-        return Injected((moves, goal), (torch.where(p > 0, p.clamp(min=torch.finfo(p.dtype).tiny).log(), -math.inf),))
+        moves = _log(self.discount * self.survival(x))
+        goal = torch.where(x[:, 1:2] > 0.5, 0.0, floor_of(x)).to(x.dtype)
+        return Injected((moves, goal), (_log(self.taps()),))
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return u_0: 0 at the goal, the floor elsewhere, [B, 1, h, w]."""
@@ -121,9 +173,12 @@ class Reachability(nn.Module):
     def action_values(self, u: Tensor, r: Injected) -> Tensor:
         """Return log Q, [B, q_channels, h, w], at least the floor."""
         (moves, _), (taps,) = r.per_sample, r.shared
-        floor = _floor(u)
+        floor = floor_of(u)
         near = _neighbours(u, self.neighbours, self.wrap, floor)
-        arriving = torch.logsumexp(near.unsqueeze(1) + taps[None, :, :, None, None], dim=2)
+        if self.sharp:
+            arriving = near[:, taps.argmax(1)]
+        else:
+            arriving = torch.logsumexp(near.unsqueeze(1) + taps[None, :, :, None, None], dim=2)
         return (moves + arriving).clamp(min=floor)
 
     def step(self, u: Tensor, r: Injected) -> Tensor:
@@ -134,19 +189,84 @@ class Reachability(nn.Module):
     def policy(self, u: Tensor, r: Injected) -> Tensor:
         """Return logits from log Q_a - max log Q, [B, actions, h, w]."""
         q = self.action_values(u, r)
-        advantage = (q - q.amax(1, keepdim=True)).clamp(min=_LEAST_LOG_ADVANTAGE)
+        advantage = (q - q.amax(1, keepdim=True)).clamp(min=_LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
         head = self.symmetry.acting(self.head_weight)[:, :, None, None]
-        return F.conv2d(self.options.advantage_scale * advantage, head)
+        return functional.conv2d(self.options.advantage_scale * advantage, head)
+
+    def set_progress(self, fraction: float) -> None:
+        """Sharpen the taps as training goes on.
+
+        Args:
+            fraction: Of the epochs, the one that begins included.
+        """
+        self.progress.fill_(fraction)
+
+    def penalty(self, r: Injected, u: Tensor, arriving: Tensor) -> Tensor:
+        """Return what training adds to the loss: short ways, no move that nobody needs, and moves survive or not.
+
+        Args:
+            r: What the step was given.
+            u: [B, 1, h, w], the fixed point.
+            arriving: bool [B, h, w], cells from which there is a way.
+        """
+        options, late = self.options, max(0.0, 2 * float(self.progress) - 1)
+        ways = (u.squeeze(1) * arriving).sum() / arriving.sum().clamp(min=1)
+        survival = r.per_sample[0].exp().mean() / self.discount
+        loss = -options.short_ways * ways + options.few_moves * (1 - late) * survival
+        if late > 0 and self._enumerable:
+            loss = loss + options.decided_moves * late**2 * _undecided(self.patterns_survival())
+        return loss
+
+    @property
+    def _enumerable(self) -> bool:
+        return self.in_channels == 2
+
+    def finish(self, most_steps: int = 1000) -> None:
+        """Go on with the encoder alone until each move in each pattern survives for certain or not at all.
+
+        Needs no map: all patterns are enumerated. Does nothing with taps that are not sharp, or further channels.
+        """
+        if not (self.sharp and self._enumerable and self.options.decided_moves > 0):
+            return
+        encoder = [self.hidden_weight, self.hidden_bias, self.survival_weight, self.survival_bias]
+        adam = torch.optim.Adam(encoder, 0.003)
+        for _ in range(most_steps):
+            loss = _undecided((self.patterns_survival() + SLACK) / (1 + 2 * SLACK))
+            if float(loss.detach()) == 0:
+                break
+            gradients = torch.autograd.grad(loss, encoder)
+            for parameter, gradient in zip(encoder, gradients, strict=True):
+                parameter.grad = gradient
+            adam.step()
+        adam.zero_grad()
 
 
-def _floor(x: Tensor) -> float:
+def _undecided(uncut: Tensor) -> Tensor:
+    """Return the sum of m (1 - m): 0 where each m is 0 or 1."""
+    m: Tensor = _Cut.apply(uncut)
+    return (m * (1 - m)).sum()
+
+
+def _one_goal_on_zeros_and_ones(x: Tensor) -> bool:
+    if x.shape[1] != 2 or not bool(((x == 0) | (x == 1)).all()):
+        return False
+    return bool((x[:, 1].flatten(1).sum(1) <= 1).all())
+
+
+def _log(p: Tensor) -> Tensor:
+    return torch.where(p > 0, p.clamp(min=torch.finfo(p.dtype).tiny).log(), -math.inf)
+
+
+def floor_of(x: Tensor) -> float:
+    """Return the log value of what has no way on a map of this size."""
     return -math.log(4) * (x.shape[-2] * x.shape[-1] + 1)
 
 
 def _neighbours(u: Tensor, cells: tuple[int, ...], wrap: bool, floor: float) -> Tensor:
     """Return the values around each cell, [B, len(cells), h, w]; beyond the edge lies the floor."""
     h, w = u.shape[-2:]
-    padded = F.pad(u, (1, 1, 1, 1), mode="circular") if wrap else F.pad(u, (1, 1, 1, 1), value=floor)
+    ring = (1, 1, 1, 1)
+    padded = functional.pad(u, ring, mode="circular") if wrap else functional.pad(u, ring, value=floor)
     return torch.cat([padded[:, :, n // 3 : n // 3 + h, n % 3 : n % 3 + w] for n in cells], dim=1)
 
 
