@@ -12,6 +12,7 @@ from torch import Tensor, backends, cat, nn
 
 from datagen.problem import ACTIONS
 from planners.cores import Core, GRUCore, Injected, ValueIterationCore
+from planners.cores.reachability import Reachability
 from planners.fixed_points import Solution, fixed_point
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS, named
 
@@ -161,6 +162,8 @@ class Planner(nn.Module):
             return None, "reference: asked for", None
         if find_spec("numba") is None:
             return None, "reference: numba is not installed", None
+        if isinstance(core, Reachability):
+            return self._best_first(core, x, solver)
         if not isinstance(core, ValueIterationCore | GRUCore):
             return None, f"reference: {type(core).__name__} has no compiled loop", None
         from planners.cores import gru_iteration, value_iteration
@@ -182,6 +185,16 @@ class Planner(nn.Module):
         assert isinstance(core, GRUCore)
         solution = gru_iteration.fixed_point(step, solver=solver, adjoint=adjoint)
         return Plan(core.policy(solution.value), solution, step, "compiled"), "compiled", None
+
+    def _best_first(self, core: Reachability, x: Tensor, solver: Any) -> tuple[Plan | None, str, Injected | None]:
+        from planners.cores import reachability_solver
+
+        injected = core.encode(x)
+        reason = reachability_solver.unsupported(x, solver, self.adjoint)
+        if reason is not None:
+            return None, f"reference: {reason}", injected
+        u, solution = reachability_solver.fixed_point(core, injected, solver)
+        return Plan(core.policy(u, injected), solution, BoundStep(core, injected), "compiled"), "compiled", None
 
     def recording(self, **changes: Any) -> Planner:
         """Return this planner, its weights shared, with solvers that keep the residual of each step.

@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from datagen.problem import Moves, Problems
 from planners.budget import Spent, applications
-from planners.cores import DiscountedCore
+from planners.cores import DiscountedCore, RegularisedCore
 from planners.denormals import flushed_denormals
-from planners.edge import plan_walled
+from planners.edge import on_map, plan_walled
 from planners.evaluation import Inputs, ProblemSource, evaluate
 from planners.fixed_points import Result, Solution
 from planners.memory import MemoryLimitExceeded, TensorMemory, phase, state_tensors
-from planners.planner import Plan, build_planner
+from planners.planner import BoundStep, Plan, build_planner
 from planners.records import EpochRecord as EpochRecord
 from planners.records import StepRecord, epoch_record
 from planners.rollout import Evaluation
@@ -127,6 +127,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         started, before = time.perf_counter(), self.spent
         steps: list[StepRecord] = []
+        core = self.planner.core
+        if isinstance(core, RegularisedCore):
+            core.set_progress((self.epoch + 1) / self.training.epochs)
         self.planner.train()
         for batch in self.train.batches(self.training.batch_size, self.seed, self.epoch):
             self.step = len(steps)
@@ -142,6 +145,8 @@ class Trainer:
         self.epoch += 1
         done = self.epoch >= self.training.epochs or self.spent.exhausts(self.training)
         self.finished = done or steps[-1].not_finite
+        if isinstance(core, RegularisedCore) and self.epoch >= self.training.epochs and not steps[-1].not_finite:
+            core.finish()
         record = self._record(steps, train_seconds)
         if self.training.tested_checkpoint == "best" and (
             self._best is None or record.valid_success_rate > self._best["success_rate"]
@@ -301,6 +306,10 @@ class Trainer:
             loss = self._cross_entropy(plan.logits, inputs)
             if self.training.mapper_weight > 0:
                 loss = loss + self.training.mapper_weight * _map_loss(plan.map_logits, inputs)
+        if isinstance(self.planner.core, RegularisedCore):
+            assert isinstance(plan.step, BoundStep)
+            arriving = inputs.optimal_actions > 0
+            loss = loss + self.planner.core.penalty(plan.step.injected, on_map(plan), arriving)
         if self.training.jacobian_weight > 0 and self._draws_penalty(generator):
             from planners.jacobian import jacobian_penalty
 

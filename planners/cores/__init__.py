@@ -73,6 +73,26 @@ class DiscountedCore(Core, Protocol):
 
 
 @runtime_checkable
+class RegularisedCore(Core, Protocol):
+    """A core that has a say in its training: it changes as training goes on, and adds to the loss."""
+
+    def set_progress(self, fraction: float) -> None:
+        """Be told, before each epoch, which share of the epochs will be done after it."""
+
+    def penalty(self, r: Injected, v: Tensor, arriving: Tensor) -> Tensor:
+        """Return what is added to the loss of a batch.
+
+        Args:
+            r: What the step was given.
+            v: [B, channels, h, w], the fixed point.
+            arriving: bool [B, h, w], cells from which there is a way to the goal.
+        """
+
+    def finish(self) -> None:
+        """Be told that the last epoch is over; may change the parameters."""
+
+
+@runtime_checkable
 class GRUCore(Core, Protocol):
     """A core whose step is a convolutional GRU on the reward, which a compiled kernel can iterate.
 

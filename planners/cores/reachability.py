@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve
+from planners.cores.bellman import convolve, maximum
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ _MARGIN = 0.25
 """How far the survival's sigmoid reaches beyond [0, 1] before it is cut, so that 0 and 1 are reached exactly."""
 SLACK = 1e-3
 """How far beyond the cut a survival lies that counts as 0 or 1 for good: no order of summation brings it back."""
-_CUTS = (0.05, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""By eighths of the training: taps below this share of the largest are cut; with 1 it alone is left."""
+_CUTS = (0.05, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+"""By eighths of the training: taps below this share of the largest are cut. In the last eighth it alone is left."""
 _LEAST_LOG_ADVANTAGE = -5.0
 """What the policy reads of an action that is e^5 times less likely to arrive than the best, or has no way at all."""
 _LOOKED_UP_FROM = 4096
@@ -106,8 +106,8 @@ class Reachability(nn.Module):
 
     @property
     def sharp(self) -> bool:
-        """Whether each latent action leads to one neighbour."""
-        return bool(self.progress >= 1)
+        """Whether each latent action leads to one neighbour: in the last eighth of the training, and ever after."""
+        return bool(self.progress > 7 / 8)
 
     def taps(self) -> Tensor:
         """Return P, [q_channels, neighbours]: what is below a growing share of the largest is cut, in the end all."""
@@ -184,12 +184,12 @@ class Reachability(nn.Module):
     def step(self, u: Tensor, r: Injected) -> Tensor:
         """Return u' = max(goal, max_a log Q_a), [B, 1, h, w]."""
         goal = r.per_sample[1]
-        return torch.where(goal == 0, goal, self.action_values(u, r).amax(1, keepdim=True))
+        return torch.where(goal == 0, goal, maximum(self.action_values(u, r), 1))
 
     def policy(self, u: Tensor, r: Injected) -> Tensor:
         """Return logits from log Q_a - max log Q, [B, actions, h, w]."""
         q = self.action_values(u, r)
-        advantage = (q - q.amax(1, keepdim=True)).clamp(min=_LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
+        advantage = (q - maximum(q, 1)).clamp(min=_LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
         head = self.symmetry.acting(self.head_weight)[:, :, None, None]
         return functional.conv2d(self.options.advantage_scale * advantage, head)
 

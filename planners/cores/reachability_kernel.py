@@ -1,8 +1,7 @@
 """Reachability solved on one map: best first where every latent action has one destination, by sweeps where it mixes.
 
-Legend: u = log v, D = -u >= 0 the cost of arriving; A latent actions, T neighbours (the cell itself first), h and w rows
-and columns; P where an action leads. Rows and columns are those of a map with a frame of one cell, where the copies
-across the seam lie when the map is a torus and the floor otherwise.
+Legend: u = log v, D = -u >= 0 the cost of arriving; B samples, A latent actions, T neighbours (the cell itself first), h
+and w rows and columns; P where an action leads.
 """
 
 from __future__ import annotations
@@ -11,24 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from datagen.kernel import kernel
+from planners.cores.plane import compiled
 
 
-@kernel
-def settle(cost: Any, free_of: Any, rows: Any, columns: Any, goal: Any, wrap: bool, width: float, limit: float) -> Any:
+@compiled
+def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, limit: float) -> Any:
     """Settle cells in the order of their cost of arriving, from the goal outwards (Dijkstra with buckets, after Dial).
 
-    Every move costs at least `width` = -log gamma, the width of a bucket, so nothing in the bucket at hand can be
-    improved by what comes later: a cell is settled once, and its cost is that of the fixed point.
+    A bucket is as wide as the least cost of a move, so nothing in the bucket at hand can be improved by what comes later:
+    a cell is settled once (but for rounding, which a second visit mends), and its cost is that of the fixed point.
 
     Args:
         cost: float64 [T, h, w], what the best latent action to each neighbour costs, inf where none survives.
-        free_of: int64 [T, h, w], the latent action that costs it.
+        by: [T, h, w], the latent action that costs it.
         rows: int64 [T], rows to the neighbour.
         columns: int64 [T], columns to the neighbour.
         goal: bool [h, w].
         wrap: Whether the map is a torus.
-        width: Least cost of a move, above 0.
         limit: Cost from which a cell has no way to the goal.
 
     Returns:
@@ -37,10 +35,10 @@ def settle(cost: Any, free_of: Any, rows: Any, columns: Any, goal: Any, wrap: bo
     """
     directions, height, breadth = cost.shape
     n = height * breadth
-    dearest = width
+    width, dearest = limit, 0.0
     for value in cost.flat:
-        if value > dearest and value < limit:
-            dearest = value
+        if value < limit:
+            width, dearest = min(width, value), max(dearest, value)
     buckets = int(dearest / width) + 2
     head = np.full(buckets, -1, np.int64)
     following = np.full(n, -1, np.int64)
@@ -90,7 +88,7 @@ def settle(cost: Any, free_of: Any, rows: Any, columns: Any, goal: Any, wrap: bo
             other = i * breadth + j
             if total < arriving[other]:
                 arriving[other] = total
-                action[other] = free_of[t, i, j]
+                action[other] = by[t, i, j]
                 target = int(total / width) % buckets
                 if place[other] >= 0:
                     if place[other] == target:
@@ -112,36 +110,33 @@ def settle(cost: Any, free_of: Any, rows: Any, columns: Any, goal: Any, wrap: bo
     return arriving.reshape(height, breadth), action.reshape(height, breadth), order[:settled]
 
 
-@kernel
-def sweep(moves: Any, taps: Any, rows: Any, columns: Any, goal: Any, wrap: bool, floor: float, most: int) -> Any:
+@compiled
+def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, floor: float, rule: Any) -> Any:
     """Iterate u' = max(goal, max_a log Q_a) in place, cell by cell, there and back, until nothing changes.
 
     The operator is monotone and starts below its fixed point, so any order of updates rises to the same fixed point.
 
     Args:
-        moves: float64 [A, h, w], log(gamma m), -inf where the action is blocked.
-        taps: float64 [A, T], P.
+        moves: [A, h, w], log(gamma m), -inf where the action is blocked.
+        p: float64 [A, T].
         rows: int64 [T], rows to each neighbour.
         columns: int64 [T].
         goal: bool [h, w].
         wrap: Whether the map is a torus.
         floor: Value of what has no way.
-        most: Most sweeps.
+        rule: Most sweeps, and the rise below which nothing changes, relative to max(1, |u|).
 
     Returns:
-        u [h, w], the action taken [h, w] (-1 at the goal and where there is no way), the largest change in the last
-        sweep and the number of sweeps.
+        u [h, w], the action taken [h, w] (-1 at the goal and where there is no way), the largest rise of the last sweep,
+        and the number of sweeps.
     """
+    most, tolerance = rule
     actions, height, breadth = moves.shape
-    u = np.full((height, breadth), floor)
+    survival = np.exp(moves.astype(np.float64))
+    u = np.where(goal, 0.0, floor)
     taken = np.full((height, breadth), -1, np.int64)
-    for i in range(height):
-        for j in range(breadth):
-            if goal[i, j]:
-                u[i, j] = 0.0
-    odds = np.empty(len(rows))
-    change = np.inf
-    sweeps = 0
+    near, odds = np.empty(len(rows)), np.empty(len(rows))
+    change, sweeps = np.inf, 0
     while sweeps < most and change > 0.0:
         change = 0.0
         sweeps += 1
@@ -152,59 +147,118 @@ def sweep(moves: Any, taps: Any, rows: Any, columns: Any, goal: Any, wrap: bool,
                 continue
             top = floor
             for t in range(len(rows)):
-                i, j = y + rows[t], x + columns[t]
-                if wrap:
-                    i, j = i % height, j % breadth
-                near = u[i, j] if wrap or (0 <= i < height and 0 <= j < breadth) else floor
-                odds[t] = near
-                top = max(top, near)
+                near[t] = _value(u, y + rows[t], x + columns[t], wrap, floor)
+                top = max(top, near[t])
             if top <= floor:
                 continue
+            for t in range(len(rows)):
+                odds[t] = np.exp(near[t] - top)
             best, by = u[y, x], taken[y, x]
             for a in range(actions):
-                if moves[a, y, x] + top <= best:
+                if survival[a, y, x] == 0.0:
                     continue
-                # Relative to this action's own best neighbour: the overall best one may lie behind a wall.
-                own = -np.inf
-                for t in range(len(rows)):
-                    if taps[a, t] > 0.0:
-                        own = max(own, odds[t])
                 total = 0.0
                 for t in range(len(rows)):
-                    if taps[a, t] > 0.0:
-                        total += taps[a, t] * np.exp(odds[t] - own)
-                q = moves[a, y, x] + own + np.log(total)
+                    total += p[a, t] * odds[t]
+                q = moves[a, y, x] + top + np.log(total) if total > 1e-200 else moves[a, y, x] + _mean(p[a], near)
                 if q > best:
                     best, by = q, a
-            if best > u[y, x]:
-                rise = best - u[y, x]
-                # What is left of a rise shrinks geometrically; below a part in 10^12 of the value it is rounding.
-                if rise > 1e-12 * max(1.0, -best):
+            rise = best - u[y, x]
+            if rise > 0.0:
+                # What is left of a rise shrinks geometrically; below the tolerance it is rounding.
+                if rise > tolerance * max(1.0, -best):
                     change = max(change, rise)
-                u[y, x] = best
-                taken[y, x] = by
+                u[y, x], taken[y, x] = best, by
     return u, taken, change, sweeps
 
 
-@kernel
-def flow(
-    u: Any, taken: Any, taps: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, order: Any, most: int
-) -> Any:
+@compiled
+def _value(u: Any, y: int, x: int, wrap: bool, floor: float) -> float:
+    """Return u at a cell, which may lie beyond the edge."""
+    height, breadth = u.shape
+    if wrap:
+        return u[y % height, x % breadth]
+    return u[y, x] if 0 <= y < height and 0 <= x < breadth else floor
+
+
+@compiled
+def _mean(p: Any, near: Any) -> float:
+    """Return log sum_t p_t exp(near_t) where the best neighbour of all, behind a wall, is too far above this action's."""
+    own, total = -np.inf, 0.0
+    for t in range(len(p)):
+        if p[t] > 0.0:
+            own = max(own, near[t])
+    for t in range(len(p)):
+        if p[t] > 0.0:
+            total += p[t] * np.exp(near[t] - own)
+    return own + np.log(total)
+
+
+@compiled
+def cheapest(moves: Any, leads: Any, directions: int) -> Any:
+    """Return the least cost of a move to each neighbour [T, h, w], inf where none survives, and the action that has it."""
+    actions, height, breadth = moves.shape
+    cost = np.full((directions, height, breadth), np.inf)
+    by = np.full((directions, height, breadth), -1, np.int16)
+    for a in range(actions):
+        t = leads[a]
+        for i in range(height):
+            for j in range(breadth):
+                if -moves[a, i, j] < cost[t, i, j]:
+                    cost[t, i, j] = -moves[a, i, j]
+                    by[t, i, j] = a
+    return cost, by
+
+
+@compiled
+def solve_batch(
+    first: int, last: int, moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, sharp: bool, rule: Any, out: Any
+) -> None:
+    """Solve the samples first..last-1.
+
+    Args:
+        first: First sample.
+        last: One past the last sample.
+        moves: [B, A, h, w], log(gamma m).
+        p: float64 [A, T].
+        rows: int64 [T].
+        columns: int64 [T].
+        goal: bool [B, h, w].
+        wrap: Whether the maps are toruses.
+        sharp: Whether each action has one destination.
+        rule: Most sweeps, and the relative rise below which nothing changes.
+        out: u [B, h, w], action taken [B, h, w], last change [B] and sweeps [B], written.
+    """
+    u, taken, changes, sweeps = out
+    floor = -np.log(4.0) * (goal.shape[1] * goal.shape[2] + 1)
+    leads = np.empty(len(p), np.int64)
+    for a in range(len(p)):
+        leads[a] = np.argmax(p[a])
+    for b in range(first, last):
+        if sharp:
+            cost, by = cheapest(moves[b], leads, len(rows))
+            arriving, action, _ = settle(cost, by, rows, columns, goal[b], wrap, -floor)
+            u[b], taken[b], changes[b], sweeps[b] = -arriving, action, 0.0, 1
+        else:
+            u[b], taken[b], changes[b], sweeps[b] = sweep(moves[b], p, rows, columns, goal[b], wrap, floor, rule)
+
+
+@compiled
+def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, most: int) -> Any:
     """Carry the gradient of u down the best moves to the goal: solve (I - du'/du)^T w = g, Eq. 6, in u = log v.
 
     du'(x)/du(x + t) = P_a,t v(x + t) / sum_s P_a,s v(x + s) for the action a taken at x. Where each action has one
-    destination that is a tree, and one pass over the settled order, farthest cell first, is exact. Where actions mix,
-    what flows uphill is taken along by further passes, until nothing does.
+    destination that is a tree, and one pass, farthest cell first, is exact. Where actions mix, what flows uphill is taken
+    along by further passes, until nothing does.
 
     Args:
         u: float64 [h, w].
         taken: int64 [h, w], the action taken; -1 passes nothing on.
-        taps: float64 [A, T], P.
+        p: float64 [A, T].
         rows: int64 [T].
         columns: int64 [T].
         wrap: Whether the map is a torus.
         gradient: float64 [h, w], g.
-        order: int64 [n], cells from the farthest to the nearest.
         most: Most passes.
 
     Returns:
@@ -213,9 +267,10 @@ def flow(
     height, breadth = u.shape
     waiting = gradient.copy()
     total = np.zeros((height, breadth))
-    of_taps = np.zeros(taps.shape)
+    of_taps = np.zeros(p.shape)
     share = np.empty(len(rows))
-    left = 0.0
+    order = np.argsort(u.ravel())
+    whole_gradient, left = np.abs(gradient).sum(), 0.0
     for _ in range(most):
         for cell in order:
             y, x = cell // breadth, cell % breadth
@@ -225,7 +280,7 @@ def flow(
             waiting[y, x] = 0.0
             own = -np.inf
             for t in range(len(rows)):
-                if taps[a, t] > 0.0:
+                if p[a, t] > 0.0:
                     i, j = y + rows[t], x + columns[t]
                     if wrap:
                         i, j = i % height, j % breadth
@@ -235,7 +290,7 @@ def flow(
                     share[t] = -np.inf
             whole = 0.0
             for t in range(len(rows)):
-                share[t] = taps[a, t] * np.exp(share[t] - own)
+                share[t] = p[a, t] * np.exp(share[t] - own)
                 whole += share[t]
             g /= 1.0 - share[0] / whole  # what stays comes back at once: a geometric series
             total[y, x] += g
@@ -249,6 +304,16 @@ def flow(
         for cell in order:
             if taken[cell // breadth, cell % breadth] >= 0:
                 left += abs(waiting[cell // breadth, cell % breadth])
-        if left == 0.0:
+        if left <= 1e-12 * whole_gradient:
             break
     return total, of_taps, left
+
+
+@compiled
+def flow_batch(
+    first: int, last: int, u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, most: int, out: Any
+) -> None:
+    """Do `flow` for the samples first..last-1; out: its results [B, h, w], [B, A, T] and [B], written."""
+    total, of_taps, left = out
+    for b in range(first, last):
+        total[b], of_taps[b], left[b] = flow(u[b], taken[b], p, rows, columns, wrap, gradient[b], most)

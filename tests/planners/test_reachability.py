@@ -1,0 +1,188 @@
+"""The core `reachability`: its theorem, its two solvers, the adjoint as a flow, and what training adds to its loss."""
+
+import heapq
+
+import numpy as np
+import pytest
+import torch
+
+from datagen.problem import FOUR
+from planners import PlannerSpec, build_planner
+from planners.cores.reachability import Reachability, floor_of
+from planners.specs import ReachabilityOptions
+
+FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
+
+
+def planner_of(progress, wrap=False, seed=0, kernel="auto", **fields):
+    torch.manual_seed(seed)
+    options = {"hidden_channels": 16, "q_channels": 8}
+    planner = build_planner(PlannerSpec(core="reachability", options=options, wrap=wrap, **fields), kernel=kernel)
+    with torch.no_grad():
+        planner.core.tap_logits.mul_(0.3)  # all neighbours above the cut
+        planner.core.tap_logits[:, 1] += 1.0  # and the cell itself not the largest
+    planner.core.set_progress(progress)
+    return planner.double()
+
+
+def maps(batch, height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    free = (torch.rand(batch, 1, height, width, generator=generator) > 0.3).double()
+    goal = torch.zeros_like(free)
+    goal[:, 0, height // 2, width // 3] = 1
+    return torch.maximum(free, goal), goal
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_best_first_finds_the_fixed_point_of_the_reference(progress, wrap):
+    fields = {"tolerance": 0.0, "k_fwd": 400}
+    reference = planner_of(progress, wrap, **fields)
+    compiled = planner_of(progress, wrap, **fields, **FLOWS)
+    for height, width in ((7, 9), (1, 6), (5, 3)):
+        map, goal = maps(3, height, width)
+        found, expected = compiled.plan(map, goal), reference.plan(map, goal)
+        assert (found.kernel, expected.kernel.split(":")[0]) == ("compiled", "reference")
+        assert torch.allclose(found.solution.value, expected.solution.value, rtol=0, atol=1e-9)
+        assert torch.allclose(found.logits, expected.logits, rtol=0, atol=1e-7)
+        assert expected.solution.residual.max() < 1e-12
+        assert not found.solution.residual.max() > 1e-9
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_the_flow_is_the_gradient_of_the_unrolled_reference(progress, wrap):
+    map, goal = maps(3, 6, 7)
+    map = map * torch.rand(map.shape, dtype=map.dtype, generator=torch.Generator().manual_seed(2))  # no two ways tie
+    gradients = []
+    for fields in ({"adjoint": "unrolled"}, FLOWS | {"tolerance": 0.0}):
+        planner = planner_of(progress, wrap, k_fwd=400, **fields)
+        x = map.clone().requires_grad_()
+        plan = planner.plan(x, goal)
+        u = plan.solution.value
+        generator = torch.Generator().manual_seed(1)
+        weights = torch.randn(u.shape, dtype=u.dtype, generator=generator)
+        loss = (weights * u).sum() + plan.logits.sin().sum()
+        (loss + planner.core.penalty(plan.step.injected, u, map[:, 0] > 0.3)).backward()
+        named = planner.named_parameters()
+        gradients.append({"map": x.grad} | {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named})
+    assert plan.solution.adjoint.residual.max() < 1e-11
+    for name, expected in gradients[0].items():
+        scale = max(1.0, float(expected.abs().max()))
+        assert torch.allclose(gradients[1][name], expected, rtol=0, atol=1e-8 * scale), name
+
+
+def test_best_first_serves_every_adjoint_of_the_reference():
+    map, goal = maps(2, 6, 5)
+    values = []
+    for adjoint in ("phantom", "one_step", "implicit"):
+        planner = planner_of(1.0, solver="best_first", adjoint=adjoint)
+        plan = planner.plan(map, goal)
+        assert plan.kernel.startswith("reference: the adjoint system is solved by the generic")
+        plan.logits.sum().backward()
+        values.append(plan.solution.value)
+    assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
+
+
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_a_step_contracts_by_the_discount_and_is_monotone(progress):
+    core = planner_of(progress).core
+    map, goal = maps(2, 6, 7)
+    r = core.encode(torch.cat([map, goal], 1))
+    floor, generator = floor_of(map), torch.Generator().manual_seed(3)
+    u, w = (0.3 * floor * torch.rand(map.shape, dtype=map.dtype, generator=generator) for _ in range(2))
+    images = [core.step(z, r) for z in (u, w)]
+    difference = (images[0].exp() - images[1].exp()).abs().amax((1, 2, 3))
+    assert (difference <= core.discount * (u.exp() - w.exp()).abs().amax((1, 2, 3)) + 1e-15).all()
+    assert (core.step(torch.maximum(u, w), r) >= torch.maximum(*images) - 1e-12).all()
+
+
+def dijkstra(cost, goal):
+    """Costs of arriving by a heap, over moves that cost [4, h, w]."""
+    _, height, width = cost.shape
+    least, heap = {goal: 0.0}, [(0.0, goal)]
+    while heap:
+        at, (y, x) = heapq.heappop(heap)
+        if at > least[y, x]:
+            continue
+        for move, (dy, dx) in enumerate(FOUR.offsets):
+            i, j = y - dy, x - dx
+            if not (0 <= i < height and 0 <= j < width) or (i, j) == goal:
+                continue
+            total = at + cost[move, i, j]
+            if total < least.get((i, j), np.inf):
+                least[i, j] = total
+                heapq.heappush(heap, (total, (i, j)))
+    return least
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_settled_values_are_the_least_costs(seed):
+    planner = planner_of(1.0, seed=seed, **FLOWS)
+    map, goal = maps(1, 12, 13, seed)
+    with torch.no_grad():
+        core = planner.core
+        r = core.encode(torch.cat([map, goal], 1))
+        u = planner.plan(map, goal).solution.value[0, 0].numpy()
+    leads = r.shared[0].argmax(1) - 1
+    moves = r.per_sample[0][0].numpy()
+    cost = np.stack([np.min([-moves[a] for a in range(8) if leads[a] == t], axis=0) for t in (0, 1, 3, 2)])
+    order = [FOUR.offsets.index(o) for o in ((-1, 0), (0, -1), (0, 1), (1, 0))]
+    by_move = np.empty_like(cost)
+    by_move[order] = cost
+    least = dijkstra(by_move, (6, 4))
+    expected = np.full(map.shape[2:], floor_of(map))
+    for cell, total in least.items():
+        expected[cell] = max(expected[cell], -total)
+    np.testing.assert_allclose(u, expected, rtol=0, atol=1e-9)
+
+
+def test_the_table_of_patterns_is_the_encoder():
+    for wrap in (False, True):
+        core = planner_of(1.0, wrap).core
+        map, goal = maps(2, 70, 70)
+        x = torch.cat([map, goal], 1)
+        with torch.no_grad():
+            assert torch.allclose(core.survival(x), core.uncut_survival(x).clamp(0, 1), rtol=0, atol=1e-12)
+            assert torch.equal(core.survival(x), core._looked_up(x))
+            assert not torch.equal(core.survival(0.9 * x), core._looked_up(x))
+
+
+def test_taps_sharpen_to_one_neighbour():
+    core = planner_of(0.0).core
+    counts = []
+    for progress in (0.0, 0.5, 0.8, 0.9):
+        core.set_progress(progress)
+        taps = core.taps()
+        assert torch.allclose(taps.sum(1), torch.ones(8, dtype=taps.dtype))
+        counts.append(int((taps > 0).sum()))
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] == 8
+    assert core.sharp and torch.equal(core.taps().amax(1), torch.ones(8, dtype=taps.dtype))
+
+
+def test_finish_decides_every_move_in_every_pattern():
+    core = planner_of(1.0).float().core
+    before = core.patterns_survival().detach().clamp(0, 1)
+    assert ((before > 0) & (before < 1)).any()
+    core.finish(most_steps=3000)
+    after = core.patterns_survival().detach()
+    assert not ((after > 0) & (after < 1)).any()
+    assert all(parameter.grad is None for parameter in core.parameters())
+
+
+def test_unfinished_training_leaves_the_encoder_alone():
+    core = planner_of(0.8).core
+    before = core.hidden_weight.detach().clone()
+    core.finish()
+    assert torch.equal(before, core.hidden_weight)
+
+
+def test_options_and_moves_that_fit_no_group_are_refused():
+    with pytest.raises(ValueError, match="q_channels must be a multiple of 8"):
+        ReachabilityOptions(q_channels=12)
+    with pytest.raises(ValueError, match="solver 'best_first' works with the cores reachability"):
+        PlannerSpec(core="vin", solver="best_first")
+    with pytest.raises(ValueError, match="8 actions need group 'trivial'"):
+        build_planner(PlannerSpec(core="reachability"), actions=8)
+    assert isinstance(build_planner(PlannerSpec(core="reachability", group="trivial"), actions=8).core, Reachability)
+
