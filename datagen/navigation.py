@@ -17,7 +17,7 @@ _S32 = np.uint64(32)
 
 
 @kernel
-def _carve(map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.uint64]) -> None:
+def carve(map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.uint64]) -> None:
     """Carve a perfect maze into `map_` [m, m], all obstacles: depth-first search in steps of two from (1, 1).
 
     Drawing uniformly among the uncarved neighbours at each visit has the same distribution as trying four directions in
@@ -56,7 +56,7 @@ def _carve(map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.
 
 
 @kernel
-def _thin(map_: NDArray[np.uint8], state: NDArray[np.uint64]) -> None:
+def thin(map_: NDArray[np.uint8], state: NDArray[np.uint64]) -> None:
     """Free every interior cell with a probability that is itself uniform in (0, 1), drawn once per map."""
     size = map_.shape[0]
     threshold = next_bits(state) >> _S32
@@ -86,8 +86,8 @@ def _mazes(
         foreign, repeated = 0, 0
         while True:
             map_[:] = 0
-            _carve(map_, stack, state)
-            _thin(map_, state)
+            carve(map_, stack, state)
+            thin(map_, state)
             # All interior cells but the first, (1, 1).
             goal = 1 + below(state, (size - 2) * (size - 2) - 1)
             row, column = 1 + goal // (size - 2), 1 + goal % (size - 2)

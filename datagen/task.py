@@ -34,6 +34,24 @@ class ArmOptions(Spec):
     inclusive_angles: bool = False
 
 
+MazeKind = Literal["thinned", "perfect", "opened", "noise"]
+MAZE_KINDS: tuple[MazeKind, ...] = ("thinned", "perfect", "opened", "noise")
+
+
+class MazeOptions(Spec):
+    """Choices of the task `mazes`.
+
+    Attributes:
+        kinds: Kinds of maze, in turn: perfect ones; "thinned", each cell of the interior freed with a probability that is
+            uniform in (0, 1); "opened", with one that is uniform in (0, `opened`); "noise", no maze, cells free with a
+            probability that is uniform in (.55, .8).
+        opened: See kinds.
+    """
+
+    kinds: tuple[MazeKind, ...] = Field(MAZE_KINDS, min_length=1)
+    opened: float = Field(0.1, gt=0.0, le=1.0)
+
+
 IMAGE_SIZE = 96
 """Rows and columns of the workspace image (section 5.1)."""
 
@@ -94,6 +112,7 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "navigation": Task("datagen.navigation:draw"),
+    "mazes": Task("datagen.mazes:draw", options=MazeOptions),
     "manipulation": Task("datagen.manipulation:draw", moves=FOUR_WRAP, options=ArmOptions),
     "workspace_manipulation": Task(
         "datagen.manipulation:draw", FOUR_WRAP, mapper="unet", options=ArmOptions, observation_shape=_workspace_shape

@@ -27,6 +27,7 @@ Place = tuple[Scalar, ...]
 
 TASK_NAMES = {
     "navigation": "navigation",
+    "mazes": "mazes",
     "manipulation": "manipulation",
     "workspace_manipulation": "workspace",
     "visual_navigation": "visual nav.",
