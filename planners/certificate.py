@@ -1,17 +1,21 @@
-"""How far the plans of trained reachability weights are proven to arrive, and by a shortest way: by enumeration.
+"""Proof that every plan of trained reachability weights arrives, by a shortest way, on every map: by enumeration.
 
 The encoder sees the 3x3 cells around a cell, each free or not, and the goal where it is among them. So all that it can
 ever say is one of 512 patterns times the places of the goal. Where each latent action has one destination (sharp taps),
 a plan is a way of least cost, and what one step of it costs is one of those numbers.
 
-Proof. Let every step that may be part of a shortest way cost between c and C (-log of gamma times the survival of the
-best latent action that makes the move), and no open move less than c; let no value leak through walls (no move into a
-wall survives, or no move out of one does). A way of n steps costs at most n C. On a grid two neighbours differ by one in
-their distance, so what is not a shortest way has n + 2 steps or more (n + 1 on a torus with an odd side) and costs at
-least (n + 2) c. While n C < (n + 2) c, the neighbours on shortest ways are therefore those of least cost. What the head
-makes of such a cell is enumerated too: each pattern with each set of neighbours that can be the nearer ones. If it
-always names one of them, each step of the plan is one step nearer, from wherever it starts: it arrives, by a shortest way.
-With c = C there is no limit to n.
+Theorem. Let (1) no value pass through walls: no latent action leads into a wall with m > 0, or none out of one; (2) m = 1
+for the best latent action along each move that may be part of a shortest way; (3) the head name one of the nearer
+neighbours, in each pattern with each set of neighbours that can be the nearer ones. Then every plan, on every map of free
+cells and obstacles with one goal, of any size, arrives from every cell that has a way, by a shortest one.
+
+Proof. A shortest way of n steps survives with gamma^n by (2), and nothing survives with more than gamma a step; by (1)
+nothing else has a way. So u = n log gamma at distance n, exactly. Neighbours on a flat grid differ by one in distance, so
+what a cell sees is its pattern and which neighbours are the nearer ones: all of that is enumerated, and by (3) each step
+of the plan is one step nearer.
+
+What is 0 or 1 must be so by a margin that no order of summation in float32 takes away (`SLACK`), and so must the head's
+choice; the values themselves are float64 (`reachability_solver`), exact to a part in 10^15 of the longest way.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import torch
 from torch import Tensor
 
 from datagen.problem import FOUR
-from planners.cores.reachability import Reachability
+from planners.cores.reachability import LEAST_LOG_ADVANTAGE, SLACK, Reachability
 
 if TYPE_CHECKING:
     from planners.planner import Planner
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 _CENTRE = 4
 _MOVES = tuple(3 * (1 + dy) + 1 + dx for dy, dx in FOUR.offsets)
 """Where each move leads among the nine cells around one, row by row."""
+_LEAST_MARGIN = 0.01
+"""By which a logit must exceed another to count as larger."""
 
 
 @dataclass(frozen=True)
@@ -70,137 +76,114 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proven of every plan of these weights, on every map of free cells and obstacles, of any size.
+    """What is proven of every plan of these weights, on every map of free cells and obstacles with one goal, of any size.
 
     Attributes:
-        shortest: Steps up to which each plan arrives, by a shortest way, wherever it starts; math.inf for any length, 0
-            for nothing.
+        shortest: Steps up to which each plan is proven to arrive, by a shortest way, wherever it starts: math.inf where
+            the proof goes through, 0 where it does not.
         patterns: Local patterns that were gone through.
         decisions: Decisions of the head that were: patterns times sets of nearer neighbours.
-        survival: Least and greatest survival of a move that a shortest way may need.
-        worst: The pattern that limits the proof, or that stands in its way; None where nothing does.
+        survival: Least survival of a move that a shortest way may need.
+        margin: Least margin, in logits, by which the head prefers a nearer neighbour.
+        worst: The pattern that stands in the way; None where nothing does.
         reason: What about it does.
     """
 
     shortest: float
     patterns: int
     decisions: int
-    survival: tuple[float, float]
+    survival: float
+    margin: float
     worst: Pattern | None = None
     reason: str = ""
 
 
-def patterns() -> list[Pattern]:
-    """Return every pattern, with the goal nowhere in it or on any of its free cells."""
-    every = []
-    for number in range(512):
-        free = tuple(bool(number >> cell & 1) for cell in range(9))
-        every += [Pattern(free, goal) for goal in (None, *(cell for cell in range(9) if free[cell]))]
-    return every
-
-
 @torch.no_grad()
-def certify(planner: Planner, *, bipartite: bool = True) -> Certificate:
-    """Return what is proven of a planner's plans.
-
-    Args:
-        planner: A planner with the core `reachability`, the four moves and no mapper.
-        bipartite: False for a torus with an odd number of rows or columns.
+def certify(planner: Planner) -> Certificate:
+    """Return what is proven of a planner's plans, as `planners.edge.plan_walled` makes them, solved to the end.
 
     Raises:
         ValueError: If the planner is another one.
     """
     core = planner.core
-    if not isinstance(core, Reachability) or len(core.neighbours) != 5 or planner.channels:
-        raise ValueError("certify: expected a planner with core 'reachability', the four moves and a map of 0 and 1")
-    every = patterns()
-    proof = _Proof(core, every)
-    return proof.certificate(2 if bipartite else 1)
+    if not isinstance(core, Reachability) or len(core.neighbours) != 5 or core.in_channels != 2 or core.wrap:
+        raise ValueError(
+            "certify: expected a planner with core 'reachability', the four moves, a map of zeros and ones, and walls "
+            "round it; nothing can be enumerated for another one"
+        )
+    return _Proof(core).certificate()
+
+
+def pattern_of(row: int) -> Pattern:
+    """Return the pattern of a row of `Reachability.patterns_survival`."""
+    free = tuple(bool(row % 512 >> cell & 1) for cell in range(9))
+    return Pattern(free, row // 512 - 1 if row >= 512 else None)
 
 
 class _Proof:
     """The survival of each latent action in each pattern, and what follows from it."""
 
-    def __init__(self, core: Reachability, every: list[Pattern]) -> None:
-        self.core, self.every = core, every
-        free = torch.tensor([pattern.free for pattern in every])
-        goal = torch.tensor([[cell == pattern.goal for cell in range(9)] for pattern in every])
-        x = torch.stack([free, goal], 1).unflatten(2, (3, 3)).to(core.hidden_weight)
-        wrap, core.wrap = core.wrap, False
-        self.survival = core.survival(x)[:, :, 1, 1].double()
-        core.wrap = wrap
+    def __init__(self, core: Reachability) -> None:
+        self.core = core
+        survival = core.patterns_survival().double()
+        rows = [row for row in range(len(survival)) if row < 512 or pattern_of(row).free[row // 512 - 1]]
+        self.every = [pattern_of(row) for row in rows]
+        # The margin is half of that by which training decides: the rest is left for the conversion to float64.
+        uncut = survival[rows]
+        self.shut, self.survival = uncut <= -SLACK / 2, uncut.clamp(0, 1)
+        self.survival = torch.where(uncut >= 1 + SLACK / 2, 1.0, self.survival.clamp(max=1 - SLACK / 2))
         self.taps = core.taps().double()
-        leads = self.taps.argmax(1)
-        self.moves = [[a for a in range(len(leads)) if core.neighbours[leads[a]] == cell] for cell in _MOVES]
-        self.best = torch.stack([self.survival[:, rows].amax(1) if rows else free.new_zeros(len(free)).double() for rows in self.moves], 1)
-        self.wall = ~free[:, _CENTRE]
-        self.agent = free[:, _CENTRE] & ~goal[:, _CENTRE]
-        self.open = free[:, list(_MOVES)] & self.agent[:, None]
+        leads = [core.neighbours[n] for n in self.taps.argmax(1).tolist()]
+        self.moves = [[a for a, cell in enumerate(leads) if cell == move] for move in _MOVES]
+        self.staying = [a for a, cell in enumerate(leads) if cell == _CENTRE]
+        self.agents = [n for n, p in enumerate(self.every) if p.free[_CENTRE] and p.goal != _CENTRE]
 
-    def certificate(self, detour: int) -> Certificate:
-        blocked = self._blocked()
-        gamma = self.core.discount
-        needed = torch.zeros_like(self.open)
-        decisions = 0
-        for number in self.agent.nonzero()[:, 0].tolist():
-            for nearer in self.every[number].nearer():
-                needed[number, list(nearer)] = True
-                decisions += 1
-        least, greatest = float(self.best[needed].min()), float(self.best[needed].max())
-        facts = (len(self.every), decisions, (least, greatest))
-        if blocked is not None:
-            return Certificate(0, *facts, *blocked)
-        low = (torch.where(needed, self.best, 2.0).amin(1)).argmin()
-        if least <= 0:
-            return Certificate(0, *facts, self.every[low], "a move that a shortest way may need never survives")
-        top = float(self.best[self.open].max())
-        dear, cheap = -math.log(gamma * least), -math.log(gamma * top)
-        if dear > cheap:
-            limit = math.ceil(detour * cheap / (dear - cheap)) - 1
-            if limit < 1:
-                return Certificate(0, *facts, self.every[low], f"a move survives with {least:.4g}, another with {top:.4g}")
-        else:
-            limit = math.inf
-        wrong = self._wrong_decision(dear, cheap, limit, detour)
-        if wrong is not None:
-            return Certificate(0, *facts, wrong, "the policy may leave the nearer neighbours")
-        reason = "" if limit == math.inf else f"a move survives with {least:.4g}, another with {top:.4g}"
-        return Certificate(limit, *facts, None if limit == math.inf else self.every[low], reason)
+    def certificate(self) -> Certificate:
+        cases = [(number, nearer) for number in self.agents for nearer in self.every[number].nearer()]
+        least, worst = min(((self._best(number, move), number) for number, near in cases for move in near), default=(0, 0))
+        margins = self._margins(cases)
+        margin, doubtful = margins.min(0)
+        facts = (len(self.every), len(cases), float(least), float(margin))
+        stands = self._leak()
+        if stands is None and least < 1:
+            stands = worst, f"a move that a shortest way may need survives with {least:.4g}, not 1"
+        if stands is None and margin < _LEAST_MARGIN:
+            stands = cases[int(doubtful)][0], "the policy may leave the nearer neighbours"
+        if stands is None:
+            return Certificate(math.inf, *facts)
+        return Certificate(0, *facts, None if stands[0] is None else self.every[stands[0]], stands[1])
 
-    def _blocked(self) -> tuple[Pattern | None, str] | None:
-        """Return what lets value pass where no agent may, or mixes where a way leads; None where nothing does."""
+    def _best(self, number: int, move: int) -> float:
+        actions = self.moves[move]
+        return float(self.survival[number, actions].max()) if actions else 0.0
+
+    def _leak(self) -> tuple[int | None, str] | None:
+        """Return what lets value pass through walls, or mixes where a way leads; None where nothing does."""
         if not bool((self.taps.amax(1) == 1).all()):
             return None, "a latent action leads to several neighbours: the training was not finished"
-        out = self.survival[self.wall].amax(1)
-        free = torch.tensor([pattern.free for pattern in self.every])
-        into = torch.where(~free[:, list(_MOVES)] & self.agent[:, None], self.best, 0.0).amax(1)
-        if float(out.max()) > 0 and float(into.max()) > 0:
-            return self.every[int(into.argmax())], "a move into a wall may survive, and one out of a wall"
-        return None
+        out = [n for n, p in enumerate(self.every) if not p.free[_CENTRE] and not bool(self.shut[n].all())]
+        into = [
+            n
+            for n in self.agents
+            for move, cell in enumerate(_MOVES)
+            if not self.every[n].free[cell] and not bool(self.shut[n, self.moves[move]].all())
+        ]
+        return (into[0], "a move into a wall may survive, and one out of a wall") if out and into else None
 
-    def _wrong_decision(self, dear: float, cheap: float, limit: float, detour: int) -> Pattern | None:
-        """Return a pattern in which the head may name a neighbour that is not nearer."""
-        core = self.core
-        head = core.symmetry.acting(core.head_weight).double()
-        leads = self.taps.argmax(1)
-        spread = 0.0 if limit == math.inf else limit * (dear - cheap)
-        numbers, nears, sets = [], [], []
-        for number in self.agent.nonzero()[:, 0].tolist():
-            ways = [move for move in range(4) if self.open[number, move]]
-            for nearer in self.every[number].nearer():
-                value = [-math.inf] * 4
-                for move in ways:
-                    value[move] = 0.0 if move in nearer else -detour * cheap + spread
-                numbers.append(number)
-                nears.append(value)
-                sets.append([move in nearer for move in range(4)])
-        near = torch.tensor(nears, dtype=torch.double)
-        inside = torch.tensor(sets)
-        by_action = torch.full((len(near), len(leads)), -math.inf, dtype=torch.double)
-        for move, rows in enumerate(self.moves):
-            by_action[:, rows] = near[:, [move]]
-        q = self.survival[numbers].log() + by_action
-        advantage = (q - q.amax(1, keepdim=True)).clamp(min=-5.0)
-        chosen = (advantage @ head.T).argmax(1)
-        fails = ~inside.gather(1, chosen[:, None])[:, 0]
-        return self.every[numbers[int(fails.nonzero()[0, 0])]] if bool(fails.any()) else None
+    def _margins(self, cases: list[tuple[int, tuple[int, ...]]]) -> Tensor:
+        """Return by how much the best logit of a nearer neighbour exceeds that of any other action, by case."""
+        head = self.core.symmetry.acting(self.core.head_weight).double()
+        step = math.log(self.core.discount)
+        near = torch.full((len(cases), self.survival.shape[1]), -math.inf, dtype=torch.double)
+        inside = torch.zeros(len(cases), 4, dtype=torch.bool)
+        for case, (number, nearer) in enumerate(cases):
+            near[case, self.staying] = step
+            inside[case, list(nearer)] = True
+            for move, cell in enumerate(_MOVES):
+                if self.every[number].free[cell]:
+                    near[case, self.moves[move]] = 0.0 if move in nearer else 2 * step
+        q = self.survival[[number for number, _ in cases]].log() + near
+        advantage = (q - q.amax(1, keepdim=True)).clamp(min=LEAST_LOG_ADVANTAGE).nan_to_num(LEAST_LOG_ADVANTAGE)
+        logits = self.core.options.advantage_scale * advantage @ head.T
+        right = logits.masked_fill(~inside, -math.inf).amax(1)
+        return right - logits.masked_fill(inside, -math.inf).amax(1)

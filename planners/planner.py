@@ -193,7 +193,7 @@ class Planner(nn.Module):
         reason = reachability_solver.unsupported(x, solver, self.adjoint)
         if reason is not None:
             return None, f"reference: {reason}", injected
-        u, solution = reachability_solver.fixed_point(core, injected, solver)
+        u, solution = reachability_solver.fixed_point(core, injected, solver, self.adjoint)
         return Plan(core.policy(u, injected), solution, BoundStep(core, injected), "compiled"), "compiled", None
 
     def recording(self, **changes: Any) -> Planner:

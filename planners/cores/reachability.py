@@ -28,7 +28,7 @@ SLACK = 1e-3
 """How far beyond the cut a survival lies that counts as 0 or 1 for good: no order of summation brings it back."""
 _CUTS = (0.05, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """By eighths of the training: taps below this share of the largest are cut. In the last eighth it alone is left."""
-_LEAST_LOG_ADVANTAGE = -5.0
+LEAST_LOG_ADVANTAGE = -5.0
 """What the policy reads of an action that is e^5 times less likely to arrive than the best, or has no way at all."""
 _LOOKED_UP_FROM = 4096
 """Cells from which a table of all local patterns is cheaper than the convolutions it is made by."""
@@ -189,7 +189,7 @@ class Reachability(nn.Module):
     def policy(self, u: Tensor, r: Injected) -> Tensor:
         """Return logits from log Q_a - max log Q, [B, actions, h, w]."""
         q = self.action_values(u, r)
-        advantage = (q - maximum(q, 1)).clamp(min=_LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
+        advantage = (q - maximum(q, 1)).clamp(min=LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
         head = self.symmetry.acting(self.head_weight)[:, :, None, None]
         return functional.conv2d(self.options.advantage_scale * advantage, head)
 

@@ -112,9 +112,11 @@ def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, l
 
 @compiled
 def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, floor: float, rule: Any) -> Any:
-    """Iterate u' = max(goal, max_a log Q_a) in place, cell by cell, there and back, until nothing changes.
+    """Iterate u' = max(goal, max_a log Q_a) in place, from the goal outwards, until nothing changes.
 
-    The operator is monotone and starts below its fixed point, so any order of updates rises to the same fixed point.
+    The operator is monotone and starts below its fixed point, so any order of updates rises to the same fixed point. It
+    takes few sweeps where cells follow those that their value comes from: first as a flood from the goal reaches them,
+    then by the values of the sweep before.
 
     Args:
         moves: [A, h, w], log(gamma m), -inf where the action is blocked.
@@ -131,45 +133,81 @@ def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, fl
         and the number of sweeps.
     """
     most, tolerance = rule
-    actions, height, breadth = moves.shape
     survival = np.exp(moves.astype(np.float64))
     u = np.where(goal, 0.0, floor)
-    taken = np.full((height, breadth), -1, np.int64)
+    taken = np.full(goal.shape, -1, np.int64)
     near, odds = np.empty(len(rows)), np.empty(len(rows))
+    order = _flood(survival, p, rows, columns, goal, wrap)
     change, sweeps = np.inf, 0
     while sweeps < most and change > 0.0:
         change = 0.0
         sweeps += 1
-        for place in range(height * breadth):
-            cell = place if sweeps % 2 == 1 else height * breadth - 1 - place
-            y, x = cell // breadth, cell % breadth
-            if goal[y, x]:
-                continue
+        for cell in order:
+            y, x = cell // goal.shape[1], cell % goal.shape[1]
             top = floor
             for t in range(len(rows)):
                 near[t] = _value(u, y + rows[t], x + columns[t], wrap, floor)
                 top = max(top, near[t])
-            if top <= floor:
+            if goal[y, x] or top <= floor:
                 continue
             for t in range(len(rows)):
                 odds[t] = np.exp(near[t] - top)
-            best, by = u[y, x], taken[y, x]
-            for a in range(actions):
-                if survival[a, y, x] == 0.0:
-                    continue
+            best, by, behind = 0.0, -1, floor
+            for a in range(len(p)):
                 total = 0.0
                 for t in range(len(rows)):
                     total += p[a, t] * odds[t]
-                q = moves[a, y, x] + top + np.log(total) if total > 1e-200 else moves[a, y, x] + _mean(p[a], near)
-                if q > best:
-                    best, by = q, a
+                total *= survival[a, y, x]
+                if total > best:
+                    best, by = total, a
+            if best > 1e-200:
+                best = top + np.log(best)
+            else:
+                for a in range(len(p)):
+                    behind = max(behind, moves[a, y, x] + _mean(p[a], near))
+                    by = a if behind == moves[a, y, x] + _mean(p[a], near) else by
+                best = behind
             rise = best - u[y, x]
             if rise > 0.0:
                 # What is left of a rise shrinks geometrically; below the tolerance it is rounding.
                 if rise > tolerance * max(1.0, -best):
                     change = max(change, rise)
                 u[y, x], taken[y, x] = best, by
+        if sweeps % 2 == 1:
+            order = order[np.argsort(-u.ravel()[order], kind="mergesort")]
     return u, taken, change, sweeps
+
+
+@compiled
+def _flood(survival: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool) -> Any:
+    """Return the cells from which some chain of surviving actions leads to the goal, in the order of its length."""
+    height, breadth = goal.shape
+    order = np.empty(goal.size, np.int64)
+    seen = goal.copy()
+    found = 0
+    for cell in range(goal.size):
+        if goal[cell // breadth, cell % breadth]:
+            order[found] = cell
+            found += 1
+    place = 0
+    while place < found:
+        y, x = order[place] // breadth, order[place] % breadth
+        place += 1
+        for t in range(1, len(rows)):
+            i, j = y - rows[t], x - columns[t]
+            if wrap:
+                i, j = i % height, j % breadth
+            elif i < 0 or i >= height or j < 0 or j >= breadth:
+                continue
+            if seen[i, j]:
+                continue
+            for a in range(len(p)):
+                if p[a, t] > 0.0 and survival[a, i, j] > 0.0:
+                    seen[i, j] = True
+                    order[found] = i * breadth + j
+                    found += 1
+                    break
+    return order[:found]
 
 
 @compiled
@@ -244,7 +282,7 @@ def solve_batch(
 
 
 @compiled
-def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, most: int) -> Any:
+def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, rule: Any) -> Any:
     """Carry the gradient of u down the best moves to the goal: solve (I - du'/du)^T w = g, Eq. 6, in u = log v.
 
     du'(x)/du(x + t) = P_a,t v(x + t) / sum_s P_a,s v(x + s) for the action a taken at x. Where each action has one
@@ -259,11 +297,12 @@ def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradie
         columns: int64 [T].
         wrap: Whether the map is a torus.
         gradient: float64 [h, w], g.
-        most: Most passes.
+        rule: Most passes, and the share of the gradient that may be left to pass on.
 
     Returns:
         Gradients of log(gamma m), by cell for the action taken [h, w], and of log P [A, T]; what was left to pass on.
     """
+    most, tolerance = rule
     height, breadth = u.shape
     waiting = gradient.copy()
     total = np.zeros((height, breadth))
@@ -304,16 +343,16 @@ def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradie
         for cell in order:
             if taken[cell // breadth, cell % breadth] >= 0:
                 left += abs(waiting[cell // breadth, cell % breadth])
-        if left <= 1e-12 * whole_gradient:
+        if left <= tolerance * whole_gradient:
             break
     return total, of_taps, left
 
 
 @compiled
 def flow_batch(
-    first: int, last: int, u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, most: int, out: Any
+    first: int, last: int, u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, rule: Any, out: Any
 ) -> None:
     """Do `flow` for the samples first..last-1; out: its results [B, h, w], [B, A, T] and [B], written."""
     total, of_taps, left = out
     for b in range(first, last):
-        total[b], of_taps[b], left[b] = flow(u[b], taken[b], p, rows, columns, wrap, gradient[b], most)
+        total[b], of_taps[b], left[b] = flow(u[b], taken[b], p, rows, columns, wrap, gradient[b], rule)

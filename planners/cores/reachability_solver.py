@@ -73,11 +73,12 @@ def unsupported(x: Tensor, solver: Any, adjoint: Any) -> str | None:
     return None
 
 
-def fixed_point(core: Reachability, injected: Injected, solver: BestFirst) -> tuple[Tensor, Solution]:
+def fixed_point(core: Reachability, injected: Injected, solver: BestFirst, adjoint: Any) -> tuple[Tensor, Solution]:
     """Return log v* in float64, [B, 1, h, w], and the solution in the core's own type; differentiable."""
     found = _Found.of(core, injected, solver)
     slot = AdjointSlot()
-    u = _Settle.apply(injected.per_sample[0], injected.shared[0], found, slot)
+    tolerance = getattr(getattr(adjoint, "solver", None), "tolerance", 0.0)
+    u = _Settle.apply(injected.per_sample[0], injected.shared[0], found, max(tolerance, _ROUNDING), slot)
     return u, found.solution(u.to(injected.per_sample[0].dtype), slot)
 
 
@@ -130,8 +131,8 @@ class _Found:
 
 class _Settle(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, moves: Tensor, taps: Tensor, found: _Found, slot: AdjointSlot) -> Tensor:
-        ctx.found, ctx.slot = found, slot
+    def forward(ctx: Any, moves: Tensor, taps: Tensor, found: _Found, tolerance: float, slot: AdjointSlot) -> Tensor:
+        ctx.found, ctx.tolerance, ctx.slot = found, tolerance, slot
         ctx.shape, ctx.dtype = moves.shape, moves.dtype
         return torch.from_numpy(found.u).unsqueeze(1)
 
@@ -144,12 +145,12 @@ class _Settle(torch.autograd.Function):
         p = found.layout[0]
         total, of_taps, left = np.empty(gradient.shape), np.empty((batch, *p.shape)), np.empty(batch)
         out = (total, of_taps, left)
-        share(flow_batch, batch, found.u, found.taken, *found.layout, gradient, _MOST_PASSES, out)
+        share(flow_batch, batch, found.u, found.taken, *found.layout, gradient, (_MOST_PASSES, ctx.tolerance), out)
         size = np.abs(gradient).sum(axis=(1, 2))
         residual = torch.from_numpy(left / np.maximum(size, np.finfo(float).tiny)).float()
-        result = torch.where(residual <= _ROUNDING, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)
+        result = torch.where(residual <= ctx.tolerance, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)
         ctx.slot.record = AdjointRecord(residual, torch.ones(batch, dtype=torch.int64), result)
         of_moves = torch.zeros(ctx.shape, dtype=ctx.dtype)
         taken = torch.from_numpy(found.taken).unsqueeze(1)
         of_moves.scatter_(1, taken.clamp(min=0), torch.from_numpy(total).unsqueeze(1).to(ctx.dtype))
-        return of_moves, torch.from_numpy(of_taps.sum(axis=0)).to(ctx.dtype), None, None
+        return of_moves, torch.from_numpy(of_taps.sum(axis=0)).to(ctx.dtype), None, None, None

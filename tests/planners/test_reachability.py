@@ -55,7 +55,7 @@ def test_the_flow_is_the_gradient_of_the_unrolled_reference(progress, wrap):
     map, goal = maps(3, 6, 7)
     map = map * torch.rand(map.shape, dtype=map.dtype, generator=torch.Generator().manual_seed(2))  # no two ways tie
     gradients = []
-    for fields in ({"adjoint": "unrolled"}, FLOWS | {"tolerance": 0.0}):
+    for fields in ({"adjoint": "unrolled"}, FLOWS | {"tolerance": 0.0, "tolerance_bwd": 0.0}):
         planner = planner_of(progress, wrap, k_fwd=400, **fields)
         x = map.clone().requires_grad_()
         plan = planner.plan(x, goal)
