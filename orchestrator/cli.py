@@ -19,6 +19,7 @@ from pathlib import Path
 
 from datagen.manifest import DatasetError
 from datagen.plugins import PluginError
+from orchestrator.certifying import add_certify
 from orchestrator.checking import add_check
 from orchestrator.doctor import add_doctor
 from orchestrator.environment import wrong_numbers
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add_job_verbs(verbs, verb, _load)
     add_interchange(verbs)
     add_check(verbs)
+    add_certify(verbs)
     add_doctor(verbs)
     return parser
 

@@ -22,6 +22,7 @@ from datagen.problem import FOUR, Moves
 from planners import advice, trial_files
 from planners.edge import on_map, plan_walled
 from planners.planner import Planner, build_planner
+from planners.published import folder_of
 from planners.registry import OPTIONS, load_parts
 from planners.trial_files import PlannerError as PlannerError
 
@@ -156,14 +157,15 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
     """Return the planner that a trial has trained.
 
     Args:
-        directory: The trial directory; of its files `spec.json` and `checkpoint.pt` are enough.
+        directory: The trial directory; of its files `spec.json` and `checkpoint.pt` are enough. Or the name of weights
+            that come with this package: "reachability".
         plugins: Modules to import for its parts, beside those in IDP_PLUGINS; its files have none imported.
 
     Raises:
         PlannerError: A file is missing or not of this version; names it.
         PluginError: A plug-in can't be imported, or the planner's parts come from one that is not named.
     """
-    folder = Path(directory)
+    folder = folder_of(directory)
     spec_file, checkpoint = folder / "spec.json", folder / "checkpoint.pt"
     load_parts([*named_in_environment(), *plugins])
     try:

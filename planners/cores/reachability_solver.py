@@ -149,7 +149,7 @@ class _Settle(torch.autograd.Function):
         size = np.abs(gradient).sum(axis=(1, 2))
         residual = torch.from_numpy(left / np.maximum(size, np.finfo(float).tiny)).float()
         result = torch.where(residual <= ctx.tolerance, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)
-        ctx.slot.record = AdjointRecord(residual, torch.ones(batch, dtype=torch.int64), result)
+        ctx.slot.record = AdjointRecord(residual, torch.ones(batch, dtype=torch.int64), result, residual[None])
         of_moves = torch.zeros(ctx.shape, dtype=ctx.dtype)
         taken = torch.from_numpy(found.taken).unsqueeze(1)
         of_moves.scatter_(1, taken.clamp(min=0), torch.from_numpy(total).unsqueeze(1).to(ctx.dtype))
