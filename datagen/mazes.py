@@ -1,8 +1,8 @@
 """Mazes of several kinds: thinned ones as in `navigation`, perfect ones, perfect ones with openings, and plain noise.
 
-What is thinned with a probability that is uniform in (0, 1) is nearly open nine times in ten: a planner sees few long ways
-there. A perfect maze has one way between any two cells; openings make rings of it; noise has what no maze has, such as
-walls that touch at a corner, and cells that cannot be reached.
+What is thinned with a probability that is uniform in (0, 1) is nearly open nine times in ten: a planner sees few long
+ways there. A perfect maze has one way between any two cells; openings make rings of it; noise has what no maze has,
+such as walls that touch at a corner, and cells that cannot be reached.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def _free_interior(map_: NDArray[np.uint8], share: float, state: NDArray[np.uint
 
 
 @kernel
-def _draw_one(kind: int, opened: float, map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.uint64]) -> int:
+def _draw_one(
+    kind: int, opened: float, map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.uint64]
+) -> int:
     """Draw a map of a kind and return its goal's place; -1 where nothing is free."""
     map_[:] = 0
     if kind == NOISE:
@@ -117,7 +119,9 @@ def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
         maps, goals, failed = _mazes(*given, claims.keys, claims.holders)
         if failed >= 0:
             kind = options.kinds[failed % len(kinds)]
-            raise ValueError(f"map_size: no {kind} maze of size {size} belongs to split {split!r}; choose a larger size")
+            raise ValueError(
+                f"map_size: no {kind} maze of size {size} belongs to split {split!r}; choose a larger size"
+            )
         return maps, goals
 
     key = ("mazes", size, spec.seed, spec.distinct, options.kinds, options.opened, split)

@@ -42,7 +42,8 @@ class MazeOptions(Spec):
     """Choices of the task `mazes`.
 
     Attributes:
-        kinds: Kinds of maze, in turn: perfect ones; "thinned", each cell of the interior freed with a probability that is
+        kinds: Kinds of maze, in turn: perfect ones; "thinned", each cell of the interior freed with a probability that
+            is
             uniform in (0, 1); "opened", with one that is uniform in (0, `opened`); "noise", no maze, cells free with a
             probability that is uniform in (.55, .8).
         opened: See kinds.

@@ -15,7 +15,9 @@ def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add the verb `certify` to the command line's verbs."""
     certify = verbs.add_parser("certify", help="How far a trial's plans are proven to arrive, by shortest ways.")
     certify.set_defaults(verb=_certify)
-    certify.add_argument("trial", metavar="TRIAL", help="its folder, a prefix of its id, or the name of published weights")
+    certify.add_argument(
+        "trial", metavar="TRIAL", help="its folder, a prefix of its id, or the name of published weights"
+    )
     certify.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_storage(certify)
 
@@ -61,10 +63,14 @@ def _certify(options: argparse.Namespace) -> int:
         return 0
     print(f"{folder}: {found.patterns} local patterns, {found.decisions} decisions")
     if proven:
-        print("every plan, on every map of free cells and obstacles with one goal, arrives by a shortest way: any length")
+        print(
+            "every plan, on every map of free cells and obstacles with one goal, arrives by a shortest way: any length"
+        )
     else:
         print(f"nothing is proven: {found.reason}")
-    print(f"least survival of a move that is needed: {found.survival:.6g}; least margin of a decision: {found.margin:.4g}")
+    print(
+        f"least survival of a move that is needed: {found.survival:.6g}; least margin of a decision: {found.margin:.4g}"
+    )
     if worst is not None:
         print("in the way (. free, # obstacle, G goal, the agent in the middle):\n  " + worst.replace("/", "\n  "))
     return 0

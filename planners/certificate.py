@@ -4,15 +4,15 @@ The encoder sees the 3x3 cells around a cell, each free or not, and the goal whe
 ever say is one of 512 patterns times the places of the goal. Where each latent action has one destination (sharp taps),
 a plan is a way of least cost, and what one step of it costs is one of those numbers.
 
-Theorem. Let (1) no value pass through walls: no latent action leads into a wall with m > 0, or none out of one; (2) m = 1
-for the best latent action along each move that may be part of a shortest way; (3) the head name one of the nearer
-neighbours, in each pattern with each set of neighbours that can be the nearer ones. Then every plan, on every map of free
-cells and obstacles with one goal, of any size, arrives from every cell that has a way, by a shortest one.
+Theorem. Let (1) no value pass through walls: no latent action leads into a wall with m > 0, or none out of one; (2) m =
+1 for the best latent action along each move that may be part of a shortest way; (3) the head name one of the nearer
+neighbours, in each pattern with each set of neighbours that can be the nearer ones. Then every plan, on every map of
+free cells and obstacles with one goal, of any size, arrives from every cell that has a way, by a shortest one.
 
 Proof. A shortest way of n steps survives with gamma^n by (2), and nothing survives with more than gamma a step; by (1)
-nothing else has a way. So u = n log gamma at distance n, exactly. Neighbours on a flat grid differ by one in distance, so
-what a cell sees is its pattern and which neighbours are the nearer ones: all of that is enumerated, and by (3) each step
-of the plan is one step nearer.
+nothing else has a way. So u = n log gamma at distance n, exactly. Neighbours on a flat grid differ by one in distance,
+so what a cell sees is its pattern and which neighbours are the nearer ones: all of that is enumerated, and by (3) each
+step of the plan is one step nearer.
 
 What is 0 or 1 must be so by a margin that no order of summation in float32 takes away (`SLACK`), and so must the head's
 choice; the values themselves are float64 (`reachability_solver`), exact to a part in 10^15 of the longest way.
@@ -76,7 +76,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proven of every plan of these weights, on every map of free cells and obstacles with one goal, of any size.
+    """What is proven of every plan of these weights, on every map of cells with one goal, of any size.
 
     Attributes:
         shortest: Steps up to which each plan is proven to arrive, by a shortest way, wherever it starts: math.inf where
@@ -100,7 +100,7 @@ class Certificate:
 
 @torch.no_grad()
 def certify(planner: Planner) -> Certificate:
-    """Return what is proven of a planner's plans, as `planners.edge.plan_walled` makes them, solved to the end.
+    """Return what is proven of a planner's plans, as `plan_walled` makes them, solved best first.
 
     Raises:
         ValueError: If the planner is another one.
@@ -140,7 +140,9 @@ class _Proof:
 
     def certificate(self) -> Certificate:
         cases = [(number, nearer) for number in self.agents for nearer in self.every[number].nearer()]
-        least, worst = min(((self._best(number, move), number) for number, near in cases for move in near), default=(0, 0))
+        least, worst = min(
+            ((self._best(number, move), number) for number, near in cases for move in near), default=(0, 0)
+        )
         margins = self._margins(cases)
         margin, doubtful = margins.min(0)
         facts = (len(self.every), len(cases), float(least), float(margin))

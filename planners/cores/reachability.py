@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # u = log v, v probability of arriving, m survival of a latent action, P where it leads, gamma discount, Q action values
 
 NEIGHBOURS = {4: (4, 1, 3, 7, 5), 8: (4, 0, 1, 2, 3, 5, 6, 7, 8)}
-"""Of the nine cells around one, row by row, those that a move of a task reaches: the cell itself first. By the number of
-moves: north, west, south, east; or all eight."""
+"""Of the nine cells around one, row by row, those that a move of a task reaches, the cell itself first. By the number
+of moves: north, west, south, east; or all eight."""
 
 _MARGIN = 0.25
 """How far the survival's sigmoid reaches beyond [0, 1] before it is cut, so that 0 and 1 are reached exactly."""
@@ -54,12 +54,12 @@ class Reachability(nn.Module):
     Q_a(x) = gamma m_a(x) sum_t P_a,t v(x + t),   v'(x) = max_a Q_a(x),   v(goal) = 1,
 
     where the latent action a survives at x with probability m_a(x), read off the 3x3 cells around x, and then leads to
-    the neighbour x + t with probability P_a,t. v*(x) is the largest probability of arriving. This keeps the maximum over
-    actions of Eq. 1, with the goal as a boundary condition instead of a reward, and a transition that depends on the
-    cell. A blocked move is m = 0: it has no price, there is no way through.
+    the neighbour x + t with probability P_a,t. v*(x) is the largest probability of arriving. This keeps the maximum
+    over actions of Eq. 1, with the goal as a boundary condition instead of a reward, and a transition that depends on
+    the cell. A blocked move is m = 0: it has no price, there is no way through.
 
-    Theorem. f is a contraction of modulus gamma in the max norm (each Q_a is gamma m_a times a mean of values, m_a <= 1),
-    so v* is unique (Banach); f is monotone and v_0 = [x is the goal] <= f(v_0), so v_k rises to v*. f is positively
+    Theorem. f is a contraction of modulus gamma in the max norm (each Q_a is gamma m_a times a mean of values, m_a <=
+    1), so v* is unique (Banach); f is monotone and v_0 = [x is the goal] <= f(v_0), so v_k rises to v*. f is positively
     homogeneous away from the goal: far from it looks like near it, for the policy reads log Q_a - max_a log Q_a.
 
     The value is kept as u = log v >= floor = -log(4) (cells + 1): a path of any length underflows nowhere, and what is

@@ -1,7 +1,7 @@
 """Reachability solved on one map: best first where every latent action has one destination, by sweeps where it mixes.
 
-Legend: u = log v, D = -u >= 0 the cost of arriving; B samples, A latent actions, T neighbours (the cell itself first), h
-and w rows and columns; P where an action leads.
+Legend: u = log v, D = -u >= 0 the cost of arriving; B samples, A latent actions, T neighbours (the cell itself first),
+    h and w rows and columns; P where an action leads.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from planners.cores.plane import compiled
 def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, limit: float) -> Any:
     """Settle cells in the order of their cost of arriving, from the goal outwards (Dijkstra with buckets, after Dial).
 
-    A bucket is as wide as the least cost of a move, so nothing in the bucket at hand can be improved by what comes later:
-    a cell is settled once (but for rounding, which a second visit mends), and its cost is that of the fixed point.
+    A bucket is as wide as the least cost of a move, so nothing in the bucket at hand can be improved by what comes
+    later: a cell is settled once (but for rounding, which a second visit mends), and its cost is that of the fixed
+    point.
 
     Args:
         cost: float64 [T, h, w], what the best latent action to each neighbour costs, inf where none survives.
@@ -30,8 +31,8 @@ def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, l
         limit: Cost from which a cell has no way to the goal.
 
     Returns:
-        D [h, w] (`limit` where there is no way), the action taken [h, w] (-1 at the goal and where there is no way), and
-        the cells in the order in which they were settled.
+        D [h, w] (`limit` where there is no way), the action taken [h, w] (-1 at the goal and where there is no way),
+        and the cells in the order in which they were settled.
     """
     directions, height, breadth = cost.shape
     n = height * breadth
@@ -129,8 +130,8 @@ def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, fl
         rule: Most sweeps, and the rise below which nothing changes, relative to max(1, |u|).
 
     Returns:
-        u [h, w], the action taken [h, w] (-1 at the goal and where there is no way), the largest rise of the last sweep,
-        and the number of sweeps.
+        u [h, w], the action taken [h, w] (-1 at the goal and where there is no way), the largest rise of the last
+        sweep, and the number of sweeps.
     """
     most, tolerance = rule
     survival = np.exp(moves.astype(np.float64))
@@ -221,7 +222,7 @@ def _value(u: Any, y: int, x: int, wrap: bool, floor: float) -> float:
 
 @compiled
 def _mean(p: Any, near: Any) -> float:
-    """Return log sum_t p_t exp(near_t) where the best neighbour of all, behind a wall, is too far above this action's."""
+    """Return log sum_t p_t exp(near_t), where the best neighbour of all is too far above this action's."""
     own, total = -np.inf, 0.0
     for t in range(len(p)):
         if p[t] > 0.0:
@@ -234,7 +235,7 @@ def _mean(p: Any, near: Any) -> float:
 
 @compiled
 def cheapest(moves: Any, leads: Any, directions: int) -> Any:
-    """Return the least cost of a move to each neighbour [T, h, w], inf where none survives, and the action that has it."""
+    """Return the least cost of a move to each neighbour [T, h, w], inf where none survives, and its action."""
     actions, height, breadth = moves.shape
     cost = np.full((directions, height, breadth), np.inf)
     by = np.full((directions, height, breadth), -1, np.int16)
@@ -250,7 +251,17 @@ def cheapest(moves: Any, leads: Any, directions: int) -> Any:
 
 @compiled
 def solve_batch(
-    first: int, last: int, moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, sharp: bool, rule: Any, out: Any
+    first: int,
+    last: int,
+    moves: Any,
+    p: Any,
+    rows: Any,
+    columns: Any,
+    goal: Any,
+    wrap: bool,
+    sharp: bool,
+    rule: Any,
+    out: Any,
 ) -> None:
     """Solve the samples first..last-1.
 
@@ -286,8 +297,8 @@ def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradie
     """Carry the gradient of u down the best moves to the goal: solve (I - du'/du)^T w = g, Eq. 6, in u = log v.
 
     du'(x)/du(x + t) = P_a,t v(x + t) / sum_s P_a,s v(x + s) for the action a taken at x. Where each action has one
-    destination that is a tree, and one pass, farthest cell first, is exact. Where actions mix, what flows uphill is taken
-    along by further passes, until nothing does.
+    destination that is a tree, and one pass, farthest cell first, is exact. Where actions mix, what flows uphill is
+    taken along by further passes, until nothing does.
 
     Args:
         u: float64 [h, w].
@@ -350,7 +361,17 @@ def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradie
 
 @compiled
 def flow_batch(
-    first: int, last: int, u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, rule: Any, out: Any
+    first: int,
+    last: int,
+    u: Any,
+    taken: Any,
+    p: Any,
+    rows: Any,
+    columns: Any,
+    wrap: bool,
+    gradient: Any,
+    rule: Any,
+    out: Any,
 ) -> None:
     """Do `flow` for the samples first..last-1; out: its results [B, h, w], [B, A, T] and [B], written."""
     total, of_taps, left = out

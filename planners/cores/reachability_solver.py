@@ -1,10 +1,10 @@
 """Best-first solution of reachability, exact where each action has one destination, and its adjoint in one pass.
 
-The fixed point of max-probability planning is a tree of best ways. Where each latent action leads to one neighbour, cells
-are settled in the order of their cost of arriving, each once (Dijkstra's algorithm with buckets); while training still
-mixes destinations, cells are updated in place, sweep after sweep. The adjoint system is a flow of the gradient down the
-tree. Values are float64 throughout, and the policy reads them so: a million steps away, neighbours differ by a part in
-a million.
+The fixed point of max-probability planning is a tree of best ways. Where each latent action leads to one neighbour,
+cells are settled in the order of their cost of arriving, each once (Dijkstra's algorithm with buckets); while training
+still mixes destinations, cells are updated in place, sweep after sweep. The adjoint system is a flow of the gradient
+down the tree. Values are float64 throughout, and the policy reads them so: a million steps away, neighbours differ by a
+part in a million.
 """
 
 from __future__ import annotations
@@ -114,9 +114,7 @@ class _Found:
         goals = (goal[:, 0] == 0).numpy()
         rule = (solver.max_steps, max(solver.tolerance, _ROUNDING))
         out = (u, taken, change, steps)
-        share(
-            solve_batch, batch, moves.detach().contiguous().numpy(), *layout, goals, core.wrap, core.sharp, rule, out
-        )
+        share(solve_batch, batch, moves.detach().contiguous().numpy(), *layout, goals, core.wrap, core.sharp, rule, out)
         return cls(u, taken, change, steps, (*layout, core.wrap), solver)
 
     def solution(self, value: Tensor, slot: AdjointSlot | None = None) -> Solution:

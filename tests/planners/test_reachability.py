@@ -185,4 +185,3 @@ def test_options_and_moves_that_fit_no_group_are_refused():
     with pytest.raises(ValueError, match="8 actions need group 'trivial'"):
         build_planner(PlannerSpec(core="reachability"), actions=8)
     assert isinstance(build_planner(PlannerSpec(core="reachability", group="trivial"), actions=8).core, Reachability)
-

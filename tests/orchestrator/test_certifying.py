@@ -1,0 +1,54 @@
+"""`idp certify`: a proof, or the pattern that stands in its way."""
+
+import json
+
+import pytest
+import torch
+
+from orchestrator.cli import main
+from planners.published import WEIGHTS, folder_of, publish
+from planners.trial_files import read_checkpoint
+
+
+def broken(tmp_path):
+    folder = tmp_path / "storage" / "trials" / "0123456789abcdef"
+    publish(WEIGHTS / "reachability", folder)
+    state = read_checkpoint(folder / "checkpoint.pt")
+    state["trainer"]["planner"]["core.survival_bias"] -= 3
+    torch.save(state, folder / "checkpoint.pt")
+    return folder
+
+
+def test_published_weights_are_proven(capsys):
+    assert main(["certify", "reachability", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["shortest_up_to"], document["worst_pattern"], document["reason"]) == ("any length", None, "")
+    assert document["patterns"] == 2816 and document["least_survival"] == 1
+    assert main(["certify", "reachability"]) == 0
+    assert "arrives by a shortest way: any length" in capsys.readouterr().out
+
+
+def test_what_stands_in_the_way_is_drawn(tmp_path, capsys):
+    folder = broken(tmp_path)
+    assert main(["certify", "0123", "--storage", str(tmp_path / "storage"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["trial"] == str(folder) and document["shortest_up_to"] == 0
+    assert "survives with" in document["reason"] and len(document["worst_pattern"]) == 11
+    assert main(["certify", str(folder)]) == 0
+    assert "nothing is proven" in (shown := capsys.readouterr().out) and "  " + document["worst_pattern"][:3] in shown
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"), [("absent", "is no folder, and no trial in"), ("{here}", "spec.json: no such file")]
+)
+def test_bad_input_is_one_line(tmp_path, capsys, trial, message):
+    assert main(["certify", trial.format(here=tmp_path), "--storage", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and message in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_folder_comes_before_the_name_of_published_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("reachability") == WEIGHTS / "reachability"
+    (tmp_path / "reachability").mkdir()
+    assert not folder_of("reachability").is_absolute()
