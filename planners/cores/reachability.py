@@ -96,9 +96,9 @@ class Reachability(nn.Module):
         self.hidden_bias = _uniform(hidden, fan_in=in_channels * 9)
         self.survival_weight = _uniform(families, hidden, order, fan_in=options.hidden_channels)
         self.survival_bias = nn.Parameter(torch.full((families,), 0.5))
-        self.tap_logits = nn.Parameter(torch.randn(families, len(self.neighbours)))
+        self.tap_logits = nn.Parameter(torch.empty(families, len(self.neighbours)).uniform_(-0.5, 0.5))
         self.head_weight = nn.Parameter(torch.zeros(families, actions))
-        with torch.no_grad():  # each family starts with a neighbour of its own, and the policy with taking its word
+        with torch.no_grad():  # each family starts with a neighbour of its own, the policy with taking its word; which one, symmetry leaves open
             for family in range(families):
                 self.tap_logits[family, 1 + family % (len(self.neighbours) - 1)] += 2.0
                 self.head_weight[family, family % actions] = 1 / families
