@@ -98,7 +98,8 @@ class Reachability(nn.Module):
         self.survival_bias = nn.Parameter(torch.full((families,), 0.5))
         self.tap_logits = nn.Parameter(torch.empty(families, len(self.neighbours)).uniform_(-0.5, 0.5))
         self.head_weight = nn.Parameter(torch.zeros(families, actions))
-        with torch.no_grad():  # each family starts with a neighbour of its own, the policy with taking its word; which one, symmetry leaves open
+        # Each family starts with a neighbour of its own (with a group, any will do), the policy with its word.
+        with torch.no_grad():
             for family in range(families):
                 self.tap_logits[family, 1 + family % (len(self.neighbours) - 1)] += 2.0
                 self.head_weight[family, family % actions] = 1 / families
