@@ -202,7 +202,7 @@ def _again(options: argparse.Namespace, verb: str) -> str:
 def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
     """Return the command that runs the next sweep at the scale of this one: at the paper's, some take months."""
     profiles, profile = profiles_of(sweep), options.profile
-    if profile is None and not profiles_of(options.sweep):
+    if profile is None and "laptop" not in profiles_of(options.sweep):
         profile = "smoke"  # this one is small by itself, as the quickstart is
     alone = argparse.Namespace(
         sweep=sweep, storage=options.storage, address=options.address, tracking_uri=options.tracking_uri

@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     shutil.copy(EXAMPLES / "planning.ipynb", tmp_path)
     text = (EXAMPLES / "notebook.yaml").read_text()
-    small = text.replace("{train: 2048, valid: 128, test: 256}", "{train: 64, valid: 8, test: 8}")
+    small = text.replace("train: 2048, valid: 128, test: 256", "train: 64, valid: 8, test: 8")
     small = small.replace("{epochs: 5,", "{epochs: 1,")
     assert small.count("train: 64") == small.count("epochs: 1,") == 1
     (tmp_path / "notebook.yaml").write_text(small)

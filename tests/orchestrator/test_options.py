@@ -289,7 +289,8 @@ def test_the_next_sweep_has_the_scale_of_this_one(folder):
     assert cli._next_sweep(options, "absent.yaml").endswith("run absent.yaml")
     elsewhere = _parser().parse_args(["run", "small.yaml", "--tracking-uri", "http://mlflow:5000"])
     assert cli._next_sweep(elsewhere, "absent.yaml").endswith("run absent.yaml --tracking-uri http://mlflow:5000")
-    quick = _parser().parse_args(["run", "plain.yaml"])
+    Path("quick.yaml").write_text(SWEEP.replace("one:", "smoke:"))
+    quick = _parser().parse_args(["run", "quick.yaml"])
     Path("next.yaml").write_text(SWEEP.replace("one:", "smoke:"))
     assert cli._next_sweep(quick, "next.yaml").endswith("run next.yaml --profile smoke")
 
