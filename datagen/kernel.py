@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,9 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 from datagen.sources import sources
 
 _packages: dict[str, Path] = {}
-"""Top-level packages that hold kernels, and where: what one module imports of another one's is followed there."""
+"""Top-level packages and modules that kernels may be made of, and where: what a kernel's module imports is followed
+there. Libraries are none of them, Python's own and installed ones: their sources change with their version alone."""
+_LIBRARIES = tuple(Path(place).resolve() for place in sysconfig.get_paths().values())
 
 
 def kernel(function: Callable[..., Any], **options: Any) -> Any:
@@ -75,6 +78,17 @@ class _Cache(FunctionCache):
             return None
 
 
+def _home(module: Any) -> Path | None:
+    """Return the folder of a package, or the file of a module, that is no library; else None."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or not file.endswith(".py"):
+        return None
+    path = Path(file).resolve()
+    if any(path.is_relative_to(place) for place in _LIBRARIES):
+        return None
+    return path.parent if path.name == "__init__.py" else path
+
+
 @cache
 def _folder(module: str, file: str) -> str:
     """Return where the compiled functions of a module are kept: named by all sources that they come from."""
@@ -82,6 +96,9 @@ def _folder(module: str, file: str) -> str:
     package = getattr(sys.modules.get(top), "__path__", None)
     _packages[top] = Path(next(iter(package))) if package else Path(file)
     # What a kernel's module imports is imported by now, so that its package is among those known.
+    for name, loaded in list(sys.modules.items()):
+        if "." not in name and name not in _packages and (home := _home(loaded)) is not None:
+            _packages[name] = home
     parts = sources([module], _packages) or {module: Path(file).read_bytes()}
     total = hashlib.sha256()
     for name, content in parts.items():

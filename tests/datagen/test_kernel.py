@@ -70,6 +70,19 @@ def test_a_change_of_a_constant_is_noticed_by_the_kernels_of_other_files(tmp_pat
     assert run(tmp_path, CELLS) == 2 * 8
 
 
+def test_a_plugins_kernel_notices_its_constants_wherever_they_are(tmp_path):
+    folder = copied(tmp_path)
+    (folder / "numbers_of_mine.py").write_text("DOUBLE = 2\n")
+    (folder / "kernels_of_mine.py").write_text(
+        "from datagen.kernel import kernel\nfrom numbers_of_mine import DOUBLE\n\n"
+        "@kernel\ndef doubled(x):\n    return DOUBLE * x\n"
+    )
+    code = "from kernels_of_mine import doubled; print(doubled(1.0))"
+    assert run(folder, code) == 2.0
+    (folder / "numbers_of_mine.py").write_text("DOUBLE = 3\n")
+    assert run(folder, code) == 3.0
+
+
 def test_another_checkout_of_the_same_sources_takes_what_the_first_has_compiled(tmp_path):
     one, other, place = copied(tmp_path / "one"), copied(tmp_path / "other"), tmp_path / "cache"
     run(one, CELLS, NUMBA_CACHE_DIR=str(place))
