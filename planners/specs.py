@@ -271,8 +271,8 @@ class PlannerSpec(Spec):
     solver_options: SerializeAsAny[Spec] = NoOptions()
     solver_bwd: str = "anderson"
     solver_bwd_options: SerializeAsAny[Spec] = NoOptions()
-    k_fwd: int = Field(30, ge=1)
-    k_bwd: int = Field(15, ge=1)
+    k_fwd: int = Field(30, ge=1, lt=10**9)
+    k_bwd: int = Field(15, ge=1, lt=10**9)
     tolerance: float = Field(1e-4, ge=0.0)
     tolerance_bwd: float = Field(1e-4, ge=0.0)
     mapper: str = "identity"

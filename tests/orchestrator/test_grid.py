@@ -122,3 +122,10 @@ def test_a_search_that_suggests_the_same_again_has_one_trial_of_it(tmp_path):
     sweep = load(tmp_path, search=search)
     again = [{"training.learning_rate": rate} for rate in (0.1, 0.2, 0.1)]
     assert [trial.axes["training.learning_rate"] for trial in expand(sweep, {"0/vin": again})] == [0.1, 0.2]
+
+
+def test_a_number_of_steps_has_a_bound_that_its_results_have_too(tmp_path):
+    path = tmp_path / "far.yaml"
+    path.write_text("name: far\nplanners: {vin: {core: vin}}\ngrid: {k: [1000000000000], seed: [0]}\n")
+    with pytest.raises(SweepError, match="less than 1000000000"):
+        expand(load_sweep(path))
