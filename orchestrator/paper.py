@@ -124,8 +124,9 @@ class Entry:
 def beside_paper(runs: Sequence[Run]) -> list[Entry]:
     """Return the entries of Table 1 that the sweep has, in its order; empty where it has none."""
     entries = []
-    for (planner, task, size), listed in grouped(runs, _cell).items():
-        own = once(listed)
+    # Of a planner's trials each once: one that two spellings of an axis list is one entry, and no further seed.
+    each = {(run.axis("planner"), run.trial.trial_id): run for run in reversed(runs)}
+    for (planner, task, size), own in grouped(list(each.values())[::-1], _cell).items():
         theirs = printed(own[0].trial.spec.planner, str(task), int(str(size)))
         if theirs is None:
             continue

@@ -50,7 +50,8 @@ def test_both_solves_of_every_planner_are_recorded_as_the_planner_runs_them(spec
     problems = navigation.draw(DatasetSpec(map_size=7, test=3), "test", 0, 3)
     found = convergence(planner, problems)
     assert len(found.forward) == K_FWD and None not in found.forward
-    assert len(found.backward) == (K_BWD if spec.adjoint == "implicit" else 0) and None not in found.backward
+    products = 1 if spec.solver_bwd == "best_first" else K_BWD  # a flow down the tree of best ways needs one pass
+    assert len(found.backward) == (products if spec.adjoint == "implicit" else 0) and None not in found.backward
     plan = solve(planner, problems, k=2)
     assert plan.solution.trace is not None and plan.solution.trace.shape == (2, 3)
     easy = planner.recording(tolerance=0.9).plan(*tensors(problems)).solution
@@ -58,7 +59,8 @@ def test_both_solves_of_every_planner_are_recorded_as_the_planner_runs_them(spec
     torch.testing.assert_close(easy.trace[easy.steps - 1, torch.arange(3)], easy.residual)
     torch.testing.assert_close(easy.trace[-1], easy.residual)
     assert planner.solver.max_steps == K_FWD and planner.solver.tolerance == spec.tolerance
-    assert not planner.solver.record and plan.kernel == planner.plan(*tensors(problems)).kernel
+    with torch.no_grad():  # as `solve` plans: with gradients the adjoint may ask for the generic operations
+        assert not planner.solver.record and plan.kernel == planner.plan(*tensors(problems)).kernel
 
 
 def tensors(problems):
