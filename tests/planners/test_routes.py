@@ -332,7 +332,7 @@ def test_larger_maps_get_more_steps_as_the_planner_was_trained_or_is_tested(tria
         plan[name] = [planner.solve(np.ones(shape), (1, 1), (1, 2)).steps for shape in ((5, 5), (9, 9), (4, 30))]
     assert plan == {"as it was trained": [12, 12, 40], "tested with more": [23, 41, 135], "unrolled": [12, 12, 12]}
     (tmp_path / "tested with more" / "test_steps.json").write_text('{"steps_per_row": -1}')
-    with pytest.raises(PlannerError, match="test_steps.json: steps_per_row: expected .*, at most 1000, got -1"):
+    with pytest.raises(PlannerError, match=r"test_steps.json: steps_per_row: expected .*, at most 1000, got -1"):
         load_planner(tmp_path / "tested with more")
 
 
