@@ -48,7 +48,8 @@ class Watchdog(event.Listener):
         """Note that there was progress."""
         self.progress += 1
         # Setting the clock starts a thread; a small planner takes thousands of steps a second.
-        late = time.monotonic() - self._set_at >= min(_MOST_OFTEN, self.seconds / 10)
+        # The first progress puts an end to the time for loading, however soon it comes.
+        late = self.progress == 1 or time.monotonic() - self._set_at >= min(_MOST_OFTEN, self.seconds / 10)
         if late and not self._compiling and math.isfinite(self.seconds):
             self._set(self.seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from orchestrator.provenance import Provenance, code_hash
 from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_result
 from orchestrator.specs import PlannedTrial, TrialSpec, trial_id
 from orchestrator.tuning import Relay, _result_file, _Stopped
-from orchestrator.watchdog import stalled
+from orchestrator.watchdog import LOADING_SECONDS, stalled, watched
 
 SPEC = TrialSpec()
 TRIAL = PlannedTrial(trial_id(SPEC), SPEC, {})
@@ -116,3 +117,28 @@ def test_what_ends_a_run_records_nothing(tmp_path, report, kind, words):
         relay.on_step_end(0, [])
     assert isinstance(relay.stop, kind) and words in str(relay.stop)
     assert watcher.told == [] and read_result(trial_directory(tmp_path, TRIAL.trial_id)) is None
+
+
+def test_the_clock_of_a_stall_allows_for_loading_and_compiling(tmp_path, monkeypatch):
+    clock = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: clock.append(seconds))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: clock.append(None))
+    with watched(tmp_path, 5.0) as watchdog:
+        assert clock == [LOADING_SECONDS]
+        watchdog.advance()  # in a process that has run another trial, a moment after
+        assert clock[1:] == [5.0]
+        watchdog.on_start(None)
+        watchdog.on_start(None)
+        watchdog.advance()
+        watchdog.on_end(None)
+        assert clock[2:] == [LOADING_SECONDS, LOADING_SECONDS]
+        watchdog.on_end(None)
+        assert clock[4:] == [5.0]
+        for _ in range(1000):
+            watchdog.advance()
+        assert len(clock) < 20 and watchdog.progress == 1002
+    assert clock[-1] is None
+    del clock[:]
+    with watched(tmp_path, None) as watchdog:
+        watchdog.advance()
+    assert clock == []
