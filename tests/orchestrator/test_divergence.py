@@ -1,15 +1,11 @@
 """The first divergence of a trial, shown again for tasks of other moves than four, and of damaged files."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from datagen.plugins import LOADED, OWNERS
-from datagen.task import TASKS
 from orchestrator.cli import main
-from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -17,8 +13,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module")
 def diverged(tmp_path_factory):
     """A sweep of one trial on streets (eight moves, maps open at the edge) whose forward iteration has diverged."""
-    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
-    before, path, modules = [dict(registry) for registry in registries], list(sys.path), set(sys.modules)
     folder = tmp_path_factory.mktemp("streets")
     (folder / "street_planning").symlink_to(EXAMPLES / "street_planning")
     sweep = folder / "s.yaml"
@@ -30,14 +24,7 @@ def diverged(tmp_path_factory):
     )
     (name,) = _ids(sweep)
     assert main(["trial", str(sweep), name, "--storage", str(folder)]) == 0
-    yield sweep, name
-    for registry, lines in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(lines)
-    sys.path[:] = path
-    for module in set(sys.modules) - modules:
-        if module.startswith("street_planning"):
-            del sys.modules[module]
+    return sweep, name
 
 
 def _ids(sweep):

@@ -238,8 +238,7 @@ def options(**given):
     return Namespace(**(fields | given))
 
 
-def test_the_job_runs_what_idp_run_would_with_the_same_options(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.plugins.loaded", list)  # whatever an earlier test has loaded
+def test_the_job_runs_what_idp_run_would_with_the_same_options(tmp_path):
     sweep = tmp_path / "sweeps" / "small.yaml"
     sweep.parent.mkdir()
     sweep.write_text("name: small\nplanners: {vin: {core: vin}}\n")

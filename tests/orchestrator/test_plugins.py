@@ -15,7 +15,7 @@ import torch
 
 from datagen.manifest import DatasetError
 from datagen.parquet import load_manifest
-from datagen.plugins import LOADED, OWNERS, PluginError
+from datagen.plugins import OWNERS, PluginError
 from datagen.task import TASKS, DatasetSpec
 from orchestrator.cli import main
 from orchestrator.fresh_report import FreshReport
@@ -24,29 +24,11 @@ from orchestrator.provenance import Provenance
 from orchestrator.results import TrialResult, code_hash, read_result, trial_directory, write_json, write_result
 from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
 from orchestrator.sweep_files import load_sweep
-from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 from planners.routes import load_planner
 from planners.specs import PlannerSpec
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-
-
-@pytest.fixture
-def untouched(monkeypatch):
-    """The registries, Python's path and its modules, which a test may fill, as they were."""
-    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
-    before = [dict(registry) for registry in registries]
-    modules = set(sys.modules)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield monkeypatch
-    for registry, lines in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(lines)
-    for name in set(sys.modules) - modules:
-        if name.partition(".")[0] in ("street_planning", "vin_parts", "mine"):
-            del sys.modules[name]
-    code_hash.cache_clear()
 
 
 def write(folder, text, name="mine"):
@@ -66,7 +48,7 @@ CORES = {"sharp": Entry("mine:Sharp", Options)}
 """
 
 
-def test_the_six_of_table_1_are_the_same_trials_beside_a_plug_ins(untouched):
+def test_the_six_of_table_1_are_the_same_trials_beside_a_plug_ins():
     plain = expand(load_sweep(ROOT / "sweeps" / "table1.yaml"))
     beside = expand(load_sweep(EXAMPLES / "residual_table1.yaml"))
     ids = {trial.trial_id for trial in plain}
@@ -77,7 +59,7 @@ def test_the_six_of_table_1_are_the_same_trials_beside_a_plug_ins(untouched):
     assert {trial.spec.plugins for trial in beside if trial.trial_id in ids} == {()}
 
 
-def test_own_options_reach_validation_identity_and_the_grid(untouched, tmp_path):
+def test_own_options_reach_validation_identity_and_the_grid(tmp_path):
     path = write(tmp_path, CORE)
     sweep = ["planners.p.core=sharp"]
     (plain,) = expand(load_sweep(path, overrides=sweep))
@@ -128,24 +110,24 @@ def test_a_spec_is_read_back_where_its_plug_in_is_named(tmp_path):
         ("from planners.registry import CORES\n", "mine.CORES is the project's own"),
     ],
 )
-def test_a_broken_plug_in_is_told_with_its_own_line(untouched, tmp_path, text, message):
+def test_a_broken_plug_in_is_told_with_its_own_line(tmp_path, text, message):
     with pytest.raises(SweepError, match=message):
         load_sweep(write(tmp_path, text))
     assert "mine" not in OWNERS.values()
 
 
 @pytest.mark.parametrize(("names", "message"), [("mine", "a list"), ([3], "names of Python modules"), (["../x"], "x")])
-def test_names_of_plug_ins_are_checked(untouched, names, message):
+def test_names_of_plug_ins_are_checked(names, message):
     with pytest.raises(PluginError, match=message):
         load_plugins(names)
 
 
-def test_an_absent_plug_in_says_where_it_was_looked_for(untouched):
+def test_an_absent_plug_in_says_where_it_was_looked_for():
     with pytest.raises(PluginError, match="no module 'not_there' beside the sweep, in the current folder"):
         load_plugins(["not_there"])
 
 
-def test_streets_have_eight_moves_any_shape_and_a_fingerprint(untouched):
+def test_streets_have_eight_moves_any_shape_and_a_fingerprint():
     load_plugins(["street_planning"], beside=[EXAMPLES])
     spec = DatasetSpec(task="streets", map_size=9, options={"width": 14}, train=40, valid=4, test=4)
     problems = TASKS["streets"].draw()(spec, "train", 0, 40)
@@ -167,7 +149,7 @@ def test_streets_have_eight_moves_any_shape_and_a_fingerprint(untouched):
     ("fields", "advice"),
     [("{core: symvin}", "give it equivariant_policy: false"), ("{core: contractive}", "give it group: trivial")],
 )
-def test_cores_that_turn_four_moves_refuse_eight_when_the_sweep_is_read(untouched, fields, advice):
+def test_cores_that_turn_four_moves_refuse_eight_when_the_sweep_is_read(fields, advice):
     path = EXAMPLES / "streets.yaml"
     with pytest.raises(SweepError, match=f"streets.yaml: planners.tied: .*and the task has 8; {advice}"):
         load_sweep(path, overrides=[f"planners.tied={fields}"])
@@ -226,7 +208,7 @@ def test_workers_have_the_copy_that_was_shipped(campaign):
     assert seen and all("py_modules_files" in path for path in seen), seen
 
 
-def test_an_installed_package_offers_itself(untouched, tmp_path):
+def test_an_installed_package_offers_itself(tmp_path):
     (tmp_path / "mine.py").write_text(CORE)
     installed = tmp_path / "mine-1.0.dist-info"
     installed.mkdir()
@@ -282,7 +264,7 @@ def stranger(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["evil", "unittest.__main__", "this", "antigravity"])
-def test_no_file_has_a_module_imported(untouched, stranger, name):
+def test_no_file_has_a_module_imported(stranger, name):
     modules = set(sys.modules)
     spec = {**TrialSpec().model_dump(mode="json"), "plugins": [name]}
     with pytest.raises(ValueError, match=f"needs '{name}', which is not loaded.*--plugin {name}"):
@@ -300,7 +282,7 @@ def test_no_file_has_a_module_imported(untouched, stranger, name):
     assert name in modules or name not in sys.modules
 
 
-def test_verbs_refuse_or_skip_what_needs_a_plug_in_that_nobody_named(untouched, stranger, capsys):
+def test_verbs_refuse_or_skip_what_needs_a_plug_in_that_nobody_named(stranger, capsys):
     directory = trial_directory(stranger / "idp-storage", "0123456789abcdef")
     write_json(directory / "spec.json", {**TrialSpec().model_dump(mode="json"), "plugins": ["evil"]})
     result = TrialResult(trial_id=directory.name, status="COMPLETED", forward_seconds=1.0, backward_seconds=1.0)
@@ -328,38 +310,38 @@ def test_verbs_refuse_or_skip_what_needs_a_plug_in_that_nobody_named(untouched, 
         ("class Odd(BaseException): ...\nraise Odd('no')\n", "Odd: no .*mine.py, line 2"),
     ],
 )
-def test_an_import_that_ends_the_process_is_a_failed_import(untouched, tmp_path, capsys, text, reason):
+def test_an_import_that_ends_the_process_is_a_failed_import(tmp_path, capsys, text, reason):
     assert main(["plan", str(write(tmp_path, text))]) == 2
     said = capsys.readouterr().err
     assert re.search(f"importing 'mine' failed with {reason}", said) and said.count("\n") == 1
     assert os._exit.__module__ == "posix"
 
 
-def test_code_that_ends_the_process_later_is_told_too(untouched, tmp_path, capsys):
+def test_code_that_ends_the_process_later_is_told_too(tmp_path, capsys):
     later = "import sys\n" + CORE.replace("float = 2.0", "float = 2.0\n    def check_moves(self, moves): sys.exit(0)")
     assert main(["plan", str(write(tmp_path, later)), "--set", "planners.p.core=sharp"]) == 2
     said = capsys.readouterr().err
     assert "mine.py" in said and "sys.exit(0)" in said and said.count("\n") == 1
 
 
-def test_a_child_of_an_import_ends_as_it_must(untouched, tmp_path):
+def test_a_child_of_an_import_ends_as_it_must(tmp_path):
     fork = "import os\nchild = os.fork()\nif not child: os._exit(7)\nSTATUS = os.waitpid(child, 0)[1]\n"
     load_sweep(write(tmp_path, fork + CORE))
     assert os.waitstatus_to_exitcode(sys.modules["mine"].STATUS) == 7
 
 
-def test_what_an_import_prints_stays_out_of_the_answer(untouched, tmp_path, capsys):
+def test_what_an_import_prints_stays_out_of_the_answer(tmp_path, capsys):
     assert main(["plan", str(write(tmp_path, "print('hello')\n" + CORE)), "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["trials"] == 1 and "hello" in printed.err
 
 
-def test_nothing_changes_without_plug_ins(untouched):
+def test_nothing_changes_without_plug_ins():
     assert trial_id(TrialSpec()) == "44136fa355b3678a"
     assert trial_id(TrialSpec(planner=PlannerSpec(q_channels=40, k_bwd=10, solver="anderson"))) == "bc96d631b2844b49"
 
 
-def test_the_process_that_draws_knows_the_plug_ins(tmp_path, untouched):
+def test_the_process_that_draws_knows_the_plug_ins(tmp_path):
     sweep = load_sweep(EXAMPLES / "vin_parts.yaml")
     keeper = FreshReport(sweep, tmp_path, seconds=0.01)
     path = tmp_path / "sweeps" / "vin_parts" / "report.html"

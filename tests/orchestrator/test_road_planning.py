@@ -1,7 +1,6 @@
 """The plug-in beyond the grid: does what holds on grids hold on graphs, and is it trained as all others are?"""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,15 @@ import torch
 from datagen.expert import goal_distances
 from datagen.links import read_links
 from datagen.navigation import draw as draw_mazes
-from datagen.plugins import LOADED, OWNERS
 from datagen.problem import FOUR
 from datagen.task import TASKS, DatasetSpec
 from orchestrator.cli import main
 from orchestrator.plugins import load_plugins
-from orchestrator.results import code_hash
 from orchestrator.specs import expand
 from orchestrator.sweep_files import load_sweep
 from orchestrator.trained import Inputs
 from planners import PlannerSpec, TrainingSpec, build_planner, load_planner
 from planners.evaluation import evaluate
-from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 from planners.routes import PlannerError
 from planners.training import Trainer
 
@@ -32,18 +28,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module", autouse=True)
 def roads():
     """The plug-in, loaded for these tests alone."""
-    registries = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
-    before, path, modules = [dict(registry) for registry in registries], list(sys.path), set(sys.modules)
     load_plugins(["road_planning"], beside=[EXAMPLES])
-    yield
-    for registry, lines in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(lines)
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.partition(".")[0] == "road_planning":
-            del sys.modules[name]
-    code_hash.cache_clear()
 
 
 def problems(size=6, count=6, split="train"):
