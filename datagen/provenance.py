@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
+from datagen.definitions import digest
 from datagen.plugins import source_files
 from datagen.sources import imports, sources
 from datagen.task import TASKS
@@ -17,7 +17,7 @@ _LEAVES = ("datagen.task",)
 
 @cache
 def code_hash(task: str) -> str:
-    """Return sixteen digits of the sha256 of the sources that a task's datasets come from.
+    """Return sixteen digits that change when the code that a task's datasets come from does.
 
     The task's module and the writer, with everything of this package that they import: another task's sources do not
     count. Of a plug-in's task the whole plug-in counts.
@@ -28,7 +28,9 @@ def code_hash(task: str) -> str:
     home = TASKS[task].target.partition(":")[0]
     begin, found = [home, *_WRITERS], {}
     if not home.startswith("datagen."):
-        found = {name: path.read_bytes() for name, path in source_files(home).items()}
+        found = {
+            name.removesuffix(".py").replace("/", "."): path.read_bytes() for name, path in source_files(home).items()
+        }
         begin = [*_WRITERS, *(name for text in found.values() for name in imports(text, home.rpartition(".")[0]))]
     inside = [name for name in begin if name.startswith("datagen.")]
     root = Path(__file__).parents[__name__.count(".") - 1]
@@ -36,7 +38,4 @@ def code_hash(task: str) -> str:
     known = {*_WRITERS, *_LEAVES, *([home] if home in inside else [])}
     if missing := known - set(found):
         raise LookupError(f"{root}: no source of {', '.join(sorted(missing))}, so that a change of it would go unseen")
-    total = hashlib.sha256()
-    for module in sorted(found):
-        total.update(f"{module}\0{len(found[module])}\0".encode() + found[module])
-    return total.hexdigest()[:16]
+    return digest(found)[:16]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from datagen.definitions import digest
 from datagen.plugins import LOADED, source_files
 from orchestrator.stored_files import Line
 
@@ -78,37 +77,23 @@ class Provenance(BaseModel):
 def code_hash(*packages: str) -> str:
     """Return twelve digits that change when the code of datagen or planners does, or that of other packages.
 
-    Syntax trees without docstrings are hashed, so that a comment, a docstring or a reformatted line leaves
-    thousands of results fresh. Trees depend on the minor version of Python, which all machines of a cluster
-    must share anyway.
+    What is defined is hashed, not its text or place (`datagen.definitions`): a comment, a docstring, a reformatted
+    line or a module with another name leave thousands of results fresh. Syntax trees depend on the minor version of
+    Python, which all machines of a cluster must share anyway.
 
     Args:
         packages: Packages to hash instead, such as a plug-in.
     """
-    whole = hashlib.sha256()
+    files: dict[str, bytes] = {}
     for package in packages or CODE_PACKAGES:
         for name, path in source_files(package).items():
-            whole.update(f"{name}\n".encode())
-            whole.update(_code(path.read_text(encoding="utf-8")).encode())
-    return whole.hexdigest()[:12]
+            files[name.removesuffix(".py").replace("/", ".")] = path.read_bytes()
+    return digest(files)[:12]
 
 
 def whole_code() -> str:
     """Return twelve digits that tell whether another process runs this project's code, the orchestrator's included."""
     return code_hash(*CODE_PACKAGES, "orchestrator")
-
-
-def _code(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def _is_text(line: ast.AST) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def provenance(

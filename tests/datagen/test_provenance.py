@@ -43,6 +43,9 @@ def test_a_changed_source_changes_the_hash_of_the_tasks_that_use_it(copy, module
     before = hashes()
     with (copy / f"{module}.py").open("a") as file:
         file.write("\n# changed\n")
+    assert hashes() == before
+    with (copy / f"{module}.py").open("a") as file:
+        file.write("\nCHANGED = True\n")
     after = hashes()
     assert {task for task in TASKS if before[task] != after[task]} == changed
 

@@ -1,0 +1,98 @@
+"""The digest of definitions sees every change of what is computed, and none of where it stands."""
+
+import pytest
+
+from datagen.definitions import digest
+
+FILES = {
+    "shop.__init__": b"from shop.till import take",
+    "shop.till": b"""
+import math
+from shop.prices import BREAD, price as _price
+
+def take(count):
+    \"\"\"Take money.\"\"\"
+    from shop.tax import rate
+    return math.ceil(count * _price(BREAD) * rate())
+""",
+    "shop.prices": b"BREAD = 'bread'\n\ndef price(name):\n    return _look(name)\n\ndef _look(name):\n    return 3\n",
+    "shop.tax": b"def rate():\n    return _look()\n\ndef _look():\n    return 1.1\n",
+    "shop.registry": b"PARTS = {'till': 'shop.till:take'}\n",
+}
+
+
+def changed(module, old, new, files=FILES):
+    assert old in files[module]
+    return digest(files | {module: files[module].replace(old, new)}) != digest(files)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("shop.prices", b"return 3", b"return 4"),
+        ("shop.prices", b"'bread'", b"'cake'"),
+        ("shop.prices", b"return _look(name)", b"return _look(name) + 1"),
+        ("shop.till", b"import math", b"import cmath as math"),
+        ("shop.till", b"math.ceil", b"math.floor"),
+        ("shop.till", b"price(BREAD)", b"price(count)"),
+        ("shop.till", b"from shop.tax import rate", b"from shop.untaxed import rate"),
+        ("shop.registry", b"shop.till:take", b"shop.prices:price"),
+        ("shop.registry", b"'till'", b"'front'"),
+        ("shop.registry", b"PARTS", b"PIECES"),
+    ],
+)
+def test_what_computes_otherwise_has_another_digest(module, old, new):
+    assert changed(module, old, new, FILES | {"shop.untaxed": b"def rate():\n    return 1\n"})
+
+
+def test_two_definitions_that_change_places_are_a_change():
+    files = FILES | {"shop.prices": FILES["shop.prices"].replace(b"return 3", b"return 1.1")}
+    swapped = files | {"shop.tax": FILES["shop.tax"].replace(b"1.1", b"3")}
+    assert digest(swapped) != digest(FILES)
+    # the same functions under the same names, each used by the other's caller
+    crossed = {
+        "shop.prices": FILES["shop.prices"].replace(b"def _look(name):\n    return 3", b"def _look():\n    return 1.1"),
+        "shop.tax": FILES["shop.tax"].replace(b"def _look():\n    return 1.1", b"def _look(name):\n    return 3"),
+    }
+    assert digest(FILES | crossed) != digest(FILES)
+
+
+def test_two_values_of_one_name_keep_their_order():
+    assert digest({"a": b"X = 1\nX = 2\n"}) != digest({"a": b"X = 2\nX = 1\n"})
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("shop.till", b'"""Take money."""', b'"""Take it."""'),
+        ("shop.till", b"import math\n", b"import math  # a remark\n"),
+        (
+            "shop.till",
+            b"math.ceil(count * _price(BREAD) * rate())",
+            b"math.ceil(\n        count * _price(BREAD) * rate()\n    )",
+        ),
+        ("shop.till", b"from shop.tax import rate", b"from .tax import rate"),
+        ("shop.prices", b"BREAD", b"__all__ = ['BREAD']\nBREAD"),
+        (
+            "shop.till",
+            b"import math\n",
+            b"import math\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n",
+        ),
+    ],
+)
+def test_what_computes_nothing_is_no_change(module, old, new):
+    assert not changed(module, old, new)
+
+
+def test_modules_may_be_moved_divided_and_renamed():
+    there = {
+        "shop.__init__": b"from shop.counter.till import take",
+        "shop.counter.__init__": b'"""Where one pays."""',
+        "shop.counter.till": FILES["shop.till"].replace(b"shop.", b"shop.office."),
+        "shop.office.__init__": b"",
+        "shop.office.prices": b"from shop.office.goods import BREAD\n" + FILES["shop.prices"].partition(b"\n\n")[2],
+        "shop.office.goods": b"BREAD = 'bread'\n",
+        "shop.office.tax": FILES["shop.tax"],
+        "shop.parts": FILES["shop.registry"].replace(b"shop.till", b"shop.counter.till"),
+    }
+    assert digest(there) == digest(FILES)
