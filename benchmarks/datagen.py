@@ -23,10 +23,10 @@ from pathlib import Path
 if not __package__:  # run as a script: this file must not hide the package of its name
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import datagen.splits
+import datagen.sampling.unique_maps
 from benchmarks import datagen_reference as reference
-from datagen.parquet import finish_dataset, missing_shards, read_split, write_shard
-from datagen.task import SPLITS, TASKS, DatasetSpec, Split, dataset_id
+from datagen.storage.dataset import finish_dataset, missing_shards, read_split, write_shard
+from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id
 
 PUBLISHED = {
     ("navigation", 15): (367.0, 200),
@@ -56,7 +56,7 @@ def our_rate(task: str, size: int, split: Split, problems: int, runs: int) -> fl
     draw(spec, split, 0, 2)  # compiles
 
     def work() -> None:
-        datagen.splits._claims.clear()
+        datagen.sampling.unique_maps._claims.clear()
         draw(spec, split, 0, problems)
 
     return best_rate(work, problems, runs)

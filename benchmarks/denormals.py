@@ -16,12 +16,12 @@ from contextlib import nullcontext
 import torch
 from torch.nn import functional
 
-from datagen.navigation import draw
-from datagen.task import DatasetSpec
-from planners.evaluation import Inputs
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import DatasetSpec
 from planners.planner import Planner, build_planner
 from planners.specs import PlannerSpec
-from planners.training import flushed_denormals
+from planners.training.evaluation import Inputs
+from planners.training.trainer import flushed_denormals
 
 WAYS = {"kept": nullcontext, "flushed": flushed_denormals}
 

@@ -11,13 +11,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from datagen import mazes
-from datagen.expert import breadth_first, neighbours
+from datagen.expert.grid import breadth_first, neighbours
 from datagen.problem import FOUR
-from datagen.task import DatasetSpec, MazeOptions
+from datagen.tasks import mazes
+from datagen.tasks.registry import DatasetSpec, MazeOptions
 from planners import load_planner
 from planners.edge import plan_walled
-from planners.evaluation import Inputs, evaluate
+from planners.training.evaluation import Inputs, evaluate
 
 
 def searched(problems):

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datagen.parquet import read_split
-from datagen.task import dataset_id
-from orchestrator.progress import trial_name
-from orchestrator.results import trial_directory
-from orchestrator.selection import select
-from orchestrator.specs import expand
-from orchestrator.sweep_files import load_sweep
-from orchestrator.trained import Inputs, load_trained
+from datagen.storage.dataset import read_split
+from datagen.tasks.registry import dataset_id
+from orchestrator.campaign.progress import trial_name
+from orchestrator.storage.results import trial_directory
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.selection import select
+from orchestrator.sweep.specs import expand
+from orchestrator.trial.trained import Inputs, load_trained
 
 
 def told_apart(map_logits: Tensor, map: Tensor) -> float:

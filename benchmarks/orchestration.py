@@ -84,9 +84,9 @@ def processor_seconds(pid: int) -> dict[int, float]:
 
 def own_seconds(folder: Path, trials: int = 40) -> tuple[float, float]:
     """Return the median wall and processor seconds of a no-op trial in a warm process, without any scheduling."""
-    from orchestrator.specs import expand
-    from orchestrator.sweep_files import load_sweep
-    from orchestrator.trial import run_trial
+    from orchestrator.sweep.files import load_sweep
+    from orchestrator.sweep.specs import expand
+    from orchestrator.trial.train import run_trial
 
     storage = folder / f"storage{trials}"
     sweep = folder / f"own{trials}.yaml"

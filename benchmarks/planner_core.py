@@ -33,16 +33,16 @@ if not __package__:  # run as a script: this file must not hide the package of i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import planner_baselines as others
-from datagen.navigation import draw
 from datagen.problem import FOUR, Problems
-from datagen.task import DatasetSpec
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import DatasetSpec
 from planners import Anderson, ForwardIteration, Implicit, PlannerSpec, Unrolled, build_planner, spectral_radius
-from planners.cores.gauss_seidel import GaussSeidel
+from planners.compiled.value_iteration.gauss_seidel import GaussSeidel
 from planners.mappers import Identity
-from planners.memory import TensorMemory, state_tensors
 from planners.planner import Planner
-from planners.rollout import evaluate_policy
 from planners.specs import NoOptions
+from planners.training.memory import TensorMemory, state_tensors
+from planners.training.rollout import evaluate_policy
 
 BATCH, K_BWD, TOLERANCE, RADIUS = 32, 15, 1e-4, 0.9
 AUTHORS_SECONDS = 1 / 315

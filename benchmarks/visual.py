@@ -24,16 +24,16 @@ import pyarrow.parquet as pq
 if not __package__:  # run as a script: this file must not hide the package of its name
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from datagen import navigation
-from datagen.parquet import finish_dataset, shards, write_shard
-from datagen.stream import ProblemStream
-from datagen.task import DatasetSpec
-from datagen.visual import VisualOptions
+from datagen.storage.dataset import finish_dataset, shards, write_shard
+from datagen.storage.stream import ProblemStream
+from datagen.tasks import navigation
+from datagen.tasks.registry import DatasetSpec
+from datagen.tasks.visual_navigation import VisualOptions
 
 
 def compare_renderers(maps: np.ndarray) -> dict[str, float]:
-    from datagen.miniworld_reference import look, room_world
-    from datagen.miniworld_renderer import PanoramaRenderer
+    from datagen.rendering.miniworld_reference import look, room_world
+    from datagen.rendering.panorama import PanoramaRenderer
 
     options = VisualOptions()
     renderer = PanoramaRenderer(maps.shape[1], options)

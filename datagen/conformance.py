@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datagen import parquet
-from datagen.expert import goal_distances, optimal_actions
-from datagen.links import Links, link_distances, optimal_links, read_links
+from datagen.expert.graph import Links, link_distances, optimal_links, read_links
+from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import Problems
-from datagen.symmetry import shape_hashes
-from datagen.task import SPLITS, TASKS, DatasetSpec, Split
+from datagen.sampling.symmetry import shape_hashes
+from datagen.storage import dataset as parquet
+from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
 
 
 def _draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
@@ -70,8 +70,8 @@ def check_labels(spec: DatasetSpec) -> None:
         distance = goal_distances(problems.map, problems.goal, moves)
         best = optimal_actions(problems.map, distance, moves)
     assert np.allclose(problems.distance, distance, rtol=1e-5), (
-        "distance: not the cheapest path by the task's moves; datagen.expert.solve makes all labels, on graphs "
-        "datagen.links.solve_links"
+        "distance: not the cheapest path by the task's moves; datagen.expert.grid.solve makes all labels, on graphs "
+        "datagen.expert.graph.solve_links"
     )
     assert np.array_equal(problems.optimal_actions, best), "optimal_actions: not those of the task's moves"
     away = best > 0
@@ -118,8 +118,8 @@ def check_splits_share_no_map(spec: DatasetSpec) -> None:
         found = [set(shape_hashes(maps, ruled).tolist()) for maps in drawn]
         shared = len((found[0] & found[1]) | (found[0] & found[2]) | (found[1] & found[2]))
         assert not shared, (
-            f"distinct: {distinct}: {shared} maps are in more than one split; datagen.proposals.draw_proposed keeps "
-            "them apart"
+            f"distinct: {distinct}: {shared} maps are in more than one split; "
+            "datagen.tasks.proposed.draw_proposed keeps them apart"
         )
 
 

@@ -28,7 +28,7 @@ class Moves:
         costs: Cost per action, positive.
         wrap: True on the torus, False where a move over the edge is a bump.
         links: Where every problem brings roads of its own, the function that reads them off the observations,
-            "module:function" (see `datagen.links`); offsets and costs then mean nothing. Empty on a grid.
+            "module:function" (see `datagen.expert.graph`); offsets and costs then mean nothing. Empty on a grid.
     """
 
     names: tuple[str, ...] = ACTIONS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datagen.expert import tied_actions
+from datagen.expert.grid import tied_actions
 from datagen.problem import Moves, Problems
 
 _HORIZONS = (30, 50, 80, 120)

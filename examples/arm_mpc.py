@@ -26,12 +26,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datagen.arm import configuration_space
-from datagen.manipulation import draw
 from datagen.problem import FOUR_WRAP, Problems
-from datagen.task import DatasetSpec
+from datagen.tasks.arm import configuration_space
+from datagen.tasks.manipulation import draw
+from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, Route, RoutePlanner, TrainingSpec
-from planners.training import Trainer
+from planners.training.trainer import Trainer
 
 FINE = 180
 """Bins per turn, of 2 degrees, of the map in which the arm really moves."""

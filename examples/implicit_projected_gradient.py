@@ -9,9 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from planners.adjoints import Implicit
-from planners.fixed_points import fixed_point
-from planners.solvers import Anderson, ForwardIteration
+from planners.fixed_points import Anderson, ForwardIteration, Implicit, fixed_point
 
 
 def main() -> tuple[Tensor, Tensor]:

@@ -9,39 +9,50 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
-    from planners.fixed_points import Result, Solution, fixed_point, root
-    from planners.jacobian import jacobian_penalty, spectral_radius
-    from planners.linear import GMRES
+    from planners.fixed_points import (
+        GMRES,
+        Anderson,
+        Broyden,
+        ForwardIteration,
+        Implicit,
+        OneStep,
+        Phantom,
+        Result,
+        Solution,
+        Unrolled,
+        fixed_point,
+        jacobian_penalty,
+        root,
+        spectral_radius,
+    )
+    from planners.inference import Route, RoutePlanner, load_planner, plot
     from planners.planner import Plan, Planner, build_planner
-    from planners.routes import Route, RoutePlanner, load_planner, plot
-    from planners.solvers import Anderson, Broyden, ForwardIteration
     from planners.specs import PlannerSpec, TrainingSpec
 
 _HOME = {
-    "Anderson": "planners.solvers",
-    "Broyden": "planners.solvers",
-    "ForwardIteration": "planners.solvers",
-    "GMRES": "planners.linear",
-    "Implicit": "planners.adjoints",
-    "OneStep": "planners.adjoints",
-    "Phantom": "planners.adjoints",
+    "Anderson": "planners.fixed_points",
+    "Broyden": "planners.fixed_points",
+    "ForwardIteration": "planners.fixed_points",
+    "GMRES": "planners.fixed_points",
+    "Implicit": "planners.fixed_points",
+    "OneStep": "planners.fixed_points",
+    "Phantom": "planners.fixed_points",
     "Plan": "planners.planner",
     "Planner": "planners.planner",
     "PlannerSpec": "planners.specs",
     "Result": "planners.fixed_points",
-    "Route": "planners.routes",
-    "RoutePlanner": "planners.routes",
+    "Route": "planners.inference",
+    "RoutePlanner": "planners.inference",
     "Solution": "planners.fixed_points",
     "TrainingSpec": "planners.specs",
-    "Unrolled": "planners.adjoints",
+    "Unrolled": "planners.fixed_points",
     "build_planner": "planners.planner",
     "fixed_point": "planners.fixed_points",
-    "jacobian_penalty": "planners.jacobian",
-    "load_planner": "planners.routes",
-    "plot": "planners.routes",
+    "jacobian_penalty": "planners.fixed_points",
+    "load_planner": "planners.inference",
+    "plot": "planners.inference",
     "root": "planners.fixed_points",
-    "spectral_radius": "planners.jacobian",
+    "spectral_radius": "planners.fixed_points",
 }
 
 __all__ = [

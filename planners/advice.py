@@ -13,7 +13,7 @@ from datagen.problem import Moves
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from planners.routes import Cell, Route
+    from planners.inference import Cell, Route
 
 FLAT = 1e-4
 """Difference from cell to cell, relative to the largest value, below which the goal no longer shows in the values."""

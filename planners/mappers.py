@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planners.cores.bellman import same_conv
+from planners.cores.layers import same_conv
 
 if TYPE_CHECKING:
     from planners.specs import NoOptions, PanoramaOptions, UNetOptions

@@ -166,7 +166,8 @@ class Planner(nn.Module):
             return self._best_first(core, x, solver)
         if not isinstance(core, ValueIterationCore | GRUCore):
             return None, f"reference: {type(core).__name__} has no compiled loop", None
-        from planners.cores import gru_iteration, value_iteration
+        from planners.compiled.conv_gru import autograd as gru_iteration
+        from planners.compiled.value_iteration import autograd as value_iteration
 
         loops = value_iteration if isinstance(core, ValueIterationCore) else gru_iteration
         reason = loops.unsupported_solve(solver, adjoint)
@@ -187,7 +188,7 @@ class Planner(nn.Module):
         return Plan(core.policy(solution.value), solution, step, "compiled"), "compiled", None
 
     def _best_first(self, core: Reachability, x: Tensor, solver: Any) -> tuple[Plan | None, str, Injected | None]:
-        from planners.cores import reachability_solver
+        from planners.compiled.reachability import best_first as reachability_solver
 
         injected = core.encode(x)
         reason = reachability_solver.unsupported(x, solver, self.adjoint)

@@ -60,19 +60,19 @@ CORES: dict[str, Entry] = {
     "reachability": Entry("planners.cores.reachability:Reachability", "planners.specs:ReachabilityOptions"),
 }
 SOLVERS: dict[str, Entry] = {
-    "forward": Entry("planners.solvers:ForwardIteration"),
-    "anderson": Entry("planners.solvers:Anderson", "planners.specs:AndersonOptions"),
-    "broyden": Entry("planners.solvers:Broyden", "planners.specs:BroydenOptions"),
-    "gmres": Entry("planners.linear:GMRES", linear_only=True),
+    "forward": Entry("planners.fixed_points:ForwardIteration"),
+    "anderson": Entry("planners.fixed_points:Anderson", "planners.specs:AndersonOptions"),
+    "broyden": Entry("planners.fixed_points:Broyden", "planners.specs:BroydenOptions"),
+    "gmres": Entry("planners.fixed_points:GMRES", linear_only=True),
     "gauss_seidel": Entry(
-        "planners.cores.gauss_seidel:GaussSeidel",
+        "planners.compiled.value_iteration.gauss_seidel:GaussSeidel",
         cores=("vin", "symvin", "contractive", "conv_gppn"),
         adjoint_cores=("conv_gppn",),
         adjoint_after=("forward", "anderson", "gauss_seidel"),
         compiled_only=True,
     ),
     "best_first": Entry(
-        "planners.cores.reachability_solver:BestFirst",
+        "planners.compiled.reachability.best_first:BestFirst",
         cores=("reachability",),
         adjoint_cores=("reachability",),
         adjoint_after=("best_first",),
@@ -81,10 +81,10 @@ SOLVERS: dict[str, Entry] = {
 }
 _NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
 ADJOINTS: dict[str, Entry] = {
-    "unrolled": Entry("planners.adjoints:Unrolled", ignores=("solver_bwd", "k_bwd", "tolerance", "tolerance_bwd")),
-    "implicit": Entry("planners.adjoints:Implicit"),
-    "phantom": Entry("planners.adjoints:Phantom", "planners.specs:PhantomOptions", ignores=_NO_ADJOINT_SOLVE),
-    "one_step": Entry("planners.adjoints:OneStep", ignores=_NO_ADJOINT_SOLVE),
+    "unrolled": Entry("planners.fixed_points:Unrolled", ignores=("solver_bwd", "k_bwd", "tolerance", "tolerance_bwd")),
+    "implicit": Entry("planners.fixed_points:Implicit"),
+    "phantom": Entry("planners.fixed_points:Phantom", "planners.specs:PhantomOptions", ignores=_NO_ADJOINT_SOLVE),
+    "one_step": Entry("planners.fixed_points:OneStep", ignores=_NO_ADJOINT_SOLVE),
 }
 MAPPERS: dict[str, Entry] = {
     "identity": Entry("planners.mappers:Identity"),

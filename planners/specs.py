@@ -382,7 +382,7 @@ class TrainingSpec(Spec):
             limit. Of several limits, `epochs` among them, the first that is reached ends training.
         most_seconds: The same for the wall time of training steps; what comes out then depends on the machine.
         most_applications: The same for applications of f per sample, forward and backward
-            (`planners.budget.applications`).
+            (`planners.training.budget.applications`).
     """
 
     epochs: int = Field(60, ge=0)

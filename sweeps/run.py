@@ -6,7 +6,7 @@ Ray's launcher wants a script beside the cluster file; the file, which is a swee
 import os
 import sys
 
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 
 if __name__ == "__main__":
     if "IDP_SWEEP" not in os.environ:

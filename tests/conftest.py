@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from datagen.plugins import LOADED, OWNERS
-from datagen.task import TASKS
-from orchestrator.provenance import code_hash
+from datagen.tasks.registry import TASKS
+from orchestrator.storage.provenance import code_hash
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.specs import expand
-from orchestrator.sweep_files import load_sweep
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import expand
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,6 +1,6 @@
 """A plug-in beyond the grid: towns and roads that differ from problem to problem, and value iteration along roads."""
 
-from datagen.task import Task
+from datagen.tasks.registry import Task
 from planners.specs import Entry
 from road_planning.options import ROADS as ROADS
 from road_planning.options import GraphOptions, RoadOptions, road_channels

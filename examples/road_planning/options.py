@@ -6,7 +6,7 @@ from pydantic import Field
 
 from datagen.problem import Moves
 from datagen.spec import Spec
-from datagen.task import DatasetSpec
+from datagen.tasks.registry import DatasetSpec
 
 MOST_ROADS = 8
 """Most roads that leave a town."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from datagen.links import Links, solve_links
+from datagen.expert.graph import Links, solve_links
 from datagen.problem import Problems
-from datagen.proposals import Proposal, draw_maps
-from datagen.splitmix import label_seeds, problem_seeds
-from datagen.task import SPLITS, DatasetSpec, Split
+from datagen.sampling.splitmix import label_seeds, problem_seeds
+from datagen.tasks.proposed import Proposal, draw_maps
+from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 from road_planning.options import BYTES, MOST_ROADS, ROADS, RoadOptions
 
 LONGEST = 16.0
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
-    """Make the problems `start` to `stop` of a split; see `datagen.task.Draw`."""
+    """Make the problems `start` to `stop` of a split; see `datagen.tasks.registry.Draw`."""
     options = spec.options
     assert isinstance(options, RoadOptions)
     size = spec.map_size

@@ -3,7 +3,7 @@
 The registries below are all that a sweep looks at. Targets are named, not imported, so planning a sweep needs no torch.
 """
 
-from datagen.task import Task
+from datagen.tasks.registry import Task
 from planners.specs import Entry
 from street_planning.options import MOORE as MOORE
 from street_planning.options import ResidualOptions, StreetOptions, crop_shape

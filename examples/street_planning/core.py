@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, same_conv
+from planners.cores.layers import convolve, same_conv
 from street_planning.options import ResidualOptions
 
 

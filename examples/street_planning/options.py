@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from datagen.problem import Moves
 from datagen.spec import Spec
-from datagen.task import DatasetSpec
+from datagen.tasks.registry import DatasetSpec
 
 MAPS = Path(__file__).parent / "maps"
 

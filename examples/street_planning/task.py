@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datagen.problem import Problems
-from datagen.proposals import Proposal, draw_proposed
-from datagen.task import DatasetSpec, Split
+from datagen.tasks.proposed import Proposal, draw_proposed
+from datagen.tasks.registry import DatasetSpec, Split
 from street_planning.options import MAPS, MOORE, StreetOptions, crop_shape
 
 LEAST_FREE = 0.25
@@ -32,7 +32,7 @@ def read_map(file: str, sha256: str) -> NDArray[np.uint8]:
 
 
 def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
-    """Make the problems `start` to `stop` of a split; see `datagen.task.Draw`."""
+    """Make the problems `start` to `stop` of a split; see `datagen.tasks.registry.Draw`."""
     assert isinstance(spec.options, StreetOptions)
     town = read_map(spec.options.file, spec.options.sha256)
     height, width = crop_shape(spec)

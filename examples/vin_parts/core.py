@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from planners.compiled.value_iteration.autograd import ValueIteration
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum, same_conv
-from planners.cores.value_iteration import ValueIteration
+from planners.cores.layers import convolve, maximum, same_conv
 from vin_parts import PartsOptions
 
 # v value, r reward, Q action values

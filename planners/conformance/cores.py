@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Core, GRUCore, ValueIterationCore
-from planners.jacobian import jacobian_penalty
+from planners.fixed_points import jacobian_penalty
 from planners.planner import BoundStep, Planner, build_planner
 from planners.registry import ADJOINTS, CORES
 from planners.specs import PlannerSpec

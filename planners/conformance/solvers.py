@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from planners.fixed_points import ForwardIteration, Result, Solution
 from planners.registry import ADJOINTS, MAPPERS, SOLVERS, named
-from planners.solution import Result, Solution
-from planners.solvers import ForwardIteration
 from planners.specs import PlannerSpec
 
 DIMENSION = 6

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from planners.cores.gru_iteration import GRUIteration
-    from planners.cores.value_iteration import ValueIteration
+    from planners.compiled.conv_gru.autograd import GRUIteration
+    from planners.compiled.value_iteration.autograd import ValueIteration
 
 
 @dataclass(frozen=True, eq=False)

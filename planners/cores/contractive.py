@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum
+from planners.cores.layers import convolve, maximum
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:
-    from planners.cores.value_iteration import ValueIteration
+    from planners.compiled.value_iteration.autograd import ValueIteration
     from planners.specs import ContractiveOptions
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
@@ -85,7 +85,7 @@ class Contractive(nn.Module):
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step as data, for the compiled path."""
-        from planners.cores.value_iteration import ValueIteration
+        from planners.compiled.value_iteration.autograd import ValueIteration
 
         return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap, self.options.temperature)
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, merged, same_conv
+from planners.cores.layers import convolve, merged, same_conv
 
 if TYPE_CHECKING:
-    from planners.cores.gru_iteration import GRUIteration
+    from planners.compiled.conv_gru.autograd import GRUIteration
     from planners.specs import ConvGPPNOptions
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
@@ -55,7 +55,7 @@ class ConvGPPN(nn.Module):
 
     def gru_iteration(self, x: Tensor) -> GRUIteration:
         """Return the step as data, for the compiled path."""
-        from planners.cores.gru_iteration import GRUIteration
+        from planners.compiled.conv_gru.autograd import GRUIteration
 
         r, from_reward = self.rewards(x), self.from_reward
         assert from_reward.bias is not None

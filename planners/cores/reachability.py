@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum
+from planners.cores.layers import convolve, maximum
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum, merged
+from planners.cores.layers import convolve, maximum, merged
 from planners.cores.steerable import SteerableFilter, group_order
 
 if TYPE_CHECKING:
-    from planners.cores.value_iteration import ValueIteration
+    from planners.compiled.value_iteration.autograd import ValueIteration
     from planners.specs import SymVINOptions
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
@@ -31,7 +31,7 @@ class SymVIN(nn.Module):
     Reward and value are one regular field each (|G| channels), Q is q_channels regular fields, and the maximum over
     these fields is taken group channel by group channel, which commutes with the group's permutation of channels.
     The filter is expanded from its coefficients once per call of `encode`; a step is a plain convolution and a maximum.
-    Where fields tie, the gradient goes to one of them (see `planners.cores.bellman.maximum`).
+    Where fields tie, the gradient goes to one of them (see `planners.cores.layers.maximum`).
 
     Args:
         options: Group, sizes, head, initialisation and temperature.
@@ -90,7 +90,7 @@ class SymVIN(nn.Module):
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step as data, for the compiled path."""
-        from planners.cores.value_iteration import ValueIteration
+        from planners.compiled.value_iteration.autograd import ValueIteration
 
         return ValueIteration(self.rewards(x), *self.filters(), self.wrap, self.temperature)
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from planners.cores import Injected
-from planners.cores.bellman import convolve, maximum, merged, same_conv
+from planners.cores.layers import convolve, maximum, merged, same_conv
 
 if TYPE_CHECKING:
-    from planners.cores.value_iteration import ValueIteration
+    from planners.compiled.value_iteration.autograd import ValueIteration
     from planners.specs import VINOptions
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
@@ -24,7 +24,7 @@ class VIN(nn.Module):
 
     A solver's K steps are K applications of this step (the authors' explicit VIN applies it K - 1 times). The reward's
     part of Q is the same at every step and is computed once. Where actions tie, the gradient of the
-    maximum goes to one of them (see `planners.cores.bellman.maximum`).
+    maximum goes to one of them (see `planners.cores.layers.maximum`).
 
     Args:
         options: Sizes and temperature.
@@ -58,7 +58,7 @@ class VIN(nn.Module):
 
     def value_iteration(self, x: Tensor) -> ValueIteration:
         """Return the step as data, for the compiled path."""
-        from planners.cores.value_iteration import ValueIteration
+        from planners.compiled.value_iteration.autograd import ValueIteration
 
         return ValueIteration(self.rewards(x), self.w_r, self.w_v, self.wrap, self.temperature)
 

@@ -8,11 +8,11 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datagen.arm import BASE, LINK, configuration_space, joint_angles, link_positions, workspace_image
-from datagen.expert import goal_distances
-from datagen.manipulation import draw
+from datagen.expert.grid import goal_distances
 from datagen.problem import FOUR_WRAP
-from datagen.task import DatasetSpec
+from datagen.tasks.arm import BASE, LINK, configuration_space, joint_angles, link_positions, workspace_image
+from datagen.tasks.manipulation import draw
+from datagen.tasks.registry import DatasetSpec
 
 
 def region(polygons):

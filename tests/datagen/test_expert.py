@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from datagen.expert import goal_distances, one_hot_label, optimal_actions, solve
+from datagen.expert.grid import goal_distances, one_hot_label, optimal_actions, solve
 from datagen.problem import FOUR, FOUR_WRAP, Moves
 
 EIGHT = Moves(

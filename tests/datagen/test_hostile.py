@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
-from datagen.manifest import DatasetError
-from datagen.parquet import directory_of, is_complete, load_manifest, make_dataset, read_split
-from datagen.stream import ProblemStream
-from datagen.task import DatasetSpec, dataset_id
+from datagen.storage.dataset import directory_of, is_complete, load_manifest, make_dataset, read_split
+from datagen.storage.manifest import DatasetError
+from datagen.storage.stream import ProblemStream
+from datagen.tasks.registry import DatasetSpec, dataset_id
 
 SPEC = DatasetSpec(map_size=7, train=20, valid=5, test=6, seed=3)
 TEST = "test-00000-of-00001.parquet"
@@ -241,7 +241,7 @@ def test_fuzzed_shards_that_a_manifest_vouches_for_hold_possible_problems_or_non
 _READ_AND_END = """
 import sys, torch
 from pathlib import Path
-from datagen.parquet import read_split
+from datagen.storage.dataset import read_split
 read_split(Path(sys.argv[1]), "test")
 """
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
-import datagen.npy as npy_file
-from datagen.manifest import DatasetError
-from datagen.npz import import_npz
-from datagen.parquet import read_split
+import datagen.storage.npy as npy_file
 from datagen.problem import Moves
-from datagen.task import TASKS, Task
-from orchestrator.cli import main
+from datagen.storage.dataset import read_split
+from datagen.storage.manifest import DatasetError
+from datagen.storage.npz import import_npz
+from datagen.tasks.registry import TASKS, Task
+from orchestrator.cli.main import main
 
 SIZE = 7
 
@@ -208,7 +208,7 @@ def test_an_unknown_task_is_one_line(tmp_path):
 
 def test_a_task_of_eight_moves_has_no_order_of_four(tmp_path, monkeypatch):
     eight = Moves(names=tuple("abcdefgh"), offsets=((0, 1),) * 8, costs=(1.0,) * 8)
-    monkeypatch.setitem(TASKS, "eight", Task("datagen.navigation:draw", eight))
+    monkeypatch.setitem(TASKS, "eight", Task("datagen.tasks.navigation:draw", eight))
     path = tmp_path / "a.npz"
     path.write_bytes(zipped(members()))
     with pytest.raises(DatasetError, match="'news' is an order of four moves"):
@@ -216,7 +216,7 @@ def test_a_task_of_eight_moves_has_no_order_of_four(tmp_path, monkeypatch):
 
 
 def test_maps_need_not_be_square_where_the_task_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "wide", Task("datagen.navigation:draw", map_shape=lambda spec: (spec.map_size, 9)))
+    monkeypatch.setitem(TASKS, "wide", Task("datagen.tasks.navigation:draw", map_shape=lambda spec: (spec.map_size, 9)))
     path, arrays = tmp_path / "a.npz", []
     for _ in range(3):
         goal = np.zeros((2, 1, 7, 9))

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datagen.kernel as kernel
+import datagen.jit as kernel
 
-HASH = "import numpy as np; from datagen.splits import map_hashes; print(map_hashes(np.ones((1, 5, 5), np.uint8))[0])"
+HASH = """import numpy as np; from datagen.sampling.unique_maps import map_hashes
+print(map_hashes(np.ones((1, 5, 5), np.uint8))[0])"""
 ROOT = Path(kernel.__file__).parents[1]
 
 
@@ -54,8 +55,8 @@ def test_a_change_in_another_file_is_noticed(tmp_path):
 
 
 CELLS = """
-from planners.cores.gru_sweep import cells_of
-from planners.cores.plane import grid_of
+from planners.compiled.conv_gru.gauss_seidel import cells_of
+from planners.compiled.layout import grid_of
 print(len(cells_of(grid_of(2, 3, 1, True))))
 """
 
@@ -74,7 +75,7 @@ def test_a_plugins_kernel_notices_its_constants_wherever_they_are(tmp_path):
     folder = copied(tmp_path)
     (folder / "numbers_of_mine.py").write_text("DOUBLE = 2\n")
     (folder / "kernels_of_mine.py").write_text(
-        "from datagen.kernel import kernel\nfrom numbers_of_mine import DOUBLE\n\n"
+        "from datagen.jit import kernel\nfrom numbers_of_mine import DOUBLE\n\n"
         "@kernel\ndef doubled(x):\n    return DOUBLE * x\n"
     )
     code = "from kernels_of_mine import doubled; print(doubled(1.0))"

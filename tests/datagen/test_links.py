@@ -5,8 +5,8 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from datagen.expert import goal_distances
-from datagen.links import Links, link_distances, optimal_links, read_links, solve_links
+from datagen.expert.graph import Links, link_distances, optimal_links, read_links, solve_links
+from datagen.expert.grid import goal_distances
 from datagen.problem import Moves
 
 NAMES = tuple("abc")
@@ -36,7 +36,7 @@ def test_distances_equal_scipy():
 
 def test_optimal_roads_lead_to_the_goal_at_the_cost_of_the_distance(monkeypatch):
     links, goal = random_links(2), np.zeros((N, 2), np.int16)
-    monkeypatch.setattr("datagen.links.read_links", lambda moves, observation: links)
+    monkeypatch.setattr("datagen.expert.graph.read_links", lambda moves, observation: links)
     map_, seeds = np.ones((N, 4, 5), np.uint8), np.arange(N, dtype=np.uint64)
     problems = solve_links(map_, goal, np.zeros((N, 1), np.uint8), MOVES, seeds)
     assert problems.distance.shape == problems.label.shape == (N, 4, 5)

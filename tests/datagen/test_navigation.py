@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datagen.navigation import draw
 from datagen.problem import FOUR
-from datagen.splitmix import problem_seeds
-from datagen.splits import map_hashes, owner
+from datagen.sampling.splitmix import problem_seeds
+from datagen.sampling.unique_maps import map_hashes, owner
 from datagen.statistics import measure
-from datagen.task import SPLITS, DatasetSpec
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import SPLITS, DatasetSpec
 
 PARTS = ("map", "goal", "distance", "optimal_actions", "label")
 
@@ -24,7 +24,7 @@ def same(first, second):
 
 def test_splitmix_is_the_published_generator():
     # The reference implementation's first output for seed 0 is mix(0 + gamma).
-    from datagen.splitmix import GAMMA, mix
+    from datagen.sampling.splitmix import GAMMA, mix
 
     assert int(mix(GAMMA)) == 0xE220A8397B1DCDAF
     assert [int(seed) for seed in problem_seeds(1, 2, 3, 5)] == GOLDEN_SEEDS
@@ -88,8 +88,8 @@ def test_hash_sees_every_cell_and_the_shape():
 def test_another_process_draws_the_same():
     code = (
         "import hashlib, numpy as np\n"
-        "from datagen.navigation import draw\n"
-        "from datagen.task import DatasetSpec\n"
+        "from datagen.tasks.navigation import draw\n"
+        "from datagen.tasks.registry import DatasetSpec\n"
         "p = draw(DatasetSpec(map_size=11, seed=5), 'valid', 3, 9)\n"
         "parts = [p.map, p.goal, p.distance, p.optimal_actions, p.label]\n"
         "print(hashlib.sha256(b''.join(x.tobytes() for x in parts)).hexdigest())\n"
@@ -130,11 +130,11 @@ def test_larger_mazes_are_farther_across():
 def test_threads_and_restarts_draw_the_same():
     from concurrent.futures import ThreadPoolExecutor
 
-    import datagen.splits
+    import datagen.sampling.unique_maps
 
     spec = DatasetSpec(map_size=7, seed=9)  # few maps, so most are drawn twice
     whole = draw(spec, "valid", 0, 180)
-    datagen.splits._claims.clear()
+    datagen.sampling.unique_maps._claims.clear()
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda start: draw(spec, "valid", start, start + 20), range(160, -20, -20)))
     for part, start in zip(parts, range(160, -20, -20), strict=True):

@@ -6,12 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import datagen.npz as npz
-import datagen.parquet as parquet
-from datagen.expert import goal_distances, optimal_actions, tied_actions
-from datagen.manifest import DatasetError
-from datagen.npz import export_npz, import_npz
-from datagen.parquet import (
+import datagen.storage.dataset as parquet
+import datagen.storage.npz as npz
+from datagen.expert.grid import goal_distances, optimal_actions, tied_actions
+from datagen.storage.dataset import (
     directory_of,
     finish_dataset,
     is_complete,
@@ -22,7 +20,9 @@ from datagen.parquet import (
     store_shard,
     write_shard,
 )
-from datagen.task import SPLITS, TASKS, DatasetSpec, dataset_id
+from datagen.storage.manifest import DatasetError
+from datagen.storage.npz import export_npz, import_npz
+from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, dataset_id
 
 PARTS = ("map", "goal", "distance", "optimal_actions", "label")
 SPECS = {

@@ -12,11 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import datagen.parquet as parquet
-from datagen.columns import problems_from_table
-from datagen.manifest import DatasetError, card
-from datagen.navigation import draw
-from datagen.parquet import (
+import datagen.storage.dataset as parquet
+from datagen.problem import Problems
+from datagen.storage.dataset import (
     directory_of,
     finish_dataset,
     is_complete,
@@ -26,8 +24,10 @@ from datagen.parquet import (
     shards,
     write_shard,
 )
-from datagen.problem import Problems
-from datagen.task import SPLITS, DatasetSpec, dataset_id
+from datagen.storage.manifest import DatasetError, card
+from datagen.storage.schema import problems_from_table
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import SPLITS, DatasetSpec, dataset_id
 
 SPEC = DatasetSpec(map_size=7, train=25, valid=10, test=1, seed=3)
 PARTS = ("map", "goal", "distance", "optimal_actions", "label")
@@ -227,7 +227,7 @@ def test_disk_full_is_one_clear_message_and_resumable(tmp_path, monkeypatch):
 def test_a_map_in_two_splits_is_refused(tmp_path, monkeypatch):
     make_it = {"train": "train", "valid": "train", "test": "test"}
     monkeypatch.setattr(
-        "datagen.navigation.draw", lambda spec, split, start, stop: draw(spec, make_it[split], start, stop)
+        "datagen.tasks.navigation.draw", lambda spec, split, start, stop: draw(spec, make_it[split], start, stop)
     )
     with pytest.raises(DatasetError, match="10 maps are in more than one split"):
         make(tmp_path)
@@ -328,7 +328,7 @@ def test_processes_that_make_one_set_at_once_do_not_fail_each_other(tmp_path):
 
 def test_what_another_process_has_made_is_left_as_it_is(tmp_path, monkeypatch):
     make(tmp_path)
-    monkeypatch.setattr("datagen.navigation.draw", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr("datagen.tasks.navigation.draw", lambda *_: pytest.fail("drawn again"))
     write_shard(SPEC, shards(SPEC)[0], tmp_path)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from datagen.navigation import draw
 from datagen.problem import Moves
-from datagen.task import DatasetSpec
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import DatasetSpec
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import datagen.provenance as provenance
-from datagen.task import TASKS
+import datagen.storage.provenance as provenance
+from datagen.tasks.registry import TASKS
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from datagen import staging
-from datagen.manifest import DatasetError
-from datagen.parquet import directory_of, finish_dataset, read_split, shards, write_shard
-from datagen.staging import staged
-from datagen.task import DatasetSpec
+from datagen.storage import staging
+from datagen.storage.dataset import directory_of, finish_dataset, read_split, shards, write_shard
+from datagen.storage.manifest import DatasetError
+from datagen.storage.staging import staged
+from datagen.tasks.registry import DatasetSpec
 
 
 def make(root, seed):

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import datagen.parquet as parquet
-from datagen.manifest import DatasetError
-from datagen.parquet import directory_of, finish_dataset, read_split, shards, write_shard
-from datagen.stream import ProblemStream
-from datagen.task import DatasetSpec
+import datagen.storage.dataset as parquet
+from datagen.storage.dataset import directory_of, finish_dataset, read_split, shards, write_shard
+from datagen.storage.manifest import DatasetError
+from datagen.storage.stream import ProblemStream
+from datagen.tasks.registry import DatasetSpec
 
 SPEC = DatasetSpec(map_size=7, train=50, valid=7, test=1, seed=5)
 BYTES = 7 * 49 + 4

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datagen import navigation
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from datagen.splits import map_hashes, owner
-from datagen.symmetry import readings, shape_hashes
-from datagen.task import SPLITS, TASKS, DatasetSpec
+from datagen.sampling.symmetry import readings, shape_hashes
+from datagen.sampling.unique_maps import map_hashes, owner
+from datagen.tasks import navigation
+from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec
 
 SYMMETRIC = "up_to_symmetry"
 GOLDEN = {"navigation": "30d322327daadf90", "manipulation": "4cbc2e7dd0bfa468"}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from datagen.conformance import EVERY_TASK
-from datagen.splits import map_hashes, owner
-from datagen.task import SPLITS, TASKS, DatasetSpec, dataset_id
+from datagen.sampling.unique_maps import map_hashes, owner
+from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, dataset_id
 
 # Panoramas need OpenGL; they have tests of their own, and their maps are those of "navigation".
 NAMES = sorted(set(TASKS) - {"visual_navigation"})

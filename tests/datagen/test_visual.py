@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from datagen import navigation
 from datagen.problem import ACTIONS, FOUR
-from datagen.task import TASKS, DatasetSpec
-from datagen.visibility import WALLS, quads, visible_walls
-from datagen.visual import VisualOptions, draw
+from datagen.rendering.visibility import WALLS, quads, visible_walls
+from datagen.tasks import navigation
+from datagen.tasks.registry import TASKS, DatasetSpec
+from datagen.tasks.visual_navigation import VisualOptions, draw
 
 SPEC = DatasetSpec(task="visual_navigation", map_size=7, train=4, valid=2, test=2)
 CORRIDOR = np.array(
@@ -34,13 +34,13 @@ CORRIDOR = np.array(
 
 
 def panorama(map_, **options):
-    from datagen.miniworld_renderer import PanoramaRenderer
+    from datagen.rendering.panorama import PanoramaRenderer
 
     return PanoramaRenderer(len(map_), VisualOptions(**options)).render(map_)
 
 
 def reference(map_, **options):
-    from datagen.miniworld_reference import reference_panorama
+    from datagen.rendering.miniworld_reference import reference_panorama
 
     return reference_panorama(map_, VisualOptions(**options))
 
@@ -75,7 +75,7 @@ def test_pixels_are_those_of_render_obs_with_other_options(options):
 
 
 def test_an_open_field_at_the_papers_size_shows_the_pixels_of_render_obs():
-    from datagen.miniworld_reference import look, room_world
+    from datagen.rendering.miniworld_reference import look, room_world
 
     map_ = np.pad(np.ones((13, 13), np.uint8), 1)
     views = panorama(map_)
@@ -213,7 +213,7 @@ def test_a_free_border_cell_is_refused():
 
 
 def test_a_forked_process_is_told_to_spawn(monkeypatch):
-    import datagen.miniworld_renderer as renderer
+    import datagen.rendering.panorama as renderer
 
     monkeypatch.setattr(renderer, "_PROCESS", -1)
     with pytest.raises(renderer.RendererError, match="spawn"):
@@ -229,7 +229,7 @@ def test_a_machine_without_egl_is_told_the_packages():
         "    if 'EGL' in name: raise OSError(name)\n"
         "    return load(name)\n"
         "ctypes.cdll.LoadLibrary = refuse\n"
-        "from datagen.visual import draw; from datagen.task import DatasetSpec\n"
+        "from datagen.tasks.visual_navigation import draw; from datagen.tasks.registry import DatasetSpec\n"
         "draw(DatasetSpec(task='visual_navigation', map_size=5), 'train', 0, 1)\n"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -239,5 +239,5 @@ def test_a_machine_without_egl_is_told_the_packages():
 
 
 def test_planning_imports_no_opengl():
-    code = "import sys, datagen.task; assert not {'pyglet', 'miniworld', 'numba', 'pyarrow'} & set(sys.modules)"
+    code = "import sys, datagen.tasks.registry\nassert not {'pyglet', 'miniworld', 'numba', 'pyarrow'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,11 +15,10 @@ import pytest
 from mutations import EXAMPLES, bounded, mutated
 from samples import sample_run
 
-from orchestrator.archive import SCHEMA, read_archive
-from orchestrator.cli import main
-from orchestrator.evaluation import EvaluationResult, evaluation_path, read_evaluation
-from orchestrator.leases import Owner, free, look, take
-from orchestrator.results import (
+from orchestrator.cli.main import main
+from orchestrator.storage.archive import SCHEMA, read_archive
+from orchestrator.storage.leases import Owner, free, look, take
+from orchestrator.storage.results import (
     ResultError,
     TrialResult,
     list_results,
@@ -31,7 +30,8 @@ from orchestrator.results import (
     write_result,
     write_spec,
 )
-from orchestrator.specs import SweepSpec, expand
+from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.trial.evaluate import EvaluationResult, evaluation_path, read_evaluation
 
 SWEEP = SweepSpec.model_validate(
     {"name": "kept", "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}}, "grid": {"k": [30], "seed": [0, 1]}}
@@ -249,7 +249,7 @@ def test_a_small_file_does_not_unfold_into_gigabytes(file, tmp_path, monkeypatch
     for rows, most in ((300, 2**30), (300, 2**28), (1, 2**19)):
         pq.write_table(pa.concat_tables([table] * rows), file, compression="zstd")
         assert file.stat().st_size < 200_000
-        monkeypatch.setattr("orchestrator.archive.MOST_CHUNK_BYTES", most)
+        monkeypatch.setattr("orchestrator.storage.archive.MOST_CHUNK_BYTES", most)
         with (
             bounded(processor_seconds=5, mebibytes=100),
             pytest.raises(ResultError, match=r"(twice|too many)"),

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from datagen import parquet
-from datagen.task import dataset_id
-from orchestrator.leases import look
-from orchestrator.provenance import code_hash
-from orchestrator.results import read_curves, read_result, trial_directory
-from orchestrator.specs import expand
-from orchestrator.sweep_files import load_sweep
+from datagen.storage import dataset as parquet
+from datagen.tasks.registry import dataset_id
+from orchestrator.storage.leases import look
+from orchestrator.storage.provenance import code_hash
+from orchestrator.storage.results import read_curves, read_result, trial_directory
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import expand
 
 SWEEP = """
 name: tiny
@@ -117,7 +117,7 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign):
     assert [path.stat().st_mtime_ns for path in done] == before
     assert len(read_curves(trial_directory(storage, broken.trial_id))) == 1
     check = (
-        "import sys; from orchestrator.cli import main\n"
+        "import sys; from orchestrator.cli.main import main\n"
         f"code = main(['run', {str(path)!r}, '--storage', {str(storage)!r}, '--json'])\n"
         "heavy = {'torch', 'ray', 'mlflow'} & sys.modules.keys()\n"
         "sys.exit(code or (f'loads {heavy}' if heavy else 0))"

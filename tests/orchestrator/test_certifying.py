@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 from planners.published import WEIGHTS, folder_of, publish
 from planners.trial_files import read_checkpoint
 

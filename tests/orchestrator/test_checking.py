@@ -14,7 +14,7 @@ BROKEN = """
 import torch
 from torch import nn
 from datagen.problem import FOUR, Problems
-from datagen.task import Task
+from datagen.tasks.registry import Task
 from planners.cores import Injected
 from planners.specs import Entry
 
@@ -47,7 +47,7 @@ class Loud(Wide):
 
 def draw(spec, split, start, stop):
     import numpy as np
-    from datagen.expert import solve
+    from datagen.expert.grid import solve
 
     n = stop - start
     maps = np.ones((n, spec.map_size, spec.map_size), np.uint8)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import _parser, main
-from orchestrator.leases import LeaseLost, TrialHeld
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import TrialResult, trial_directory, write_result
-from orchestrator.specs import expand
-from orchestrator.sweep_files import load_sweep
-from orchestrator.table_formats import FORMATS
+from orchestrator.cli.main import _parser, main
+from orchestrator.storage.leases import LeaseLost, TrialHeld
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, trial_directory, write_result
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import expand
+from orchestrator.tables.formats import FORMATS
 
 SWEEP = """
 name: small
@@ -146,7 +146,7 @@ def test_a_table_can_be_piped_into_head(sweep, tmp_path):
 
 @pytest.mark.parametrize("loss", [LeaseLost("0123: taken over"), TrialHeld("0123: held")])
 def test_a_trial_that_is_somebody_elses_is_one_line(sweep, tmp_path, capsys, monkeypatch, loss):
-    from orchestrator import trial
+    from orchestrator.trial import train as trial
 
     def lost(*_, **__):
         raise loss

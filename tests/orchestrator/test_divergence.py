@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -28,8 +28,8 @@ def diverged(tmp_path_factory):
 
 
 def _ids(sweep):
-    from orchestrator.specs import expand
-    from orchestrator.sweep_files import load_sweep
+    from orchestrator.sweep.files import load_sweep
+    from orchestrator.sweep.specs import expand
 
     return [trial.trial_id for trial in expand(load_sweep(sweep))]
 

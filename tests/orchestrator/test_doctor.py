@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
-from orchestrator import doctor
-from orchestrator.cli import main
-from orchestrator.doctor import Finding
+from orchestrator.cli import doctor
+from orchestrator.cli.doctor import Finding
+from orchestrator.cli.main import main
 
 
 def only(findings):

@@ -11,19 +11,19 @@ import pytest
 import torch
 from mutations import EXAMPLES, bounded, mutated
 
-from datagen import parquet
-from datagen.task import DatasetSpec
-from orchestrator import checkpoints
-from orchestrator.cli import main
-from orchestrator.evaluation import evaluation_path
-from orchestrator.healing import heal
-from orchestrator.leases import Owner, take
-from orchestrator.results import StorageFull, no_room, read_curves, read_result, trial_directory, write_result
-from orchestrator.specs import ExecutionSpec, TrialSpec, trial_id
-from orchestrator.steering import cancel, retry
-from orchestrator.trial import run_trial
+from datagen.storage import dataset as parquet
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.cli.main import main
+from orchestrator.storage import checkpoints
+from orchestrator.storage.leases import Owner, take
+from orchestrator.storage.results import StorageFull, no_room, read_curves, read_result, trial_directory, write_result
+from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
+from orchestrator.trial.cancel import cancel, retry
+from orchestrator.trial.evaluate import evaluation_path
+from orchestrator.trial.healing import heal
+from orchestrator.trial.train import run_trial
 from planners.specs import PlannerSpec, TrainingSpec
-from planners.training import Trainer
+from planners.training.trainer import Trainer
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
 SPEC = TrialSpec(
@@ -120,7 +120,7 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed_or_harmless(tmp_path):
 
 
 def test_weights_that_are_not_finite_do_not_replace_the_last_finite_checkpoint(storage, monkeypatch):
-    from planners.training import Trainer
+    from planners.training.trainer import Trainer
 
     whole = Trainer.run_epoch
 
@@ -190,7 +190,7 @@ def test_out_of_memory_names_the_phase(storage, gib, phase):
 
 
 def test_memory_that_runs_out_in_the_backward_pass_is_said_to(storage):
-    from planners.memory import MemoryLimitExceeded
+    from planners.training.memory import MemoryLimitExceeded
 
     class Exceeds(torch.autograd.Function):
         @staticmethod
@@ -270,7 +270,7 @@ def test_the_first_divergence_is_kept_and_shown_again(tmp_path, datasets, capsys
 def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
     import shutil
 
-    from orchestrator.cluster import _whole
+    from orchestrator.cluster.ray_cluster import _whole
 
     root = tmp_path / "datasets"
     shutil.copytree(datasets, root)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from samples import SWEEPS, sample_runs
 
-from orchestrator.chart_parts import NothingToDraw
-from orchestrator.drawing import inline_svg, pens, picture, style, write_picture
-from orchestrator.figure_names import FIGURE_NAMES
-from orchestrator.figures import DEFAULT_FIGURES, FIGURES, draw
-from orchestrator.runs import cell_of, usable, usable_by_cell
-from orchestrator.sweep_files import load_sweep
+from orchestrator.figures.parts import NothingToDraw
+from orchestrator.figures.registry import DEFAULT_FIGURES, FIGURES, draw
+from orchestrator.figures.style import inline_svg, pens, picture, style, write_picture
+from orchestrator.sweep.figure_names import FIGURE_NAMES
+from orchestrator.sweep.files import load_sweep
+from orchestrator.tables.records import cell_of, usable, usable_by_cell
 
 DRAWN = [
     ("figure2", "success"),

@@ -9,16 +9,16 @@ import pytest
 from samples import sample_run
 
 from datagen.plugins import LOADED
-from orchestrator.figures import draw
-from orchestrator.freshness import of_one_version, version
-from orchestrator.paper import beside_paper, paired_difference
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.report import report
-from orchestrator.results import trial_directory, write_curves, write_json, write_result
-from orchestrator.runs import collect, usable
-from orchestrator.specs import SweepSpec, expand
-from orchestrator.summary import summarise
-from orchestrator.tracking_numbers import present_version
+from orchestrator.figures.registry import draw
+from orchestrator.report.page import report
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import trial_directory, write_curves, write_json, write_result
+from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.tables.freshness import of_one_version, version
+from orchestrator.tables.paper import beside_paper, paired_difference
+from orchestrator.tables.records import collect, usable
+from orchestrator.tables.summary import summarise
+from orchestrator.tracking.numbers import present_version
 from planners.specs import PlannerSpec
 
 
@@ -155,7 +155,7 @@ def test_a_test_of_earlier_weights_is_not_the_retrained_planners(tmp_path):
     (trial,) = expand(sweep)
     directory = trial_directory(tmp_path, trial.trial_id)
     write_result(directory, runs_of(sweep)[0].result)
-    from orchestrator.evaluation import EvaluationResult, planned_evaluations
+    from orchestrator.trial.evaluate import EvaluationResult, planned_evaluations
 
     (planned,) = planned_evaluations(sweep, [trial])
     for code, kept in (("0" * 12, 0), (code_hash(), 1)):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from orchestrator.specs import SweepError, expand
-from orchestrator.sweep_files import load_sweep
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import SweepError, expand
 
 BASE = {
     "name": "base",

@@ -21,7 +21,8 @@ FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
 SHELL = """
 import json, os, sys, traceback
 import matplotlib.pyplot, mlflow, pyarrow.parquet, ray, torch
-import orchestrator.campaign, orchestrator.cli, orchestrator.report, orchestrator.tracking, orchestrator.tuning
+import orchestrator.campaign.run, orchestrator.cli.main, orchestrator.cluster.trials
+import orchestrator.report.page, orchestrator.tracking.tracker
 import planners.conformance.cores
 sys.path.insert(0, "")
 for line in sys.stdin:
@@ -33,7 +34,7 @@ for line in sys.stdin:
         code = 1
         try:
             exec(step["python"], {"__name__": "__main__"})
-            code = orchestrator.cli.main(step["idp"]) if step["idp"] else 0
+            code = orchestrator.cli.main.main(step["idp"]) if step["idp"] else 0
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush(), sys.stderr.flush()

@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from datagen import parquet
-from datagen.task import DatasetSpec, dataset_id
-from orchestrator.cli import main
-from orchestrator.leases import Owner, at_work, take
-from orchestrator.results import TrialResult, trial_directory, write_result
+from datagen.storage import dataset as parquet
+from datagen.tasks.registry import DatasetSpec, dataset_id
+from orchestrator.cli.main import main
+from orchestrator.storage.leases import Owner, at_work, take
+from orchestrator.storage.results import TrialResult, trial_directory, write_result
 
 DATA = DatasetSpec(map_size=5, train=2, valid=2, test=2)
 ID = "0123456789abcdef"
@@ -122,7 +122,7 @@ def test_an_empty_storage_variable_means_no_folder(storage, monkeypatch, capsys)
 
 
 def test_nothing_is_freed_beside_a_run_that_lives(storage, dataset, capsys, monkeypatch):
-    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 1.2)
+    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 1.2)
     path = old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
     with at_work(storage):
         assert gc(storage, "--datasets", "--remove") == 2
@@ -144,7 +144,7 @@ def test_what_was_just_written_without_a_sign_stays(storage, dataset):
 
 
 def test_a_power_cut_does_not_block_for_ever(storage, monkeypatch, capsys):
-    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 0.3)
+    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 0.3)
     owner = Owner.here()
     object.__setattr__(owner, "boot", "before the power cut")
     take(storage / "trials" / ID, owner)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from datagen import parquet
-from datagen.task import DatasetSpec
-from orchestrator.cli import main
+from datagen.storage import dataset as parquet
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.cli.main import main
 
 
 def test_a_set_goes_out_and_comes_back(tmp_path, capsys):

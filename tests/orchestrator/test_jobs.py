@@ -16,19 +16,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import jobs
-from orchestrator.cli import main
-from orchestrator.job_verbs import cancel_job, run_command
-from orchestrator.jobs import Job, JobError, api_address, find_job
-from orchestrator.leases import look
-from orchestrator.specs import SweepError, SweepSpec
-from orchestrator.sweep_files import load_sweep
+from orchestrator.cli.jobs import cancel_job, run_command
+from orchestrator.cli.main import main
+from orchestrator.cluster import jobs
+from orchestrator.cluster.jobs import Job, JobError, api_address, find_job
+from orchestrator.storage.leases import look
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import SweepError, SweepSpec
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SWEEP = """
 cluster_name: tiny
-provider: {type: external, module: orchestrator.submission.RunningCluster}
+provider: {type: external, module: orchestrator.cluster.ray_submit.RunningCluster}
 max_workers: 0
 setup_commands: []
 head_setup_commands: []
@@ -298,7 +298,7 @@ def test_ids_are_readable_and_never_used_twice():
 def test_table1_is_a_cluster_file_by_rays_own_schema():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    from orchestrator.submission import RunningCluster
+    from orchestrator.cluster.ray_submit import RunningCluster
 
     document = yaml.safe_load((ROOT / "sweeps" / "table1.yaml").read_text())
     validate_config(RunningCluster.fillout_available_node_types_resources(prepare_config(document)))

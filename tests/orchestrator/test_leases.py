@@ -12,13 +12,24 @@ import time
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
-from datagen import parquet
-from datagen.task import DatasetSpec
-from orchestrator.cli import main
-from orchestrator.leases import LeaseLost, Owner, Patience, TrialHeld, free, give_back, holder, look, silent, take
-from orchestrator.results import TrialResult, read_result, trial_directory, write_result, write_spec
-from orchestrator.specs import TrialSpec, trial_id
-from orchestrator.trial import run_trial
+from datagen.storage import dataset as parquet
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.cli.main import main
+from orchestrator.storage.leases import (
+    LeaseLost,
+    Owner,
+    Patience,
+    TrialHeld,
+    free,
+    give_back,
+    holder,
+    look,
+    silent,
+    take,
+)
+from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_result, write_spec
+from orchestrator.sweep.specs import TrialSpec, trial_id
+from orchestrator.trial.train import run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
@@ -41,7 +52,7 @@ def storage(tmp_path):
 RACER = """
 import sys
 from pathlib import Path
-from orchestrator.leases import Lease, Owner, look
+from orchestrator.storage.leases import Lease, Owner, look
 directory, owner = Path(sys.argv[1]), Owner.here()
 for line in sys.stdin:
     held = look(directory)
@@ -102,7 +113,7 @@ def test_a_run_takes_over_from_its_own_dead_and_from_dead_processes_of_this_mach
     owner = Owner.here()
     object.__setattr__(owner, "pid", child.pid)
     time.sleep(0.05)
-    from orchestrator.leases import _started
+    from orchestrator.storage.leases import _started
 
     object.__setattr__(owner, "started", _started(child.pid))
     take(tmp_path, owner, instead_of=1)
@@ -124,7 +135,7 @@ def test_an_owner_elsewhere_is_given_up_only_after_its_silence(tmp_path, monkeyp
     assert not patience.expired(tmp_path, look(tmp_path))
     time.sleep(0.3)
     assert patience.expired(tmp_path, look(tmp_path))
-    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 0.3)
+    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 0.3)
     patience = Patience(1.0)
     with lease.beating():
         for _ in range(10):
@@ -135,9 +146,9 @@ def test_an_owner_elsewhere_is_given_up_only_after_its_silence(tmp_path, monkeyp
 SLEEPER = """
 import os, signal, sys
 from pathlib import Path
-from orchestrator.leases import LeaseLost
-from orchestrator.specs import TrialSpec
-from orchestrator.trial import run_trial
+from orchestrator.storage.leases import LeaseLost
+from orchestrator.sweep.specs import TrialSpec
+from orchestrator.trial.train import run_trial
 def sleep_after_the_second_epoch(record):
     if record.epoch == 2:
         print("asleep", flush=True)
@@ -195,7 +206,7 @@ def test_a_damaged_result_is_made_again_from_the_checkpoint(storage):
 
 
 def test_a_failure_is_not_written_over_another_runs_trial(tmp_path):
-    from orchestrator.outcomes import record_failure
+    from orchestrator.trial.failure import record_failure
 
     directory = trial_directory(tmp_path, trial_id(SPEC))
     write_spec(directory, SPEC)
@@ -285,7 +296,7 @@ def elsewhere(directory):
 
 
 def test_of_held_trials_those_without_a_sign_of_life_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 1.2)
+    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 1.2)
     gone, alive, given = (tmp_path / name for name in ("gone", "alive", "given back"))
     elsewhere(gone)
     elsewhere(given).release()
@@ -295,8 +306,8 @@ def test_of_held_trials_those_without_a_sign_of_life_are_told(tmp_path, monkeypa
 
 
 def test_a_trial_that_was_held_at_a_power_cut_is_taken_up_by_idp_trial(storage, monkeypatch, capsys):
-    monkeypatch.setattr("orchestrator.leases.EXPIRY_SECONDS", 0.3)
-    monkeypatch.setattr("orchestrator.trial_verbs.EXPIRY_SECONDS", 0.3)
+    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 0.3)
+    monkeypatch.setattr("orchestrator.cli.trials.EXPIRY_SECONDS", 0.3)
     sweep = storage / "two.yaml"
     sweep.write_text(SWEEP)
     assert main(["plan", str(sweep), "--storage", str(storage), "--json"]) == 0
@@ -315,7 +326,7 @@ def test_a_trial_that_somebody_takes_over_ends_with_one_line(storage, monkeypatc
     def lost(*_, **__):
         raise LeaseLost("0123: another process has taken this trial over")
 
-    monkeypatch.setattr("orchestrator.trial.run_trial", lost)
+    monkeypatch.setattr("orchestrator.trial.train.run_trial", lost)
     main(["plan", str(sweep), "--storage", str(storage), "--json"])
     name = next(iter(json.loads(capsys.readouterr().out)["trial_ids"]))
     assert main(["trial", str(sweep), name, "--storage", str(storage)]) == 2

@@ -9,10 +9,10 @@ import pytest
 from mlflow_server import MLflowServer
 from samples import sample_run
 
-from orchestrator.results import trial_directory, write_curves, write_result, write_spec
-from orchestrator.specs import SweepSpec, expand
-from orchestrator.tracking import default_uri, page_of, sync
-from orchestrator.tracking_view import connect
+from orchestrator.storage.results import trial_directory, write_curves, write_result, write_spec
+from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.tracking.tracker import default_uri, page_of, sync
+from orchestrator.tracking.view import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

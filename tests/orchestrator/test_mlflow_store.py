@@ -14,15 +14,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from mutations import EXAMPLES, mutated
 
-from orchestrator import mlflow_store
-from orchestrator.mlflow_store import default_uri, locked, open_store, sqlite_path
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import TrialResult, trial_directory, write_curves, write_result
-from orchestrator.specs import SweepSpec, expand
-from orchestrator.tracking import Tracker, TrackingError, page_of, seconds_between, sync, unsent
-from orchestrator.tracking_note import note_path
-from orchestrator.tracking_view import View, connect
-from orchestrator.variants import make_way
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, trial_directory, write_curves, write_result
+from orchestrator.storage.variants import make_way
+from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking.note import note_path
+from orchestrator.tracking.store import default_uri, locked, open_store, sqlite_path
+from orchestrator.tracking.tracker import Tracker, TrackingError, page_of, seconds_between, sync, unsent
+from orchestrator.tracking.view import View, connect
 
 SWEEP = SweepSpec.model_validate(
     {

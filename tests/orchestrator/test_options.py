@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli, provenance
-from orchestrator.cli import _parser, main
-from orchestrator.doctor import examine_storage
+from orchestrator.cli import main as cli
+from orchestrator.cli.doctor import examine_storage
+from orchestrator.cli.main import _parser, main
+from orchestrator.cli.options import check_writable, command_of, for_verb
 from orchestrator.environment import number_from_environment
-from orchestrator.options import check_writable, command_of, for_verb
-from orchestrator.selection import select
-from orchestrator.specs import SweepError, expand
-from orchestrator.sweep_files import load_sweep
+from orchestrator.storage import provenance
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.selection import select
+from orchestrator.sweep.specs import SweepError, expand
 
 SWEEP = """
 name: small

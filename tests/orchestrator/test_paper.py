@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from samples import sample_runs
 
-from orchestrator.paper import (
+from orchestrator.tables.paper import (
     Sample,
     beside_paper,
     paired_difference,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from orchestrator.cluster import ClusterError
-from orchestrator.placement import PlacementError, alone, check_device, left_out, requested_resources
-from orchestrator.specs import Resources, TrialSpec
+from orchestrator.cluster.ray_cluster import ClusterError
+from orchestrator.cluster.resources import PlacementError, alone, check_device, left_out, requested_resources
+from orchestrator.sweep.specs import Resources, TrialSpec
 
 MIXED = [
     {"CPU": 32.0, "GPU": 4.0, "accelerator_type:T4": 1.0},
@@ -48,7 +48,7 @@ def test_what_is_compiled_for_processors_alone_gets_no_gpu(planner):
 def test_the_provenance_says_how_a_device_multiplies(monkeypatch):
     from torch import backends
 
-    from orchestrator import provenance
+    from orchestrator.storage import provenance
     from planners.planner import ieee_float32
 
     monkeypatch.setattr(provenance, "_accelerator", lambda device: (device, 0, ""))

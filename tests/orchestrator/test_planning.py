@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datagen import parquet
-from orchestrator.cli import main
-from orchestrator.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, cell_of, effort, schedule
-from orchestrator.planning import by_cell, make_plan
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import TrialResult, trial_directory, write_result, write_spec
-from orchestrator.specs import SweepSpec, expand
+from datagen.storage import dataset as parquet
+from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, cell_of, effort, schedule
+from orchestrator.campaign.plan import by_cell, make_plan
+from orchestrator.cli.main import main
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, trial_directory, write_result, write_spec
+from orchestrator.sweep.specs import SweepSpec, expand
 
 SWEEP = SweepSpec.model_validate(
     {
@@ -152,7 +152,7 @@ def test_cells_hold_their_seeds(tmp_path):
 
 def test_planning_loads_no_torch_and_no_ray(tmp_path):
     check = (
-        "import sys; from orchestrator.cli import main\n"
+        "import sys; from orchestrator.cli.main import main\n"
         f"code = main(['plan', 'sweeps/quickstart.yaml', '--json', '--storage', {str(tmp_path)!r}])\n"
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'e2cnn', 'miniworld'} & sys.modules.keys()\n"
         "sys.exit(code or (f'loads {heavy}' if heavy else 0))"

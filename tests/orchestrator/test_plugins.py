@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from datagen.manifest import DatasetError
-from datagen.parquet import load_manifest
 from datagen.plugins import OWNERS, PluginError
-from datagen.task import TASKS, DatasetSpec
-from orchestrator.cli import main
-from orchestrator.fresh_report import FreshReport
-from orchestrator.plugins import load_plugins
-from orchestrator.provenance import Provenance
-from orchestrator.results import TrialResult, code_hash, read_result, trial_directory, write_json, write_result
-from orchestrator.specs import SweepError, TrialSpec, expand, trial_id
-from orchestrator.sweep_files import load_sweep
-from planners.routes import load_planner
+from datagen.storage.dataset import load_manifest
+from datagen.storage.manifest import DatasetError
+from datagen.tasks.registry import TASKS, DatasetSpec
+from orchestrator.cli.main import main
+from orchestrator.report.keeper import FreshReport
+from orchestrator.storage.provenance import Provenance
+from orchestrator.storage.results import TrialResult, code_hash, read_result, trial_directory, write_json, write_result
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.plugins import load_plugins
+from orchestrator.sweep.specs import SweepError, TrialSpec, expand, trial_id
+from planners.inference import load_planner
 from planners.specs import PlannerSpec
 
 ROOT = Path(__file__).parents[2]
@@ -75,12 +75,13 @@ def test_own_options_reach_validation_identity_and_the_grid(tmp_path):
 def test_a_spec_is_read_back_where_its_plug_in_is_named(tmp_path):
     path = write(tmp_path, CORE)
     read = (
-        "import sys; from orchestrator.specs import *; from orchestrator.plugins import load_plugins_at_hand\n"
+        "import sys; from orchestrator.sweep.specs import *\n"
+        "from orchestrator.sweep.plugins import load_plugins_at_hand\n"
         "load_plugins_at_hand(); spec = TrialSpec.model_validate_json(sys.argv[1])\n"
         "print(trial_id(spec), type(spec.planner.options).__module__)"
     )
     make = (
-        "import sys; from orchestrator.specs import *; from orchestrator.sweep_files import *\n"
+        "import sys; from orchestrator.sweep.specs import *; from orchestrator.sweep.files import *\n"
         "(t,) = expand(load_sweep(sys.argv[1], overrides=['planners.p.core=sharp']))\n"
         "print(t.trial_id); print(t.spec.model_dump_json())"
     )

@@ -8,12 +8,20 @@ import threading
 
 import pytest
 
-from orchestrator import interruption, preflight
-from orchestrator.cluster import ClusterError, finished, machine_here, machines, measure_everywhere, ray_cluster
-from orchestrator.placement import alone, requested_resources
-from orchestrator.preflight import Sight, _check_code, check_machines, see
-from orchestrator.provenance import whole_code
-from orchestrator.specs import PlannedTrial, Resources, TrialSpec, trial_id
+from orchestrator.cluster import preflight
+from orchestrator.cluster import signals as interruption
+from orchestrator.cluster.preflight import Sight, _check_code, check_machines, see
+from orchestrator.cluster.ray_cluster import (
+    ClusterError,
+    finished,
+    machine_here,
+    machines,
+    measure_everywhere,
+    ray_cluster,
+)
+from orchestrator.cluster.resources import alone, requested_resources
+from orchestrator.storage.provenance import whole_code
+from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from orchestrator.progress import Progress, duration, outcome, trial_name
-from orchestrator.results import TrialResult
-from orchestrator.specs import PlannedTrial, TrialSpec
+from orchestrator.campaign.progress import Progress, duration, outcome, trial_name
+from orchestrator.storage.results import TrialResult
+from orchestrator.sweep.specs import PlannedTrial, TrialSpec
 
 AXES = {"planner": "id-vin", "task": "navigation", "map_size": 15, "k": 30, "seed": 1}
 ID = "0123456789abcdef"

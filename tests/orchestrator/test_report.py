@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from samples import SWEEPS, sample_runs
 
-from orchestrator.chart_parts import NothingToDraw
-from orchestrator.cli import main
-from orchestrator.fresh_report import FreshReport, ReportError
-from orchestrator.report import Page, report, write_report
-from orchestrator.results import trial_directory, write_curves, write_result, write_spec
-from orchestrator.sweep_files import load_sweep
+from orchestrator.cli.main import main
+from orchestrator.figures.parts import NothingToDraw
+from orchestrator.report.keeper import FreshReport, ReportError
+from orchestrator.report.page import Page, report, write_report
+from orchestrator.storage.results import trial_directory, write_curves, write_result, write_spec
+from orchestrator.sweep.files import load_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 samples = cache(sample_runs)

@@ -6,9 +6,8 @@ import threading
 import pytest
 
 from datagen.spec import Spec
-from orchestrator.outcomes import record_failure
-from orchestrator.provenance import Provenance, code_hash, provenance
-from orchestrator.results import (
+from orchestrator.storage.provenance import Provenance, code_hash, provenance
+from orchestrator.storage.results import (
     ResultError,
     TrialResult,
     list_results,
@@ -21,8 +20,9 @@ from orchestrator.results import (
     write_result,
     write_spec,
 )
-from orchestrator.specs import SweepError, expand
-from orchestrator.sweep_files import load_sweep
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import SweepError, expand
+from orchestrator.trial.failure import record_failure
 
 ID = "0123456789abcdef"
 

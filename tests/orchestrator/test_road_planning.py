@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from datagen.expert import goal_distances
-from datagen.links import read_links
-from datagen.navigation import draw as draw_mazes
+from datagen.expert.graph import read_links
+from datagen.expert.grid import goal_distances
 from datagen.problem import FOUR
-from datagen.task import TASKS, DatasetSpec
-from orchestrator.cli import main
-from orchestrator.plugins import load_plugins
-from orchestrator.specs import expand
-from orchestrator.sweep_files import load_sweep
-from orchestrator.trained import Inputs
+from datagen.tasks.navigation import draw as draw_mazes
+from datagen.tasks.registry import TASKS, DatasetSpec
+from orchestrator.cli.main import main
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.plugins import load_plugins
+from orchestrator.sweep.specs import expand
+from orchestrator.trial.trained import Inputs
 from planners import PlannerSpec, TrainingSpec, build_planner, load_planner
-from planners.evaluation import evaluate
-from planners.routes import PlannerError
-from planners.training import Trainer
+from planners.inference import PlannerError
+from planners.training.evaluation import evaluate
+from planners.training.trainer import Trainer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

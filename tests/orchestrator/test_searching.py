@@ -11,14 +11,14 @@ import sys
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
-from orchestrator import searching
-from orchestrator.cli import main
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import TrialResult, read_result, trial_directory, write_curves, write_result
-from orchestrator.searching import EarlyStopping, StudyStopping, next_suggestions, state_of_search
-from orchestrator.specs import SweepError, expand
-from orchestrator.suggestions import planned_trials, read_suggestions, write_suggestions
-from orchestrator.sweep_files import load_sweep
+from orchestrator.campaign import search as searching
+from orchestrator.campaign.search import EarlyStopping, StudyStopping, next_suggestions, state_of_search
+from orchestrator.cli.main import main
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_curves, write_result
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import SweepError, expand
+from orchestrator.sweep.suggestions import planned_trials, read_suggestions, write_suggestions
 
 SWEEP = """
 name: hunt

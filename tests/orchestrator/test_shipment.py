@@ -10,10 +10,10 @@ import zipfile
 
 import pytest
 
-from orchestrator import shipment
-from orchestrator.shipment import pack
-from orchestrator.specs import SweepError
-from orchestrator.sweep_files import load_sweep, sweep_files
+from orchestrator.cluster import package as shipment
+from orchestrator.cluster.package import pack
+from orchestrator.sweep.files import load_sweep, sweep_files
+from orchestrator.sweep.specs import SweepError
 
 SWEEP = "name: small\nplanners: {vin: {core: vin}}\n"
 

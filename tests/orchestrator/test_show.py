@@ -12,27 +12,27 @@ from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 from mutations import EXAMPLES, bounded, mutated
 
-from datagen import parquet
-from datagen.manifest import DatasetError
-from datagen.npz import import_npz
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from datagen.task import DatasetSpec
-from orchestrator.cli import main
-from orchestrator.drawing import style
-from orchestrator.evaluation import evaluate_trial, evaluation_path, missing_evaluations, planned_evaluations
-from orchestrator.grids import roll_out, trail
-from orchestrator.results import ResultError, trial_directory
-from orchestrator.show import (
+from datagen.storage import dataset as parquet
+from datagen.storage.manifest import DatasetError
+from datagen.storage.npz import import_npz
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.cli.main import main
+from orchestrator.figures.cells import roll_out, trail
+from orchestrator.figures.problem import (
     plan_figure,
     problem_figure,
     read_problem,
     write_dataset_picture,
     write_trial_pictures,
 )
-from orchestrator.specs import TrialSpec, expand, trial_id
-from orchestrator.sweep_files import load_sweep
-from orchestrator.trained import convergence, load_trained, solve
-from orchestrator.trial import run_trial
+from orchestrator.figures.style import style
+from orchestrator.storage.results import ResultError, trial_directory
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import TrialSpec, expand, trial_id
+from orchestrator.trial.evaluate import evaluate_trial, evaluation_path, missing_evaluations, planned_evaluations
+from orchestrator.trial.train import run_trial
+from orchestrator.trial.trained import convergence, load_trained, solve
 from planners import load_planner
 from planners.specs import PlannerSpec, TrainingSpec
 
@@ -198,7 +198,7 @@ def test_a_trials_picture_shows_its_policy(storage, trial, tmp_path):
     board, values, fates, residuals = [axes for axes in figure.axes if axes.get_title("left")]
     assert arrows(values) == (problem.optimal_actions > 0).sum()
     assert board.get_title("left") == "paths of the policy"
-    from planners.evaluation import evaluate
+    from planners.training.evaluation import evaluate
 
     found = evaluate(trained.planner, problem, moves=FOUR)
     reachable = int(np.isfinite(problem.distance).sum())
@@ -291,7 +291,7 @@ def test_a_planner_is_tested_on_larger_maps_with_more_steps(storage, trial):
     assert few.success_rate + 0.2 < many.success_rate
     assert evaluation_path(trial, few.dataset_id, "test", 40).exists()
     own = parquet.directory_of(load_trained(trial).spec.data, storage / "datasets")
-    from orchestrator.results import read_result
+    from orchestrator.storage.results import read_result
 
     assert evaluate_trial(trial, own).success_rate == read_result(trial).test_success_rate
     assert (evaluate_trial(trial, own).k, evaluate_trial(trial, larger).k) == (12, 19)  # 12 for 7 rows

@@ -18,11 +18,11 @@ from mutations import EXAMPLES
 from pydantic import ValidationError
 
 from datagen.spec import Spec, canonical_json
-from datagen.task import DatasetSpec, dataset_id
-from orchestrator.results import trial_directory
-from orchestrator.selection import find_trial, select
-from orchestrator.specs import SweepError, SweepSpec, TrialSpec, expand, further_tests, trial_id
-from orchestrator.sweep_files import load_sweep
+from datagen.tasks.registry import DatasetSpec, dataset_id
+from orchestrator.storage.results import trial_directory
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.selection import find_trial, select
+from orchestrator.sweep.specs import SweepError, SweepSpec, TrialSpec, expand, further_tests, trial_id
 from planners.specs import PlannerSpec, TrainingSpec
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -67,7 +67,7 @@ def test_identities_are_those_in_peoples_storage(name):
 
 def test_another_process_names_trials_alike():
     code = (
-        "import json; from orchestrator.specs import *\nfrom orchestrator.sweep_files import load_sweep\n"
+        "import json; from orchestrator.sweep.specs import *\nfrom orchestrator.sweep.files import load_sweep\n"
         f"sweep = load_sweep({str(SWEEPS[0])!r})\n"
         "print(json.dumps([trial.trial_id for trial in expand(sweep)]))"
     )
@@ -118,11 +118,11 @@ def test_any_field_of_the_trial_is_an_axis_and_a_planner_may_have_its_own(tmp_pa
 
 
 def test_the_tasks_surroundings_reach_the_planner():
-    from datagen.task import TASKS
+    from datagen.tasks.registry import TASKS
 
     for name, task in TASKS.items():
         sweep = {"name": "s", "tasks": [{"task": name}], "planners": {"p": {}}}
-        from orchestrator.specs import SweepSpec
+        from orchestrator.sweep.specs import SweepSpec
 
         (trial,) = expand(SweepSpec.model_validate(sweep))
         assert trial.spec.planner.wrap == task.moves.wrap

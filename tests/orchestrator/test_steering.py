@@ -5,12 +5,13 @@ from contextlib import suppress
 
 import pytest
 
-from orchestrator import leases, outcomes
-from orchestrator.leases import Owner, TrialHeld, free, look, take
-from orchestrator.outcomes import record_failure, settle
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import TrialResult, read_result, trial_directory, write_result
-from orchestrator.steering import cancel, is_cancelled, retry
+from orchestrator.storage import leases
+from orchestrator.storage.leases import Owner, TrialHeld, free, look, take
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_result
+from orchestrator.trial import failure as outcomes
+from orchestrator.trial.cancel import cancel, is_cancelled, retry
+from orchestrator.trial.failure import record_failure, settle
 
 ID = "0123456789abcdef"
 FRESH = TrialResult(trial_id=ID, status="COMPLETED", provenance=Provenance(code=code_hash()))

@@ -12,15 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
-from orchestrator.evaluation import (
-    EvaluationResult,
-    evaluation_path,
-    known_evaluation,
-    read_evaluation,
-    write_evaluation,
-)
-from orchestrator.provenance import Provenance
-from orchestrator.results import (
+from orchestrator.storage.files import append_line
+from orchestrator.storage.provenance import Provenance
+from orchestrator.storage.results import (
     ResultError,
     TrialResult,
     known_result,
@@ -32,7 +26,13 @@ from orchestrator.results import (
     write_curves,
     write_result,
 )
-from orchestrator.stored_files import append_line
+from orchestrator.trial.evaluate import (
+    EvaluationResult,
+    evaluation_path,
+    known_evaluation,
+    read_evaluation,
+    write_evaluation,
+)
 
 ID = "0123456789abcdef"
 RESULT = TrialResult(

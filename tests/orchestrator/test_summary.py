@@ -15,16 +15,16 @@ from functools import cache
 import pytest
 from samples import SWEEPS, sample_runs
 
-from orchestrator.cli import main
-from orchestrator.paper import beside_paper, paired_difference
-from orchestrator.results import trial_directory, write_result
-from orchestrator.specs import SweepError
-from orchestrator.summary import count_parameters, summarise
-from orchestrator.table_formats import render
-from orchestrator.tables import DISTANCE_BIN_NAMES, MISSING
-from orchestrator.tex import escaped
-from planners.rollout import DISTANCE_BINS
+from orchestrator.cli.main import main
+from orchestrator.storage.results import trial_directory, write_result
+from orchestrator.sweep.specs import SweepError
+from orchestrator.tables.formats import render
+from orchestrator.tables.latex import escaped
+from orchestrator.tables.paper import beside_paper, paired_difference
+from orchestrator.tables.rows import DISTANCE_BIN_NAMES, MISSING
+from orchestrator.tables.summary import count_parameters, summarise
 from planners.specs import PlannerSpec
+from planners.training.rollout import DISTANCE_BINS
 
 samples = cache(sample_runs)
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from mutations import EXAMPLES, bounded, mutated
 
-from orchestrator.specs import SweepError, expand
-from orchestrator.sweep_files import load_sweep
-from orchestrator.sweep_yaml import MOST_BYTES, BadYaml, parse_yaml, read_yaml
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import SweepError, expand
+from orchestrator.sweep.yaml_1_2 import MOST_BYTES, BadYaml, parse_yaml, read_yaml
 
 SWEEP = "name: small\nplanners: {vin: {core: vin}}\n"
 

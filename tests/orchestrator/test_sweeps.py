@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datagen.task import dataset_id
-from orchestrator.specs import SweepError, expand, further_tests
-from orchestrator.sweep_files import load_sweep
+from datagen.tasks.registry import dataset_id
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import SweepError, expand, further_tests
 
 FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -5,12 +5,12 @@ import statistics
 
 import pytest
 
-from orchestrator.provenance import Provenance
-from orchestrator.results import TrialResult
-from orchestrator.specs import PlannedTrial, TrialSpec
-from orchestrator.summary import Summary
-from orchestrator.table_formats import render as render_summary
-from orchestrator.tables import MISSING, notes, rows, success
+from orchestrator.storage.provenance import Provenance
+from orchestrator.storage.results import TrialResult
+from orchestrator.sweep.specs import PlannedTrial, TrialSpec
+from orchestrator.tables.formats import render as render_summary
+from orchestrator.tables.rows import MISSING, notes, rows, success
+from orchestrator.tables.summary import Summary
 
 CODE = "new"
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 import pytest
 from samples import sample_runs
 
-from orchestrator.cli import main
-from orchestrator.progress import Progress
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import TrialResult, trial_directory, write_result
-from orchestrator.specs import expand
-from orchestrator.summary import summarise
-from orchestrator.sweep_files import load_sweep
-from orchestrator.table_formats import render
+from orchestrator.campaign.progress import Progress
+from orchestrator.cli.main import main
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, trial_directory, write_result
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import expand
+from orchestrator.tables.formats import render
+from orchestrator.tables.summary import summarise
 from orchestrator.terminal import printable, printing
 
 SWEEP = """

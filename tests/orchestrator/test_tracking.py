@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import tracking, tracking_note, tracking_view
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import TrialResult, trial_directory, write_curves, write_result
-from orchestrator.specs import SweepSpec, expand
-from orchestrator.tracking import Tracker, TrackingError, default_uri, shown_uri, sync, unsent
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, trial_directory, write_curves, write_result
+from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.tracking import note as tracking_note
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking import view as tracking_view
+from orchestrator.tracking.tracker import Tracker, TrackingError, default_uri, shown_uri, sync, unsent
 
 SWEEP = SweepSpec.model_validate({"name": "seen", "planners": {"vin": {"core": "vin"}}, "grid": {"seed": [0, 1]}})
 TRIALS = expand(SWEEP)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from datagen import navigation
-from datagen.task import DatasetSpec
-from orchestrator.trained import convergence, solve
+from datagen.tasks import navigation
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.trial.trained import convergence, solve
 from planners.planner import build_planner
 from planners.registry import ADJOINTS, CORES, SOLVERS
 from planners.specs import PlannerSpec

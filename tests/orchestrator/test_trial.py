@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from datagen import parquet
-from datagen.task import DatasetSpec
-from orchestrator.results import read_curves, read_result, trial_directory
-from orchestrator.specs import ExecutionSpec, TrialSpec, trial_id
-from orchestrator.trial import _out_of_memory, run_trial
+from datagen.storage import dataset as parquet
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.storage.results import read_curves, read_result, trial_directory
+from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
+from orchestrator.trial.train import _out_of_memory, run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)

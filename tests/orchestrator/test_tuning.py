@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.cluster import ClusterError
-from orchestrator.provenance import Provenance, code_hash
-from orchestrator.results import StorageFull, TrialResult, read_result, trial_directory, write_result
-from orchestrator.specs import PlannedTrial, TrialSpec, trial_id
-from orchestrator.tuning import Relay, _result_file, _Stopped
-from orchestrator.watchdog import LOADING_SECONDS, stalled, watched
+from orchestrator.cluster.ray_cluster import ClusterError
+from orchestrator.cluster.trials import Relay, _result_file, _Stopped
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import StorageFull, TrialResult, read_result, trial_directory, write_result
+from orchestrator.sweep.specs import PlannedTrial, TrialSpec, trial_id
+from orchestrator.trial.watchdog import LOADING_SECONDS, stalled, watched
 
 SPEC = TrialSpec()
 TRIAL = PlannedTrial(trial_id(SPEC), SPEC, {})

@@ -8,12 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
-from planners.fixed_points import fixed_point
-from planners.linear import GMRES
+from planners.fixed_points import (
+    GMRES,
+    Adjoint,
+    Anderson,
+    Broyden,
+    ForwardIteration,
+    Implicit,
+    OneStep,
+    Phantom,
+    Result,
+    Solver,
+    Unrolled,
+    fixed_point,
+)
 from planners.registry import ADJOINTS, SOLVERS
-from planners.solution import Adjoint, Result, Solver
-from planners.solvers import Anderson, Broyden, ForwardIteration
 
 EXACT_SOLVERS = (ForwardIteration(3000, 1e-14), Anderson(400, 1e-13), Broyden(400, 1e-13))
 ADJOINT_SOLVERS = (*EXACT_SOLVERS, GMRES(40, 1e-13))

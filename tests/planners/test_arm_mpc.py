@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datagen.expert import goal_distances, optimal_actions
-from datagen.manipulation import draw
+from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import FOUR_WRAP
-from datagen.task import DatasetSpec
-from planners.routes import Route, _follow
+from datagen.tasks.manipulation import draw
+from datagen.tasks.registry import DatasetSpec
+from planners.inference import Route, _follow
 
 PATH = Path(__file__).parents[2] / "examples" / "arm_mpc.py"
 DATA = DatasetSpec(task="manipulation", map_size=18, train=32, valid=8, test=40)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from datagen import mazes
-from datagen.expert import solve
+from datagen.expert.grid import solve
 from datagen.problem import FOUR
-from datagen.task import DatasetSpec, MazeOptions
+from datagen.tasks import mazes
+from datagen.tasks.registry import DatasetSpec, MazeOptions
 from planners import PlannerSpec, build_planner, load_planner
 from planners.certificate import certify, pattern_of
 from planners.edge import plan_walled
-from planners.evaluation import Inputs, evaluate
+from planners.training.evaluation import Inputs, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_double_precision_runs_the_reference():
 
 def test_the_jacobian_penalty_can_be_added_to_a_compiled_plan():
     """It differentiates twice, through the generic operations of the same step."""
-    from planners.jacobian import jacobian_penalty
+    from planners.fixed_points import jacobian_penalty
 
     grads = []
     for planner in planners("vin", "implicit", False):

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from planners.conformance import cores, solvers
+from planners.fixed_points import ForwardIteration, Result, Solution
 from planners.registry import ADJOINTS, CORES, SOLVERS
-from planners.solution import Result, Solution
-from planners.solvers import ForwardIteration
 from planners.specs import Entry, VINOptions
 
 

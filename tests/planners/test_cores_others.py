@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from planners import PlannerSpec
-from planners.cores.bellman import convolve, merged, same_conv
 from planners.cores.conv_gppn import ConvGPPN
+from planners.cores.layers import convolve, merged, same_conv
 from planners.cores.spt import SPT, positions
 from planners.specs import ConvGPPNOptions, SPTOptions
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from planners.cores.bellman import convolve, maximum, same_conv
+from planners.cores.layers import convolve, maximum, same_conv
 from planners.cores.vin import VIN
 from planners.specs import PlannerSpec, VINOptions
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from datagen.expert import goal_distances, solve
-from datagen.navigation import draw
+from datagen.expert.grid import goal_distances, solve
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from datagen.task import DatasetSpec
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, RoutePlanner, TrainingSpec, build_planner
 from planners.cores import Injected
 from planners.edge import enclosed, on_map, plan_walled
-from planners.evaluation import evaluate
-from planners.training import Trainer
+from planners.training.evaluation import evaluate
+from planners.training.trainer import Trainer
 
 EIGHT = Moves(
     names=("n", "nw", "w", "sw", "s", "se", "e", "ne"),

@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from planners.adjoints import Implicit
-from planners.fixed_points import Result, fixed_point, root
-from planners.linear import GMRES
-from planners.solution import Solver
-from planners.solvers import Anderson, Broyden, ForwardIteration
+from planners.fixed_points import (
+    GMRES,
+    Anderson,
+    Broyden,
+    ForwardIteration,
+    Implicit,
+    Result,
+    Solver,
+    fixed_point,
+    root,
+)
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("implicit_*.py"))
 

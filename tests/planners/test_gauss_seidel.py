@@ -12,11 +12,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from planners import PlannerSpec, build_planner
-from planners.adjoints import Implicit, OneStep, Unrolled
-from planners.cores.gauss_seidel import GaussSeidel
-from planners.cores.value_iteration import ValueIteration, fixed_point
-from planners.solution import Result
-from planners.solvers import Anderson, ForwardIteration
+from planners.compiled.value_iteration.autograd import ValueIteration, fixed_point
+from planners.compiled.value_iteration.gauss_seidel import GaussSeidel
+from planners.fixed_points import Anderson, ForwardIteration, Implicit, OneStep, Result, Unrolled
 
 # The compiled loops stop by the residual rule, as planners do.
 Forward = partial(ForwardIteration, rule="residual")

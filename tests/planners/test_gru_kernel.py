@@ -12,15 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
-from planners.cores import gru_iteration as compiled
-from planners.cores import gru_pages
-from planners.cores.gru_iteration import GRUIteration
-from planners.cores.gru_kernel import tanh
-from planners.cores.gru_pages import release_pages, take_pages
-from planners.fixed_points import fixed_point
-from planners.solution import Adjoint, Result, Solution
-from planners.solvers import Anderson, Broyden, ForwardIteration
+from planners.compiled.conv_gru import autograd as compiled
+from planners.compiled.conv_gru import buffers as gru_pages
+from planners.compiled.conv_gru.autograd import GRUIteration
+from planners.compiled.conv_gru.buffers import release_pages, take_pages
+from planners.compiled.conv_gru.step import tanh
+from planners.fixed_points import (
+    Adjoint,
+    Anderson,
+    Broyden,
+    ForwardIteration,
+    Implicit,
+    OneStep,
+    Phantom,
+    Result,
+    Solution,
+    Unrolled,
+    fixed_point,
+)
 
 # The compiled loops stop by the residual rule, as planners do.
 Forward = partial(ForwardIteration, rule="residual")

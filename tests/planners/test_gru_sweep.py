@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from planners import PlannerSpec, build_planner
-from planners.adjoints import Implicit, OneStep
-from planners.cores import gru_iteration as compiled
-from planners.cores.bellman import convolve
-from planners.cores.gauss_seidel import GaussSeidel
-from planners.cores.gru_iteration import GRUIteration
-from planners.cores.plane import BLOCK, grid_of
-from planners.fixed_points import fixed_point
-from planners.solution import Adjoint, Result, Solution, Solver
-from planners.solvers import Anderson
+from planners.compiled.conv_gru import autograd as compiled
+from planners.compiled.conv_gru.autograd import GRUIteration
+from planners.compiled.layout import BLOCK, grid_of
+from planners.compiled.value_iteration.gauss_seidel import GaussSeidel
+from planners.cores.layers import convolve
+from planners.fixed_points import Adjoint, Anderson, Implicit, OneStep, Result, Solution, Solver, fixed_point
 from tests.planners.test_gru_kernel import problem
 
 # The compiled loops stop by the residual rule, as planners do.

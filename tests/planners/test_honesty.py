@@ -28,8 +28,8 @@ from planners import (
     root,
     spectral_radius,
 )
-from planners.solution import Solution
-from planners.stopping import ErrorRule
+from planners.fixed_points import Solution
+from planners.fixed_points.stopping import ErrorRule
 
 D = torch.float64
 

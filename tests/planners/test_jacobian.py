@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from planners.jacobian import jacobian_penalty, spectral_radius, squared_jacobian_norm
+from planners.fixed_points.jacobian import jacobian_penalty, spectral_radius, squared_jacobian_norm
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from planners.memory import MemoryLimitExceeded, TensorMemory
+from planners.training.memory import MemoryLimitExceeded, TensorMemory
 
 UNIT = 1000 * 1000 * 4
 
@@ -51,7 +51,8 @@ def test_the_limit_stops_the_work_before_it_is_passed_by_much():
 
 MEASURE = """
 import os, sys, torch
-from planners import PlannerSpec, build_planner
+from planners import PlannerSpec
+from planners import build_planner
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

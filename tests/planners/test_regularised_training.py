@@ -5,12 +5,12 @@ import io
 import pytest
 import torch
 
-from datagen import mazes
 from datagen.problem import FOUR
-from datagen.task import DatasetSpec
+from datagen.tasks import mazes
+from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, TrainingSpec
 from planners.cores import RegularisedCore
-from planners.training import Trainer
+from planners.training.trainer import Trainer
 
 PLANNER = PlannerSpec(core="reachability", hidden_channels=16, k_fwd=20, solver="best_first", solver_bwd="best_first")
 TRAINING = TrainingSpec(epochs=3, batch_size=8, optimizer="adam", learning_rate=0.01, labels="all_optimal")

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datagen.expert import goal_distances, optimal_actions
+from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from planners.rollout import DISTANCE_BINS, evaluate_by_squaring, evaluate_policy, follow
+from planners.training.rollout import DISTANCE_BINS, evaluate_by_squaring, evaluate_policy, follow
 
 COSTLY = Moves(costs=(1.0, 2.0, 1.0, 0.5))
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from datagen.expert import goal_distances
-from datagen.navigation import draw
+from datagen.expert.grid import goal_distances
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from datagen.task import DatasetSpec
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, Route, RoutePlanner, TrainingSpec, build_planner, load_planner, plot
-from planners.routes import PlannerError, _follow
-from planners.training import Trainer
+from planners.inference import PlannerError, _follow
+from planners.training.trainer import Trainer
 
 DATA = DatasetSpec(map_size=9, train=64, valid=8, test=8)
 PLANNER = PlannerSpec(core="vin", hidden_channels=8, q_channels=6, k_fwd=12)

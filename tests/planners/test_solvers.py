@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from planners import solvers
-from planners.linear import GMRES
-from planners.solution import Result, Solver
-from planners.solvers import GROWTH, Anderson, Broyden, ForwardIteration, relative_residual
+from planners.fixed_points import GMRES, Result, Solver, solvers
+from planners.fixed_points.solvers import GROWTH, Anderson, Broyden, ForwardIteration, relative_residual
 
 FIXED_POINT_SOLVERS = (ForwardIteration(2000, 1e-13), Anderson(400, 1e-13), Broyden(400, 1e-13))
 SOLVERS = (*FIXED_POINT_SOLVERS, GMRES(40, 1e-13))

@@ -11,14 +11,14 @@ import sys
 import pytest
 import torch
 
-from datagen.navigation import draw
 from datagen.problem import FOUR, FOUR_WRAP
-from datagen.task import DatasetSpec
-from planners import training as training_module
-from planners.evaluation import Inputs, evaluate
-from planners.memory import MemoryLimitExceeded
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import DatasetSpec
 from planners.specs import PlannerSpec, TrainingSpec
-from planners.training import Trainer, flushed_denormals
+from planners.training import trainer as training_module
+from planners.training.evaluation import Inputs, evaluate
+from planners.training.memory import MemoryLimitExceeded
+from planners.training.trainer import Trainer, flushed_denormals
 
 SPEC = DatasetSpec(map_size=9, train=64, valid=16, test=16)
 PLANNER = PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=6)
@@ -107,7 +107,7 @@ def test_training_lowers_the_loss_and_raises_success(problems, labels):
 def test_labels_with_all_optimal_actions_do_not_look_at_the_goal_or_at_walls(problems):
     train, _ = problems
     learner = trainer(problems, training=TRAINING.model_copy(update={"labels": "all_optimal"}))
-    from planners.evaluation import Inputs
+    from planners.training.evaluation import Inputs
 
     inputs = Inputs.of(train, torch.device("cpu"))
     perfect = torch.full((len(train), 4, 9, 9), -50.0)
@@ -204,7 +204,7 @@ def test_without_validation_maps_the_record_says_nan(problems):
 
 def test_mapper_and_planner_learn_apart_and_then_together():
     """D.1: first each from the truth, then the loss of the plan reaches the mapper through the implicit planner."""
-    from datagen.manipulation import draw as draw_arm
+    from datagen.tasks.manipulation import draw as draw_arm
 
     spec = DatasetSpec(task="workspace_manipulation", map_size=9, train=16, valid=8, test=8)
     train, valid = draw_arm(spec, "train", 0, 16), draw_arm(spec, "valid", 0, 8)
@@ -240,7 +240,7 @@ def test_mapper_and_planner_learn_apart_and_then_together():
 
 
 def arms():
-    from datagen.manipulation import draw as draw_arm
+    from datagen.tasks.manipulation import draw as draw_arm
 
     spec = DatasetSpec(task="workspace_manipulation", map_size=9, train=8, valid=0, test=0)
     planner = PlannerSpec(
@@ -328,11 +328,11 @@ WARM = """
 import sys
 import torch
 from numba.core.registry import CPUDispatcher
-from datagen.navigation import draw
+from datagen.tasks.navigation import draw
 from datagen.problem import FOUR
-from datagen.task import DatasetSpec
+from datagen.tasks.registry import DatasetSpec
 from planners.specs import PlannerSpec, TrainingSpec
-from planners import training
+from planners.training import trainer as training
 
 
 def compiled():

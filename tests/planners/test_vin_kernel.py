@@ -13,12 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from planners.adjoints import Implicit, OneStep, Phantom, Unrolled
-from planners.cores import value_iteration as compiled
-from planners.cores.value_iteration import ValueIteration
-from planners.fixed_points import fixed_point as generic
-from planners.solution import Adjoint, Result, Solution
-from planners.solvers import Anderson, Broyden, ForwardIteration
+from planners.compiled.value_iteration import autograd as compiled
+from planners.compiled.value_iteration.autograd import ValueIteration
+from planners.fixed_points import (
+    Adjoint,
+    Anderson,
+    Broyden,
+    ForwardIteration,
+    Implicit,
+    OneStep,
+    Phantom,
+    Result,
+    Solution,
+    Unrolled,
+)
+from planners.fixed_points.solve import fixed_point as generic
 
 # The compiled loops stop by the residual rule, as planners do.
 Forward = partial(ForwardIteration, rule="residual")

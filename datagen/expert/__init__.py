@@ -1,0 +1,1 @@
+"""Labels: the best ways on grids and graphs."""

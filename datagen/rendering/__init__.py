@@ -1,0 +1,1 @@
+"""What a robot sees of a map."""

@@ -1,0 +1,1 @@
+"""Randomness that is the same everywhere, and maps that occur once."""

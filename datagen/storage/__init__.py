@@ -1,0 +1,1 @@
+"""Datasets as Parquet: layout, checks, identity, copies on nodes, streams, imports."""

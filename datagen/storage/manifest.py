@@ -1,0 +1,179 @@
+"""The manifest of a dataset, and the card that tells people and dataset hubs what is in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from datagen.plugins import require
+from datagen.spec import Spec
+from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id, input_channels
+
+_MOST_LETTERS = 2000
+
+
+class DatasetError(ValueError):
+    """A dataset that is missing, incomplete or altered; the message, one line, names the file."""
+
+    def __init__(self, message: str) -> None:
+        # It may quote names from the file, with line breaks and whatever else they are made of, of any length.
+        if len(message) > _MOST_LETTERS:
+            message = f"{message[: _MOST_LETTERS - 300]} ... {message[-300:]}"
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
+
+
+def shard_name(split: Split, index: int, of: int) -> str:
+    """Return the file name of shard `index` of the `of` that a split has."""
+    return f"{split}-{index:05d}-of-{of:05d}.parquet"
+
+
+class ShardRecord(Spec):
+    """What a shard must be.
+
+    Attributes:
+        name: File name.
+        split: Its split.
+        rows: Number of problems.
+        bytes: Size of the file.
+        sha256: Of the file.
+        code: Hash of the sources that made it.
+    """
+
+    # Becomes a path wherever the set is copied to: no name may lead out of its folder.
+    name: str = Field(pattern=r"^(train|valid|test)-[0-9]{5,9}-of-[0-9]{5,9}\.parquet$")
+    split: Split
+    rows: int = Field(ge=0, le=10**6)
+    bytes: int = Field(gt=0, le=2**40)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    code: str = Field(max_length=64)
+
+
+class Manifest(Spec):
+    """What a finished dataset is; written last.
+
+    Attributes:
+        dataset_id: Name of the folder; follows from the spec.
+        spec: What the data were made from.
+        source: "generated" from the spec, or "imported" (then `spec.imported` is the sha256 of the content).
+        shards: Every shard, train first.
+        code: Hash of the sources of the generator.
+        versions: Libraries that made it.
+        shared_maps: Maps that are in more than one split; none in a generated set.
+        plugins: The plug-in that its task comes from, which a reader must have loaded; none for this project's own.
+    """
+
+    plugins: tuple[str, ...] = ()
+    dataset_id: str = Field(pattern=r"^[^/\x00.][^/\x00]*$")
+    spec: DatasetSpec
+    source: Literal["generated", "imported"]
+    shards: tuple[ShardRecord, ...]
+    code: str
+    versions: dict[str, str]
+    shared_maps: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_first(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            require(data.get("plugins", ()))
+        return data
+
+    @model_validator(mode="after")
+    def _of_one_dataset(self) -> Self:
+        if self.dataset_id != (own := dataset_id(self.spec)):
+            raise ValueError(f"dataset_id: expected {own!r}, which the spec says, got {self.dataset_id!r:.100}")
+        if (self.source == "imported") != (self.spec.imported is not None):
+            raise ValueError(f"source: {self.source!r} does not fit spec.imported, {self.spec.imported!r}")
+        expected_names: list[str] = []
+        for split in SPLITS:
+            of = sum(record.split == split for record in self.shards)
+            expected_names += [shard_name(split, index, of) for index in range(of)]
+            if not of or self.rows(split) != self.spec.count(split):
+                expected = self.spec.count(split)
+                raise ValueError(f"shards: {of} of {split} with {self.rows(split)} problems, the spec has {expected}")
+        if [record.name for record in self.shards] != expected_names:
+            raise ValueError("shards: expected those of train, valid and test, each once and in order")
+        return self
+
+    def rows(self, split: Split) -> int:
+        """Return the number of problems in `split`."""
+        return sum(record.rows for record in self.shards if record.split == split)
+
+
+def _size_category(rows: int) -> str:
+    if rows < 1_000:
+        return "n<1K"
+    steps = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
+    for number, (low, high) in enumerate(itertools.pairwise(steps), start=4):
+        if rows < 10**number:
+            return f"{low}<n<{high}"
+    return "1B<n<10B"
+
+
+def card(manifest: Manifest) -> str:
+    """Return the dataset's README: front matter for dataset hubs, then a page for people."""
+    spec, task = manifest.spec, TASKS[manifest.spec.task]
+    files = "".join(
+        f"  - split: {'validation' if split == 'valid' else split}\n    path: {split}-*.parquet\n" for split in SPLITS
+    )
+    counts = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
+    total = sum(manifest.rows(split) for split in SPLITS)
+    size = sum(record.bytes for record in manifest.shards)
+    observation = task.observation_shape(spec)
+    reads = (
+        "what the planner sees beside map and goal"
+        if input_channels(spec)
+        else "what the planner's mapper sees instead of the map"
+    )
+    seen = f"| `observation` | uint8 {list(observation)} | {reads} |\n" if observation else ""
+    actions = ", ".join(f"{i} = {name}" for i, name in enumerate(task.moves.names))
+    edge = "on the torus" if task.moves.wrap else "a move over the edge stays"
+    if task.moves.links:
+        edge = "where they lead is in each problem's observation"
+    disjoint = (
+        f"**{manifest.shared_maps} maps are in more than one split**, as in the file that was imported."
+        if manifest.shared_maps
+        else "No map is in two splits"
+        + (", nor turned, mirrored or shifted." if spec.distinct == "up_to_symmetry" else ", cell for cell.")
+    )
+    ours = manifest.source == "generated" and not manifest.plugins
+    origin = "the file that was imported" if manifest.source == "imported" else f"plug-in {', '.join(manifest.plugins)}"
+    licence = "MIT" if ours else f"that of {origin}, which this project does not know"
+    front = "license: mit\n" if ours else ""
+    height, width = task.map_shape(spec)
+    side = f"[{height}, {width}]"
+    return f"""---
+pretty_name: {manifest.dataset_id}
+{front}tags: [differentiable-planning, {spec.task}]
+size_categories: ["{_size_category(total)}"]
+configs:
+- config_name: default
+  data_files:
+{files}---
+
+# {manifest.dataset_id}
+
+{counts} problems of the task `{spec.task}` on {height} x {width} maps,
+{size:,} bytes, {manifest.source}.
+
+| column | type | meaning |
+|---|---|---|
+| `problem` | int64 | number of the problem in its split |
+| `goal_row`, `goal_col` | int16 | the goal, a free cell |
+| `map` | uint8 {side} | 1 = free, 0 = obstacle |
+| `distance` | float32 {side} | cost of the cheapest path to the goal, else inf |
+| `optimal_actions` | uint8 {side} | bit a is set where action a is optimal |
+| `label` | uint8 {side} | one action per cell, ties drawn once |
+{seen}
+Arrays are fixed-size binary in C order, little-endian; shape, type and axes are in the field's metadata. Actions:
+{actions}; {edge}.
+{disjoint} Licence: {licence}.
+The spec, which determines every byte unless the set was imported:
+
+```json
+{spec.model_dump_json(indent=1)}
+```
+"""

@@ -1,0 +1,1 @@
+"""The tasks, and the registry that names them."""

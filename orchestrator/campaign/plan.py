@@ -1,0 +1,184 @@
+"""What a sweep will do, cost and leave, from what is in the storage; starts nothing and needs no torch and no Ray."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from datagen.storage import dataset as parquet
+from datagen.storage.manifest import DatasetError
+from datagen.tasks.registry import DatasetSpec, dataset_id
+from orchestrator.campaign.estimates import effort, expectation
+from orchestrator.storage.provenance import code_hash
+from orchestrator.storage.results import TrialResult, list_results, trial_directory
+from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
+from orchestrator.trial.evaluate import planned_evaluations
+
+State = Literal["done", "stale", "failed", "cancelled", "missing"]
+Rerun = Literal["stale", "shared"]
+RERUNS: tuple[Rerun, ...] = ("stale", "shared")
+RERUN_HELP = "also train again what other code has produced (stale), or what shared its device (shared)"
+TRIAL_BYTES = 200_000
+"""Disk of a small trial's directory, where no earlier trial says better."""
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """A dataset of a sweep.
+
+    Attributes:
+        dataset_id: Its folder's name.
+        present: True where it is complete.
+        bytes: Its size where present, else the most it can take.
+        problems: Train, valid and test problems together.
+        spec: What it is made from.
+    """
+
+    dataset_id: str
+    present: bool
+    bytes: int
+    problems: int
+    spec: DatasetSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep against its storage.
+
+    Attributes:
+        sweep: The sweep.
+        trials: Its trials (the selected ones).
+        results: What there is, by trial id.
+        states: By trial id: "done" (COMPLETED or OUT_OF_MEMORY by the present code), "stale" (by other code),
+            "failed", "cancelled", "missing".
+        datasets: What the trials need.
+        work: Expected work by trial id, in seconds where `seconds_from` says so, else in steps x cells.
+        seconds: Expected process time of what is to run; None where nothing is known.
+        seconds_from: Where the expectation comes from, in words.
+        at_least: True where some of what is to run is like nothing that ever ran, so that it may take much longer.
+        trial_bytes: Expected disk of one trial.
+    """
+
+    sweep: SweepSpec
+    trials: list[PlannedTrial]
+    results: dict[str, TrialResult]
+    states: dict[str, State]
+    datasets: list[PlannedDataset]
+    work: dict[str, float]
+    seconds: float | None
+    seconds_from: str
+    at_least: bool
+    trial_bytes: int
+
+    def count(self, *states: State) -> int:
+        """Return how many trials of the sweep are in one of the states."""
+        return sum(self.states[trial.trial_id] in states for trial in self.trials)
+
+    def to_run(self, rerun: Rerun | None = None) -> list[PlannedTrial]:
+        """Return the trials that `run` trains, those with most work first, so that the tail is short.
+
+        Args:
+            rerun: Also those that are done, but by other code ("stale") or on a device that they shared ("shared").
+        """
+        found = {t.trial_id: t for t in self.trials if self.states[t.trial_id] in ("missing", "failed")}
+        for trial in self.trials:
+            if (rerun == "stale" and self.states[trial.trial_id] == "stale") or (
+                rerun == "shared" and self._shared(trial.trial_id)
+            ):
+                found[trial.trial_id] = trial
+        return sorted(found.values(), key=lambda trial: -self.work[trial.trial_id])
+
+    def _shared(self, trial_id: str) -> bool:
+        return self.states[trial_id] in ("done", "stale") and not self.results[trial_id].provenance.exclusive
+
+
+def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Plan:
+    """Return the plan of `trials`, a selection of the sweep's.
+
+    Args:
+        sweep: The sweep.
+        trials: The trials to look at.
+        storage: The storage directory; it need not exist.
+    """
+    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))
+    states = {trial.trial_id: _state(results.get(trial.trial_id)) for trial in trials}
+    specs = {trial.trial_id: trial.spec for trial in trials}
+    pending = [specs[trial_id] for trial_id, state in states.items() if state in ("missing", "failed")]
+    expected = expectation(storage, list(specs.values()), results)
+    expect = expected.seconds
+    work = {trial_id: expect(spec) if expect else effort(spec) for trial_id, spec in specs.items()}
+    return Plan(
+        sweep=sweep,
+        trials=trials,
+        results=results,
+        states=states,
+        datasets=[_dataset(spec, storage) for spec in _datasets(sweep, trials)],
+        work=work,
+        seconds=sum(map(expect, pending)) if expect else (0.0 if not pending else None),
+        seconds_from=expected.words,
+        at_least=expect is not None and any(map(expected.guessed, pending)),
+        trial_bytes=_trial_bytes(storage, list(results)),
+    )
+
+
+def _state(result: TrialResult | None) -> State:
+    if result is None:
+        return "missing"
+    if result.status == "CANCELLED":
+        return "cancelled"
+    if not result.final:
+        return "failed"
+    return "done" if result.provenance.made_by(code_hash()) else "stale"
+
+
+def _datasets(sweep: SweepSpec, trials: list[PlannedTrial]) -> list[DatasetSpec]:
+    """Return what the trials are trained on, and what the trained planners are tested on besides."""
+    needed = [trial.spec.data for trial in trials]
+    needed += [evaluation.data for evaluation in planned_evaluations(sweep, trials)]
+    return list({dataset_id(spec): spec for spec in needed}.values())
+
+
+def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:
+    root = storage / "datasets"
+    problems = spec.train + spec.valid + spec.test
+    try:
+        present = parquet.is_complete(spec, root, verify=False)
+    except DatasetError:
+        present = False  # a damaged manifest; `run` makes the set again
+    if present:
+        size = sum(record.bytes for record in parquet.load_manifest(parquet.directory_of(spec, root)).shards)
+    else:
+        size = problems * parquet.bytes_per_problem(spec)
+    return PlannedDataset(dataset_id(spec), present, size, problems, spec)
+
+
+def _trial_bytes(storage: Path, trial_ids: list[str]) -> int:
+    sizes = []
+    for trial_id in trial_ids[:50]:
+        directory = trial_directory(storage, trial_id)
+        if directory.is_dir():  # a file of that name has no result, but the reason why
+            sizes.append(sum(path.stat().st_size for path in directory.iterdir() if path.is_file()))
+    return round(statistics.mean(sizes)) if sizes else TRIAL_BYTES
+
+
+def by_cell(plan: Plan) -> list[tuple[dict[str, Scalar], list[Scalar], Counter[str]]]:
+    """Return planner, task and K of each cell, its seeds, and how many of its trials are in which state."""
+    cells: dict[tuple[tuple[str, Scalar], ...], tuple[dict[str, Scalar], list[Scalar], Counter[str]]] = {}
+    for trial in plan.trials:
+        axes = {name: value for name, value in trial.axes.items() if name != "seed"}
+        cell = cells.setdefault(tuple(axes.items()), (axes, [], Counter()))
+        cell[1].append(trial.axes["seed"])
+        cell[2][plan.states[trial.trial_id]] += 1
+    return list(cells.values())
+
+
+def size_words(count: float) -> str:
+    """Return bytes as people say them: "12.3 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,204 @@
+"""Live progress of a sweep: a block that redraws itself on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from orchestrator.storage.results import TrialResult
+from orchestrator.sweep.specs import PlannedTrial
+
+REDRAW_SECONDS = 0.2
+BAR_CELLS = 28
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: "45 s", "3 min 20 s", "5 h 12 min", "2 d 4 h"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def trial_name(trial: PlannedTrial) -> str:
+    """Return a trial's name for people, e.g. "id-vin navigation-15 K=30 seed=0"."""
+    axes = dict(trial.axes)
+    name = f"{axes.pop('planner')} {axes.pop('task')}-{axes.pop('map_size')} K={axes.pop('k')}"
+    return " ".join([name, *(f"{axis.rpartition('.')[2]}={value}" for axis, value in sorted(axes.items()))])
+
+
+def outcome(result: TrialResult) -> str:
+    """Return how a trial ended, in a few words."""
+    if result.status != "COMPLETED":
+        return f"{result.status}: {result.reason}" if result.reason else result.status
+    rate = "no success rate" if result.test_success_rate is None else f"success {100 * result.test_success_rate:.1f} %"
+    said = {"under 20 %": result.trial_diverged, "forward iteration diverged": result.forward_diverged}
+    return ", ".join([rate, *(words for words, true in said.items() if true)])
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A trial that runs: epochs that it had when this run began, and has now."""
+
+    name: str
+    begun: int | None
+    epoch: int
+    epochs: int
+    rate: float | None = None
+
+    def share(self) -> float:
+        """Return the share of the trial that this run has done."""
+        return 0.0 if self.begun is None or not self.epochs else (self.epoch - self.begun) / self.epochs
+
+    def left(self) -> float:
+        """Return the share of the trial that is still to be done."""
+        return 1.0 - self.epoch / self.epochs if self.epochs else 1.0
+
+
+class Progress:
+    """Shows the trials of a sweep while they run; any thread may call it.
+
+    Args:
+        total: Trials of the sweep.
+        done: How many of them need no work.
+        work: Expected work of each trial that is to run, in any unit; sets the time left.
+        stream: Where to write; standard error by default, so that standard output holds only the table.
+    """
+
+    def __init__(
+        self, total: int, done: int, work: Mapping[str, float] | None = None, stream: TextIO | None = None
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._total, self._done, self._failed = total, done, 0
+        self._work = dict(work or {})
+        self._finished_work = 0.0
+        self._running: dict[str, _Running] = {}
+        self._started = time.monotonic()
+        self._drawn_lines = 0
+        self._drawn_at = 0.0
+        self._lock = threading.RLock()  # MLflow's thread speaks too
+
+    def say(self, line: str) -> None:
+        """Write a line that stays."""
+        with self._lock:
+            self._erase()
+            self._write(f"{line}\n")
+            self._draw(force=True)
+
+    def add(self, work: Mapping[str, float]) -> None:
+        """Note that there are more trials than was said.
+
+        Args:
+            work: Expected work of each.
+        """
+        with self._lock:
+            self._total += len(work)
+            self._work |= work
+
+    def start(self, trial_id: str, name: str, epochs: int) -> None:
+        """Note that a trial runs."""
+        with self._lock:
+            before = self._running.get(trial_id)
+            # One whose process has died goes on.
+            self._running[trial_id] = before or _Running(name, None, 0, epochs)
+            self._draw(force=True)
+
+    def epoch(self, trial_id: str, name: str, epochs: int, record: Mapping[str, Any]) -> None:
+        """Note that a trial finished an epoch."""
+        epoch = int(record["epoch"])
+        rate = record.get("valid_success_rate")
+        with self._lock:
+            before = self._running.get(trial_id)
+            # What an earlier run has done says nothing about how fast this one is.
+            begun = epoch - 1 if before is None or before.begun is None else before.begun
+            self._running[trial_id] = _Running(name, begun, epoch, epochs, rate)
+            if self._live:
+                self._draw(force=True)
+                return
+            loss = record.get("train_loss")
+            shown = "" if rate is None else f"  success {100 * rate:5.1f} %"
+            shown += "" if loss is None else f"  loss {loss:.3f}"
+            self.say(f"{trial_id[:8]}  {name}  epoch {epoch}/{epochs}{shown}{self._time_left()}")
+
+    def finish(self, trial_id: str, name: str, outcome: str, failed: bool = False) -> None:
+        """Note that a trial ended."""
+        with self._lock:
+            ran = self._running.pop(trial_id, None)
+            work = self._work.pop(trial_id, 0.0)
+            if ran is not None:  # else another run has done it
+                self._finished_work += work * (ran.share() if ran.epochs else 1.0)
+            self._done += not failed
+            self._failed += failed
+            self.say(f"{trial_id[:8]}  {name}  {outcome}  [{self._done}/{self._total}]")
+
+    def leave(self, trial_id: str) -> None:
+        """Note that a trial runs here no more, though it has not ended."""
+        with self._lock:
+            self._running.pop(trial_id, None)
+            self._draw(force=True)
+
+    def tick(self) -> None:
+        """Redraw if it is time to."""
+        with self._lock:
+            self._draw()
+
+    def close(self) -> None:
+        """Leave the screen as plain lines."""
+        with self._lock:
+            self._running.clear()
+            self._erase()
+            self._live = False
+
+    def _time_left(self) -> str:
+        if not sum(self._work.values()):
+            return ""
+        shares = {trial_id: (trial.share(), trial.left()) for trial_id, trial in self._running.items()}
+        worked = self._finished_work
+        worked += sum(self._work.get(trial_id, 0.0) * share for trial_id, (share, _) in shares.items())
+        if worked <= 0:
+            return ""
+        left = sum(work * shares.get(trial_id, (0.0, 1.0))[1] for trial_id, work in self._work.items())
+        rate = worked / (time.monotonic() - self._started)
+        return f"  about {duration(left / rate)} left"
+
+    def _draw(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if not self._live or (not force and now - self._drawn_at < REDRAW_SECONDS):
+            return
+        width = max(20, shutil.get_terminal_size().columns - 1)
+        full = BAR_CELLS * self._done // max(1, self._total)
+        failed = f", {self._failed} failed" if self._failed else ""
+        lines = [
+            f"{'━' * full}{'╌' * (BAR_CELLS - full)} {self._done}/{self._total} trials{failed}, "
+            f"{duration(now - self._started)}{self._time_left()}"
+        ]
+        for trial_id, trial in self._running.items():
+            shown = "" if trial.rate is None else f"  success {100 * trial.rate:5.1f} %"
+            lines.append(f"  {trial_id[:8]}  {trial.name}  epoch {trial.epoch}/{trial.epochs}{shown}")
+        self._erase()
+        self._write("".join(f"{line[:width]}\n" for line in lines))
+        self._drawn_lines, self._drawn_at = len(lines), now
+
+    def _erase(self) -> None:
+        if self._drawn_lines:
+            self._write(f"\x1b[{self._drawn_lines}F\x1b[J", steering=True)
+            self._drawn_lines = 0
+
+    def _write(self, text: str, steering: bool = False) -> None:
+        try:
+            (getattr(self._stream, "steer", self._stream.write) if steering else self._stream.write)(text)
+            self._stream.flush()
+        except OSError:
+            # The terminal is gone, or whoever read has left: the sweep and its way out matter more than who watches.
+            self._live, self._drawn_lines, self._stream = False, 0, io.StringIO()

@@ -1,0 +1,276 @@
+"""Running a sweep: datasets, then trials, with the terminal and MLflow looking on."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datagen.tasks.registry import DatasetSpec, dataset_id
+from orchestrator.campaign.plan import Plan
+from orchestrator.campaign.progress import Progress, outcome, trial_name
+from orchestrator.cluster import signals as interruption
+from orchestrator.cluster.preflight import check_machines
+from orchestrator.cluster.ray_cluster import (
+    DatasetProgress,
+    check_address,
+    evaluate_all,
+    machines,
+    make_datasets,
+    ray_cluster,
+)
+from orchestrator.cluster.resources import check_here, left_out, requested_resources
+from orchestrator.report.keeper import FreshReport, ReportError
+from orchestrator.storage.leases import at_work
+from orchestrator.storage.results import TrialResult
+from orchestrator.sweep.selection import select
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.sweep.suggestions import planned_trials
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.trial.evaluate import PlannedEvaluation, keep_test_steps, missing_evaluations, planned_evaluations
+
+
+class Onlookers:
+    """Passes what happens to the trials on to the terminal and to MLflow."""
+
+    def __init__(self, progress: Progress, tracker: Tracker, report: FreshReport) -> None:
+        self._progress, self._tracker, self._report = progress, tracker, report
+        self.failures = 0
+
+    def started(self, trial: PlannedTrial) -> None:
+        """Note that a process works on the trial."""
+        self._progress.start(trial.trial_id, trial_name(trial), trial.spec.training.epochs)
+        self._tracker.note(trial, "started")
+
+    def epoch(self, trial: PlannedTrial, record: Mapping[str, Any]) -> None:
+        """Note that the trial finished an epoch."""
+        self._progress.epoch(trial.trial_id, trial_name(trial), trial.spec.training.epochs, record)
+        self._tracker.note(trial, "epoch")
+        self._report.note()
+
+    def died(self, trial: PlannedTrial, deaths: int, why: str) -> None:
+        """Note that the trial's process died and that another goes on from its checkpoint."""
+        died = f"its process died ({deaths})" + (f": {why}" if why else "")
+        self._progress.say(f"{trial.trial_id[:8]}  {trial_name(trial)}  {died}; goes on from its checkpoint")
+
+    def finished(self, trial: PlannedTrial, result: TrialResult) -> None:
+        """Note that the trial ended."""
+        self._progress.finish(trial.trial_id, trial_name(trial), outcome(result), failed=result.status == "FAILED")
+        self._tracker.note(trial, "finished")
+        self._report.note()
+        self.failures += result.status == "FAILED"
+
+    def waiting(self, trials: list[PlannedTrial], holder: str) -> None:
+        """Note that the trials that are left are being run elsewhere."""
+        self._progress.say(f"{len(trials)} trials are being run by {holder}; waiting for them")
+
+    def left(self, trial: PlannedTrial) -> None:
+        """Note that another process turned out to work on the trial."""
+        self._progress.leave(trial.trial_id)
+
+    def tick(self) -> None:
+        """Redraw the terminal if it is time to, and leave where a signal asks for it."""
+        interruption.check()
+        self._progress.tick()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a run has come to.
+
+    Attributes:
+        trials: The trials of the sweep, with those that a search has added.
+        ran: How many of them this run has seen to.
+        failures: How many of those have FAILED.
+        failed_tests: How many tests on further maps have failed.
+    """
+
+    trials: list[PlannedTrial]
+    ran: int = 0
+    failures: int = 0
+    failed_tests: int = 0
+
+
+def run_campaign(
+    plan: Plan,
+    todo: list[PlannedTrial],
+    storage: Path,
+    progress: Progress,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    profile: str | None = None,
+    command: Sequence[str] = (),
+    retime: bool = False,
+    only: str | None = None,
+) -> Ending:
+    """Make the datasets, run the trials and test the planners on the sweep's further maps; ends when all have ended.
+
+    With nothing to do it starts no Ray, and MLflow only where it has not seen all results yet.
+
+    Args:
+        plan: The sweep and what there is of it.
+        todo: The trials to run, first to last.
+        storage: The storage directory.
+        progress: The terminal.
+        address: A Ray cluster; None for a local one.
+        tracking_uri: MLflow's store; None for the SQLite file in the storage.
+        profile: The sweep's profile, for its report.
+        command: The command that runs the sweep, for its report.
+        retime: Train again those of the trials that were trained on a shared device.
+        only: Which trials of a search's later rounds to run, as `--only` chooses them.
+
+    Returns:
+        What it has come to; a trial that has failed says so in its result.
+    """
+    uri = tracking_uri or tracking.default_uri(storage)
+    running = {trial.trial_id for trial in todo}
+    done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
+    unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
+    tests = planned_evaluations(plan.sweep, plan.trials)
+    keep_test_steps(plan.sweep, plan.trials, storage)
+    waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
+    if not todo and not unsent and not waiting:
+        return Ending(plan.trials)
+    if todo or waiting:
+        check_address(address)
+        if address is None and todo:
+            check_here(plan.sweep.resources, todo[0].spec)
+    storage.mkdir(parents=True, exist_ok=True)
+    trials = list(plan.trials)  # a search adds to it, which MLflow's thread and the report's see
+    with ExitStack() as stack:
+        stack.callback(progress.close)
+        stack.enter_context(at_work(storage))
+        if todo or waiting:
+            progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
+            stack.enter_context(ray_cluster(address))
+            check_machines(storage, address)  # before anybody is told of a run that can't be
+            if todo:
+                _check_resources(plan, todo, progress)
+        tracker = Tracker(uri, plan.sweep, storage, progress.say)
+        report = FreshReport(plan.sweep, storage, profile=profile, command=command)
+        status = "KILLED"
+        try:
+            for trial in plan.trials:
+                if trial.trial_id in unsent:
+                    tracker.note(trial, "finished")
+            onlookers = Onlookers(progress, tracker, report)
+            ending = Ending(trials)
+            if todo or waiting:
+                ending = _run(plan, trials, todo, storage, progress, onlookers, retime, only)
+            status = "FAILED" if onlookers.failures else "FINISHED"
+        except interruption.Interrupted as stopped:
+            progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
+            raise
+        finally:
+            progress.close()
+            try:
+                report.close()  # first, since MLflow gets a copy
+            except ReportError as error:  # the results are there, and why a run was stopped matters more
+                progress.say(f"{error}; idp report says more")
+            left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
+            if left:
+                progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
+        return ending
+
+
+def _check_resources(plan: Plan, todo: list[PlannedTrial], progress: Progress) -> None:
+    """Refuse what no machine has before anything is made, and say where machines will have nothing to do."""
+    every = machines()
+    request = requested_resources(plan.sweep.resources, todo[0].spec, every)
+    small = left_out(request, every)
+    if small and plan.sweep.resources.exclusive:
+        cpus = f"{request['cpu']:g}"
+        progress.say(
+            f"resources.exclusive: trials run on the machines with {cpus} CPUs alone; {small} smaller ones get none"
+        )
+
+
+def _run(
+    plan: Plan,
+    trials: list[PlannedTrial],
+    todo: list[PlannedTrial],
+    storage: Path,
+    progress: Progress,
+    onlookers: Onlookers,
+    retime: bool,
+    only: str | None,
+) -> Ending:
+    from orchestrator.cluster.trials import run_trials
+
+    sweep, ran = plan.sweep, 0
+    made: set[str] = set()
+
+    def make(specs: Iterable[DatasetSpec]) -> None:
+        new = {name: spec for spec in specs if (name := dataset_id(spec)) not in made}
+        make_datasets(list(new.values()), storage / "datasets", dataset_lines(progress))
+        made.update(new)
+
+    make([*(trial.spec.data for trial in todo), *(test.data for test in planned_evaluations(sweep, trials))])
+    # Each run its own: another run of the sweep may go on when this one removes it.
+    scratch = storage / "sweeps" / sweep.name / "ray" / uuid.uuid4().hex[:12]
+    while todo:
+        make(trial.spec.data for trial in todo)
+        run_trials(todo, storage, sweep.resources, onlookers, scratch, _stopping(sweep, storage), retime)
+        ran += len(todo)
+        todo = _next_round(sweep, trials, storage, only)
+        trials.extend(todo)
+        typical = statistics.median(plan.work.values()) if plan.work else 0.0
+        progress.add({trial.trial_id: typical for trial in todo})
+    if sweep.search is not None:
+        from orchestrator.campaign.search import state_of_search
+
+        for line in state_of_search(sweep, storage):
+            progress.say(line)
+    keep_test_steps(sweep, trials, storage)
+    missing = missing_evaluations(planned_evaluations(sweep, trials), storage)
+    make(test.data for test in missing)
+    done = itertools.count(1)
+
+    def say(test: PlannedEvaluation, reason: str) -> None:
+        name = f"{trial_name(test.trial)} on {test.data.map_size}x{test.data.map_size}, K={test.k}"
+        progress.say(f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]")
+
+    return Ending(trials, ran, onlookers.failures, evaluate_all(missing, storage, say, sweep.resources.stall_seconds))
+
+
+def _stopping(sweep: SweepSpec, storage: Path) -> Any:
+    """Return what stops the trials of a search early, with what earlier ones have reached; None where nothing does."""
+    if sweep.search is None or sweep.search.stopping == "none":
+        return None
+    from orchestrator.campaign.search import StudyStopping
+
+    return StudyStopping(sweep, planned_trials(sweep, storage)[0], storage)
+
+
+def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Path, only: str | None) -> list[PlannedTrial]:
+    """Return the trials that a search suggests after those that have ended."""
+    if sweep.search is None:
+        return []
+    from orchestrator.campaign.search import next_suggestions
+
+    if not next_suggestions(sweep, storage, only):
+        return []
+    there = {trial.trial_id for trial in known}
+    return [trial for trial in select(planned_trials(sweep, storage)[0], only) if trial.trial_id not in there]
+
+
+def dataset_lines(progress: Progress) -> Any:
+    """Return what says, from time to time, how far the datasets are."""
+    said = {"percent": -10.0}
+
+    def say(made: DatasetProgress) -> None:
+        if made.died:
+            progress.say(f"{made.dataset}: the worker of {made.died} died; another makes the shard")
+            return
+        percent = 100 * made.done / made.total
+        if percent - said["percent"] >= 10 or made.done == made.total:
+            said["percent"] = percent
+            progress.say(f"{made.dataset}: shard {made.done}/{made.total}")
+
+    return say

@@ -1,0 +1,81 @@
+"""The verbs that exchange things with others: datasets in the GPPN layout, and results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from datagen.spec import nearest
+from datagen.tasks.registry import TASKS
+from orchestrator.cli.options import add_storage
+from orchestrator.sweep.plugins import add_plugin_option
+from orchestrator.sweep.specs import SweepError
+
+ORDERS = ("4abs-cc", "news")
+ORDER_HELP = "order of the file's actions; 4abs-cc (default): north, west, south, east; news: north, east, west, south"
+
+
+def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs `import` and `export` to the command line's."""
+    bring = verbs.add_parser("import", help="Make a dataset of a file in the GPPN layout (.npz).")
+    bring.set_defaults(verb=_import)
+    bring.add_argument("file", metavar="FILE.npz", type=Path)
+    bring.add_argument("--task", required=True, help=f"its moves and observations: {', '.join(sorted(TASKS))}")
+    bring.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of datasets; its name is printed")
+    bring.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
+
+    take = verbs.add_parser("export", help="Write a dataset as one file in the GPPN layout (.npz).")
+    take.set_defaults(verb=_export)
+    take.add_argument("dataset", metavar="DATASET", type=Path, help="a dataset's folder")
+    take.add_argument("file", metavar="FILE.npz", type=Path)
+    take.add_argument("--labels", choices=("one_hot", "full"), default="one_hot", help="one action a cell, or all ties")
+    take.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
+    for exchange in (bring, take):
+        add_plugin_option(exchange)
+
+    for name, run, text in (
+        ("archive", _archive, "Write all results of a storage to one small Parquet file."),
+        ("unarchive", _unarchive, "Put the results of such a file into a storage, for tables, figures and reports."),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.set_defaults(verb=run)
+        verb.add_argument("file", metavar="FILE.parquet", type=Path)
+        add_storage(verb)
+        add_plugin_option(verb)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from datagen.storage.npz import import_npz
+
+    if options.task not in TASKS:  # the plug-ins have been loaded by now
+        raise SweepError(f"--task: unknown name {options.task!r}; {nearest(options.task, TASKS)}")
+    print(import_npz(options.file, options.task, options.out, actions=options.actions))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from datagen.storage.npz import export_npz
+
+    export_npz(options.dataset, options.file, labels=options.labels, actions=options.actions)
+    print(options.file)
+    return 0
+
+
+def _archive(options: argparse.Namespace) -> int:
+    from orchestrator.storage.archive import write_archive
+
+    print(f"{options.file}: {write_archive(options.storage, options.file, _say)} trials")
+    return 0
+
+
+def _unarchive(options: argparse.Namespace) -> int:
+    from orchestrator.storage.archive import read_archive
+
+    written, there = read_archive(options.file, options.storage, _say)
+    print(f"{options.storage}: {written} of {there} trials put there, {there - written} it had already")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"idp: {line}", file=sys.stderr)

@@ -1,0 +1,212 @@
+"""The verbs that put a sweep on a cluster and follow it: submit, status, logs, and `cancel --job`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.campaign.plan import RERUN_HELP, RERUNS, make_plan
+from orchestrator.campaign.progress import duration
+from orchestrator.cli.options import Joined, add_storage, command_of, default_storage, storage_path
+from orchestrator.cli.results import AddSweepVerb, Load
+from orchestrator.cluster import jobs
+from orchestrator.cluster.package import pack
+from orchestrator.sweep import plugins
+from orchestrator.sweep.files import load_sweep, sweep_files
+from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+
+JOB_FAILED = 1
+
+
+def add_job_verbs(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_verb: AddSweepVerb, load: Load
+) -> None:
+    """Add the verbs.
+
+    Args:
+        verbs: The command line's verbs.
+        sweep_verb: Adds a verb that takes a sweep, with all that such verbs have in common.
+        load: From a sweep verb's options to the sweep and the chosen trials.
+    """
+    submit = sweep_verb("submit", lambda options: _submit(options, load), "Run a sweep on a cluster, as a Ray job.")
+    # The storage is one of the cluster's, where another may be the default.
+    submit.set_defaults(storage=None, storage_elsewhere=True)
+    submit.add_argument("--tracking-uri", help="MLflow's store, as the cluster's head sees it")
+    submit.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
+    status = verbs.add_parser("status", help="The jobs of a cluster, and what is done of a sweep.")
+    status.set_defaults(verb=lambda options: _status(options, load))
+    status.add_argument("sweep", metavar="SWEEP", nargs="?", help="a sweep's YAML file; all jobs without one")
+    status.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
+    add_storage(status)
+    status.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
+    status.add_argument("--only", action=Joined, metavar="KEY=VALUE,...", help="only these trials")
+    logs = verbs.add_parser("logs", help="What a job says.")
+    logs.set_defaults(verb=_logs)
+    logs.add_argument("job", metavar="SWEEP|JOB", help="a job's id, or a sweep (its file or name) for its latest job")
+    logs.add_argument("--follow", action="store_true", help="go on until the job ends; then exit 1 if it failed")
+    for verb in (status, logs):
+        verb.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    for verb in (submit, status, logs):
+        add_address(verb)
+
+
+def add_address(verb: argparse.ArgumentParser) -> None:
+    """Add the option that says where the cluster is."""
+    verb.add_argument(
+        "--address",
+        help=f"the cluster's dashboard, http://HOST:8265 (default: RAY_API_SERVER_ADDRESS, or {jobs.DEFAULT_ADDRESS})",
+    )
+
+
+def run_command(options: argparse.Namespace, sweep: SweepSpec, folder: Path) -> list[str]:
+    """Return what the cluster's head is to run, in a copy of `folder`.
+
+    Raises:
+        SweepError: The storage is not one that every machine of a cluster could mean.
+    """
+    path = Path(options.sweep).resolve()
+    if options.storage is not None and not Path(options.storage).is_absolute():
+        raise SweepError(f"--storage {options.storage}: expected the path on the cluster's machines, from the root")
+    overrides = list(options.overrides)
+    # A plug-in that is installed here, and so needs no mention in the sweep, may not be installed there.
+    if unmentioned := [name for name in plugins.loaded() if name not in sweep.plugins]:
+        overrides.append(f"plugins={json.dumps([*sweep.plugins, *unmentioned])}")
+    relative = path.relative_to(folder).as_posix()
+    return command_of(options, here=False, sweep=relative, address="auto", overrides=overrides)
+
+
+def _submit(options: argparse.Namespace, load: Load) -> int:
+    local = storage_path(default_storage())
+    sweep, trials = load(argparse.Namespace(**{**vars(options), "storage": local}))
+    folder = Path.cwd().resolve()
+    with tempfile.TemporaryDirectory(prefix="idp-submit-") as scratch:
+        package = Path(scratch, "working-directory.zip")
+        sent = pack(folder, package, sweep_files(options.sweep), plugins.packages(), storage=local)
+        command = run_command(options, sweep, folder)
+        client = jobs.connect(options.address)
+        job_id = jobs.submit(client, package, command, sweep.name, options.profile)
+    where = ["--address", options.address] if options.address else []
+    of_sweep = command_of(options, "status", storage=None, tracking_uri=None, rerun=None)
+    follow = {
+        "status": shlex.join(of_sweep),
+        "logs": shlex.join(["idp", "logs", job_id, "--follow", *where]),
+        "cancel": shlex.join(["idp", "cancel", options.sweep, "--job", job_id, *where]),
+    }
+    if options.json:
+        shown = {
+            "job": job_id,
+            "sweep": sweep.name,
+            "trials": len(trials),
+            "command": command,
+            "sent": asdict(sent),
+            "follow": follow,
+        }
+        print(json.dumps(shown, indent=2))
+        return 0
+    print(f"{job_id}: {sweep.name}, {len(trials)} trials, at {client.get_address()}")
+    print(f"sent:    {sent.words()}, of {folder}")
+    print("\n".join(f"{name + ':':<8} {line}" for name, line in follow.items()))
+    return 0
+
+
+def _status(options: argparse.Namespace, load: Load) -> int:
+    shown: dict[str, Any] = {}
+    if options.sweep is not None:
+        sweep, trials = load(options)
+        shown = {"sweep": sweep.name, "trials": len(trials)}
+        if options.storage.is_dir():
+            shown |= _counts(sweep, trials, options.storage)
+        if not options.json:
+            print(_progress_line(shown, options.storage), flush=True)
+    found = jobs.list_jobs(jobs.connect(options.address))
+    if options.sweep is not None:
+        found = [job for job in found if job.sweep == shown["sweep"]]
+    if options.json:
+        print(json.dumps(shown | {"jobs": [asdict(job) for job in found]}, indent=2))
+        return 0
+    print(_job_table(found, time.time()))
+    return 0
+
+
+def _counts(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> dict[str, int]:
+    plan = make_plan(sweep, trials, storage)
+    return {
+        "done": plan.count("done"),
+        "missing": plan.count("missing"),
+        "failed": plan.count("failed"),
+        "stale": plan.count("stale"),
+        "cancelled": plan.count("cancelled"),
+    }
+
+
+def _progress_line(shown: dict[str, Any], storage: Path) -> str:
+    start = f"{shown['sweep']}: {shown['trials']} trials"
+    if "done" not in shown:
+        return f"{start}; what is done is known where the storage is (there is no {storage} here)"
+    kept = ("done", "missing", "failed", "stale", "cancelled")
+    return f"{start}: " + ", ".join(f"{shown[k]} {k}" for k in kept if shown[k] or k in ("done", "missing"))
+
+
+def _job_table(found: Sequence[jobs.Job], now: float) -> str:
+    if not found:
+        return "no jobs"
+    lines = [("job", "state", "submitted", "for", "command")]
+    for job in found:
+        submitted = datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M")
+        lines.append((job.job_id, job.state, submitted, duration((job.ended or now) - job.started), job.command))
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    text = ["  ".join([*(w.ljust(n) for w, n in zip(line, widths, strict=False)), line[4]]).rstrip() for line in lines]
+    reasons = [f"{job.job_id}: {job.message}" for job in found if job.state == "FAILED"]
+    return "\n".join(text + reasons)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    name = load_sweep(options.job).name if Path(options.job).is_file() else options.job
+    client = jobs.connect(options.address)
+    job = jobs.find_job(jobs.list_jobs(client), name)
+    if options.follow and not options.json:
+        ended = jobs.follow(client, job, lambda text: print(text, end="", flush=True))
+        print(f"idp: job {ended.job_id} {ended.state}: {ended.message}", file=sys.stderr)
+        return 0 if ended.state == "SUCCEEDED" else JOB_FAILED
+    text = jobs.log(client, job)
+    if options.json:
+        print(json.dumps({**asdict(job), "log": text}, indent=2))
+    else:
+        print(text, end="")
+    return 0
+
+
+def cancel_job(sweep: SweepSpec, job_id: str, address: str | None) -> dict[str, str]:
+    """Stop a sweep's jobs on a cluster and return what became of each.
+
+    Args:
+        sweep: The sweep.
+        job_id: One of its jobs; empty for all that run.
+        address: The cluster's dashboard.
+
+    Raises:
+        JobError: There is no such job, or no such cluster.
+    """
+    client = jobs.connect(address)
+    found = jobs.list_jobs(client)
+    if job_id:
+        chosen = [jobs.find_job(found, job_id)]
+        alive = [job.job_id for job in found if job.sweep == job_id and job.alive]
+        if chosen[0].job_id != job_id and len(alive) > 1:
+            raise jobs.JobError(f"{len(alive)} jobs of {job_id} run: {', '.join(alive)}; name one, or none for all")
+        if chosen[0].sweep and chosen[0].sweep != sweep.name:
+            raise jobs.JobError(f"{chosen[0].job_id} is a job of {chosen[0].sweep}, not of {sweep.name}")
+    else:
+        chosen = [job for job in found if job.sweep == sweep.name and job.alive]
+    if not chosen:
+        raise jobs.JobError(f"{sweep.name}: no job of it is running")
+    return {job.job_id: "stopping" if jobs.stop(client, job) else f"was {job.state} already" for job in chosen}

@@ -1,0 +1,332 @@
+"""The command line: `idp VERB SWEEP ...`; verbs import what they need when they run, so that planning is instant."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.metadata
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from datagen.plugins import PluginError
+from datagen.storage.manifest import DatasetError
+from orchestrator.campaign.plan import RERUN_HELP, RERUNS, Plan, make_plan, size_words
+from orchestrator.campaign.progress import Progress, duration
+from orchestrator.cli.certify import add_certify
+from orchestrator.cli.check import add_check
+from orchestrator.cli.doctor import add_doctor
+from orchestrator.cli.exchange import add_interchange
+from orchestrator.cli.jobs import add_job_verbs
+from orchestrator.cli.options import Joined, add_storage, command_of, open_storage, storage_path
+from orchestrator.cli.plan import add_plan, disk, expected_time
+from orchestrator.cli.results import add_table, add_verbs
+from orchestrator.cli.trials import add_trial_verbs
+from orchestrator.cluster.signals import Interrupted, interruptible
+from orchestrator.environment import wrong_numbers
+from orchestrator.storage.leases import at_work
+from orchestrator.storage.results import ResultError, no_room, trial_directory
+from orchestrator.sweep.files import load_sweep, profiles_of
+from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
+from orchestrator.sweep.selection import select
+from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.sweep.suggestions import planned_trials
+from orchestrator.tables.formats import render
+from orchestrator.tables.records import collect
+from orchestrator.tables.summary import summarise
+from orchestrator.terminal import printing
+
+BAD_INPUT = 2
+TRIALS_FAILED = 1
+
+
+@printing()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 when trials FAILED, 2 on bad input, 128 + n on signal n."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(BAD_INPUT)
+    options = parser.parse_args(words)
+    try:
+        if wrong := wrong_numbers():
+            raise BadInput(wrong[0])
+        if getattr(options, "storage", None) is not None and not getattr(options, "storage_elsewhere", False):
+            options.storage = storage_path(options.storage)
+        with interruptible():
+            if hasattr(options, "plugins"):
+                load_plugins_at_hand()
+                load_plugins(options.plugins)
+            code: int = options.verb(options)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+    except Interrupted as interrupted:
+        with suppress(OSError):  # a terminal that was closed takes no more words
+            print(f"idp: stopped by {interrupted}", file=sys.stderr)
+        return 128 + interrupted.number
+    except KeyboardInterrupt:  # no signal of ours: a plug-in, or another program's handler, has raised it
+        print("idp: stopped by KeyboardInterrupt", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (SweepError, ResultError, DatasetError, PluginError, BadInput) as error:
+        print(f"idp: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except SystemExit as ended:
+        # No verb ends the process itself: a plug-in's code has, and its status would be taken for the verb's.
+        last = traceback.extract_tb(ended.__traceback__)[-1]
+        print(f"idp: {last.filename}, line {last.lineno} ended the process: sys.exit({ended.code!r})", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        unread = _drop_unread()
+        if isinstance(error, BrokenPipeError) and unread:
+            return 0  # the reader (head, less) has seen enough
+        if error.errno is None:
+            raise  # not the operating system's, but somebody's own
+        print(f"idp: {_told(error)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _drop_unread() -> bool:
+    """Return whether standard output can't be written to; what it holds is dropped, or Python complains too."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return False
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
+def _told(error: OSError) -> str:
+    """Return what the operating system refused, in one line."""
+    if full := no_room(error, Path("the disk")):
+        return str(full)
+    place = error.filename if error.filename2 is None else error.filename2
+    if isinstance(place, bytes):
+        place = os.fsdecode(place)
+    if place is None:
+        calls = traceback.extract_tb(error.__traceback__)
+        place = f"in {calls[-1].name} ({calls[-1].filename}, line {calls[-1].lineno})"
+    advice = ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        advice = "; --storage, or --out where there is one, names another place"
+    return SweepError(f"{place}: {error.strerror or error}{advice}").args[0]
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot be used; the message says what and why."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="idp", description="Experiments for differentiable planning.")
+    parser.add_argument("-V", "--version", action="version", version=f"idp {importlib.metadata.version('idp')}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=description, description=description)
+        added.set_defaults(verb=run)
+        added.add_argument("sweep", metavar="SWEEP", help="a sweep's YAML file")
+        added.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
+        add_storage(added)
+        added.add_argument(
+            "--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE", help="change one field"
+        )
+        added.add_argument(
+            "--only",
+            action=Joined,
+            metavar="KEY=VALUE,...",
+            help="only these trials, e.g. planner=vin,id-vin,k=80: any of a key's values, and all of the keys",
+        )
+        added.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        return added
+
+    plan = add_plan(verb, _load, lambda options: _again(options, "run"))
+    data = verb("data", _data, "Make the datasets only.")
+    run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
+    add_table(verb, _load)
+    sync = verb("sync", _sync, "Rebuild the MLflow view from the trial directories.")
+    for ray in (plan, data, run):
+        # A job that Ray runs, and whoever has set it, finds the cluster by the variable; jobs' clients put a URL there.
+        known = os.environ.get("RAY_ADDRESS", "")
+        ray.add_argument(
+            "--address",
+            default=None if known.startswith("http") else known or None,
+            help="an existing Ray cluster (default: RAY_ADDRESS; without it one is started on this machine)",
+        )
+    for mlflow in (run, sync):
+        mlflow.add_argument(
+            "--tracking-uri",
+            default=os.environ.get("MLFLOW_TRACKING_URI"),
+            help="MLflow's store (default: MLFLOW_TRACKING_URI; without it, sqlite in the storage)",
+        )
+    run.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
+    add_trial_verbs(verbs, verb, _load)
+    add_verbs(verbs, verb, _load)
+    add_job_verbs(verbs, verb, _load)
+    add_interchange(verbs)
+    add_check(verbs)
+    add_certify(verbs)
+    add_doctor(verbs)
+    return parser
+
+
+def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
+    sweep = load_sweep(options.sweep, options.profile, options.overrides)
+    trials, left_out = planned_trials(sweep, options.storage)
+    for line in left_out:
+        print(f"idp: {line}", file=sys.stderr)
+    # A search that has not begun has no trials yet; what is chosen among them can only be said later.
+    return sweep, select(trials, options.only) if trials or not sweep.search else trials
+
+
+def _program(name: str) -> str:
+    """Return how to call a program of this installation: its name, or where it is when the shell would not find it."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
+
+
+def _again(options: argparse.Namespace, verb: str) -> str:
+    """Return the command that does `verb` with the same options, as a shell takes it."""
+    return shlex.join([_program("idp"), *command_of(options, verb)[1:]])
+
+
+def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
+    """Return the command that runs the next sweep at the scale of this one: at the paper's, some take months."""
+    profiles, profile = profiles_of(sweep), options.profile
+    if profile is None and "laptop" not in profiles_of(options.sweep):
+        profile = "smoke"  # this one is small by itself, as the quickstart is
+    alone = argparse.Namespace(
+        sweep=sweep, storage=options.storage, address=options.address, tracking_uri=options.tracking_uri
+    )
+    return shlex.join([_program("idp"), *command_of(alone, profile=profile if profile in profiles else None)[1:]])
+
+
+def _data(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    plan = make_plan(sweep, trials, options.storage)
+    open_storage(options.storage)
+    missing = [dataset.spec for dataset in plan.datasets if not dataset.present]
+    if missing:
+        from orchestrator.campaign.run import dataset_lines
+        from orchestrator.cluster.preflight import check_machines
+        from orchestrator.cluster.ray_cluster import make_datasets, ray_cluster
+
+        progress = Progress(0, 0)
+        with at_work(options.storage), _cluster_errors(), ray_cluster(options.address):
+            check_machines(options.storage, options.address)
+            make_datasets(missing, options.storage / "datasets", dataset_lines(progress))
+    folders = {d.dataset_id: str(options.storage / "datasets" / d.dataset_id) for d in plan.datasets}
+    if options.json:
+        print(json.dumps({"sweep": sweep.name, "made": len(missing), "datasets": folders}, indent=2))
+    else:
+        print("\n".join(folders.values()))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    if sweep.search is not None:
+        from orchestrator.campaign.search import next_suggestions
+
+        # The campaign goes on from round to round, but with trials to begin with.
+        if next_suggestions(sweep, options.storage, options.only if trials else None):
+            sweep, trials = _load(options)
+    plan = make_plan(sweep, trials, options.storage)
+    todo = plan.to_run(options.rerun)
+    work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
+    progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
+    expected = expected_time(plan)
+    if todo:
+        open_storage(options.storage)
+        progress.say(f"{len(todo)} trials to run, expected time: {expected}; disk: about {size_words(disk(plan))}")
+    started = time.monotonic()
+    from orchestrator.campaign.run import run_campaign
+
+    try:
+        with _cluster_errors():
+            ending = run_campaign(
+                plan,
+                todo,
+                options.storage,
+                progress,
+                options.address,
+                options.tracking_uri,
+                options.profile,
+                command_of(options),
+                options.rerun == "shared",
+                options.only,
+            )
+    except Interrupted:
+        sweep, trials = _load(options)  # a search has perhaps added some
+        left = make_plan(sweep, trials, options.storage).count("missing", "failed")
+        progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
+        raise
+    trials = ending.trials
+    plan = make_plan(sweep, trials, options.storage)
+    summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
+    if options.json:
+        sys.stdout.write(render(summary, "json"))
+    else:
+        print(f"\n{render(summary, 'text')}\n{_what_next(plan, todo, options)}")
+    if todo:
+        progress.say(f"{ending.ran} trials in {duration(time.monotonic() - started)}; expected {expected}")
+    return max(_failures(plan, options), TRIALS_FAILED if ending.failed_tests or ending.failures else 0)
+
+
+def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
+    from orchestrator.tracking.tracker import default_uri, page_of, shown_uri
+
+    uri = options.tracking_uri or default_uri(options.storage)
+    page = page_of(options.storage, plan.sweep.name, uri)
+    lines = [] if todo else ["nothing to run: every trial is done"]
+    report = options.storage / "sweeps" / plan.sweep.name / "report.html"
+    lines += [f"report:       {report}"] if report.exists() else []
+    if uri.startswith("http"):
+        lines.append(f"MLflow page:  {shown_uri(uri).rstrip('/')}{page}")
+    else:
+        lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")
+        lines += [f"              then open http://127.0.0.1:5000{page}"] if page else []
+    if plan.sweep.next:
+        lines.append(f"next sweep:   {_next_sweep(options, plan.sweep.next)}")
+    return "\n".join(lines)
+
+
+def _failures(plan: Plan, options: argparse.Namespace) -> int:
+    failed = [trial for trial in plan.trials if plan.states[trial.trial_id] == "failed"]
+    for trial in failed:
+        path = trial_directory(options.storage, trial.trial_id) / "result.json"
+        print(f"idp: {trial.trial_id} FAILED: {plan.results[trial.trial_id].reason} ({path})", file=sys.stderr)
+    return TRIALS_FAILED if failed else 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    sweep, trials = _load(options)
+    from orchestrator.tracking.tracker import TrackingError, default_uri, shown_uri, sync
+
+    uri = options.tracking_uri or default_uri(options.storage)
+    try:
+        count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
+    except TrackingError as error:
+        raise BadInput(str(error)) from error
+    shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
+    print(json.dumps(shown, indent=2) if options.json else f"{count} trials of {sweep.name} are in {shown_uri(uri)}")
+    return 0
+
+
+@contextmanager
+def _cluster_errors() -> Iterator[None]:
+    from orchestrator.cluster.ray_cluster import ClusterError
+
+    try:
+        yield
+    except ClusterError as error:
+        raise BadInput(str(error)) from error

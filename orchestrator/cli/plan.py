@@ -1,0 +1,200 @@
+"""The verb `plan`: what a sweep consists of, what is done, and what the rest will cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from orchestrator.campaign.estimates import Measurement, Schedule, schedule, side_by_side
+from orchestrator.campaign.plan import Plan, State, by_cell, make_plan, size_words
+from orchestrator.campaign.progress import duration
+from orchestrator.cli.results import AddSweepVerb, Load
+from orchestrator.storage.provenance import code_hash
+from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+
+
+def add_plan(
+    sweep_verb: AddSweepVerb, load: Load, again: Callable[[argparse.Namespace], str]
+) -> argparse.ArgumentParser:
+    """Add the verb and return it.
+
+    Args:
+        sweep_verb: Adds a verb that takes a sweep, with all that such verbs have in common.
+        load: From a sweep verb's options to the sweep and the chosen trials.
+        again: From the same to the command that runs what is planned.
+    """
+
+    def run(options: argparse.Namespace) -> int:
+        sweep, trials = load(options)
+        return _plan(options, trials, sweep, again(options))
+
+    plan = sweep_verb("plan", run, "Trials, datasets, what is done and what the rest will cost; starts nothing.")
+    plan.add_argument(
+        "--measure",
+        action="store_true",
+        help="run a few full-size steps of every cell first, here or on each accelerator of --address",
+    )
+    plan.add_argument(
+        "--gpus",
+        type=_devices,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="when so many devices of that kind are done",
+    )
+    return plan
+
+
+def _devices(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 100000, got {text!r}")
+    return int(text)
+
+
+def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepSpec, again: str) -> int:
+    measured = _measure(options, trials) if options.measure else []
+    plan = make_plan(sweep, trials, options.storage)
+    schedules = _schedules(plan, options.gpus)
+    if options.json:
+        found = {"schedules": [asdict(entry) for entry in schedules], "measured": [m.model_dump() for m in measured]}
+        print(json.dumps(_plan_json(plan) | found, indent=2))
+        return 0
+    print(_plan_text(plan, options.storage, again))
+    if sweep.search is not None:
+        from orchestrator.campaign.search import state_of_search
+
+        print("\n".join(["", *state_of_search(sweep, options.storage)]))
+    for entry in schedules:
+        print(
+            f"on {entry.devices} devices: {entry.busy_seconds / 3600:.2f} device-hours, done after "
+            f"{duration(entry.seconds)}, the last {duration(entry.tail_seconds)} with idle devices"
+        )
+    if options.gpus and not schedules:
+        print("no time is known: --measure runs a few steps of every cell")
+    return 0
+
+
+def disk(plan: Plan) -> int:
+    """Return the bytes that datasets and trials which are still missing will take."""
+    datasets = sum(dataset.bytes for dataset in plan.datasets if not dataset.present)
+    return datasets + plan.trial_bytes * plan.count("missing")
+
+
+def _plan_json(plan: Plan) -> dict[str, object]:
+    return {
+        "sweep": plan.sweep.name,
+        "trials": len(plan.trials),
+        "done": plan.count("done"),
+        "missing": plan.count("missing", "failed"),
+        "stale": plan.count("stale"),
+        "failed": plan.count("failed"),
+        "cancelled": plan.count("cancelled"),
+        "cells": [
+            {
+                **axes,
+                "seeds": seeds,
+                **{state: states[state] for state in ("done", "missing", "stale", "failed", "cancelled")},
+            }
+            for axes, seeds, states in by_cell(plan)
+        ],
+        "datasets": [
+            {
+                "dataset_id": dataset.dataset_id,
+                "present": dataset.present,
+                "bytes": dataset.bytes,
+                "problems": dataset.problems,
+            }
+            for dataset in plan.datasets
+        ],
+        "trial_ids": {trial.trial_id: plan.states[trial.trial_id] for trial in plan.trials},
+        "expected_seconds": plan.seconds,
+        "expected_seconds_at_least": plan.at_least,
+        "expected_seconds_from": plan.seconds_from,
+        "expected_disk_bytes": disk(plan),
+        "code": code_hash(),
+    }
+
+
+def expected_time(plan: Plan) -> str:
+    """Return in words how long what is to run will take, one trial after the other and on this machine."""
+    if plan.seconds is None:
+        return "unknown"
+    todo = plan.to_run()
+    here = min(side_by_side(trial.spec for trial in todo), max(1, len(todo)))
+    alone = f"{'at least ' if plan.at_least else ''}{duration(plan.seconds)}"
+    if here == 1:
+        return alone
+    finish = schedule((plan.work[trial.trial_id] for trial in todo), here).seconds
+    return f"{alone} one after the other, {duration(finish)} on this machine"
+
+
+def _schedules(plan: Plan, devices: list[int]) -> list[Schedule]:
+    if plan.seconds is None:
+        return []
+    return [schedule((plan.work[trial.trial_id] for trial in plan.to_run()), count) for count in devices]
+
+
+def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Measurement]:
+    def say(trial: PlannedTrial, found: Measurement) -> None:
+        took = "" if found.step_seconds is None else f"{1000 * found.step_seconds:.1f} ms a step"
+        memory = "" if found.peak_bytes is None else f", {size_words(found.peak_bytes)}"
+        print(f"{found.name}  {found.device}  {took or f'{found.status} {found.reason}'}{memory}", file=sys.stderr)
+
+    if options.address is None:
+        from orchestrator.trial.measure import measure
+
+        return measure(trials, options.storage, say)
+    from orchestrator.cluster.ray_cluster import ClusterError, measure_everywhere, ray_cluster
+
+    try:
+        with ray_cluster(options.address):
+            return measure_everywhere(trials, options.storage, say)
+    except ClusterError as error:
+        raise SweepError(str(error)) from error
+
+
+def _plan_text(plan: Plan, storage: Path, again: str) -> str:
+    lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
+    cells = by_cell(plan)
+    names = list(dict.fromkeys(name for axes, _, _ in cells for name in axes))
+    first = [name for name in ("planner", "task", "map_size", "k") if name in names]
+    order = first + [name for name in names if name not in first]
+    shown: list[State] = ["done", "missing", "stale", "failed"]
+    shown += ["cancelled"] if plan.count("cancelled") else []
+    header = [*("K" if n == "k" else n for n in order), "seeds", *shown]
+    table = [
+        [
+            *(str(axes.get(name, "")) for name in order),
+            ",".join(map(str, seeds)) if len(seeds) <= 6 else f"{len(seeds)} seeds",
+            *(str(states[state] or "·") for state in shown),
+        ]
+        for axes, seeds, states in cells
+    ]
+    widths = [max(len(line[i]) for line in [header, *table]) for i in range(len(header))]
+    for line in [header, *table]:
+        lines.append("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+    lines += ["", f"storage: {storage}" + ("" if storage.exists() else " (there is none yet)"), "datasets"]
+    for dataset in plan.datasets:
+        state = (
+            f"present, {size_words(dataset.bytes)}"
+            if dataset.present
+            else f"to make, at most {size_words(dataset.bytes)}"
+        )
+        lines.append(f"  {dataset.dataset_id}  {dataset.problems:,} problems  {state}")
+    todo = plan.count("missing", "failed")
+    lines += ["", f"{len(plan.trials)} trials: {plan.count('done')} done, {todo} to run"]
+    if plan.count("stale"):
+        lines[-1] += f", {plan.count('stale')} stale (other code; --rerun stale trains them again)"
+    if plan.count("cancelled"):
+        lines[-1] += f", {plan.count('cancelled')} cancelled"
+    lines += [
+        f"expected time: {expected_time(plan)} ({plan.seconds_from})",
+        f"disk to be used: about {size_words(disk(plan))}",
+    ]
+    if todo:
+        lines += ["", f"to run them: {again}"]
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""The verbs that look at results: table, figures, report, show, evaluate. The command line adds them to its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.cli.options import command_of
+from orchestrator.storage.results import ResultError
+from orchestrator.storage.variants import folder_of_selection, make_way
+from orchestrator.sweep.plugins import add_plugin_option
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.tables.formats import FORMATS, render
+from orchestrator.tables.records import collect
+from orchestrator.tables.summary import summarise
+
+Run = Callable[[argparse.Namespace], int]
+AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
+Load = Callable[[argparse.Namespace], tuple[SweepSpec, list[PlannedTrial]]]
+
+STEPS_HELP = "most forward steps (default: the planner's own; on larger maps its number per row)"
+
+
+def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
+    """Add the verb `table`; arguments as for `add_verbs`."""
+    table = sweep_verb(
+        "table", lambda options: _table(options, *load(options)), "The table of what is done, beside the paper's."
+    )
+    table.add_argument("--format", choices=FORMATS, default="text", help="default: text; macros: one for every number")
+    table.add_argument("--wide", action="store_true", help="add training seconds, parameters, success by path length")
+    table.add_argument(
+        "--compare",
+        type=two_planners,
+        action="append",
+        default=[],
+        metavar="A,B",
+        help="success of planner A minus that of planner B, paired by seed, with its 95 %% interval",
+    )
+
+
+def two_planners(text: str) -> tuple[str, str]:
+    """Return the two planners of "A,B"."""
+    first, comma, second = (part.strip() for part in text.partition(","))
+    if not comma or not first or not second or "," in second or first == second:
+        raise argparse.ArgumentTypeError(f"expected two planners such as id-vin,vin, got {text!r}")
+    return first, second
+
+
+def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_verb: AddSweepVerb, load: Load) -> None:
+    """Add the verbs.
+
+    Args:
+        verbs: The command line's verbs.
+        sweep_verb: Adds a verb that takes a sweep, with all that such verbs have in common.
+        load: From a sweep verb's options to the sweep and the chosen trials.
+    """
+    figures = sweep_verb("figures", lambda options: _figures(options, *load(options)), "The paper's figures, redrawn.")
+    figures.add_argument("--format", choices=("svg", "png", "pdf"), default="svg", help="default: svg")
+    figures.add_argument("--out", type=Path, help="folder (default: sweeps/NAME/figures in the storage, --only apart)")
+    figures.add_argument("--width", type=inches, default=7.0, help="e.g. 3.25in or 8cm (default: 7in)")
+    report = sweep_verb("report", lambda options: _report(options, *load(options)), "One self-contained HTML page.")
+    report.add_argument("--out", type=Path, help="folder (default: sweeps/NAME in the storage, --only apart)")
+
+    show = verbs.add_parser("show", help="Draw one problem, with what a planner makes of it.")
+    show.set_defaults(verb=_show)
+    show.add_argument("directory", metavar="TRIAL_DIR|DATASET", type=Path, help="a trial's or a dataset's folder")
+    show.add_argument("--index", type=int, default=0, help="number of the problem in its split (default: 0)")
+    show.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
+    show.add_argument("--dataset", type=Path, help="draw a problem of this dataset, not of the trial's own")
+    show.add_argument("--k", type=int, help=STEPS_HELP)
+    show.add_argument("--frames", type=Path, help="folder for one picture per forward step")
+    show.add_argument("--out", type=Path, required=True, help="the picture: a name ending in .png, .svg or .pdf")
+
+    evaluate = verbs.add_parser("evaluate", help="Test a trained planner on any dataset, of any map size.")
+    evaluate.set_defaults(verb=_evaluate)
+    evaluate.add_argument("directory", metavar="TRIAL_DIR", type=Path, help="a trial's folder")
+    evaluate.add_argument("dataset", metavar="DATASET", type=Path, help="a dataset's folder, generated or imported")
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
+    evaluate.add_argument("--k", type=int, help=STEPS_HELP)
+    evaluate.add_argument("--threads", type=int, help="threads (default: the trial's)")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    for reader in (show, evaluate):
+        add_plugin_option(reader)
+
+
+def inches(text: str) -> float:
+    """Return a width such as "3.25in" or "8.2cm" in inches."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(in|cm|mm|pt)\s*", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected a width and its unit (in, cm, mm, pt), e.g. 8.2cm, got {text!r}")
+    width = float(found[1]) / {"in": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.27}[found[2]]
+    if not 2.0 <= width <= 40.0:
+        raise argparse.ArgumentTypeError(f"expected a width between 2in and 40in, got {text!r}")
+    return width
+
+
+@contextmanager
+def _dataset_errors() -> Iterator[None]:
+    from datagen.storage.manifest import DatasetError
+
+    try:
+        yield
+    except DatasetError as error:
+        raise ResultError(str(error)) from error
+
+
+def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    runs = collect(sweep, trials, options.storage, curves=False)
+    summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
+    sys.stdout.write(render(summary, "json" if options.json else options.format))
+    if not any(run.result for run in runs):
+        profile = f"with --profile {options.profile}" if options.profile else "without a profile"
+        print(f"idp: no trial of {sweep.name} {profile} has ended in {options.storage}", file=sys.stderr)
+    return 0
+
+
+def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.figures.registry import write_figures
+
+    runs = collect(sweep, trials, options.storage)
+    chosen = _folder(options, sweep)
+    folder = chosen or options.storage / "sweeps" / sweep.name / "figures"
+
+    def make_way() -> None:
+        if chosen is None:
+            _make_way(sweep, options.storage, folder.name)
+
+    written, skipped = write_figures(sweep, runs, folder, options.format, options.width, make_way)
+    for line in (line for run in runs for line in run.damaged):
+        print(f"idp: left out, {line}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"sweep": sweep.name, "figures": [str(p) for p in written], "skipped": skipped}, indent=2))
+        return 0
+    for path in written:
+        print(path)
+    for reason in skipped.values():
+        print(f"idp: left out, {reason}", file=sys.stderr)
+    return 0
+
+
+def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.report.page import write_report
+
+    command = command_of(options)
+    folder = _folder(options, sweep)
+    if folder is None:
+        _make_way(sweep, options.storage, "report.html")
+    chosen = trials if options.only else None
+    path = write_report(sweep, options.storage, folder, trials=chosen, profile=options.profile, command=command)
+    print(json.dumps({"sweep": sweep.name, "report": str(path)}, indent=2) if options.json else path)
+    return 0
+
+
+def _folder(options: argparse.Namespace, sweep: SweepSpec) -> Path | None:
+    """Return the folder that documents go to, None for the sweep's own."""
+    if options.out or not options.only:
+        chosen: Path | None = options.out
+        return chosen
+    return folder_of_selection(sweep, options.storage, options.only)
+
+
+def _make_way(sweep: SweepSpec, storage: Path, name: str) -> None:
+    kept = make_way(sweep, storage, name)
+    if kept is not None:
+        print(f"idp: {name} was of the sweep with other settings; it is now {kept}", file=sys.stderr)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from orchestrator.figures.problem import write_dataset_picture, write_trial_pictures
+
+    with _dataset_errors():
+        if (options.directory / "manifest.json").exists():
+            write_dataset_picture(options.directory, options.split, options.index, options.out)
+        else:
+            write_trial_pictures(
+                options.directory,
+                options.split,
+                options.index,
+                options.out,
+                dataset=options.dataset,
+                k=options.k,
+                frames=options.frames,
+            )
+    print(options.out)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from orchestrator.trial.evaluate import evaluate_trial
+
+    with _dataset_errors():
+        found = evaluate_trial(options.directory, options.dataset, options.split, options.k, options.threads)
+    if options.json:
+        print(json.dumps(found.model_dump(mode="json"), indent=2))
+    else:
+        print(
+            f"{found.dataset_id} {found.split}: {found.maps} maps, success {100 * found.success_rate:.1f} %, "
+            f"optimal {100 * found.optimality:.1f} %, SPL {100 * found.spl:.1f} %, K = {found.k}, {found.seconds:.1f} s"
+        )
+    return 0

@@ -1,0 +1,361 @@
+"""Ray: joining or starting a cluster, and the actors that make datasets on it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datagen.storage.dataset import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
+from datagen.storage.manifest import DatasetError
+from datagen.tasks.registry import DatasetSpec, dataset_id
+from orchestrator.campaign.estimates import Measurement
+from orchestrator.cluster import signals as interruption
+from orchestrator.storage.results import trial_directory
+from orchestrator.sweep import plugins
+from orchestrator.sweep.specs import PlannedTrial
+from orchestrator.trial.evaluate import PlannedEvaluation, evaluate_trial
+
+MOST_ATTEMPTS = 3
+"""How often a shard is begun before the process that dies over it is called the shard's own fault."""
+
+REACHABLE_SECONDS = 5.0
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that Ray lends no GPU sees none
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the newer output prints its box even when told to be silent
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard copies beside our own files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # no list of all trials every ten seconds: ours go on from their directories
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "RAY_TQDM": "0",
+}
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Datasets travel through files, so a local cluster needs next to no object store."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached, or keeps losing the same piece of work."""
+
+
+@contextmanager
+def ray_cluster(address: str | None = None) -> Iterator[None]:
+    """Join the Ray cluster at `address`, or start one on this machine, and leave it at the end.
+
+    Args:
+        address: "auto", "HOST:PORT" or "ray://...": None starts a local one.
+
+    Raises:
+        ClusterError: Ray can't be started or joined; the message has Ray's reason.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    check_address(address)
+    import ray
+
+    local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        with interruption.spared_hangups():
+            ray.init(
+                address=address or "local",
+                runtime_env=plugins.runtime_env(),
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **local,
+            )
+    except SystemExit as ended:
+        # Ray's own handler of SIGTERM, which it puts over ours while it starts.
+        raise interruption.Interrupted(ended.code if isinstance(ended.code, int) else signal.SIGTERM) from None
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        where = f"join the Ray cluster at {address}" if address else "start Ray"
+        reason = str(error).strip().splitlines()
+        raise ClusterError(f"can't {where}: {reason[0] if reason else type(error).__name__}") from error
+    # Tune and the dashboard agent speak through these; what matters reaches the caller as an exception.
+    for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        # Ray prints what its daemons say, such as a worker's death, to standard output, which is for the table.
+        with interruption.deferred(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        ray.shutdown()
+
+
+def machines() -> list[dict[str, float]]:
+    """Return what each machine of the open cluster has, e.g. {"CPU": 8.0, "GPU": 1.0, "accelerator_type:T4": 1.0}."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def machine_here() -> dict[str, float]:
+    """Return what the machine has that this process of the cluster runs on."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    return next((dict(node["Resources"]) for node in ray.nodes() if node["NodeID"] == own), {})
+
+
+def finished(tasks: list[Any], seconds: float = math.inf) -> Iterator[Any]:
+    """Yield tasks as they end, for at most so many seconds, and leave where a signal asks for it.
+
+    Args:
+        tasks: References that Ray has given.
+        seconds: When to stop waiting; what has not ended by then is not yielded.
+    """
+    import ray
+
+    left, until = list(tasks), time.monotonic() + seconds
+    while left and time.monotonic() < until:
+        ready, left = ray.wait(left, num_returns=1, timeout=0.2)
+        interruption.check()
+        yield from ready
+
+
+def machine() -> tuple[float, float]:
+    """Run a task on the open cluster and return how many CPUs and GPUs it has."""
+    import ray
+
+    def answer() -> int:
+        return os.getpid()
+
+    if not list(finished([ray.remote(num_cpus=0)(answer).remote()], 60.0)):
+        raise ClusterError("no process of the cluster has answered for a minute")
+    return ray.cluster_resources().get("CPU", 0.0), ray.cluster_resources().get("GPU", 0.0)
+
+
+def check_address(address: str | None) -> None:
+    """Raise ClusterError where nothing listens; Ray itself would try for minutes, aloud."""
+    if address is None or address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--address {address!r}: expected auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACHABLE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"can't join the Ray cluster at {address}: {error}") from error
+
+
+@dataclass(frozen=True)
+class DatasetProgress:
+    """How far the datasets of a sweep are.
+
+    Attributes:
+        dataset: Id of the dataset that a shard was just finished for.
+        done: Shards there are, of all datasets.
+        total: Shards there will be.
+        died: The shard whose worker has just died, to be made again; empty where one was finished.
+    """
+
+    dataset: str
+    done: int
+    total: int
+    died: str = ""
+
+
+def make_datasets(
+    specs: list[DatasetSpec], root: Path, report: Callable[[DatasetProgress], None] | None = None
+) -> None:
+    """Make what is missing of each dataset, shard by shard, on all CPUs of the cluster.
+
+    A shard's bytes depend on the spec alone, so which worker makes it, and how often, does not matter: the shard of
+    a worker that dies is made again by another.
+
+    Args:
+        specs: The datasets; a `ray_cluster` must be open.
+        root: Where datasets are kept; all nodes must see it.
+        report: Called after each shard, and where a worker dies.
+
+    Raises:
+        ClusterError: A shard's worker died `MOST_ATTEMPTS` times.
+    """
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    root = root.resolve()
+    specs = [spec for spec in {dataset_id(spec): spec for spec in specs}.values() if not _whole(spec, root)]
+    work = [(spec, shard) for spec in specs for shard in missing_shards(spec, root)]
+    total = len(work)
+    attempts: dict[tuple[str, str], int] = {}
+    left = {dataset_id(spec): 0 for spec in specs}
+    for spec, _ in work:
+        left[dataset_id(spec)] += 1
+    for spec in specs:
+        if not left[dataset_id(spec)]:
+            finish_dataset(spec, root)
+
+    if work and _most_cpus(machines()) < 1:
+        raise ClusterError("no machine of the cluster has a CPU to make datasets on")
+    actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
+    idle = [actor.remote() for _ in range(min(total, max(1, int(ray.cluster_resources().get("CPU", 1)))))]
+    running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard]] = {}
+    done = 0
+    while work or running:
+        while work and idle:
+            writer, (spec, shard) = idle.pop(), work.pop(0)
+            running[writer.write.remote(spec, shard, root)] = (writer, spec, shard)
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
+        interruption.check()
+        if not ready:
+            continue
+        finished = ready[0]
+        writer, spec, shard = running.pop(finished)
+        name = dataset_id(spec)
+        try:
+            ray.get(finished)
+        except RayActorError as error:
+            key = (name, shard.name)
+            attempts[key] = attempts.get(key, 0) + 1
+            if attempts[key] >= MOST_ATTEMPTS:
+                reason = str(error).strip().splitlines()[0]
+                raise ClusterError(f"{name}/{shard.name}: its worker died {MOST_ATTEMPTS} times: {reason}") from error
+            work.append((spec, shard))
+            idle.append(actor.remote())
+            if report:
+                report(DatasetProgress(name, done, total, died=shard.name))
+            continue
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        idle.append(writer)
+        done += 1
+        left[name] -= 1
+        if left[name] == 0:
+            finish_dataset(spec, root)
+        if report:
+            report(DatasetProgress(name, done, total))
+    for writer in idle:
+        ray.kill(writer)
+
+
+def _whole(spec: DatasetSpec, root: Path) -> bool:
+    """Return whether a dataset is complete and unaltered; a damaged manifest is set aside, its set made again."""
+    try:
+        return is_complete(spec, root)
+    except DatasetError:
+        if spec.imported is not None:
+            raise
+        manifest = directory_of(spec, root) / "manifest.json"
+        with suppress(FileNotFoundError):  # another run has set it aside, too
+            manifest.replace(manifest.with_name("manifest.json.damaged"))
+        return False
+
+
+class ShardWriter:
+    """Writes shards in a process of its own; a Ray actor, so that compiled code is warm from the second shard on."""
+
+    def write(self, spec: DatasetSpec, shard: Shard, root: Path) -> None:
+        """Write one shard of the dataset."""
+        write_shard(spec, shard, root)
+
+
+def evaluate_all(
+    planned: list[PlannedEvaluation],
+    storage: Path,
+    report: Callable[[PlannedEvaluation, str], None] | None = None,
+    stall_seconds: float | None = None,
+) -> int:
+    """Test trained planners on further maps, on all CPUs of the cluster; results go into the trial directories.
+
+    Args:
+        planned: What to do; a `ray_cluster` must be open and the datasets be there.
+        storage: The storage directory; all nodes must see it.
+        report: Called after each, with the reason where it failed, else "".
+        stall_seconds: Time without a tested batch after which a process is ended; None to wait for ever.
+
+    Returns:
+        How many failed. They have left nothing, so that the next run tries them again.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    storage = storage.resolve()
+    most_cpus = _most_cpus(machines())
+    running: dict[ray.ObjectRef, PlannedEvaluation] = {}
+    for evaluation in planned:
+        threads = evaluation.trial.spec.execution.threads
+        task = ray.remote(num_cpus=min(threads, most_cpus), max_retries=2)(_evaluate)
+        running[task.remote(evaluation, storage, stall_seconds)] = evaluation
+    failures = 0
+    while running:
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
+        interruption.check()
+        for finished in ready:
+            evaluation, reason = running.pop(finished), ""
+            try:
+                ray.get(finished)
+            except RayError as error:
+                reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+                failures += 1
+            if report:
+                report(evaluation, reason)
+    return failures
+
+
+def _evaluate(evaluation: PlannedEvaluation, storage: Path, stall_seconds: float | None) -> None:
+    directory = trial_directory(storage, evaluation.trial.trial_id)
+    from orchestrator.trial.watchdog import watched
+
+    with watched(directory, stall_seconds) as watchdog:
+        dataset = directory_of(evaluation.data, storage / "datasets")
+        evaluate_trial(directory, dataset, "test", evaluation.k, progress=watchdog.advance)
+
+
+def measure_everywhere(
+    trials: list[PlannedTrial], storage: Path, say: Callable[[PlannedTrial, Measurement], None]
+) -> list[Measurement]:
+    """Measure every distinct cell once on each model of accelerator that the cluster has, or on a processor of it.
+
+    Args:
+        trials: The sweep's trials; a `ray_cluster` must be open.
+        storage: The storage directory, where measurements are kept; all nodes must see it.
+        say: Is told of each measurement once its machine is done.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    storage = storage.resolve()
+    threads = max((trial.spec.execution.threads for trial in trials), default=1)
+    every = machines()
+    models = sorted({name for machine in every for name in machine if name.startswith("accelerator_type:")})
+    tasks = []
+    for model in models or [""]:
+        cpus = min(threads, _most_cpus([machine for machine in every if not model or model in machine]))
+        extra = {"num_gpus": 1, "resources": {model: 0.001}} if model else {}
+        tasks.append(ray.remote(num_cpus=cpus, **extra)(_measure).remote(trials, storage))
+    found = []
+    for task in finished(tasks):
+        try:
+            pairs = ray.get(task)
+        except RayError as error:
+            raise ClusterError(f"a measurement failed: {str(error).strip().splitlines()[-1]}") from error
+        for trial, measurement in pairs:
+            say(trial, measurement)
+            found.append(measurement)
+    return found
+
+
+def _most_cpus(every: list[dict[str, float]]) -> float:
+    """Return the processors of the largest of the machines: a task that asks for more would wait for ever."""
+    return max((machine.get("CPU", 0.0) for machine in every), default=0.0)
+
+
+def _measure(trials: list[PlannedTrial], storage: Path) -> list[tuple[PlannedTrial, Measurement]]:
+    from orchestrator.trial.measure import measure
+
+    found: list[tuple[PlannedTrial, Measurement]] = []
+    measure(trials, storage, lambda trial, measurement: found.append((trial, measurement)))
+    return found

@@ -1,0 +1,1 @@
+"""Pictures: of a sweep's results, of a problem and its plan."""

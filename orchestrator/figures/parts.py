@@ -1,0 +1,133 @@
+"""What all charts share: reading runs, naming panels, the line of a mean over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator
+
+from orchestrator.figures.style import (
+    Pen,
+    left_of,
+    lowest,
+    pens,
+)
+from orchestrator.storage.results import ResultError
+from orchestrator.sweep.specs import Scalar
+from orchestrator.tables.records import Run, planner_of
+
+Runs = Sequence[Run]
+
+
+Place = tuple[Scalar, ...]
+
+
+TASK_NAMES = {
+    "navigation": "navigation",
+    "mazes": "mazes",
+    "manipulation": "manipulation",
+    "workspace_manipulation": "workspace",
+    "visual_navigation": "visual nav.",
+}
+
+
+class NothingToDraw(ResultError):
+    """No trial has left what the figure shows; the message says what is missing."""
+
+
+def mean_of(values: Iterable[float | None]) -> float:
+    """Return the mean of the numbers there are, nan for none."""
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found else float("nan")
+
+
+def deviation_of(values: Iterable[float | None]) -> float:
+    """Return the sample standard deviation, 0 for fewer than two."""
+    found = [value for value in values if value is not None]
+    return statistics.stdev(found) if len(found) > 1 else 0.0
+
+
+def pens_of(runs: Runs, name: Callable[[Run], str] | None = None) -> dict[str, Pen]:
+    """Return a pen for each planner, named as `planner_of` does or otherwise."""
+    specs = {(name or planner_of)(run): run.trial.spec.planner for run in runs}
+    return pens([(planner, spec.core, spec.adjoint) for planner, spec in specs.items()])
+
+
+def problem_of(run: Run) -> Place:
+    """Return what the run plans on: task and map size."""
+    return run.axis("task"), run.axis("map_size")
+
+
+def row_of(run: Run) -> str:
+    """Return the name of the planner in the sweep."""
+    return str(run.axis("planner"))
+
+
+def number_of(run: Run, axis: str) -> float:
+    """Return the place on an axis as a number."""
+    value = run.axis(axis)
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def title_of(problem: Place, runs: Runs) -> str:
+    """Return the title of a panel: the task, where there are several or it is not navigation, and the size."""
+    task, size = problem
+    shown = f"{size}x{size}"
+    several = len({run.axis("task") for run in runs}) > 1
+    return f"{TASK_NAMES.get(str(task), str(task))} {shown}" if several or task != "navigation" else shown
+
+
+def percent_axis(axes: Axes, label: str = "success rate (%)") -> None:
+    """Scale the vertical axis to percents."""
+    axes.set_ylim(-3, 103)
+    axes.yaxis.set_major_locator(FixedLocator([0, 20, 40, 60, 80, 100]))
+    if left_of(axes):
+        axes.set_ylabel(label)
+
+
+def label_below(axes: Axes, label: str) -> None:
+    """Label the horizontal axis where no panel is below."""
+    if lowest(axes):
+        axes.set_xlabel(label)
+
+
+def success_of(run: Run) -> float | None:
+    """Return the test success rate, 0..1."""
+    return None if run.result is None else run.result.test_success_rate
+
+
+def percents_of(runs: Runs) -> list[float]:
+    """Return the test success rates there are, in percent."""
+    return [100 * rate for rate in map(success_of, runs) if rate is not None]
+
+
+def seed_line(
+    axes: Axes,
+    pen: Pen,
+    xs: Sequence[float],
+    values: Sequence[Sequence[float]],
+    ceiling: float = 100.0,
+    floor: float = 0.0,
+) -> None:
+    """Draw the mean over seeds with a bar of one standard deviation."""
+    if not len(xs):
+        return
+    means, deviations = np.array([mean_of(v) for v in values]), np.array([deviation_of(v) for v in values])
+    # A bar that leaves the range of the quantity says nothing that its end at the range does not.
+    low = np.minimum(deviations, means - floor)
+    high = np.minimum(deviations, ceiling - means)
+    axes.errorbar(
+        xs,
+        means,
+        yerr=[np.maximum(low, 0).tolist(), np.maximum(high, 0).tolist()],
+        color=pen.colour,
+        linestyle=pen.line,
+        marker=pen.marker,
+        markerfacecolor=pen.face,
+        elinewidth=0.8,
+        capsize=1.6,
+        capthick=0.8,
+    )

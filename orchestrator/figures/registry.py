@@ -1,0 +1,166 @@
+"""The paper's figures, redrawn from what the trials left behind; pure functions from runs to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from datagen.spec import nearest
+from orchestrator.figures.parts import NothingToDraw, Runs
+from orchestrator.figures.solvers import backward, jacobian, residuals, solvers
+from orchestrator.figures.style import PAGE_WIDTH_INCHES, Picture, style, write_picture
+from orchestrator.figures.success import curves, distance, generalisation, runtime, seconds, success
+from orchestrator.sweep.specs import SweepSpec
+
+K_ARE_DIFFERENT = (
+    "K of an unrolled planner (dashed, open markers) is its number of layers, K of an implicit one (solid, filled) the "
+    "budget of its forward solver: equal K are not equal things (section 4.3)."
+)
+
+
+def write_figures(
+    sweep: SweepSpec,
+    runs: Runs,
+    folder: Path,
+    format: Picture,
+    width: float = PAGE_WIDTH_INCHES,
+    before: Callable[[], object] = lambda: None,
+) -> tuple[list[Path], dict[str, str]]:
+    """Draw the sweep's figures into `folder`.
+
+    Args:
+        sweep: The sweep.
+        runs: Its trials with all that they left behind.
+        folder: Where to.
+        format: Kind of the files.
+        width: Inches.
+        before: Is called once there is something to write, before that is done.
+
+    Returns:
+        The files, and by name of a figure why it was left out.
+
+    Raises:
+        NothingToDraw: When there is nothing to draw at all.
+    """
+    drawn: dict[str, Figure] = {}
+    skipped: dict[str, str] = {}
+    for name in figures_of(sweep):
+        try:
+            drawn[name] = draw(name, runs, width)
+        except NothingToDraw as error:
+            skipped[name] = str(error)
+    if not drawn:
+        raise NothingToDraw("; ".join(skipped.values()))
+    before()
+    written = []
+    for name, figure in drawn.items():
+        written.append(folder / f"{sweep.name}-{name}.{format}")
+        with style():
+            write_picture(figure, written[-1])
+    return written, skipped
+
+
+def figures_of(sweep: SweepSpec) -> list[str]:
+    """Return the names of the sweep's figures.
+
+    Raises:
+        NothingToDraw: When it names one that does not exist.
+    """
+    names = sweep.figures or list(DEFAULT_FIGURES)
+    for name in names:
+        if name not in FIGURES:
+            raise NothingToDraw(f"figures: unknown name {name!r}; {nearest(name, FIGURES)}")
+    return names
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One line of the registry of figures.
+
+    Attributes:
+        draw: From runs and a width in inches to the figure.
+        title: What it shows, in a few words.
+        caption: What a reader must know to read it.
+    """
+
+    draw: Callable[[Runs, float], Figure]
+    title: str
+    caption: str
+
+
+def draw(name: str, runs: Runs, width: float = PAGE_WIDTH_INCHES) -> Figure:
+    """Return the figure `name` of `FIGURES`.
+
+    Raises:
+        NothingToDraw: When no trial has what it shows.
+    """
+    with style():
+        return FIGURES[name].draw(runs, width)
+
+
+FIGURES: dict[str, Drawing] = {
+    "success": Drawing(
+        success,
+        "Success rate over K",
+        "Mean and standard deviation over seeds, one faint dot per seed. A cross below the axis: out of memory. "
+        + K_ARE_DIFFERENT,
+    ),
+    "runtime": Drawing(
+        runtime,
+        "Runtime of forward and backward pass",
+        "Median milliseconds of a training step, mean and deviation over seeds, log scale. A missing dot ran out of "
+        "memory. " + K_ARE_DIFFERENT,
+    ),
+    "curves": Drawing(
+        curves,
+        "Training curves",
+        "Success rate on the validation maps after each epoch, mean over seeds in a band of one standard deviation.",
+    ),
+    "seconds": Drawing(
+        seconds,
+        "Success against training time",
+        "The same success rates over the seconds that training took (validation excluded), so that a cheaper planner "
+        "stands further left.",
+    ),
+    "residuals": Drawing(
+        residuals,
+        "Convergence of the two fixed-point solves",
+        "Relative residual ||f(v) - v|| / ||f(v)|| after each step on test maps, after training, median over maps, for "
+        "each planner's largest K (and last value on any further axis). Unrolled planners solve no adjoint system.",
+    ),
+    "generalisation": Drawing(
+        generalisation,
+        "Generalisation to larger maps",
+        "Success rate of planners that were trained on small maps, on unseen larger ones; mean and deviation over "
+        "seeds. " + K_ARE_DIFFERENT,
+    ),
+    "backward": Drawing(
+        backward,
+        "Backward time over backward iterations",
+        "Median milliseconds of the backward pass of a training step, mean and deviation over seeds.",
+    ),
+    "solvers": Drawing(
+        solvers,
+        "Success by solver of either pass",
+        "Mean and standard deviation over seeds.",
+    ),
+    "jacobian": Drawing(
+        jacobian,
+        "Jacobian regularisation",
+        "Success rate with a penalty on the Jacobian's Frobenius norm, by weight and share of the steps that add it; "
+        "dashed: without.",
+    ),
+    "distance": Drawing(
+        distance,
+        "Success by length of the shortest path",
+        "Share of all starts of the test maps that arrive, by the cost of their shortest path; mean and deviation over "
+        "seeds.",
+    ),
+}
+
+
+DEFAULT_FIGURES = ("success", "curves", "distance", "seconds")
+"""What a sweep shows that does not say."""

@@ -1,0 +1,223 @@
+"""Charts of the solvers: convergence, backward time, choice of solver, Jacobian regularisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from orchestrator.figures.parts import (
+    NothingToDraw,
+    Runs,
+    deviation_of,
+    label_below,
+    mean_of,
+    number_of,
+    pens_of,
+    percent_axis,
+    percents_of,
+    problem_of,
+    row_of,
+    seed_line,
+    title_of,
+)
+from orchestrator.figures.style import (
+    INK,
+    MUTED,
+    Pen,
+    handle,
+    left_of,
+    legend,
+    panels,
+)
+from orchestrator.tables.records import Run, grouped, usable_by_cell
+
+
+def residuals(runs: Runs, width: float) -> Figure:
+    """Relative residual after each step of the forward and the backward solve of the trained planners."""
+    traced = [run for run in usable_by_cell(runs) if run.result and run.result.forward_trace]
+    if not traced:
+        raise NothingToDraw("residuals: no completed trial has recorded its residuals")
+    places = [
+        (problem, field, solver)
+        for field, solver_of in (("forward_trace", _forward_solver), ("backward_trace", _backward_solver))
+        for problem in grouped(traced, problem_of)
+        for solver in grouped([run for run in traced if getattr(run.result, field)], solver_of)
+    ]
+    several = len({solver for _, field, solver in places if field == "forward_trace"}) > 1
+    titles = [
+        f"{title_of(problem, runs)}, {field.split('_')[0]} solve{f', {solver}' if several else ''}"
+        for problem, field, solver in places
+    ]
+    columns = max(2, sum(field == "forward_trace" for _, field, _ in places))
+    figure, every = panels(titles, width, columns, share_x=False)
+    pen_of = pens_of(runs, row_of)
+    for axes, (problem, field, solver) in zip(every, places, strict=True):
+        solver_of = _forward_solver if field == "forward_trace" else _backward_solver
+        shown = [run for run in traced if problem_of(run) == problem and solver_of(run) == solver]
+        for planner, own in grouped(shown, row_of).items():
+            traces = [trace for run in _last_cell(own) if (trace := getattr(run.result, field))]
+            length = min(map(len, traces), default=0)
+            if length:
+                _trace(axes, pen_of[planner], [trace[:length] for trace in traces])
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        if left_of(axes):
+            axes.set_ylabel("relative residual")
+        axes.set_xlabel("iteration" if field == "forward_trace" else "vector-Jacobian product")
+    legend(figure, [handle(pen, planner) for planner, pen in pen_of.items()], width)
+    return figure
+
+
+def _last_cell(runs: Runs) -> list[Run]:
+    """Return the runs of one cell of the sweep, all seeds: that of the largest K, the last on every other axis."""
+    most = max(number_of(run, "k") for run in runs)
+    cells = grouped(
+        [run for run in runs if number_of(run, "k") == most],
+        lambda run: tuple((axis, value) for axis, value in run.trial.axes.items() if axis != "seed"),
+    )
+    return list(cells.values())[-1]
+
+
+def _forward_solver(run: Run) -> str:
+    return run.trial.spec.planner.solver
+
+
+def _trace(axes: Axes, pen: Pen, traces: Sequence[Sequence[float | None]]) -> None:
+    values = np.log10(np.maximum(np.array(traces, dtype=float), 1e-12))
+    steps, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+    if len(values) > 1:
+        spread = values.std(0, ddof=1)
+        low, high = 10 ** (mean - spread), 10 ** (mean + spread)
+        axes.fill_between(steps, low, high, color=pen.colour, alpha=0.16, linewidth=0)
+    axes.plot(
+        steps,
+        10**mean,
+        color=pen.colour,
+        linestyle=pen.line,
+        marker=pen.marker,
+        markerfacecolor=pen.face,
+        markevery=max(1, len(steps) // 6),
+        markersize=3.2,
+    )
+
+
+def backward(runs: Runs, width: float) -> Figure:
+    """Milliseconds of the backward pass over its iterations, for each backward solver (Figure 11)."""
+    timed = [run for run in usable_by_cell(runs) if run.result and run.result.backward_seconds is not None]
+    if not timed:
+        raise NothingToDraw("backward: no completed trial has times")
+    groups = grouped(timed, row_of)
+    figure, every = panels(list(groups), width, share_y=False)
+    solvers = list(grouped(timed, _backward_solver))
+    for axes, members in zip(every, groups.values(), strict=True):
+        for solver, own in grouped(members, _backward_solver).items():
+            cells = grouped(own, lambda run: float(run.trial.spec.planner.k_bwd))
+            times = {
+                k: [run.result.backward_seconds * 1e3 for run in cell if run.result and run.result.backward_seconds]
+                for k, cell in sorted(cells.items())
+            }
+            seed_line(axes, _solver_pen(solvers.index(solver)), list(times), list(times.values()), np.inf)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(FixedLocator(sorted({float(run.trial.spec.planner.k_bwd) for run in members})))
+        if left_of(axes):
+            axes.set_ylabel("backward pass (ms)")
+        label_below(axes, r"$K_{\mathrm{bwd}}$")
+    legend(figure, [handle(_solver_pen(i), f"backward solver {name}") for i, name in enumerate(solvers)], width)
+    return figure
+
+
+def _backward_solver(run: Run) -> str:
+    return run.trial.spec.planner.solver_bwd
+
+
+def _solver_pen(number: int) -> Pen:
+    colour, marker = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#5c6370", "D"))[number % 4]
+    return Pen(colour, marker, "-" if number % 2 else (0.0, (3.2, 1.4)), bool(number % 2))
+
+
+def solvers(runs: Runs, width: float) -> Figure:
+    """Success rate by forward solver, backward solver and backward iterations (Figure 12)."""
+    done = usable_by_cell(runs)
+    if not done:
+        raise NothingToDraw("solvers: no trial is completed")
+    found = grouped(done, lambda run: (_forward_solver(run), row_of(run)))
+    forward = list(dict.fromkeys(solver for solver, _ in found))
+    groups = {key: found[key] for key in sorted(found, key=lambda key: forward.index(key[0]))}
+    titles = [f"{planner}, forward solver {solver}" for solver, planner in groups]
+    figure, every = panels(titles, width, len({planner for _, planner in groups}), share_x=False)
+    names = sorted({_backward_solver(run) for run in done})
+    hatches = ("", "////", "....", "xxxx")
+    for axes, members in zip(every, groups.values(), strict=True):
+        steps = sorted({run.trial.spec.planner.k_bwd for run in members})
+        share = 0.8 / len(names)
+        for number, name in enumerate(names):
+            cells = [
+                percents_of([r for r in members if _backward_solver(r) == name and r.trial.spec.planner.k_bwd == k])
+                for k in steps
+            ]
+            places = np.arange(len(steps)) + (number - (len(names) - 1) / 2) * share
+            axes.bar(
+                places,
+                [mean_of(rates) for rates in cells],
+                0.92 * share,
+                yerr=[deviation_of(rates) for rates in cells],
+                color=_solver_pen(number).colour,
+                edgecolor="white",
+                hatch=hatches[number % 4],
+                linewidth=0,
+                error_kw={"elinewidth": 0.8, "capsize": 1.6, "ecolor": INK},
+            )
+        percent_axis(axes)
+        axes.set_ylim(0, 103)
+        axes.set_xticks(range(len(steps)), [str(k) for k in steps])
+        axes.grid(axis="x", visible=False)
+        label_below(axes, r"$K_{\mathrm{bwd}}$")
+    handles = [
+        Patch(facecolor=_solver_pen(i).colour, edgecolor="white", hatch=hatches[i % 4], linewidth=0,
+                          label=f"backward solver {name}")
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    legend(figure, handles, width)
+    return figure
+
+
+def jacobian(runs: Runs, width: float) -> Figure:
+    """Success rate over backward iterations by the frequency (columns) and weight (rows) of the Jacobian penalty."""
+    done = usable_by_cell(runs)
+    if not done:
+        raise NothingToDraw("jacobian: no trial is completed")
+    without = [run for run in done if not _penalty(run)[1]]
+    weights = sorted({_penalty(run)[0] for run in done} - {0.0})
+    frequencies = sorted({_penalty(run)[1] for run in done} - {0.0})
+    places = list(product(weights, frequencies))
+    titles = [f"weight {weight:g}, {100 * frequency:.0f} % of steps" for weight, frequency in places]
+    figure, every = panels(titles or ["no penalty"], width, max(1, len(frequencies)))
+    plain, pen = Pen(MUTED, "o", (0.0, (3.2, 1.4)), False), Pen("#0072b2", "o")
+
+    def over_steps(own: Runs) -> dict[float, list[float]]:
+        cells = grouped(own, lambda run: float(run.trial.spec.planner.k_bwd))
+        return {k: percents_of(cell) for k, cell in sorted(cells.items())}
+
+    for axes, place in zip(every, places or [(0.0, 0.0)], strict=True):
+        reference = over_steps(without)
+        seed_line(axes, plain, list(reference), list(reference.values()))
+        own = over_steps([run for run in done if _penalty(run)[1] and _penalty(run) == place])
+        seed_line(axes, pen, list(own), list(own.values()))
+        percent_axis(axes)
+        axes.xaxis.set_major_locator(FixedLocator(sorted({*reference, *own})))
+        label_below(axes, r"$K_{\mathrm{bwd}}$")
+    legend(figure, [handle(plain, "no penalty"), handle(pen, "with Jacobian penalty")], width)
+    return figure
+
+
+def _penalty(run: Run) -> tuple[float, float]:
+    training = run.trial.spec.training
+    frequency = training.jacobian_frequency if training.jacobian_weight else 0.0
+    return (training.jacobian_weight, frequency) if frequency else (0.0, 0.0)

@@ -1,0 +1,133 @@
+"""The report of a running sweep, kept fresh in the storage: an advisor needs a link and nothing else."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.figures.registry import figures_of
+from orchestrator.report.page import report_path, write_report
+from orchestrator.sweep import plugins
+from orchestrator.sweep.specs import SweepSpec
+
+
+def _of_all(command: Sequence[str]) -> list[str]:
+    """Return the command without its choice of trials."""
+    words = list(command)
+    while "--only" in words:
+        place = words.index("--only")
+        del words[place : place + 2]
+    return words
+
+
+class ReportError(RuntimeError):
+    """A report could not be written; the message has the last line of what went wrong."""
+
+
+class FreshReport:
+    """Rewrites the report of a running sweep, in a process of its own: the sweep neither waits for it nor grows by it.
+
+    Args:
+        sweep: The sweep.
+        storage: The storage directory.
+        profile: The sweep's profile.
+        command: The command that runs the sweep, or some of its trials; the report is of all of them.
+        seconds: The least time between two versions.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepSpec,
+        storage: Path,
+        *,
+        profile: str | None = None,
+        command: Sequence[str] = (),
+        seconds: float = 60.0,
+    ) -> None:
+        figures_of(sweep)  # a figure that does not exist is told before anything starts
+        self._sweep, self._storage = sweep, Path(storage)
+        self._profile, self._command, self._seconds = profile, tuple(_of_all(command)), seconds
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self.error: ReportError | None = None
+        self._thread = threading.Thread(target=self._keep, name="report", daemon=True)
+        self._thread.start()
+
+    def note(self) -> None:
+        """Say that something has changed; returns at once."""
+        self._changed.set()
+
+    def close(self) -> Path:
+        """Stop, write the last version, and return its path.
+
+        Raises:
+            ReportError: It could not be written.
+        """
+        self._closing.set()
+        self._changed.set()
+        self._thread.join()
+        self._write(running=False)
+        return report_path(self._sweep, self._storage)
+
+    def _keep(self) -> None:
+        while not self._closing.is_set():
+            self._changed.wait()
+            self._changed.clear()
+            if self._closing.is_set():
+                return
+            started = time.monotonic()
+            try:
+                self._write(running=True)
+            except ReportError as error:
+                self.error = error  # the next version, and close(), try again
+            # A large sweep's report takes a while to draw: at most a twentieth of the time goes into it.
+            self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
+
+    def _write(self, running: bool) -> None:
+        try:
+            self._write_elsewhere(running)
+        except OSError as error:  # no room for the request, or no process to be had
+            raise ReportError(f"the report could not be written: {error}") from error
+
+    def _write_elsewhere(self, running: bool) -> None:
+        with tempfile.TemporaryFile() as request:
+            pickle.dump(plugins.loaded(), request)
+            pickle.dump((self._sweep, self._storage, self._profile, self._command, running), request)
+            request.seek(0)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.report.keeper"],
+                stdin=request,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,  # Ctrl-C is for the sweep, which then closes this
+            )
+        while True:
+            try:
+                _, complaint = process.communicate(timeout=0.1)
+                break
+            except subprocess.TimeoutExpired:
+                if running and self._closing.is_set():
+                    process.kill()  # the last version takes its place
+        if process.returncode and not (running and self._closing.is_set()):
+            said = complaint.strip().splitlines() or [f"its process ended with {process.returncode}"]
+            raise ReportError(f"the report could not be written: {said[-1]}")
+
+
+def _main() -> None:
+    """Write one version, as asked on standard input by the process that started this one."""
+    request = sys.stdin.buffer
+    plugins.load_plugins(pickle.load(request))
+    sweep, storage, profile, command, running = pickle.load(request)
+    write_report(sweep, storage, profile=profile, command=command, running=running)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,185 @@
+"""What produced a trial's numbers, as far as its spec does not say: code, libraries, machine."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from datagen.definitions import digest
+from datagen.plugins import LOADED, source_files
+from orchestrator.storage.files import Line
+
+CODE_PACKAGES = ("datagen", "planners")
+"""The packages whose sources decide a trial's numbers."""
+
+_VERSIONED = ("torch", "numpy", "numba", "pyarrow", "ray", "mlflow", "e2cnn", "pydantic")
+
+
+class Provenance(BaseModel):
+    """What produced a trial's numbers, as far as its spec does not say.
+
+    Attributes:
+        code: Hash of the datagen and planners sources (`code_hash`).
+        plugins: Hash of each plug-in's sources that the trial used.
+        git_commit: Commit of the source tree, empty outside one.
+        git_dirty: True where the tree had changes that are not in the commit.
+        versions: Version of Python and of each library that matters.
+        host: Name of the machine.
+        platform: Operating system and processor architecture.
+        cpu: Processor model.
+        cpus: Logical processors of the machine.
+        accelerator: Device model, or "cpu".
+        accelerator_bytes: Memory of the device; 0 for "cpu".
+        driver: Version of the device's runtime, empty for "cpu".
+        float32: How the device multiplies float32: "ieee", or "tf32", which keeps 10 of its 23 bits; empty for "cpu".
+        dataset_id: The dataset that was trained and tested on.
+        exclusive: True where no other trial of the run shared the device, so that times can be compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    code: Line = ""
+    plugins: dict[str, str] = {}
+    git_commit: Line = ""
+    git_dirty: bool = False
+    versions: dict[Line, Line] = {}
+    host: Line = ""
+    platform: Line = ""
+    cpu: Line = ""
+    cpus: int = Field(0, ge=0, lt=2**31)
+    accelerator: Line = "cpu"
+    accelerator_bytes: int = Field(0, ge=0, lt=2**53)
+    driver: Line = ""
+    float32: Line = ""
+    dataset_id: Line = ""
+    exclusive: bool = False
+
+    def made_by(self, code: str) -> bool:
+        """Return whether the project's code `code` and the plug-ins as they are now made it.
+
+        A plug-in that is not loaded did not: what a file names is neither looked for nor read.
+        """
+        return self.code == code and all(
+            name in LOADED and code_hash(name) == digest for name, digest in self.plugins.items()
+        )
+
+
+@functools.cache
+def code_hash(*packages: str) -> str:
+    """Return twelve digits that change when the code of datagen or planners does, or that of other packages.
+
+    What is defined is hashed, not its text or place (`datagen.definitions`): a comment, a docstring, a reformatted
+    line or a module with another name leave thousands of results fresh. Syntax trees depend on the minor version of
+    Python, which all machines of a cluster must share anyway.
+
+    Args:
+        packages: Packages to hash instead, such as a plug-in.
+    """
+    files: dict[str, bytes] = {}
+    for package in packages or CODE_PACKAGES:
+        for name, path in source_files(package).items():
+            files[name.removesuffix(".py").replace("/", ".")] = path.read_bytes()
+    return digest(files)[:12]
+
+
+def whole_code() -> str:
+    """Return twelve digits that tell whether another process runs this project's code, the orchestrator's included."""
+    return code_hash(*CODE_PACKAGES, "orchestrator")
+
+
+def provenance(
+    dataset_id: str = "", device: str = "cpu", plugins: Iterable[str] = (), exclusive: bool = False
+) -> Provenance:
+    """Return what produces the numbers of a trial that runs here and now.
+
+    Args:
+        dataset_id: The dataset that the trial uses.
+        device: The torch device that it runs on.
+        plugins: The plug-ins that the trial uses.
+        exclusive: Whether the trial has the device to itself.
+    """
+    commit, dirty = _git()
+    accelerator, accelerator_bytes, driver = _accelerator(device)
+    return Provenance(
+        code=code_hash(),
+        plugins={name: code_hash(name) for name in plugins},
+        git_commit=commit,
+        git_dirty=dirty,
+        versions=_versions(),
+        host=socket.gethostname(),
+        platform=f"{platform.system()}-{platform.machine()}",
+        cpu=_cpu(),
+        cpus=os.cpu_count() or 0,
+        accelerator=accelerator,
+        accelerator_bytes=accelerator_bytes,
+        driver=driver,
+        float32=_float32(device),
+        dataset_id=dataset_id,
+        exclusive=exclusive,
+    )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional library that is not installed has no version to record
+    return versions
+
+
+@functools.cache
+def _git() -> tuple[str, bool]:
+    folder = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str | None:
+        try:
+            # Another user's clone, as in a container, is no danger more: what runs is its code.
+            trusted = ["-c", f"safe.directory={folder.parent}"]
+            done = subprocess.run(["git", *trusted, *words], cwd=folder, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed copy may lie inside somebody else's repository, whose commit would say nothing about it.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return "", False
+    return git("rev-parse", "HEAD") or "", bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+@functools.cache
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.processor()
+
+
+def _float32(device: str) -> str:
+    if not device.startswith("cuda"):
+        return ""
+    from torch import backends
+
+    return "tf32" if backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def _accelerator(device: str) -> tuple[str, int, str]:
+    if not device.startswith("cuda"):
+        return device, 0, ""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, properties.total_memory, f"cuda {torch.version.cuda}"

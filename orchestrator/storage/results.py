@@ -1,0 +1,304 @@
+"""Trial directories: what a trial leaves behind, written atomically; the truth behind every table."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from datagen.spec import Spec, first_problem
+from orchestrator.storage.curves import read_curves as read_curves
+from orchestrator.storage.curves import write_curves as write_curves
+from orchestrator.storage.files import Line, read_object, read_stored, sealed, unsealed
+from orchestrator.storage.files import ResultError as ResultError
+from orchestrator.storage.files import write_bytes as write_bytes
+from orchestrator.storage.provenance import Provenance, code_hash
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Status = Literal["COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED"]
+FINAL: tuple[Status, ...] = ("COMPLETED", "OUT_OF_MEMORY")
+"""Outcomes that running the sweep again does not try again."""
+
+_TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
+
+# What can't be is refused wherever it comes from; sums of shares may be a rounding error above 1.
+Fraction = Annotated[float, Field(ge=0.0, le=1.0 + 1e-6)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e10)]
+Amount = Annotated[float, Field(ge=0.0, le=1e300)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class TrialResult(BaseModel):
+    """The outcome of one trial; fields written by a later version are kept when read.
+
+    A number that is missing or not finite is None, so that `result.json` is JSON everywhere; flags say why.
+
+    Attributes:
+        trial_id: Digest of the trial's spec.
+        status: COMPLETED, OUT_OF_MEMORY (both final), FAILED (tried again on the next run) or CANCELLED.
+        reason: One line saying why, where the status is not COMPLETED.
+        traceback: The exception's traceback of a FAILED trial.
+        out_of_memory_phase: Where memory ran out, e.g. "forward", "backward".
+        test_success_rate: Share of reachable starts that arrive, averaged over test maps, 0..1.
+        test_optimality: Share that arrive in the fewest steps, 0..1.
+        test_spl: Mean of success x optimal / taken, 0..1.
+        valid_success_rate: The same on the validation maps after the last epoch, 0..1.
+        train_loss: Mean cross-entropy of the last epoch, nats.
+        trial_diverged: The paper's italics in Table 1: test success rate under 20 %.
+        forward_diverged: The forward iteration left its fixed point at some step (App. B.2).
+        forward_seconds: Median seconds of the forward pass of a training step.
+        backward_seconds: Median seconds of the backward pass of a training step.
+        forward_steps: Mean forward steps of the last epoch.
+        forward_residual: Mean relative residual of the forward solve in the last epoch.
+        backward_residual: Mean relative residual of the adjoint solve in the last epoch.
+        forward_trace: Median over some test problems of the relative residual after each forward step, after training;
+            None where it is not finite.
+        backward_trace: The same for the adjoint system; empty where there is none.
+        peak_bytes: Largest memory held by a training step.
+        train_seconds: Wall time of all epochs, validation excluded.
+        epochs: Epochs trained.
+        steps: Training steps.
+        ended_by_budget: Whether `most_steps`, `most_seconds` or `most_applications` ended training.
+        not_finite: Loss or gradient stopped being finite, which ended training.
+        kernel: "compiled", or "reference" and why.
+        test_accuracy: Share of test cells whose action is one of the optimal ones, 0..1.
+        test_cells_by_distance: Test cells per bin of `planners.training.rollout.DISTANCE_BINS`.
+        test_arrivals_by_distance: How many of them arrive.
+        curves: Per-epoch records, relative to the trial directory.
+        provenance: What produced these numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    trial_id: str
+    status: Status
+    reason: Line = ""
+    traceback: str = ""
+    out_of_memory_phase: Line = ""
+    test_success_rate: Fraction | None = None
+    test_optimality: Fraction | None = None
+    test_spl: Fraction | None = None
+    valid_success_rate: Fraction | None = None
+    train_loss: Amount | None = None
+    trial_diverged: bool = False
+    forward_diverged: bool = False
+    forward_seconds: Seconds | None = None
+    backward_seconds: Seconds | None = None
+    forward_steps: Amount | None = None
+    forward_residual: Amount | None = None
+    backward_residual: Amount | None = None
+    forward_trace: list[Amount | None] = []
+    backward_trace: list[Amount | None] = []
+    peak_bytes: Count | None = None
+    train_seconds: Seconds | None = None
+    epochs: Count = 0
+    steps: Count = 0
+    ended_by_budget: bool = False
+    not_finite: bool = False
+    kernel: Line = ""
+    test_accuracy: Fraction | None = None
+    test_cells_by_distance: list[Count] = Field([], max_length=64)
+    test_arrivals_by_distance: list[Count] = Field([], max_length=64)
+    curves: str = Field("curves.parquet", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    provenance: Provenance = Provenance()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finite(cls, data: Any) -> Any:
+        data = unsealed(data)
+        if not isinstance(data, Mapping):
+            return data
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in data.items()
+        }
+
+    @model_validator(mode="after")
+    def _arrivals_are_of_the_cells(self) -> Self:
+        check_arrivals(self.test_cells_by_distance, self.test_arrivals_by_distance)
+        return self
+
+    @property
+    def final(self) -> bool:
+        """True where running the sweep again leaves this trial alone."""
+        return self.status in FINAL
+
+
+def check_arrivals(cells: Sequence[int], arrivals: Sequence[int]) -> None:
+    """Raise ValueError where more cells arrive than there are, in any bin."""
+    if len(cells) != len(arrivals) or any(a > c for c, a in zip(cells, arrivals, strict=True)):
+        raise ValueError(f"expected arrivals of {list(cells)!r:.80} cells, bin by bin, got {list(arrivals)!r:.80}")
+
+
+class StorageFull(ResultError):
+    """The disk is full, or a quota is used up: what is finished is kept, and running again goes on."""
+
+
+def no_room(error: BaseException, place: Path) -> StorageFull | None:
+    """Return what to say where `error` means a full disk or an exceeded quota, else None.
+
+    Args:
+        error: What was raised; its causes count too.
+        place: Where something was to be written.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, StorageFull):
+            return found
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StorageFull(
+                f"{found.filename or place}: {found.strerror}; what is finished is kept: make room, then run the same "
+                "command again"
+            )
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def is_trial_id(name: str) -> bool:
+    """Return whether a name is a trial's id, and so the name of its directory."""
+    return _TRIAL_ID.fullmatch(name) is not None
+
+
+def trial_directory(storage: Path, trial_id: str) -> Path:
+    """Return `storage/trials/trial_id`; nothing is created.
+
+    Raises:
+        ValueError: `trial_id` is no digest, so that no name can lead out of the storage directory.
+    """
+    if not is_trial_id(trial_id):
+        raise ValueError(f"trial id: expected 8 to 64 hexadecimal digits, got {trial_id!r}")
+    return Path(storage) / "trials" / trial_id
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, atomically; a number that is not finite is refused (it would not be JSON)."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_spec(directory: Path, spec: Spec) -> None:
+    """Write `spec.json`: the resolved spec, defaults included; where it is there already and whole, leave it."""
+    content = (json.dumps(spec.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode()
+    try:
+        if (directory / "spec.json").read_bytes() == content:
+            return
+    except OSError:
+        pass  # not there yet, or not readable: writing it says what is wrong
+    # Whoever runs the trial compares it with the sweep and writes it again where it is not whole.
+    write_bytes(directory / "spec.json", content, durable=False)
+
+
+def write_result(directory: Path, result: TrialResult) -> None:
+    """Write `result.json`; a trial writes it last, so its presence means that everything else is there."""
+    write_json(directory / "result.json", sealed(result.model_dump(mode="json")))
+
+
+def parse_result(text: bytes | str) -> TrialResult:
+    """Return the result in the text of a `result.json`.
+
+    Raises:
+        ValueError: It is none, has been altered, or holds a number that can't be; one line.
+    """
+    try:
+        return TrialResult.model_validate(read_object(text))
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
+
+
+def read_result(directory: Path) -> TrialResult | None:
+    """Return the result in `directory`, or None where there is none yet.
+
+    Raises:
+        ResultError: There is a `result.json`, but it is not the result that this trial has written.
+    """
+    path = directory / "result.json"
+    try:
+        result = parse_result(read_stored(path))
+    except FileNotFoundError:
+        return None
+    except ResultError:
+        raise
+    except ValueError as error:
+        raise ResultError(f"{path}: damaged: {error}") from error
+    if is_trial_id(directory.name) and result.trial_id != directory.name:
+        raise ResultError(f"{path}: damaged: trial_id: the result of another trial, {result.trial_id!r:.80}")
+    return result
+
+
+def known_result(directory: Path) -> TrialResult | None:
+    """Return what is known of a trial: as `read_result`, but what cannot be read stands as FAILED, with the reason."""
+    try:
+        return read_result(directory)
+    except (ResultError, OSError) as error:
+        return TrialResult(trial_id=directory.name, status="FAILED", reason=f"unreadable: {error}")
+
+
+def list_results(storage: Path, trial_ids: Iterable[str] | None = None) -> dict[str, TrialResult]:
+    """Return the results in `storage` by trial id.
+
+    A result that cannot be read stands as FAILED with the reason, so that it is seen and tried again.
+
+    Args:
+        storage: The storage directory.
+        trial_ids: The trials to look for; all that are there by default.
+    """
+    if trial_ids is None:
+        folder = Path(storage) / "trials"
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        trial_ids = [path.name for path in found if is_trial_id(path.name) and path.is_dir()]
+    results = {trial_id: known_result(trial_directory(storage, trial_id)) for trial_id in trial_ids}
+    return {trial_id: result for trial_id, result in results.items() if result is not None}
+
+
+def read_results(
+    sweep: str | Path,
+    storage: str | Path | None = None,
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+) -> pa.Table:
+    """Return a sweep's trials as a table, one row per trial, for a notebook; `.to_pandas()` makes a data frame.
+
+    The columns are the trial's axes (planner, task, map_size, k, seed, ...), `status` ("MISSING" where there is no
+    result), `stale` (True where other code than the present made it), then the fields of `TrialResult`, those of the
+    provenance as `provenance_NAME`.
+
+    Args:
+        sweep: The sweep's file.
+        storage: The storage directory; `IDP_STORAGE` or ./idp-storage by default.
+        profile: One of the sweep's profiles.
+        overrides: Settings `path=value`, as for `--set`.
+
+    Raises:
+        SweepError: The sweep is not one, or the storage can't be one.
+    """
+    import pyarrow as pa
+
+    from orchestrator.cli.options import default_storage, storage_path
+    from orchestrator.sweep.files import load_sweep
+    from orchestrator.sweep.suggestions import planned_trials
+
+    folder = storage_path(default_storage() if storage is None else storage)
+    spec = load_sweep(sweep, profile, overrides)
+    trials, _ = planned_trials(spec, folder)
+    results = list_results(folder, [trial.trial_id for trial in trials])
+    rows = []
+    for trial in trials:
+        result = results.get(trial.trial_id)
+        row: dict[str, Any] = {**trial.axes, "trial_id": trial.trial_id, "status": "MISSING", "stale": False}
+        if result is not None:
+            content = result.model_dump(exclude={"provenance"})
+            origin = {f"provenance_{name}": value for name, value in result.provenance.model_dump().items()}
+            # A mapping would become a column per key of any row, whether the row has it or not.
+            origin["provenance_versions"] = json.dumps(result.provenance.versions)
+            origin["provenance_plugins"] = json.dumps(result.provenance.plugins)
+            row |= {**content, **origin, "stale": result.final and not result.provenance.made_by(code_hash())}
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})

@@ -1,0 +1,85 @@
+"""Sweeps that share a name (profiles, `--set`, two files), none of which silently replaces another's documents."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from datagen.spec import digest
+from orchestrator.storage.results import write_json
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.sweep.suggestions import planned_trials
+
+_VARIANT = re.compile(r"[0-9a-f]{6}")
+_NO_OTHER_NUMBERS: dict[str, Any] = {"description": "", "next": None, "figures": []}
+
+
+def every_trial(sweep: SweepSpec, storage: Path) -> list[PlannedTrial]:
+    """Return all trials of a sweep, those that a search has suggested so far included."""
+    return planned_trials(sweep, storage)[0]
+
+
+def variant(sweep: SweepSpec) -> str:
+    """Return six digits that tell sweeps of one name apart; more seeds make no other sweep, another budget does."""
+    planners = {
+        name: entry.model_copy(update={"grid": _without_seeds(entry.grid)}) for name, entry in sweep.planners.items()
+    }
+    tasks = [
+        {**task, "grid": _without_seeds(task["grid"])} if isinstance(task.get("grid"), dict) else task
+        for task in sweep.tasks
+    ]
+    same = {**_NO_OTHER_NUMBERS, "planners": planners, "tasks": tasks, "grid": _without_seeds(sweep.grid)}
+    return digest(sweep.model_copy(update=same), 6)
+
+
+def _without_seeds(grid: dict[str, Any]) -> dict[str, Any]:
+    return {axis: values for axis, values in grid.items() if axis != "seed"}
+
+
+def make_way(sweep: SweepSpec, storage: Path, name: str) -> Path | None:
+    """Keep what another variant of the sweep left at `sweeps/NAME/name`, and note that it is now this one's.
+
+    Args:
+        sweep: The sweep that is about to write there.
+        storage: The storage directory.
+        name: A file or a folder of the sweep.
+
+    Returns:
+        Where the other's is now; None where there was none.
+    """
+    path, own = storage / "sweeps" / sweep.name / name, variant(sweep)
+    owners = _owners(path.parent)
+    other, kept = owners.get(name), None
+    if other not in (None, own) and path.exists():
+        kept = path.with_name(f"{path.stem}-{other}{path.suffix}")
+        if kept.is_dir():
+            shutil.rmtree(kept)  # what it has is older
+        path.replace(kept)
+    if other != own:
+        write_json(path.parent / "variants.json", {**owners, name: own})
+    return kept
+
+
+def is_of(sweep: SweepSpec, storage: Path, name: str) -> bool:
+    """Return whether `sweeps/NAME/name` is this variant's, as far as is noted."""
+    return _owners(storage / "sweeps" / sweep.name).get(name) in (None, variant(sweep))
+
+
+def folder_of_selection(sweep: SweepSpec, storage: Path, chosen: str) -> Path:
+    """Return where the documents of `--only` go: beside the whole sweep's, not over them."""
+    name = re.sub(r"[^A-Za-z0-9=,._+-]+", "_", chosen)[:100]
+    return storage / "sweeps" / sweep.name / "only" / f"{variant(sweep)}-{name}"
+
+
+def _owners(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads((folder / "variants.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    # They become parts of names.
+    return {name: own for name, own in found.items() if isinstance(own, str) and _VARIANT.fullmatch(own)}

@@ -1,0 +1,180 @@
+"""Sweeps as files: YAML with `extends:`, profiles and overrides, read into a `SweepSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from datagen.plugins import PluginError
+from datagen.spec import Spec, first_problem, nearest
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.sweep.figure_names import FIGURE_NAMES
+from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
+from orchestrator.sweep.specs import ExecutionSpec, SweepError, SweepSpec, expand
+from orchestrator.sweep.suggestions import check_space
+from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml, read_yaml
+from planners.specs import PlannerSpec, TrainingSpec
+
+MOST_EXTENDED = 20
+
+
+def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Read a sweep: a plain YAML file, or a Ray cluster file that holds one under `metadata.sweep`.
+
+    Args:
+        path: The file. Its `extends:` names a sweep, relative to it, that it adds to.
+        profile: One of the file's `profiles:`, merged over the rest; None for the paper's own scale.
+        overrides: Settings `path=value`, merged last; the value is YAML.
+
+    Returns:
+        The sweep, checked.
+
+    Raises:
+        SweepError: When the file can't be read or says something impossible.
+    """
+    path = Path(path)
+    document = _read_document(path, seen=())
+    profiles = document.pop("profiles", {})
+    if not isinstance(profiles, dict):
+        raise SweepError(f"{path}: profiles: expected a mapping of names to overrides, got {profiles!r:.80}")
+    if profile is not None:
+        if profile not in profiles:
+            raise SweepError(f"{path}: no profile {profile!r}; {nearest(profile, profiles)}")
+        if not isinstance(profiles[profile], dict):
+            raise SweepError(f"{path}: profiles.{profile}: expected a mapping, got {profiles[profile]!r:.80}")
+        document = _merged(document, profiles[profile])
+    for override in overrides:
+        document = _with_override(document, override)
+    try:
+        load_plugins_at_hand()
+        load_plugins(document.get("plugins", []), beside=[path.parent])
+        sweep = SweepSpec.model_validate(document)
+        for name in sweep.figures:
+            if name not in FIGURE_NAMES:  # here, and not when the trials have run
+                raise SweepError(f"figures: unknown name {name!r:.80}; {nearest(name, FIGURE_NAMES)}")
+        expand(sweep)
+        if sweep.search is not None:
+            check_space(sweep)
+    except ValidationError as error:
+        raise SweepError(f"{path}: {first_problem(error)}") from None
+    except (SweepError, PluginError) as error:
+        raise SweepError(f"{path}: {error}") from None
+    return sweep
+
+
+def sweep_files(path: str | Path) -> list[Path]:
+    """Return the file of a sweep and those that it extends.
+
+    Args:
+        path: The sweep's file.
+
+    Raises:
+        SweepError: As for `load_sweep`, as far as the files are concerned.
+    """
+    read: list[Path] = []
+    _read_document(Path(path), seen=(), read=read)
+    return read
+
+
+def profiles_of(path: str | Path) -> list[str]:
+    """Return the names of a sweep's profiles; none where the file can't be read."""
+    try:
+        profiles = _read_document(Path(path), seen=()).get("profiles")
+    except SweepError:
+        return []
+    return list(profiles) if isinstance(profiles, dict) else []
+
+
+def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None = None) -> dict[str, Any]:
+    try:
+        if path.resolve() in seen:
+            raise SweepError(f"{path}: extends: the files extend each other in a circle")
+        document = read_yaml(path)
+    except OSError as error:
+        raise SweepError(f"{path}: {error.strerror}") from None
+    except (ValueError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
+        raise error if isinstance(error, SweepError) else SweepError(f"{path}: {error}") from None
+    if isinstance(document, dict) and isinstance(document.get("metadata"), dict) and "sweep" in document["metadata"]:
+        document = document["metadata"]["sweep"]
+    elif isinstance(document, dict) and "provider" in document and "planners" not in document:
+        raise SweepError(f"{path}: a Ray cluster file without a sweep, which would stand under metadata.sweep")
+    if not isinstance(document, dict):
+        raise SweepError(f"{path}: expected a mapping (name, planners, grid, ...), got {type(document).__name__}")
+    if read is not None:
+        read.append(path)
+    parent = document.pop("extends", None)
+    if parent is None:
+        return document
+    if not isinstance(parent, str):
+        raise SweepError(f"{path}: extends: expected the name of a sweep file, got {parent!r:.80}")
+    if len(seen) >= MOST_EXTENDED:
+        raise SweepError(f"{path}: extends: more than {MOST_EXTENDED} files, each of which extends the next")
+    try:
+        below = _read_document(path.parent / parent, (*seen, path.resolve()), read)
+    except SweepError as error:
+        # A reader of the message has given the first file only, and may not know which of its words led to another.
+        raise SweepError(f"{path}: extends: {parent!r:.80} (looked for beside this file): {error}") from None
+    return _merged(below, document)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with `above` laid over it: mappings are merged, everything else is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _full_path(name: str) -> str:
+    """Return where in a sweep a field of a trial stands, which people name without its section; else nothing."""
+    if name in ("k", "seed"):
+        return f"grid.{name}"
+    sections: dict[str, type[Spec]] = {
+        "training": TrainingSpec,
+        "planners.NAME": PlannerSpec,
+        "data": DatasetSpec,
+        "execution": ExecutionSpec,
+    }
+    return next((f"{section}.{name}" for section, kind in sections.items() if name in kind.model_fields), "")
+
+
+def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    parts = path.strip().split(".")
+    if equals and len(parts) == 1 and parts[0] not in SweepSpec.model_fields and (full := _full_path(parts[0])):
+        raise SweepError(f"--set {override!r:.200}: unknown field {parts[0]!r}; did you mean {full!r}?")
+    if not equals or not all(parts):
+        raise SweepError(f"--set {override!r:.200}: expected path=value, for example training.epochs=3")
+    parts = _axis_as_one(parts)
+    try:
+        value = parse_yaml(text)
+    except BadYaml as error:
+        raise SweepError(f"--set {override!r:.200}: the value is {error}") from None
+    if parts[0] == "tasks" and len(parts) > 2 and parts[1].isdigit():
+        tasks = document.get("tasks", [])
+        index = int(parts[1])
+        if not isinstance(tasks, list) or index >= len(tasks) or not isinstance(tasks[index], dict):
+            raise SweepError(f"--set {override!r:.200}: the sweep has no task {index}")
+        changed = _merged(tasks[index], _nested(parts[2:], value))
+        return {**document, "tasks": [*tasks[:index], changed, *tasks[index + 1 :]]}
+    return _merged(document, _nested(parts, value))
+
+
+def _axis_as_one(parts: list[str]) -> list[str]:
+    """Return a path in which an axis, such as `training.learning_rate`, is one key, as it is in the file."""
+    places = {"grid": ["grid"], "search": ["search", "space"]}
+    above = places.get(parts[0], [*parts[:2], "grid"] if parts[0] in ("planners", "tasks") else parts)
+    if parts[: len(above)] != above or len(parts) < len(above) + 2:
+        return parts
+    end = len(above) + (1 if parts[len(above)] in ("k", "seed") else 2)
+    return [*above, ".".join(parts[len(above) : end]), *parts[end:]]
+
+
+def _nested(parts: list[str], value: Any) -> dict[str, Any]:
+    for part in reversed(parts):
+        value = {part: value}
+    return value

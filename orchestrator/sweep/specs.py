@@ -1,0 +1,387 @@
+"""From a YAML sweep to the trials it stands for; needs no torch and no Ray, so planning is instant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from datagen.plugins import require
+from datagen.spec import Spec, digest, first_problem
+from datagen.tasks.registry import TASKS, DatasetSpec, input_channels
+from orchestrator.sweep import grid
+from orchestrator.sweep.grid import MOST_TRIALS, GridError
+from orchestrator.sweep.grid import Scalar as Scalar
+from orchestrator.sweep.limits import Budget as Budget
+from orchestrator.sweep.limits import Resources as Resources
+from orchestrator.sweep.plugins import used_by
+from orchestrator.sweep.search_space import SearchSpec, Suggestions
+from planners.specs import PlannerSpec, TrainingSpec
+from planners.trial_files import MOST_STEPS_PER_ROW
+
+S = TypeVar("S", bound=Spec)
+MOST_LETTERS = 2000
+_ROW_FIELDS = ("training", "grid", "test_steps_per_row")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+class SweepError(ValueError):
+    """A sweep that can't be run; the message, one line, names the file, the field and what was expected."""
+
+    def __init__(self, message: str) -> None:
+        # It may quote names from the file, with line breaks and whatever else they are made of, of any length.
+        if len(message) > MOST_LETTERS:
+            message = f"{message[: MOST_LETTERS - 300]} ... {message[-300:]}"
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
+
+
+class ExecutionSpec(Spec):
+    """Where and how a trial computes, as far as it changes numbers or their meaning.
+
+    Attributes:
+        threads: Threads of the trial's process.
+        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one and the planner's solvers work on it; the result
+            says which it was.
+        memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
+        kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
+    """
+
+    threads: int = Field(1, ge=1, le=1024)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    memory_limit_gib: float | None = Field(None, gt=0.0)
+    kernel: Literal["auto", "reference"] = "auto"
+
+
+class TrialSpec(Spec):
+    """One trial, fully determined.
+
+    Attributes:
+        data: What it trains, validates and tests on.
+        planner: What it trains.
+        training: How.
+        execution: Where, as far as that changes numbers.
+        seed: Seed of the initial weights and of the order of the training data.
+        plugins: The plug-ins that its parts come from, which a reader must have loaded; none for this project's own.
+    """
+
+    plugins: tuple[str, ...] = ()
+    data: DatasetSpec = DatasetSpec()
+    planner: PlannerSpec = PlannerSpec()
+    training: TrainingSpec = TrainingSpec()
+    execution: ExecutionSpec = ExecutionSpec()
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_first(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "plugins" in data:
+            require(data["plugins"])
+        return data
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.training.epochs > 0 and self.data.train < self.training.batch_size:
+            raise ValueError(
+                f"data.train is {self.data.train}, less than one batch (training.batch_size {self.training.batch_size})"
+            )
+        if self.data.test == 0:
+            raise ValueError("data.test is 0: a trial is judged by its test maps")
+        if self.training.tested_checkpoint == "best" and self.data.valid == 0:
+            raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
+        if solver := self.planner.compiled_solver:
+            for field, value in (("device", "cuda"), ("kernel", "reference")):
+                if getattr(self.execution, field) == value:
+                    raise ValueError(f"execution.{field} is {value!r}, but solver {solver!r} is compiled, for CPUs")
+            if smoothed := getattr(self.planner.options, "temperature", 0.0):
+                raise ValueError(f"solver {solver!r} takes the maximum as it is; got temperature {smoothed}")
+        self.planner.check_moves(TASKS[self.data.task].moves)
+        least = self.training.discount_from
+        if least is not None and least > (discount := getattr(self.planner.options, "discount", 0.0)):
+            expected = (
+                f"at most the planner's, {discount}"
+                if discount
+                else f"none: core {self.planner.core!r} has no discount"
+            )
+            raise ValueError(f"training.discount_from is {least}, expected {expected}")
+        return self
+
+
+def trial_id(spec: TrialSpec) -> str:
+    """Return the trial's identity: sixteen hexadecimal digits of the sha256 of its canonical JSON."""
+    return digest(spec, 16)
+
+
+class PlannerEntry(Spec):
+    """A row of the sweep's table: a planner (without K), and what it does differently from the rest of the sweep.
+
+    Attributes:
+        planner: Fields of `PlannerSpec`; in the YAML they stand directly in the entry.
+        training: Fields of `TrainingSpec` that differ for this planner.
+        grid: Axes that differ for this planner.
+        test_steps_per_row: Forward steps per row of the map where the planner is tested on the sweep's `test_on` maps,
+            so that they grow with the map; None keeps those of its training.
+    """
+
+    planner: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    grid: dict[str, list[Scalar]] = {}
+    test_steps_per_row: float | None = Field(None, gt=0.0, le=MOST_STEPS_PER_ROW)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _planner_fields_stand_in_the_entry(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        own = {key: data[key] for key in _ROW_FIELDS if key in data}
+        return {"planner": {key: data[key] for key in data if key not in _ROW_FIELDS}, **own}
+
+
+class SweepSpec(Spec):
+    """A sweep: tasks x planners x grid, and how each trial is trained.
+
+    Attributes:
+        name: Name of the sweep and of its MLflow experiment.
+        description: The question that the sweep answers, in a sentence or two.
+        next: The sweep to suggest when this one is done.
+        figures: The pictures that show its results, names in `orchestrator.figures.registry.FIGURES`.
+        tasks: Fields of `DatasetSpec` per task, over those in `data`; and a `grid` of the axes that differ for the task
+            (a planner's own go before them).
+        data: Fields of `DatasetSpec` shared by all tasks; `distinct` is "up_to_symmetry" unless given.
+        planners: Rows of the table by name.
+        grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`. They go before
+            `training`; a planner's entry may not set a field that an axis of its sets too, nor an axis a value twice.
+        training: How the planners are trained.
+        budget: One budget for all planners, over what `training` says; no planner may have another.
+        execution: Where the trials compute, as far as it changes numbers.
+        resources: What a trial asks of the cluster.
+        test_on: Further test maps for every trained planner: fields of `DatasetSpec` over those of the trial's task,
+            with `test` maps and no others. They are no part of a trial's identity. Their seed, unless given, is another
+            than the trial's: a sample of their own (where `data.distinct` is "maps", as in sweeps of version 0.1.0, the
+            first of the same test maps).
+        plugins: Modules that bring cores, mappers, solvers, adjoints and tasks of their own; looked for beside the
+            sweep, in the current folder and on Python's path. A trial's identity names those that it uses.
+        search: Axes whose best values are looked for, beside the grid.
+    """
+
+    name: str
+    description: str = ""
+    next: str | None = None
+    figures: list[str] = []
+    tasks: list[dict[str, Any]] = Field([{"task": "navigation"}], min_length=1)
+    data: dict[str, Any] = {}
+    planners: dict[str, PlannerEntry] = Field(min_length=1)
+    grid: dict[str, list[Scalar]] = {"k": [30], "seed": [0]}
+    training: dict[str, Any] = {}
+    budget: Budget = Budget()
+    execution: SerializeAsAny[ExecutionSpec] = ExecutionSpec()
+    resources: Resources = Resources()
+    test_on: list[dict[str, Any]] = []
+    plugins: list[str] = []
+    search: SearchSpec | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_name(cls, name: str) -> str:
+        # Names become folders and experiment names: none may leave the storage.
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r}: expected at most 64 letters, digits, '.', '_', '+' or '-', a letter or digit first"
+            )
+        return name
+
+    @field_validator("planners")
+    @classmethod
+    def _planners_have_plain_names(cls, planners: dict[str, PlannerEntry]) -> dict[str, PlannerEntry]:
+        for name in planners:
+            cls._name_is_a_file_name(name)
+        return planners
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        fixed = self.budget.training()
+        for name, entry in self.planners.items():
+            for field in fixed:
+                if field in entry.training:
+                    raise ValueError(f"planners.{name}.training.{field}: the sweep's budget fixes it for all planners")
+        grids = [self.grid, *(entry.grid for entry in self.planners.values()), *(t.get("grid", {}) for t in self.tasks)]
+        for field in fixed:
+            if any(isinstance(grid, dict) and f"training.{field}" in grid for grid in grids):
+                raise ValueError(f"grid.training.{field}: the sweep's budget fixes it for all planners")
+            if self.search is not None and f"training.{field}" in self.search.space:
+                raise ValueError(f"search.space.training.{field}: the sweep's budget fixes it for all planners")
+        return self
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial of a sweep and its place there.
+
+    Attributes:
+        trial_id: The trial's identity.
+        spec: The trial.
+        axes: Where it stands in the sweep: planner, task, map_size, k, seed, and further axes of the grid.
+    """
+
+    trial_id: str
+    spec: TrialSpec
+    axes: dict[str, Scalar]
+
+
+def studies(sweep: SweepSpec) -> list[str]:
+    """Return the studies of a search: one for each planner on each task."""
+    return [f"{number}/{name}" for number in range(len(sweep.tasks)) for name in sweep.planners]
+
+
+def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[PlannedTrial]:
+    """Return the sweep's trials: tasks x planners x the product of the grid's axes, in that order.
+
+    Those of a planner's entry are distinct. Two entries that differ in their tests alone share their trials.
+
+    Args:
+        sweep: The sweep.
+        suggestions: Of a search, what has been suggested so far: each takes the place of grid axes.
+
+    Raises:
+        SweepError: When a trial is impossible; the message names its place in the sweep.
+    """
+    trials: list[PlannedTrial] = []
+    datasets = [
+        _checked(DatasetSpec, _ruled({**sweep.data, **_without(fields, "grid")}), f"tasks.{number}")
+        for number, fields in enumerate(sweep.tasks)
+    ]
+    known: dict[tuple[str, str], tuple[int, int, str]] = {}
+    for number, data in enumerate(datasets):
+        with _at(f"tasks.{number}.grid"):
+            task_grid = grid.task_grid(sweep.tasks[number].get("grid", {}))
+        tests = [further_tests(sweep, data, further) for further in range(len(sweep.test_on))]
+        for further, maps in enumerate(tests):
+            if maps in tests[:further]:
+                raise SweepError(
+                    f"test_on.{further}: the maps of test_on.{tests.index(maps)} again, for tasks.{number}"
+                )
+        for name, entry in sweep.planners.items():
+            suggested: list[dict[str, Scalar]] = [{}]
+            if sweep.search is not None:
+                suggested = (suggestions or {}).get(f"{number}/{name}", [])
+            for suggestion, chosen in enumerate(suggested):
+                with _at(f"planners.{name}"):
+                    for axes in _places(sweep, task_grid, entry, chosen, MOST_TRIALS - len(trials)):
+                        spec = _trial(sweep, data, entry, axes)
+                        trial = PlannedTrial(trial_id(spec), spec, _place(spec, name, axes, datasets))
+                        said = f"tasks.{number} with {', '.join(f'{axis}={value}' for axis, value in axes.items())}"
+                        place = number, suggestion, said
+                        other = known.setdefault((name, trial.trial_id), place)
+                        if other is place:
+                            trials.append(trial)
+                        elif other[0] != number or other[1] == suggestion:
+                            raise GridError(f"{other[2]} and {said} are one trial, which would count as two")
+                        # Else a search suggests the same again, and one result answers both.
+    return trials
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Name the place in the sweep where something is impossible."""
+    try:
+        yield
+    except ValidationError as error:
+        raise SweepError(f"{where}: {first_problem(error)}") from None
+    except GridError as error:
+        raise SweepError(f"{where}: {error}") from None
+
+
+def _places(
+    sweep: SweepSpec, task_grid: dict[str, list[Scalar]], entry: PlannerEntry, chosen: dict[str, Scalar], most: int
+) -> Iterable[dict[str, Scalar]]:
+    axes = {**sweep.grid, **task_grid, **entry.grid}
+    grid.check_values(axes)
+    axes |= {axis: [value] for axis, value in chosen.items()}
+    options = entry.planner.get("options")
+    own = [(f"planner.{name}", name) for name in (*entry.planner, *(options if isinstance(options, Mapping) else ()))]
+    own += [(f"training.{name}", f"training.{name}") for name in entry.training]
+    grid.check_places(axes, own)
+    return grid.product(axes, most)
+
+
+def _trial(sweep: SweepSpec, data: DatasetSpec, entry: PlannerEntry, axes: dict[str, Scalar]) -> TrialSpec:
+    task = TASKS[data.task]
+    surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
+    fields: dict[str, Any] = {
+        "data": data,
+        "planner": {**surroundings, **entry.planner},
+        "training": {**sweep.training, **entry.training, **sweep.budget.training()},
+        "execution": sweep.execution,
+    }
+    for axis, value in axes.items():
+        grid.set_field(fields, axis, value)
+    spec = TrialSpec.model_validate(fields)
+    return spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
+
+
+def _place(spec: TrialSpec, name: str, axes: dict[str, Scalar], datasets: list[DatasetSpec]) -> dict[str, Scalar]:
+    place: dict[str, Scalar] = {"planner": name, "task": spec.data.task, "map_size": spec.data.map_size}
+    place |= {"k": spec.planner.k_fwd, "seed": spec.seed, **_told_apart(spec.data, datasets)}
+    for axis, value in axes.items():
+        if axis not in ("k", "seed"):
+            section, _, field = axis.partition(".")
+            part = getattr(spec, section)
+            checked = getattr(part, field, getattr(getattr(part, "options", None), field, value))
+            # A truth value may be spelled no, "false" or 0; it stands in one place all the same.
+            place[axis] = checked if isinstance(checked, bool) else value
+    return place
+
+
+def _told_apart(data: DatasetSpec, datasets: list[DatasetSpec]) -> dict[str, Scalar]:
+    """Return the fields in which a dataset differs from others of its task and size, which would share its cells."""
+
+    def scalars(spec: DatasetSpec) -> dict[str, Scalar]:
+        every = {**spec.model_dump(exclude={"options"}), **spec.options.model_dump(mode="json")}
+        return {f"data.{name}": value for name, value in every.items() if isinstance(value, Scalar)}
+
+    alike = [scalars(other) for other in datasets if (other.task, other.map_size) == (data.task, data.map_size)]
+    return {name: value for name, value in scalars(data).items() if any(other.get(name) != value for other in alike)}
+
+
+def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> DatasetSpec:
+    """Return the sweep's `test_on` maps `number` for a planner that was trained on `trained_on`.
+
+    Raises:
+        SweepError: When they are impossible.
+    """
+    where, fields = f"test_on.{number}", sweep.test_on[number]
+    own: dict[str, Any] = {"task": trained_on.task, "map_size": trained_on.map_size}
+    if "imported" in fields:
+        pass
+    elif trained_on.distinct != "maps":
+        # By another seed: with the trial's own, maps of the same size would be the first of its test maps again.
+        own["seed"] = (trained_on.seed + 1) % 2**32
+    elif trained_on.imported is None:
+        own["distinct"] = trained_on.distinct
+    if fields.get("task", trained_on.task) == trained_on.task:
+        own["options"] = trained_on.options
+    spec = _checked(DatasetSpec, _ruled({**own, "train": 0, "valid": 0, "test": 1000, **fields}), where)
+    if spec.train or spec.valid or not spec.test:
+        raise SweepError(f"{where}: expected test maps and no others, got {spec.train}/{spec.valid}/{spec.test}")
+    if TASKS[spec.task].moves.wrap != TASKS[trained_on.task].moves.wrap:
+        raise SweepError(f"{where}: a planner of {trained_on.task} can't be tested on {spec.task}: one is a torus")
+    return spec
+
+
+def _ruled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataset, by the newer rule of what is distinct unless they say which."""
+    if "distinct" in fields or fields.get("imported") is not None:
+        return dict(fields)
+    return {**fields, "distinct": "up_to_symmetry"}
+
+
+def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+def _checked(kind: type[S], fields: Mapping[str, Any], where: str) -> S:
+    with _at(where):
+        return kind.model_validate(fields)

@@ -1,0 +1,1 @@
+"""Numbers: a sweep's results as rows, beside the paper's, as text, Markdown and LaTeX."""

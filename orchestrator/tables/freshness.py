@@ -1,0 +1,54 @@
+"""Which results may stand together: those of the present code, plug-ins included, or of one older version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+from orchestrator.storage.provenance import Provenance, code_hash
+
+T = TypeVar("T")
+
+
+def is_present(provenance: Provenance, code: str | None = None) -> bool:
+    """Return whether the present code, the project's and that of the plug-ins, made it.
+
+    Args:
+        provenance: What produced a result.
+        code: Hash of the project's code to compare with; None is the present one.
+    """
+    return provenance.made_by(code or code_hash())
+
+
+def version(provenance: Provenance) -> str:
+    """Return what tells one version of the code, the project's and that of the plug-ins, from another."""
+    if not provenance.plugins:
+        return provenance.code
+    plugins = hashlib.sha256(repr(sorted(provenance.plugins.items())).encode()).hexdigest()[:12]
+    return f"{provenance.code}+{plugins}"
+
+
+def of_one_version(items: Iterable[T], provenance_of: Callable[[T], Provenance], code: str | None = None) -> list[T]:
+    """Return the items of the present code, or, where there is none, of the one version with most of them.
+
+    The one rule of tables, figures, reports and MLflow: numbers of different code are never averaged.
+
+    Args:
+        items: Results, or what holds one.
+        provenance_of: From an item to what produced it.
+        code: Hash of the project's code that counts as present; None is the present one.
+    """
+    every = list(items)
+    fresh = [item for item in every if is_present(provenance_of(item), code)]
+    return fresh or of_commonest(every, lambda item: version(provenance_of(item)))
+
+
+def of_commonest(items: Sequence[T], kind: Callable[[T], Hashable]) -> list[T]:
+    """Return the items of the kind that most are of, the first of those that are equally common."""
+    kinds = [kind(item) for item in items]
+    if not kinds:
+        return []
+    ((most, _),) = Counter(kinds).most_common(1)
+    return [item for item, own in zip(items, kinds, strict=True) if own == most]

@@ -1,0 +1,186 @@
+r"""Results for a paper in LaTeX: tables as a fragment to \input, and a macro for every number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from orchestrator.sweep.specs import Scalar
+from orchestrator.tables.paper import Difference
+from orchestrator.tables.rows import DISTANCE_BIN_NAMES, MISSING, success
+from orchestrator.tables.summary import MIB, Grid, Summary
+from orchestrator.terminal import printable
+
+_CHARACTERS = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "≤": r"$\leq$",
+        "<": r"$<$",
+        ">": r"$>$",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        MISSING: "---",
+    }
+)
+_DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+
+
+def escaped(text: str) -> str:
+    """Return text that LaTeX prints as it is, with a plus or minus sign set as mathematics."""
+    written = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).translate(_CHARACTERS)
+    return re.sub(r"(?<![\w$])([+-]\d+(?:\.\d+)?)", r"$\1$", written)
+
+
+def fragment(summary: Summary) -> str:
+    r"""Return the summary's tables, each a float with a caption and a label; rules are booktabs' where it is loaded.
+
+    What the paper must not hide stands in the captions: the scale, and what italics mean.
+    """
+    names = ["paper"] if summary.entries else []
+    names += ["compared"] if summary.comparisons else []
+    label = _letters(summary.title, "-").strip("-").lower()
+    parts = [f"% {line}" for line in _comment(summary)]
+    names += ["cells", *(["further"] if summary.further else [])]
+    for name, grid in zip(names, summary.grids(), strict=True):
+        parts += _float(grid, " ".join(summary.warnings()), f"tab:{label}-{name}")
+    return "\n".join(parts) + "\n"
+
+
+def _comment(summary: Summary) -> list[str]:
+    return [
+        f"The results of the sweep {_plain(summary.title)}, by `idp table --format tex`, to \\input.",
+        "Needs no package; with booktabs its rules are nicer.",
+    ]
+
+
+def _float(grid: Grid, warnings: str, label: str) -> list[str]:
+    align = "".join("l" if grid.is_text(column) else "r" for column in range(len(grid.header)))
+    lines = []
+    for number, words in enumerate(grid.cells):
+        written = [escaped(word) for word in words]
+        for column, word in enumerate(written):
+            if (number, column) in grid.italics:
+                written[column] = rf"\textit{{{word}}}"
+        # A line that starts with [ or * would be read as an argument of the \\ before it.
+        guard = "{}" if written[0][:1] in ("[", "*") else ""
+        lines.append("    " + guard + " & ".join(written) + r" \\")
+    caption = " ".join(text for text in (f"{escaped(grid.title)}.", escaped(warnings)) if text)
+    return [
+        r"\begin{table}",
+        r"  \centering",
+        # Inside the float, so that they end with it.
+        r"  \providecommand{\toprule}{\hline}\providecommand{\midrule}{\hline}\providecommand{\bottomrule}{\hline}",
+        rf"  \caption{{{caption}}}",
+        rf"  \label{{{label}}}",
+        rf"  \begin{{tabular}}{{{align}}}",
+        r"    \toprule",
+        "    " + " & ".join(escaped(name) for name in grid.header) + r" \\",
+        r"    \midrule",
+        *lines,
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+
+
+def macros(summary: Summary) -> str:
+    r"""Return a \newcommand for every number, to \input in the preamble; a number that is missing prints a dash.
+
+    The name of a macro is the sweep's, then what tells its row apart, then the quantity, digits as words:
+    \TableOneIdVinSizeOneFiveKThreeZeroSuccess. Rates are in percent, times in milliseconds (training in seconds).
+    """
+    lines = [f"% Every number of the sweep {_plain(summary.title)}, by `idp table --format macros`."]
+    lines += [f"% {_plain(warning)}" for warning in summary.warnings()]
+    taken: dict[str, int] = {}
+    for name, value in _numbers(summary):
+        taken[name] = taken.get(name, 0) + 1
+        # Names that differ in signs alone, such as id-vin and id_vin, are counted.
+        again = "" if taken[name] == 1 else f"No{_letters(str(taken[name]))}"
+        lines.append(rf"\newcommand{{\{name}{again}}}{{{value}}}")
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(summary: Summary) -> Iterator[tuple[str, str]]:
+    start = _letters(summary.title)
+    for number, row in enumerate(summary.rows):
+        place = start + _place({axis: row.axes.get(axis) for axis in summary.row_axes()})
+        yield f"{place}Success", escaped(success(row))
+        yield f"{place}SuccessMean", _written(row.success_rate, 100, 1)
+        yield f"{place}SuccessStd", _written(row.success_rate_std, 100, 1)
+        yield f"{place}Optimality", _written(row.optimality, 100, 1)
+        yield f"{place}Spl", _written(row.spl, 100, 1)
+        yield f"{place}Trials", str(row.used)
+        yield f"{place}TrialsExpected", str(row.expected)
+        yield f"{place}Diverged", str(row.trial_diverged)
+        yield f"{place}OutOfMemory", str(row.outcomes.get("OUT_OF_MEMORY", 0))
+        yield f"{place}ForwardMs", _written(row.forward_seconds, 1e3, 1)
+        yield f"{place}BackwardMs", _written(row.backward_seconds, 1e3, 1)
+        yield f"{place}PeakMib", _written(row.peak_bytes, 1 / MIB, 1)
+        yield f"{place}TrainSeconds", _written(row.train_seconds, 1, 1)
+        if summary.wide:
+            if summary.parameters is not None:
+                yield f"{place}Parameters", f"{summary.parameters[number]:,}"
+            for name, share in zip(DISTANCE_BIN_NAMES, row.success_by_distance, strict=False):
+                word = name.replace("≤", "upto").replace(">", "over")
+                yield f"{place}Success{_letters(word)}", _written(share, 100, 1)
+    for entry in summary.entries:
+        place = start + _place({"planner": entry.planner, "task": entry.task, "map_size": entry.map_size}) + "AllK"
+        ours = entry.ours
+        yield f"{place}Ours", _written(ours.mean if ours else None, 1, 1)
+        yield f"{place}OursStd", _written(ours.deviation if ours and ours.n > 1 else None, 1, 1)
+        yield f"{place}OursTrials", str(ours.n if ours else 0)
+        yield f"{place}OursExpected", str(entry.expected)
+        yield f"{place}Paper", f"{entry.paper.mean:.2f}"
+        yield f"{place}PaperStd", f"{entry.paper.deviation:.2f}"
+        yield from _difference(place, entry.difference)
+    for one in summary.comparisons:
+        problem = {} if one.task is None else {"task": one.task, "map_size": one.map_size}
+        place = f"{start}{_letters(one.first)}Minus{_letters(one.second)}{_place(problem)}"
+        yield from _difference(place, one.difference)
+        yield f"{place}Pairs", str(one.difference.n if one.difference else 0)
+        yield f"{place}PairsExpected", str(one.expected)
+
+
+def _difference(place: str, found: Difference | None) -> Iterator[tuple[str, str]]:
+    for name, value in (
+        ("Difference", found and found.value),
+        ("DifferenceLow", found and found.low),
+        ("DifferenceHigh", found and found.high),
+    ):
+        yield f"{place}{name}", "---" if value is None else f"${value:+.1f}$"
+
+
+def _place(axes: Mapping[str, Scalar]) -> str:
+    """Return the words of a place in the sweep: values that are words stand alone, others after their axis."""
+    short = {"map_size": "size"}
+    return "".join(
+        _letters(value) if isinstance(value, str) else _letters(short.get(axis, axis)) + _letters(str(value))
+        for axis, value in axes.items()
+    )
+
+
+def _letters(text: str, between: str = "") -> str:
+    """Return text in letters alone, as a macro's name must be: each word starts with a capital, digits are words."""
+    spelt = re.sub(r"(?<=\d)\.(?=\d)", " Point ", text)
+    spelt = re.sub(r"(?:(?<=[eE])|^)-(?=\d)", " Minus ", spelt)
+    spelt = re.sub(r"\d", lambda digit: f" {_DIGITS[int(digit[0])]} ", spelt)
+    return between.join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z]+", spelt))
+
+
+def _plain(text: str) -> str:
+    """Return text for a comment: one line of plain letters."""
+    return printable(" ".join(text.split())).encode("ascii", "backslashreplace").decode()
+
+
+def _written(value: float | None, scale: float, digits: int) -> str:
+    return "---" if value is None else f"{value * scale:.{digits}f}"

@@ -1,0 +1,152 @@
+"""The trials of a sweep with all that they left behind: what figures and reports are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orchestrator.storage.provenance import Provenance
+from orchestrator.storage.results import ResultError, TrialResult, list_results, read_curves, trial_directory
+from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
+from orchestrator.tables.freshness import is_present, of_one_version, version
+from orchestrator.trial.evaluate import EvaluationResult, planned_evaluations, read_evaluation
+
+K = TypeVar("K", bound=Hashable)
+CURVES = ("epoch", "train_seconds", "valid_success_rate")
+"""What pictures need of an epoch."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trial of a sweep and what it left behind.
+
+    Attributes:
+        trial: The trial and its place in the sweep.
+        result: Its result, None where there is none yet.
+        curves: Its per-epoch records, also of a trial that still runs.
+        evaluations: What it does on the sweep's `test_on` maps, as far as that is known.
+        damaged: What could not be read of it, a line per file.
+    """
+
+    trial: PlannedTrial
+    result: TrialResult | None
+    curves: list[dict[str, Any]]
+    evaluations: list[EvaluationResult]
+    damaged: tuple[str, ...] = ()
+
+    def axis(self, name: str) -> Scalar:
+        """Return the trial's place on an axis of the sweep, None where it has none."""
+        return self.trial.axes.get(name)
+
+    @property
+    def completed(self) -> bool:
+        """True where the trial has numbers."""
+        return self.result is not None and self.result.status == "COMPLETED"
+
+    @property
+    def out_of_memory(self) -> bool:
+        """True where memory ran out."""
+        return self.result is not None and self.result.status == "OUT_OF_MEMORY"
+
+
+def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, curves: bool = True) -> list[Run]:
+    """Return the runs of the trials, read from the storage; a trial that the sweep lists twice in one place is one.
+
+    What is damaged costs its trial alone, and is told in `Run.damaged`.
+
+    Args:
+        sweep: The sweep.
+        trials: Its trials, or some of them.
+        storage: The storage directory.
+        curves: Whether to read the per-epoch records, which tables do not need.
+    """
+    places = {(trial.trial_id, tuple(trial.axes.items())): trial for trial in reversed(trials)}
+    own = list(places.values())[::-1]
+    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in own))
+    planned: dict[int, list[Path]] = {}
+    for evaluation in planned_evaluations(sweep, own):
+        planned.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
+    return [
+        _read(trial, results.get(trial.trial_id), storage, planned.get(id(trial), []), curves=curves) for trial in own
+    ]
+
+
+def _read(
+    trial: PlannedTrial, result: TrialResult | None, storage: Path, evaluations: Sequence[Path], *, curves: bool
+) -> Run:
+    damaged: list[str] = []
+    tests = []
+    for path in evaluations:
+        try:
+            test = read_evaluation(path)
+        except ResultError as error:
+            damaged.append(str(error))
+            continue
+        if test is not None and (result is None or _is_of(test, result)):
+            tests.append(test)
+    records = read_whole_curves(trial_directory(storage, trial.trial_id), damaged.append) if curves else []
+    return Run(trial, result, records, tests, tuple(damaged))
+
+
+def _is_of(test: EvaluationResult, result: TrialResult) -> bool:
+    """Return False for a test of the weights that a trial had before other code trained it again."""
+    return version(test.provenance) == version(result.provenance) or is_present(test.provenance)
+
+
+def read_whole_curves(directory: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Return a trial's per-epoch records, none where they are damaged, which `say` is told."""
+    try:
+        records = read_curves(directory)
+        for record in records:
+            for name in CURVES:
+                if not isinstance(record.get(name), int | float):
+                    raise ResultError(f"{directory / 'curves.parquet'}: {name}: expected a number in each epoch")
+    except ResultError as error:
+        say(str(error))
+        return []
+    return records
+
+
+def grouped(runs: Iterable[Run], key: Callable[[Run], K]) -> dict[K, list[Run]]:
+    """Return the runs by key, keys and runs in the order of the sweep."""
+    groups: dict[K, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups
+
+
+def once(runs: Iterable[Run]) -> list[Run]:
+    """Return each trial once: a sweep may list one twice, and the second is no further seed."""
+    return list({run.trial.trial_id: run for run in reversed(list(runs))}.values())[::-1]
+
+
+def usable(runs: Iterable[Run]) -> list[Run]:
+    """Return the completed runs, each trial once, that may be averaged: those `of_one_version`."""
+    return once(of_one_version([run for run in runs if run.completed], provenance_of))
+
+
+def provenance_of(run: Run) -> Provenance:
+    """Return what produced the run's result."""
+    return run.result.provenance if run.result else Provenance()
+
+
+def cell_of(run: Run) -> tuple[tuple[str, Scalar], ...]:
+    """Return the run's place in the sweep but for the seed: what one row of a table averages."""
+    return tuple((name, value) for name, value in run.trial.axes.items() if name != "seed")
+
+
+def planner_of(run: Run) -> str:
+    """Return the planner's name with its place on further axes of the sweep, so that no two of them are averaged."""
+    further = [
+        f"{axis.rpartition('.')[2]}={value}"
+        for axis, value in run.trial.axes.items()
+        if axis not in ("planner", "task", "map_size", "k", "seed")
+    ]
+    return " ".join([str(run.axis("planner")), *further])
+
+
+def usable_by_cell(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs that the tables use: in each cell those that are `usable`, whatever code other cells are of."""
+    return [run for cell in grouped(runs, cell_of).values() for run in usable(cell)]

@@ -1,0 +1,182 @@
+"""Results -> one row per cell of the sweep, all seeds together; pure. What is made of the rows is in `summary`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.storage.provenance import Provenance
+from orchestrator.storage.results import TrialResult
+from orchestrator.sweep.specs import PlannedTrial, Scalar
+from orchestrator.tables.freshness import is_present, of_commonest, of_one_version
+
+MISSING = "—"
+DISTANCE_BIN_NAMES = ("≤ 10", "≤ 20", "≤ 40", "≤ 80", "≤ 160", "> 160")
+"""The bins of `planners.training.rollout.DISTANCE_BINS`: steps of the shortest path."""
+
+
+FEW_STEPS = 50
+"""A budget that allows fewer training steps says more about itself than about a planner."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the paper's tables: all seeds of a planner at one task, size and K.
+
+    Averages are over the `used` trials: COMPLETED, of the present code; where there is none of the present code, of
+    the one older version with most trials, and `stale_used` says so. The two are never mixed. Times are over those
+    of them that ran on one kind of device, the commonest; where there are any that had it to themselves, over those.
+
+    Attributes:
+        axes: The place in the sweep: task, map_size, planner, k, and further axes but the seed.
+        expected: Trials of the sweep in this cell.
+        used: Trials behind the averages.
+        success_rate: Mean test success rate, 0..1; None where there is none.
+        success_rate_std: Sample standard deviation over seeds (n - 1), None for fewer than two.
+        optimality: Mean, 0..1.
+        spl: Mean, 0..1.
+        forward_seconds: Mean over trials of the median seconds of a training step's forward pass.
+        backward_seconds: The same for the backward pass.
+        peak_bytes: Largest over trials.
+        train_seconds: Mean over trials of the wall time of all training steps.
+        success_by_distance: Mean share of starts that arrive, per bin of `rollout.DISTANCE_BINS`, 0..1;
+            None for a bin without starts; empty where no trial has counted them.
+        counted_by_distance: Trials behind that.
+        trial_diverged: Trials under 20 % (the paper's italics).
+        forward_diverged: Trials whose forward iteration diverged at some step.
+        cut_short: Trials whose budget was used up before `FEW_STEPS` training steps.
+        outcomes: Number of trials by status; "MISSING" where there is no result.
+        stale: COMPLETED or OUT_OF_MEMORY trials of other code.
+        stale_used: True where the averages are of other code.
+        timed: Trials behind the times.
+        device: The device of the times.
+        exclusive: Whether it did nothing else meanwhile.
+    """
+
+    axes: dict[str, Scalar]
+    expected: int
+    used: int = 0
+    success_rate: float | None = None
+    success_rate_std: float | None = None
+    optimality: float | None = None
+    spl: float | None = None
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
+    peak_bytes: int | None = None
+    train_seconds: float | None = None
+    success_by_distance: tuple[float | None, ...] = ()
+    counted_by_distance: int = 0
+    trial_diverged: int = 0
+    forward_diverged: int = 0
+    cut_short: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    stale: int = 0
+    stale_used: bool = False
+    timed: int = 0
+    device: str = ""
+    exclusive: bool = False
+
+
+def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str | None = None) -> list[Row]:
+    """Return the rows of the table, in the order of the sweep; a trial that a cell lists twice counts once.
+
+    Args:
+        trials: The sweep.
+        results: What there is, by trial id.
+        code: Hash of the project's code that counts as present, None for what it is; results of other code are stale.
+    """
+    cells: dict[tuple[tuple[str, Scalar], ...], tuple[dict[str, Scalar], dict[str, TrialResult | None]]] = {}
+    for trial in trials:
+        axes = {name: value for name, value in trial.axes.items() if name != "seed"}
+        cell = cells.setdefault(tuple(axes.items()), (axes, {}))
+        cell[1][trial.trial_id] = results.get(trial.trial_id)
+    return [_row(axes, list(found.values()), code) for axes, found in cells.values()]
+
+
+def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str | None) -> Row:
+    results = [result for result in found if result is not None]
+    completed = [result for result in results if result.status == "COMPLETED"]
+    used = of_one_version(completed, lambda result: result.provenance, code)
+    alone = [result for result in used if result.provenance.exclusive]
+    timed = of_commonest(alone or used, lambda result: device_name(result.provenance))
+    rates = _present(result.test_success_rate for result in used)
+    return Row(
+        axes=axes,
+        expected=len(found),
+        used=len(used),
+        success_rate=_mean(rates),
+        success_rate_std=statistics.stdev(rates) if len(rates) > 1 else None,
+        optimality=_mean(_present(result.test_optimality for result in used)),
+        spl=_mean(_present(result.test_spl for result in used)),
+        forward_seconds=_mean(_present(result.forward_seconds for result in timed)),
+        backward_seconds=_mean(_present(result.backward_seconds for result in timed)),
+        peak_bytes=max((result.peak_bytes for result in timed if result.peak_bytes is not None), default=None),
+        train_seconds=_mean(_present(result.train_seconds for result in timed)),
+        **_by_distance(used),
+        trial_diverged=sum(result.trial_diverged for result in used),
+        forward_diverged=sum(result.forward_diverged for result in used),
+        cut_short=sum(result.ended_by_budget and result.steps < FEW_STEPS for result in used),
+        outcomes=dict(Counter("MISSING" if result is None else result.status for result in found)),
+        stale=sum(result.final and not is_present(result.provenance, code) for result in results),
+        stale_used=bool(used) and not is_present(used[0].provenance, code),
+        timed=len(timed),
+        device=device_name(timed[0].provenance) if timed else "",
+        exclusive=bool(alone),
+    )
+
+
+def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:
+    counted = [bins for result in used if (bins := distance_bins(result))]
+    shares = (_mean([arrivals / cells for cells, arrivals in one if cells]) for one in zip(*counted, strict=True))
+    return {"success_by_distance": tuple(shares), "counted_by_distance": len(counted)}
+
+
+def distance_bins(result: TrialResult) -> list[tuple[int, int]]:
+    """Return starts and arrivals per bin of `rollout.DISTANCE_BINS`, empty where they were not counted."""
+    return list(zip(result.test_cells_by_distance, result.test_arrivals_by_distance, strict=True))
+
+
+def device_name(provenance: Provenance) -> str:
+    """Return the model of the device that did the work, so that times of different ones are never averaged."""
+    return provenance.cpu or "cpu" if provenance.accelerator == "cpu" else provenance.accelerator
+
+
+def _present(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def notes(row: Row) -> list[str]:
+    """Return what a reader must know about a row beyond its numbers, shortest first in importance."""
+    said = []
+    if row.trial_diverged:
+        said.append(f"{row.trial_diverged}/{row.used} under 20 %")
+    if row.forward_diverged:
+        said.append(f"{row.forward_diverged}/{row.used} forward diverged")
+    if row.cut_short:
+        said.append(f"{row.cut_short}/{row.used} under {FEW_STEPS} steps in the budget")
+    for status, word in (("OUT_OF_MEMORY", "OOM"), ("FAILED", "failed"), ("CANCELLED", "cancelled")):
+        if row.outcomes.get(status):
+            said.append(f"{row.outcomes[status]} {word}")
+    if row.stale:
+        said.append(f"{row.stale} stale{', shown' if row.stale_used else ', left out'}")
+    if row.timed < row.used:
+        said.append(f"times of {row.timed} on {row.device}")
+    if 0 < row.counted_by_distance < row.used:
+        said.append(f"path lengths of {row.counted_by_distance}")
+    return said
+
+
+def success(row: Row) -> str:
+    """Return the success rate in percent as in the paper, "62.1 ± 1.3", or the word for why there is none."""
+    if row.success_rate is None:
+        return "OOM" if row.outcomes.get("OUT_OF_MEMORY") else MISSING
+    mean = f"{100 * row.success_rate:.1f}"
+    return mean if row.success_rate_std is None else f"{mean} ± {100 * row.success_rate_std:.1f}"

@@ -1,0 +1,61 @@
+"""What MLflow has been sent, in a note beside the sweep: it only saves asking, so losing it loses nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.storage.results import TrialResult, write_json
+from orchestrator.tracking.store import knows_experiment
+
+
+def unsent(storage: Path, sweep: str, uri: str, results: Mapping[str, TrialResult]) -> list[str]:
+    """Return the trials whose result MLflow has not been sent; asks no server."""
+    sent = _read_sent(storage, sweep, uri)
+    return [trial_id for trial_id, result in results.items() if sent.get(trial_id) != result_digest(result)]
+
+
+def write_sent(storage: Path, sweep: str, uri: str, experiment: str, sent: Mapping[str, str]) -> None:
+    """Note what MLflow has been sent, and where to; of an experiment that is there no more, nothing is kept."""
+    old = _read_note(storage, sweep, uri)
+    before = _sent(old) if old.get("experiment") == experiment else {}
+    write_json(note_path(storage, sweep, uri), {"experiment": experiment, "sent": {**before, **sent}})
+
+
+def result_digest(result: TrialResult) -> str:
+    """Return what tells one result from another."""
+    return hashlib.sha256(result.model_dump_json().encode()).hexdigest()[:16]
+
+
+def page_of(storage: Path, sweep: str, uri: str) -> str:
+    """Return the path and fragment of the sweep's page below MLflow's address; "" where MLflow never answered."""
+    experiment = _read_note(storage, sweep, uri).get("experiment")
+    # Without its last word, MLflow's pages open on its views for language models.
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
+
+
+def note_path(storage: Path, sweep: str, uri: str) -> Path:
+    """Return where the note is; its name has a digest of the address, which may hold a password."""
+    return storage / "sweeps" / sweep / f"mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+
+
+def _read_note(storage: Path, sweep: str, uri: str) -> dict[str, Any]:
+    try:
+        note = json.loads(note_path(storage, sweep, uri).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(note, dict) or not isinstance(note.get("experiment"), str):
+        return {}
+    return note if knows_experiment(uri, note["experiment"], sweep) else {}
+
+
+def _read_sent(storage: Path, sweep: str, uri: str) -> dict[str, str]:
+    return _sent(_read_note(storage, sweep, uri))
+
+
+def _sent(note: Mapping[str, Any]) -> dict[str, str]:
+    sent = note.get("sent")
+    return sent if isinstance(sent, dict) else {}

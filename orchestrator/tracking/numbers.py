@@ -1,0 +1,97 @@
+"""What MLflow is told of a trial in numbers and words; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.sweep.specs import PlannedTrial
+from orchestrator.tables.freshness import version
+
+MOST_PER_BATCH = 900
+"""Metrics per request; the server takes 1,000."""
+RESULT = (
+    "test_success_rate",
+    "test_optimality",
+    "test_spl",
+    "valid_success_rate",
+    "train_loss",
+    "forward_seconds",
+    "backward_seconds",
+    "forward_steps",
+    "forward_residual",
+    "backward_residual",
+    "peak_bytes",
+    "train_seconds",
+    "epochs",
+    "trial_diverged",
+    "forward_diverged",
+)
+"""The fields of a result that are metrics."""
+_CENTURY = 3.2e9
+
+
+def params_of(trial: PlannedTrial) -> dict[str, str]:
+    """Return flat params, so that MLflow's pages can group and compare by them."""
+    spec = trial.spec
+    params = {
+        **trial.axes,
+        "core": spec.planner.core,
+        "adjoint": spec.planner.adjoint,
+        "solver": spec.planner.solver,
+        "solver_bwd": spec.planner.solver_bwd,
+        "k_bwd": spec.planner.k_bwd,
+        "epochs": spec.training.epochs,
+        "batch_size": spec.training.batch_size,
+        "optimizer": spec.training.optimizer,
+        "learning_rate": spec.training.learning_rate,
+        "labels": spec.training.labels,
+        "train_maps": spec.data.train,
+        "threads": spec.execution.threads,
+    }
+    return {name: str(value)[:500] for name, value in params.items()}
+
+
+def metrics_of(
+    values: Mapping[str, Any], step: int, seconds: float, solved: Collection[str] = (), prefix: str = ""
+) -> list[Any]:
+    """Return MLflow metrics, of finite values alone.
+
+    Args:
+        values: By name; None and nan are what there is none of.
+        step: Their step.
+        seconds: When.
+        solved: Names of quantities that there must be: where one is missing, the metric NAME_not_finite says so.
+        prefix: Stands before every name.
+    """
+    from mlflow.entities import Metric
+
+    found = {}
+    for name, value in values.items():
+        if name == "not_finite" and not value:
+            continue
+        if isinstance(value, (bool, int, float)) and math.isfinite(value):
+            found[name] = float(value)
+        elif (isinstance(value, float) and math.isinf(value)) or ((value is None or value != value) and name in solved):
+            found[f"{name}_not_finite"] = 1.0
+    assert len(found) <= MOST_PER_BATCH
+    return [Metric(f"{prefix}{name}", value, int(seconds * 1000), step) for name, value in found.items()]
+
+
+def solved_by(trial: PlannedTrial) -> tuple[str, ...]:
+    """Return the quantities that every epoch of the trial has."""
+    backward = () if trial.spec.planner.adjoint == "unrolled" else ("backward_residual",)
+    return ("train_loss", "forward_residual", *backward)
+
+
+def seconds_of(record: Mapping[str, Any]) -> float:
+    """Return the seconds that an epoch's training took, of a record that may be damaged."""
+    taken = float(record["train_seconds"])
+    return taken if 0.0 <= taken < _CENTURY else 0.0
+
+
+def present_version(trial: PlannedTrial) -> str:
+    """Return the version of the code, plug-ins included, that a trial runs with now."""
+    return version(Provenance(code=code_hash(), plugins={name: code_hash(name) for name in trial.spec.plugins}))

@@ -1,0 +1,1 @@
+"""One trial, from its spec to its result: training, tests, failure, and looking inside afterwards."""

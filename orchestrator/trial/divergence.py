@@ -1,0 +1,149 @@
+"""The first divergence of a trial's forward iteration (App. B.2): kept when it happens, shown again later."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datagen.problem import Problems
+from datagen.tasks.registry import TASKS
+from orchestrator.storage.provenance import code_hash
+from orchestrator.storage.results import ResultError, write_bytes
+from orchestrator.sweep.specs import TrialSpec
+from orchestrator.trial.trained import solve
+from planners.fixed_points import Result
+from planners.planner import Plan, build_planner
+from planners.training.evaluation import ProblemSource, evaluate
+from planners.training.rollout import Evaluation
+from planners.training.trainer import Trainer
+from planners.trial_files import PlannerError, read_checkpoint
+
+FILE = "divergence.pt"
+
+
+class WatchedTrainer(Trainer):
+    """A trainer that tells of its progress, and hands over the state in which the forward iteration first diverged.
+
+    Attributes:
+        keep: Is given the state, ready to be saved; None once that has happened.
+        advance: Is called in each training step and after each batch of a test; None for nobody to tell.
+    """
+
+    keep: Callable[[bytes], None] | None = None
+    advance: Callable[..., None] | None = None
+
+    def look(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
+        """Tell of the step; hand over the state if this is the first one whose forward iteration diverged."""
+        if self.advance is not None:
+            self.advance()
+        if self.keep is not None and bool((plan.solution.result == Result.DIVERGED).any()):
+            self.keep(self._state(plan, random_state))
+            self.keep = None
+
+    def _evaluate(self, problems: ProblemSource) -> Evaluation:
+        size = self.training.batch_size
+        return evaluate(self.planner, problems, moves=self.moves, batch_size=size, progress=self.advance)
+
+    def _state(self, plan: Plan, random_state: dict[str, Tensor]) -> bytes:
+        content = BytesIO()
+        state = {
+            "code": code_hash(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "indices": self._indices(),
+            "weights": self.planner.state_dict(),
+            "random_state": random_state,
+            "residual": plan.solution.residual.detach(),
+            "result": plan.solution.result.detach(),
+            "steps": plan.solution.steps.detach(),
+        }
+        torch.save(state, content)
+        return content.getvalue()
+
+    def _indices(self) -> list[int] | None:
+        """Return the numbers of the batch's problems; of a stream None, whose batches follow from seed and epoch."""
+        if not isinstance(self.train, Problems):
+            return None
+        size = self.training.batch_size
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.train))
+        chosen: list[int] = order[self.step * size : (self.step + 1) * size].tolist()
+        return chosen
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The first divergence of a trial, run again.
+
+    Attributes:
+        epoch: Epoch in which it happened, from 1.
+        step: Step of that epoch, from 1.
+        indices: Problems of the training set in the batch; None of a streamed set.
+        diverged: Samples of the batch that diverged then.
+        again: Samples that diverge now.
+        residual: Relative residual [K][B] after each forward step; None where it is not finite.
+    """
+
+    epoch: int
+    step: int
+    indices: list[int] | None
+    diverged: list[int]
+    again: list[int]
+    residual: list[list[float | None]]
+
+
+def keep_divergence(directory: Path, content: bytes) -> None:
+    """Write the state of the first divergence, unless there is one from before an interruption."""
+    if not (directory / FILE).exists():
+        write_bytes(directory / FILE, content)
+
+
+def replay(directory: Path, spec: TrialSpec, train: ProblemSource) -> Replay:
+    """Run the forward iteration again that was the first of the trial to diverge.
+
+    Args:
+        directory: The trial directory.
+        spec: The trial.
+        train: Its training problems.
+
+    Raises:
+        ResultError: No divergence was kept, or it was of other code.
+    """
+    path = directory / FILE
+    try:
+        state = read_checkpoint(path)
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file: the trial's forward iteration has not diverged") from None
+    except PlannerError as error:
+        raise ResultError(str(error)) from error
+    if state.get("code") != code_hash():
+        raise ResultError(f"{path}: kept by other code ({state.get('code')}); this code would iterate something else")
+    batches = train.batches(spec.training.batch_size, spec.seed, state["epoch"])
+    batch = next(itertools.islice(batches, state["step"], None))
+    if state["epoch"] < spec.training.mapper_pretrain_epochs:
+        batch = replace(batch, observation=None)  # the planner saw the true map
+    moves = TASKS[spec.data.task].moves
+    planner = build_planner(spec.planner, actions=len(moves.names))
+    planner.load_state_dict(state["weights"])
+    torch.set_rng_state(state["random_state"]["torch"])
+    found = solve(planner, batch, moves=moves).solution
+    assert found.trace is not None
+    return Replay(
+        epoch=state["epoch"] + 1,
+        step=state["step"] + 1,
+        indices=state["indices"],
+        diverged=_diverged(state["result"]),
+        again=_diverged(found.result),
+        residual=[[value if math.isfinite(value) else None for value in row] for row in found.trace.tolist()],
+    )
+
+
+def _diverged(result: Tensor) -> list[int]:
+    return torch.nonzero(result == Result.DIVERGED).flatten().tolist()

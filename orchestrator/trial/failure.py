@@ -1,0 +1,126 @@
+"""How trials end other than well: where memory ran out, and what others than the trial's own process write down."""
+
+from __future__ import annotations
+
+import statistics
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.storage.leases import Owner, take
+from orchestrator.storage.provenance import code_hash, provenance
+from orchestrator.storage.results import ResultError, TrialResult, read_result, write_result
+
+if TYPE_CHECKING:
+    from planners.training.records import EpochRecord
+    from planners.training.rollout import Evaluation
+
+STAYS = "the result of before stays"
+"""What is said where a failure is told and not kept: a final result is never replaced by none."""
+
+DIVERGED_BELOW = 0.2
+"""A trial whose test success rate is lower counts as diverged (Table 1's italics)."""
+
+
+def numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any]:
+    """Return the result's numbers: the last epoch's, the times' medians over epochs, and the test's."""
+    last = asdict(records[-1]) if records else {}
+    kept = (
+        "valid_success_rate",
+        "train_loss",
+        "forward_steps",
+        "forward_residual",
+        "backward_residual",
+        "not_finite",
+        "kernel",
+    )
+    return {
+        **{name: last[name] for name in kept if name in last},
+        "epochs": len(records),
+        "test_success_rate": evaluation.success_rate,
+        "test_optimality": evaluation.optimality,
+        "test_spl": evaluation.spl,
+        "test_accuracy": evaluation.accuracy,
+        "test_cells_by_distance": list(evaluation.cells_by_distance),
+        "test_arrivals_by_distance": list(evaluation.arrivals_by_distance),
+        "trial_diverged": evaluation.success_rate < DIVERGED_BELOW,
+        "forward_diverged": any(record.forward_diverged for record in records),
+        "forward_seconds": _median(records, "forward_seconds"),
+        "backward_seconds": _median(records, "backward_seconds"),
+        "peak_bytes": max((record.peak_bytes for record in records), default=0),
+        "train_seconds": sum(record.train_seconds for record in records),
+    }
+
+
+def _median(records: list[EpochRecord], name: str) -> float | None:
+    values = [value for record in records if (value := getattr(record, name)) == value]
+    return statistics.median(values) if values else None
+
+
+def memory_phase(error: BaseException) -> str:
+    """Return where memory ran out, as the trainer marked it (`memory.phase`); "loading" before training."""
+    return str(getattr(error, "phase", "loading"))
+
+
+def settle(directory: Path, owner: Owner, outcome: TrialResult) -> TrialResult:
+    """Write how a trial has ended unless it has a final result, looking and writing under one lease.
+
+    Args:
+        directory: The trial directory.
+        owner: This process.
+        outcome: CANCELLED or FAILED.
+
+    Returns:
+        What the directory holds then: the outcome, or the final result that was there.
+
+    Raises:
+        TrialHeld: Another process works on the trial.
+        LeaseLost: Another process took it over meanwhile; nothing was written.
+    """
+    lease = take(directory, owner)
+    try:
+        found = whole_result(directory)
+        if found is not None and found.final:
+            return found
+        lease.renew()
+        write_result(directory, outcome)
+        return outcome
+    finally:
+        lease.release()
+
+
+def whole_result(directory: Path) -> TrialResult | None:
+    """Return a trial's result; None where there is none, or a damaged one, which is made again."""
+    try:
+        return read_result(directory)
+    except ResultError:
+        return None
+
+
+def record_failure(directory: Path, trial_id: str, error: BaseException, campaign: str = "") -> TrialResult:
+    """Write and return the result of a trial that could not write one itself: FAILED, with the traceback.
+
+    Where the trial has a final result, that stays: a fresh one is returned, and beside a stale one the failure.
+
+    Args:
+        directory: The trial directory.
+        trial_id: The trial.
+        error: What ended it.
+        campaign: The run of a sweep that it ran for.
+
+    Raises:
+        TrialHeld: Another process works on the trial by now.
+        LeaseLost: Another process took it over meanwhile.
+    """
+    result = TrialResult(
+        trial_id=trial_id,
+        status="FAILED",
+        reason=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500],
+        traceback="".join(traceback.format_exception(error)),
+        provenance=provenance(),
+    )
+    kept = settle(directory, Owner.here(campaign), result)
+    if kept is result or kept.provenance.made_by(code_hash()):
+        return kept
+    return result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})

@@ -1,0 +1,99 @@
+"""A few full-size training steps of every cell of a sweep, to know what it will cost and what will not fit."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from datagen.problem import Problems
+from datagen.tasks.registry import TASKS
+from orchestrator.campaign.estimates import Measurement, cell_of, measurement_path
+from orchestrator.campaign.progress import trial_name
+from orchestrator.cluster.resources import may_use_gpu
+from orchestrator.storage.provenance import code_hash, provenance
+from orchestrator.storage.results import write_json
+from orchestrator.sweep.specs import PlannedTrial
+from orchestrator.tables.rows import device_name
+from orchestrator.trial.failure import memory_phase
+from planners.training.memory import MemoryLimitExceeded
+from planners.training.trainer import WARM_UP_STEPS, Trainer
+
+STEPS = 4
+"""Steps that are timed, after the warm-up."""
+
+
+def measure(
+    trials: Iterable[PlannedTrial], storage: Path, say: Callable[[PlannedTrial, Measurement], None]
+) -> list[Measurement]:
+    """Measure every distinct cell on this machine and keep what was found in the storage.
+
+    Args:
+        trials: The sweep's trials; of those that differ in the seed alone, one is measured.
+        storage: The storage directory.
+        say: Is told of each measurement.
+    """
+    cells = {cell_of(trial.spec): trial for trial in reversed(list(trials)) if trial.spec.training.epochs}
+    found = []
+    for cell, trial in reversed(cells.items()):
+        measurement = _measure(trial, cell)
+        content = measurement.model_dump(mode="json")
+        write_json(measurement_path(storage, cell, measurement.device), content)
+        say(trial, measurement)
+        found.append(measurement)
+    return found
+
+
+def _measure(trial: PlannedTrial, cell: str) -> Measurement:
+    spec = trial.spec
+    device = spec.execution.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
+    torch.set_num_threads(spec.execution.threads)
+    name = trial_name(replace(trial, axes={key: value for key, value in trial.axes.items() if key != "seed"}))
+    facts = {
+        "cell": cell,
+        "device": device_name(provenance(device=device)),
+        "host": socket.gethostname(),
+        "code": code_hash(),
+        "name": name,
+    }
+    try:
+        problems = _problems(trial)
+        limit_gib = spec.execution.memory_limit_gib
+        trainer = Trainer(
+            spec.planner,
+            spec.training.model_copy(update={"tested_checkpoint": "last"}),
+            problems,
+            problems[0:0],
+            moves=TASKS[spec.data.task].moves,
+            seed=spec.seed,
+            device=device,
+            kernel=spec.execution.kernel,
+            memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
+        )
+        record = trainer.run_epoch()
+    except (MemoryLimitExceeded, torch.OutOfMemoryError, MemoryError) as error:
+        phase = memory_phase(error)
+        peak = error.peak_bytes if isinstance(error, MemoryLimitExceeded) else None
+        return Measurement(**facts, status="OUT_OF_MEMORY", reason=f"in {phase}: {error}", peak_bytes=peak)
+    except Exception as error:  # whatever breaks a trial is to be known before the sweep starts
+        return Measurement(**facts, status="FAILED", reason=f"{type(error).__name__}: {error}".splitlines()[0])
+    return Measurement(
+        **facts,
+        status="COMPLETED",
+        step_seconds=record.forward_seconds + record.backward_seconds,
+        forward_seconds=record.forward_seconds,
+        backward_seconds=record.backward_seconds,
+        peak_bytes=record.peak_bytes,
+    )
+
+
+def _problems(trial: PlannedTrial) -> Problems:
+    """Return fresh problems of the cell's size, enough for the warm-up and the timed steps."""
+    count = trial.spec.training.batch_size * (WARM_UP_STEPS + STEPS)
+    data = trial.spec.data.model_copy(update={"train": count})
+    return TASKS[data.task].draw()(data, "train", 0, count)

@@ -1,0 +1,375 @@
+"""One trial, from its spec to its directory; needs no Ray and no MLflow."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datagen.storage import dataset as parquet
+from datagen.storage.staging import staged
+from datagen.storage.stream import ProblemStream
+from datagen.tasks.registry import TASKS, DatasetSpec, Split, dataset_id
+from orchestrator.cluster.resources import check_device, may_use_gpu
+from orchestrator.storage.checkpoints import LATEST, code_of, drop_previous, is_of, load_checkpoint, save_checkpoint
+from orchestrator.storage.files import append_line
+from orchestrator.storage.leases import Lease, LeaseLost, Owner, take
+from orchestrator.storage.provenance import code_hash, provenance
+from orchestrator.storage.results import (
+    ResultError,
+    TrialResult,
+    no_room,
+    read_result,
+    trial_directory,
+    write_curves,
+    write_result,
+    write_spec,
+)
+from orchestrator.sweep.specs import TrialSpec, trial_id
+from orchestrator.trial import divergence
+from orchestrator.trial.cancel import Cancelled, drop_mark, is_cancelled, why_cancelled
+from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
+from orchestrator.trial.failure import STAYS, memory_phase, numbers, whole_result
+from orchestrator.trial.trained import Convergence, convergence
+from orchestrator.trial.watchdog import STALL_SECONDS, watched
+from planners.compiled.conv_gru.buffers import release_pages
+from planners.planner import ieee_float32
+from planners.training.evaluation import ProblemSource
+from planners.training.memory import MemoryLimitExceeded, phase
+from planners.training.rollout import Evaluation
+from planners.training.trainer import EpochRecord, Trainer
+
+IN_MEMORY_BYTES = 2**31
+"""A split of up to this size is read into memory once; a larger one is streamed, in bounded memory."""
+
+TRACED_PROBLEMS = 32
+"""Test problems whose residuals are recorded step by step."""
+
+Report = Callable[[EpochRecord], None]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one process does about one trial, under its lease; the fields are `run_trial`'s arguments."""
+
+    spec: TrialSpec
+    storage: Path
+    lease: Lease
+    report: Report | None
+    exclusive: bool
+    retime: bool
+    stall_seconds: float | None
+    alone: bool
+
+    @property
+    def directory(self) -> Path:
+        """The trial directory."""
+        return self.lease.directory
+
+
+def run_trial(
+    spec: TrialSpec,
+    storage: Path,
+    report: Report | None = None,
+    *,
+    campaign: str = "",
+    instead_of: int = 0,
+    exclusive: bool = False,
+    retime: bool = False,
+    stall_seconds: float | None = STALL_SECONDS,
+) -> TrialResult:
+    """Train and test one planner and leave everything in its trial directory.
+
+    A trial that is done is left as it is. One that was interrupted goes on after its last completed epoch and ends with
+    the same numbers. Running out of memory is an outcome; any other exception ends the trial as FAILED, with its
+    traceback in the result.
+
+    Args:
+        spec: The trial.
+        storage: The storage directory; the trial's dataset must be in it, complete.
+        report: Called after each epoch.
+        campaign: The run of a sweep that this process works for; takes over from its own dead processes at once.
+        instead_of: Number of a lease whose owner has given no sign of life for long enough.
+        exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
+        retime: Train again what was trained on a shared device.
+        stall_seconds: Time without a training step or a tested batch after which this process ends itself; None to
+            wait for ever.
+
+    Returns:
+        The result, which is also in `result.json`.
+
+    Raises:
+        TrialHeld: Another process works on the trial.
+        LeaseLost: Another process took it over meanwhile; what this one made since then is discarded.
+        StorageFull: There is no room; running the trial again goes on from its last checkpoint.
+    """
+    directory = trial_directory(storage, trial_id(spec))
+    try:
+        lease = take(directory, Owner.here(campaign), instead_of)
+        try:
+            with lease.beating():
+                done = _settled(directory, retime)
+                return done or _run(
+                    Attempt(spec, storage, lease, report, exclusive, retime, stall_seconds, alone=not campaign)
+                )
+        finally:
+            lease.release()
+    except LeaseLost:
+        with suppress(OSError):  # the whole directory may have been taken away
+            _log(directory, "another process has taken over; what this one has made since is discarded")
+        raise
+    except OSError as error:
+        raise no_room(error, directory) or error from None
+
+
+def _settled(directory: Path, retime: bool) -> TrialResult | None:
+    """Return the result that leaves nothing to do, found only once the trial is ours."""
+    try:
+        result = read_result(directory)
+    except ResultError as error:
+        _log(directory, f"the result is damaged and made again: {error}")
+        return None
+    if result is None:
+        return None
+    if result.status == "CANCELLED" and is_cancelled(directory):
+        return result
+    timed = result.provenance.exclusive or not retime
+    return result if result.final and result.provenance.made_by(code_hash()) and timed else None
+
+
+def _run(attempt: Attempt) -> TrialResult:
+    spec, directory, lease = attempt.spec, attempt.directory, attempt.lease
+    write_spec(directory, spec)
+    device = _device(spec)
+    ieee_float32()
+    identity: dict[str, Any] = {
+        "trial_id": trial_id(spec),
+        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.exclusive),
+    }
+    try:
+        _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
+        with (
+            watched(directory, attempt.stall_seconds, attempt.alone) as watchdog,
+            dataset_folder(spec.data, attempt.storage) as datasets,
+        ):
+            trainer = _trainer(spec, datasets, directory, device)
+            trainer.advance = watchdog.advance
+            records, alone = _resume(trainer, attempt)
+            identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
+            evaluation, traces = _train_and_test(trainer, records, attempt, datasets, alone)
+        found = numbers(records, evaluation) | {
+            "steps": trainer.spent.steps,
+            "ended_by_budget": trainer.spent.exhausts(spec.training),
+            "forward_trace": traces.forward,
+            "backward_trace": traces.backward,
+        }
+        result = TrialResult(status="COMPLETED", **identity, **found)
+    except (MemoryLimitExceeded, torch.OutOfMemoryError) as error:
+        result = _out_of_memory(error, device, spec.execution.memory_limit_gib, identity)
+    except Cancelled as stopped:
+        result = TrialResult(status="CANCELLED", reason=str(stopped), **identity)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        if full := no_room(error, directory):
+            raise full from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        result = TrialResult(status="FAILED", reason=reason, traceback=traceback.format_exc(), **identity)
+    lease.renew()
+    before = None if result.final else whole_result(directory)
+    if before is not None and before.final:  # a stale one, which this was to replace
+        result = result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})
+    else:
+        write_result(directory, result)
+    if result.final:
+        drop_previous(directory)
+        drop_mark(directory)
+    # The log may itself be what failed; the result says it all.
+    with suppress(OSError):
+        _log(directory, f"{result.status} {result.reason}".strip())
+        if before is not None and before.final:
+            _log(directory, result.traceback)
+    return result
+
+
+def _out_of_memory(
+    error: MemoryLimitExceeded | torch.OutOfMemoryError, device: str, limit_gib: float | None, identity: dict[str, Any]
+) -> TrialResult:
+    """Return the outcome OUT_OF_MEMORY, or where a device without a limit was too small, a failure to be retried."""
+    phase = memory_phase(error)
+    where = f"in the {phase} pass" if phase in ("forward", "backward") else f"in {phase}"
+    if device == "cuda" and limit_gib is None:
+        reason = (
+            f"PlacementError: out of the device's memory {where}, and the trial has no limit of its own: run it on a "
+            "larger device (resources.min_memory_gib), or give it the limit at which it counts as out of memory "
+            f"(execution.memory_limit_gib): {' '.join(str(error).split())}"
+        )
+        return TrialResult(status="FAILED", reason=reason, traceback=traceback.format_exc(), **identity)
+    return TrialResult(
+        status="OUT_OF_MEMORY",
+        reason=f"{where}: {error}",
+        out_of_memory_phase=phase,
+        peak_bytes=error.peak_bytes if isinstance(error, MemoryLimitExceeded) else _cuda_peak_bytes(device),
+        **identity,
+    )
+
+
+def _trainer(spec: TrialSpec, datasets: Path, directory: Path, device: str) -> WatchedTrainer:
+    torch.set_num_threads(spec.execution.threads)
+    release_pages()  # of an earlier trial of this process
+    limit_gib = spec.execution.memory_limit_gib
+    _limit_device(device, limit_gib)
+    trainer = WatchedTrainer(
+        spec.planner,
+        spec.training,
+        open_split(spec.data, datasets, "train"),
+        open_split(spec.data, datasets, "valid"),
+        moves=TASKS[spec.data.task].moves,
+        seed=spec.seed,
+        device=device,
+        kernel=spec.execution.kernel,
+        memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
+    )
+    trainer.keep = lambda content: keep_divergence(directory, content)
+    return trainer
+
+
+def _train_and_test(
+    trainer: WatchedTrainer,
+    records: list[EpochRecord],
+    attempt: Attempt,
+    datasets: Path,
+    alone: bool,
+) -> tuple[Evaluation, Convergence]:
+    """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
+    spec, directory = attempt.spec, attempt.directory
+    if is_cancelled(directory):
+        raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
+    if records:
+        write_curves(directory, records)
+    while not trainer.finished:
+        record = trainer.run_epoch()
+        records.append(record)
+        attempt.lease.check()
+        write_curves(directory, records)
+        _save(trainer, records, attempt, alone)
+        _log(
+            directory,
+            f"epoch {record.epoch}: loss {record.train_loss:.4f}, success {record.valid_success_rate:.4f}, "
+            f"residual {record.forward_residual:.2e}, {record.train_seconds:.1f} s",
+        )
+        if attempt.report is not None:
+            attempt.report(record)
+        if is_cancelled(directory) and not trainer.finished:
+            raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
+    if not records:
+        _save(trainer, records, attempt, alone)
+    test = open_split(spec.data, datasets, "test")
+    traced = next(test.in_order(TRACED_PROBLEMS))
+    with phase("test"):
+        return trainer.test(test), convergence(trainer.planner, traced, trainer.moves)
+
+
+@contextmanager
+def dataset_folder(spec: DatasetSpec, storage: Path) -> Iterator[Path]:
+    """Yield the folder that holds the dataset: the storage's, or the node's own copy where IDP_CACHE names a place.
+
+    IDP_CACHE_GIB limits what the node's copies may take together (50 by default).
+    """
+    cache = os.environ.get("IDP_CACHE")
+    if not cache:
+        yield storage / "datasets"
+        return
+    limit_bytes = int(float(os.environ.get("IDP_CACHE_GIB", "50")) * 2**30)
+    with staged(parquet.directory_of(spec, storage / "datasets"), Path(cache), limit_bytes) as local:
+        yield local.parent
+
+
+def open_split(spec: DatasetSpec, datasets: Path, split: Split) -> ProblemSource:
+    """Return a split in memory, or as a stream where it would take too much."""
+    dataset = parquet.directory_of(spec, datasets)
+    if parquet.bytes_per_problem(spec) * spec.count(split) <= IN_MEMORY_BYTES:
+        return parquet.read_split(dataset, split)
+    return ProblemStream(dataset, split)
+
+
+def _device(spec: TrialSpec) -> str:
+    if spec.execution.device != "auto":
+        return spec.execution.device
+    return "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
+
+
+def _limit_device(device: str, limit_gib: float | None) -> None:
+    """Hold a GPU to the trial's memory limit, so that OUT_OF_MEMORY means the same on every model."""
+    if device != "cuda":
+        return
+    properties = torch.cuda.get_device_properties(device)
+    check_device(properties.total_memory, properties.name, limit_gib)
+    share = 1.0 if limit_gib is None else limit_gib * 2**30 / properties.total_memory
+    torch.cuda.empty_cache()  # of the trial before this one in the process
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+
+
+def _cuda_peak_bytes(device: str) -> int | None:
+    return torch.cuda.max_memory_allocated() if device == "cuda" else None
+
+
+def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone: bool) -> None:
+    if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
+        _log(attempt.directory, "weights are not finite: the checkpoint of the epoch before is kept")
+        return
+    state = {
+        "code": code_of(attempt.spec),
+        "spec": attempt.spec.model_dump(mode="json"),  # so that a checkpoint tells whose it is
+        "exclusive": alone,
+        "records": [asdict(record) for record in records],
+        "trainer": trainer.state_dict(),
+    }
+    save_checkpoint(attempt.directory, state)
+
+
+def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool]:
+    """Load the trial's checkpoint into the trainer; return the epochs it holds and whether all are timed alone.
+
+    None of other code's epochs are taken, nor of another trial's, nor, where they are to be timed again, of those on a
+    shared device.
+    """
+    directory = attempt.directory
+    state, wrong = load_checkpoint(directory)
+    for reason in wrong:
+        _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
+    if state is not None and state.get("code") != code_of(attempt.spec):
+        _log(directory, "the checkpoint was made by other code: training starts again")
+        state = None
+    if state is not None and not is_of(state, attempt.spec):
+        _log(directory, "the checkpoint is another trial's: training starts again")
+        state = None
+    if state is not None and attempt.retime and not state.get("exclusive", False):
+        _log(directory, "the checkpoint's epochs were timed on a shared device: training starts again")
+        state = None
+    if state is None:
+        (directory / divergence.FILE).unlink(missing_ok=True)
+        return [], attempt.exclusive
+    try:
+        records = [EpochRecord(**record) for record in state["records"]]
+        trainer.load_state_dict(state["trainer"])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ResultError(
+            f"{directory / LATEST}: does not fit this trial ({reason}); delete it to train again"
+        ) from error
+    _log(directory, f"goes on after epoch {trainer.epoch}")
+    return records, attempt.exclusive and bool(state.get("exclusive", False))
+
+
+def _log(directory: Path, line: str) -> None:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    append_line(directory / "log.txt", f"{now} {line}")

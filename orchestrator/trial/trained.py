@@ -1,0 +1,168 @@
+"""Trained planners, taken up again from their trial directories: to test elsewhere, to look inside, to draw."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional
+
+from datagen.problem import FOUR, Moves, Problems
+from datagen.spec import first_problem
+from datagen.tasks.registry import TASKS
+from orchestrator.storage.results import ResultError, is_trial_id
+from orchestrator.sweep.specs import TrialSpec, trial_id
+from planners import trial_files
+from planners.edge import on_map, plan_walled
+from planners.planner import Plan, Planner, build_planner
+from planners.training.evaluation import Inputs
+from planners.trial_files import PlannerError
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained planner.
+
+    Attributes:
+        spec: The trial it comes from.
+        planner: The planner, on the CPU, ready to plan.
+        epoch: Epochs it was trained for.
+        steps_per_row: Most forward steps per row of the map, where that is more than in training; None for no rule.
+    """
+
+    spec: TrialSpec
+    planner: Planner
+    epoch: int
+    steps_per_row: float | None
+
+    @property
+    def moves(self) -> Moves:
+        """What its actions do."""
+        return TASKS[self.spec.data.task].moves
+
+    def steps(self, map_size: int) -> int:
+        """Return the most forward steps on maps of so many rows, where nobody asks for another number."""
+        return trial_files.most_steps(self.spec.planner.k_fwd, self.steps_per_row, map_size)
+
+
+def read_spec(directory: Path) -> TrialSpec:
+    """Return the spec of the trial in `directory`.
+
+    Raises:
+        ResultError: There is none, it is another trial's, or this version does not understand it.
+    """
+    path = Path(directory) / "spec.json"
+    try:
+        spec = TrialSpec.model_validate(trial_files.read_json(path))
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file: {directory} is not a trial directory") from None
+    except PlannerError as error:
+        raise ResultError(str(error)) from error
+    except ValidationError as error:
+        raise ResultError(f"{path}: {first_problem(error)}") from error
+    name = Path(directory).resolve().name
+    if is_trial_id(name) and trial_id(spec) != name:
+        raise ResultError(f"{path}: is the spec of trial {trial_id(spec)}, not of {name}")
+    return spec
+
+
+def load_trained(directory: Path) -> Trained:
+    """Return the planner that a trial has trained: the checkpoint that its `training.tested_checkpoint` names.
+
+    Args:
+        directory: The trial directory; a running trial's latest epoch will do.
+
+    Raises:
+        ResultError: There is no checkpoint, it is damaged, or it does not fit the spec.
+    """
+    spec = read_spec(directory)
+    path = Path(directory) / "checkpoint.pt"
+    try:
+        state = trial_files.read_checkpoint(path)
+        trial_files.agreed_spec(spec.model_dump(mode="json"), state, path)
+        trainer = trial_files.trainer_of(state, path)
+        moves = trial_files.moves_of(trainer, path)
+        weights = trial_files.tested_weights(trainer, path, spec.training.tested_checkpoint)
+        unrolled = spec.planner.adjoint == "unrolled"
+        own_rule = trial_files.trained_steps_per_row(spec.planner.k_fwd, spec.data.map_size, unrolled=unrolled)
+        rule = trial_files.read_steps_per_row(Path(directory)) or own_rule
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file: the trial has not finished an epoch") from None
+    except PlannerError as error:
+        raise ResultError(str(error)) from error
+    if moves != TASKS[spec.data.task].moves:
+        raise ResultError(f"{path}: was trained for other moves than those of {spec.data.task!r}")
+    planner = build_planner(spec.planner, actions=len(moves.names))
+    try:
+        planner.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{path}: made by other code, its weights do not fit the planner: {reason:.300}") from error
+    planner.eval()
+    return Trained(spec, planner, int(trainer.get("epoch", 0)), rule)
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How the two fixed-point solves of a planner go, step by step.
+
+    Attributes:
+        forward: Median over problems of the relative residual after each forward step; None where it is not finite.
+        backward: The same for the adjoint system (Eq. 6); empty where the adjoint solves none.
+    """
+
+    forward: list[float | None]
+    backward: list[float | None]
+
+
+def convergence(planner: Planner, problems: Problems, moves: Moves = FOUR) -> Convergence:
+    """Return how the forward and the backward solve converge, each run to its last step.
+
+    Args:
+        planner: The planner, with its own solvers and numbers of steps.
+        problems: A batch of problems; their labels make the loss whose gradient starts the backward solve.
+        moves: What its actions do.
+    """
+    # Without a tolerance, or the curves of easy problems would end where the solver stopped.
+    planner = planner.recording(tolerance=0.0)
+    if not hasattr(planner.adjoint, "solver"):
+        return Convergence(_median(solve(planner, problems, moves=moves).solution.trace), [])
+    with torch.enable_grad():
+        plan = _plan(planner, problems, moves)
+        label = torch.from_numpy(problems.label).long().to(_device(planner))
+        loss = functional.cross_entropy(plan.logits, label)
+        torch.autograd.grad(loss, list(planner.parameters()), allow_unused=True)
+    backward = plan.solution.adjoint
+    return Convergence(_median(plan.solution.trace), _median(backward.trace if backward else None))
+
+
+@torch.no_grad()
+def solve(planner: Planner, problems: Problems, k: int | None = None, moves: Moves = FOUR) -> Plan:
+    """Return what the planner makes of these problems on the cells of their maps, the residual of each step recorded.
+
+    Args:
+        planner: The planner.
+        problems: What to plan.
+        k: Most forward steps; None is the planner's own number.
+        moves: What its actions do.
+    """
+    plan = _plan(planner.recording(), problems, moves, k)
+    return replace(plan, solution=replace(plan.solution, value=on_map(plan)))
+
+
+def _plan(planner: Planner, problems: Problems, moves: Moves, k: int | None = None) -> Plan:
+    inputs = Inputs.of(problems, _device(planner))
+    return plan_walled(planner, inputs.map, inputs.goal, inputs.observation, moves=moves, k_fwd=k)
+
+
+def _device(planner: Planner) -> torch.device:
+    return next(planner.parameters()).device
+
+
+def _median(trace: Tensor | None) -> list[float | None]:
+    assert trace is not None, "the solver was told to record"
+    return [value if math.isfinite(value) else None for value in trace.median(dim=1).values.tolist()]

@@ -1,0 +1,1 @@
+"""ConvGPPN's gated iteration, compiled: forward, backward, unrolled, in place."""

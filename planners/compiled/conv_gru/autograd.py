@@ -1,0 +1,364 @@
+"""The ConvGRU as a differentiable fixed point whose solves, forward and adjoint, run compiled.
+
+Legend: B samples, S state channels; v state, r reward, w adjoint vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from planners.compiled.conv_gru.buffers import take_pages
+from planners.compiled.conv_gru.convolution import OUTPUTS_AT_ONCE
+from planners.compiled.conv_gru.forward import Found, Method, solve_gru
+from planners.compiled.conv_gru.gauss_seidel import sweep_gru
+from planners.compiled.conv_gru.gauss_seidel_adjoint import sweep_gru_adjoint
+from planners.compiled.conv_gru.step import GRUFilters
+from planners.compiled.conv_gru.unrolled import back_through_gru, unroll_gru
+from planners.compiled.layout import Grid, grid_of, tap_offsets
+from planners.compiled.value_iteration.autograd import other_rule, share
+from planners.compiled.value_iteration.gauss_seidel import GaussSeidel
+from planners.compiled.value_iteration.step import pack_weights
+from planners.cores import Injected
+from planners.cores.layers import convolve
+from planners.fixed_points import (
+    Adjoint,
+    Anderson,
+    ForwardIteration,
+    Implicit,
+    OneStep,
+    Phantom,
+    Result,
+    Solution,
+    Solver,
+    Step,
+    Unrolled,
+)
+from planners.fixed_points import solve as fixed_points
+from planners.fixed_points.stopping import GROWTH, norm_per_sample
+
+
+@dataclass(frozen=True, eq=False)
+class GRUIteration:
+    """The step v' = (1 - u) v + u n of `planners.cores.conv_gppn` as data that a compiled loop can take.
+
+    Attributes:
+        initial: v_0 [B, S, h, w].
+        reward: r [B, 1, h, w].
+        gates: Filters of update and reset gate, [2 S, S, F, F].
+        candidate: [S, S, F, F].
+        from_reward: What of gates and candidate reads r, [3 S, 1, F, F].
+        bias: [3 S].
+        wrap: True pads circularly.
+    """
+
+    initial: Tensor
+    reward: Tensor
+    gates: Tensor
+    candidate: Tensor
+    from_reward: Tensor
+    bias: Tensor
+    wrap: bool
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return f(v), [B, S, h, w], by the generic operations."""
+        _, gates, candidate = self.injected().per_sample
+        u, s = torch.sigmoid(gates + convolve(v, self.gates, wrap=self.wrap)).chunk(2, dim=1)
+        n = torch.tanh(candidate + convolve(s * v, self.candidate, wrap=self.wrap))
+        return torch.lerp(v, n, u)
+
+    def injected(self) -> Injected:
+        """Return v_0 and the reward's part of gates and candidate, as the generic step is given them."""
+        state = self.candidate.shape[0]
+        part = convolve(self.reward, self.from_reward, self.bias, wrap=self.wrap)
+        return Injected((self.initial, *part.split((2 * state, state), dim=1)))
+
+    def take(self, rows: Tensor) -> GRUIteration:
+        """Return the same step for those samples."""
+        return replace(self, initial=self.initial[rows], reward=self.reward[rows])
+
+    def sweep_in_place(self, solver: GaussSeidel, v0: Tensor) -> Solution:
+        """Return what Gauss-Seidel sweeps make of v0 [B, S, h, w].
+
+        Raises:
+            ValueError: If the compiled loop cannot take this step.
+        """
+        reason = unsupported(self, solver, Implicit())
+        if reason is not None:
+            raise ValueError(reason)
+        return _Compiled(_Solve(self), solver, solver.max_steps, adjoint=False).solve(self, v0)
+
+
+def unsupported(step: GRUIteration, solver: Solver, adjoint: Adjoint) -> str | None:
+    """Return why the compiled loop cannot take this, or None when it can."""
+    tensors = (step.initial, step.reward, step.gates, step.candidate, step.from_reward, step.bias)
+    height, width = step.initial.shape[-2:]
+    pad = step.gates.shape[-1] // 2
+    if (reason := unsupported_solve(solver, adjoint)) is not None:
+        return reason
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        return "the compiled ConvGRU works on float32 tensors on the CPU"
+    if step.wrap and pad > min(height, width):
+        return f"filters reach {pad} cells far, around a torus of {height} x {width}"
+    return None
+
+
+def unsupported_solve(solver: Solver, adjoint: Adjoint) -> str | None:
+    """Return why the compiled loop has no such solver or adjoint, whatever the step; None when it has."""
+    if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
+        return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
+    if isinstance(adjoint, Unrolled) and not isinstance(solver, ForwardIteration):
+        return "only forward iteration can be unrolled"
+    if not isinstance(solver, ForwardIteration | Anderson | GaussSeidel):
+        return f"the compiled ConvGRU has no solver {type(solver).__name__}"
+    return other_rule(solver)
+
+
+def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution:
+    """Return what `planners.fixed_point` returns for this step, solver and adjoint from `step.initial`.
+
+    Args:
+        step: The step.
+        solver: ForwardIteration, Anderson or GaussSeidel, whose sweeps are followed by one step.
+        adjoint: Implicit, Phantom, OneStep or Unrolled. The adjoint system runs compiled for the same three solvers.
+
+    Raises:
+        ValueError: With the reason that `unsupported` gives.
+    """
+    reason = unsupported(step, solver, adjoint)
+    if reason is not None:
+        raise ValueError(reason)
+    solve = _Solve(step)
+    last: Step = step
+    if isinstance(adjoint, Unrolled):
+        return _unrolled(solve, solver)
+    if isinstance(adjoint, OneStep):
+        last = _LastStep(solve)
+    by_kernel = isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson | GaussSeidel)
+    if by_kernel and other_rule(adjoint.solver) is None:
+        adjoint = replace(adjoint, solver=_Compiled(solve, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
+        last = _LastStep(solve)
+    forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
+    return fixed_points.fixed_point(last, step.initial, solver=forward, adjoint=adjoint)
+
+
+@dataclass
+class _Solve:
+    """One step's data in the order in which the kernel reads it, the state that it is linearised at, what it kept.
+
+    Attributes:
+        step: The step.
+        state: Its channels.
+        missing: Channels of zeros that the kernel is given beside them.
+        grid: How a map lies in memory.
+        filters: Gates, candidate and what of them reads r, packed.
+        reward: r [B, 1, h, w].
+        at: The state that the next steps start from: v_0, and what a forward solve ends with once it has run.
+        kept: What the steps taken for the backward pass kept; there once those steps have run.
+    """
+
+    step: GRUIteration
+    state: int = field(init=False)
+    missing: int = field(init=False)
+    grid: Grid = field(init=False)
+    filters: GRUFilters = field(init=False)
+    reward: np.ndarray = field(init=False)
+    at: np.ndarray = field(init=False)
+    kept: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        state, size = self.step.candidate.shape[0], self.step.gates.shape[-1]
+        missing = -state % OUTPUTS_AT_ONCE
+        height, width = self.step.initial.shape[2:]
+        self.state, self.missing = state, missing
+        self.grid = grid_of(height, width, size // 2, self.step.wrap)
+        step, channels = self.step, (2 * state, state)
+        w_r, bias = step.from_reward.detach().split(channels), step.bias.detach()[:, None, None, None].split(channels)
+        gates = _padded(step.gates.detach(), 2, missing, missing)
+        candidate = _padded(step.candidate.detach(), 1, missing, missing)
+        reading = (
+            torch.cat((gates, _padded(w_r[0], 2, missing)), 1),
+            torch.cat((candidate, _padded(w_r[1], 1, missing)), 1),
+        )
+        turned = (w.transpose(0, 1).flip(2, 3) for w in (*gates.chunk(2), candidate))
+        packed = (pack_weights(np.ascontiguousarray(w.numpy())[None])[0] for w in (*reading, *turned))
+        biases = (_padded(part, halves, missing).flatten().numpy() for part, halves in zip(bias, (2, 1), strict=True))
+        offsets = tap_offsets(state + missing + 1, size, self.grid)
+        zeros = np.zeros(state + missing, np.float32)
+        self.filters = GRUFilters(*packed, *biases, zeros, offsets)  # type: ignore[call-arg]
+        self.reward = self.step.reward.detach().contiguous().numpy()
+        self.at = self.padded(self.step.initial)
+
+    def padded(self, x: Tensor) -> np.ndarray:
+        """Return x [B, S, h, w] with channels of zeros up to a multiple of five."""
+        return nn.functional.pad(x.detach(), (0, 0, 0, 0, 0, self.missing)).contiguous().numpy()
+
+    def run(self, solver: Any, start: np.ndarray, *, adjoint: bool) -> Found:
+        """Return the state from `start`, or the adjoint vector whose right-hand side and start that is."""
+        batch = start.shape[0]
+        found = Found(
+            np.empty(start.shape, np.float32),
+            np.empty(batch, np.float32),
+            np.empty(batch, np.int64),
+            np.empty(batch, np.int8),
+            np.empty((solver.max_steps, batch), np.float32),
+        )
+        layout, limits = (self.filters, self.grid), (solver.max_steps, solver.tolerance)
+        if not isinstance(solver, GaussSeidel):
+            options = (0, 1.0, 0.0)
+            if isinstance(solver, Anderson):
+                options = (solver.depth, solver.mixing, max(solver.regularisation**2, 1e-15))
+            kept = self.kept if adjoint else np.empty((batch, 0, 0), np.float32)
+            share(
+                solve_gru,
+                batch,
+                start,
+                self.reward,
+                kept,
+                *layout,
+                Method(solver.max_steps, solver.tolerance, *options),
+                found,
+            )
+        elif adjoint:
+            share(sweep_gru_adjoint, batch, start, self.kept, *layout, *limits, found)
+        else:
+            share(sweep_gru, batch, start, self.reward, *layout, *limits, found)
+        return found
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A solver in compiled form, for the state or for the adjoint vector of one solve."""
+
+    solve_of: _Solve
+    solver: Any
+    max_steps: int
+    adjoint: bool
+
+    @property
+    def tolerance(self) -> float:
+        return self.solver.tolerance
+
+    @property
+    def record(self) -> bool:
+        return self.solver.record
+
+    def solve(self, f: Step, v0: Tensor) -> Solution:
+        """Return the fixed point from v0; f is what the kernel knows."""
+        of = self.solve_of
+        found = of.run(replace(self.solver, max_steps=self.max_steps), of.padded(v0), adjoint=self.adjoint)
+        if not self.adjoint:
+            of.at = found.value
+        value, residual, steps, result, trace = (torch.from_numpy(x) for x in found)
+        return Solution(value[:, : of.state], residual, steps, result, trace if self.record else None)
+
+
+@dataclass(frozen=True)
+class _LastStep:
+    """One step from where the solver stopped, differentiable where gradients are wanted."""
+
+    solve_of: _Solve
+
+    def __call__(self, v: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.solve_of.step(v)
+        # Nothing asks for the gradient to v: the adjoint system has it already.
+        return _kept_steps(self.solve_of, v.detach(), 1)[0]
+
+
+def _kept_steps(solve: _Solve, v: Tensor, steps: int, every: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return v after some steps from `solve.at`, which is v; their residuals and the sizes of f(v), [K, B].
+
+    Without `every`, those of the first and the last step; the rest is NaN.
+    """
+    step = solve.step
+    trace, sizes = torch.full((2, steps, len(v)), torch.nan).unbind()
+    # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
+    part = convolve(step.reward, step.from_reward, step.bias, wrap=step.wrap)
+    value = _Unroll.apply(v, part, step.gates, step.candidate, solve, (every, trace.numpy(), sizes.numpy()))
+    return value, trace, sizes
+
+
+def _unrolled(solve: _Solve, solver: Any) -> Solution:
+    """Return what `Unrolled` returns, the steps kept where gradients are wanted."""
+    step, steps = solve.step, solver.max_steps
+    trace: Tensor | None
+    if torch.is_grad_enabled():
+        value, trace, sizes = _kept_steps(solve, step.initial, steps, solver.record)
+        residual = trace[-1]
+        large = sizes[-1] > GROWTH * torch.maximum(norm_per_sample(step.initial.detach()), sizes[0]).clamp(min=1.0)
+    else:
+        found = _Compiled(solve, replace(solver, tolerance=0.0), steps, adjoint=False).solve(step, step.initial)
+        value, residual, trace, large = found.value, found.residual, found.trace, found.result == Result.DIVERGED
+    result = torch.where((residual <= solver.tolerance) & (solver.tolerance > 0), Result.SETTLED, Result.MAX_STEPS)
+    result = torch.where(large | ~torch.isfinite(residual), Result.DIVERGED, result).to(torch.int8)
+    return Solution(
+        value, residual, torch.full_like(result, steps, dtype=torch.int64), result, trace if solver.record else None
+    )
+
+
+class _Unroll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, initial: Tensor, part: Tensor, gates: Tensor, candidate: Tensor, solve: _Solve, quality: Any
+    ) -> Tensor:
+        every, *measured = quality
+        start, steps = solve.at, len(measured[0])
+        # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
+        make = take_pages if steps > 1 else torch.empty  # the few of one step would push out those of many
+        ctx.kept = make(len(start), steps, 4 * start.shape[1] * solve.grid.length)
+        ctx.solve, solve.kept = solve, ctx.kept.numpy()
+        value = np.empty(start.shape, np.float32)
+        out = (value, *measured)
+        share(unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), every, out)
+        tensors = (initial, part, gates, candidate)
+        if not all(torch.isfinite(each).all() for each in tensors):  # the compiled tanh cuts off what is no number
+            sound = torch.isfinite(part).flatten(1).all(1) & torch.isfinite(initial).flatten(1).all(1)
+            sound &= torch.isfinite(gates).all() & torch.isfinite(candidate).all()
+            value[~sound.numpy()] = np.nan
+            measured[0][:, ~sound.numpy()] = np.inf
+        return torch.from_numpy(value)[:, : solve.state]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the compiled backward pass cannot be differentiated again (create_graph=True); kernel 'reference' can"
+            )
+        solve: _Solve = ctx.solve
+        state, size = solve.state, solve.step.gates.shape[-1]
+        u = solve.padded(grads[0])
+        batch, padded = u.shape[:2]
+        offsets = tap_offsets(1, size, solve.grid)
+        offsets = np.concatenate([offsets, offsets[-1:].repeat(-len(offsets) % 9)])
+        dv0, d_part = np.empty_like(u), np.empty((batch, 3 * padded, *u.shape[2:]), np.float32)
+        dw_gates, dw_candidate = (np.empty((batch, n * padded**2 * len(offsets)), np.float32) for n in (2, 1))
+        share(
+            back_through_gru,
+            batch,
+            u,
+            solve.filters,
+            offsets,
+            solve.grid,
+            ctx.kept.numpy(),
+            dv0,
+            d_part,
+            dw_gates,
+            dw_candidate,
+            ctx.needs_input_grad[0],
+        )
+        d_part = torch.from_numpy(d_part).unflatten(1, (3, padded))[:, :, :state].flatten(1, 2)
+        d_gates = torch.from_numpy(dw_gates).sum(0).view(2, padded, padded, -1)[:, :state].flatten(0, 1)
+        d_candidate = torch.from_numpy(dw_candidate).sum(0).view(padded, padded, -1)[:state]
+        filters = (d[:, :state, : size * size].unflatten(2, (size, size)) for d in (d_gates, d_candidate))
+        to_start = torch.from_numpy(dv0)[:, :state] if ctx.needs_input_grad[0] else None
+        return to_start, d_part, *filters, None, None
+
+
+def _padded(w: Tensor, parts: int, missing: int, missing_inputs: int = 0) -> Tensor:
+    """Return filters [out, in, F, F] with `missing` zero filters after each part of the outputs, and zero inputs."""
+    return torch.cat([nn.functional.pad(part, (0, 0, 0, 0, 0, missing_inputs, 0, missing)) for part in w.chunk(parts)])

@@ -1,0 +1,1 @@
+"""Reachability, settled best first, and its adjoint in one pass."""

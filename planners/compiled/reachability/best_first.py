@@ -1,0 +1,154 @@
+"""Best-first solution of reachability, exact where each action has one destination, and its adjoint in one pass.
+
+The fixed point of max-probability planning is a tree of best ways. Where each latent action leads to one neighbour,
+cells are settled in the order of their cost of arriving, each once (Dijkstra's algorithm with buckets); while training
+still mixes destinations, cells are updated in place, sweep after sweep. The adjoint system is a flow of the gradient
+down the tree. Values are float64 throughout, and the policy reads them so: a million steps away, neighbours differ by a
+part in a million.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planners.compiled.reachability.kernel import flow_batch, solve_batch
+from planners.compiled.value_iteration.autograd import share
+from planners.cores import Injected
+from planners.cores.reachability import Reachability
+from planners.fixed_points import Implicit
+from planners.fixed_points.solution import AdjointRecord, AdjointSlot, Result, Solution, Step
+
+_MOST_PASSES = 100
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class BestFirst:
+    """Solves the core `reachability` from the goal outwards; of its implicit adjoint too.
+
+    Args:
+        max_steps: Most sweeps where latent actions still mix destinations, at least 1; what is settled takes one.
+        tolerance: Relative rise of log v below which a sweep changes nothing.
+        record: Keep the change of the last sweep.
+    """
+
+    max_steps: int = 30
+    tolerance: float = 1e-4
+    record: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if not self.tolerance >= 0.0:
+            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
+
+    @torch.no_grad()
+    def solve(self, f: Step, v0: Tensor) -> Solution:
+        """Return log v*, [B, 1, h, w].
+
+        Raises:
+            ValueError: If f is no step of the core `reachability` on the CPU.
+        """
+        core, injected = getattr(f, "core", None), getattr(f, "injected", None)
+        if not isinstance(core, Reachability) or not isinstance(injected, Injected) or v0.device.type != "cpu":
+            raise ValueError("solver best_first solves the step of the core reachability, on the CPU")
+        found = _Found.of(core, injected, self)
+        return found.solution(torch.from_numpy(found.u).unsqueeze(1).to(v0.dtype))
+
+
+def unsupported(x: Tensor, solver: Any, adjoint: Any) -> str | None:
+    """Return why the value and its gradient can't be found best first, or None when they can."""
+    if not isinstance(solver, BestFirst):
+        return f"Reachability is compiled for the solver best_first alone; the solver is {type(solver).__name__}"
+    if x.device.type != "cpu":
+        return "best_first works on the CPU"
+    flows = isinstance(adjoint, Implicit) and isinstance(adjoint.solver, BestFirst)
+    if torch.is_grad_enabled() and not flows:
+        return "the adjoint system is solved by the generic operations"
+    return None
+
+
+def fixed_point(core: Reachability, injected: Injected, solver: BestFirst, adjoint: Any) -> tuple[Tensor, Solution]:
+    """Return log v* in float64, [B, 1, h, w], and the solution in the core's own type; differentiable."""
+    found = _Found.of(core, injected, solver)
+    slot = AdjointSlot()
+    tolerance = getattr(getattr(adjoint, "solver", None), "tolerance", 0.0)
+    u = _Settle.apply(injected.per_sample[0], injected.shared[0], found, max(tolerance, _ROUNDING), slot)
+    return u, found.solution(u.to(injected.per_sample[0].dtype), slot)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What the kernels found.
+
+    Attributes:
+        u: float64 [B, h, w].
+        taken: int64 [B, h, w], the action taken, -1 for none.
+        change: float64 [B], the largest rise of the last sweep.
+        steps: int64 [B].
+        layout: P, rows and columns to the neighbours, and whether the maps are toruses.
+        solver: What was asked for.
+    """
+
+    u: np.ndarray
+    taken: np.ndarray
+    change: np.ndarray
+    steps: np.ndarray
+    layout: tuple[Any, ...]
+    solver: BestFirst
+
+    @classmethod
+    def of(cls, core: Reachability, injected: Injected, solver: BestFirst) -> _Found:
+        (moves, goal), (taps,) = injected.per_sample, injected.shared
+        p = taps.detach().double().exp().contiguous().numpy()
+        cells = np.array(core.neighbours)
+        layout = (p, cells // 3 - 1, cells % 3 - 1)
+        batch, _, height, width = moves.shape
+        u, taken = np.empty((batch, height, width)), np.empty((batch, height, width), np.int64)
+        change, steps = np.empty(batch), np.empty(batch, np.int64)
+        goals = (goal[:, 0] == 0).numpy()
+        rule = (solver.max_steps, max(solver.tolerance, _ROUNDING))
+        out = (u, taken, change, steps)
+        share(solve_batch, batch, moves.detach().contiguous().numpy(), *layout, goals, core.wrap, core.sharp, rule, out)
+        return cls(u, taken, change, steps, (*layout, core.wrap), solver)
+
+    def solution(self, value: Tensor, slot: AdjointSlot | None = None) -> Solution:
+        """Return the solution whose value is given."""
+        residual = torch.from_numpy(self.change / (1e-5 + np.abs(self.u).max(axis=(1, 2)))).float()
+        settled = torch.from_numpy(self.change == 0.0)
+        result = torch.where(settled, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)
+        steps = torch.from_numpy(self.steps)
+        trace = residual.expand(int(steps.max()), -1).clone() if self.solver.record else None
+        return Solution(value, residual, steps, result, trace, slot or AdjointSlot())
+
+
+class _Settle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, moves: Tensor, taps: Tensor, found: _Found, tolerance: float, slot: AdjointSlot) -> Tensor:
+        ctx.found, ctx.tolerance, ctx.slot = found, tolerance, slot
+        ctx.shape, ctx.dtype = moves.shape, moves.dtype
+        return torch.from_numpy(found.u).unsqueeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the flow of a gradient can't be differentiated again (create_graph=True)")
+        found, gradient = ctx.found, grads[0][:, 0].double().contiguous().numpy()
+        batch = len(gradient)
+        p = found.layout[0]
+        total, of_taps, left = np.empty(gradient.shape), np.empty((batch, *p.shape)), np.empty(batch)
+        out = (total, of_taps, left)
+        share(flow_batch, batch, found.u, found.taken, *found.layout, gradient, (_MOST_PASSES, ctx.tolerance), out)
+        size = np.abs(gradient).sum(axis=(1, 2))
+        residual = torch.from_numpy(left / np.maximum(size, np.finfo(float).tiny)).float()
+        result = torch.where(residual <= ctx.tolerance, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)
+        ctx.slot.record = AdjointRecord(residual, torch.ones(batch, dtype=torch.int64), result, residual[None])
+        of_moves = torch.zeros(ctx.shape, dtype=ctx.dtype)
+        taken = torch.from_numpy(found.taken).unsqueeze(1)
+        of_moves.scatter_(1, taken.clamp(min=0), torch.from_numpy(total).unsqueeze(1).to(ctx.dtype))
+        return of_moves, torch.from_numpy(of_taps.sum(axis=0)).to(ctx.dtype), None, None, None

@@ -1,0 +1,379 @@
+"""Reachability solved on one map: best first where every latent action has one destination, by sweeps where it mixes.
+
+Legend: u = log v, D = -u >= 0 the cost of arriving; B samples, A latent actions, T neighbours (the cell itself first),
+    h and w rows and columns; P where an action leads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from planners.compiled.layout import compiled
+
+
+@compiled
+def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, limit: float) -> Any:
+    """Settle cells in the order of their cost of arriving, from the goal outwards (Dijkstra with buckets, after Dial).
+
+    A bucket is as wide as the least cost of a move, so nothing in the bucket at hand can be improved by what comes
+    later: a cell is settled once (but for rounding, which a second visit mends), and its cost is that of the fixed
+    point.
+
+    Args:
+        cost: float64 [T, h, w], what the best latent action to each neighbour costs, inf where none survives.
+        by: [T, h, w], the latent action that costs it.
+        rows: int64 [T], rows to the neighbour.
+        columns: int64 [T], columns to the neighbour.
+        goal: bool [h, w].
+        wrap: Whether the map is a torus.
+        limit: Cost from which a cell has no way to the goal.
+
+    Returns:
+        D [h, w] (`limit` where there is no way), the action taken [h, w] (-1 at the goal and where there is no way),
+        and the cells in the order in which they were settled.
+    """
+    directions, height, breadth = cost.shape
+    n = height * breadth
+    width, dearest = limit, 0.0
+    for value in cost.flat:
+        if value < limit:
+            width, dearest = min(width, value), max(dearest, value)
+    buckets = int(dearest / width) + 2
+    head = np.full(buckets, -1, np.int64)
+    following = np.full(n, -1, np.int64)
+    preceding = np.full(n, -1, np.int64)
+    place = np.full(n, -1, np.int64)
+    arriving = np.full(n, limit)
+    action = np.full(n, -1, np.int64)
+    done = np.zeros(n, np.bool_)
+    order = np.empty(n, np.int64)
+    settled = 0
+    waiting = 0
+    for cell in range(n):
+        if goal[cell // breadth, cell % breadth]:
+            arriving[cell] = 0.0
+            place[cell] = 0
+            following[cell] = head[0]
+            if head[0] >= 0:
+                preceding[head[0]] = cell
+            head[0] = cell
+            waiting += 1
+    number = 0
+    while waiting > 0:
+        bucket = number % buckets
+        cell = head[bucket]
+        if cell < 0:
+            number += 1
+            continue
+        head[bucket] = following[cell]
+        if following[cell] >= 0:
+            preceding[following[cell]] = -1
+        place[cell] = -1
+        waiting -= 1
+        if not done[cell]:
+            done[cell] = True
+            order[settled] = cell
+            settled += 1
+        y, x = cell // breadth, cell % breadth
+        for t in range(1, directions):
+            i, j = y - rows[t], x - columns[t]
+            if wrap:
+                i, j = i % height, j % breadth
+            elif i < 0 or i >= height or j < 0 or j >= breadth:
+                continue
+            if goal[i, j]:
+                continue
+            total = arriving[cell] + cost[t, i, j]
+            other = i * breadth + j
+            if total < arriving[other]:
+                arriving[other] = total
+                action[other] = by[t, i, j]
+                target = int(total / width) % buckets
+                if place[other] >= 0:
+                    if place[other] == target:
+                        continue
+                    if preceding[other] >= 0:
+                        following[preceding[other]] = following[other]
+                    else:
+                        head[place[other]] = following[other]
+                    if following[other] >= 0:
+                        preceding[following[other]] = preceding[other]
+                    waiting -= 1
+                place[other] = target
+                following[other] = head[target]
+                preceding[other] = -1
+                if head[target] >= 0:
+                    preceding[head[target]] = other
+                head[target] = other
+                waiting += 1
+    return arriving.reshape(height, breadth), action.reshape(height, breadth), order[:settled]
+
+
+@compiled
+def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, floor: float, rule: Any) -> Any:
+    """Iterate u' = max(goal, max_a log Q_a) in place, from the goal outwards, until nothing changes.
+
+    The operator is monotone and starts below its fixed point, so any order of updates rises to the same fixed point. It
+    takes few sweeps where cells follow those that their value comes from: first as a flood from the goal reaches them,
+    then by the values of the sweep before.
+
+    Args:
+        moves: [A, h, w], log(gamma m), -inf where the action is blocked.
+        p: float64 [A, T].
+        rows: int64 [T], rows to each neighbour.
+        columns: int64 [T].
+        goal: bool [h, w].
+        wrap: Whether the map is a torus.
+        floor: Value of what has no way.
+        rule: Most sweeps, and the rise below which nothing changes, relative to max(1, |u|).
+
+    Returns:
+        u [h, w], the action taken [h, w] (-1 at the goal and where there is no way), the largest rise of the last
+        sweep, and the number of sweeps.
+    """
+    most, tolerance = rule
+    survival = np.exp(moves.astype(np.float64))
+    u = np.where(goal, 0.0, floor)
+    taken = np.full(goal.shape, -1, np.int64)
+    near, odds = np.empty(len(rows)), np.empty(len(rows))
+    order = _flood(survival, p, rows, columns, goal, wrap)
+    change, sweeps = np.inf, 0
+    while sweeps < most and change > 0.0:
+        change = 0.0
+        sweeps += 1
+        for cell in order:
+            y, x = cell // goal.shape[1], cell % goal.shape[1]
+            top = floor
+            for t in range(len(rows)):
+                near[t] = _value(u, y + rows[t], x + columns[t], wrap, floor)
+                top = max(top, near[t])
+            if goal[y, x] or top <= floor:
+                continue
+            for t in range(len(rows)):
+                odds[t] = np.exp(near[t] - top)
+            best, by, behind = 0.0, -1, floor
+            for a in range(len(p)):
+                total = 0.0
+                for t in range(len(rows)):
+                    total += p[a, t] * odds[t]
+                total *= survival[a, y, x]
+                if total > best:
+                    best, by = total, a
+            if best > 1e-200:
+                best = top + np.log(best)
+            else:
+                for a in range(len(p)):
+                    behind = max(behind, moves[a, y, x] + _mean(p[a], near))
+                    by = a if behind == moves[a, y, x] + _mean(p[a], near) else by
+                best = behind
+            rise = best - u[y, x]
+            if rise > 0.0:
+                # What is left of a rise shrinks geometrically; below the tolerance it is rounding.
+                if rise > tolerance * max(1.0, -best):
+                    change = max(change, rise)
+                u[y, x], taken[y, x] = best, by
+        if sweeps % 2 == 1:
+            order = order[np.argsort(-u.ravel()[order], kind="mergesort")]
+    return u, taken, change, sweeps
+
+
+@compiled
+def _flood(survival: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool) -> Any:
+    """Return the cells from which some chain of surviving actions leads to the goal, in the order of its length."""
+    height, breadth = goal.shape
+    order = np.empty(goal.size, np.int64)
+    seen = goal.copy()
+    found = 0
+    for cell in range(goal.size):
+        if goal[cell // breadth, cell % breadth]:
+            order[found] = cell
+            found += 1
+    place = 0
+    while place < found:
+        y, x = order[place] // breadth, order[place] % breadth
+        place += 1
+        for t in range(1, len(rows)):
+            i, j = y - rows[t], x - columns[t]
+            if wrap:
+                i, j = i % height, j % breadth
+            elif i < 0 or i >= height or j < 0 or j >= breadth:
+                continue
+            if seen[i, j]:
+                continue
+            for a in range(len(p)):
+                if p[a, t] > 0.0 and survival[a, i, j] > 0.0:
+                    seen[i, j] = True
+                    order[found] = i * breadth + j
+                    found += 1
+                    break
+    return order[:found]
+
+
+@compiled
+def _value(u: Any, y: int, x: int, wrap: bool, floor: float) -> float:
+    """Return u at a cell, which may lie beyond the edge."""
+    height, breadth = u.shape
+    if wrap:
+        return u[y % height, x % breadth]
+    return u[y, x] if 0 <= y < height and 0 <= x < breadth else floor
+
+
+@compiled
+def _mean(p: Any, near: Any) -> float:
+    """Return log sum_t p_t exp(near_t), where the best neighbour of all is too far above this action's."""
+    own, total = -np.inf, 0.0
+    for t in range(len(p)):
+        if p[t] > 0.0:
+            own = max(own, near[t])
+    for t in range(len(p)):
+        if p[t] > 0.0:
+            total += p[t] * np.exp(near[t] - own)
+    return own + np.log(total)
+
+
+@compiled
+def cheapest(moves: Any, leads: Any, directions: int) -> Any:
+    """Return the least cost of a move to each neighbour [T, h, w], inf where none survives, and its action."""
+    actions, height, breadth = moves.shape
+    cost = np.full((directions, height, breadth), np.inf)
+    by = np.full((directions, height, breadth), -1, np.int16)
+    for a in range(actions):
+        t = leads[a]
+        for i in range(height):
+            for j in range(breadth):
+                if -moves[a, i, j] < cost[t, i, j]:
+                    cost[t, i, j] = -moves[a, i, j]
+                    by[t, i, j] = a
+    return cost, by
+
+
+@compiled
+def solve_batch(
+    first: int,
+    last: int,
+    moves: Any,
+    p: Any,
+    rows: Any,
+    columns: Any,
+    goal: Any,
+    wrap: bool,
+    sharp: bool,
+    rule: Any,
+    out: Any,
+) -> None:
+    """Solve the samples first..last-1.
+
+    Args:
+        first: First sample.
+        last: One past the last sample.
+        moves: [B, A, h, w], log(gamma m).
+        p: float64 [A, T].
+        rows: int64 [T].
+        columns: int64 [T].
+        goal: bool [B, h, w].
+        wrap: Whether the maps are toruses.
+        sharp: Whether each action has one destination.
+        rule: Most sweeps, and the relative rise below which nothing changes.
+        out: u [B, h, w], action taken [B, h, w], last change [B] and sweeps [B], written.
+    """
+    u, taken, changes, sweeps = out
+    floor = -np.log(4.0) * (goal.shape[1] * goal.shape[2] + 1)
+    leads = np.empty(len(p), np.int64)
+    for a in range(len(p)):
+        leads[a] = np.argmax(p[a])
+    for b in range(first, last):
+        if sharp:
+            cost, by = cheapest(moves[b], leads, len(rows))
+            arriving, action, _ = settle(cost, by, rows, columns, goal[b], wrap, -floor)
+            u[b], taken[b], changes[b], sweeps[b] = -arriving, action, 0.0, 1
+        else:
+            u[b], taken[b], changes[b], sweeps[b] = sweep(moves[b], p, rows, columns, goal[b], wrap, floor, rule)
+
+
+@compiled
+def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, rule: Any) -> Any:
+    """Carry the gradient of u down the best moves to the goal: solve (I - du'/du)^T w = g, Eq. 6, in u = log v.
+
+    du'(x)/du(x + t) = P_a,t v(x + t) / sum_s P_a,s v(x + s) for the action a taken at x. Where each action has one
+    destination that is a tree, and one pass, farthest cell first, is exact. Where actions mix, what flows uphill is
+    taken along by further passes, until nothing does.
+
+    Args:
+        u: float64 [h, w].
+        taken: int64 [h, w], the action taken; -1 passes nothing on.
+        p: float64 [A, T].
+        rows: int64 [T].
+        columns: int64 [T].
+        wrap: Whether the map is a torus.
+        gradient: float64 [h, w], g.
+        rule: Most passes, and the share of the gradient that may be left to pass on.
+
+    Returns:
+        Gradients of log(gamma m), by cell for the action taken [h, w], and of log P [A, T]; what was left to pass on.
+    """
+    most, tolerance = rule
+    height, breadth = u.shape
+    waiting = gradient.copy()
+    total = np.zeros((height, breadth))
+    of_taps = np.zeros(p.shape)
+    share = np.empty(len(rows))
+    order = np.argsort(u.ravel())
+    whole_gradient, left = np.abs(gradient).sum(), 0.0
+    for _ in range(most):
+        for cell in order:
+            y, x = cell // breadth, cell % breadth
+            g, a = waiting[y, x], taken[y, x]
+            if g == 0.0 or a < 0:
+                continue
+            waiting[y, x] = 0.0
+            own = -np.inf
+            for t in range(len(rows)):
+                if p[a, t] > 0.0:
+                    i, j = y + rows[t], x + columns[t]
+                    if wrap:
+                        i, j = i % height, j % breadth
+                    share[t] = u[i, j] if wrap or (0 <= i < height and 0 <= j < breadth) else -np.inf
+                    own = max(own, share[t])
+                else:
+                    share[t] = -np.inf
+            whole = 0.0
+            for t in range(len(rows)):
+                share[t] = p[a, t] * np.exp(share[t] - own)
+                whole += share[t]
+            g /= 1.0 - share[0] / whole  # what stays comes back at once: a geometric series
+            total[y, x] += g
+            for t in range(len(rows)):
+                if share[t] > 0.0:
+                    part = g * share[t] / whole
+                    of_taps[a, t] += part
+                    if t > 0:
+                        waiting[(y + rows[t]) % height, (x + columns[t]) % breadth] += part
+        left = 0.0
+        for cell in order:
+            if taken[cell // breadth, cell % breadth] >= 0:
+                left += abs(waiting[cell // breadth, cell % breadth])
+        if left <= tolerance * whole_gradient:
+            break
+    return total, of_taps, left
+
+
+@compiled
+def flow_batch(
+    first: int,
+    last: int,
+    u: Any,
+    taken: Any,
+    p: Any,
+    rows: Any,
+    columns: Any,
+    wrap: bool,
+    gradient: Any,
+    rule: Any,
+    out: Any,
+) -> None:
+    """Do `flow` for the samples first..last-1; out: its results [B, h, w], [B, A, T] and [B], written."""
+    total, of_taps, left = out
+    for b in range(first, last):
+        total[b], of_taps[b], left[b] = flow(u[b], taken[b], p, rows, columns, wrap, gradient[b], rule)

@@ -1,0 +1,97 @@
+"""Roll-outs compiled for the CPU: every cell is walked through once, and the measures are summed in the same pass.
+
+Legend: n maps, S cells of a map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datagen.jit import kernel
+
+_UNKNOWN, _ARRIVES, _FAILS, _ON_THE_WAY = 0, 1, 2, 3
+
+
+@kernel
+def measure_policies(actions, free, goal, distance, optimal_actions, offsets, costs, wrap, ends, shares, counts):  # type: ignore[no-untyped-def]
+    """Add success, optimality, SPL and accuracy, each a share per map, and cells and arrivals per bin of distance.
+
+    Args:
+        actions: int64 [n, h, w].
+        free: uint8 [n, h, w].
+        goal: int64 [n, 2].
+        distance: float32 [n, h, w].
+        optimal_actions: uint8 [n, h, w].
+        offsets: int64 [actions, 2].
+        costs: float32 [actions].
+        wrap: Whether the map is a torus.
+        ends: float32 [bins] upper ends.
+        shares: float64 [4], added to.
+        counts: int64 [2, bins], added to.
+    """
+    n, height, width = actions.shape
+    state, cost = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
+    way = np.empty((height * width, 2), np.int64)
+    for m in range(n):
+        state[:] = _UNKNOWN
+        state[goal[m, 0], goal[m, 1]] = _ARRIVES
+        cost[goal[m, 0], goal[m, 1]] = 0
+        reachable = away = arrivals = optimal = accurate = 0
+        spl = 0.0
+        for row in range(height):
+            for column in range(width):
+                best = distance[m, row, column]
+                if not np.isfinite(best):
+                    continue
+                i, j, length = row, column, 0
+                while state[i, j] == _UNKNOWN:
+                    state[i, j] = _ON_THE_WAY
+                    way[length, 0], way[length, 1] = i, j
+                    length += 1
+                    a = actions[m, i, j]
+                    to_row, to_column = i + offsets[a, 0], j + offsets[a, 1]
+                    if wrap:
+                        to_row, to_column = to_row % height, to_column % width
+                    if 0 <= to_row < height and 0 <= to_column < width and free[m, to_row, to_column]:
+                        i, j = to_row, to_column
+                arrives, taken = state[i, j] == _ARRIVES, cost[i, j]
+                for at in range(length - 1, -1, -1):
+                    i, j = way[at, 0], way[at, 1]
+                    taken += costs[actions[m, i, j]]
+                    cost[i, j] = taken
+                    state[i, j] = _ARRIVES if arrives else _FAILS
+                arrives, taken = state[row, column] == _ARRIVES, cost[row, column]
+                reachable += 1
+                arrivals += arrives
+                if arrives:
+                    optimal += taken <= best * np.float32(1 + 1e-5) + np.float32(1e-5)
+                    spl += 1.0 if best == 0 else best / max(taken, np.float32(1e-9))
+                if optimal_actions[m, row, column]:
+                    away += 1
+                    accurate += (optimal_actions[m, row, column] >> actions[m, row, column]) & 1
+                    b = 0
+                    while best > ends[b]:
+                        b += 1
+                    counts[0, b] += 1
+                    counts[1, b] += arrives
+        shares[0] += arrivals / max(reachable, 1)
+        shares[1] += optimal / max(reachable, 1)
+        shares[2] += spl / max(reachable, 1)
+        shares[3] += accurate / max(away, 1)
+
+
+def measure(
+    facts: tuple[NDArray[Any], ...],
+    offsets: tuple[tuple[int, int], ...],
+    costs: tuple[float, ...],
+    wrap: bool,
+    ends: tuple[float, ...],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the four shares summed over maps, and cells and arrivals per bin; arguments as `measure_policies`."""
+    shares, counts = np.zeros(4), np.zeros((2, len(ends)), np.int64)
+    tables = (np.array(offsets, np.int64), np.array(costs, np.float32), wrap, np.array(ends, np.float32))
+    measure_policies(*facts, *tables, shares, counts)
+    return shares, counts

@@ -1,0 +1,1 @@
+"""VIN-like value iteration, compiled: forward, backward, in place."""

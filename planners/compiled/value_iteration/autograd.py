@@ -1,0 +1,374 @@
+"""Compiled value iteration as a differentiable fixed point, equal to the generic path within float32 rounding.
+
+Where actions tie, as on a map that is its own mirror image, both give an element of the subdifferential, but rounding
+decides which one: there the gradients need not be equal.
+
+Legend: B samples, A actions, G value channels, C reward channels; v value, r reward, w adjoint vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planners.compiled.layout import BLOCK, Grid, grid_of, tap_offsets
+from planners.compiled.value_iteration.backward import anderson, backward, linearise, transposed
+from planners.compiled.value_iteration.forward import Filters, Outcome, forward
+from planners.compiled.value_iteration.gauss_seidel import GaussSeidel, pack_by_tap, sweep_batch, tap_order
+from planners.compiled.value_iteration.step import pack_weights
+from planners.cores import Injected
+from planners.cores.layers import convolve, maximum, merged
+from planners.fixed_points import Anderson, ForwardIteration
+from planners.fixed_points.adjoints import Implicit, OneStep, Phantom, Unrolled, last_kept
+from planners.fixed_points.solution import Adjoint, AdjointSlot, Result, Solution, Solver, Step
+
+CHUNKS_PER_THREAD = 4
+
+
+@dataclass(frozen=True, eq=False)
+class ValueIteration:
+    """The step v' = max_a (W_r,a * r + W_v,a * v), Eq. 1, as data that a compiled loop can take.
+
+    Attributes:
+        reward: r [B, C, h, w]; or, when w_r is None, the reward's part of Q itself, [B, A x G, h, w].
+        w_r: [A x G, C, F, F] or None.
+        w_v: [A x G, G, F, F]; filters are ordered by action and then by value channel, as Q's channels are.
+        wrap: True pads circularly.
+        temperature: 0 is the maximum; T > 0 its smoothing, which only the generic operations have.
+    """
+
+    reward: Tensor
+    w_r: Tensor | None
+    w_v: Tensor
+    wrap: bool
+    temperature: float = 0.0
+
+    @property
+    def channels(self) -> int:
+        """G."""
+        return self.w_v.shape[1]
+
+    def reward_part(self) -> Tensor:
+        """Return the reward's part of Q, [B, A x G, h, w]."""
+        return self.reward if self.w_r is None else convolve(self.reward, self.w_r, wrap=self.wrap)
+
+    def injected(self) -> Injected:
+        """Return the reward's part of Q and the value's filter, as the generic step is given them."""
+        return Injected((self.reward_part(),), (self.w_v,))
+
+    def action_values(self, v: Tensor) -> Tensor:
+        """Return Q, [B, A x G, h, w]."""
+        return self.reward_part() + convolve(v, self.w_v, wrap=self.wrap)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return f(v), [B, G, h, w], by the generic operations."""
+        return maximum(self.action_values(v).unflatten(1, (-1, self.channels)), 1, self.temperature).squeeze(1)
+
+    def read_out(self, v: Tensor, head: Tensor) -> Tensor:
+        """Return head Q at v, [B, out, h, w], without Q: a 1x1 layer after a linear one is one small convolution.
+
+        Args:
+            v: [B, G, h, w].
+            head: [out, A x G, 1, 1].
+        """
+        w_v, _ = merged(self.w_v, None, head)
+        if self.w_r is None:
+            return convolve(self.reward, head, wrap=self.wrap) + convolve(v, w_v, wrap=self.wrap)
+        w_r, _ = merged(self.w_r, None, head)
+        return convolve(self.reward, w_r, wrap=self.wrap) + convolve(v, w_v, wrap=self.wrap)
+
+    def take(self, rows: Tensor) -> ValueIteration:
+        """Return the same step for those samples."""
+        return replace(self, reward=self.reward[rows])
+
+    def sweep_in_place(self, solver: GaussSeidel, v0: Tensor) -> Solution:
+        """Return v0 [B, G, h, w] after sweeps that update cells in place."""
+        run = _Run.of(self, ForwardIteration(), None)
+        filters, batch = run.filters, v0.shape[0]
+        packed = (pack_by_tap(filters.r, filters.r_size), pack_by_tap(filters.v, filters.v_size))
+        offsets = (
+            filters.r_offsets[tap_order(filters.r.shape[2], filters.r_size)],
+            filters.v_offsets[tap_order(filters.v.shape[2], filters.v_size)],
+        )
+        out = (
+            np.empty(v0.shape, np.float32),
+            np.empty(batch, np.float32),
+            np.empty(batch, np.int64),
+            np.empty(batch, np.int8),
+            np.empty((solver.max_steps, batch), np.float32),
+        )
+        options = (filters.v.shape[1], run.grid, (solver.max_steps, solver.tolerance), out)
+        share(sweep_batch, batch, _numpy(self.reward), _numpy(v0), *packed, *offsets, *options)
+        value, residual, steps, result, trace = (torch.from_numpy(x) for x in out)
+        return Solution(value, residual, steps, result, trace if solver.record else None)
+
+
+def unsupported(step: ValueIteration, solver: Solver, adjoint: Adjoint) -> str | None:
+    """Return why the compiled loop cannot take this, or None when it can."""
+    tensors = [step.reward, step.w_v] + ([] if step.w_r is None else [step.w_r])
+    height, width = step.reward.shape[-2:]
+    pad = _pad(step)
+    if step.temperature > 0:
+        return "the maximum is smoothed"
+    if (reason := unsupported_solve(solver, adjoint)) is not None:
+        return reason
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        return "compiled value iteration works on float32 tensors on the CPU"
+    if step.w_v.shape[0] // step.channels > np.iinfo(np.int16).max:
+        return "too many actions for a 16-bit index"
+    if step.wrap and pad > min(height, width):
+        return f"filters reach {pad} cells far, around a torus of {height} x {width}"
+    return None
+
+
+def unsupported_solve(solver: Solver, adjoint: Adjoint) -> str | None:
+    """Return why the compiled loop has no such solver or adjoint, whatever the step; None when it has."""
+    if not isinstance(solver, ForwardIteration | GaussSeidel):
+        return f"compiled value iteration is forward iteration; the solver is {type(solver).__name__}"
+    if isinstance(solver, GaussSeidel) and isinstance(adjoint, Unrolled):
+        return "Gauss-Seidel sweeps leave no steps to unroll"
+    if not isinstance(adjoint, Implicit | Phantom | OneStep | Unrolled):
+        return f"no compiled backward pass for the adjoint {type(adjoint).__name__}"
+    return other_rule(solver)
+
+
+def other_rule(solver: Any) -> str | None:
+    """Return why a compiled loop cannot stop as this solver does, or None when it can."""
+    if solver.tolerance > 0.0 and getattr(solver, "rule", "residual") != "residual":
+        return f"compiled loops stop by the residual rule; the solver's is {solver.rule!r}"
+    return None
+
+
+def fixed_point(
+    step: ValueIteration, v0: Tensor, *, solver: ForwardIteration | GaussSeidel, adjoint: Adjoint
+) -> Solution:
+    """Return what `planners.fixed_point` returns for this step, solver and adjoint.
+
+    Second derivatives are not available (the reference path has them under `Unrolled`).
+
+    Args:
+        step: The step.
+        v0: [B, G, h, w] where to start.
+        solver: Forward iteration, or Gauss-Seidel sweeps followed by one step.
+        adjoint: Implicit, Phantom, OneStep or Unrolled.
+
+    Raises:
+        ValueError: With the reason that `unsupported` gives, or when shapes do not fit.
+    """
+    reason = unsupported(step, solver, adjoint)
+    if reason is not None:
+        raise ValueError(reason)
+    expected = (step.reward.shape[0], step.channels, *step.reward.shape[2:])
+    if tuple(v0.shape) != expected or v0.dtype != torch.float32:
+        raise ValueError(f"v0: expected float32 {expected}, got {v0.dtype} {tuple(v0.shape)}")
+    swept = None
+    if isinstance(solver, GaussSeidel):
+        if solver.max_steps > 1:
+            swept = replace(solver, max_steps=solver.max_steps - 1).solve(step, v0)
+            v0 = swept.value
+        solver = ForwardIteration(1, solver.tolerance, solver.record, rule="residual")
+    run = _Run.of(step, solver, adjoint)
+    w_r = step.w_v.new_zeros(0) if step.w_r is None else step.w_r
+    value = _Iterate.apply(step.reward, w_r, step.w_v, v0, run)
+    residual, steps, result, trace = (torch.from_numpy(x) for x in run.record[1:5])
+    if swept is not None:
+        steps = steps + swept.steps
+        result = torch.where(swept.result == Result.DIVERGED, swept.result, result)
+        trace = trace if swept.trace is None else torch.cat((swept.trace, trace))
+    kept = last_kept(trace, steps, residual) if solver.record else None
+    return Solution(value, residual, steps, result, kept, run.slot)
+
+
+def _pad(step: ValueIteration) -> int:
+    return max(step.w_v.shape[-1], 1 if step.w_r is None else step.w_r.shape[-1]) // 2
+
+
+@dataclass
+class _Run:
+    """One solve: its layout, filters and options, and, once it has run, what it wrote.
+
+    Attributes:
+        grid: How a map lies in memory.
+        filters: Of reward and value, as the kernel reads them.
+        solver: Forward iteration.
+        adjoint: Implicit, Phantom, OneStep or Unrolled.
+        slot: Where the backward pass reports its own solve.
+        differentiated: Whether gradients were wanted when the solve was set up.
+        out: What the forward pass wrote; None until `_Iterate.forward` has run, from then on what backward reads.
+    """
+
+    grid: Grid
+    filters: Filters
+    solver: ForwardIteration
+    adjoint: Any
+    slot: AdjointSlot
+    differentiated: bool
+    out: Outcome | None = None
+
+    @property
+    def record(self) -> Outcome:
+        assert self.out is not None
+        return self.out
+
+    @classmethod
+    def of(cls, step: ValueIteration, solver: ForwardIteration, adjoint: Any) -> _Run:
+        height, width = step.reward.shape[2:]
+        grid = grid_of(height, width, _pad(step), step.wrap)
+        w_r = step.w_v.new_zeros(step.w_v.shape[0], 0, 1, 1) if step.w_r is None else step.w_r
+        r, v = (_by_channel(w, step.channels) for w in (w_r, step.w_v))
+        r_offsets, v_offsets = (tap_offsets(w.shape[1], w.shape[-1], grid) for w in (w_r, step.w_v))
+        sizes = (w_r.shape[-1], step.w_v.shape[-1])
+        filters = Filters(r, v, pack_weights(r), pack_weights(v), r_offsets, v_offsets, *sizes)
+        return cls(grid, filters, solver, adjoint, AdjointSlot(), torch.is_grad_enabled())
+
+
+def _by_channel(w: Tensor, channels: int) -> np.ndarray:
+    """Return filters [A x G, C, F, F] as [G, A, T]."""
+    return np.ascontiguousarray(
+        w.detach().reshape(w.shape[0] // channels, channels, w[0].numel()).transpose(0, 1).numpy()
+    )
+
+
+def _by_action(dw: np.ndarray, like: Tensor, channels: int) -> Tensor:
+    """Return gradients per sample [B, G x A x T] summed, in the order of filters [A x G, C, F, F]."""
+    return torch.from_numpy(dw).sum(0).view(channels, -1, like[0].numel()).transpose(0, 1).reshape(like.shape)
+
+
+class _Iterate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, w_r: Tensor, w_v: Tensor, v0: Tensor, run: _Run) -> Tensor:
+        batch, channels = v0.shape[:2]
+        unrolled, steps = isinstance(run.adjoint, Unrolled), run.solver.max_steps
+        free, recorded = (0, steps) if unrolled and run.differentiated else (steps - 1, 1)
+        value = np.empty(v0.shape, np.float32)
+        out = Outcome(
+            value,
+            np.empty(batch, np.float32),
+            np.empty(batch, np.int64),
+            np.empty(batch, np.int8),
+            np.empty((steps, batch), np.float32),
+            # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
+            torch.empty((batch, recorded, channels * run.grid.length)).numpy(),
+            torch.empty((batch, recorded, channels * run.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
+        )
+        options = (free, recorded, not unrolled, run.solver.tolerance)
+        share(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, *options, out)
+        run.out = out
+        ctx.run = run
+        ctx.save_for_backward(r, w_r, w_v)
+        return torch.from_numpy(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the compiled backward pass cannot be differentiated again (create_graph=True); the generic "
+                "fixed_point with the Unrolled adjoint can"
+            )
+        r, w_r, w_v = ctx.saved_tensors
+        run, (g,) = ctx.run, grads
+        unrolled = isinstance(run.adjoint, Unrolled)
+        u = g if unrolled or isinstance(run.adjoint, OneStep) else _adjoin(run, g)
+        filters, batch, channels = run.filters, g.shape[0], g.shape[1]
+        dr, dv0 = torch.zeros(r.shape), torch.empty(g.shape)
+        dw_r, dw_v = (np.empty((batch, w.size), np.float32) for w in (filters.r, filters.v))
+        record, gradients = (run.record.before, run.record.greedy), (dr.numpy(), dw_r, dw_v, dv0.numpy())
+        share(backward, batch, _numpy(u), _numpy(r), filters, run.grid, *record, *gradients)
+        d_filters_r = _by_action(dw_r, w_r, channels) if w_r.numel() else None
+        return dr, d_filters_r, _by_action(dw_v, w_v, channels), dv0 if unrolled else None, None
+
+
+def _adjoin(run: _Run, g: Tensor) -> Tensor:
+    """Return the adjoint vector w; Anderson's solver runs compiled where it records nothing, any other on compiled
+    products."""
+    adjoint = run.adjoint
+    method = adjoint.solver if isinstance(adjoint, Implicit) else None
+    if isinstance(method, Anderson) and not method.record and other_rule(method) is None:
+        adjoint = replace(adjoint, solver=_CompiledAnderson(run, method))
+    return adjoint.adjoin(_product(run), g, run.slot)
+
+
+@dataclass(frozen=True)
+class _CompiledAnderson:
+    """`Anderson` for the system w = J^T w + g of one run, started at w = g, where `Implicit` starts it."""
+
+    run: _Run
+    solver: Anderson
+
+    @property
+    def max_steps(self) -> int:
+        return self.solver.max_steps
+
+    @property
+    def tolerance(self) -> float:
+        return self.solver.tolerance
+
+    def solve(self, f: Step, v0: Tensor) -> Solution:
+        """Return w; f is w -> J^T w + v0, which the kernel knows."""
+        run, solver, batch = self.run, self.solver, v0.shape[0]
+        out = (
+            np.empty(v0.shape, np.float32),
+            np.empty(batch, np.float32),
+            np.empty(batch, np.int64),
+            np.empty(batch, np.int8),
+        )
+        options = (
+            solver.max_steps,
+            solver.tolerance,
+            solver.depth,
+            solver.mixing,
+            max(solver.regularisation**2, 1e-15),
+        )
+        share(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, *options, out)
+        value, residual, steps, result = (torch.from_numpy(x) for x in out)
+        return Solution(value, residual, steps, result)
+
+
+def _product(run: _Run) -> Step:
+    """Return w -> w^T df/dv at the recorded step."""
+    jacobian: list[np.ndarray] = []
+
+    def product(w: Tensor) -> Tensor:
+        batch, out = w.shape[0], torch.empty(w.shape)
+        if not jacobian:
+            channels, _, taps = run.filters.v.shape
+            jacobian.append(torch.empty((batch, channels, taps, run.grid.blocks * BLOCK)).numpy())
+            share(linearise, batch, run.record.greedy, run.filters.v, jacobian[0])
+        share(transposed, batch, _numpy(w), jacobian[0], run.filters.v_offsets, run.grid, out.numpy())
+        return out
+
+    return product
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+def share(loop: Callable[..., None], batch: int, *args: Any) -> None:
+    """Run loop(first, last, *args) over the batch on `torch.get_num_threads()` threads.
+
+    Threads of our own, for this call alone, rather than a compiler's thread pool: those break after a fork (OpenMP)
+    or when two Python threads use them at once (numba's work queue), and know nothing of torch's number of threads.
+    """
+    threads = min(torch.get_num_threads(), batch)
+    if threads <= 1:
+        return loop(0, batch, *args)
+    chunks = min(batch, threads * CHUNKS_PER_THREAD)
+    shares = iter(list(pairwise(batch * i // chunks for i in range(chunks + 1))))
+
+    def work() -> None:
+        for first, last in shares:  # the iterator is shared: who is done first takes the next share
+            loop(first, last, *args)
+
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work) for _ in range(threads - 1)]
+        work()
+        for other in others:
+            other.result()

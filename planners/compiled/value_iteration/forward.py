@@ -1,0 +1,161 @@
+"""The loop around the compiled step of `vin_kernel`: iterate, and record the last steps for the way back.
+
+It works on the samples first..last-1 of a batch, one after the other, and writes to nothing else: several threads may
+share a batch, and the result does not depend on how many there are.
+
+Legend: B samples, G value channels, A actions, T taps, K steps, n cells swept; v value, r reward, z iterate.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, leave, reordered, set_borders
+from planners.compiled.value_iteration.step import (
+    ACTIONS_AT_ONCE,
+    Ints,
+    Shorts,
+    field_part,
+    reward_part,
+    sweep,
+    sweep_greedy,
+)
+
+MAX_STEPS, DIVERGED, SETTLED = (
+    1,
+    2,
+    3,
+)  # of `planners.fixed_points.Result`; the rule is its residual rule
+GROWTH = np.float32(1e6)
+OFFSET = np.float32(1e-5)
+
+
+class Filters(NamedTuple):
+    """Filters of reward and value, plain [G, A, T] and packed for a sweep, and where their taps read.
+
+    Without taps in `r` the reward is given as the reward's part of Q itself.
+    """
+
+    r: Floats
+    v: Floats
+    r_packed: Floats
+    v_packed: Floats
+    r_offsets: Ints
+    v_offsets: Ints
+    r_size: int
+    v_size: int
+
+
+class Outcome(NamedTuple):
+    """Where `forward` writes: the value [B, G, h, w], its quality [B] and trace [K, B], and the recorded steps.
+
+    before: [B, recorded, G x length] planes the recorded steps started from; greedy: [B, recorded, G x n].
+    """
+
+    value: Floats
+    residual: Floats
+    steps: Ints
+    result: NDArray[np.int8]
+    trace: Floats
+    before: Floats
+    greedy: Shorts
+
+
+@reordered
+def _is_finite(x: Floats) -> bool:
+    total = np.float32(0)
+    for value in x.ravel():
+        total += value * np.float32(0)
+    return total == 0
+
+
+@reordered
+def _norms(z: Floats, fz: Floats, grid: Grid) -> tuple[float, float]:
+    """Return ||f(z) - z|| and ||f(z)|| over the cells of planes."""
+    change = size = np.float32(0)
+    for c in range(len(z) // grid.length):
+        for i in range(grid.height):
+            start = c * grid.length + grid.origin + i * grid.stride
+            a, b = z[start : start + grid.width], fz[start : start + grid.width]
+            for j in range(grid.width):
+                change += (b[j] - a[j]) * (b[j] - a[j])
+                size += b[j] * b[j]
+    return np.sqrt(change), np.sqrt(size)
+
+
+@compiled
+def relative(change, size):  # type: ignore[no-untyped-def]
+    """Return ||f(z) - z|| / (1e-5 + ||f(z)||), inf where a norm is not finite."""
+    return change / (OFFSET + size) if np.isfinite(change) and np.isfinite(size) else np.float32(np.inf)
+
+
+@compiled
+def forward(first, last, r, v0, filters, grid, free, recorded, stop, tolerance, out):  # type: ignore[no-untyped-def]
+    """Take up to `free` steps, fewer where a sample converges or diverges, then `recorded` steps that are kept.
+
+    Args:
+        first: First sample.
+        last: One past the last sample.
+        r: [B, C, h, w] reward, or [B, A x G, h, w] its part of Q, action-major, when the filters of r have no taps.
+        v0: [B, G, h, w] where to start.
+        filters: `Filters`.
+        grid: Layout.
+        free: Most steps without a record.
+        recorded: Steps with one.
+        stop: Whether a sample's free steps stop when it converges or diverges.
+        tolerance: Relative residual that counts as convergence; 0 for none.
+        out: `Outcome`.
+    """
+    groups, fives = filters.v_packed.shape[0], filters.v_packed.shape[1]
+    part = np.empty(groups * grid.blocks * fives * ACTIONS_AT_ONCE * BLOCK, np.float32)
+    scratch = np.zeros(groups * grid.length, np.float32)
+    sound = _is_finite(filters.r) and _is_finite(filters.v)
+    for b in range(first, last):
+        z, fz = as_planes(v0[b], grid), scratch
+        set_borders(z, grid)
+        if filters.r.shape[2] == 0:
+            field_part(r[b], filters.v.shape[1], grid, part)
+        else:
+            reward = as_planes(r[b], grid)
+            set_borders(reward, grid)
+            reward_part(reward, filters.r_packed, filters.r_offsets, grid, part)
+        now, limit, size = np.float32(np.inf), np.float32(np.inf), np.float32(0)
+        diverged = not (sound and _is_finite(r[b]))
+        start = max(np.float32(1), _norms(z, z, grid)[1])
+        steps = 0
+        while steps < free and not (diverged and stop):
+            sweep(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, 0])
+            change, size = _norms(z, fz, grid)
+            now = relative(change, size)
+            limit = GROWTH * max(start, size) if steps == 0 else limit
+            out.trace[steps, b] = now
+            steps += 1
+            diverged = not np.isfinite(now) or size > limit
+            if stop and diverged:
+                break
+            set_borders(fz, grid)
+            z, fz = fz, z
+            if stop and tolerance > 0 and now <= tolerance:
+                break
+        out.trace[steps:free, b] = now
+        for k in range(recorded):
+            out.before[b, k] = z
+            sweep_greedy(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, k])
+            change, size = _norms(z, fz, grid)
+            now = relative(change, size)
+            limit = GROWTH * max(start, size) if free == 0 and k == 0 else limit
+            out.trace[free + k, b] = now
+            set_borders(fz, grid)
+            z, fz = fz, z
+        if not (sound and _is_finite(r[b])):
+            z[:] = np.nan
+            now = np.float32(np.inf)
+        diverged = (stop and diverged) or not np.isfinite(now) or (size > limit and (free == 0 or not stop))
+        converged = tolerance > 0 and now <= tolerance
+        leave(z, out.value[b], grid)
+        out.residual[b], out.steps[b] = now, steps + recorded
+        out.result[b] = DIVERGED if diverged else (SETTLED if converged else MAX_STEPS)
+        scratch = fz

@@ -1,0 +1,190 @@
+"""Gauss-Seidel value iteration: cells are updated in place, so one sweep carries value as far as its direction goes.
+
+A sweep goes through the rows down or up and through each row right or left; four sweeps in turn take every direction.
+Forward iteration moves value by one filter's reach per step, a sweep along the whole of every monotone path. The fixed
+points are those of the step itself. Only adjoints that differentiate at the fixed point can use it: there is no record
+of steps to go back through.
+
+Roofline, per cell, action and sweep, F x F filters, G value channels: 2 G F^2 operations, as a step has. Lanes are
+actions, because neighbouring cells depend on each other; the maximum over lanes and the wait for the neighbour's value
+make a sweep two to four times as long as a step.
+
+Legend: v value, r reward, q action values, A actions padded to a multiple of 16, T taps = input channels x F x F.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planners.compiled.layout import Floats, Grid, as_planes, compiled, leave, set_borders
+from planners.compiled.simd import LANES, broadcast, fma, highest, item, load, splat, store, where_greater
+from planners.compiled.value_iteration.backward import norm
+from planners.compiled.value_iteration.forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
+from planners.compiled.value_iteration.step import Ints
+from planners.fixed_points import Solution, Step
+
+
+@dataclass(frozen=True)
+class GaussSeidel:
+    """Sweeps that update the cells of a map in place: of value iterations (VIN, SymVIN, Contractive) and the ConvGRU.
+
+    Of the ConvGRU, whose sweeps are in `planners.compiled.conv_gru.gauss_seidel`, it solves the adjoint system too. One
+    sweep counts as one application of f. A sample stops at its first sweep that changes its value by at most the
+    tolerance; an adjoint's last application of f then gives the residual of f itself.
+
+    Args:
+        max_steps: Most sweeps, at least 1.
+        tolerance: Relative change ||S(z) - z|| / (1e-5 + ||S(z)||) at which a sample stops; 0 runs all sweeps.
+        record: Keep the change of each sweep.
+    """
+
+    max_steps: int = 30
+    tolerance: float = 1e-4
+    record: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if not self.tolerance >= 0.0:
+            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
+
+    @torch.no_grad()
+    def solve(self, f: Step, v0: Tensor) -> Solution:
+        """Return the value after at most max_steps sweeps from v0 [B, G, h, w].
+
+        Raises:
+            ValueError: If f is no step in the form that compiled loops take.
+        """
+        sweep = getattr(f, "sweep_in_place", None)
+        if sweep is None:
+            raise ValueError(
+                "solver gauss_seidel updates cells in place, which takes a step v' = max_a (r_a + W_a * v) in compiled "
+                "form: core vin, symvin or contractive with temperature 0, or conv_gppn, in float32 on the CPU, kernel "
+                "'auto'"
+            )
+        return sweep(self, v0)
+
+
+def pack_by_tap(w: Floats, size: int) -> Floats:
+    """Return filters [G, A, T] as [G, T, A], actions padded by action 0, the row neighbours' taps last."""
+    missing = -w.shape[1] % LANES
+    w = np.concatenate([w, np.repeat(w[:, :1], missing, axis=1)], axis=1)
+    return np.ascontiguousarray(w.transpose(0, 2, 1)[:, tap_order(w.shape[2], size)])
+
+
+def tap_order(taps: int, size: int) -> Ints:
+    """Return the taps with those of a row's neighbours last: their values come late, and nothing should wait."""
+    middle = size // 2
+    place = np.arange(taps) % (size * size)
+    late = (place // size == middle) & (abs(place % size - middle) == 1)
+    return np.argsort(late, kind="stable").astype(np.int64)
+
+
+@compiled
+def _reward_by_cell(r, w, offsets, grid, part):  # type: ignore[no-untyped-def]
+    """Write W_r * r by channel, cell and action; r planes with borders set."""
+    for g in range(w.shape[0]):
+        weights, k = w[g].ravel(), g * grid.height * grid.width * w.shape[2]
+        for i in range(grid.height):
+            for j in range(grid.width):
+                cell = grid.origin + i * grid.stride + j
+                for a in range(0, w.shape[2], LANES):
+                    q = splat(np.float32(0))
+                    for t in range(w.shape[1]):
+                        q = fma(load(weights, t * w.shape[2] + a), broadcast(r, cell + item(offsets, t)), q)
+                    store(part, k, q)
+                    k += LANES
+
+
+@compiled
+def _field_by_cell(q: Floats, actions: int, grid: Grid, part: Floats) -> None:
+    """Write the reward's part of Q, given as maps [A x G, h, w] (action-major), by channel, cell and action."""
+    groups = q.shape[0] // actions
+    padded = actions + -actions % LANES
+    k = 0
+    for g in range(groups):
+        for i in range(grid.height):
+            for j in range(grid.width):
+                for a in range(padded):
+                    part[k] = q[(a if a < actions else 0) * groups + g, i, j]
+                    k += 1
+
+
+@compiled
+def _sweep(v, part, w, offsets, grid, up, left):  # type: ignore[no-untyped-def]
+    """Update all cells of the planes v in place; return the norms of the change and of the new value."""
+    actions, taps = w.shape[2], w.shape[1]
+    change = size = np.float32(0)
+    for row in range(grid.height):
+        i = grid.height - 1 - row if up else row
+        for column in range(grid.width):
+            j = grid.width - 1 - column if left else column
+            cell = grid.origin + i * grid.stride + j
+            for g in range(w.shape[0]):
+                weights = w[g].ravel()
+                k = ((g * grid.height + i) * grid.width + j) * actions
+                best = splat(np.float32(-np.inf))
+                for a in range(0, actions, LANES):
+                    q = load(part, k + a)
+                    for t in range(taps):
+                        q = fma(load(weights, t * actions + a), broadcast(v, cell + item(offsets, t)), q)
+                    best = where_greater(q, best, q, best)
+                new, at = highest(best), cell + g * grid.length
+                change += (new - v[at]) * (new - v[at])
+                size += new * new
+                v[at] = new
+    return np.sqrt(change), np.sqrt(size)
+
+
+@compiled
+def sweep_batch(first, last, r, v0, w_r, w_v, r_offsets, v_offsets, actions, grid, solver, out):  # type: ignore[no-untyped-def]
+    """Sweep the samples first..last-1 until they stop.
+
+    Args:
+        first: First sample.
+        last: One past the last sample.
+        r: [B, C, h, w] reward, or [B, A x G, h, w] its part of Q, action-major, when w_r has no taps.
+        v0: [B, G, h, w].
+        w_r: Filters by tap, [G, T, A padded].
+        w_v: The same for the value.
+        r_offsets: [T].
+        v_offsets: [T].
+        actions: A before padding.
+        grid: Layout.
+        solver: max_steps and tolerance.
+        out: Value [B, G, h, w], change [B], sweeps [B], result [B], trace [K, B], written.
+    """
+    max_steps, tolerance = solver
+    value, residual, steps, results, trace = out
+    part = np.empty(w_v.shape[0] * grid.height * grid.width * w_v.shape[2], np.float32)
+    sound_filters = np.isfinite(norm(w_r.ravel())) and np.isfinite(norm(w_v.ravel()))
+    for b in range(first, last):
+        z = as_planes(v0[b], grid)
+        if w_r.shape[1] == 0:
+            _field_by_cell(r[b], actions, grid, part)
+        else:
+            reward = as_planes(r[b], grid)
+            set_borders(reward, grid)
+            _reward_by_cell(reward, w_r, r_offsets, grid, part)
+        start, limit, now = max(np.float32(1), norm(z)), np.float32(np.inf), np.float32(np.inf)
+        # Comparisons in a maximum drop what is not a number, so inputs are looked at first.
+        sound = sound_filters and np.isfinite(norm(part)) and np.isfinite(start)
+        result, k = MAX_STEPS if sound else DIVERGED, 0
+        while k < max_steps and result == MAX_STEPS:
+            set_borders(z, grid)
+            change, size = _sweep(z, part, w_v, v_offsets, grid, k % 2 == 1, k % 4 == 1 or k % 4 == 2)
+            now = relative(change, size)
+            limit = GROWTH * max(start, size) if k == 0 else limit
+            trace[k, b] = now
+            k += 1
+            if not np.isfinite(now) or size > limit:
+                result = DIVERGED
+            elif tolerance > 0 and now <= tolerance:
+                result = SETTLED
+        trace[k:, b] = now
+        leave(z, value[b], grid)
+        residual[b], steps[b], results[b] = now, k, result

@@ -1,0 +1,286 @@
+"""Solvers for v = f(v), each sample on its own: forward iteration, Anderson, Broyden.
+
+Legend: z iterate, g = f(z) - z, K steps, B samples, m history depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from planners.fixed_points.acceleration import Acceleration, AndersonMemory, BroydenMemory
+from planners.fixed_points.solution import Result, Solution, Step
+from planners.fixed_points.stopping import GROWTH as GROWTH
+from planners.fixed_points.stopping import RESIDUAL_OFFSET as RESIDUAL_OFFSET
+from planners.fixed_points.stopping import (
+    ErrorRule,
+    ResidualRule,
+    Rule,
+    rows,
+    scale_per_sample,
+)
+from planners.fixed_points.stopping import relative_residual as relative_residual
+
+CHECK_INTERVAL = {"cpu": 1}
+"""Steps between looks at the residuals; on a GPU, where a look waits for the device, 8. Stopping is exact all the same:
+a sample is frozen on the device at its own step, and only stops costing at the next look."""
+
+RuleName = Literal["error", "residual"]
+"""When a sample stops; `planners.fixed_points.solution` says what each promises."""
+
+
+def apply(f: Step, z: Tensor, *, forward_mode: bool = False) -> Tensor:
+    """Return f(z) in the dtype of z, which autocast may have changed.
+
+    Raises:
+        TypeError: f gives no real tensor.
+        ValueError: f gives another shape, or changes z in place.
+        NotImplementedError: f carries a tangent of forward-mode differentiation, unless that is asked for.
+    """
+    version = None if z.is_inference() else z._version
+    try:
+        fz = f(z.clone() if version is None else z)  # an inference tensor would not tell that f changed it
+    except RuntimeError as error:
+        if "does not require grad" in str(error) and not torch.is_grad_enabled():
+            raise RuntimeError(
+                "f differentiates inside itself (torch.autograd.grad), but solvers run f without gradients: use "
+                f"torch.func.grad in f, or torch.enable_grad() and a detached copy of its argument ({error})"
+            ) from error
+        raise
+    if not isinstance(fz, Tensor):
+        raise TypeError(f"f must return a tensor of the shape of v, {tuple(z.shape)}, got {type(fz).__name__}")
+    if fz.shape != z.shape:
+        raise ValueError(f"f must keep the shape of v, got {tuple(z.shape)} -> {tuple(fz.shape)}")
+    if fz.is_complex():
+        raise TypeError(f"f must return real numbers, got {fz.dtype}")
+    if version is not None and z._version != version:
+        raise ValueError("f must not change its argument in place (v.mul_(...), ReLU(inplace=True), out=v)")
+    if not forward_mode and forward_ad.unpack_dual(fz).tangent is not None:
+        raise NotImplementedError(
+            "forward-mode differentiation of a solution is not implemented (f carries a tangent): use reverse mode, or "
+            "the Unrolled adjoint, whose steps forward mode can follow"
+        )
+    return fz.to(z.dtype)
+
+
+@dataclass(frozen=True)
+class ForwardIteration:
+    """Forward iteration v_{k+1} = f(v_k), Eq. 2.
+
+    The answer is f of the last iterate. A sample stops at its first step whose residual is at most the tolerance, and
+    costs nothing more when f has `take`; a sample that diverges keeps its last iterate within bounds.
+
+    Args:
+        max_steps: K, most applications of f, at least 1.
+        tolerance: At which a sample stops, by the rule; 0 runs exactly K steps.
+        record: Keep the residual after each step.
+        rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.fixed_points.solution`.
+    """
+
+    max_steps: int = 30
+    tolerance: float = 1e-4
+    record: bool = False
+    rule: RuleName = "error"
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def solve(self, f: Step, v0: Tensor) -> Solution:
+        """Return f applied K times to v0 [B, ...], or fewer times for samples that converged or diverged."""
+        return _iterate(f, v0, self, None)
+
+
+@dataclass(frozen=True)
+class Anderson:
+    """Anderson acceleration (type II), one least-squares problem per sample.
+
+    z_{k+1} = z + mixing g - sum_i gamma_i (dz_i + mixing dg_i), where gamma minimises ||g - sum_i gamma_i dg_i|| over
+    the last m differences. The weights come from inner products alone, so for f equivariant under an orthogonal group
+    action the iterates are equivariant too. The answer is the iterate of lowest residual, by the error rule that of
+    least ||g||.
+    Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
+
+    Args:
+        max_steps: Most applications of f, at least 1.
+        tolerance: At which a sample stops, by the rule; 0 runs all steps.
+        depth: m, differences remembered.
+        mixing: Damping of the step in (0, 1].
+        regularisation: Weight that holds the gammas back, relative to the length of each dg; combinations of
+            differences shorter than this share of their length are taken for noise.
+        record: Keep the residual after each step.
+        rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.fixed_points.solution`.
+    """
+
+    max_steps: int = 30
+    tolerance: float = 1e-4
+    depth: int = 5
+    mixing: float = 1.0
+    regularisation: float = 1e-4
+    record: bool = False
+    rule: RuleName = "error"
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not 0.0 < self.mixing <= 1.0:
+            raise ValueError(f"mixing must be in (0, 1], got {self.mixing}")
+        if not self.regularisation >= 0.0:
+            raise ValueError(f"regularisation must be at least 0, got {self.regularisation}")
+
+    def solve(self, f: Step, v0: Tensor) -> Solution:
+        """Return the best iterate found from v0 [B, ...]."""
+        memory = AndersonMemory(self.depth, self.mixing, self.regularisation)
+        return _iterate(f, v0, self, memory)
+
+
+@dataclass(frozen=True)
+class Broyden:
+    """Broyden's (good) method on g(z) = f(z) - z with a limited memory of rank-one updates per sample.
+
+    The inverse Jacobian starts at -I, so the first step is a forward iteration; when `depth` updates are stored the
+    approximation starts again from -I. The answer is the iterate of lowest residual, by the error rule that of
+    least ||g||.
+    Broyden, A class of methods for solving nonlinear simultaneous equations, 1965; Bai et al., 2019.
+
+    Args:
+        max_steps: Most applications of f, at least 1.
+        tolerance: At which a sample stops, by the rule; 0 runs all steps.
+        depth: Rank-one updates remembered.
+        record: Keep the residual after each step.
+        rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.fixed_points.solution`.
+    """
+
+    max_steps: int = 30
+    tolerance: float = 1e-4
+    depth: int = 10
+    record: bool = False
+    rule: RuleName = "error"
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def solve(self, f: Step, v0: Tensor) -> Solution:
+        """Return the best iterate found from v0 [B, ...]."""
+        return _iterate(f, v0, self, BroydenMemory(self.depth))
+
+
+def check_options(solver: Any) -> None:
+    """Raise ValueError for options that no solver can have."""
+    steps, tolerance = solver.max_steps, solver.tolerance
+    if not isinstance(steps, Integral) or isinstance(steps, bool):
+        raise TypeError(f"max_steps must be a whole number, got {steps!r}")
+    if steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {steps}")
+    if not isinstance(tolerance, int | float) or not tolerance >= 0.0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance!r}")
+    rule = getattr(solver, "rule", "error")
+    if rule not in ("error", "residual"):
+        raise ValueError(f"rule must be 'error' or 'residual', got {rule!r}")
+    depth = getattr(solver, "depth", 1)
+    if not isinstance(depth, Integral) or depth < 1:
+        raise ValueError(f"depth must be at least 1 and whole, got {depth!r}")
+
+
+def rule_of(solver: Any) -> Rule:
+    """Return the rule by which this solver stops, at its beginning."""
+    if solver.rule == "residual":
+        return ResidualRule(solver.tolerance)
+    return ErrorRule(solver.tolerance)
+
+
+def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    """Return `chosen` in the rows where mask [B] is true, else `other`; free on the CPU when all or none are."""
+    if mask.device.type == "cpu":
+        if bool(mask.all()):
+            return chosen
+        if not bool(mask.any()):
+            return other
+    return torch.where(rows(mask, chosen), chosen, other)
+
+
+@torch.no_grad()
+def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> Solution:
+    """Run plain iteration (keeping the last iterate) or an accelerated one (keeping the best)."""
+    max_steps, record, rule = solver.max_steps, solver.record, rule_of(solver)
+    take: Callable[[Tensor], Step] | None = getattr(f, "take", None)
+    interval = CHECK_INTERVAL.get(v0.device.type, 8)
+    z = v0.detach().clone()  # the caller may use its memory again
+    batch, device = z.shape[0], z.device
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    value = z
+    residual = torch.full((batch,), torch.inf, dtype=dtype, device=device)
+    least = residual.double()
+    steps = torch.zeros(batch, dtype=torch.int64, device=device)
+    result = torch.full((batch,), int(Result.MAX_STEPS), dtype=torch.int8, device=device)
+    live = torch.ones(batch, dtype=torch.bool, device=device)
+    unit = torch.ones(batch, dtype=z.dtype, device=device)
+    left_in: Tensor | None = None  # rows of the batch still iterated, once some have left it
+    stopped: tuple[Tensor, ...] = ()
+    trace: list[Tensor] = []
+
+    for k in range(1, max_steps + 1):
+        fz = apply(f, z)
+        if k == 1 and memory is not None:
+            # A power of two: inner products of histories stay within the range of the dtype, and nothing is rounded.
+            unit = scale_per_sample(z, fz).to(z.dtype)
+        now, done, diverged, merit = rule.look(z, fz)
+        diverged, done = live & diverged, live & done & ~diverged
+        moving = live & ~diverged
+        if memory is None:
+            value = _choose(moving, fz, value)
+            residual = torch.where(live, now, residual)
+        else:
+            better = moving & ((merit < least) | done)
+            least = torch.where(better, merit.double(), least)
+            value = _choose(better, z, value)
+            residual = torch.where(better, now, residual)
+        steps = steps + live
+        result = torch.where(diverged, int(Result.DIVERGED), result)
+        result = torch.where(done, int(rule.success), result)
+        if record:
+            row = trace[-1].clone() if trace else torch.full((batch,), torch.inf, dtype=dtype, device=device)
+            at = slice(None) if left_in is None else left_in
+            row[at] = torch.where(live, now, row[at])
+            trace.append(row)
+        live = moving & ~done
+        if k == max_steps:
+            result = torch.where(live & rule.grown(), int(Result.DIVERGED), result)
+            break
+        z = value if memory is None else _choose(live, _proposed(memory, z, fz, rows(unit, z)), z)
+        if k % interval == 0:
+            count = int(live.sum())
+            if count == 0:
+                break
+            if take is not None and count < live.shape[0]:
+                left = live.nonzero()[:, 0]
+                state = (value, residual, steps, result)
+                if left_in is None:
+                    stopped, left_in = state, left
+                else:
+                    stopped = _put(stopped, left_in, state)
+                    left_in = left_in[left]
+                z, live, least = z[left], live[left], least[left]
+                value, residual, steps, result = (part[left] for part in state)
+                rule.take(left)
+                if memory is not None:
+                    memory.take(left)
+                    unit = unit[left]
+                f = take(left_in)
+
+    if left_in is not None:
+        value, residual, steps, result = _put(stopped, left_in, (value, residual, steps, result))
+    trace += trace[-1:] * (max_steps - len(trace)) if record else []
+    return Solution(value, residual, steps, result, torch.stack(trace) if record else None)
+
+
+def _proposed(memory: Acceleration, z: Tensor, fz: Tensor, unit: Tensor) -> Tensor:
+    return memory.propose(z / unit, (fz - z) / unit) * unit
+
+
+def _put(whole: tuple[Tensor, ...], rows: Tensor, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(w.index_copy(0, rows, p.to(w.dtype)) for w, p in zip(whole, part, strict=True))

@@ -1,0 +1,326 @@
+"""When a sample stops, and what it may then be called: the two rules of `planners.fixed_points.solution`, in code.
+
+Legend: z iterate, g = f(z) - z, dz and dg their change since the last look, A = ||dz|| / ||dg|| amplification, eps
+the dtype's distance from 1 to the next number, B samples, N numbers of a sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from planners.fixed_points.solution import Result
+
+RESIDUAL_OFFSET = 1e-5
+"""Added to ||f(z)|| in the residual rule, as in the authors' solver, so that a solution of zero is reachable."""
+
+GROWTH = 1e6
+"""By the residual rule a sample has diverged once ||f(z)|| exceeds this many times max(1, ||v0||, ||f(v0)||); by the
+error rule, once g is not finite or has grown by this factor when the steps run out."""
+
+LOOKS = 3
+"""Looks in a row at which the error rule must be met: a slow part of the error hides behind a fast one at first."""
+
+STALLED = 8
+"""Looks without gain after which a small number beside large ones is taken to be as good as rounding lets it be."""
+
+FAR = 2.0**-52
+"""A number that falls from the start by this factor without settling is taken for zero."""
+
+HALF = 1e-4
+"""eps above which a dtype counts as half precision."""
+
+NOISE = 4.0
+"""Changes below this many eps of the iterate tell of rounding, not of f."""
+
+
+def flat(z: Tensor) -> Tensor:
+    """Return z [B, ...] as [B, N]."""
+    return z[..., None].flatten(1)
+
+
+def at_least_single(z: Tensor) -> Tensor:
+    """Return z in float32 where it is in half precision."""
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def rows(scalar: Tensor, like: Tensor) -> Tensor:
+    """Return scalars [B] in the shape [B, 1, ...] that multiplies `like`."""
+    return scalar.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def norm_per_sample(z: Tensor) -> Tensor:
+    """Return the 2-norm of each sample, [B], in at least float32; squares may leave the dtype's range."""
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    return torch.linalg.vector_norm(flat(z), dim=1, dtype=dtype)
+
+
+def scale_per_sample(*parts: Tensor) -> Tensor:
+    """Return a power of two near the largest |number| of each sample, [B], at least float32; 1 for zeros and nan.
+
+    Dividing by it is exact, and the squares of what is left neither under- nor overflow.
+    """
+    sizes = [at_least_single(flat(part)).abs() for part in parts]
+    if sizes[0].shape[1] == 0:
+        return sizes[0].new_ones(len(sizes[0]))
+    largest = torch.stack([size.amax(dim=1) for size in sizes]).amax(dim=0)
+    usual = torch.isfinite(largest) & (largest > 0.0)
+    exponent = torch.frexp(torch.where(usual, largest, 1.0)).exponent - 1
+    return torch.ldexp(torch.ones_like(largest), exponent).clamp(min=torch.finfo(largest.dtype).tiny)
+
+
+def safe_norm_per_sample(z: Tensor) -> Tensor:
+    """Return the 2-norm of each sample, [B], finite and not zero wherever the dtype can say it."""
+    scale = scale_per_sample(z)
+    return norm_per_sample(at_least_single(z) / rows(scale, z)) * scale
+
+
+def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
+    """Return ||f(z) - z|| / (1e-5 + ||f(z)||) per sample, inf where either norm is not finite.
+
+    A norm that overflows makes the plain ratio finite / inf = 0, which would pass for convergence.
+
+    Args:
+        z: [B, ...] iterate.
+        fz: [B, ...] its image f(z).
+
+    Returns:
+        [B], at least float32.
+    """
+    change, size = norm_per_sample(fz - z), norm_per_sample(fz)
+    finite = torch.isfinite(change) & torch.isfinite(size)
+    return torch.where(finite, change / (RESIDUAL_OFFSET + size), torch.inf)
+
+
+def growth_limit(v0: Tensor, fv0: Tensor) -> Tensor:
+    """Return the size of ||f(z)|| above which a sample has diverged by the residual rule, [B]."""
+    return GROWTH * torch.maximum(norm_per_sample(v0), norm_per_sample(fv0)).clamp(min=1.0)
+
+
+def has_diverged(fz: Tensor, residual: Tensor, limit: Tensor) -> Tensor:
+    """Return [B] bool: the residual is not finite, or f(z) is larger than the limit."""
+    return ~torch.isfinite(residual) | (norm_per_sample(fz) > limit)
+
+
+class Look(NamedTuple):
+    """What a rule sees at one iterate, [B] each: the residual, which samples are done and which have diverged."""
+
+    residual: Tensor
+    done: Tensor
+    diverged: Tensor
+    merit: Tensor
+    """Least at the best iterate."""
+
+
+class Rule(Protocol):
+    """Judges the iterates of one solve, in their order."""
+
+    success: Result
+    """What a sample that is done is called."""
+
+    def look(self, z: Tensor, fz: Tensor) -> Look:
+        """Return what is so at the next iterate z [B, ...] with image f(z)."""
+
+    def grown(self) -> Tensor:
+        """Return [B] bool: samples that must be called diverged if their steps end now."""
+
+    def take(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch."""
+
+
+@dataclass
+class ResidualRule:
+    """||f(z) - z|| / (1e-5 + ||f(z)||) <= tolerance: the paper's, by which planners train."""
+
+    # DEVIATION(authors): their solver takes one residual of the whole batch, which so waits for its worst sample.
+
+    tolerance: float
+    success: Result = Result.SETTLED
+    limit: Tensor | None = None
+
+    def look(self, z: Tensor, fz: Tensor) -> Look:  # noqa: D102
+        if self.limit is None:
+            self.limit = growth_limit(z, fz)
+        residual = relative_residual(z, fz)
+        diverged = has_diverged(fz, residual, self.limit)
+        done = residual <= self.tolerance if self.tolerance > 0.0 else torch.zeros_like(diverged)
+        return Look(residual, done, diverged, residual)
+
+    def grown(self) -> Tensor:  # noqa: D102
+        assert self.limit is not None
+        return torch.zeros_like(self.limit, dtype=torch.bool)
+
+    def take(self, rows: Tensor) -> None:  # noqa: D102
+        if self.limit is not None:
+            self.limit = self.limit[rows]
+
+
+class _Memory(NamedTuple):
+    """What the error rule remembers: iterates and differences [B, N] or [B, W, N], and per sample [B] the rest."""
+
+    z: Tensor
+    g: Tensor
+    moves: Tensor
+    """The latest dz that told something, W of them, in the order of a ring."""
+    changes: Tensor
+    """Their dg."""
+    halfway: Tensor
+    """z at the latest power of two of looks, and"""
+    before_halfway: Tensor
+    """at the one before that."""
+    start: Tensor
+    """Largest number of v0 and f(v0)."""
+    first: Tensor
+    """||g|| at the first look, in float64 like `last`."""
+    last: Tensor
+    latest: Tensor
+    """||dz|| / ||dg|| of the latest move that told something, 0 where there was none."""
+    best: Tensor
+    """The least strict measure so far."""
+    since: Tensor
+    """Looks since it was gained upon."""
+    streak: Tensor
+
+
+class ErrorRule:
+    """Every number of a sample within `tolerance` of the solution's, by an estimate: A |g_i| <= tolerance |f(z)_i|.
+
+    To first order the error of z is (I - J)^{-1} g, and what f did to the latest moves, dg = (J - I) dz, tells how much
+    the inverse amplifies: A is the largest ||dz|| / ||dg|| over all combinations of them. The latest move alone would
+    not do: where f has eigenvalues r and -r the part that alternates hides the part that creeps. See
+    `planners.fixed_points.solution` for what the rule promises, and what it can't see.
+
+    Args:
+        tolerance: Relative error; 0 is never met.
+        window: Moves that are combined.
+    """
+
+    success = Result.CONVERGED
+
+    def __init__(self, tolerance: float, window: int = 4) -> None:
+        self.tolerance, self.window, self.count = tolerance, window, 0
+        self.memory: _Memory | None = None
+
+    def look(self, z: Tensor, fz: Tensor) -> Look:  # noqa: D102
+        eps = torch.finfo(z.dtype).eps
+        tolerance = max(self.tolerance, NOISE * eps)
+        z, f = at_least_single(flat(z)), at_least_single(flat(fz))
+        scale = scale_per_sample(z, f)[:, None]
+        g = f - z
+        finite = torch.isfinite(g).all(dim=1)
+        before = self._opened(z, f, g) if self.memory is None else self.memory
+        unit_f, unit_g = (torch.where(finite[:, None], part / scale, 0.0) for part in (f, g))
+        size, change = unit_f.abs(), norm_per_sample(unit_g)
+        largest = size.amax(dim=1) if size.shape[1] else size.new_zeros(len(size))
+        # Beside much larger numbers a number is only as good as their rounding; and zero is reached as near as this.
+        floor = torch.maximum(eps * largest, FAR * before.start / scale[:, 0])[:, None]
+        strict = tolerance * size
+        lenient = strict + floor
+        weight = torch.where(lenient > 0.0, 1.0 / lenient, 0.0)
+        noise = eps * norm_per_sample(weight * unit_f)
+
+        dz, dg = (torch.where(finite[:, None], new - old, 0.0) for new, old in ((z, before.z), (g, before.g)))
+        length, response = (norm_per_sample(weight * (part / scale)) for part in (dz, dg))
+        tells = finite & (length > NOISE * noise)
+        ratio = (length / (response + noise)).clamp(min=1.0)
+        # A response lost in rounding says only that A is at least so large, and takes back nothing known before.
+        ratio = torch.where(response > 2.0 * noise, ratio, torch.maximum(ratio, before.latest))
+        latest = torch.where(tells, ratio, before.latest)
+        moves, changes = (_kept(*part, self.count, tells) for part in ((before.moves, dz), (before.changes, dg)))
+        self.count += 1
+
+        measure = _largest(latest[:, None].clamp(min=1.0) * unit_g.abs(), strict)
+        gained = measure < 0.99 * before.best
+        best, since = torch.where(gained, measure, before.best), torch.where(gained, 0, before.since + 1)
+        allowed = torch.where((since >= STALLED)[:, None], lenient, strict)
+        ready = _largest(latest[:, None].clamp(min=1.0) * unit_g.abs(), allowed) <= 1.0
+        if z.device.type != "cpu" or bool(ready.any()):
+            amplification = torch.maximum(latest, _amplification(moves, changes, weight / scale, noise))
+            met = _largest(amplification[:, None] * unit_g.abs(), allowed) <= 1.0
+        else:
+            met = ready
+        # Without any move that told something, only a change that is rounding passes.
+        still = _largest(unit_g.abs(), NOISE * eps * size + floor) <= 1.0
+        halfway, before_halfway = before.halfway, before.before_halfway
+        if self.count & (self.count - 1) == 0:
+            halfway, before_halfway = z, halfway
+        if eps > HALF and self.count > 1:
+            # A drift below rounding hides from every difference of two looks, but adds up over many.
+            met = met & _within(z - before_halfway, strict * scale)
+        met = torch.where(latest > 0.0, met & (0.5 * eps * latest <= tolerance), still) & finite
+        streak = torch.where(met, before.streak + 1, 0)
+        exact = met & ((change == 0.0) | (latest == 0.0))
+        last = torch.where(finite, change.double() * scale[:, 0].double(), torch.inf)
+        first = torch.where(before.last < 0.0, last, before.first)
+        snapshots = (halfway, before_halfway)
+        self.memory = _Memory(z, g, moves, changes, *snapshots, before.start, first, last, latest, best, since, streak)
+        residual = torch.where(finite, torch.where(change > 0.0, change / norm_per_sample(unit_f), 0.0), torch.inf)
+        done = ((streak >= LOOKS) | exact) & (self.tolerance > 0.0)
+        # The change itself: relative to an iterate that runs away the worst would be the best.
+        return Look(residual, done, ~finite, last)
+
+    def _opened(self, z: Tensor, f: Tensor, g: Tensor) -> _Memory:
+        start = torch.maximum(z.abs(), f.abs()).amax(dim=1) if z.shape[1] else z.new_zeros(len(z))
+        start = torch.where(torch.isfinite(start), start, 0.0)
+        zeros, count = torch.zeros_like(start), torch.zeros_like(start, dtype=torch.int64)
+        moves, wide = z.new_zeros(len(z), self.window, z.shape[1]), zeros.double()
+        return _Memory(z, g, moves, moves, z, z, start, wide, wide - 1.0, zeros, zeros + torch.inf, count, count)
+
+    def grown(self) -> Tensor:  # noqa: D102
+        assert self.memory is not None
+        return self.memory.last > GROWTH * self.memory.first
+
+    def take(self, rows: Tensor) -> None:  # noqa: D102
+        if self.memory is not None:
+            self.memory = _Memory(*(part[rows] for part in self.memory))
+
+
+def _kept(ring: Tensor, new: Tensor, count: int, tells: Tensor) -> Tensor:
+    """Return the ring [B, W, N] with a new row where it tells something."""
+    ring = ring.clone()
+    slot = count % ring.shape[1]
+    ring[:, slot] = torch.where(tells[:, None], new, ring[:, slot])
+    return ring
+
+
+def _amplification(moves: Tensor, changes: Tensor, weight: Tensor, noise: Tensor) -> Tensor:
+    """Return the largest weighted ||dz|| / ||dg|| over the combinations of moves, [B], at least 1."""
+    moves, changes = ((part * weight[:, None]).double() for part in (moves, changes))
+    length = torch.linalg.vector_norm(moves, dim=2)
+    used = torch.isfinite(length) & (length > 0.0)
+    moves, changes = (
+        torch.where(used[:, :, None], part / torch.where(used, length, 1.0)[:, :, None], 0.0)
+        for part in (moves, changes)
+    )
+    of_moves, of_changes = (torch.bmm(part, part.transpose(1, 2)) for part in (moves, changes))
+    # What rounding may have added to each change; and what keeps moves that repeat each other from a ratio of noises.
+    ridge = (noise[:, None].double() / torch.where(used, length, 1.0)).square() + 1e-14
+    of_changes = of_changes + torch.diag_embed(torch.where(used, ridge, 1.0))
+    lower, failed = torch.linalg.cholesky_ex(of_changes)
+    half = torch.linalg.solve_triangular(lower, of_moves, upper=False)
+    ratios = torch.linalg.solve_triangular(lower, half.transpose(1, 2), upper=False)
+    ratios = torch.where((failed == 0)[:, None, None] & torch.isfinite(ratios), ratios, 0.0)
+    return torch.linalg.eigvalsh(ratios).amax(dim=1).clamp(min=1.0).sqrt().to(noise.dtype)
+
+
+def _within(numbers: Tensor, allowed: Tensor) -> Tensor:
+    return (numbers.abs() <= allowed).all(dim=1)
+
+
+def _largest(numbers: Tensor, allowed: Tensor) -> Tensor:
+    """Return the largest of numbers / allowed in each row, [B]; 0 / 0 is 0."""
+    if numbers.shape[1] == 0:
+        return numbers.new_zeros(len(numbers))
+    return torch.where(numbers > 0.0, numbers / allowed, 0.0).amax(dim=1)
+
+
+def close(z: Tensor, fz: Tensor, tolerance: float) -> Tensor:
+    """Return [B] bool: f changes every number of z by at most twice the tolerance, or by rounding of the largest."""
+    eps = torch.finfo(z.dtype).eps
+    z, f = at_least_single(flat(z)), at_least_single(flat(fz))
+    size = f.abs()
+    largest = size.amax(dim=1, keepdim=True) if size.shape[1] else size.new_zeros(len(size), 1)
+    return ((f - z).abs() <= 2.0 * max(tolerance, NOISE * eps) * size + eps * largest).all(dim=1)

@@ -1,0 +1,1 @@
+"""Training and testing of a planner: budgets, memory, roll-outs."""

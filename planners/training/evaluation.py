@@ -1,0 +1,132 @@
+"""Problems as a planner takes them, and how well it plans them (section 5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from datagen.expert.graph import read_links
+from datagen.problem import Moves, Problems
+from planners.edge import enclosed, plan_walled
+from planners.planner import Planner
+from planners.training.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
+
+
+class ProblemSource(Protocol):
+    """Where a trainer reads problems: `Problems` in memory, or a stream of a set that does not fit there."""
+
+    def __len__(self) -> int:
+        """Return the number of problems."""
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[Problems]:
+        """Yield one epoch of full batches, shuffled by (seed, epoch) alone."""
+
+    def in_order(self, size: int) -> Iterator[Problems]:
+        """Yield all problems in order, at most `size` at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A batch as the planner takes it."""
+
+    map: Tensor
+    goal: Tensor
+    label: Tensor
+    optimal_actions: Tensor
+    observation: Tensor | None
+
+    @classmethod
+    def of(cls, batch: Problems, device: torch.device | str = "cpu") -> Inputs:
+        """Return a batch's tensors on the device, the goal as a one in an image of zeros."""
+        n, height, width = batch.map.shape
+        goal = torch.zeros(n, 1, height, width)
+        goal[torch.arange(n), 0, batch.goal[:, 0].astype("int64"), batch.goal[:, 1].astype("int64")] = 1.0
+        observation = None if batch.observation is None else torch.from_numpy(batch.observation).to(device)
+        return cls(
+            map=torch.from_numpy(batch.map).to(device).float().unsqueeze(1),
+            goal=goal.to(device),
+            label=torch.from_numpy(batch.label).to(device).long(),
+            optimal_actions=torch.from_numpy(batch.optimal_actions).to(device).long(),
+            observation=observation,
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    planner: Planner,
+    problems: ProblemSource,
+    *,
+    moves: Moves,
+    batch_size: int = 32,
+    k_fwd: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Plan every problem and roll the greedy policy out from every cell that can reach the goal.
+
+    Args:
+        planner: The planner; it stays on its device.
+        problems: What to plan, of any map size.
+        moves: What the actions do.
+        batch_size: Problems planned at once; the result does not depend on it.
+        k_fwd: Most forward steps, where they differ from the planner's own.
+        progress: Called with the number of problems done so far.
+
+    Returns:
+        Success rate, optimality, SPL and more.
+
+    Raises:
+        ValueError: There is no problem.
+    """
+    if not len(problems):
+        raise ValueError("problems: expected at least one to plan, got none")
+    was_training = planner.training
+    planner.eval()
+    try:
+        parts = list(_planned(planner, problems, moves, batch_size, k_fwd, progress))
+    finally:
+        planner.train(was_training)
+    actions, free, goal, distance, optimal_actions, *roads = (torch.cat(part) for part in zip(*parts, strict=True))
+    if roads:
+        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
+    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)
+
+
+def _planned(
+    planner: Planner,
+    problems: ProblemSource,
+    moves: Moves,
+    batch_size: int,
+    k_fwd: int | None,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the greedy actions of each batch with the facts that they are judged by."""
+    device = next(planner.parameters()).device
+    done = 0
+    for batch in problems.in_order(batch_size):
+        inputs = Inputs.of(batch, device)
+        facts: tuple[Any, ...] = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
+        if moves.links:
+            links = read_links(moves, batch.observation)
+            facts += (links.target, links.cost)
+        yield _actions(planner, inputs, moves, k_fwd), *(torch.from_numpy(fact).to(device) for fact in facts)
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+
+
+def _actions(planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None) -> Tensor:
+    """Return the greedy action of each cell, int64 [B, h, w]."""
+    inside = enclosed(planner, inputs.map, inputs.observation, moves)
+    actions = torch.empty(inputs.label.shape, dtype=torch.int64, device=inputs.map.device)
+    # Maps with and without a wall round them apart: no result may depend on the rest of its batch.
+    for chosen in (inside, ~inside):
+        if chosen.any():
+            rows = slice(None) if chosen.all() else chosen
+            observation = None if inputs.observation is None else inputs.observation[rows]
+            plan = plan_walled(planner, inputs.map[rows], inputs.goal[rows], observation, moves=moves, k_fwd=k_fwd)
+            actions[rows] = plan.logits.max(1).indices
+    return actions

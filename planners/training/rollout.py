@@ -1,0 +1,171 @@
+"""How good a policy is: success, optimality and SPL of the greedy policy from every reachable cell of every map.
+
+A deterministic policy is a map from cell to cell. Composing that map with itself doubles the number of steps, so all
+roll-outs of a map of S cells end after log2(S) gathers, on whatever device the logits are. On the CPU a compiled
+walk that goes through every cell once is faster still.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datagen.problem import Moves
+from planners.compiled.rollout import measure
+
+DISTANCE_BINS = (10.0, 20.0, 40.0, 80.0, 160.0, math.inf)
+"""Upper ends of the shortest-path bins in which success is also counted."""
+
+Roads = tuple[Tensor, Tensor]
+"""On graphs: where each action leads, int32 [n, h * w, actions], and what that costs, float32 of that shape."""
+
+_CELLS_AT_ONCE = 1 << 23  # bounds the memory of the gathers, not the result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy achieves on a set of maps; shares are averaged over the cells of a map, then over maps.
+
+    Attributes:
+        maps: Number of maps.
+        success_rate: Share of the cells that can reach the goal (goal included) whose roll-out arrives.
+        optimality: Share of those cells whose roll-out arrives at the optimal cost.
+        spl: Mean of success x optimal cost / cost taken (1 at the goal).
+        accuracy: Share of the non-goal cells that can reach the goal whose action is one of the optimal ones.
+        cells_by_distance: Cells per bin of `DISTANCE_BINS` (optimal cost in (previous end, end]).
+        arrivals_by_distance: How many of them arrive.
+    """
+
+    maps: int
+    success_rate: float
+    optimality: float
+    spl: float
+    accuracy: float
+    cells_by_distance: tuple[int, ...]
+    arrivals_by_distance: tuple[int, ...]
+
+
+def follow(actions: Tensor, free: Tensor, goal: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor]:
+    """Follow a policy from every cell until it arrives or can no longer arrive.
+
+    Args:
+        actions: int64 [n, h, w], the action taken in each cell.
+        free: bool [n, h, w], cells that can be entered.
+        goal: int64 [n, 2], row and column.
+        moves: What the actions do.
+
+    Returns:
+        arrived, bool [n, h, w]: the roll-out reaches the goal; cost, float32 [n, h, w]: what it took, where it arrives.
+    """
+    n, h, w = actions.shape
+    cells = h * w
+    device = actions.device
+    target, inside, cost = _led(actions, moves)
+    here = torch.arange(cells, device=device).expand(n, cells)
+    enters = inside & free.reshape(n, cells).gather(1, target)
+    goal_cell = (goal[:, 0] * w + goal[:, 1]).view(n, 1)
+    at_goal = here == goal_cell
+    step = torch.where(enters & ~at_goal, target, here)
+    cost = cost.masked_fill(at_goal, 0.0)
+    for _ in range(max(1, math.ceil(math.log2(cells)))):
+        cost = cost + cost.gather(1, step)
+        step = step.gather(1, step)
+    return (step == goal_cell).view(n, h, w), cost.view(n, h, w)
+
+
+def _led(actions: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where each cell's action leads, whether that is on the map, and what it costs, [n, h * w] each."""
+    n, h, w = actions.shape
+    device = actions.device
+    if not isinstance(moves, Moves):
+        target, cost = (part.gather(2, actions.view(n, h * w, 1)).squeeze(2) for part in moves)
+        return target.long(), torch.ones_like(target, dtype=torch.bool), cost
+    rows = torch.arange(h, device=device).view(1, h, 1)
+    columns = torch.arange(w, device=device).view(1, 1, w)
+    offsets = torch.tensor(moves.offsets, device=device)
+    to_row, to_column = rows + offsets[actions, 0], columns + offsets[actions, 1]
+    if moves.wrap:
+        to_row, to_column = to_row % h, to_column % w
+        inside = torch.ones_like(to_row, dtype=torch.bool)
+    else:
+        inside = (to_row >= 0) & (to_row < h) & (to_column >= 0) & (to_column < w)
+        to_row, to_column = to_row.clamp(0, h - 1), to_column.clamp(0, w - 1)
+    cost = torch.tensor(moves.costs, device=device)[actions]
+    return (to_row * w + to_column).view(n, -1), inside.view(n, -1), cost.view(n, -1)
+
+
+def evaluate_policy(
+    actions: Tensor, free: Tensor, goal: Tensor, distance: Tensor, optimal_actions: Tensor, moves: Moves
+) -> Evaluation:
+    """Measure a policy by rolling it out from every cell that can reach the goal.
+
+    Args:
+        actions: int64 [n, h, w], the greedy action in each cell.
+        free: uint8 or bool [n, h, w], 1 where a cell can be entered.
+        goal: integer [n, 2], row and column.
+        distance: float32 [n, h, w], optimal cost to the goal, inf where there is no path.
+        optimal_actions: uint8 [n, h, w], bit a set where action a is optimal.
+        moves: What the actions do.
+
+    Returns:
+        The measures, averaged over maps.
+
+    Source:
+        Definitions of GPPN (Lee et al., 2018) and the authors' code: a bump or a cycle never arrives.
+    """
+    # DEVIATION(5.1): the authors' SPL scores the goal cell 0, so that a perfect policy stays below 1; ours scores it 1.
+    if actions.device.type == "cpu":
+        facts = (actions.long(), free.to(torch.uint8), goal.long(), distance.float(), optimal_actions)
+        arrays = tuple(fact.contiguous().numpy() for fact in facts)
+        shares, by_distance = measure(arrays, moves.offsets, moves.costs, moves.wrap, DISTANCE_BINS)
+        return _evaluation(len(actions), torch.from_numpy(shares), torch.from_numpy(by_distance))
+    return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, moves)
+
+
+def evaluate_by_squaring(
+    actions: Tensor, free: Tensor, goal: Tensor, distance: Tensor, optimal_actions: Tensor, moves: Moves | Roads
+) -> Evaluation:
+    """Do what `evaluate_policy` does, on any device, on graphs too; arguments as there."""
+    n = len(actions)
+    at_once = max(1, _CELLS_AT_ONCE // actions[0].numel())
+    shares = torch.zeros(4, dtype=torch.float64)
+    by_distance = torch.zeros(2, len(DISTANCE_BINS), dtype=torch.int64)
+    for start in range(0, n, at_once):
+        part = slice(start, start + at_once)
+        own = moves if isinstance(moves, Moves) else (moves[0][part], moves[1][part])
+        arrived, cost = follow(actions[part], free[part].bool(), goal[part].long(), own)
+        part_shares, part_by_distance = _sums(actions[part], arrived, cost, distance[part], optimal_actions[part])
+        shares += part_shares
+        by_distance += part_by_distance
+    return _evaluation(n, shares, by_distance)
+
+
+def _evaluation(n: int, shares: Tensor, by_distance: Tensor) -> Evaluation:
+    success_rate, optimality, spl, accuracy = (shares / n).tolist()
+    cells_by_distance, arrivals_by_distance = (tuple(row) for row in by_distance.tolist())
+    return Evaluation(n, success_rate, optimality, spl, accuracy, cells_by_distance, arrivals_by_distance)
+
+
+def _sums(
+    actions: Tensor, arrived: Tensor, cost: Tensor, distance: Tensor, optimal_actions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the per-map shares summed over maps, and the cells and arrivals per bin of distance."""
+    reachable = torch.isfinite(distance)
+    arrived = arrived & reachable
+    optimal = arrived & (cost <= distance * (1 + 1e-5) + 1e-5)
+    ratio = torch.where(arrived, distance / cost.clamp(min=1e-9), torch.zeros_like(distance))
+    ratio = torch.where(arrived & (distance == 0), torch.ones_like(ratio), ratio)
+    away = optimal_actions > 0
+    right = away & ((optimal_actions.long() >> actions) & 1).bool()
+
+    def share(part: Tensor, whole: Tensor) -> Tensor:
+        return (part.double().sum((1, 2)) / whole.sum((1, 2)).clamp(min=1)).sum()
+
+    shares = [share(arrived, reachable), share(optimal, reachable), share(ratio, reachable), share(right, away)]
+    ends = torch.tensor(DISTANCE_BINS, device=distance.device)
+    bins = torch.bucketize(distance[away], ends)
+    counts = [torch.bincount(bins, weights=w, minlength=len(ends)) for w in (None, arrived[away].double())]
+    return torch.stack(shares).cpu(), torch.stack([count.long() for count in counts]).cpu()
