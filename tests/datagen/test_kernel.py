@@ -48,8 +48,8 @@ def test_a_change_in_another_file_is_noticed(tmp_path):
     before = run(tmp_path)
     first = folders(package)
     assert first and run(tmp_path) == before and folders(package) == first
-    # The compiled function of `splits` calls `mix`, which is in `splitmix`.
-    edit(package / "splitmix.py", "0xBF58476D1CE4E5B9", "0xBF58476D1CE4E5B7")
+    # The compiled function of `unique_maps` calls `mix`, which is in `splitmix`.
+    edit(package / "sampling" / "splitmix.py", "0xBF58476D1CE4E5B9", "0xBF58476D1CE4E5B7")
     assert run(tmp_path) != before
     assert folders(package) > first
 
@@ -62,12 +62,12 @@ print(len(cells_of(grid_of(2, 3, 1, True))))
 
 
 def test_a_change_of_a_constant_is_noticed_by_the_kernels_of_other_files(tmp_path):
-    cores = copied(tmp_path) / "planners" / "cores"
+    compiled = copied(tmp_path) / "planners" / "compiled"
     assert run(tmp_path, CELLS) == 3 * 16
-    # `cells_of` reads BLOCK of `plane`, which is made of LANES of `lanes`, a module without a kernel.
-    edit(cores / "lanes.py", "LANES = 16\n", "LANES = 8\n")
+    # `cells_of` reads BLOCK of `layout`, which is made of LANES of `simd`, a module without a kernel.
+    edit(compiled / "simd.py", "LANES = 16\n", "LANES = 8\n")
     assert run(tmp_path, CELLS) == 3 * 8
-    edit(cores / "plane.py", "BLOCK = 3 * LANES", "BLOCK = 2 * LANES")
+    edit(compiled / "layout.py", "BLOCK = 3 * LANES", "BLOCK = 2 * LANES")
     assert run(tmp_path, CELLS) == 2 * 8
 
 

@@ -12,8 +12,8 @@ from datagen.tasks.registry import TASKS
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     folder = tmp_path / "elsewhere"
-    shutil.copytree(Path(provenance.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    shutil.copytree(Path(provenance.__file__).parents[1], folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "__file__", str(folder / "storage" / "provenance.py"))
     return folder
 
 
@@ -24,18 +24,18 @@ def hashes():
 def test_the_hash_does_not_depend_on_the_place(copy, monkeypatch):
     there = hashes()
     shutil.copytree(copy, copy.parent / "again")
-    monkeypatch.setattr(provenance, "__file__", str(copy.parent / "again" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(copy.parent / "again" / "storage" / "provenance.py"))
     assert hashes() == there and len(set(there.values())) == len(TASKS) - 1  # the two arm tasks share their code
 
 
 @pytest.mark.parametrize(
     ("module", "changed"),
     [
-        ("splitmix", set(TASKS)),
-        ("expert", set(TASKS)),
-        ("columns", set(TASKS)),
-        ("arm", {"manipulation", "workspace_manipulation"}),
-        ("npz", set()),
+        ("sampling/splitmix", set(TASKS)),
+        ("expert/grid", set(TASKS)),
+        ("storage/schema", set(TASKS)),
+        ("tasks/arm", {"manipulation", "workspace_manipulation"}),
+        ("storage/npz", set()),
         ("statistics", set()),
     ],
 )
@@ -54,7 +54,7 @@ def test_a_module_in_a_folder_of_its_own_counts_too(copy):
     (copy / "deep").mkdir()
     (copy / "deep" / "__init__.py").write_text("")
     (copy / "deep" / "constants.py").write_text("SIDES = 4\n")
-    with (copy / "arm.py").open("a") as file:
+    with (copy / "tasks" / "arm.py").open("a") as file:
         file.write("\nfrom datagen.deep.constants import SIDES as SIDES\n")
     before = hashes()
     (copy / "deep" / "constants.py").write_text("SIDES = 5\n")
@@ -63,6 +63,6 @@ def test_a_module_in_a_folder_of_its_own_counts_too(copy):
 
 
 def test_a_module_that_has_moved_away_is_missed(copy):
-    (copy / "columns.py").rename(copy / "schema.py")
-    with pytest.raises(LookupError, match=r"no source of datagen\.columns"):
+    (copy / "storage" / "schema.py").rename(copy / "storage" / "columns.py")
+    with pytest.raises(LookupError, match=r"no source of datagen\.storage\.schema"):
         provenance.code_hash.__wrapped__("navigation")
