@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from datagen.expert.grid import breadth_first, neighbours
+from datagen.options import MazeOptions
 from datagen.problem import FOUR
 from datagen.tasks import mazes
-from datagen.tasks.registry import DatasetSpec, MazeOptions
+from datagen.tasks.registry import DatasetSpec
 from planners import load_planner
 from planners.edge import plan_walled
 from planners.training.evaluation import Inputs, evaluate

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 if not __package__:  # run as a script: this file must not hide the package of its name
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from datagen.options import VisualOptions
 from datagen.storage.dataset import finish_dataset, shards, write_shard
 from datagen.storage.stream import ProblemStream
 from datagen.tasks import navigation
 from datagen.tasks.registry import DatasetSpec
-from datagen.tasks.visual_navigation import VisualOptions
 
 
 def compare_renderers(maps: np.ndarray) -> dict[str, float]:

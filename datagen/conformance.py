@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from datagen.expert.graph import Links, link_distances, optimal_links, read_links
 from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import Problems
-from datagen.sampling.symmetry import shape_hashes
 from datagen.storage import dataset as parquet
+from datagen.tasks.distinct import distinct_hashes
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
 
 
@@ -115,7 +115,7 @@ def check_splits_share_no_map(spec: DatasetSpec) -> None:
     for distinct in ("maps", "up_to_symmetry"):
         ruled = DatasetSpec.model_validate({**dict(spec), "distinct": distinct})
         drawn = [_draw(ruled, split, 0, ruled.count(split)).map for split in SPLITS]
-        found = [set(shape_hashes(maps, ruled).tolist()) for maps in drawn]
+        found = [set(distinct_hashes(maps, ruled).tolist()) for maps in drawn]
         shared = len((found[0] & found[1]) | (found[0] & found[2]) | (found[1] & found[2]))
         assert not shared, (
             f"distinct: {distinct}: {shared} maps are in more than one split; "

@@ -11,8 +11,8 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
+from datagen.options import VisualOptions
 from datagen.rendering.panorama import PARAMETERS
-from datagen.tasks.visual_navigation import VisualOptions
 
 _HEADING = {"east": 0.0, "north": math.pi / 2, "west": math.pi, "south": 3 * math.pi / 2}
 """MiniWorld's angle of each direction: x grows eastwards, z southwards."""

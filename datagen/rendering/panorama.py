@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datagen.options import VisualOptions
 from datagen.problem import ACTIONS
 from datagen.rendering.visibility import quads, visible_walls
-from datagen.tasks.visual_navigation import VisualOptions
 
 PACKAGES = "libegl1 libgl1 libglu1-mesa libopengl0 libgl1-mesa-dri"
 

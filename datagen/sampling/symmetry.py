@@ -22,7 +22,6 @@ from datagen.jit import kernel
 from datagen.problem import Moves
 from datagen.sampling.splitmix import GAMMA, mix
 from datagen.sampling.unique_maps import map_hash
-from datagen.tasks.registry import TASKS, DatasetSpec
 
 # A line of cells c is read as sum of c_j X^(n - 1 - j), its lines as that sum with Y, modulo 2^64; started one cell
 # later it is X times that, and c_0 (1 - X^n). Both are odd, and none of their powers that matter here is 1.
@@ -44,12 +43,20 @@ class Readings(NamedTuple):
     wrap: bool
 
 
-def readings(spec: DatasetSpec) -> Readings:
-    """Return the ways of reading a dataset's maps that are one and the same to its rule of what is distinct."""
-    moves = TASKS[spec.task].moves
-    if spec.distinct == "maps" or moves.links:
-        return Readings(np.empty((0, 4), np.int64), wrap=False)
-    height, width = TASKS[spec.task].map_shape(spec)
+CELL_FOR_CELL = Readings(np.empty((0, 4), np.int64), wrap=False)
+"""Maps are the same where their cells are, read in one way."""
+
+
+def readings(moves: Moves, shape: tuple[int, int]) -> Readings:
+    """Return the ways of reading a map that give the same problem for an agent with these moves.
+
+    Args:
+        moves: What the agent can do.
+        shape: Rows and columns of the map.
+    """
+    if moves.links:
+        return CELL_FOR_CELL
+    height, width = shape
     axes = ((1, 0), (-1, 0), (0, 1), (0, -1))
     kept = {
         (down, right)
@@ -175,15 +182,15 @@ def _shape_hashes(maps: NDArray[np.uint8], directions: NDArray[np.int64], wrap: 
     return hashes
 
 
-def shape_hashes(maps: NDArray[np.uint8], spec: DatasetSpec) -> NDArray[np.uint64]:
-    """Return the hash of every map by which the dataset tells its maps apart.
+def shape_hashes(maps: NDArray[np.uint8], ways: Readings) -> NDArray[np.uint64]:
+    """Return the hash of every map, the same for maps that can be read as one another.
 
     Args:
         maps: uint8 [n, h, w] of 0 and 1.
-        spec: The dataset.
+        ways: How they may be read.
 
     Returns:
         uint64 [n].
     """
-    hashes: NDArray[np.uint64] = _shape_hashes(np.ascontiguousarray(maps), *readings(spec))
+    hashes: NDArray[np.uint64] = _shape_hashes(np.ascontiguousarray(maps), *ways)
     return hashes

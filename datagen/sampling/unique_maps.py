@@ -111,6 +111,35 @@ def _claim_all(
             claim(hashes[i], indices[i], keys, holders)
 
 
+UNUSABLE = np.uint64(0)
+"""In place of a hash: what was drawn is of no use."""
+KEPT, AGAIN, NONE = 0, 1, 2
+
+
+@kernel
+def admit(
+    hash_: Any, split: int, index: int, draws: NDArray[np.int64], keys: NDArray[np.uint64], holders: NDArray[np.int64]
+) -> int:
+    """Return what becomes of a map drawn for a problem: it is KEPT, drawn AGAIN, or NONE will ever do.
+
+    Args:
+        hash_: uint64 from `map_hash` or `symmetry.shape_hash`, or `UNUSABLE`.
+        split: The split's place in `SPLITS`.
+        index: The problem's number in its split.
+        draws: int64 [2], of this problem the maps that were of no use or another split's, and those that had come
+            before; 0 before the first.
+        keys: See `claim`.
+        holders: See `claim`.
+    """
+    if hash_ == UNUSABLE or owner(hash_) != split:
+        draws[0] += 1
+        return NONE if draws[0] > MAX_FOREIGN else AGAIN
+    if claim(hash_, index, keys, holders) or draws[1] == MAX_REPEATED:
+        return KEPT
+    draws[1] += 1
+    return AGAIN
+
+
 @dataclass
 class Claims:
     """The maps that the first `count` problems of a split hold.

@@ -23,13 +23,13 @@ from pydantic import ValidationError
 
 from datagen.plugins import OWNERS, PluginNotLoaded
 from datagen.problem import Problems, concatenate
-from datagen.sampling.symmetry import shape_hashes
 from datagen.spec import canonical_json
 from datagen.storage.checks import check_file, checked_problems, readable
 from datagen.storage.files import open_file, read_file, write_atomically
 from datagen.storage.manifest import DatasetError, Manifest, ShardRecord, card, shard_name
 from datagen.storage.provenance import code_hash
 from datagen.storage.schema import array_of, parquet_file, schema_of, table_from_problems
+from datagen.tasks.distinct import distinct_hashes
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id
 
 PROBLEMS_PER_SHARD = 1000
@@ -228,7 +228,7 @@ def _shared_maps(spec: DatasetSpec, directory: Path, records: list[ShardRecord])
         path = directory / record.name
         with readable(path):
             table = _shard_file(path, spec, record, verify=True).read(columns=["map"], use_threads=False)
-            hashes[record.split].append(shape_hashes(array_of(table, "map"), spec))
+            hashes[record.split].append(distinct_hashes(array_of(table, "map"), spec))
     unique = np.concatenate([np.unique(np.concatenate(parts)) for parts in hashes.values()])
     found, splits = np.unique(unique, return_counts=True)
     return int(np.count_nonzero(splits > 1)) if len(found) else 0

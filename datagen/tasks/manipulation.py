@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from datagen.expert.grid import breadth_first, neighbours, solve
 from datagen.jit import kernel
+from datagen.options import IMAGE_SIZE, ArmOptions
 from datagen.problem import FOUR_WRAP, Problems
 from datagen.sampling.splitmix import below, label_seeds, problem_seeds, uniform
-from datagen.sampling.symmetry import readings, shape_hash
-from datagen.sampling.unique_maps import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.sampling.symmetry import shape_hash
+from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, in_order, owner
 from datagen.tasks.arm import direction_table, draw_polygons, free_configurations
-from datagen.tasks.registry import IMAGE_SIZE, SPLITS, ArmOptions, DatasetSpec, Split
+from datagen.tasks.distinct import ways_of_reading
+from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 
 _SLOTS = 5
 _CORNERS = 7
@@ -97,13 +99,14 @@ def _scenes(
     vertices = np.zeros((len(seeds), _SLOTS), np.int64)
     distance = np.empty(size * size, np.float32)
     queue = np.empty(size * size + 1, np.int32)
-    state = np.empty(1, np.uint64)
+    state, draws = np.empty(1, np.uint64), np.empty(2, np.int64)
     for i in range(len(seeds)):
         state[0] = seeds[i]
         map_ = maps[i]
         cells = map_.reshape(-1)
-        refused, repeated = 0, 0
-        while True:
+        draws[:] = 0
+        verdict = AGAIN
+        while verdict == AGAIN:
             count = _scene(polygons[i], vertices[i], state)
             free_configurations(polygons[i, :count], vertices[i, :count], cosines, sines, map_)
             hash_ = shape_hash(map_, directions, True)
@@ -117,16 +120,11 @@ def _scenes(
                     accepted = distance[first] < np.inf
                     goals[i, 0] = goal // size
                     goals[i, 1] = goal % size
-            if not accepted:
-                refused += 1
-                if refused > MAX_FOREIGN:
-                    return maps, goals, polygons, vertices, start + i
-            elif claim(hash_, start + i, keys, holders) or repeated == MAX_REPEATED:
-                for k in range(_SLOTS):
-                    polygons[i, k, vertices[i, k] :] = 0.0
-                break
-            else:
-                repeated += 1
+            verdict = admit(hash_ if accepted else UNUSABLE, split, start + i, draws, keys, holders)
+        if verdict == NONE:
+            return maps, goals, polygons, vertices, start + i
+        for k in range(_SLOTS):
+            polygons[i, k, vertices[i, k] :] = 0.0
     return maps, goals, polygons, vertices, -1
 
 
@@ -155,7 +153,7 @@ def scenes(spec: DatasetSpec, split: Split, start: int, stop: int) -> Scenes:
     assert isinstance(spec.options, ArmOptions)
     size, number, inclusive = spec.map_size, SPLITS.index(split), spec.options.inclusive_angles
     angles, sources = direction_table(size, inclusive), neighbours(size, size, FOUR_WRAP, -1)
-    directions = readings(spec).directions
+    directions = ways_of_reading(spec).directions
 
     def turn(first: int, end: int, claims: Claims) -> Scenes:
         seeds = problem_seeds(spec.seed, number, first, end)

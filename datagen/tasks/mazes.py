@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from datagen.expert.grid import solve
 from datagen.jit import kernel
+from datagen.options import MAZE_KINDS, MazeOptions
 from datagen.problem import FOUR, Problems
 from datagen.sampling.splitmix import below, label_seeds, problem_seeds, uniform
-from datagen.sampling.symmetry import readings, shape_hash
-from datagen.sampling.unique_maps import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.sampling.symmetry import shape_hash
+from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, in_order
+from datagen.tasks.distinct import ways_of_reading
 from datagen.tasks.navigation import carve, thin
-from datagen.tasks.registry import MAZE_KINDS, SPLITS, DatasetSpec, MazeOptions, Split
+from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 
 THINNED, PERFECT, OPENED, NOISE = (MAZE_KINDS.index(kind) for kind in ("thinned", "perfect", "opened", "noise"))
 
@@ -74,22 +76,18 @@ def _mazes(
     maps = np.empty((len(seeds), size, size), np.uint8)
     goals = np.empty((len(seeds), 2), np.int16)
     stack = np.empty(size * size // 4 + 1, np.int64)
-    state = np.empty(1, np.uint64)
+    state, draws = np.empty(1, np.uint64), np.empty(2, np.int64)
     for i in range(len(seeds)):
         state[0] = seeds[i]
         kind = kinds[(start + i) % len(kinds)]
-        foreign, repeated = 0, 0
-        while True:
+        draws[:] = 0
+        verdict, goal = AGAIN, -1
+        while verdict == AGAIN:
             goal = _draw_one(kind, opened, maps[i], stack, state)
-            hash_ = shape_hash(maps[i], directions, False)
-            if goal < 0 or owner(hash_) != split:
-                foreign += 1
-                if foreign > MAX_FOREIGN:
-                    return maps, goals, start + i
-            elif claim(hash_, start + i, keys, holders) or repeated == MAX_REPEATED:
-                break
-            else:
-                repeated += 1
+            hash_ = shape_hash(maps[i], directions, False) if goal >= 0 else UNUSABLE
+            verdict = admit(hash_, split, start + i, draws, keys, holders)
+        if verdict == NONE:
+            return maps, goals, start + i
         goals[i, 0], goals[i, 1] = goal // size, goal % size
     return maps, goals, -1
 
@@ -110,7 +108,12 @@ def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
         ValueError: The split owns no map of this size and kind.
     """
     assert isinstance(spec.options, MazeOptions)
-    options, size, number, directions = spec.options, spec.map_size, SPLITS.index(split), readings(spec).directions
+    options, size, number, directions = (
+        spec.options,
+        spec.map_size,
+        SPLITS.index(split),
+        ways_of_reading(spec).directions,
+    )
     kinds = np.array([MAZE_KINDS.index(kind) for kind in options.kinds], np.int64)
 
     def turn(first: int, end: int, claims: Claims) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:

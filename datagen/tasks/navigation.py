@@ -9,8 +9,9 @@ from datagen.expert.grid import solve
 from datagen.jit import kernel
 from datagen.problem import FOUR, Problems
 from datagen.sampling.splitmix import below, label_seeds, next_bits, problem_seeds
-from datagen.sampling.symmetry import readings, shape_hash
-from datagen.sampling.unique_maps import MAX_FOREIGN, MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.sampling.symmetry import shape_hash
+from datagen.sampling.unique_maps import AGAIN, NONE, Claims, admit, in_order
+from datagen.tasks.distinct import ways_of_reading
 from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 
 _S32 = np.uint64(32)
@@ -79,12 +80,13 @@ def _mazes(
     maps = np.empty((len(seeds), size, size), np.uint8)
     goals = np.empty((len(seeds), 2), np.int16)
     stack = np.empty(size * size // 4 + 1, np.int64)
-    state = np.empty(1, np.uint64)
+    state, draws = np.empty(1, np.uint64), np.empty(2, np.int64)
     for i in range(len(seeds)):
         state[0] = seeds[i]
         map_ = maps[i]
-        foreign, repeated = 0, 0
-        while True:
+        draws[:] = 0
+        verdict = AGAIN
+        while verdict == AGAIN:
             map_[:] = 0
             carve(map_, stack, state)
             thin(map_, state)
@@ -94,15 +96,9 @@ def _mazes(
             map_[row, column] = 1
             goals[i, 0] = row
             goals[i, 1] = column
-            hash_ = shape_hash(map_, directions, False)
-            if owner(hash_) != split:
-                foreign += 1
-                if foreign > MAX_FOREIGN:
-                    return maps, goals, start + i
-            elif claim(hash_, start + i, keys, holders) or repeated == MAX_REPEATED:
-                break
-            else:
-                repeated += 1
+            verdict = admit(shape_hash(map_, directions, False), split, start + i, draws, keys, holders)
+        if verdict == NONE:
+            return maps, goals, start + i
     return maps, goals, -1
 
 
@@ -127,7 +123,7 @@ def mazes(spec: DatasetSpec, split: Split, start: int, stop: int) -> tuple[NDArr
     Raises:
         ValueError: The split owns no map of this size.
     """
-    size, number, directions = spec.map_size, SPLITS.index(split), readings(spec).directions
+    size, number, directions = spec.map_size, SPLITS.index(split), ways_of_reading(spec).directions
 
     def turn(first: int, end: int, claims: Claims) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
         seeds = problem_seeds(spec.seed, number, first, end)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from datagen.expert.grid import solve
 from datagen.problem import Moves, Problems
 from datagen.sampling.splitmix import label_seeds, problem_seeds
-from datagen.sampling.symmetry import shape_hashes
-from datagen.sampling.unique_maps import MAX_REPEATED, Claims, claim, in_order, owner
+from datagen.sampling.unique_maps import KEPT, Claims, admit, in_order
 from datagen.spec import canonical_json
+from datagen.tasks.distinct import distinct_hashes
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
 
 Proposal = tuple[NDArray[np.uint8], tuple[int, int]]
@@ -88,19 +88,15 @@ def _accepted(
 ) -> Proposal:
     number = SPLITS.index(split)
     generator = np.random.default_rng([spec.seed, number, index])
-    repeated = 0
+    draws = np.zeros(2, np.int64)
     for _ in range(MOST_PROPOSALS):
         proposal = propose(generator)
         if proposal is None:
             continue
         map_, goal = np.ascontiguousarray(proposal[0], np.uint8), (int(proposal[1][0]), int(proposal[1][1]))
         _check(map_, goal)
-        hash_ = shape_hashes(map_[None], spec)[0]
-        if owner(hash_) != number:
-            continue
-        if claim(hash_, index, claims.keys, claims.holders) or repeated == MAX_REPEATED:
+        if admit(distinct_hashes(map_[None], spec)[0], number, index, draws, claims.keys, claims.holders) == KEPT:
             return map_, goal
-        repeated += 1
     raise ValueError(
         f"task {spec.task!r}: none of {MOST_PROPOSALS:,} proposals is a new map of split {split!r}; "
         "its maps are too few for this many problems"

@@ -9,52 +9,14 @@ from typing import Any, Literal, Protocol, Self, cast
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
+from datagen.options import IMAGE_SIZE, ArmOptions, MazeOptions, NoOptions, VisualOptions
 from datagen.plugins import extend
 from datagen.problem import FOUR, FOUR_WRAP, Moves, Problems
+from datagen.rendering.textures import textures
 from datagen.spec import Spec, digest, first_problem, nearest
-from datagen.tasks.visual_navigation import VisualOptions, check_visual
-from datagen.tasks.visual_navigation import observation_shape as panorama_shape
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-
-
-class NoOptions(Spec):
-    """Nothing to choose."""
-
-
-class ArmOptions(Spec):
-    """Choices of the manipulation tasks.
-
-    Attributes:
-        inclusive_angles: True as in the authors' generator: both ends of 0 .. 2 pi have a bin, so first and last row
-            are one configuration.
-    """
-
-    inclusive_angles: bool = False
-
-
-MazeKind = Literal["thinned", "perfect", "opened", "noise"]
-MAZE_KINDS: tuple[MazeKind, ...] = ("thinned", "perfect", "opened", "noise")
-
-
-class MazeOptions(Spec):
-    """Choices of the task `mazes`.
-
-    Attributes:
-        kinds: Kinds of maze, in turn: perfect ones; "thinned", each cell of the interior freed with a probability that
-            is
-            uniform in (0, 1); "opened", with one that is uniform in (0, `opened`); "noise", no maze, cells free with a
-            probability that is uniform in (.55, .8).
-        opened: See kinds.
-    """
-
-    kinds: tuple[MazeKind, ...] = Field(MAZE_KINDS, min_length=1)
-    opened: float = Field(0.1, gt=0.0, le=1.0)
-
-
-IMAGE_SIZE = 96
-"""Rows and columns of the workspace image (section 5.1)."""
 
 
 class Draw(Protocol):
@@ -74,6 +36,28 @@ def _any(spec: DatasetSpec) -> None:
 
 def _square(spec: DatasetSpec) -> tuple[int, int]:
     return (spec.map_size, spec.map_size)
+
+
+def _panorama_shape(spec: DatasetSpec) -> tuple[int, ...]:
+    """Return the shape of one problem's observation: row, column, view, pixel row, pixel column, colour."""
+    options = spec.options
+    assert isinstance(options, VisualOptions)
+    return (spec.map_size, spec.map_size, len(options.views), options.resolution, options.resolution, 3)
+
+
+def _check_visual(spec: DatasetSpec) -> None:
+    """Raise ValueError for a spec of which no view can be drawn."""
+    if spec.map_size % 2 == 0:
+        raise ValueError(
+            "map_size: task 'visual_navigation' draws mazes with walls all round, which have odd sizes; got "
+            f"{spec.map_size}"
+        )
+    assert isinstance(spec.options, VisualOptions)
+    known = textures()
+    for field in ("wall_texture", "floor_texture", "ceiling_texture"):
+        name = getattr(spec.options, field)
+        if known and name not in known:
+            raise ValueError(f"options.{field}: MiniWorld has no texture {name!r}; {nearest(name, known)}")
 
 
 def _workspace_shape(spec: DatasetSpec) -> tuple[int, ...] | None:
@@ -126,8 +110,8 @@ TASKS: dict[str, Task] = {
         "datagen.tasks.visual_navigation:draw",
         mapper="panorama",
         options=VisualOptions,
-        observation_shape=panorama_shape,
-        check=check_visual,
+        observation_shape=_panorama_shape,
+        check=_check_visual,
         libraries=("miniworld", "pyglet"),
     ),
 }

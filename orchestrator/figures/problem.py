@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from datagen.options import ArmOptions
 from datagen.problem import Moves, Problems
 from datagen.storage import dataset as parquet
-from datagen.tasks.registry import TASKS, ArmOptions, DatasetSpec, Split
+from datagen.tasks.registry import TASKS, DatasetSpec, Split
 from orchestrator.figures import cells as grids
 from orchestrator.figures.style import BLUE, MUTED, VERMILION, panels, style, write_picture
 from orchestrator.storage.results import ResultError, no_room

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from datagen.sampling.symmetry import readings, shape_hashes
 from datagen.sampling.unique_maps import map_hashes, owner
 from datagen.tasks import navigation
+from datagen.tasks.distinct import distinct_hashes, ways_of_reading
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec
 
 SYMMETRIC = "up_to_symmetry"
@@ -47,12 +47,12 @@ def test_all_readings_of_a_map_have_one_hash_and_other_maps_another(shape, wrap,
     spec = task(FOUR_WRAP if wrap else FOUR, shape)
     rng = np.random.default_rng(1)
     maps = rng.integers(0, 2, (6, *shape), np.uint8)
-    orbits = [shape_hashes(np.array(orbit(map_, wrap)[:300]), spec) for map_ in maps]
+    orbits = [distinct_hashes(np.array(orbit(map_, wrap)[:300]), spec) for map_ in maps]
     assert all(len(set(hashes.tolist())) == 1 for hashes in orbits)
     assert len({int(hashes[0]) for hashes in orbits}) == 6
     one_cell = maps[0].copy()
     one_cell[2, 3] ^= 1
-    assert shape_hashes(one_cell[None], spec)[0] != orbits[0][0]
+    assert distinct_hashes(one_cell[None], spec)[0] != orbits[0][0]
 
 
 def test_the_hash_tells_apart_exactly_what_no_symmetry_joins(task):
@@ -60,13 +60,13 @@ def test_the_hash_tells_apart_exactly_what_no_symmetry_joins(task):
     every = np.array([[(number >> bit) & 1 for bit in range(9)] for number in range(512)], np.uint8).reshape(-1, 3, 3)
     for moves, wrap in ((FOUR, False), (FOUR_WRAP, True)):
         classes = [min(part.tobytes() for part in orbit(map_, wrap)) for map_ in every]
-        hashes = shape_hashes(every, task(moves, (3, 3)))
+        hashes = distinct_hashes(every, task(moves, (3, 3)))
         assert len(set(zip(classes, hashes.tolist(), strict=True))) == len(set(classes)) == len(set(hashes.tolist()))
 
 
 def ways(spec):
     """Return in how many directions the maps may be read."""
-    directions = readings(spec).directions
+    directions = ways_of_reading(spec).directions
     return len(directions) + int(directions[:, 3].sum())
 
 
@@ -79,12 +79,12 @@ def test_only_what_leaves_the_moves_as_they_are_counts(task):
     roads = Moves(links="somewhere:read")
     spec = task(roads, (7, 7))
     maps = np.random.default_rng(0).integers(0, 2, (4, 7, 7), np.uint8)
-    np.testing.assert_array_equal(shape_hashes(maps, spec), map_hashes(maps))
+    np.testing.assert_array_equal(distinct_hashes(maps, spec), map_hashes(maps))
 
 
 def test_the_first_rule_is_cell_for_cell():
     maps = np.random.default_rng(0).integers(0, 2, (4, 7, 7), np.uint8)
-    np.testing.assert_array_equal(shape_hashes(maps, DatasetSpec(map_size=7)), map_hashes(maps))
+    np.testing.assert_array_equal(distinct_hashes(maps, DatasetSpec(map_size=7)), map_hashes(maps))
 
 
 @pytest.mark.parametrize(("name", "size"), [("navigation", 9), ("manipulation", 8)])
@@ -97,7 +97,7 @@ def test_no_test_map_is_a_training_map_turned_or_shifted(name, size):
         parts = [TASKS[name].draw()(spec, split, 0, 200 if split == "train" else 50).map for split in SPLITS]
         train, *others = [[min(part.tobytes() for part in orbit(map_, wrap)) for map_ in maps] for maps in parts]
         found[rule] = [len(set(train) & set(other)) for other in others] + [len(set(others[0]) & set(others[1]))]
-        hashes = [shape_hashes(maps, spec) for maps in parts]
+        hashes = [distinct_hashes(maps, spec) for maps in parts]
         assert [{int(owner(h)) for h in part} for part in hashes] == [{0}, {1}, {2}]
         if rule == SYMMETRIC:
             assert len({*train, *others[0], *others[1]}) == 300

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
+from datagen.options import VisualOptions
 from datagen.problem import ACTIONS, FOUR
 from datagen.rendering.visibility import WALLS, quads, visible_walls
 from datagen.tasks import navigation
 from datagen.tasks.registry import TASKS, DatasetSpec
-from datagen.tasks.visual_navigation import VisualOptions, draw
+from datagen.tasks.visual_navigation import draw
 
 SPEC = DatasetSpec(task="visual_navigation", map_size=7, train=4, valid=2, test=2)
 CORRIDOR = np.array(

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from datagen.expert.grid import solve
+from datagen.options import MazeOptions
 from datagen.problem import FOUR
 from datagen.tasks import mazes
-from datagen.tasks.registry import DatasetSpec, MazeOptions
+from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, build_planner, load_planner
 from planners.certificate import certify, pattern_of
 from planners.edge import plan_walled
