@@ -1,1 +1,5 @@
 """The campaign: sweeps, trials, results, and what people read."""
+
+from datagen.moved import install
+
+install()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from datagen.moved import install
+
 if TYPE_CHECKING:
     from planners.fixed_points import (
         GMRES,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from planners.inference import Route, RoutePlanner, load_planner, plot
     from planners.planner import Plan, Planner, build_planner
     from planners.specs import PlannerSpec, TrainingSpec
+
+install()
 
 _HOME = {
     "Anderson": "planners.fixed_points",

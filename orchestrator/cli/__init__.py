@@ -1,1 +1,5 @@
 """The command line, a verb a function."""
+
+from datagen.moved import attributes
+
+__getattr__ = attributes("orchestrator.cli", "orchestrator.cli.main")
