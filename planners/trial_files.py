@@ -5,10 +5,12 @@ Importing this needs no torch; reading a checkpoint does.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import stat
 import zipfile
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,17 +179,47 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def checksum_of(content: Any) -> str:
+    """Return the sha256 of what a JSON value means, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with its checksum before the rest."""
+    return {"checksum": checksum_of(content), **content}
+
+
+def unsealed(content: Any) -> Any:
+    """Return a JSON object without its checksum, where it has one; that must be right.
+
+    Raises:
+        ValueError: It is no longer the object that was written.
+    """
+    if not isinstance(content, Mapping) or "checksum" not in content:
+        return content
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    if content["checksum"] != checksum_of(rest):
+        raise ValueError("its checksum does not fit its content: altered since it was written")
+    return rest
+
+
 def read_steps_per_row(directory: Path) -> float | None:
     """Return the forward steps per row with which the trial's sweep tests it, None where it has no such rule.
 
     Raises:
-        PlannerError: The file holds none; names it.
+        PlannerError: The file holds none, or was altered; names it.
     """
     path = directory / STEPS_FILE
     try:
-        rule = read_json(path).get("steps_per_row")
+        content = read_json(path)
     except FileNotFoundError:
         return None
+    try:
+        rule = unsealed(content).get("steps_per_row")
+        if "checksum" not in content:
+            raise ValueError("has no checksum")
+    except ValueError as error:
+        raise PlannerError(f"{path}: damaged: {error}; remove it, and the sweep's next run writes it again") from None
     if isinstance(rule, bool) or not isinstance(rule, int | float) or not 0 < rule <= MOST_STEPS_PER_ROW:
         raise PlannerError(
             f"{path}: steps_per_row: expected a positive number, at most {MOST_STEPS_PER_ROW}, got {rule!r:.80}"

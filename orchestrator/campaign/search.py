@@ -15,8 +15,15 @@ from typing import Any
 from orchestrator.storage.results import ResultError, TrialResult, list_results, read_curves, trial_directory
 from orchestrator.sweep.search_space import Scalar, SearchAxis, SearchSpec, Suggestions
 from orchestrator.sweep.selection import select
-from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, expand, studies
-from orchestrator.sweep.suggestions import fitting, next_round, read_suggestions, trials_of, write_suggestions
+from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, studies
+from orchestrator.sweep.suggestions import (
+    expansion,
+    fitting,
+    next_round,
+    read_suggestions,
+    trials_of,
+    write_suggestions,
+)
 
 _ASKED, _DRAWN = 20, 1000
 """How often the sampler is asked for a suggestion that is possible and new, and how many are then drawn at random."""
@@ -45,7 +52,7 @@ def next_suggestions(sweep: SweepSpec, storage: Path, only: str | None = None) -
 
 def _round(sweep: SweepSpec, storage: Path, known: Suggestions, only: str | None) -> Suggestions:
     assert sweep.search is not None
-    own = {study: expand(sweep, {study: known.get(study, [])}) for study in studies(sweep)}
+    own = {study: expansion(sweep).trials({study: known.get(study, [])}) for study in studies(sweep)}
     every = [trial for trials in own.values() for trial in trials]
     chosen = {trial.trial_id for trial in (select(every, only) if every else [])}
     results = list_results(storage, [trial.trial_id for trial in every])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ from orchestrator.figures.style import (
 )
 from orchestrator.storage.results import ResultError
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.records import Run, planner_of
+from orchestrator.tables.records import Run, grouped, planner_of
 
 Runs = Sequence[Run]
 
@@ -61,9 +61,30 @@ def problem_of(run: Run) -> Place:
     return run.axis("task"), run.axis("map_size")
 
 
-def row_of(run: Run) -> str:
-    """Return the name of the planner in the sweep."""
-    return str(run.axis("planner"))
+def namer(runs: Runs, shown: Collection[str]) -> Callable[[Run], str]:
+    """Return what names a run by its planner and its place on those axes of the planner's that vary.
+
+    Args:
+        runs: The runs of the figure.
+        shown: Axes that the figure shows itself, in panels or along a scale.
+    """
+    fixed = {
+        planner: {axis for axis in own[0].trial.axes if len({run.axis(axis) for run in own}) == 1}
+        for planner, own in grouped(runs, lambda run: run.axis("planner")).items()
+    }
+    return lambda run: planner_of(run, {*shown, *fixed[run.axis("planner")]})
+
+
+def cell_namer(runs: Runs, shown: Collection[str]) -> Callable[[Run], str]:
+    """Return what names a run as `namer` does, and by its problem and K where the runs have several."""
+    name = namer(runs, shown)
+    problems, ks = ({of(run) for run in runs} for of in (problem_of, lambda run: run.axis("k")))
+
+    def named(run: Run) -> str:
+        problem = [title_of(problem_of(run), runs)] if len(problems) > 1 else []
+        return ", ".join([name(run), *problem, *([f"K = {run.axis('k')}"] if len(ks) > 1 else [])])
+
+    return named
 
 
 def number_of(run: Run, axis: str) -> float:

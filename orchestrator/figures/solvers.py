@@ -14,15 +14,16 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from orchestrator.figures.parts import (
     NothingToDraw,
     Runs,
+    cell_namer,
     deviation_of,
     label_below,
     mean_of,
+    namer,
     number_of,
     pens_of,
     percent_axis,
     percents_of,
     problem_of,
-    row_of,
     seed_line,
     title_of,
 )
@@ -36,6 +37,11 @@ from orchestrator.figures.style import (
     panels,
 )
 from orchestrator.tables.records import Run, grouped, usable_by_cell
+
+_COLOURS, _MARKERS = ("#0072b2", "#d55e00", "#009e73", "#5c6370"), ("o", "s", "^", "D")
+_BACKWARD_AXES = ("planner.solver_bwd", "planner.k_bwd")
+_SOLVER_AXES = ("planner.solver", *_BACKWARD_AXES)
+_PENALTY_AXES = ("training.jacobian_weight", "training.jacobian_frequency", "planner.k_bwd")
 
 
 def residuals(runs: Runs, width: float) -> Figure:
@@ -56,11 +62,12 @@ def residuals(runs: Runs, width: float) -> Figure:
     ]
     columns = max(2, sum(field == "forward_trace" for _, field, _ in places))
     figure, every = panels(titles, width, columns, share_x=False)
-    pen_of = pens_of(runs, row_of)
+    named = namer(runs, _SOLVER_AXES)
+    pen_of = pens_of(runs, named)
     for axes, (problem, field, solver) in zip(every, places, strict=True):
         solver_of = _forward_solver if field == "forward_trace" else _backward_solver
         shown = [run for run in traced if problem_of(run) == problem and solver_of(run) == solver]
-        for planner, own in grouped(shown, row_of).items():
+        for planner, own in grouped(shown, named).items():
             traces = [trace for run in _last_cell(own) if (trace := getattr(run.result, field))]
             length = min(map(len, traces), default=0)
             if length:
@@ -76,7 +83,7 @@ def residuals(runs: Runs, width: float) -> Figure:
 
 
 def _last_cell(runs: Runs) -> list[Run]:
-    """Return the runs of one cell of the sweep, all seeds: that of the largest K, the last on every other axis."""
+    """Return the runs of one cell of the sweep, all seeds: that of the largest K, the last of the solvers' axes."""
     most = max(number_of(run, "k") for run in runs)
     cells = grouped(
         [run for run in runs if number_of(run, "k") == most],
@@ -113,7 +120,7 @@ def backward(runs: Runs, width: float) -> Figure:
     timed = [run for run in usable_by_cell(runs) if run.result and run.result.backward_seconds is not None]
     if not timed:
         raise NothingToDraw("backward: no completed trial has times")
-    groups = grouped(timed, row_of)
+    groups = grouped(timed, cell_namer(timed, _BACKWARD_AXES))
     figure, every = panels(list(groups), width, share_y=False)
     solvers = list(grouped(timed, _backward_solver))
     for axes, members in zip(every, groups.values(), strict=True):
@@ -138,8 +145,7 @@ def _backward_solver(run: Run) -> str:
 
 
 def _solver_pen(number: int) -> Pen:
-    colour, marker = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#5c6370", "D"))[number % 4]
-    return Pen(colour, marker, "-" if number % 2 else (0.0, (3.2, 1.4)), bool(number % 2))
+    return Pen(_COLOURS[number % 4], _MARKERS[number % 4], "-" if number % 2 else (0.0, (3.2, 1.4)), bool(number % 2))
 
 
 def solvers(runs: Runs, width: float) -> Figure:
@@ -147,7 +153,8 @@ def solvers(runs: Runs, width: float) -> Figure:
     done = usable_by_cell(runs)
     if not done:
         raise NothingToDraw("solvers: no trial is completed")
-    found = grouped(done, lambda run: (_forward_solver(run), row_of(run)))
+    named = cell_namer(done, _SOLVER_AXES)
+    found = grouped(done, lambda run: (_forward_solver(run), named(run)))
     forward = list(dict.fromkeys(solver for solver, _ in found))
     groups = {key: found[key] for key in sorted(found, key=lambda key: forward.index(key[0]))}
     titles = [f"{planner}, forward solver {solver}" for solver, planner in groups]
@@ -199,21 +206,30 @@ def jacobian(runs: Runs, width: float) -> Figure:
     places = list(product(weights, frequencies))
     titles = [f"weight {weight:g}, {100 * frequency:.0f} % of steps" for weight, frequency in places]
     figure, every = panels(titles or ["no penalty"], width, max(1, len(frequencies)))
-    plain, pen = Pen(MUTED, "o", (0.0, (3.2, 1.4)), False), Pen("#0072b2", "o")
+    named = cell_namer(done, _PENALTY_AXES)
+    plain, penalised = grouped(without, named), grouped([run for run in done if _penalty(run)[1]], named)
+    plain_pens = {name: Pen(MUTED, _MARKERS[i % 4], (0.0, (3.2, 1.4)), False) for i, name in enumerate(plain)}
+    pen_of = {name: Pen(_COLOURS[i % 4], _MARKERS[i % 4]) for i, name in enumerate(penalised)}
 
     def over_steps(own: Runs) -> dict[float, list[float]]:
         cells = grouped(own, lambda run: float(run.trial.spec.planner.k_bwd))
         return {k: percents_of(cell) for k, cell in sorted(cells.items())}
 
     for axes, place in zip(every, places or [(0.0, 0.0)], strict=True):
-        reference = over_steps(without)
-        seed_line(axes, plain, list(reference), list(reference.values()))
-        own = over_steps([run for run in done if _penalty(run)[1] and _penalty(run) == place])
-        seed_line(axes, pen, list(own), list(own.values()))
+        lines = [(plain_pens[name], over_steps(own)) for name, own in plain.items()]
+        for name, own in penalised.items():
+            lines.append((pen_of[name], over_steps([run for run in own if _penalty(run) == place])))
+        for pen, line in lines:
+            seed_line(axes, pen, list(line), list(line.values()))
         percent_axis(axes)
-        axes.xaxis.set_major_locator(FixedLocator(sorted({*reference, *own})))
+        axes.xaxis.set_major_locator(FixedLocator(sorted({k for _, line in lines for k in line})))
         label_below(axes, r"$K_{\mathrm{bwd}}$")
-    legend(figure, [handle(plain, "no penalty"), handle(pen, "with Jacobian penalty")], width)
+    handles = [
+        handle(pen, f"{side}: {name}" if len(own) > 1 else side)
+        for side, own in (("no penalty", plain_pens), ("with Jacobian penalty", pen_of))
+        for name, pen in own.items()
+    ]
+    legend(figure, handles, width)
     return figure
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import stat
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
+
+from planners.trial_files import checksum_of as checksum_of
+from planners.trial_files import sealed as sealed
+from planners.trial_files import unsealed as unsealed
 
 MOST_JSON_BYTES = 2**24
 
@@ -100,30 +102,6 @@ def append_line(path: Path, line: str) -> None:
         file = path.with_suffix(f".{os.getuid()}{path.suffix}").open("a", encoding="utf-8")
     with file:
         file.write(f"{line}\n")
-
-
-def checksum_of(content: Any) -> str:
-    """Return the sha256 of what a JSON value means, however it is laid out."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with its checksum before the rest."""
-    return {"checksum": checksum_of(content), **content}
-
-
-def unsealed(content: Any) -> Any:
-    """Return a JSON object without its checksum, where it has one; that must be right.
-
-    Raises:
-        ValueError: It is no longer the object that was written.
-    """
-    if not isinstance(content, Mapping) or "checksum" not in content:
-        return content
-    rest = {name: value for name, value in content.items() if name != "checksum"}
-    if content["checksum"] != checksum_of(rest):
-        raise ValueError("its checksum does not fit its content: altered since it was written")
-    return rest
 
 
 def read_object(text: bytes | str) -> dict[str, Any]:

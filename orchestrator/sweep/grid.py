@@ -71,6 +71,23 @@ def check_places(axes: Iterable[str], own: Iterable[tuple[str, str]]) -> None:
             )
 
 
+def check_searched(space: Iterable[str], grids: Mapping[str, Any]) -> None:
+    """Refuse an axis of a search that a grid has too: its values there would be overruled without a word.
+
+    Args:
+        space: The axes of the search.
+        grids: The axes of the grids, by the place of each in the sweep.
+
+    Raises:
+        GridError: There is one.
+    """
+    by_field = {field_of(axis): axis for axis in space}
+    for place, axes in grids.items():
+        for axis in axes if isinstance(axes, dict) else ():
+            if (searched := by_field.get(field_of(axis))) is not None:
+                raise GridError(f"search.space.{searched}: {place}.{axis} sets it too; leave it out of one of them")
+
+
 def product(axes: Mapping[str, list[Scalar]], most: int) -> Iterable[dict[str, Scalar]]:
     """Yield every place of the grid.
 

@@ -55,3 +55,20 @@ class Budget(Spec):
             "most_applications": self.applications,
         }
         return {name: most for name, most in limits.items() if most is not None}
+
+
+class ExecutionSpec(Spec):
+    """Where and how a trial computes, as far as it changes numbers or their meaning.
+
+    Attributes:
+        threads: Threads of the trial's process.
+        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one and the planner's solvers work on it; the result
+            says which it was.
+        memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
+        kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
+    """
+
+    threads: int = Field(1, ge=1, le=1024)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    memory_limit_gib: float | None = Field(None, gt=0.0)
+    kernel: Literal["auto", "reference"] = "auto"

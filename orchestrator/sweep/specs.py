@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from orchestrator.sweep import grid
 from orchestrator.sweep.grid import MOST_TRIALS, GridError
 from orchestrator.sweep.grid import Scalar as Scalar
 from orchestrator.sweep.limits import Budget as Budget
+from orchestrator.sweep.limits import ExecutionSpec as ExecutionSpec
 from orchestrator.sweep.limits import Resources as Resources
 from orchestrator.sweep.plugins import used_by
 from orchestrator.sweep.search_space import SearchSpec, Suggestions
@@ -37,23 +38,6 @@ class SweepError(ValueError):
         if len(message) > MOST_LETTERS:
             message = f"{message[: MOST_LETTERS - 300]} ... {message[-300:]}"
         super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
-
-
-class ExecutionSpec(Spec):
-    """Where and how a trial computes, as far as it changes numbers or their meaning.
-
-    Attributes:
-        threads: Threads of the trial's process.
-        device: "cpu", "cuda", or "auto" for a GPU where Ray lends one and the planner's solvers work on it; the result
-            says which it was.
-        memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
-        kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
-    """
-
-    threads: int = Field(1, ge=1, le=1024)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    memory_limit_gib: float | None = Field(None, gt=0.0)
-    kernel: Literal["auto", "reference"] = "auto"
 
 
 class TrialSpec(Spec):
@@ -164,7 +148,7 @@ class SweepSpec(Spec):
             first of the same test maps).
         plugins: Modules that bring cores, mappers, solvers, adjoints and tasks of their own; looked for beside the
             sweep, in the current folder and on Python's path. A trial's identity names those that it uses.
-        search: Axes whose best values are looked for, beside the grid.
+        search: Axes whose best values are looked for, beside those of the grids: none is an axis of both.
     """
 
     name: str
@@ -201,18 +185,21 @@ class SweepSpec(Spec):
         return planners
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        fixed = self.budget.training()
-        for name, entry in self.planners.items():
-            for field in fixed:
+    def _set_in_one_place(self) -> Self:
+        space = {} if self.search is None else self.search.space
+        grids = {f"planners.{name}.grid": entry.grid for name, entry in self.planners.items()}
+        grids |= {f"tasks.{number}.grid": task["grid"] for number, task in enumerate(self.tasks) if "grid" in task}
+        if "grid" in self.model_fields_set:  # else a search replaces an axis of the default one
+            grids["grid"] = self.grid
+        for field in self.budget.training():
+            for name, entry in self.planners.items():
                 if field in entry.training:
                     raise ValueError(f"planners.{name}.training.{field}: the sweep's budget fixes it for all planners")
-        grids = [self.grid, *(entry.grid for entry in self.planners.values()), *(t.get("grid", {}) for t in self.tasks)]
-        for field in fixed:
-            if any(isinstance(grid, dict) and f"training.{field}" in grid for grid in grids):
+            if any(isinstance(axes, dict) and f"training.{field}" in axes for axes in grids.values()):
                 raise ValueError(f"grid.training.{field}: the sweep's budget fixes it for all planners")
-            if self.search is not None and f"training.{field}" in self.search.space:
+            if f"training.{field}" in space:
                 raise ValueError(f"search.space.training.{field}: the sweep's budget fixes it for all planners")
+        grid.check_searched(space, grids)
         return self
 
 
@@ -237,50 +224,69 @@ def studies(sweep: SweepSpec) -> list[str]:
 
 
 def expand(sweep: SweepSpec, suggestions: Suggestions | None = None) -> list[PlannedTrial]:
-    """Return the sweep's trials: tasks x planners x the product of the grid's axes, in that order.
+    """Return the sweep's trials, as `Expansion.trials` does."""
+    return Expansion(sweep).trials(suggestions)
 
-    Those of a planner's entry are distinct. Two entries that differ in their tests alone share their trials.
 
-    Args:
-        sweep: The sweep.
-        suggestions: Of a search, what has been suggested so far: each takes the place of grid axes.
+class Expansion:
+    """Makes the trials that a sweep stands for, each once however often it is asked for: a search asks many times."""
 
-    Raises:
-        SweepError: When a trial is impossible; the message names its place in the sweep.
-    """
-    trials: list[PlannedTrial] = []
-    datasets = [
-        _checked(DatasetSpec, _ruled({**sweep.data, **_without(fields, "grid")}), f"tasks.{number}")
-        for number, fields in enumerate(sweep.tasks)
-    ]
-    known: dict[tuple[str, str], tuple[int, int, str]] = {}
-    for number, data in enumerate(datasets):
-        with _at(f"tasks.{number}.grid"):
-            task_grid = grid.task_grid(sweep.tasks[number].get("grid", {}))
-        tests = [further_tests(sweep, data, further) for further in range(len(sweep.test_on))]
-        for further, maps in enumerate(tests):
-            if maps in tests[:further]:
-                raise SweepError(
-                    f"test_on.{further}: the maps of test_on.{tests.index(maps)} again, for tasks.{number}"
-                )
-        for name, entry in sweep.planners.items():
-            suggested: list[dict[str, Scalar]] = [{}]
-            if sweep.search is not None:
-                suggested = (suggestions or {}).get(f"{number}/{name}", [])
-            for suggestion, chosen in enumerate(suggested):
-                with _at(f"planners.{name}"):
-                    for axes in _places(sweep, task_grid, entry, chosen, MOST_TRIALS - len(trials)):
-                        spec = _trial(sweep, data, entry, axes)
-                        trial = PlannedTrial(trial_id(spec), spec, _place(spec, name, axes, datasets))
-                        said = f"tasks.{number} with {', '.join(f'{axis}={value}' for axis, value in axes.items())}"
-                        place = number, suggestion, said
-                        other = known.setdefault((name, trial.trial_id), place)
-                        if other is place:
-                            trials.append(trial)
-                        elif other[0] != number or other[1] == suggestion:
-                            raise GridError(f"{other[2]} and {said} are one trial, which would count as two")
-                        # Else a search suggests the same again, and one result answers both.
-    return trials
+    def __init__(self, sweep: SweepSpec) -> None:
+        self.sweep = sweep
+        self._made: dict[str, PlannedTrial] = {}
+        self._datasets = [
+            _checked(DatasetSpec, _ruled({**sweep.data, **_without(fields, "grid")}), f"tasks.{number}")
+            for number, fields in enumerate(sweep.tasks)
+        ]
+        self._grids = []
+        for number, data in enumerate(self._datasets):
+            with _at(f"tasks.{number}.grid"):
+                self._grids.append(grid.task_grid(sweep.tasks[number].get("grid", {})))
+            tests = [further_tests(sweep, data, further) for further in range(len(sweep.test_on))]
+            for further, maps in enumerate(tests):
+                if maps in tests[:further]:
+                    raise SweepError(
+                        f"test_on.{further}: the maps of test_on.{tests.index(maps)} again, for tasks.{number}"
+                    )
+
+    def trials(self, suggestions: Suggestions | None = None) -> list[PlannedTrial]:
+        """Return the sweep's trials: tasks x planners x the product of the grid's axes, in that order.
+
+        Those of a planner's entry are distinct. Two entries that differ in their tests alone share their trials.
+
+        Args:
+            suggestions: Of a search, what has been suggested so far: each is a place of its own.
+
+        Raises:
+            SweepError: When a trial is impossible; the message names its place in the sweep.
+        """
+        trials: list[PlannedTrial] = []
+        known: dict[tuple[str, str], tuple[int, int, str]] = {}
+        for number, task_grid in enumerate(self._grids):
+            for name, entry in self.sweep.planners.items():
+                suggested: list[dict[str, Scalar]] = [{}]
+                if self.sweep.search is not None:
+                    suggested = (suggestions or {}).get(f"{number}/{name}", [])
+                for suggestion, chosen in enumerate(suggested):
+                    with _at(f"planners.{name}"):
+                        for axes in _places(self.sweep, task_grid, entry, chosen, MOST_TRIALS - len(trials)):
+                            trial = self._trial(number, name, axes)
+                            said = f"tasks.{number} with {', '.join(f'{axis}={value}' for axis, value in axes.items())}"
+                            place = number, suggestion, said
+                            other = known.setdefault((name, trial.trial_id), place)
+                            if other is place:
+                                trials.append(trial)
+                            elif other[0] != number or other[1] == suggestion:
+                                raise GridError(f"{other[2]} and {said} are one trial, which would count as two")
+                            # Else a search suggests the same again, and one result answers both.
+        return trials
+
+    def _trial(self, number: int, name: str, axes: dict[str, Scalar]) -> PlannedTrial:
+        place = f"{number} {name} {axes}"  # spelled out: 1, 1.0 and true would be one key
+        if place not in self._made:
+            spec = _trial(self.sweep, self._datasets[number], self.sweep.planners[name], axes)
+            self._made[place] = PlannedTrial(trial_id(spec), spec, _place(spec, name, axes, self._datasets))
+        return self._made[place]
 
 
 @contextmanager
@@ -299,6 +305,8 @@ def _places(
 ) -> Iterable[dict[str, Scalar]]:
     axes = {**sweep.grid, **task_grid, **entry.grid}
     grid.check_values(axes)
+    searched = {grid.field_of(axis) for axis in chosen}
+    axes = {axis: values for axis, values in axes.items() if grid.field_of(axis) not in searched}
     axes |= {axis: [value] for axis, value in chosen.items()}
     options = entry.planner.get("options")
     own = [(f"planner.{name}", name) for name in (*entry.planner, *(options if isinstance(options, Mapping) else ()))]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions
-from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, expand, studies
+from orchestrator.sweep.specs import Expansion, PlannedTrial, SweepError, SweepSpec, expand, studies
 
 _PROBES = 64
 """So many draws tell whether a space holds anything possible."""
@@ -35,7 +35,20 @@ def planned_trials(sweep: SweepSpec, storage: Path) -> tuple[list[PlannedTrial],
     if sweep.search is None:
         return expand(sweep), []
     usable, left_out = fitting(sweep, read_suggestions(storage, sweep.name))
-    return expand(sweep, usable), left_out
+    return expansion(sweep).trials(usable), left_out
+
+
+_latest: list[Expansion] = []
+
+
+def expansion(sweep: SweepSpec) -> Expansion:
+    """Return what makes the trials of a search, one and the same for as long as no other sweep is asked for.
+
+    A search of 2,000 suggestions is expanded by whoever plans, goes on with or tells of it.
+    """
+    if not _latest or _latest[0].sweep is not sweep:
+        _latest[:] = [Expansion(sweep)]
+    return _latest[0]
 
 
 def fitting(sweep: SweepSpec, suggestions: Suggestions) -> tuple[Suggestions, list[str]]:
@@ -90,7 +103,7 @@ def _in_space(search: SearchSpec, suggestion: dict[str, Scalar]) -> dict[str, Sc
 
 def trials_of(sweep: SweepSpec, study: str, suggestion: dict[str, Scalar]) -> tuple[str, ...]:
     """Return the ids of the trials that a suggestion stands for; raise SweepError where one is impossible."""
-    return tuple(trial.trial_id for trial in expand(sweep, {study: [suggestion]}))
+    return tuple(trial.trial_id for trial in expansion(sweep).trials({study: [suggestion]}))
 
 
 def check_space(sweep: SweepSpec) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,12 +137,17 @@ def cell_of(run: Run) -> tuple[tuple[str, Scalar], ...]:
     return tuple((name, value) for name, value in run.trial.axes.items() if name != "seed")
 
 
-def planner_of(run: Run) -> str:
-    """Return the planner's name with its place on further axes of the sweep, so that no two of them are averaged."""
+def planner_of(run: Run, but: Collection[str] = ()) -> str:
+    """Return the planner's name with its place on further axes of the sweep, so that no two of them are averaged.
+
+    Args:
+        run: The run.
+        but: Axes that are told elsewhere.
+    """
     further = [
         f"{axis.rpartition('.')[2]}={value}"
         for axis, value in run.trial.axes.items()
-        if axis not in ("planner", "task", "map_size", "k", "seed")
+        if axis not in ("planner", "task", "map_size", "k", "seed", *but)
     ]
     return " ".join([str(run.axis("planner")), *further])
 

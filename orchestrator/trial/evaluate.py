@@ -135,7 +135,7 @@ def keep_test_steps(sweep: SweepSpec, trials: Iterable[PlannedTrial], storage: P
         rule = sweep.planners[str(trial.axes["planner"])].test_steps_per_row
         directory = trial_directory(storage, trial.trial_id)
         if rule is not None and (directory / "checkpoint.pt").exists():
-            content = (json.dumps({"steps_per_row": rule}) + "\n").encode()
+            content = (json.dumps(sealed({"steps_per_row": rule})) + "\n").encode()
             path = directory / STEPS_FILE
             if not path.is_file() or path.read_bytes() != content:
                 write_bytes(path, content)

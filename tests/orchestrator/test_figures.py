@@ -199,3 +199,26 @@ def test_what_differs_on_a_further_axis_is_not_averaged():
         "7x7, backward solve, anderson",
     ]
     assert {len(line.get_xdata()) for axes in residuals.axes for line in axes.lines} == {8}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "name", "count"), [("figure11", "backward", 3), ("figure12", "solvers", 6), ("figure12", "residuals", 4)]
+)
+@pytest.mark.parametrize("axis", ["training.learning_rate=[0.001, 0.01]", "k=[8, 12]"])
+def test_charts_of_the_solvers_average_nothing_but_seeds(sweep, name, count, axis):
+    _, runs = samples(sweep, "smoke", overrides=(f"grid.{axis}",))
+    figure, one = draw(name, runs), draw(name, samples(sweep, "smoke")[1])
+    by_k = axis.startswith("k=") and name == "residuals"  # which shows the largest K alone
+    lines = [sum(len(axes.lines) + len(axes.patches) for axes in drawn.axes) for drawn in (figure, one)]
+    assert lines == [lines[1] * (1 if by_k else 2), lines[1]] and len(one.axes) == count
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    texts += [axes.get_title("left").replace("\n", " ") for axes in figure.axes]
+    assert by_k or any("K = 12" in text or "learning_rate=0.01" in text for text in texts)
+
+
+def test_the_chart_of_the_penalty_keeps_other_axes_apart():
+    _, runs = samples("figure15", "smoke", overrides=("grid.training.learning_rate=[0.001, 0.01]",))
+    figure = draw("jacobian", runs)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[0] == "no penalty: id-vin learning_rate=0.001" and len(texts) == 4
+    assert all(len(axes.containers) == 4 for axes in figure.axes)

@@ -62,6 +62,7 @@ def test_an_axis_of_a_search_is_set(tmp_path):
         "search.space.training.learning_rate={low: 0.01, high: 0.1}",
         "search.space.training.learning_rate.high=0.5",
         "search.space.k={choices: [5, 9]}",
+        grid={"seed": [0]},
     )
     assert sweep.search is not None and sweep.search.space["training.learning_rate"].high == 0.5
     assert sweep.search.space["k"].choices == [5, 9]
@@ -115,6 +116,21 @@ def test_the_default_grid_does_not_overrule_a_planner_in_silence(tmp_path):
         load_sweep(path)
     path.write_text("name: s\nplanners: {vin: {k_fwd: 50}}\ngrid: {seed: [0]}\n")
     assert [trial.axes["k"] for trial in expand(load_sweep(path))] == [50]
+
+
+@pytest.mark.parametrize("place", ["grid", "planners.vin.grid", "tasks.0.grid"])
+@pytest.mark.parametrize(("axis", "searched"), [("k", "k"), ("k", "planner.k_fwd"), ("seed", "seed")])
+def test_an_axis_is_given_or_searched_and_not_both(tmp_path, place, axis, searched):
+    search = f"search={{space: {{{searched}: {{choices: [5, 9]}}}}}}"
+    with pytest.raises(SweepError, match=rf"search\.space\.{searched}: {place}\.{axis} sets it too"):
+        load(tmp_path, search, f"{place}.{axis}=[5, 7]", grid={"training.learning_rate": [0.1]})
+
+
+def test_a_search_replaces_an_axis_of_the_default_grid(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\nplanners: {vin: {core: vin}}\nsearch: {space: {planner.k_fwd: {choices: [5, 9]}}}\n")
+    trials = expand(load_sweep(path), {"0/vin": [{"planner.k_fwd": 9}]})
+    assert [(trial.axes["k"], trial.axes["seed"]) for trial in trials] == [(9, 0)]
 
 
 def test_a_search_that_suggests_the_same_again_has_one_trial_of_it(tmp_path):

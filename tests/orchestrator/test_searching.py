@@ -11,11 +11,12 @@ import sys
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
-from orchestrator.campaign import search as searching
+from orchestrator.campaign.run import search as searching
 from orchestrator.campaign.search import EarlyStopping, StudyStopping, next_suggestions, state_of_search
 from orchestrator.cli.main import main
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_curves, write_result
+from orchestrator.sweep import specs
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import SweepError, expand
 from orchestrator.sweep.suggestions import planned_trials, read_suggestions, write_suggestions
@@ -25,7 +26,7 @@ name: hunt
 planners: {vin: {core: vin, adjoint: unrolled, hidden_channels: 4, q_channels: 4}}
 data: {train: 64, valid: 16, test: 16}
 tasks: [{map_size: 9}]
-grid: {k: [4], seed: [0, 1]}
+grid: {seed: [0, 1]}
 training: {epochs: 2}
 search:
   trials: 12
@@ -99,6 +100,17 @@ def test_a_run_that_another_was_faster_than_goes_on(path, tmp_path, monkeypatch,
     assert next_suggestions(sweep, tmp_path)
     found = read_suggestions(tmp_path, "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == ((1, 3) if same_study else (3, 1))
+
+
+def test_each_suggestion_is_made_into_trials_once_however_many_ask(path, tmp_path, monkeypatch):
+    play(path, tmp_path, 3)
+    sweep, made, make = load_sweep(path), [], specs._trial
+    monkeypatch.setattr(specs, "_trial", lambda *place: made.append(place) or make(*place))
+    trials, _ = planned_trials(sweep, tmp_path)
+    state_of_search(sweep, tmp_path)
+    assert next_suggestions(sweep, tmp_path) and planned_trials(sweep, tmp_path)[0][: len(trials)] == trials
+    assert len(made) == len({str(place[3]) for place in made}) >= 24
+    assert expand(load_sweep(path), read_suggestions(tmp_path, "hunt")) == planned_trials(sweep, tmp_path)[0]
 
 
 def test_two_runs_make_one_round(tmp_path):
@@ -323,7 +335,7 @@ def test_early_stopping_compares_within_a_study_and_survives_a_restart(path, tmp
 def test_early_stopping_never_compares_across_tasks_and_steps(path, tmp_path):
     path.write_text(
         SWEEP.replace("[{map_size: 9}]", "[{map_size: 9}, {map_size: 15}]")
-        .replace("k: [4]", "k: [4, 8]").replace("    k: {choices: [2, 4, 8]}\n", "  stopping: median\n")
+        .replace("grid: {", "grid: {k: [4, 8], ").replace("    k: {choices: [2, 4, 8]}\n", "  stopping: median\n")
     )  # fmt: skip
     sweep = load_sweep(path)
     own = [{"training.learning_rate": rate} for rate in (0.1, 0.2, 0.3)]

@@ -10,12 +10,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from mutations import EXAMPLES, mutated
 
 from datagen.expert.grid import goal_distances
 from datagen.problem import FOUR, FOUR_WRAP, Moves
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import DatasetSpec
-from planners import PlannerSpec, Route, RoutePlanner, TrainingSpec, build_planner, load_planner, plot
+from planners import PlannerSpec, Route, RoutePlanner, TrainingSpec, build_planner, load_planner, plot, trial_files
 from planners.inference import PlannerError, _follow
 from planners.training.trainer import Trainer
 
@@ -318,7 +319,7 @@ def test_larger_maps_get_more_steps_as_the_planner_was_trained_or_is_tested(tria
     plan = {}
     for name, change, rule in (
         ("as it was trained", {}, None),
-        ("tested with more", {}, '{"steps_per_row": 4.5}'),
+        ("tested with more", {}, 4.5),
         ("unrolled", {"adjoint": "unrolled"}, None),
     ):
         folder = tmp_path / name
@@ -327,13 +328,31 @@ def test_larger_maps_get_more_steps_as_the_planner_was_trained_or_is_tested(tria
         spec = own | {"planner": own["planner"] | change, "data": {"map_size": 9}}
         (folder / "spec.json").write_text(json.dumps(spec))
         if rule is not None:
-            (folder / "test_steps.json").write_text(rule)
+            (folder / "test_steps.json").write_text(json.dumps(trial_files.sealed({"steps_per_row": rule})))
         planner = dataclasses.replace(load_planner(folder), tolerance=0.0)
         plan[name] = [planner.solve(np.ones(shape), (1, 1), (1, 2)).steps for shape in ((5, 5), (9, 9), (4, 30))]
     assert plan == {"as it was trained": [12, 12, 40], "tested with more": [23, 41, 135], "unrolled": [12, 12, 12]}
-    (tmp_path / "tested with more" / "test_steps.json").write_text('{"steps_per_row": -1}')
+    rules = tmp_path / "tested with more" / "test_steps.json"
+    rules.write_text(json.dumps(trial_files.sealed({"steps_per_row": -1})))
     with pytest.raises(PlannerError, match=r"test_steps.json: steps_per_row: expected .*, at most 1000, got -1"):
-        load_planner(tmp_path / "tested with more")
+        load_planner(rules.parent)
+    rules.write_text(json.dumps(trial_files.sealed({"steps_per_row": 4.5})).replace("4.5", "5.5"))
+    with pytest.raises(PlannerError, match=r"test_steps.json: damaged: its checksum does not fit"):
+        load_planner(rules.parent)
+    rules.write_text('{"steps_per_row": 4.5}')
+    with pytest.raises(PlannerError, match=r"test_steps.json: damaged: has no checksum; remove it, and the sweep's"):
+        load_planner(rules.parent)
+
+
+def test_fuzzed_steps_of_a_test_are_the_same_or_refused(tmp_path):
+    path = tmp_path / trial_files.STEPS_FILE
+    written = json.dumps(trial_files.sealed({"steps_per_row": 4.5})).encode() + b"\n"
+    for number in range(EXAMPLES):
+        path.write_bytes(mutated(written, number))
+        try:
+            assert trial_files.read_steps_per_row(tmp_path) == 4.5
+        except trial_files.PlannerError as error:
+            assert "test_steps.json: " in str(error) and "\n" not in str(error)
 
 
 def test_a_route_round_the_torus_is_drawn_with_breaks_at_the_seam():
