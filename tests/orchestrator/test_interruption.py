@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main as cli
-from orchestrator.cluster.signals import Interrupted, check, deferred, interruptible, spared_hangups
+from orchestrator.signals import Interrupted, check, deferred, interruptible, spared_hangups
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
