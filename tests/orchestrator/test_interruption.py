@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main as cli
+import orchestrator.cli.main as cli
 from orchestrator.signals import Interrupted, check, deferred, interruptible, spared_hangups
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main as cli
+import orchestrator.cli.main as cli
 from orchestrator.cli.doctor import examine_storage
 from orchestrator.cli.main import _parser, main
 from orchestrator.command import command_of, for_verb

@@ -11,7 +11,7 @@ import sys
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
-from orchestrator.campaign.run import search as searching
+from orchestrator.campaign import search as searching
 from orchestrator.campaign.search import EarlyStopping, StudyStopping, next_suggestions, state_of_search
 from orchestrator.cli.main import main
 from orchestrator.storage.provenance import Provenance, code_hash
