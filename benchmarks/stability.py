@@ -16,12 +16,12 @@ from torch import Tensor
 from datagen.problem import Problems
 from datagen.storage.dataset import read_split
 from datagen.tasks.registry import dataset_id
-from orchestrator.campaign.progress import trial_name
 from orchestrator.storage.results import trial_directory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import expand
 from orchestrator.trial.trained import Inputs, load_trained
+from orchestrator.words import trial_name
 from planners.fixed_points import Anderson, ForwardIteration, Step
 from planners.planner import BoundStep, Planner
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
+from datagen.errors import UserError
+
 T = TypeVar("T")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -31,7 +33,7 @@ LOADED: dict[str, None] = {}
 """The plug-ins that this process has been told to use."""
 
 
-class PluginError(ValueError):
+class PluginError(UserError):
     """A plug-in that can't be used; the message names it and says why."""
 
 

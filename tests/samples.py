@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from datagen.tasks.registry import dataset_id
+from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 from orchestrator.tables.records import Run
-from orchestrator.trial.evaluate import EvaluationResult, planned_evaluations
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 _BEST = {"vin": 0.75, "symvin": 0.96, "conv_gppn": 0.98, "contractive": 0.995, "spt": 0.7}

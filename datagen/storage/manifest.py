@@ -8,21 +8,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from datagen.errors import UserError
 from datagen.plugins import require
 from datagen.spec import Spec
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id, input_channels
 
-_MOST_LETTERS = 2000
 
-
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset that is missing, incomplete or altered; the message, one line, names the file."""
-
-    def __init__(self, message: str) -> None:
-        # It may quote names from the file, with line breaks and whatever else they are made of, of any length.
-        if len(message) > _MOST_LETTERS:
-            message = f"{message[: _MOST_LETTERS - 300]} ... {message[-300:]}"
-        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
 
 
 def shard_name(split: Split, index: int, of: int) -> str:

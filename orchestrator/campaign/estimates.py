@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
-from datagen.spec import digest
-from orchestrator.storage.provenance import code_hash
+from orchestrator.storage.measurements import cell_of, read_measurements
 from orchestrator.storage.results import TrialResult, list_results, trial_directory
 from orchestrator.sweep.specs import TrialSpec
 
@@ -22,65 +19,6 @@ BESIDE_STEPS = 1.1
 """Time of an epoch over that of its steps: reading, optimiser, validation."""
 STARTING_SECONDS = 5.0
 """Start, warm-up and test of a trial."""
-
-
-class Measurement(BaseModel):
-    """A few full-size training steps of one cell on one kind of device, `measurements/CELL-DEVICE.json`.
-
-    Attributes:
-        cell: Digest of the trial without its seed.
-        device: Model of the device.
-        host: The machine.
-        code: Hash of the code.
-        name: The cell, for people.
-        status: COMPLETED, OUT_OF_MEMORY or FAILED.
-        reason: Why, where it is not COMPLETED.
-        step_seconds: Wall time of one training step, all included.
-        forward_seconds: Median of the forward pass.
-        backward_seconds: Median of the backward pass.
-        peak_bytes: Tensor memory of a step.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    cell: str
-    device: str
-    host: str
-    code: str
-    name: str
-    status: str
-    reason: str = ""
-    step_seconds: float | None = None
-    forward_seconds: float | None = None
-    backward_seconds: float | None = None
-    peak_bytes: int | None = None
-
-
-def cell_of(spec: TrialSpec) -> str:
-    """Return what trials that differ in nothing but seed, length of training and number of maps have in common."""
-    data = spec.data.model_copy(update={"train": 1, "valid": 1, "test": 1})
-    unlimited = {"most_steps": None, "most_seconds": None, "most_applications": None}
-    training = spec.training.model_copy(update={"epochs": 1, **unlimited})
-    return digest(spec.model_copy(update={"data": data, "training": training, "seed": 0}), 16)
-
-
-def measurement_path(storage: Path, cell: str, device: str) -> Path:
-    """Return where a measurement is or will be."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in device)[:60]
-    return storage / "measurements" / f"{cell}-{plain}.json"
-
-
-def read_measurements(storage: Path) -> list[Measurement]:
-    """Return the measurements of the present code."""
-    found = []
-    for path in sorted((storage / "measurements").glob("*.json")):
-        try:
-            measurement = Measurement.model_validate_json(path.read_bytes())
-        except ValueError:
-            continue  # an estimate can do without it
-        if measurement.code == code_hash():
-            found.append(measurement)
-    return found
 
 
 def effort(spec: TrialSpec) -> float:

@@ -12,10 +12,10 @@ from datagen.storage import dataset as parquet
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.campaign.estimates import effort, expectation
+from orchestrator.storage.evaluations import planned_evaluations
 from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.results import TrialResult, list_results, trial_directory
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
-from orchestrator.trial.evaluate import planned_evaluations
 
 State = Literal["done", "stale", "failed", "cancelled", "missing"]
 Rerun = Literal["stale", "shared"]
@@ -173,12 +173,3 @@ def by_cell(plan: Plan) -> list[tuple[dict[str, Scalar], list[Scalar], Counter[s
         cell[1].append(trial.axes["seed"])
         cell[2][plan.states[trial.trial_id]] += 1
     return list(cells.values())
-
-
-def size_words(count: float) -> str:
-    """Return bytes as people say them: "12.3 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

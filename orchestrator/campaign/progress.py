@@ -11,39 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from orchestrator.storage.results import TrialResult
-from orchestrator.sweep.specs import PlannedTrial
+from orchestrator.words import duration
 
 REDRAW_SECONDS = 0.2
 BAR_CELLS = 28
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: "45 s", "3 min 20 s", "5 h 12 min", "2 d 4 h"."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def trial_name(trial: PlannedTrial) -> str:
-    """Return a trial's name for people, e.g. "id-vin navigation-15 K=30 seed=0"."""
-    axes = dict(trial.axes)
-    name = f"{axes.pop('planner')} {axes.pop('task')}-{axes.pop('map_size')} K={axes.pop('k')}"
-    return " ".join([name, *(f"{axis.rpartition('.')[2]}={value}" for axis, value in sorted(axes.items()))])
-
-
-def outcome(result: TrialResult) -> str:
-    """Return how a trial ended, in a few words."""
-    if result.status != "COMPLETED":
-        return f"{result.status}: {result.reason}" if result.reason else result.status
-    rate = "no success rate" if result.test_success_rate is None else f"success {100 * result.test_success_rate:.1f} %"
-    said = {"under 20 %": result.trial_diverged, "forward iteration diverged": result.forward_diverged}
-    return ", ".join([rate, *(words for words, true in said.items() if true)])
 
 
 @dataclass(frozen=True)

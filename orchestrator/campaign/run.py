@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from datagen.tasks.registry import DatasetSpec, dataset_id
+from orchestrator import signals as interruption
 from orchestrator.campaign.plan import Plan
-from orchestrator.campaign.progress import Progress, outcome, trial_name
-from orchestrator.cluster import signals as interruption
+from orchestrator.campaign.progress import Progress
 from orchestrator.cluster.preflight import check_machines
 from orchestrator.cluster.ray_cluster import (
     DatasetProgress,
@@ -26,6 +26,12 @@ from orchestrator.cluster.ray_cluster import (
 )
 from orchestrator.cluster.resources import check_here, left_out, requested_resources
 from orchestrator.report.keeper import FreshReport, ReportError
+from orchestrator.storage.evaluations import (
+    PlannedEvaluation,
+    keep_test_steps,
+    missing_evaluations,
+    planned_evaluations,
+)
 from orchestrator.storage.leases import at_work
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.selection import select
@@ -33,7 +39,7 @@ from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.sweep.suggestions import planned_trials
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.trial.evaluate import PlannedEvaluation, keep_test_steps, missing_evaluations, planned_evaluations
+from orchestrator.words import outcome, trial_name
 
 
 class Onlookers:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.cli.options import add_storage
 from orchestrator.storage.results import ResultError
+from orchestrator.words import counted
 
 
 def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,8 +31,8 @@ def _folder(given: str, storage: Path) -> Path:
     trials = storage / "trials"
     found = sorted(trial for trial in trials.glob("*") if given and trial.name.startswith(given))
     if len(found) != 1:
-        count = "no trial" if not found else f"{len(found)} trials"
-        raise ResultError(f"certify: {given!r:.80} is no folder, and {count} in {trials} has an id that starts so")
+        there = f"{counted(len(found), 'trial')} in {trials} has an id that starts so"
+        raise ResultError(f"certify: {given!r:.80} is no folder, and {there}")
     return found[0]
 
 

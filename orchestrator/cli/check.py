@@ -14,7 +14,6 @@ from pathlib import Path
 from datagen.plugins import OWNERS, PluginError, source_files
 from datagen.tasks.registry import TASKS, DatasetSpec
 from orchestrator.sweep.plugins import load_plugins
-from orchestrator.sweep.specs import SweepError
 
 FAILED = 1
 
@@ -152,13 +151,10 @@ def _check(options: argparse.Namespace) -> int:
     name, beside = (path.resolve().stem, path.resolve().parent) if is_path else (options.plugin, None)
     torch.manual_seed(0)
     findings = []
-    try:
-        for finding in check_plugin(name, beside):
-            findings.append(finding)
-            if not options.json:
-                _say(finding, first=len(findings) == 1 or findings[-2].part != finding.part)
-    except PluginError as error:
-        raise SweepError(str(error)) from error
+    for finding in check_plugin(name, beside):
+        findings.append(finding)
+        if not options.json:
+            _say(finding, first=len(findings) == 1 or findings[-2].part != finding.part)
     failures = sum(not finding.passed for finding in findings)
     if options.json:
         shown = {"plugin": name, "failures": failures, "checks": [asdict(finding) for finding in findings]}

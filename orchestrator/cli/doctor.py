@@ -20,15 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.campaign.plan import size_words
-from orchestrator.cli.options import add_storage, check_writable
+from orchestrator.cli.options import add_storage
 from orchestrator.cluster import jobs
+from orchestrator.errors import ClusterError, JobError, SweepError
+from orchestrator.storage.layout import check_writable
 from orchestrator.storage.leases import Lease, Owner, look
-from orchestrator.sweep.specs import SweepError
+from orchestrator.words import first_line, last_line, size_words
 
 State = Literal["ok", "warning", "failed", "not used"]
 SOMETHING_FAILED = 1
-CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 LEAST_FREE_BYTES = 5 * 10**9
 MOST_SKEW_SECONDS = 2.0
 CUDA_TOLERANCE = 1e-3
@@ -100,8 +101,9 @@ def _examined(name: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[F
     try:
         yield from examine()
     except Exception as error:  # whatever is broken here is what a doctor is asked about
-        reason = (str(error).strip().splitlines() or [""])[0]
-        yield Finding(name, "failed", f"{type(error).__name__}: {reason}", "this is unexpected; please report it")
+        yield Finding(
+            name, "failed", f"{type(error).__name__}: {first_line(str(error))}", "this is unexpected; please report it"
+        )
 
 
 def _line(finding: Finding) -> str:
@@ -275,7 +277,7 @@ def examine_egl() -> Iterator[Finding]:
         yield Finding("EGL", "failed", "drawing a panorama takes more than two minutes", advice)
         return
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"signal {-done.returncode}"])[-1]
+        reason = last_line(done.stderr) or f"signal {-done.returncode}"
         yield Finding("EGL", "failed", reason, advice)
     elif float(done.stdout.split()[-1]) == 0.0:
         yield Finding("EGL", "failed", "the pictures are of one colour", advice)
@@ -364,7 +366,7 @@ def examine_mlflow(uri: str | None, storage: Path) -> Iterator[Finding]:
     try:
         count = len(connect(uri).search_experiments(max_results=1000))
     except Exception as error:  # MLflow raises whatever its store does
-        yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {str(error).strip().splitlines()[0]}", advice)
+        yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {first_line(error)}", advice)
         return
     yield Finding("MLflow", "ok", f"{shown_uri(uri)}: {count} experiments")
 
@@ -381,7 +383,7 @@ def examine_ray(address: str | None) -> Iterator[Finding]:
             client = jobs.connect(address)
             theirs = jobs.version(client)
             running = sum(job.alive for job in jobs.list_jobs(client))
-        except jobs.JobError as error:
+        except JobError as error:
             yield Finding("Ray", "failed", str(error), "docker compose ps on the head says what is down")
             return
         if theirs != ours:
@@ -390,7 +392,7 @@ def examine_ray(address: str | None) -> Iterator[Finding]:
         else:
             yield Finding("Ray", "ok", f"{address} answers, Ray {theirs}, {running} jobs running")
         return
-    from orchestrator.cluster.ray_cluster import ClusterError, machine, ray_cluster
+    from orchestrator.cluster.ray_cluster import machine, ray_cluster
 
     try:
         with ray_cluster():

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.campaign.plan import RERUN_HELP, RERUNS, make_plan
-from orchestrator.campaign.progress import duration
-from orchestrator.cli.options import Joined, add_storage, command_of, default_storage, storage_path
+from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.cluster import jobs
 from orchestrator.cluster.package import pack
+from orchestrator.command import command_of
+from orchestrator.storage.layout import default_storage, storage_path
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.words import duration
 
 JOB_FAILED = 1
 

@@ -13,36 +13,37 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from datagen.plugins import PluginError
-from datagen.storage.manifest import DatasetError
-from orchestrator.campaign.plan import RERUN_HELP, RERUNS, Plan, make_plan, size_words
-from orchestrator.campaign.progress import Progress, duration
+from orchestrator.api import open_sweep
+from orchestrator.campaign.plan import RERUN_HELP, RERUNS, Plan, make_plan
+from orchestrator.campaign.progress import Progress
 from orchestrator.cli.certify import add_certify
 from orchestrator.cli.check import add_check
 from orchestrator.cli.doctor import add_doctor
 from orchestrator.cli.exchange import add_interchange
 from orchestrator.cli.jobs import add_job_verbs
-from orchestrator.cli.options import Joined, add_storage, command_of, open_storage, storage_path
+from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.plan import add_plan, disk, expected_time
 from orchestrator.cli.results import add_table, add_verbs
 from orchestrator.cli.trials import add_trial_verbs
-from orchestrator.cluster.signals import Interrupted, interruptible
+from orchestrator.command import command_of
 from orchestrator.environment import wrong_numbers
+from orchestrator.errors import UserError
+from orchestrator.signals import Interrupted, interruptible
+from orchestrator.storage.layout import open_storage, storage_path
 from orchestrator.storage.leases import at_work
-from orchestrator.storage.results import ResultError, no_room, trial_directory
-from orchestrator.sweep.files import load_sweep, profiles_of
+from orchestrator.storage.results import no_room, trial_directory
+from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
-from orchestrator.sweep.selection import select
-from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
-from orchestrator.sweep.suggestions import planned_trials
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.formats import render
 from orchestrator.tables.records import collect
 from orchestrator.tables.summary import summarise
 from orchestrator.terminal import printing
+from orchestrator.words import duration, size_words
 
 BAD_INPUT = 2
 TRIALS_FAILED = 1
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         if wrong := wrong_numbers():
-            raise BadInput(wrong[0])
+            raise UserError(wrong[0])
         if getattr(options, "storage", None) is not None and not getattr(options, "storage_elsewhere", False):
             options.storage = storage_path(options.storage)
         with interruptible():
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # no signal of ours: a plug-in, or another program's handler, has raised it
         print("idp: stopped by KeyboardInterrupt", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (SweepError, ResultError, DatasetError, PluginError, BadInput) as error:
+    except UserError as error:
         print(f"idp: {error}", file=sys.stderr)
         return BAD_INPUT
     except SystemExit as ended:
@@ -119,11 +120,7 @@ def _told(error: OSError) -> str:
     advice = ""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         advice = "; --storage, or --out where there is one, names another place"
-    return SweepError(f"{place}: {error.strerror or error}{advice}").args[0]
-
-
-class BadInput(ValueError):
-    """Something the user gave cannot be used; the message says what and why."""
+    return str(UserError(f"{place}: {error.strerror or error}{advice}"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,12 +177,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
-    sweep = load_sweep(options.sweep, options.profile, options.overrides)
-    trials, left_out = planned_trials(sweep, options.storage)
-    for line in left_out:
+    opened = open_sweep(options.sweep, options.storage, options.profile, options.overrides, options.only)
+    for line in opened.left_out:
         print(f"idp: {line}", file=sys.stderr)
-    # A search that has not begun has no trials yet; what is chosen among them can only be said later.
-    return sweep, select(trials, options.only) if trials or not sweep.search else trials
+    return opened.spec, opened.trials
 
 
 def _program(name: str) -> str:
@@ -221,7 +216,7 @@ def _data(options: argparse.Namespace) -> int:
         from orchestrator.cluster.ray_cluster import make_datasets, ray_cluster
 
         progress = Progress(0, 0)
-        with at_work(options.storage), _cluster_errors(), ray_cluster(options.address):
+        with at_work(options.storage), ray_cluster(options.address):
             check_machines(options.storage, options.address)
             make_datasets(missing, options.storage / "datasets", dataset_lines(progress))
     folders = {d.dataset_id: str(options.storage / "datasets" / d.dataset_id) for d in plan.datasets}
@@ -252,19 +247,18 @@ def _run(options: argparse.Namespace) -> int:
     from orchestrator.campaign.run import run_campaign
 
     try:
-        with _cluster_errors():
-            ending = run_campaign(
-                plan,
-                todo,
-                options.storage,
-                progress,
-                options.address,
-                options.tracking_uri,
-                options.profile,
-                command_of(options),
-                options.rerun == "shared",
-                options.only,
-            )
+        ending = run_campaign(
+            plan,
+            todo,
+            options.storage,
+            progress,
+            options.address,
+            options.tracking_uri,
+            options.profile,
+            command_of(options),
+            options.rerun == "shared",
+            options.only,
+        )
     except Interrupted:
         sweep, trials = _load(options)  # a search has perhaps added some
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")
@@ -310,23 +304,10 @@ def _failures(plan: Plan, options: argparse.Namespace) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
-    from orchestrator.tracking.tracker import TrackingError, default_uri, shown_uri, sync
+    from orchestrator.tracking.tracker import default_uri, shown_uri, sync
 
     uri = options.tracking_uri or default_uri(options.storage)
-    try:
-        count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
-    except TrackingError as error:
-        raise BadInput(str(error)) from error
+    count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
     print(json.dumps(shown, indent=2) if options.json else f"{count} trials of {sweep.name} are in {shown_uri(uri)}")
     return 0
-
-
-@contextmanager
-def _cluster_errors() -> Iterator[None]:
-    from orchestrator.cluster.ray_cluster import ClusterError
-
-    try:
-        yield
-    except ClusterError as error:
-        raise BadInput(str(error)) from error

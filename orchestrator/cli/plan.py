@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.campaign.estimates import Measurement, Schedule, schedule, side_by_side
-from orchestrator.campaign.plan import Plan, State, by_cell, make_plan, size_words
-from orchestrator.campaign.progress import duration
+from orchestrator.campaign.estimates import Schedule, schedule, side_by_side
+from orchestrator.campaign.plan import Plan, State, by_cell, make_plan
 from orchestrator.cli.results import AddSweepVerb, Load
+from orchestrator.storage.measurements import Measurement
 from orchestrator.storage.provenance import code_hash
-from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.words import duration, size_words
 
 
 def add_plan(
@@ -148,13 +149,10 @@ def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Me
         from orchestrator.trial.measure import measure
 
         return measure(trials, options.storage, say)
-    from orchestrator.cluster.ray_cluster import ClusterError, measure_everywhere, ray_cluster
+    from orchestrator.cluster.ray_cluster import measure_everywhere, ray_cluster
 
-    try:
-        with ray_cluster(options.address):
-            return measure_everywhere(trials, options.storage, say)
-    except ClusterError as error:
-        raise SweepError(str(error)) from error
+    with ray_cluster(options.address):
+        return measure_everywhere(trials, options.storage, say)
 
 
 def _plan_text(plan: Plan, storage: Path, again: str) -> str:

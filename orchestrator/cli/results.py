@@ -6,12 +6,10 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.cli.options import command_of
-from orchestrator.storage.results import ResultError
+from orchestrator.command import command_of
 from orchestrator.storage.variants import folder_of_selection, make_way
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
@@ -99,16 +97,6 @@ def inches(text: str) -> float:
     return width
 
 
-@contextmanager
-def _dataset_errors() -> Iterator[None]:
-    from datagen.storage.manifest import DatasetError
-
-    try:
-        yield
-    except DatasetError as error:
-        raise ResultError(str(error)) from error
-
-
 def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     runs = collect(sweep, trials, options.storage, curves=False)
     summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
@@ -173,19 +161,18 @@ def _make_way(sweep: SweepSpec, storage: Path, name: str) -> None:
 def _show(options: argparse.Namespace) -> int:
     from orchestrator.figures.problem import write_dataset_picture, write_trial_pictures
 
-    with _dataset_errors():
-        if (options.directory / "manifest.json").exists():
-            write_dataset_picture(options.directory, options.split, options.index, options.out)
-        else:
-            write_trial_pictures(
-                options.directory,
-                options.split,
-                options.index,
-                options.out,
-                dataset=options.dataset,
-                k=options.k,
-                frames=options.frames,
-            )
+    if (options.directory / "manifest.json").exists():
+        write_dataset_picture(options.directory, options.split, options.index, options.out)
+    else:
+        write_trial_pictures(
+            options.directory,
+            options.split,
+            options.index,
+            options.out,
+            dataset=options.dataset,
+            k=options.k,
+            frames=options.frames,
+        )
     print(options.out)
     return 0
 
@@ -193,8 +180,7 @@ def _show(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from orchestrator.trial.evaluate import evaluate_trial
 
-    with _dataset_errors():
-        found = evaluate_trial(options.directory, options.dataset, options.split, options.k, options.threads)
+    found = evaluate_trial(options.directory, options.dataset, options.split, options.k, options.threads)
     if options.json:
         print(json.dumps(found.model_dump(mode="json"), indent=2))
     else:

@@ -10,17 +10,18 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.campaign.plan import size_words
-from orchestrator.campaign.progress import Progress, outcome, trial_name
+from orchestrator.campaign.progress import Progress
 from orchestrator.cli.jobs import add_address, cancel_job
-from orchestrator.cli.options import add_storage, open_storage
+from orchestrator.cli.options import add_storage
 from orchestrator.cli.results import AddSweepVerb, Load
+from orchestrator.storage.evaluations import keep_test_steps
+from orchestrator.storage.layout import open_storage
 from orchestrator.storage.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, at_work, free, holder, look, silent
 from orchestrator.storage.results import ResultError, trial_directory, write_json
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.selection import find_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
-from orchestrator.trial.evaluate import keep_test_steps
+from orchestrator.words import outcome, size_words, trial_name
 
 
 def add_trial_verbs(

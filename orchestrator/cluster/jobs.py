@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from orchestrator.sweep.specs import SweepError
+from orchestrator.errors import JobError as JobError
+from orchestrator.words import first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -28,10 +29,6 @@ REACHABLE_SECONDS = 4.0
 ANSWER_SECONDS = 60.0
 _ALIVE = ("PENDING", "RUNNING")
 _SWEEP, _COMMAND = "idp_sweep", "idp_command"
-
-
-class JobError(SweepError):
-    """A sweep can't be put on a cluster or followed there; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +152,9 @@ def _answers(address: str) -> Iterator[None]:
             "~/.ray/auth_token) is not this cluster's"
         ) from None
     except (requests.exceptions.RequestException, ConnectionError, TimeoutError) as error:
-        raise JobError(f"{address}: the cluster does not answer: {_first_line(error)}") from None
+        raise JobError(f"{address}: the cluster does not answer: {first_line(error)}") from None
     except RuntimeError as error:
-        raise JobError(f"{address}: Ray refuses: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise JobError(f"{address}: Ray refuses: {first_line(error)}") from None
 
 
 def version(client: JobSubmissionClient) -> str:

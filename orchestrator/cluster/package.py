@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.campaign.plan import size_words
 from orchestrator.cluster.secrecy import secret_content, secret_name
 from orchestrator.sweep.specs import SweepError
+from orchestrator.words import first_line, size_words
 
 MOST_BYTES = 100 * 2**20
 """A package travels through the memory of the cluster's head, so a larger one is refused."""
@@ -135,7 +135,7 @@ def _files(folder: Path) -> Iterator[Path]:
             return
         # What git ignores is not known, and may be anything.
         reason = os.fsdecode(error.stderr) if isinstance(error, subprocess.CalledProcessError) else str(error)
-        line = next(iter(reason.strip().splitlines()), "it says nothing")
+        line = first_line(reason) or "it says nothing"
         advice = f"; git config --global --add safe.directory {above}" if "dubious ownership" in reason else ""
         raise SweepError(f"{folder}: a git repository, and git can't list what is in it: {line}{advice}") from None
     for name in sorted({os.fsdecode(name) for name in listed.split(b"\0") if name}):

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.ray_cluster import ClusterError, finished
+from orchestrator.cluster.ray_cluster import finished
+from orchestrator.errors import ClusterError
 from orchestrator.storage.provenance import whole_code
+from orchestrator.words import last_line
 
 APPEAR_SECONDS = 5.0
 """A file may take a moment to be seen by another client of a network file system."""
@@ -108,7 +110,7 @@ def _ask(nodes: list[dict[str, Any]], mark: Path | None, content: str) -> tuple[
             sights.append(ray.get(task))
         except RayError as error:
             if _alive(node["NodeID"]):
-                problems.append(f"{_name(node)}: {str(error).strip().splitlines()[-1]}")
+                problems.append(f"{_name(node)}: {last_line(error)}")
     return sights, problems + [f"{_name(node)} gives no answer" for node in asked.values()]
 
 

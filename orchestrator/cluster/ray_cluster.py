@@ -17,12 +17,15 @@ from typing import Any
 from datagen.storage.dataset import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import DatasetSpec, dataset_id
-from orchestrator.campaign.estimates import Measurement
-from orchestrator.cluster import signals as interruption
+from orchestrator import signals as interruption
+from orchestrator.errors import ClusterError as ClusterError
+from orchestrator.storage.evaluations import PlannedEvaluation
+from orchestrator.storage.measurements import Measurement
 from orchestrator.storage.results import trial_directory
 from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import PlannedTrial
-from orchestrator.trial.evaluate import PlannedEvaluation, evaluate_trial
+from orchestrator.trial.evaluate import evaluate_trial
+from orchestrator.words import first_line, last_line
 
 MOST_ATTEMPTS = 3
 """How often a shard is begun before the process that dies over it is called the shard's own fault."""
@@ -45,10 +48,6 @@ _QUIET = {
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Datasets travel through files, so a local cluster needs next to no object store."""
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot be reached, or keeps losing the same piece of work."""
 
 
 @contextmanager
@@ -81,8 +80,7 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         raise interruption.Interrupted(ended.code if isinstance(ended.code, int) else signal.SIGTERM) from None
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray"
-        reason = str(error).strip().splitlines()
-        raise ClusterError(f"can't {where}: {reason[0] if reason else type(error).__name__}") from error
+        raise ClusterError(f"can't {where}: {first_line(error)}") from error
     # Tune and the dashboard agent speak through these; what matters reaches the caller as an exception.
     for name in ("ray", "ray.tune", "ray.air", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -221,8 +219,8 @@ def make_datasets(
             key = (name, shard.name)
             attempts[key] = attempts.get(key, 0) + 1
             if attempts[key] >= MOST_ATTEMPTS:
-                reason = str(error).strip().splitlines()[0]
-                raise ClusterError(f"{name}/{shard.name}: its worker died {MOST_ATTEMPTS} times: {reason}") from error
+                why = f"its worker died {MOST_ATTEMPTS} times: {first_line(error)}"
+                raise ClusterError(f"{name}/{shard.name}: {why}") from error
             work.append((spec, shard))
             idle.append(actor.remote())
             if report:
@@ -298,7 +296,7 @@ def evaluate_all(
             try:
                 ray.get(finished)
             except RayError as error:
-                reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+                reason = last_line(getattr(error, "cause", None) or error)
                 failures += 1
             if report:
                 report(evaluation, reason)
@@ -341,7 +339,7 @@ def measure_everywhere(
         try:
             pairs = ray.get(task)
         except RayError as error:
-            raise ClusterError(f"a measurement failed: {str(error).strip().splitlines()[-1]}") from error
+            raise ClusterError(f"a measurement failed: {last_line(error)}") from error
         for trial, measurement in pairs:
             say(trial, measurement)
             found.append(measurement)

@@ -24,9 +24,10 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
 )
 
-from orchestrator.cli.options import default_storage, storage_path
 from orchestrator.cluster import jobs
 from orchestrator.cluster.package import pack
+from orchestrator.errors import UserError
+from orchestrator.storage.layout import default_storage, storage_path
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import SweepError
@@ -122,7 +123,7 @@ class JobRunner(CommandRunnerInterface):
             raise click.ClickException(_NOT_OURS)
         try:
             state = _submit(cmd, self.address)
-        except SweepError as error:
+        except UserError as error:
             raise click.ClickException(str(error)) from None
         if state != "SUCCEEDED":
             sys.exit(1)

@@ -1,12 +1,13 @@
-"""Where a trial may run: what it asks of Ray, and whether a device is as large as its spec says."""
+"""What a trial asks of Ray, and whether it has its device to itself."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 
-from orchestrator.cluster.ray_cluster import ClusterError
+from orchestrator.errors import ClusterError
 from orchestrator.sweep.specs import Resources, TrialSpec
+from orchestrator.trial.device import may_use_gpu
 
 MEMORY_GIB = {
     "P4": 8, "T4": 16, "P100": 16, "V100": 16, "A10G": 24, "A10": 24, "L4": 24, "A100-40G": 40, "A100": 40, "L40S": 48,
@@ -112,27 +113,3 @@ def _model(resources: Resources, machines: Sequence[Mapping[str, float]]) -> str
         wanted += f" with {least:g} GiB" if least else ""
         raise ClusterError(f"a trial needs {wanted}, but the cluster has {', '.join(there) or 'no GPU that Ray knows'}")
     return min(fits, key=lambda name: (MEMORY_GIB.get(name, 0), name))
-
-
-def may_use_gpu(spec: TrialSpec) -> bool:
-    """Return whether a trial computes on a GPU where it is lent one."""
-    return spec.execution.device != "cpu" and not spec.planner.compiled_solver
-
-
-class PlacementError(RuntimeError):
-    """The trial was put on a device that is smaller than its memory limit: no outcome, to be tried on a larger one."""
-
-
-def check_device(total_bytes: int, name: str, limit_gib: float | None) -> None:
-    """Raise PlacementError where a device could not hold what the trial's spec allows.
-
-    Args:
-        total_bytes: Memory of the device.
-        name: Its model.
-        limit_gib: The spec's memory limit, None for none.
-    """
-    if limit_gib is not None and total_bytes < limit_gib * 2**30:
-        raise PlacementError(
-            f"{name} has {total_bytes / 2**30:.1f} GiB, less than the trial's limit of {limit_gib:g}: it must run on a "
-            f"larger device, e.g. by resources.min_memory_gib: {limit_gib:g}"
-        )

@@ -17,10 +17,11 @@ from ray import tune
 from orchestrator.cluster.ray_cluster import ClusterError, machine_here, machines
 from orchestrator.cluster.resources import alone, requested_resources
 from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, look
+from orchestrator.storage.marks import is_cancelled
 from orchestrator.storage.provenance import code_hash, provenance
-from orchestrator.storage.results import ResultError, StorageFull, TrialResult, read_result, trial_directory, write_spec
+from orchestrator.storage.results import StorageFull, TrialResult, trial_directory, whole_result, write_spec
 from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec
-from orchestrator.trial.cancel import cancel, is_cancelled
+from orchestrator.trial.cancel import cancel
 from orchestrator.trial.failure import record_failure
 from orchestrator.trial.watchdog import stalled
 
@@ -118,7 +119,7 @@ def run_trials(
     while pending:
         for trial_id in list(pending):
             directory = trial_directory(storage, trial_id)
-            if _result_file(directory) != before[trial_id] and (result := _readable(directory)) is not None:
+            if _result_file(directory) != before[trial_id] and (result := whole_result(directory)) is not None:
                 watcher.finished(pending.pop(trial_id), result)
         ready, expired = _ready(pending, storage, patience)
         if ready:
@@ -333,7 +334,7 @@ class Relay(tune.Callback):
     def _result(self, trial_id: str, reason: str, campaign: str) -> TrialResult:
         """Return the result that a trial has left, or the failure of one that has left none."""
         directory = trial_directory(self.storage, trial_id)
-        found = _readable(directory)
+        found = whole_result(directory)
         if found is not None:
             if _result_file(directory) != self.before[trial_id] or is_cancelled(directory) or self._settled(found):
                 return found
@@ -359,14 +360,6 @@ def _last_words(trial: Any) -> str:
         except OSError:
             said = ""
     return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "Ray gives no reason")
-
-
-def _readable(directory: Path) -> TrialResult | None:
-    """Return a trial's result; None where there is none, or a damaged one, which whoever runs the trial replaces."""
-    try:
-        return read_result(directory)
-    except ResultError:
-        return None
 
 
 def _result_file(directory: Path) -> tuple[int, int] | None:

@@ -31,10 +31,10 @@ from orchestrator.figures.style import (
     legend,
     panels,
 )
+from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import Run, grouped, once, planner_of, usable, usable_by_cell
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, distance_bins
-from orchestrator.trial.evaluate import EvaluationResult
 
 
 def success(runs: Runs, width: float) -> Figure:

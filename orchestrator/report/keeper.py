@@ -16,6 +16,7 @@ from orchestrator.figures.registry import figures_of
 from orchestrator.report.page import report_path, write_report
 from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import SweepSpec
+from orchestrator.words import last_line
 
 
 def _of_all(command: Sequence[str]) -> list[str]:
@@ -117,8 +118,8 @@ class FreshReport:
                 if running and self._closing.is_set():
                     process.kill()  # the last version takes its place
         if process.returncode and not (running and self._closing.is_set()):
-            said = complaint.strip().splitlines() or [f"its process ended with {process.returncode}"]
-            raise ReportError(f"the report could not be written: {said[-1]}")
+            said = last_line(complaint) or f"its process ended with {process.returncode}"
+            raise ReportError(f"the report could not be written: {said}")
 
 
 def _main() -> None:

@@ -11,8 +11,7 @@ from html import escape
 from pathlib import Path
 
 from datagen.tasks.registry import dataset_id
-from orchestrator.campaign.progress import trial_name
-from orchestrator.cli.options import for_verb
+from orchestrator.command import for_verb
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.figures.registry import FIGURES, K_ARE_DIFFERENT, draw, figures_of
 from orchestrator.figures.style import inline_svg, style
@@ -22,7 +21,8 @@ from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
 from orchestrator.tables.freshness import is_present
 from orchestrator.tables.paper import beside_paper, paired_difference, paper, scale_differences
 from orchestrator.tables.records import Run, cell_of, collect, grouped
-from orchestrator.tables.rows import MISSING, Row, device_name, notes, rows, success
+from orchestrator.tables.rows import MISSING, Row, notes, rows, success
+from orchestrator.words import trial_name
 
 _FOLDER = Path(__file__).parent
 _RELOAD = '<meta http-equiv="refresh" content="60">\n'
@@ -380,7 +380,7 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
         "commit": counted(commits),
         "libraries": ", ".join(libraries),
         "hosts": counted(p.host for p in found),
-        "devices": counted(device_name(p) for p in found),
+        "devices": counted(p.device_name for p in found),
         "memory limit": "none"
         if sweep.execution.memory_limit_gib is None
         else f"{sweep.execution.memory_limit_gib:g} GiB of tensors",

@@ -22,8 +22,10 @@ from pydantic import ValidationError
 from datagen.spec import first_problem
 from orchestrator.storage.checkpoints import LATEST, PREVIOUS
 from orchestrator.storage.curves import checked_curves, curves_file
+from orchestrator.storage.evaluations import FOLDER, EvaluationResult, read_evaluation, write_evaluation
 from orchestrator.storage.files import MOST_JSON_BYTES, checksum_of, read_stored, refuse_constant, sealed
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, take
+from orchestrator.storage.marks import drop_mark
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,
@@ -32,14 +34,13 @@ from orchestrator.storage.results import (
     parse_result,
     read_curves,
     trial_directory,
+    whole_result,
     write_bytes,
     write_result,
     write_spec,
 )
 from orchestrator.sweep.specs import TrialSpec, trial_id
-from orchestrator.trial.cancel import drop_mark
-from orchestrator.trial.evaluate import FOLDER, EvaluationResult, read_evaluation, write_evaluation
-from orchestrator.trial.failure import whole_result
+from orchestrator.words import first_line
 
 MOST_ROWS = 1_000_000
 MOST_CHUNK_BYTES = 2**28
@@ -242,8 +243,7 @@ def _rows(file: Any, path: Path) -> Iterator[dict[str, Any]]:
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         if isinstance(error, ResultError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ResultError(f"{path}: not an archive of results: {reason}") from None
+        raise ResultError(f"{path}: not an archive of results: {first_line(error)}") from None
 
 
 def _check_sizes(found: pq.FileMetaData) -> None:

@@ -12,18 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from orchestrator.errors import ResultError as ResultError
 from planners.trial_files import checksum_of as checksum_of
 from planners.trial_files import sealed as sealed
 from planners.trial_files import unsealed as unsealed
 
 MOST_JSON_BYTES = 2**24
-
-
-class ResultError(ValueError):
-    """A file in the storage that is not what it should be; the message, one line, names it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
 
 
 def printable(text: str) -> str:

@@ -63,6 +63,11 @@ class Provenance(BaseModel):
     dataset_id: Line = ""
     exclusive: bool = False
 
+    @property
+    def device_name(self) -> str:
+        """The model of the device that did the work, so that times of different ones are never averaged."""
+        return self.cpu or "cpu" if self.accelerator == "cpu" else self.accelerator
+
     def made_by(self, code: str) -> bool:
         """Return whether the project's code `code` and the plug-ins as they are now made it.
 
@@ -141,12 +146,12 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def _git() -> tuple[str, bool]:
-    folder = Path(__file__).resolve().parent
+    folder, root = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str | None:
         try:
             # Another user's clone, as in a container, is no danger more: what runs is its code.
-            trusted = ["-c", f"safe.directory={folder.parent}"]
+            trusted = ["-c", f"safe.directory={root}"]
             done = subprocess.run(["git", *trusted, *words], cwd=folder, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -15,7 +15,7 @@ from typing import Any
 
 from datagen.plugins import LOADED, OWNERS, PluginError, failed, import_plugin, named_in_environment
 from datagen.tasks.registry import DatasetSpec, load_tasks
-from orchestrator.cluster.signals import Interrupted
+from orchestrator.signals import Interrupted
 from planners.registry import load_parts
 from planners.specs import PlannerSpec
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datagen.spec import nearest
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepError
 from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml
+from orchestrator.words import counted
 
 
 def select(trials: list[PlannedTrial], only: str | None) -> list[PlannedTrial]:
@@ -74,6 +75,6 @@ def find_trial(trials: list[PlannedTrial], prefix: str) -> PlannedTrial:
     """
     found = {trial.trial_id: trial for trial in trials if trial.trial_id.startswith(prefix)}
     if len(found) != 1 or not prefix:
-        count = "no trial of the sweep has" if not found else f"{len(found)} trials of the sweep have"
+        count = f"{counted(len(found), 'trial')} of the sweep {'have' if found else 'has'}"
         raise SweepError(f"{count} an id that starts with {prefix!r:.80}")
     return next(iter(found.values()))

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from datagen.plugins import require
 from datagen.spec import Spec, digest, first_problem
 from datagen.tasks.registry import TASKS, DatasetSpec, input_channels
+from orchestrator.errors import SweepError as SweepError
 from orchestrator.sweep import grid
 from orchestrator.sweep.grid import MOST_TRIALS, GridError
 from orchestrator.sweep.grid import Scalar as Scalar
@@ -25,19 +26,8 @@ from planners.specs import PlannerSpec, TrainingSpec
 from planners.trial_files import MOST_STEPS_PER_ROW
 
 S = TypeVar("S", bound=Spec)
-MOST_LETTERS = 2000
 _ROW_FIELDS = ("training", "grid", "test_steps_per_row")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-
-
-class SweepError(ValueError):
-    """A sweep that can't be run; the message, one line, names the file, the field and what was expected."""
-
-    def __init__(self, message: str) -> None:
-        # It may quote names from the file, with line breaks and whatever else they are made of, of any length.
-        if len(message) > MOST_LETTERS:
-            message = f"{message[: MOST_LETTERS - 300]} ... {message[-300:]}"
-        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
 
 
 class TrialSpec(Spec):

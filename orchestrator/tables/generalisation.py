@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.sweep.specs import Scalar
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import Run, cell_of, grouped, usable
-from orchestrator.trial.evaluate import EvaluationResult
 
 
 @dataclass(frozen=True)

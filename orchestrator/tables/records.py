@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations, read_evaluation
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import ResultError, TrialResult, list_results, read_curves, trial_directory
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
 from orchestrator.tables.freshness import is_present, of_one_version, version
-from orchestrator.trial.evaluate import EvaluationResult, planned_evaluations, read_evaluation
 
 K = TypeVar("K", bound=Hashable)
 CURVES = ("epoch", "train_seconds", "valid_success_rate")

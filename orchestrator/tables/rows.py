@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Scalar
 from orchestrator.tables.freshness import is_present, of_commonest, of_one_version
@@ -102,7 +101,7 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
     completed = [result for result in results if result.status == "COMPLETED"]
     used = of_one_version(completed, lambda result: result.provenance, code)
     alone = [result for result in used if result.provenance.exclusive]
-    timed = of_commonest(alone or used, lambda result: device_name(result.provenance))
+    timed = of_commonest(alone or used, lambda result: result.provenance.device_name)
     rates = _present(result.test_success_rate for result in used)
     return Row(
         axes=axes,
@@ -124,7 +123,7 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         stale=sum(result.final and not is_present(result.provenance, code) for result in results),
         stale_used=bool(used) and not is_present(used[0].provenance, code),
         timed=len(timed),
-        device=device_name(timed[0].provenance) if timed else "",
+        device=timed[0].provenance.device_name if timed else "",
         exclusive=bool(alone),
     )
 
@@ -138,11 +137,6 @@ def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:
 def distance_bins(result: TrialResult) -> list[tuple[int, int]]:
     """Return starts and arrivals per bin of `rollout.DISTANCE_BINS`, empty where they were not counted."""
     return list(zip(result.test_cells_by_distance, result.test_arrivals_by_distance, strict=True))
-
-
-def device_name(provenance: Provenance) -> str:
-    """Return the model of the device that did the work, so that times of different ones are never averaged."""
-    return provenance.cpu or "cpu" if provenance.accelerator == "cpu" else provenance.accelerator
 
 
 def _present(values: Iterable[float | None]) -> list[float]:

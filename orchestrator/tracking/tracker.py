@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.errors import TrackingError as TrackingError
 from orchestrator.storage.results import list_results
 from orchestrator.storage.variants import every_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
@@ -225,7 +226,3 @@ def _reason(error: Exception, uri: str) -> str:
         if secret:
             text = text.replace(secret, "***")
     return text[:300]
-
-
-class TrackingError(RuntimeError):
-    """MLflow does not answer."""

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.campaign.progress import trial_name
 from orchestrator.storage.results import TrialResult, list_results, trial_directory
 from orchestrator.storage.variants import variant
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
@@ -24,6 +23,7 @@ from orchestrator.tracking.note import note_path, result_digest
 from orchestrator.tracking.numbers import RESULT, metrics_of, params_of, present_version, seconds_of, solved_by
 from orchestrator.tracking.store import connect as connect
 from orchestrator.tracking.store import locked, open_store, relocate, send_folder, sqlite_path
+from orchestrator.words import trial_name
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the experiment's page on its runs, where MLflow would guess, or ask."""

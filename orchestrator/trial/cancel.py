@@ -5,35 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.storage.files import printable, read_stored, write_bytes
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, free, look, take
+from orchestrator.storage.marks import drop_mark, is_cancelled, set_mark
 from orchestrator.storage.provenance import provenance
-from orchestrator.storage.results import ResultError, TrialResult, trial_directory
-from orchestrator.trial.failure import settle, whole_result
-
-_MARK = "cancelled"
+from orchestrator.storage.results import TrialResult, trial_directory, whole_result
+from orchestrator.trial.failure import settle
 
 
 class Cancelled(Exception):
     """The trial is to stop and to stay stopped."""
-
-
-def is_cancelled(directory: Path) -> bool:
-    """Return True where the trial in `directory` is to stop, or not to start."""
-    return (directory / _MARK).exists()
-
-
-def why_cancelled(directory: Path) -> str:
-    """Return the reason that `cancel` was given."""
-    try:
-        return printable(read_stored(directory / _MARK, 4096).decode()) or "cancelled"
-    except (OSError, ResultError, UnicodeDecodeError):
-        return "cancelled"
-
-
-def drop_mark(directory: Path) -> None:
-    """Let the trial in `directory` run: it is complete, or asked for again."""
-    (directory / _MARK).unlink(missing_ok=True)
 
 
 def cancel(
@@ -54,7 +34,7 @@ def cancel(
     if found is not None and found.final and free(look(directory)):
         return "already done"
     # The mark first: whoever holds the trial finds it, or has ended by the time that the lease can be had.
-    write_bytes(directory / _MARK, reason.encode(), durable=False)
+    set_mark(directory, reason)
     outcome = TrialResult(trial_id=trial_id, status="CANCELLED", reason=reason, provenance=provenance())
     try:
         kept = settle(directory, Owner.here(), outcome)

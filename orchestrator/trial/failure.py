@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.storage.leases import Owner, take
 from orchestrator.storage.provenance import code_hash, provenance
-from orchestrator.storage.results import ResultError, TrialResult, read_result, write_result
+from orchestrator.storage.results import TrialResult, whole_result, write_result
 
 if TYPE_CHECKING:
     from planners.training.records import EpochRecord
@@ -88,14 +88,6 @@ def settle(directory: Path, owner: Owner, outcome: TrialResult) -> TrialResult:
         return outcome
     finally:
         lease.release()
-
-
-def whole_result(directory: Path) -> TrialResult | None:
-    """Return a trial's result; None where there is none, or a damaged one, which is made again."""
-    try:
-        return read_result(directory)
-    except ResultError:
-        return None
 
 
 def record_failure(directory: Path, trial_id: str, error: BaseException, campaign: str = "") -> TrialResult:

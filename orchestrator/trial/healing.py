@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.storage.evaluations import FOLDER, read_evaluation
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, take
 from orchestrator.storage.results import ResultError, read_curves, trial_directory, write_curves
-from orchestrator.trial.evaluate import FOLDER, read_evaluation
 
 
 def heal(storage: Path, trial_id: str) -> list[str]:

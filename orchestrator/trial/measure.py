@@ -11,14 +11,12 @@ import torch
 
 from datagen.problem import Problems
 from datagen.tasks.registry import TASKS
-from orchestrator.campaign.estimates import Measurement, cell_of, measurement_path
-from orchestrator.campaign.progress import trial_name
-from orchestrator.cluster.resources import may_use_gpu
+from orchestrator.storage.measurements import Measurement, cell_of, write_measurement
 from orchestrator.storage.provenance import code_hash, provenance
-from orchestrator.storage.results import write_json
 from orchestrator.sweep.specs import PlannedTrial
-from orchestrator.tables.rows import device_name
+from orchestrator.trial.device import device_of
 from orchestrator.trial.failure import memory_phase
+from orchestrator.words import first_line, trial_name
 from planners.training.memory import MemoryLimitExceeded
 from planners.training.trainer import WARM_UP_STEPS, Trainer
 
@@ -40,8 +38,7 @@ def measure(
     found = []
     for cell, trial in reversed(cells.items()):
         measurement = _measure(trial, cell)
-        content = measurement.model_dump(mode="json")
-        write_json(measurement_path(storage, cell, measurement.device), content)
+        write_measurement(storage, measurement)
         say(trial, measurement)
         found.append(measurement)
     return found
@@ -49,14 +46,12 @@ def measure(
 
 def _measure(trial: PlannedTrial, cell: str) -> Measurement:
     spec = trial.spec
-    device = spec.execution.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
+    device = device_of(spec)
     torch.set_num_threads(spec.execution.threads)
     name = trial_name(replace(trial, axes={key: value for key, value in trial.axes.items() if key != "seed"}))
     facts = {
         "cell": cell,
-        "device": device_name(provenance(device=device)),
+        "device": provenance(device=device).device_name,
         "host": socket.gethostname(),
         "code": code_hash(),
         "name": name,
@@ -81,7 +76,7 @@ def _measure(trial: PlannedTrial, cell: str) -> Measurement:
         peak = error.peak_bytes if isinstance(error, MemoryLimitExceeded) else None
         return Measurement(**facts, status="OUT_OF_MEMORY", reason=f"in {phase}: {error}", peak_bytes=peak)
     except Exception as error:  # whatever breaks a trial is to be known before the sweep starts
-        return Measurement(**facts, status="FAILED", reason=f"{type(error).__name__}: {error}".splitlines()[0])
+        return Measurement(**facts, status="FAILED", reason=first_line(f"{type(error).__name__}: {error}"))
     return Measurement(
         **facts,
         status="COMPLETED",

@@ -17,10 +17,10 @@ from datagen.storage import dataset as parquet
 from datagen.storage.staging import staged
 from datagen.storage.stream import ProblemStream
 from datagen.tasks.registry import TASKS, DatasetSpec, Split, dataset_id
-from orchestrator.cluster.resources import check_device, may_use_gpu
 from orchestrator.storage.checkpoints import LATEST, code_of, drop_previous, is_of, load_checkpoint, save_checkpoint
 from orchestrator.storage.files import append_line
 from orchestrator.storage.leases import Lease, LeaseLost, Owner, take
+from orchestrator.storage.marks import drop_mark, is_cancelled, why_cancelled
 from orchestrator.storage.provenance import code_hash, provenance
 from orchestrator.storage.results import (
     ResultError,
@@ -28,17 +28,20 @@ from orchestrator.storage.results import (
     no_room,
     read_result,
     trial_directory,
+    whole_result,
     write_curves,
     write_result,
     write_spec,
 )
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from orchestrator.trial import divergence
-from orchestrator.trial.cancel import Cancelled, drop_mark, is_cancelled, why_cancelled
+from orchestrator.trial.cancel import Cancelled
+from orchestrator.trial.device import device_of, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
-from orchestrator.trial.failure import STAYS, memory_phase, numbers, whole_result
+from orchestrator.trial.failure import STAYS, memory_phase, numbers
 from orchestrator.trial.trained import Convergence, convergence
 from orchestrator.trial.watchdog import STALL_SECONDS, watched
+from orchestrator.words import first_line
 from planners.compiled.conv_gru.buffers import release_pages
 from planners.planner import ieee_float32
 from planners.training.evaluation import ProblemSource
@@ -147,7 +150,7 @@ def _settled(directory: Path, retime: bool) -> TrialResult | None:
 def _run(attempt: Attempt) -> TrialResult:
     spec, directory, lease = attempt.spec, attempt.directory, attempt.lease
     write_spec(directory, spec)
-    device = _device(spec)
+    device = device_of(spec)
     ieee_float32()
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
@@ -180,7 +183,7 @@ def _run(attempt: Attempt) -> TrialResult:
     except Exception as error:
         if full := no_room(error, directory):
             raise full from error
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = first_line(f"{type(error).__name__}: {error}")
         result = TrialResult(status="FAILED", reason=reason, traceback=traceback.format_exc(), **identity)
     lease.renew()
     before = None if result.final else whole_result(directory)
@@ -216,7 +219,7 @@ def _out_of_memory(
         status="OUT_OF_MEMORY",
         reason=f"{where}: {error}",
         out_of_memory_phase=phase,
-        peak_bytes=error.peak_bytes if isinstance(error, MemoryLimitExceeded) else _cuda_peak_bytes(device),
+        peak_bytes=error.peak_bytes if isinstance(error, MemoryLimitExceeded) else peak_bytes(device),
         **identity,
     )
 
@@ -225,7 +228,7 @@ def _trainer(spec: TrialSpec, datasets: Path, directory: Path, device: str) -> W
     torch.set_num_threads(spec.execution.threads)
     release_pages()  # of an earlier trial of this process
     limit_gib = spec.execution.memory_limit_gib
-    _limit_device(device, limit_gib)
+    limit_device(device, limit_gib)
     trainer = WatchedTrainer(
         spec.planner,
         spec.training,
@@ -298,28 +301,6 @@ def open_split(spec: DatasetSpec, datasets: Path, split: Split) -> ProblemSource
     if parquet.bytes_per_problem(spec) * spec.count(split) <= IN_MEMORY_BYTES:
         return parquet.read_split(dataset, split)
     return ProblemStream(dataset, split)
-
-
-def _device(spec: TrialSpec) -> str:
-    if spec.execution.device != "auto":
-        return spec.execution.device
-    return "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
-
-
-def _limit_device(device: str, limit_gib: float | None) -> None:
-    """Hold a GPU to the trial's memory limit, so that OUT_OF_MEMORY means the same on every model."""
-    if device != "cuda":
-        return
-    properties = torch.cuda.get_device_properties(device)
-    check_device(properties.total_memory, properties.name, limit_gib)
-    share = 1.0 if limit_gib is None else limit_gib * 2**30 / properties.total_memory
-    torch.cuda.empty_cache()  # of the trial before this one in the process
-    torch.cuda.reset_peak_memory_stats()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
-
-
-def _cuda_peak_bytes(device: str) -> int | None:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
 
 def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone: bool) -> None:

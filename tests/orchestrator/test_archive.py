@@ -17,6 +17,7 @@ from samples import sample_run
 
 from orchestrator.cli.main import main
 from orchestrator.storage.archive import SCHEMA, read_archive
+from orchestrator.storage.evaluations import EvaluationResult, evaluation_path, read_evaluation
 from orchestrator.storage.leases import Owner, free, look, take
 from orchestrator.storage.results import (
     ResultError,
@@ -31,7 +32,6 @@ from orchestrator.storage.results import (
     write_spec,
 )
 from orchestrator.sweep.specs import SweepSpec, expand
-from orchestrator.trial.evaluate import EvaluationResult, evaluation_path, read_evaluation
 
 SWEEP = SweepSpec.model_validate(
     {"name": "kept", "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}}, "grid": {"k": [30], "seed": [0, 1]}}

@@ -15,11 +15,11 @@ from datagen.storage import dataset as parquet
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.storage import checkpoints
+from orchestrator.storage.evaluations import evaluation_path
 from orchestrator.storage.leases import Owner, take
 from orchestrator.storage.results import StorageFull, no_room, read_curves, read_result, trial_directory, write_result
 from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
 from orchestrator.trial.cancel import cancel, retry
-from orchestrator.trial.evaluate import evaluation_path
 from orchestrator.trial.healing import heal
 from orchestrator.trial.train import run_trial
 from planners.specs import PlannerSpec, TrainingSpec

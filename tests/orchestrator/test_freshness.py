@@ -155,7 +155,7 @@ def test_a_test_of_earlier_weights_is_not_the_retrained_planners(tmp_path):
     (trial,) = expand(sweep)
     directory = trial_directory(tmp_path, trial.trial_id)
     write_result(directory, runs_of(sweep)[0].result)
-    from orchestrator.trial.evaluate import EvaluationResult, planned_evaluations
+    from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations
 
     (planned,) = planned_evaluations(sweep, [trial])
     for code, kept in (("0" * 12, 0), (code_hash(), 1)):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main as cli
-from orchestrator.cluster.signals import Interrupted, check, deferred, interruptible, spared_hangups
+import orchestrator.cli.main as cli
+from orchestrator.signals import Interrupted, check, deferred, interruptible, spared_hangups
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

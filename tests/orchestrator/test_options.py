@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main as cli
+import orchestrator.cli.main as cli
 from orchestrator.cli.doctor import examine_storage
 from orchestrator.cli.main import _parser, main
-from orchestrator.cli.options import check_writable, command_of, for_verb
+from orchestrator.command import command_of, for_verb
 from orchestrator.environment import number_from_environment
+from orchestrator.errors import UserError
 from orchestrator.storage import provenance
+from orchestrator.storage.layout import check_writable
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import SweepError, expand
@@ -126,7 +128,7 @@ def test_a_lease_of_no_time_is_refused_and_a_cache_of_no_size_is_not(folder, cap
 
 def test_a_bad_variable_is_no_traceback_at_import(folder):
     command = [sys.executable, "-m", "orchestrator", "plan", "small.yaml"]
-    environment = {**os.environ, "IDP_LEASE_SECONDS": "soon", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "IDP_LEASE_SECONDS": "soon", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
@@ -137,7 +139,7 @@ def test_what_the_operating_system_refuses_is_one_line(folder, capsys, monkeypat
     def fails(*_):
         raise OSError(number, os.strerror(number), name)
 
-    monkeypatch.setattr(cli, "load_sweep", fails)
+    monkeypatch.setattr(cli, "open_sweep", fails)
     message = refused(capsys, "plan", "small.yaml")
     assert os.strerror(number) in message and (name or "in fails") in message
 
@@ -149,22 +151,42 @@ def test_a_bug_still_shows_itself(folder, monkeypatch, error):
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(cli, "load_sweep", fails)
+    monkeypatch.setattr(cli, "open_sweep", fails)
     with pytest.raises(type(error)):
         main(["plan", "small.yaml"])
+
+
+def every_kind(base):
+    return [base, *(kind for below in base.__subclasses__() for kind in every_kind(below))]
+
+
+@pytest.mark.parametrize("kind", every_kind(UserError))
+def test_whatever_is_told_to_a_user_is_one_line_of_bounded_length(folder, capsys, monkeypatch, kind):
+    def fails(*_):
+        raise kind("a\x1b[2J\nfile: " + "x" * 10_000)
+
+    monkeypatch.setattr(cli, "open_sweep", fails)
+    message = refused(capsys, "plan", "small.yaml")
+    assert r"a\x1b[2J\nfile: xxx" in message and len(message) < 2100
+
+
+def test_errors_of_every_room_are_told(folder):
+    kinds = {kind.__name__ for kind in every_kind(UserError)}
+    assert {"SweepError", "ResultError", "StorageFull", "ClusterError", "JobError", "TrackingError"} <= kinds
+    assert {"PluginError", "DatasetError"} <= kinds
 
 
 def test_a_pipe_that_breaks_elsewhere_is_no_success(folder, capsys, monkeypatch):
     def fails(*_):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(cli, "load_sweep", fails)
+    monkeypatch.setattr(cli, "open_sweep", fails)
     assert "Broken pipe" in refused(capsys, "plan", "small.yaml")
 
 
 def test_a_full_disk_below_the_output_is_told_and_a_closed_one_is_none(folder):
     command = f"{sys.executable} -m orchestrator plan small.yaml"
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     for output, code in (("> /dev/full", 2), (">&-", 0)):
         done = subprocess.run(
             ["bash", "-c", f"{command} {output}"], env=environment, capture_output=True, text=True, cwd=folder

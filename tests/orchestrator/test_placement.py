@@ -3,8 +3,9 @@
 import pytest
 
 from orchestrator.cluster.ray_cluster import ClusterError
-from orchestrator.cluster.resources import PlacementError, alone, check_device, left_out, requested_resources
+from orchestrator.cluster.resources import alone, left_out, requested_resources
 from orchestrator.sweep.specs import Resources, TrialSpec
+from orchestrator.trial.device import PlacementError, check_device
 
 MIXED = [
     {"CPU": 32.0, "GPU": 4.0, "accelerator_type:T4": 1.0},

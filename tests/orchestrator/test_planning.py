@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen.storage import dataset as parquet
-from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, cell_of, effort, schedule
+from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
 from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
+from orchestrator.storage.measurements import cell_of
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult, trial_directory, write_result, write_spec
 from orchestrator.sweep.specs import SweepSpec, expand

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
+from orchestrator import signals as interruption
 from orchestrator.cluster import preflight
-from orchestrator.cluster import signals as interruption
 from orchestrator.cluster.preflight import Sight, _check_code, check_machines, see
 from orchestrator.cluster.ray_cluster import (
     ClusterError,

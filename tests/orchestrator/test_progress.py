@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from orchestrator.campaign.progress import Progress, duration, outcome, trial_name
+from orchestrator.campaign.progress import Progress
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, TrialSpec
+from orchestrator.words import duration, outcome, trial_name
 
 AXES = {"planner": "id-vin", "task": "navigation", "map_size": 15, "k": 30, "seed": 1}
 ID = "0123456789abcdef"

@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import json
 import math
@@ -6,6 +7,9 @@ import threading
 import pytest
 
 from datagen.spec import Spec
+from orchestrator import api
+from orchestrator.api import read_results
+from orchestrator.storage import results as stored
 from orchestrator.storage.provenance import Provenance, code_hash, provenance
 from orchestrator.storage.results import (
     ResultError,
@@ -13,7 +17,6 @@ from orchestrator.storage.results import (
     list_results,
     read_curves,
     read_result,
-    read_results,
     trial_directory,
     write_bytes,
     write_curves,
@@ -191,6 +194,14 @@ def test_a_notebook_reads_a_sweep_as_a_table(tmp_path):
     assert table["test_success_rate"].to_pylist() == [0.5, 0.5, None]
     assert table["provenance_host"].to_pylist() == ["here", "", None]
     assert len(table.to_pandas()) == 3
+
+
+def test_the_old_places_of_read_results_have_it_still():
+    with pytest.warns(DeprecationWarning, match=r"orchestrator\.results is now orchestrator\.storage\.results"):
+        old = importlib.import_module("orchestrator.results")
+    assert old.read_results is stored.read_results is api.read_results
+    with pytest.raises(AttributeError, match="has no attribute 'read_result_s'"):
+        stored.read_result_s  # noqa: B018
 
 
 @pytest.mark.parametrize("storage", ["", "s3://bucket", None])

@@ -27,10 +27,11 @@ from orchestrator.figures.problem import (
     write_trial_pictures,
 )
 from orchestrator.figures.style import style
+from orchestrator.storage.evaluations import evaluation_path, missing_evaluations, planned_evaluations
 from orchestrator.storage.results import ResultError, trial_directory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import TrialSpec, expand, trial_id
-from orchestrator.trial.evaluate import evaluate_trial, evaluation_path, missing_evaluations, planned_evaluations
+from orchestrator.trial.evaluate import evaluate_trial
 from orchestrator.trial.train import run_trial
 from orchestrator.trial.trained import convergence, load_trained, solve
 from planners import load_planner

@@ -7,10 +7,11 @@ import pytest
 
 from orchestrator.storage import leases
 from orchestrator.storage.leases import Owner, TrialHeld, free, look, take
+from orchestrator.storage.marks import is_cancelled
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_result
 from orchestrator.trial import failure as outcomes
-from orchestrator.trial.cancel import cancel, is_cancelled, retry
+from orchestrator.trial.cancel import cancel, retry
 from orchestrator.trial.failure import record_failure, settle
 
 ID = "0123456789abcdef"

@@ -12,6 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 
+from orchestrator.storage.evaluations import (
+    EvaluationResult,
+    evaluation_path,
+    known_evaluation,
+    read_evaluation,
+    write_evaluation,
+)
 from orchestrator.storage.files import append_line
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import (
@@ -25,13 +32,6 @@ from orchestrator.storage.results import (
     trial_directory,
     write_curves,
     write_result,
-)
-from orchestrator.trial.evaluate import (
-    EvaluationResult,
-    evaluation_path,
-    known_evaluation,
-    read_evaluation,
-    write_evaluation,
 )
 
 ID = "0123456789abcdef"

@@ -1,0 +1,105 @@
+"""A sweep and its results by name, for a notebook or a program of one's own, and for the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.storage.layout import default_storage, storage_path
+from orchestrator.storage.provenance import code_hash
+from orchestrator.storage.results import list_results
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.selection import select
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.sweep.suggestions import planned_trials
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class OpenSweep:
+    """A sweep beside its storage.
+
+    Attributes:
+        spec: The sweep.
+        trials: Its trials, those that a search has suggested so far included; the selected ones.
+        storage: The storage directory; it need not exist.
+        left_out: In words, what suggestions of its search are left out.
+    """
+
+    spec: SweepSpec
+    trials: list[PlannedTrial]
+    storage: Path
+    left_out: list[str]
+
+
+def open_sweep(
+    sweep: str | Path,
+    storage: str | Path | None = None,
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+    only: str | None = None,
+) -> OpenSweep:
+    """Return a sweep and its trials.
+
+    Args:
+        sweep: The sweep's file.
+        storage: The storage directory; `IDP_STORAGE` or ./idp-storage by default.
+        profile: One of the sweep's profiles.
+        overrides: Settings `path=value`, as for `--set`.
+        only: Which trials, as for `--only`; None for all of them.
+
+    Raises:
+        SweepError: The sweep is not one, the storage can't be one, or no trial is selected.
+    """
+    folder = storage_path(default_storage() if storage is None else storage)
+    spec = load_sweep(sweep, profile, overrides)
+    trials, left_out = planned_trials(spec, folder)
+    # A search that has not begun has no trials yet; what is chosen among them can only be said later.
+    chosen = select(trials, only) if trials or not spec.search else trials
+    return OpenSweep(spec, chosen, folder, left_out)
+
+
+def read_results(
+    sweep: str | Path,
+    storage: str | Path | None = None,
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+) -> pa.Table:
+    """Return a sweep's trials as a table, one row per trial, for a notebook; `.to_pandas()` makes a data frame.
+
+    The columns are the trial's axes (planner, task, map_size, k, seed, ...), `status` ("MISSING" where there is no
+    result), `stale` (True where other code than the present made it), then the fields of `TrialResult`, those of the
+    provenance as `provenance_NAME`.
+
+    Args:
+        sweep: The sweep's file.
+        storage: The storage directory; `IDP_STORAGE` or ./idp-storage by default.
+        profile: One of the sweep's profiles.
+        overrides: Settings `path=value`, as for `--set`.
+
+    Raises:
+        SweepError: The sweep is not one, or the storage can't be one.
+    """
+    import pyarrow as pa
+
+    opened = open_sweep(sweep, storage, profile, overrides)
+    results = list_results(opened.storage, [trial.trial_id for trial in opened.trials])
+    rows = []
+    for trial in opened.trials:
+        result = results.get(trial.trial_id)
+        row: dict[str, Any] = {**trial.axes, "trial_id": trial.trial_id, "status": "MISSING", "stale": False}
+        if result is not None:
+            content = result.model_dump(exclude={"provenance"})
+            origin = {f"provenance_{name}": value for name, value in result.provenance.model_dump().items()}
+            # A mapping would become a column per key of any row, whether the row has it or not.
+            origin["provenance_versions"] = json.dumps(result.provenance.versions)
+            origin["provenance_plugins"] = json.dumps(result.provenance.plugins)
+            row |= {**content, **origin, "stale": result.final and not result.provenance.made_by(code_hash())}
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})

@@ -1,0 +1,28 @@
+"""What is told to a user in one line, with exit code 2; everything else that is raised is a fault of this project.
+
+The plug-ins' and datasets' own, `PluginError` and `DatasetError`, are below `UserError` too, in datagen.
+"""
+
+from __future__ import annotations
+
+from datagen.errors import UserError as UserError
+
+
+class SweepError(UserError):
+    """A sweep, or an option beside it, that can't be run."""
+
+
+class ResultError(UserError):
+    """A file in the storage that is not what it should be."""
+
+
+class ClusterError(UserError):
+    """The cluster can't be reached, lacks what a sweep needs, or keeps losing the same piece of work."""
+
+
+class JobError(ClusterError):
+    """A sweep can't be put on a cluster as a job, or followed there."""
+
+
+class TrackingError(UserError):
+    """MLflow does not answer."""

@@ -1,0 +1,195 @@
+"""Trained planners on other test maps than their own: what a sweep asks for, and what is there of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from datagen.spec import first_problem
+from datagen.tasks.registry import DatasetSpec, Split, dataset_id
+from orchestrator.storage.files import read_object, read_stored, sealed, unsealed
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import (
+    Count,
+    Fraction,
+    ResultError,
+    Seconds,
+    check_arrivals,
+    is_trial_id,
+    trial_directory,
+    write_bytes,
+    write_json,
+)
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec, further_tests
+from planners.trial_files import STEPS_FILE
+
+FOLDER = "evaluations"
+REMEDY = "idp run makes it again"
+
+
+class EvaluationResult(BaseModel):
+    """How a trained planner does on a dataset, `evaluations/DATASET_ID-SPLIT-kK.json` in its trial directory.
+
+    Attributes:
+        trial_id: The trial that trained it.
+        dataset_id: What it was tested on.
+        split: Which part of that.
+        map_size: Rows of the maps.
+        maps: How many.
+        k: Most forward steps.
+        success_rate: Share of reachable starts that arrive, averaged over maps, 0..1.
+        optimality: Share that arrive in the fewest steps, 0..1.
+        spl: Mean of success x optimal / taken, 0..1.
+        accuracy: Share of cells whose action is one of the optimal ones, 0..1.
+        cells_by_distance: Cells per bin of `planners.training.rollout.DISTANCE_BINS`.
+        arrivals_by_distance: How many of them arrive.
+        seconds: Wall time.
+        provenance: What produced the numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    trial_id: str
+    dataset_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    split: Split
+    map_size: Count
+    maps: Count
+    k: int = Field(ge=0, lt=10**9)
+    success_rate: Fraction
+    optimality: Fraction
+    spl: Fraction
+    accuracy: Fraction
+    cells_by_distance: list[Count] = Field([], max_length=64)
+    arrivals_by_distance: list[Count] = Field([], max_length=64)
+    seconds: Seconds
+    provenance: Provenance = Provenance()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_written(cls, data: Any) -> Any:
+        return unsealed(data)
+
+    @model_validator(mode="after")
+    def _arrivals_are_of_the_cells(self) -> Self:
+        check_arrivals(self.cells_by_distance, self.arrivals_by_distance)
+        return self
+
+
+@dataclass(frozen=True)
+class PlannedEvaluation:
+    """A trained planner and the further test maps that the sweep asks for.
+
+    Attributes:
+        trial: The trial.
+        data: The maps.
+        k: Most forward steps.
+    """
+
+    trial: PlannedTrial
+    data: DatasetSpec
+    k: int
+
+    def path(self, storage: Path) -> Path:
+        """Return where its result is or will be."""
+        return evaluation_path(trial_directory(storage, self.trial.trial_id), dataset_id(self.data), "test", self.k)
+
+
+def evaluation_path(directory: Path, dataset: str, split: Split, k: int) -> Path:
+    """Return the file of an evaluation in a trial directory."""
+    return Path(directory) / FOLDER / f"{dataset}-{split}-k{k}.json"
+
+
+def planned_evaluations(sweep: SweepSpec, trials: Iterable[PlannedTrial]) -> list[PlannedEvaluation]:
+    """Return every trial with every set of the sweep's `test_on`, each with its number of forward steps."""
+    planned = []
+    for trial in trials:
+        steps_per_row = sweep.planners[str(trial.axes["planner"])].test_steps_per_row
+        for number in range(len(sweep.test_on)):
+            data = further_tests(sweep, trial.spec.data, number)
+            own = trial.spec.planner.k_fwd
+            k = own if steps_per_row is None else math.ceil(steps_per_row * data.map_size)
+            planned.append(PlannedEvaluation(trial, data, k))
+    return planned
+
+
+def keep_test_steps(sweep: SweepSpec, trials: Iterable[PlannedTrial], storage: Path) -> None:
+    """Leave with the planners that are trained how many steps per row the sweep gives them, for whoever uses one.
+
+    That is no part of a trial's identity, and so not in its spec.
+    """
+    for trial in trials:
+        rule = sweep.planners[str(trial.axes["planner"])].test_steps_per_row
+        directory = trial_directory(storage, trial.trial_id)
+        if rule is not None and (directory / "checkpoint.pt").exists():
+            content = (json.dumps(sealed({"steps_per_row": rule})) + "\n").encode()
+            path = directory / STEPS_FILE
+            if not path.is_file() or path.read_bytes() != content:
+                write_bytes(path, content)
+
+
+def read_evaluation(path: Path) -> EvaluationResult | None:
+    """Return the evaluation in a file, None where there is none.
+
+    Raises:
+        ResultError: The file is not the evaluation that its name promises; names it.
+    """
+    try:
+        found = parse_evaluation(read_stored(path))
+    except FileNotFoundError:
+        return None
+    except ResultError:
+        raise
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ResultError(f"{path}: damaged: {error}; {REMEDY}") from error
+    trial = path.parents[1].name
+    if evaluation_path(path.parents[1], found.dataset_id, found.split, found.k) != path or (
+        is_trial_id(trial) and found.trial_id != trial
+    ):
+        raise ResultError(f"{path}: damaged: holds another evaluation; {REMEDY}")
+    return found
+
+
+def parse_evaluation(text: bytes | str) -> EvaluationResult:
+    """Return the evaluation in the text of its file.
+
+    Raises:
+        ValueError: It is none, has been altered, or holds a number that can't be; one line.
+    """
+    try:
+        return EvaluationResult.model_validate(read_object(text))
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
+
+
+def write_evaluation(directory: Path, found: EvaluationResult) -> None:
+    """Write an evaluation into the directory of its trial."""
+    path = evaluation_path(directory, found.dataset_id, found.split, found.k)
+    write_json(path, sealed(found.model_dump(mode="json")))
+
+
+def known_evaluation(path: Path) -> EvaluationResult | None:
+    """Return the evaluation in a file, None where there is none that is whole: it is made again."""
+    try:
+        return read_evaluation(path)
+    except ResultError:
+        return None
+
+
+def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> list[PlannedEvaluation]:
+    """Return those that can be done (their planner is trained) and are not, each file once."""
+    found: dict[Path, PlannedEvaluation] = {}
+    for evaluation in planned:
+        path = evaluation.path(storage)
+        if (path.parents[1] / "result.json").exists() and (path.parents[1] / "checkpoint.pt").exists():
+            done = known_evaluation(path)
+            if done is None or not done.provenance.made_by(code_hash()):
+                found[path] = evaluation
+    return list(found.values())

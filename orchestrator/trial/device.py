@@ -1,0 +1,59 @@
+"""The device that a trial computes on: which it is, whether it is as large as the spec says, and its limit."""
+
+from __future__ import annotations
+
+from orchestrator.sweep.specs import TrialSpec
+
+
+class PlacementError(RuntimeError):
+    """The trial was put on a device that is smaller than its memory limit: no outcome, to be tried on a larger one."""
+
+
+def may_use_gpu(spec: TrialSpec) -> bool:
+    """Return whether a trial computes on a GPU where it is lent one."""
+    return spec.execution.device != "cpu" and not spec.planner.compiled_solver
+
+
+def device_of(spec: TrialSpec) -> str:
+    """Return the torch device that a trial computes on here: "cpu" or "cuda"."""
+    import torch
+
+    if spec.execution.device != "auto":
+        return spec.execution.device
+    return "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
+
+
+def check_device(total_bytes: int, name: str, limit_gib: float | None) -> None:
+    """Raise PlacementError where a device could not hold what the trial's spec allows.
+
+    Args:
+        total_bytes: Memory of the device.
+        name: Its model.
+        limit_gib: The spec's memory limit, None for none.
+    """
+    if limit_gib is not None and total_bytes < limit_gib * 2**30:
+        raise PlacementError(
+            f"{name} has {total_bytes / 2**30:.1f} GiB, less than the trial's limit of {limit_gib:g}: it must run on a "
+            f"larger device, e.g. by resources.min_memory_gib: {limit_gib:g}"
+        )
+
+
+def limit_device(device: str, limit_gib: float | None) -> None:
+    """Hold a GPU to the trial's memory limit, so that OUT_OF_MEMORY means the same on every model."""
+    import torch
+
+    if device != "cuda":
+        return
+    properties = torch.cuda.get_device_properties(device)
+    check_device(properties.total_memory, properties.name, limit_gib)
+    share = 1.0 if limit_gib is None else limit_gib * 2**30 / properties.total_memory
+    torch.cuda.empty_cache()  # of the trial before this one in the process
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+
+
+def peak_bytes(device: str) -> int | None:
+    """Return the most memory that a GPU's tensors took since its limit was set; None for "cpu"."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if device == "cuda" else None

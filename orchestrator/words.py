@@ -1,0 +1,95 @@
+"""How times, sizes, trials and errors are said to people: in one place, so that they are said the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Placed(Protocol):
+    """A trial with its place in a sweep."""
+
+    @property
+    def axes(self) -> Mapping[str, Any]:
+        """Where it stands: planner, task, map_size, k, seed, and further axes of the grid."""
+
+
+class Outcome(Protocol):
+    """How a trial has ended; a `TrialResult`."""
+
+    @property
+    def status(self) -> str:
+        """COMPLETED, OUT_OF_MEMORY, FAILED or CANCELLED."""
+
+    @property
+    def reason(self) -> str:
+        """Why, where it is not COMPLETED."""
+
+    @property
+    def test_success_rate(self) -> float | None:
+        """Share of starts that arrive, 0..1."""
+
+    @property
+    def trial_diverged(self) -> bool:
+        """Whether that is under 20 %."""
+
+    @property
+    def forward_diverged(self) -> bool:
+        """Whether the forward iteration left its fixed point."""
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: "45 s", "3 min 20 s", "5 h 12 min", "2 d 4 h"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size_words(count: float) -> str:
+    """Return bytes as people say them: "12.3 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: "1 trial", "3 trials", "no trial"."""
+    return f"{count or 'no'} {noun}{'s' if count > 1 else ''}"
+
+
+def trial_name(trial: Placed) -> str:
+    """Return a trial's name for people, e.g. "id-vin navigation-15 K=30 seed=0"."""
+    axes = dict(trial.axes)
+    name = f"{axes.pop('planner')} {axes.pop('task')}-{axes.pop('map_size')} K={axes.pop('k')}"
+    return " ".join([name, *(f"{axis.rpartition('.')[2]}={value}" for axis, value in sorted(axes.items()))])
+
+
+def outcome(result: Outcome) -> str:
+    """Return how a trial ended, in a few words."""
+    if result.status != "COMPLETED":
+        return f"{result.status}: {result.reason}" if result.reason else result.status
+    rate = "no success rate" if result.test_success_rate is None else f"success {100 * result.test_success_rate:.1f} %"
+    said = {"under 20 %": result.trial_diverged, "forward iteration diverged": result.forward_diverged}
+    return ", ".join([rate, *(words for words, true in said.items() if true)])
+
+
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of what an error says, or of a text; an error's kind where it says nothing."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException | str) -> str:
+    """Return the last line of what an error says, or of a text: of one that passes another on, the other's."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException | str) -> list[str]:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines or ["" if isinstance(error, str) else type(error).__name__]
