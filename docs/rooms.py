@@ -237,7 +237,9 @@ def drawn(house: House, package: str, left: float, above: float, width: float) -
     for ends in (*leaving.values(), *coming.values()):
         ends.sort(key=lambda end: at[end[0]][0])
     for (high, low), way in ways.items():
-        points = [(x0 + at[item][0], y0 + at[item][1]) for item in way]
+        ends = [(x0 + at[item][0], y0 + at[item][1]) for item in (high, low)]
+        bends = [(x0 + at[item][0], y0 + at[item][1] + side) for item in way[1:-1] for side in (-HIGH / 2, HIGH / 2)]
+        points = [ends[0], *bends, ends[1]]
         out, into = leaving[high].index((way[1], low)), coming[low].index((way[-2], high))
         points[0] = points[0][0] + _port(out, len(leaving[high])), points[0][1] + HIGH / 2
         points[-1] = points[-1][0] + _port(into, len(coming[low])), points[-1][1] - HIGH / 2 - 5
