@@ -1,1 +1,1 @@
-"""What cores, solvers, adjoints and mappers must do, as functions that say so: for our own tests and for plug-ins'."""
+"""What cores, solvers, adjoints and mappers must do, as functions; for our own tests and for plug-ins'."""
