@@ -19,6 +19,8 @@ from orchestrator.storage.provenance import code_hash
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
+RUNS_SWEEPS = {"idp", "head"}
+"""Fixtures of tests that run sweeps, or what costs as much."""
 
 
 @contextmanager
@@ -36,6 +38,20 @@ def plugins_forgotten() -> Iterator[None]:
             del sys.modules[name]
     if loaded:
         code_hash.cache_clear()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what may run side by side where there are several workers: files do, those that run sweeps do not.
+
+    Those come first, as one group, and are slow: the others fit beside them and after them.
+    """
+    files = {item.path for item in items if RUNS_SWEEPS & set(item.fixturenames) or item.get_closest_marker("sweeps")}
+    items.sort(key=lambda item: item.path not in files)
+    for item in items:
+        together = item.path in files
+        item.add_marker(pytest.mark.xdist_group("sweeps" if together else item.path.as_posix()))
+        if together:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,6 +14,7 @@ STRANDS = (("add-a-planner", "use-a-trained-planner"), ("add-a-task",))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
 
+
 class Shell:
     """A folder in which to follow guides, with a cluster to run sweeps on."""
 
