@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test check bench chaos multinode-test fuzz secrets wheelhouse image compose-test clean
+.PHONY: setup quickstart smoke-all test test-fast check bench chaos multinode-test fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -37,8 +37,15 @@ smoke-all: $(STAMP) $(VENV)/.system
 	    done; \
 	done
 
+# Side by side in two processes: files one by one, those that run sweeps together in one (tests/conftest.py).
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(STAMP) $(VENV)/.system
-	$(BIN)/python -m pytest
+	$(SIDE_BY_SIDE)
+
+# For between two edits; what it leaves out is marked slow.
+test-fast: $(STAMP)
+	$(SIDE_BY_SIDE) -m "not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

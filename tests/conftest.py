@@ -1,12 +1,17 @@
-"""What holds for every test: the plug-ins that it loads are gone when it ends."""
+"""What tests share: processes and databases that take seconds to make; and that plug-ins are gone when a test ends."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from cluster import Head, token_environment
+from forkserver import Forkserver
 
 from datagen.plugins import LOADED, OWNERS
 from datagen.tasks.registry import TASKS
@@ -14,6 +19,8 @@ from orchestrator.storage.provenance import code_hash
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
+RUNS_SWEEPS = {"idp", "head"}
+"""Fixtures of tests that run sweeps, or what costs as much."""
 
 
 @contextmanager
@@ -33,6 +40,20 @@ def plugins_forgotten() -> Iterator[None]:
         code_hash.cache_clear()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what may run side by side where there are several workers: files do, those that run sweeps do not.
+
+    Those come first, as one group, and are slow: the others fit beside them and after them.
+    """
+    files = {item.path for item in items if RUNS_SWEEPS & set(item.fixturenames) or item.get_closest_marker("sweeps")}
+    items.sort(key=lambda item: item.path not in files)
+    for item in items:
+        together = item.path in files
+        item.add_marker(pytest.mark.xdist_group("sweeps" if together else item.path.as_posix()))
+        if together:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def of_a_module() -> Iterator[None]:
     """What the fixtures of a module load serves that module alone."""
@@ -45,3 +66,56 @@ def of_a_test(of_a_module: None) -> Iterator[None]:
     """What a test loads serves that test alone."""
     with plugins_forgotten():
         yield
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder for sockets, for whose names pytest's own folders are too deep."""
+    with tempfile.TemporaryDirectory(prefix="idp-tests-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def token(scratch: Path) -> dict[str, str]:
+    """The environment of who may use the session's Ray head."""
+    return token_environment(scratch)
+
+
+@pytest.fixture(scope="session")
+def idp(scratch: Path, token: dict[str, str]) -> Iterator[Forkserver]:
+    """Runs a command line of `idp` in a process of its own, without reading the libraries anew."""
+    forkserver = Forkserver(scratch, token)
+    yield forkserver
+    forkserver.close()
+
+
+@pytest.fixture(scope="session")
+def head(scratch: Path, token: dict[str, str], idp: Forkserver) -> Iterator[Head]:
+    """A Ray head with two processors, for all tests that need none of their own."""
+    head = Head(scratch, token)
+    try:
+        head.wait(idp)
+        yield head
+    finally:
+        head.stop()
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """MLflow's database of a storage where nothing was run yet, since its migrations take seconds."""
+    from orchestrator.tracking.store import default_uri
+    from orchestrator.tracking.view import connect
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    with warnings.catch_warnings(action="ignore"):  # MLflow's and SQLAlchemy's own
+        connect(default_uri(folder)).search_experiments()
+    return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def storage_with_database(tmp_path: Path, database: bytes) -> Path:
+    """A storage where nothing was run yet, but MLflow's database is there."""
+    folder = tmp_path / "storage"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(database)
+    return folder

@@ -28,6 +28,10 @@ def _of_all(command: Sequence[str]) -> list[str]:
     return words
 
 
+_FIRST_SECONDS = 10.0
+"""How long after the first change the first version of a running sweep's report is written, at most."""
+
+
 class ReportError(RuntimeError):
     """A report could not be written; the message has the last line of what went wrong."""
 
@@ -77,11 +81,14 @@ class FreshReport:
         return report_path(self._sweep, self._storage)
 
     def _keep(self) -> None:
+        first = True
         while not self._closing.is_set():
             self._changed.wait()
             self._changed.clear()
-            if self._closing.is_set():
+            # A sweep that ends at once has its last version alone.
+            if self._closing.wait(min(self._seconds, _FIRST_SECONDS) if first else 0.0):
                 return
+            first = False
             started = time.monotonic()
             try:
                 self._write(running=True)

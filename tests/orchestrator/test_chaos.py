@@ -1,6 +1,9 @@
 """The short version of `make chaos`: a worker killed, then the driver, with what it would go on from damaged."""
 
+import pytest
 from chaos import campaign
+
+pytestmark = pytest.mark.sweeps
 
 
 def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path):

@@ -1,9 +1,6 @@
 """`idp check`: what it says of a sound plug-in and of broken ones."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -61,27 +58,21 @@ TASKS = {"same": Task("broken:draw")}
 """
 
 
-def check(*words, cwd):
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "PYTHONPATH")}
-    command = [sys.executable, "-m", "orchestrator", "check", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment | {"OMP_NUM_THREADS": "1"})
-
-
 @pytest.mark.parametrize(
     ("example", "parts"),
     [("street_planning", ("core residual_vin", "task streets")), ("vin_parts", ("core vin_parts",))],
 )
-def test_the_examples_pass(tmp_path, example, parts):
-    done = check(str(EXAMPLES / example), cwd=tmp_path)
+def test_the_examples_pass(tmp_path, idp, example, parts):
+    done = idp("check", EXAMPLES / example, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "FAILED" not in done.stdout and all(part in done.stdout for part in parts)
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory):
+def broken(tmp_path_factory, idp):
     folder = tmp_path_factory.mktemp("broken")
     (folder / "broken.py").write_text(BROKEN)
-    done = check("broken", "--json", cwd=folder)
+    done = idp("check", "broken", "--json", cwd=folder)
     assert done.returncode == 1, done.stderr
     return json.loads(done.stdout)
 
@@ -110,8 +101,8 @@ def test_an_error_is_placed_in_the_plug_in(broken):
     assert broken["failures"] == len(broken["checks"]) - len(sound)
 
 
-def test_what_can_not_be_checked_is_bad_input(tmp_path):
+def test_what_can_not_be_checked_is_bad_input(tmp_path, idp):
     (tmp_path / "empty.py").write_text("")
     for name, message in (("empty", "has none of CORES"), ("absent", "no module 'absent'")):
-        done = check(name, cwd=tmp_path)
+        done = idp("check", name, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -1,11 +1,7 @@
 """The guides, done to the letter: files are written, commands run, Python executed, in the order they stand."""
 
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,64 +14,20 @@ STRANDS = (("add-a-planner", "use-a-trained-planner"), ("add-a-task",))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
 
-SHELL = """
-import json, os, sys, traceback
-import matplotlib.pyplot, mlflow, pyarrow.parquet, ray, torch
-import orchestrator.campaign.run, orchestrator.cli.main, orchestrator.cluster.trials
-import orchestrator.report.page, orchestrator.tracking.tracker
-import planners.conformance.cores
-sys.path.insert(0, "")
-for line in sys.stdin:
-    step = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(step[name], os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-        code = 1
-        try:
-            exec(step["python"], {"__name__": "__main__"})
-            code = orchestrator.cli.main.main(step["idp"]) if step["idp"] else 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Runs every step in a process of its own, as a shell does; forked from one that has read the libraries already."""
-
 
 class Shell:
-    """A folder in which to follow guides."""
+    """A folder in which to follow guides, with a cluster to run sweeps on."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        environment = {
-            name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "PYTHONPATH")
-        }
-        environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SHELL],
-            cwd=folder,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+    def __init__(self, folder, idp, head):
+        self.folder, self._idp, self._head = folder, idp, head
 
-    def run(self, what, *, idp=(), python=""):
+    def run(self, what, *words, python=""):
         """Return what a step prints."""
-        out, err = self.folder / "printed.txt", self.folder / "complaints.txt"
-        step = {"idp": list(idp), "python": python, "out": str(out), "err": str(err)}
-        self.process.stdin.write(json.dumps(step) + "\n")
-        self.process.stdin.flush()
-        code = self.process.stdout.readline().strip()
-        assert code == "0", f"{what}: {code}\n{out.read_text()[-2000:]}\n{err.read_text()[-2000:]}"
-        return out.read_text()
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(60)
+        if words[:1] == ("run",):
+            words += ("--address", self._head.address)
+        done = self._idp(*words, python=python, cwd=self.folder)
+        assert done.returncode == 0, f"{what}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
 
 
 def follow(guide, shell):
@@ -91,7 +43,7 @@ def follow(guide, shell):
             for line in text.splitlines():
                 program, *words = shlex.split(line)
                 assert program == "idp", line
-                printed[line] = shell.run(f"{guide}: {line}", idp=words)
+                printed[line] = shell.run(f"{guide}: {line}", *words)
         else:
             assert language == "python", f"{guide}: a block of {language} that no test would look at"
             script.append(text)
@@ -101,13 +53,12 @@ def follow(guide, shell):
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory):
+def followed(tmp_path_factory, idp, head, database):
     def strand(guides):
-        shell = Shell(tmp_path_factory.mktemp(guides[0]))
-        try:
-            return {guide: follow(guide, shell) for guide in guides}
-        finally:
-            shell.close()
+        folder = tmp_path_factory.mktemp(guides[0])
+        (folder / "idp-storage").mkdir()
+        (folder / "idp-storage" / "mlflow.db").write_bytes(database)
+        return {guide: follow(guide, Shell(folder, idp, head)) for guide in guides}
 
     with ThreadPoolExecutor(len(STRANDS)) as side_by_side:
         first, *others = side_by_side.map(strand, STRANDS)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mutations import EXAMPLES, bounded, mutated
@@ -344,14 +345,14 @@ training: {epochs: 1}
 """
 
 
-def test_two_drivers_on_one_storage_run_every_trial_once(tmp_path):
-    sweep, storage = tmp_path / "two.yaml", tmp_path / "storage"
+def test_two_drivers_on_one_storage_run_every_trial_once(tmp_path, storage_with_database, idp, head):
+    sweep, storage = tmp_path / "two.yaml", storage_with_database
     sweep.write_text(SWEEP)
-    command = [sys.executable, "-m", "orchestrator", "run", str(sweep), "--storage", str(storage), "--json"]
-    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [driver.communicate(timeout=200) for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0, 0], answers
-    tables = [json.loads(answer[0])["rows"] for answer in answers]
+    command = ["run", sweep, "--storage", storage, "--address", head.address, "--json"]
+    with ThreadPoolExecutor(2) as drivers:
+        ended = list(drivers.map(lambda _: idp(*command), range(2)))
+    assert [driver.returncode for driver in ended] == [0, 0], ended
+    tables = [json.loads(driver.stdout)["rows"] for driver in ended]
     assert tables[0] == tables[1] and tables[0][0]["used"] == 6
     logs = [path.read_text() for path in (storage / "trials").glob("*/log.txt")]
     assert [log.count(" started on ") for log in logs] == [1] * 6

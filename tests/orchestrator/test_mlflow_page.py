@@ -33,9 +33,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory):
+def storage(tmp_path_factory, database):
     """A storage with four plausible trials, sent to the MLflow database in it."""
     folder = tmp_path_factory.mktemp("storage")
+    (folder / "mlflow.db").write_bytes(database)
     trials = expand(SWEEP)
     for trial in trials:
         run, directory = sample_run(trial), trial_directory(folder, trial.trial_id)

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
+pytestmark = pytest.mark.sweeps
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

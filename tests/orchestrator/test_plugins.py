@@ -159,7 +159,7 @@ def test_cores_that_turn_four_moves_refuse_eight_when_the_sweep_is_read(fields, 
 
 
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory):
+def campaign(tmp_path_factory, idp, head, database):
     """The example as a user has it: in a folder of one's own, started from another, with a word of one's own in it."""
     folder, elsewhere = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(EXAMPLES / "street_planning", folder / "street_planning")
@@ -171,19 +171,16 @@ def campaign(tmp_path_factory):
     sweep.write_text(text.replace("../sweeps/", f"{ROOT}/sweeps/"))
     settings = ["data={train: 32, valid: 8, test: 8}", "grid={k: [3], seed: [0]}", "training={epochs: 1}"]
     settings += ["tasks=[{task: streets, map_size: 7, options: {width: 9}}]"]
-    command = ["idp", "run", str(sweep), "--storage", str(folder / "storage")]
+    (folder / "storage").mkdir()
+    (folder / "storage" / "mlflow.db").write_bytes(database)
+    options = [sweep, "--storage", folder / "storage"]
     for setting in settings:
-        command += ["--set", setting]
+        options += ["--set", setting]
 
-    def idp(verb, *more):
-        words = [sys.executable, "-m", "orchestrator", verb, *command[2:], *more]
-        environment = {
-            name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "PYTHONPATH")
-        }
-        return subprocess.run(words, capture_output=True, text=True, cwd=elsewhere, env=environment, timeout=240)
+    def there(verb, *more):
+        return idp(verb, *options, *more, cwd=elsewhere)
 
-    done = idp("run")
-    return folder, elsewhere, idp, done
+    return folder, elsewhere, there, there("run", "--address", head.address)
 
 
 def test_the_example_runs_through_the_quickstarts_path(campaign):
@@ -232,22 +229,20 @@ def test_a_changed_plug_in_makes_its_results_stale(campaign):
     assert (plan["done"], plan["stale"]) == (0, 4)
 
 
-def test_other_verbs_are_told_the_plug_in_that_a_trial_needs(campaign):
+def test_other_verbs_are_told_the_plug_in_that_a_trial_needs(campaign, idp):
     folder, elsewhere, _, _ = campaign
     (dataset,) = (folder / "storage" / "datasets").iterdir()
     trials = sorted((folder / "storage" / "trials").iterdir())
-    command = [sys.executable, "-m", "orchestrator", "evaluate", str(trials[0]), str(dataset), "--json"]
 
-    def run(*more, **variables):
-        path = os.pathsep.join([variables.pop("beside", ""), str(ROOT)])
-        environment = os.environ | {"PYTHONPATH": path} | variables
-        return subprocess.run([*command, *more], capture_output=True, text=True, cwd=elsewhere, env=environment)
+    def run(*more, beside="", **variables):
+        environment = {"PYTHONPATH": str(beside)} | variables
+        return idp("evaluate", trials[0], dataset, "--json", *more, cwd=elsewhere, env=environment)
 
-    done = run("--plugin", "street_planning", beside=str(folder))
+    done = run("--plugin", "street_planning", beside=folder)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["maps"] == 8 and set(found["provenance"]["plugins"]) == {"street_planning"}
-    unnamed, absent = run(beside=str(folder)), run(IDP_PLUGINS="street_planning")
+    unnamed, absent = run(beside=folder), run(IDP_PLUGINS="street_planning")
     assert unnamed.returncode == absent.returncode == 2
     assert "needs 'street_planning', which is not loaded" in unnamed.stderr
     assert "no module 'street_planning'" in absent.stderr

@@ -23,6 +23,8 @@ from orchestrator.cluster.resources import alone, requested_resources
 from orchestrator.storage.provenance import whole_code
 from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
 
+pytestmark = pytest.mark.sweeps
+
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):

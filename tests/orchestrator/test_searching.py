@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
-import sys
 
 import pytest
 from mutations import EXAMPLES, bounded, mutated
@@ -368,14 +366,13 @@ def test_asha_keeps_the_best_third_at_its_rungs_only():
     ]  # fmt: skip
 
 
-def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, tmp_path):
+def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, storage_with_database, idp, head):
     text = SWEEP.replace("trials: 12", "trials: 4").replace("at_once: 3", "at_once: 2\n  stopping: median")
     text = text.replace("seed: [0, 1]", "seed: [0]").replace("planners: {vin:", "planners: {b: {core: vin}, vin:")
     path.write_text(text + "test_on: [{map_size: 7, test: 8}]\n")
-    storage = tmp_path / "storage"
-    command = [sys.executable, "-m", "orchestrator", "run", str(path), "--storage", str(storage), "--json"]
-    command += ["--only", "planner=vin"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    storage = storage_with_database
+    command = ["run", path, "--storage", storage, "--address", head.address, "--only", "planner=vin", "--json"]
+    done = idp(*command)
     assert done.returncode == 0, done.stderr
     found = read_suggestions(storage, "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == (4, 2)
@@ -388,7 +385,7 @@ def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, tmp_path):
         if result.status == "COMPLETED":
             assert len(list(directory.glob("evaluations/*.json"))) == 1, done.stderr
     before = {directory: (directory / "result.json").stat().st_mtime_ns for directory in directories}
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert again.returncode == 0 and "starting Ray" not in again.stderr
+    again = idp(*command)
+    assert again.returncode == 0 and "Ray" not in again.stderr
     assert {directory: (directory / "result.json").stat().st_mtime_ns for directory in directories} == before
     assert json.loads(again.stdout)

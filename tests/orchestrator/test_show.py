@@ -351,7 +351,7 @@ def test_the_commands_show_and_evaluate(storage, trial, tmp_path, capsys):
     assert "is not a finished dataset" in capsys.readouterr().err
 
 
-def test_a_sweep_tests_its_planners_on_further_maps_once(tmp_path, capfd):
+def test_a_sweep_tests_its_planners_on_further_maps_once(tmp_path, storage_with_database, idp, head):
     path = tmp_path / "s.yaml"
     path.write_text(
         """
@@ -367,15 +367,16 @@ test_on: [{map_size: 9, test: 3}]
 figures: [generalisation]
 """
     )
-    run = ["run", str(path), "--storage", str(tmp_path / "storage")]
-    assert main(run) == 0
+    run = ["run", path, "--storage", storage_with_database, "--address", head.address]
+    done = idp(*run)
+    assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "storage" / "trials").iterdir()
     found = sorted((directory / "evaluations").iterdir())
     assert [file.name.rsplit("-", 1)[1] for file in found] == ["k18.json", "k5.json"]
-    assert "on 9x9, K=18  tested" in capfd.readouterr().err
+    assert "on 9x9, K=18  tested" in done.stderr
     trained, planner = load_trained(directory), load_planner(directory)
     assert [trained.steps(size) for size in (2, 9, 50)] == [5, 18, 100] and planner.steps_per_row == 2
     report = (tmp_path / "storage" / "sweeps" / "further" / "report.html").read_text()
     assert "grown (K = 18)" in report and "still running" not in report
-    assert main(run) == 0
-    assert "Ray" not in capfd.readouterr().err
+    again = idp(*run)
+    assert again.returncode == 0 and "Ray" not in again.stderr

@@ -1,5 +1,6 @@
 import json
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -56,18 +57,8 @@ def runs(storage):
 
 
 @pytest.fixture
-def storage(tmp_path_factory, request, _database):
-    """A storage whose empty MLflow database is a copy, since making one takes seconds."""
-    folder = tmp_path_factory.mktemp("storage")
-    (folder / "mlflow.db").write_bytes(_database)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def _database(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("empty")
-    tracking_view.connect(default_uri(folder)).search_experiments()
-    return (folder / "mlflow.db").read_bytes()
+def storage(storage_with_database):
+    return storage_with_database
 
 
 def test_a_parent_a_run_per_trial_and_the_mean(storage):
@@ -209,15 +200,21 @@ def test_a_failed_trial_that_then_succeeds_is_one_run(storage):
     assert again.data.tags["idp.status"] == "COMPLETED"
 
 
-def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage):
+def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage, monkeypatch):
     told: list[str] = []
     result = leave(storage, TRIALS[0])
+    open_store, asked_by = tracking_view.open_store, set()
+
+    def noting_who_asks(*words):
+        asked_by.add(threading.current_thread().name)
+        return open_store(*words)
+
+    monkeypatch.setattr(tracking_view, "open_store", noting_who_asks)
     tracker = Tracker(DEAD, SWEEP, storage, told.append)
-    started = time.monotonic()
     for event in ("started", "epoch", "finished"):
         tracker.note(TRIALS[0], event)
-    assert time.monotonic() - started < 0.1
     assert tracker.close("FINISHED", patience=0.5) == 1
+    assert asked_by == {"tracking"}, "who notes something waits for nobody"
     assert unsent(storage, SWEEP.name, DEAD, {TRIALS[0].trial_id: result}) == [TRIALS[0].trial_id]
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
         sync(DEAD, SWEEP, TRIALS, storage)

@@ -113,8 +113,8 @@ def test_a_sweep_may_name_gmres_for_the_adjoint_alone() -> None:
 
 
 def test_slow_parts_that_alternate_do_not_hide_each_other() -> None:
-    a = torch.tensor([0.999, -0.999], dtype=D)
-    for solver in (ForwardIteration(20_000), Anderson(200), Broyden(200)):
+    a = torch.tensor([0.99, -0.99], dtype=D)
+    for solver in (ForwardIteration(2_000), Anderson(200), Broyden(200)):
         found = solver.solve(lambda v: a * v + (1.0 - a), torch.zeros(1, 2, dtype=D))
         assert found.result == Result.CONVERGED
         torch.testing.assert_close(found.value, torch.ones(1, 2, dtype=D), rtol=3e-4, atol=0.0)

@@ -1,0 +1,150 @@
+"""`idp` and Python as a user has them, in processes of their own, without reading the libraries anew for each.
+
+Run as a program this serves: it reads the libraries once and forks a process for each command. `Forkserver` asks it.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+LIBRARIES = (
+    "matplotlib.pyplot", "mlflow", "numba", "pyarrow.parquet", "ray.tune", "sqlalchemy", "torch", "datagen.expert.grid",
+    "orchestrator.campaign.run", "orchestrator.cli.main", "orchestrator.cluster.jobs", "orchestrator.cluster.trials",
+    "orchestrator.report.page", "orchestrator.tracking.tracker", "planners.conformance.cores",
+)  # fmt: skip
+UNSET = ("PYTHONPATH", "PYTHONWARNINGS")
+"""What the tests' own process has and a user's has not."""
+
+
+class Forkserver:
+    """Runs commands, several at once if need be.
+
+    Args:
+        folder: Where its socket is; a short path.
+        environment: What every command has in its environment, beside what the tests have.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.environment = {name: value for name, value in os.environ.items() if name not in UNSET}
+        self.environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"} | (environment or {})
+        self._socket = str(folder / "idp.socket")
+        command = [sys.executable, __file__, self._socket]
+        self._process = subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None and self._process.stdout.readline() == b"ready\n"
+
+    def __call__(self, *words, cwd=None, env=None, timeout=280.0, python=""):
+        """Run a command line of `idp` and return how it ended, as `subprocess.run` does.
+
+        Args:
+            words: The command line after `idp`.
+            cwd: The folder to run it in; the tests' own without one.
+            env: What differs in its environment.
+            timeout: Seconds after which it is killed, which is an error.
+            python: A program to run in place of `idp`.
+        """
+        words = [str(word) for word in words]
+        asked = {"words": words, "python": python, "cwd": str(cwd or Path.cwd()), "env": self.environment | (env or {})}
+        with (
+            socket.socket(socket.AF_UNIX) as asking,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
+            asking.settimeout(timeout)
+            asking.connect(self._socket)
+            files = array.array("i", [out.fileno(), err.fileno()])
+            asking.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+            asking.sendall(json.dumps(asked).encode() + b"\n")
+            with asking.makefile("r") as answers:
+                pid = int(answers.readline())
+                try:
+                    code = int(answers.readline())
+                except TimeoutError:
+                    os.killpg(pid, signal.SIGKILL)
+                    raise
+            texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err)]
+        return subprocess.CompletedProcess(["idp", *words], code, *texts)
+
+    def close(self) -> None:
+        """End it; what it has started and is still running goes on."""
+        self._process.communicate(timeout=60)
+
+
+def serve(place: str) -> None:
+    """Fork a process for each that asks, until standard input ends."""
+    for library in LIBRARIES:
+        __import__(library)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that see to a command
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(place)
+        listening.listen()
+        print("ready", flush=True)
+        poll = select.poll()
+        poll.register(sys.stdin)
+        poll.register(listening)
+        while sys.stdin.fileno() not in [number for number, _ in poll.poll()]:
+            asking, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                _see_to(asking)
+            asking.close()
+
+
+def _see_to(asking: socket.socket) -> None:
+    """Run what is asked for in a further process, and answer with its number and how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, ancillary, _, _ = asking.recvmsg(1, socket.CMSG_SPACE(2 * 4))
+    files = array.array("i", ancillary[0][2])
+    with asking.makefile("r") as lines:
+        asked = json.loads(lines.readline())
+    child = os.fork()
+    if child == 0:
+        asking.close()
+        os.setsid()
+        for file, number in zip((os.open(os.devnull, os.O_RDONLY), *files), (0, 1, 2), strict=True):
+            os.dup2(file, number)
+        _run(asked)
+    asking.sendall(b"%d\n" % child)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    asking.sendall(b"%d\n" % code)
+    os._exit(0)
+
+
+def _run(asked: dict) -> None:
+    from orchestrator.cli.main import main
+
+    code = 1
+    try:
+        os.chdir(asked["cwd"])
+        os.environ.clear()
+        os.environ.update(asked["env"])
+        # As `python -m orchestrator` has it.
+        sys.path[:0] = [asked["cwd"], *filter(None, asked["env"].get("PYTHONPATH", "").split(os.pathsep))]
+        sys.argv = ["idp", *asked["words"]]
+        if asked["python"]:
+            exec(asked["python"], {"__name__": "__main__"})
+            code = 0
+        else:
+            code = main(asked["words"])
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])
+    serve(sys.argv[1])
