@@ -45,6 +45,24 @@ class MazeOptions(Spec):
     opened: float = Field(0.1, gt=0.0, le=1.0)
 
 
+class MazeUniqueOptions(Spec):
+    """Choices of the task `maze_unique`.
+
+    Attributes:
+        shortest: Fewest steps of the way from start to goal.
+        longest: Most steps.
+    """
+
+    shortest: int = Field(100, ge=1, le=10**6)
+    longest: int = Field(140, ge=1, le=10**6)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.longest < self.shortest:
+            raise ValueError(f"longest: expected at least shortest ({self.shortest}), got {self.longest}")
+        return self
+
+
 View = Literal["north", "west", "south", "east"]
 """A direction to look at; the names and the default order of `ACTIONS`."""
 

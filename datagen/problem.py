@@ -65,6 +65,7 @@ class Problems:
         optimal_actions: uint8 [n, h, w], bit a is set where action a is optimal; 0 at the goal, on obstacles and
             on cells that cannot reach the goal.
         label: uint8 [n, h, w], one action per cell, every cell, ties drawn once (the literature's one-hot label).
+        start: int16 [n, 2], row and column of the cell that the problem starts from, where it names one; else None.
         observation: uint8 [n, ...] what a mapper sees instead of the map, or None.
         obstacles: per problem a list of polygons, float32 [vertices, 2] in workspace coordinates, or None.
     """
@@ -75,6 +76,7 @@ class Problems:
     optimal_actions: NDArray[np.uint8]
     label: NDArray[np.uint8]
     observation: NDArray[np.uint8] | None = None
+    start: NDArray[np.int16] | None = None
     obstacles: list[list[NDArray[np.float32]]] | None = None
 
     def __len__(self) -> int:
@@ -133,5 +135,6 @@ def concatenate(parts: list[Problems]) -> Problems:
         optimal_actions=joined("optimal_actions"),
         label=joined("label"),
         observation=None if parts[0].observation is None else joined("observation"),
+        start=None if parts[0].start is None else joined("start"),
         obstacles=None if obstacles[0] is None else [scene for part in obstacles for scene in part or []],
     )

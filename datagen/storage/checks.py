@@ -43,6 +43,7 @@ def empty_problems(spec: DatasetSpec) -> Problems:
         optimal_actions=maps,
         label=maps,
         observation=None if observation is None else np.zeros((0, *observation), np.uint8),
+        start=np.zeros((0, 2), np.int16) if TASKS[spec.task].starts else None,
     )
 
 
@@ -108,13 +109,9 @@ def checked_problems(table: pa.Table, moves: Moves, first: int, path: Path) -> P
         if not np.array_equal(numbers, np.arange(first, first + len(numbers))):
             raise DatasetError(f"{path}: expected the problems from number {first}, got {numbers[:3]} ...")
     problems = problems_from_table(table)
-    row, column = problems.goal.T
-    height, width = problems.map.shape[1:]
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     actions = len(moves.names)
     wrong = {
         "map: a cell is neither 0 nor 1": (problems.map > 1).any(),
-        "goal_row, goal_col: a goal is not on its map": not inside.all(),
         "distance: negative or not a number": not (problems.distance >= 0).all(),
         f"optimal_actions: not of {actions} actions": (problems.optimal_actions >> (actions - 1) > 1).any(),
         f"label: not one of {actions} actions": (problems.label >= actions).any(),
@@ -122,6 +119,19 @@ def checked_problems(table: pa.Table, moves: Moves, first: int, path: Path) -> P
     for what, found in wrong.items():
         if found:
             raise DatasetError(f"{path}: {what}")
-    if not problems.map[np.arange(len(problems)), row, column].all():
-        raise DatasetError(f"{path}: goal_row, goal_col: a goal is on an obstacle")
+    _check_places(problems, "goal", path)
+    if problems.start is not None:
+        _check_places(problems, "start", path)
     return problems
+
+
+def _check_places(problems: Problems, what: str, path: Path) -> None:
+    row, column = getattr(problems, what).T
+    height, width = problems.map.shape[1:]
+    if not ((row >= 0) & (row < height) & (column >= 0) & (column < width)).all():
+        raise DatasetError(f"{path}: {what}_row, {what}_col: a {what} is not on its map")
+    number = np.arange(len(problems))
+    if not problems.map[number, row, column].all():
+        raise DatasetError(f"{path}: {what}_row, {what}_col: a {what} is on an obstacle")
+    if not np.isfinite(problems.distance[number, row, column]).all():
+        raise DatasetError(f"{path}: {what}_row, {what}_col: there is no way from a {what} to its goal")

@@ -45,7 +45,7 @@ class NpzArray:
         self.name = f"{path}: arr_{number}"
         self._archive, self._member = archive, f"arr_{number}.npy"
         with self._damage("not a readable array"), archive.open(self._member) as file:
-            self.shape, self._fortran, self.dtype, header = _header(file)
+            self.shape, self._fortran, self.dtype, header = npy_header(file)
         self._bytes = math.prod(self.shape) * self.dtype.itemsize
         if self.dtype.kind not in "buif":
             raise DatasetError(f"{self.name}: expected numbers, got {self.dtype} (pickled objects are never loaded)")
@@ -77,7 +77,7 @@ class NpzArray:
             file = self._archive.open(self._member)
         with file:
             with self._damage(what):
-                _header(file)
+                npy_header(file)
                 content = file.read(self._bytes) if self._fortran else b""
             whole = np.frombuffer(content, self.dtype).reshape(self.shape, order="F") if self._fortran else None
             start = 0
@@ -102,7 +102,7 @@ def _listed(shape: tuple[int, ...]) -> str:
     return f"{list(shape)!s:.100}"
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Return shape, Fortran order, type, and how many bytes said so."""
     begin = file.read(8)
     if begin[:6] != b"\x93NUMPY" or len(begin) < 8:

@@ -40,6 +40,8 @@ def schema_of(problems: Problems, moves: Moves) -> pa.Schema:
         width = math.prod(shape) * np.dtype(dtype).itemsize
         metadata = {"shape": json.dumps(shape), "dtype": dtype, "axes": axes, "order": "C"}
         fields.append(pa.field(name, pa.binary(width), nullable=False, metadata=metadata))
+    if problems.start is not None:
+        fields += [pa.field("start_row", pa.int16(), nullable=False), pa.field("start_col", pa.int16(), nullable=False)]
     if problems.obstacles is not None:
         layout = "polygons of one problem, each x0, y0, x1, y1, ..."
         fields.append(pa.field("obstacles", SCENE, nullable=False, metadata={"layout": layout}))
@@ -73,6 +75,9 @@ def table_from_problems(problems: Problems, schema: pa.Schema, first: int) -> pa
         "goal_row": pa.array(np.ascontiguousarray(problems.goal[:, 0])),
         "goal_col": pa.array(np.ascontiguousarray(problems.goal[:, 1])),
     }
+    if problems.start is not None:
+        columns["start_row"] = pa.array(np.ascontiguousarray(problems.start[:, 0]))
+        columns["start_col"] = pa.array(np.ascontiguousarray(problems.start[:, 1]))
     for name, (dtype, _) in _ARRAYS.items():
         array = getattr(problems, name)
         if array is not None:
@@ -102,23 +107,28 @@ def array_of(table: pa.Table, name: str) -> NDArray[Any]:
     return _from_binary(table.column(name), table.schema.field(name))
 
 
+def _places(table: pa.Table, what: str) -> NDArray[np.int16]:
+    columns = [table.column(f"{what}_{axis}").to_numpy() for axis in ("row", "col")]
+    return np.stack(columns, axis=1).astype(np.int16)
+
+
 def _polygon(coordinates: list[float]) -> NDArray[np.float32]:
     return np.asarray(coordinates, np.float32).reshape(-1, 2)
 
 
 def problems_from_table(table: pa.Table) -> Problems:
     """Return the problems of a table that `table_from_problems` made."""
-    goal = np.stack([table.column(name).to_numpy() for name in ("goal_row", "goal_col")], axis=1)
     names = table.schema.names
     obstacles = None
     if "obstacles" in names:
         obstacles = [[_polygon(polygon) for polygon in scene] for scene in table.column("obstacles").to_pylist()]
     return Problems(
         map=array_of(table, "map"),
-        goal=goal.astype(np.int16),
+        goal=_places(table, "goal"),
         distance=array_of(table, "distance"),
         optimal_actions=array_of(table, "optimal_actions"),
         label=array_of(table, "label"),
         observation=array_of(table, "observation") if "observation" in names else None,
+        start=_places(table, "start") if "start_row" in names else None,
         obstacles=obstacles,
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, Self, cast
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from datagen.options import IMAGE_SIZE, ArmOptions, MazeOptions, NoOptions, VisualOptions
+from datagen.options import IMAGE_SIZE, ArmOptions, MazeOptions, MazeUniqueOptions, NoOptions, VisualOptions
 from datagen.plugins import extend
 from datagen.problem import FOUR, FOUR_WRAP, Moves, Problems
 from datagen.rendering.textures import textures
@@ -77,6 +77,7 @@ class Task:
             so that shards can be sized. With the mapper "identity", [channels, h, w] are further inputs per cell.
         map_shape: Rows and columns of the map; `map_size` of each where the task does not say otherwise.
         libraries: Distributions whose versions a set's manifest records, beside those that every task uses.
+        starts: Whether each problem names the cell that it starts from.
         check: Raises ValueError, naming the field, for a spec that the generator could not make.
     """
 
@@ -87,6 +88,7 @@ class Task:
     observation_shape: Callable[[DatasetSpec], tuple[int, ...] | None] = _no_observation
     map_shape: Callable[[DatasetSpec], tuple[int, int]] = _square
     libraries: tuple[str, ...] = ()
+    starts: bool = False
     check: Callable[[DatasetSpec], None] = _any
 
     def draw(self) -> Draw:
@@ -98,6 +100,7 @@ class Task:
 TASKS: dict[str, Task] = {
     "navigation": Task("datagen.tasks.navigation:draw"),
     "mazes": Task("datagen.tasks.mazes:draw", options=MazeOptions),
+    "maze_unique": Task("datagen.tasks.maze_unique:draw", options=MazeUniqueOptions, starts=True),
     "manipulation": Task("datagen.tasks.manipulation:draw", moves=FOUR_WRAP, options=ArmOptions),
     "workspace_manipulation": Task(
         "datagen.tasks.manipulation:draw",

@@ -18,12 +18,16 @@ ORDER_HELP = "order of the file's actions; 4abs-cc (default): north, west, south
 
 def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs `import` and `export` to the command line's."""
-    bring = verbs.add_parser("import", help="Make a dataset of a file in the GPPN layout (.npz).")
+    bring = verbs.add_parser("import", help="Make a dataset of a .npz file in the GPPN layout, or of Maze-Unique.")
     bring.set_defaults(verb=_import)
-    bring.add_argument("file", metavar="FILE.npz", type=Path)
+    bring.add_argument("file", metavar="FILE.npz", type=Path, help="for maze_unique: the folder with *_inputs.npy")
     bring.add_argument("--task", required=True, help=f"its moves and observations: {', '.join(sorted(TASKS))}")
     bring.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of datasets; its name is printed")
     bring.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
+    bring.add_argument(
+        "--crops", metavar="CELLS", type=int, help="maze_unique: crops of the training mazes, each with a new goal"
+    )
+    bring.add_argument("--count", metavar="N", type=int, default=10_000, help="how many crops (default: 10000)")
 
     take = verbs.add_parser("export", help="Write a dataset as one file in the GPPN layout (.npz).")
     take.set_defaults(verb=_export)
@@ -50,6 +54,16 @@ def _import(options: argparse.Namespace) -> int:
 
     if options.task not in TASKS:  # the plug-ins have been loaded by now
         raise SweepError(f"--task: unknown name {options.task!r}; {nearest(options.task, TASKS)}")
+    if options.task == "maze_unique":
+        from datagen.storage.maze_unique import import_crops, import_mazes
+
+        if options.crops is not None:
+            print(import_crops(options.file, options.out, size=options.crops, count=options.count))
+        else:
+            print(import_mazes(options.file, options.out))
+        return 0
+    if options.crops is not None:
+        raise SweepError("--crops: only mazes of --task maze_unique are cut")
     print(import_npz(options.file, options.task, options.out, actions=options.actions))
     return 0
 

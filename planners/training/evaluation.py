@@ -89,10 +89,10 @@ def evaluate(
         parts = list(_planned(planner, problems, moves, batch_size, k_fwd, progress))
     finally:
         planner.train(was_training)
-    actions, free, goal, distance, optimal_actions, *roads = (torch.cat(part) for part in zip(*parts, strict=True))
-    if roads:
-        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (roads[0], roads[1]))
-    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves)
+    actions, free, goal, distance, optimal_actions, *more = (torch.cat(part) for part in zip(*parts, strict=True))
+    if moves.links:
+        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (more[0], more[1]), *more[2:])
+    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves, *more)
 
 
 def _planned(
@@ -112,6 +112,8 @@ def _planned(
         if moves.links:
             links = read_links(moves, batch.observation)
             facts += (links.target, links.cost)
+        if batch.start is not None:
+            facts += (batch.start,)
         yield _actions(planner, inputs, moves, k_fwd), *(torch.from_numpy(fact).to(device) for fact in facts)
         done += len(batch)
         if progress is not None:

@@ -8,6 +8,7 @@ walk that goes through every cell once is faster still.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,8 @@ class Evaluation:
         accuracy: Share of the non-goal cells that can reach the goal whose action is one of the optimal ones.
         cells_by_distance: Cells per bin of `DISTANCE_BINS` (optimal cost in (previous end, end]).
         arrivals_by_distance: How many of them arrive.
+        exact: Share of the maps whose whole way from one start is a shortest one: from the problem's own start, or
+            where it names none from the cell that is farthest from the goal (the first such in reading order).
     """
 
     maps: int
@@ -46,6 +49,7 @@ class Evaluation:
     accuracy: float
     cells_by_distance: tuple[int, ...]
     arrivals_by_distance: tuple[int, ...]
+    exact: float
 
 
 def follow(actions: Tensor, free: Tensor, goal: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor]:
@@ -97,8 +101,45 @@ def _led(actions: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor, Tensor]
     return (to_row * w + to_column).view(n, -1), inside.view(n, -1), cost.view(n, -1)
 
 
+def exact_ways(
+    actions: Tensor,
+    goal: Tensor,
+    distance: Tensor,
+    optimal_actions: Tensor,
+    moves: Moves | Roads,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Return for each map whether the whole way from one start is a shortest one, bool [n].
+
+    Args:
+        actions: int64 [n, h, w], the action taken in each cell.
+        goal: integer [n, 2], row and column.
+        distance: float32 [n, h, w], optimal cost to the goal, inf where there is no path.
+        optimal_actions: uint8 [n, h, w], bit a set where action a is optimal.
+        moves: What the actions do.
+        start: integer [n, 2], row and column; None for the cell that is farthest from the goal.
+    """
+    n, _, w = actions.shape
+    if start is None:
+        here = torch.where(torch.isfinite(distance), distance, -1.0).view(n, -1).argmax(1)
+    else:
+        here = start[:, 0].long() * w + start[:, 1].long()
+    cells = torch.arange(actions[0].numel(), device=actions.device)
+    right = ((optimal_actions.long() >> actions) & 1).bool().view(n, -1)
+    step = torch.where(right, _led(actions, moves)[0], cells)
+    for _ in range(max(1, math.ceil(math.log2(len(cells))))):
+        step = step.gather(1, step)
+    return step.gather(1, here.view(n, 1)).squeeze(1) == goal[:, 0].long() * w + goal[:, 1].long()
+
+
 def evaluate_policy(
-    actions: Tensor, free: Tensor, goal: Tensor, distance: Tensor, optimal_actions: Tensor, moves: Moves
+    actions: Tensor,
+    free: Tensor,
+    goal: Tensor,
+    distance: Tensor,
+    optimal_actions: Tensor,
+    moves: Moves,
+    start: Tensor | None = None,
 ) -> Evaluation:
     """Measure a policy by rolling it out from every cell that can reach the goal.
 
@@ -109,6 +150,7 @@ def evaluate_policy(
         distance: float32 [n, h, w], optimal cost to the goal, inf where there is no path.
         optimal_actions: uint8 [n, h, w], bit a set where action a is optimal.
         moves: What the actions do.
+        start: integer [n, 2], the cells that the problems start from, where they name them.
 
     Returns:
         The measures, averaged over maps.
@@ -121,32 +163,62 @@ def evaluate_policy(
         facts = (actions.long(), free.to(torch.uint8), goal.long(), distance.float(), optimal_actions)
         arrays = tuple(fact.contiguous().numpy() for fact in facts)
         shares, by_distance = measure(arrays, moves.offsets, moves.costs, moves.wrap, DISTANCE_BINS)
-        return _evaluation(len(actions), torch.from_numpy(shares), torch.from_numpy(by_distance))
-    return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, moves)
+        exact = _exact(actions, goal, distance, optimal_actions, moves, start)
+        return _evaluation(len(actions), torch.from_numpy(shares), torch.from_numpy(by_distance), exact)
+    return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, moves, start)
 
 
 def evaluate_by_squaring(
-    actions: Tensor, free: Tensor, goal: Tensor, distance: Tensor, optimal_actions: Tensor, moves: Moves | Roads
+    actions: Tensor,
+    free: Tensor,
+    goal: Tensor,
+    distance: Tensor,
+    optimal_actions: Tensor,
+    moves: Moves | Roads,
+    start: Tensor | None = None,
 ) -> Evaluation:
     """Do what `evaluate_policy` does, on any device, on graphs too; arguments as there."""
     n = len(actions)
-    at_once = max(1, _CELLS_AT_ONCE // actions[0].numel())
     shares = torch.zeros(4, dtype=torch.float64)
     by_distance = torch.zeros(2, len(DISTANCE_BINS), dtype=torch.int64)
-    for start in range(0, n, at_once):
-        part = slice(start, start + at_once)
-        own = moves if isinstance(moves, Moves) else (moves[0][part], moves[1][part])
+    for part in _parts(actions):
+        own = _moves_of(moves, part)
         arrived, cost = follow(actions[part], free[part].bool(), goal[part].long(), own)
         part_shares, part_by_distance = _sums(actions[part], arrived, cost, distance[part], optimal_actions[part])
         shares += part_shares
         by_distance += part_by_distance
-    return _evaluation(n, shares, by_distance)
+    return _evaluation(n, shares, by_distance, _exact(actions, goal, distance, optimal_actions, moves, start))
 
 
-def _evaluation(n: int, shares: Tensor, by_distance: Tensor) -> Evaluation:
+def _parts(actions: Tensor) -> Iterator[slice]:
+    at_once = max(1, _CELLS_AT_ONCE // actions[0].numel())
+    for first in range(0, len(actions), at_once):
+        yield slice(first, first + at_once)
+
+
+def _moves_of(moves: Moves | Roads, part: slice) -> Moves | Roads:
+    return moves if isinstance(moves, Moves) else (moves[0][part], moves[1][part])
+
+
+def _exact(
+    actions: Tensor,
+    goal: Tensor,
+    distance: Tensor,
+    optimal_actions: Tensor,
+    moves: Moves | Roads,
+    start: Tensor | None,
+) -> float:
+    right = 0
+    for part in _parts(actions):
+        facts = (actions[part], goal[part], distance[part], optimal_actions[part], _moves_of(moves, part))
+        right += int(exact_ways(*facts, None if start is None else start[part]).sum())
+    return right / len(actions)
+
+
+def _evaluation(n: int, shares: Tensor, by_distance: Tensor, exact: float) -> Evaluation:
     success_rate, optimality, spl, accuracy = (shares / n).tolist()
     cells_by_distance, arrivals_by_distance = (tuple(row) for row in by_distance.tolist())
-    return Evaluation(n, success_rate, optimality, spl, accuracy, cells_by_distance, arrivals_by_distance)
+    return Evaluation(n, success_rate, optimality, spl, accuracy, cells_by_distance, arrivals_by_distance, exact)
 
 
 def _sums(

@@ -15,6 +15,7 @@ NAMES = sorted(set(TASKS) - {"visual_navigation"})
 SIZES = {"navigation": 15}
 GOLDEN = {
     "manipulation": "62ff4d82c651d3bd",
+    "maze_unique": "36914195122b01b5",
     "mazes": "0bd7a88d709ff1bb",
     "navigation": "10519b490552cb7f",
     "workspace_manipulation": "62ff4d82c651d3bd",

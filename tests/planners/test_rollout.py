@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from planners.training.rollout import DISTANCE_BINS, evaluate_by_squaring, evaluate_policy, follow
+from planners.training.rollout import DISTANCE_BINS, evaluate_by_squaring, evaluate_policy, exact_ways, follow
 
 COSTLY = Moves(costs=(1.0, 2.0, 1.0, 0.5))
 
@@ -77,6 +77,12 @@ def test_measures_agree_with_a_walker(moves, seed, height, width, mixed):
     right = sum(bool(best[0][cell] >> actions[0][cell] & 1) for cell in away)
     assert result.accuracy == pytest.approx(right / max(1, len(away)))
     assert sum(result.cells_by_distance) == len(away)
+    far = max(cells, key=lambda cell: (ideal[cell], -cell[0], -cell[1]))
+    assert result.exact == float(math.isclose(costs[far] or math.inf, ideal[far], rel_tol=1e-5) or far == end)
+    chosen = cells[seed % len(cells)]
+    facts = (torch.from_numpy(goal), torch.from_numpy(distance), torch.from_numpy(best))
+    found = exact_ways(torch.from_numpy(actions), *facts, moves, torch.tensor([chosen]))
+    assert found.tolist() == [chosen == end or math.isclose(costs[chosen] or math.inf, ideal[chosen], rel_tol=1e-5)]
     assert sum(result.arrivals_by_distance) == len(set(arrived) - {end})
 
 

@@ -1,0 +1,178 @@
+"""Maze-Unique in its publisher's layout (locuslab/EqR, 2026): bring its mazes, whole or as crops with goals drawn anew.
+
+{train,valid,test}_inputs.npy    [N, m * m] tokens: 1 wall, 2 free, 3 start, 4 goal
+{train,valid,test}_labels.npy    the same with 5 on the way from start to goal; may be missing
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from datagen.expert.grid import solve
+from datagen.problem import FOUR, Problems
+from datagen.sampling.splitmix import label_seeds, problem_seeds
+from datagen.spec import first_problem
+from datagen.storage.checks import empty_problems
+from datagen.storage.dataset import directory_of, finish_dataset, shards, store_shard
+from datagen.storage.files import open_file
+from datagen.storage.manifest import DatasetError
+from datagen.storage.npy import DAMAGE, npy_header, reason
+from datagen.tasks.registry import SPLITS, DatasetSpec, Split
+
+WALL, FREE, START, GOAL, WAY = 1, 2, 3, 4, 5
+_MOST_BYTES = 2**30
+_MARGIN = 2
+"""Cells of wall round a maze that a crop may reach into."""
+_FEWEST_FREE = 20
+"""Free cells that a crop must have."""
+_HELD_OUT = 10
+"""One in so many training mazes, the last ones, is kept for the crops of `valid`."""
+
+
+def import_mazes(folder: Path, root: Path) -> Path:
+    """Make a dataset of the task `maze_unique` of a folder in the publisher's layout.
+
+    Args:
+        folder: Has `train_inputs.npy`, `valid_inputs.npy`, `test_inputs.npy` or any of them, with labels or without.
+        root: Folder of all datasets.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        DatasetError: A file is malformed, a maze has not one start and one goal, there is no way, or the labels are no
+            shortest one; names the file and the maze.
+    """
+    splits = {split: _problems(folder, split) for split in SPLITS if (folder / f"{split}_inputs.npy").exists()}
+    if not splits:
+        raise DatasetError(f"{folder}: expected a folder with train_inputs.npy, valid_inputs.npy or test_inputs.npy")
+    return _store("maze_unique", splits, root, folder)
+
+
+def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int = 0) -> Path:
+    """Make a dataset of the task `mazes` of square crops of the training mazes, each with a goal of its own.
+
+    A crop may reach two cells over the edge, where all is wall; its goal is uniform over its free cells. Nine in ten of
+    the mazes, the first ones, give the problems of `train`, the others those of `valid`; there is no `test`.
+
+    Args:
+        folder: Has `train_inputs.npy`.
+        root: Folder of all datasets.
+        size: Rows and columns of a crop, cells.
+        count: Problems of `train`; `valid` has a tenth.
+        seed: Seed of the crops and goals.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        DatasetError: The file is malformed, or its mazes are smaller than a crop.
+    """
+    path = folder / "train_inputs.npy"
+    free = np.pad(_tokens(path) != WALL, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
+    if not 5 <= size <= free.shape[1]:
+        raise DatasetError(f"{path}: mazes of {free.shape[1] - 2 * _MARGIN} cells have no crops of {size}")
+    held = max(1, len(free) // _HELD_OUT)
+    parts = {"train": (free[:-held], count), "valid": (free[-held:], max(1, count // _HELD_OUT))}
+    splits: dict[Split, Problems] = {}
+    for number, split in enumerate(SPLITS[:2]):
+        mazes, problems = parts[split]
+        generator = np.random.default_rng([seed, number])
+        crops, goals = zip(*(_crop(mazes, size, generator, path) for _ in range(problems)), strict=True)
+        seeds = label_seeds(problem_seeds(seed, number, 0, problems))
+        splits[split] = solve(np.array(crops, np.uint8), np.array(goals, np.int16), FOUR, seeds)
+    return _store("mazes", splits, root, folder)
+
+
+def _crop(
+    mazes: NDArray[np.bool_], size: int, generator: np.random.Generator, path: Path
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    for _ in range(10_000):
+        row, column = generator.integers(mazes.shape[1] - size + 1, size=2)
+        crop = mazes[generator.integers(len(mazes)), row : row + size, column : column + size]
+        cells = np.argwhere(crop)
+        if len(cells) >= min(_FEWEST_FREE, size):
+            return crop, cells[generator.integers(len(cells))]
+    raise DatasetError(f"{path}: its mazes have next to no free cells")
+
+
+def _tokens(path: Path) -> NDArray[np.uint8]:
+    """Return the tokens of a file, [N, m, m]."""
+    try:
+        with open_file(path) as file:
+            shape, fortran, dtype, header = npy_header(file)
+            content = file.read(_MOST_BYTES)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except DAMAGE as error:
+        raise DatasetError(f"{path}: not a readable .npy file: {reason(error):.300}") from error
+    side = math.isqrt(shape[1]) if len(shape) == 2 else 0
+    if side < 5 or side**2 != shape[1] or dtype.kind not in "ui" or fortran:
+        raise DatasetError(f"{path}: expected integers [N, m * m] in C order, got {dtype} {list(shape)!s:.60}")
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise DatasetError(f"{path}: truncated or damaged, or over {_MOST_BYTES:,} bytes ({header + len(content):,})")
+    tokens = np.frombuffer(content, dtype).reshape(len(content) // (shape[1] * dtype.itemsize), side, side)
+    if len(tokens) and not ((tokens >= WALL) & (tokens <= WAY)).all():
+        raise DatasetError(f"{path}: expected tokens {WALL} to {WAY}, got {int(tokens.min())} to {int(tokens.max())}")
+    return tokens.astype(np.uint8)
+
+
+def _problems(folder: Path, split: Split) -> Problems:
+    path = folder / f"{split}_inputs.npy"
+    tokens = _tokens(path)
+    places = {}
+    for what, token in (("start", START), ("goal", GOAL)):
+        there = (tokens == token).reshape(len(tokens), -1)
+        _refuse(there.sum(axis=1) != 1, path, f"should have exactly one {what} ({token})")
+        places[what] = np.stack(np.divmod(there.argmax(axis=1), tokens.shape[1]), axis=1).astype(np.int16)
+    seeds = label_seeds(problem_seeds(0, SPLITS.index(split), 0, len(tokens)))
+    problems = replace(solve((tokens != WALL).astype(np.uint8), places["goal"], FOUR, seeds), start=places["start"])
+    steps = problems.distance[np.arange(len(tokens)), places["start"][:, 0], places["start"][:, 1]]
+    _refuse(~np.isfinite(steps), path, "has no way from its start to its goal")
+    labels = folder / f"{split}_labels.npy"
+    if labels.exists():
+        marked = _tokens(labels)
+        if marked.shape != tokens.shape:
+            raise DatasetError(
+                f"{labels}: expected {list(tokens.shape)} tokens as in {path.name}, got {list(marked.shape)}"
+            )
+        _refuse(
+            (np.where(marked == WAY, FREE, marked) != tokens).any(axis=(1, 2)), labels, f"is not the one of {path.name}"
+        )
+        _refuse((marked == WAY).sum(axis=(1, 2)) != steps - 1, labels, "marks another way than a shortest one")
+    return problems
+
+
+def _refuse(wrong: NDArray[np.bool_], path: Path, what: str) -> None:
+    if wrong.any():
+        raise DatasetError(f"{path}: maze {int(wrong.argmax())} {what}")
+
+
+def _store(task: str, splits: dict[Split, Problems], root: Path, folder: Path) -> Path:
+    """Write the problems of each split as a dataset, whose name follows from its content."""
+    sizes = {problems.map.shape[1] for problems in splits.values()}
+    if len(sizes) != 1:
+        raise DatasetError(f"{folder}: expected mazes of one size, got {', '.join(map(str, sorted(sizes)))}")
+    content = hashlib.sha256(task.encode())
+    for split, problems in splits.items():
+        content.update(f" {split} {len(problems)} ".encode())
+        for part in (getattr(problems, field.name) for field in fields(problems)):
+            content.update(b"" if part is None else np.ascontiguousarray(part).data)
+    counts = {split: len(splits[split]) if split in splits else 0 for split in SPLITS}
+    try:
+        spec = DatasetSpec(task=task, map_size=sizes.pop(), **counts, imported=content.hexdigest())
+    except ValidationError as error:
+        raise DatasetError(f"{folder}: {first_problem(error)}") from None
+    directory = directory_of(spec, Path(root))
+    for shard in shards(spec):
+        problems = splits.get(shard.split, empty_problems(spec))
+        store_shard(spec, shard, problems[shard.start : shard.stop], directory)
+    finish_dataset(spec, Path(root))
+    return directory
