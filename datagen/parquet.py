@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from datagen.checks import check_file, checked_problems, readable
+from datagen.checks import check_file, check_pages, checked_problems, readable
 from datagen.columns import array_of, parquet_file, schema_of, table_from_problems
 from datagen.files import open_file, read_file, write_atomically
 from datagen.manifest import DatasetError, Manifest, ShardRecord, card, shard_name
@@ -364,6 +365,7 @@ def _shard_file(path: Path, spec: DatasetSpec, record: ShardRecord, verify: bool
         raise DatasetError(f"{path}: altered or truncated (sha256 differs from the manifest's); make it again")
     file = parquet_file(content)
     check_file(file, spec, record, path)
+    check_pages(BytesIO(content), file, range(file.metadata.num_row_groups), path)
     return file
 
 
