@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from datagen.problem import Moves, Problems
 from datagen.spec import canonical_json
 from datagen.storage.manifest import DatasetError, ShardRecord
+from datagen.storage.pages import oversized
 from datagen.storage.schema import SCENE, problems_from_table, schema_of
 from datagen.tasks.registry import TASKS, DatasetSpec, Split
 
@@ -65,6 +67,20 @@ def check_file(file: pq.ParquetFile, spec: DatasetSpec, record: ShardRecord, pat
         for number in range(chunks.num_columns):
             if chunks.column(number).num_values > _MOST_NUMBERS * chunks.num_rows:
                 raise DatasetError(f"{path}: more than {_MOST_NUMBERS:,} numbers a problem in one column")
+
+
+def check_pages(source: BinaryIO, file: pq.ParquetFile, groups: Iterable[int], path: Path) -> None:
+    """Raise DatasetError where reading row groups would take more memory than their rows can need.
+
+    Args:
+        source: The file's bytes.
+        file: The same, which `check_file` has passed.
+        groups: Numbers of the row groups.
+        path: Named in the message.
+    """
+    for group in groups:
+        if column := oversized(source, file, group, _MOST_NUMBERS):
+            raise DatasetError(f"{path}: column {column!r:.80}: its pages unfold to more than its rows can need")
 
 
 def _check_schema(schema: pa.Schema, spec: DatasetSpec, split: Split, path: Path) -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 from datagen.plugins import OWNERS, PluginNotLoaded
 from datagen.problem import Problems, concatenate
 from datagen.spec import canonical_json
-from datagen.storage.checks import check_file, checked_problems, readable
+from datagen.storage.checks import check_file, check_pages, checked_problems, readable
 from datagen.storage.files import open_file, read_file, write_atomically
 from datagen.storage.manifest import DatasetError, Manifest, ShardRecord, card, shard_name
 from datagen.storage.provenance import code_hash
@@ -364,6 +365,7 @@ def _shard_file(path: Path, spec: DatasetSpec, record: ShardRecord, verify: bool
         raise DatasetError(f"{path}: altered or truncated (sha256 differs from the manifest's); make it again")
     file = parquet_file(content)
     check_file(file, spec, record, path)
+    check_pages(BytesIO(content), file, range(file.metadata.num_row_groups), path)
     return file
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datagen.problem import Moves, Problems, concatenate
-from datagen.storage.checks import check_file, checked_problems, readable
+from datagen.storage.checks import check_file, check_pages, checked_problems, readable
 from datagen.storage.dataset import bytes_per_problem, file_sha256, load_manifest
 from datagen.storage.manifest import DatasetError, Manifest, ShardRecord
 from datagen.tasks.registry import TASKS, Split
@@ -96,8 +96,9 @@ class ProblemStream:
                         f"{path}: altered or truncated (sha256 differs from the manifest's); make it again"
                     )
                 self._unverified.discard(path)
-            with pq.ParquetFile(path) as file:
+            with path.open("rb") as source, pq.ParquetFile(path) as file:
                 check_file(file, self._manifest.spec, group.record, path)
+                check_pages(source, file, [group.number], path)
                 names = [name for name in file.schema_arrow.names if name != "obstacles"]
                 table = file.read_row_group(group.number, columns=names, use_threads=False)
                 return _views(table, TASKS[self._manifest.spec.task].moves, group)

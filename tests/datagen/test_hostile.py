@@ -189,6 +189,29 @@ def test_obstacles_without_end_are_not_unpacked(dataset):
         refused(dataset, "more than 10,000 numbers a problem")
 
 
+def test_a_page_without_end_is_not_unpacked(dataset):
+    """The pages of two million rows of zeros, under a footer that says six: Arrow unfolds a page to read a value."""
+    table, count = pq.read_table(dataset / TEST), 2_000_000
+    zeros = [pa.array(np.zeros(count, np.int8)).cast(field.type) if pa.types.is_integer(field.type) else
+             pa.Array.from_buffers(field.type, count, [None, pa.py_buffer(bytes(count * field.type.byte_width))])
+             for field in table.schema]  # fmt: skip
+    options = {"compression": "zstd", "use_dictionary": False, "data_page_size": 2**30, "write_statistics": False}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(zeros, table.schema), sink, row_group_size=count, **options)
+    del zeros
+    content, six = sink.getvalue().to_pybytes(), b"\x0c"  # as Thrift writes a number: zigzag, seven bits a byte
+    body, footer = (
+        content[: -8 - int.from_bytes(content[-8:-4], "little")],
+        content[:-8][-int.from_bytes(content[-8:-4], "little") :],
+    )
+    footer = footer.replace(b"\x80\x92\xf4\x01", six)
+    (dataset / TEST).write_bytes(body + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    sign(dataset)
+    assert pq.ParquetFile(dataset / TEST).metadata.num_rows == 6 and (dataset / TEST).stat().st_size < 500_000
+    with bounded(processor_seconds=5, mebibytes=50):
+        refused(dataset, "column '.*': its pages unfold to more than its rows can need")
+
+
 def test_a_training_shard_is_not_taken_for_a_test_shard(dataset):
     shutil.copyfile(dataset / "valid-00000-of-00001.parquet", dataset / TEST)
     sign(dataset)
