@@ -40,18 +40,20 @@ def plugins_forgotten() -> Iterator[None]:
         code_hash.cache_clear()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what may run side by side where there are several workers: files do, those that run sweeps do not.
 
-    Those come first, as one group, and are slow: the others fit beside them and after them.
+    Those come first, as one group: the others fit beside them and after them.
     """
-    files = {item.path for item in items if RUNS_SWEEPS & set(item.fixturenames) or item.get_closest_marker("sweeps")}
+    slow = [item for item in items if RUNS_SWEEPS & set(item.fixturenames) or item.get_closest_marker("sweeps")]
+    for item in slow:
+        item.add_marker(pytest.mark.slow)
+    files = {item.path for item in slow}
     items.sort(key=lambda item: item.path not in files)
     for item in items:
-        together = item.path in files
-        item.add_marker(pytest.mark.xdist_group("sweeps" if together else item.path.as_posix()))
-        if together:
-            item.add_marker(pytest.mark.slow)
+        group = "sweeps" if item.path in files else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,6 +30,8 @@ from datagen.tasks.navigation import draw
 from datagen.tasks.registry import SPLITS, DatasetSpec, dataset_id
 
 SPEC = DatasetSpec(map_size=7, train=25, valid=10, test=1, seed=3)
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])  # reads the libraries once for all of them
 PARTS = ("map", "goal", "distance", "optimal_actions", "label")
 
 
@@ -87,7 +89,7 @@ def test_bytes_depend_on_the_spec_alone(tmp_path):
     make(tmp_path / "forwards")
     make(tmp_path / "backwards", order=-1)
     jobs = [(SPEC, shard, tmp_path / "processes") for shard in shards(SPEC)]
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with PROCESSES.Pool(2) as pool:
         pool.map(_write, jobs, chunksize=1)
     finish_dataset(SPEC, tmp_path / "processes")
     assert digests(tmp_path / "forwards") == digests(tmp_path / "backwards") == digests(tmp_path / "processes")
@@ -176,7 +178,7 @@ def _write_until_killed(root):
 
 
 def test_a_killed_writer_leaves_a_state_to_go_on_from(tmp_path):
-    worker = multiprocessing.get_context("spawn").Process(target=_write_until_killed, args=(tmp_path / "killed",))
+    worker = PROCESSES.Process(target=_write_until_killed, args=(tmp_path / "killed",))
     worker.start()
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
@@ -308,10 +310,10 @@ def _make_rounds(roots, together, found):
 
 
 def test_processes_that_make_one_set_at_once_do_not_fail_each_other(tmp_path):
-    context, processes = multiprocessing.get_context("spawn"), 4
+    processes = 4
     roots = [tmp_path / str(number) for number in range(12)]
-    together, found = context.Barrier(processes), context.Queue()
-    makers = [context.Process(target=_make_rounds, args=(roots, together, found)) for _ in range(processes)]
+    together, found = PROCESSES.Barrier(processes), PROCESSES.Queue()
+    makers = [PROCESSES.Process(target=_make_rounds, args=(roots, together, found)) for _ in range(processes)]
     for maker in makers:
         maker.start()
     failures, ended = [], 0

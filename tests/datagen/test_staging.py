@@ -14,6 +14,9 @@ from datagen.storage.manifest import DatasetError
 from datagen.storage.staging import staged
 from datagen.tasks.registry import DatasetSpec
 
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])  # reads the libraries once for all of them
+
 
 def make(root, seed):
     spec = DatasetSpec(map_size=7, train=30, valid=5, test=5, seed=seed)
@@ -127,10 +130,9 @@ def _stage_and_read(directory, cache, room, queue, linger):
 
 
 def test_processes_share_one_copy_and_a_killed_one_lets_go(far, cache):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    queue = PROCESSES.Queue()
     room = room_for(far, 1)
-    workers = [context.Process(target=_stage_and_read, args=(far[0], cache, room, queue, 60)) for _ in range(3)]
+    workers = [PROCESSES.Process(target=_stage_and_read, args=(far[0], cache, room, queue, 60)) for _ in range(3)]
     for worker in workers:
         worker.start()
     results = [queue.get(timeout=60) for _ in workers]

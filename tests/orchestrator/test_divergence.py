@@ -19,7 +19,7 @@ def diverged(tmp_path_factory):
     sweep.write_text(
         "name: s\nplugins: [street_planning]\ntasks: [{task: streets, map_size: 9}]\n"
         "planners: {vin: {core: vin, adjoint: implicit, hidden_channels: 8, q_channels: 4}}\n"
-        "data: {train: 64, valid: 16, test: 16}\ngrid: {k: [200], seed: [1]}\n"
+        "data: {train: 64, valid: 16, test: 16}\ngrid: {k: [50], seed: [1]}\n"
         "training: {epochs: 2, batch_size: 16, learning_rate: 3.0}\nexecution: {kernel: reference}\n"
     )
     (name,) = _ids(sweep)
@@ -43,7 +43,7 @@ def test_it_is_shown_again_with_eight_moves_on_open_maps(diverged, capsys):
     assert replayed(*diverged) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["diverged"] and shown["again"] == shown["diverged"]
-    assert len(shown["indices"]) == 16 and len(shown["residual"]) == 200
+    assert len(shown["indices"]) == 16 and len(shown["residual"]) == 50
 
 
 def test_a_damaged_record_is_told(diverged, capsys):

@@ -19,8 +19,8 @@ from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import TASKS, DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.report.keeper import FreshReport
-from orchestrator.storage.provenance import Provenance
-from orchestrator.storage.results import TrialResult, code_hash, read_result, trial_directory, write_json, write_result
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_json, write_result
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import SweepError, TrialSpec, expand, trial_id
