@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from datagen.tasks.registry import DatasetSpec, dataset_id
@@ -32,11 +30,11 @@ from orchestrator.storage.evaluations import (
     missing_evaluations,
     planned_evaluations,
 )
-from orchestrator.storage.leases import at_work
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
+from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.sweep.suggestions import planned_trials
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.words import outcome, trial_name
@@ -106,7 +104,7 @@ class Ending:
 def run_campaign(
     plan: Plan,
     todo: list[PlannedTrial],
-    storage: Path,
+    storage: Storage,
     progress: Progress,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -134,10 +132,10 @@ def run_campaign(
     Returns:
         What it has come to; a trial that has failed says so in its result.
     """
-    uri = tracking_uri or tracking.default_uri(storage)
+    uri = tracking_uri or tracking.default_uri(storage.path)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
-    unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
+    unsent = set(tracking.unsent(storage.path, plan.sweep.name, uri, done))
     tests = planned_evaluations(plan.sweep, plan.trials)
     keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
@@ -147,19 +145,19 @@ def run_campaign(
         check_address(address)
         if address is None and todo:
             check_here(plan.sweep.resources, todo[0].spec)
-    storage.mkdir(parents=True, exist_ok=True)
+    storage.make()
     trials = list(plan.trials)  # a search adds to it, which MLflow's thread and the report's see
     with ExitStack() as stack:
         stack.callback(progress.close)
-        stack.enter_context(at_work(storage))
+        stack.enter_context(storage.at_work())
         if todo or waiting:
             progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
             stack.enter_context(ray_cluster(address))
             check_machines(storage, address)  # before anybody is told of a run that can't be
             if todo:
                 _check_resources(plan, todo, progress)
-        tracker = Tracker(uri, plan.sweep, storage, progress.say)
-        report = FreshReport(plan.sweep, storage, profile=profile, command=command)
+        tracker = Tracker(uri, plan.sweep, storage.path, progress.say)
+        report = FreshReport(plan.sweep, storage.path, profile=profile, command=command)
         status = "KILLED"
         try:
             for trial in plan.trials:
@@ -201,7 +199,7 @@ def _run(
     plan: Plan,
     trials: list[PlannedTrial],
     todo: list[PlannedTrial],
-    storage: Path,
+    storage: Storage,
     progress: Progress,
     onlookers: Onlookers,
     retime: bool,
@@ -214,12 +212,11 @@ def _run(
 
     def make(specs: Iterable[DatasetSpec]) -> None:
         new = {name: spec for spec in specs if (name := dataset_id(spec)) not in made}
-        make_datasets(list(new.values()), storage / "datasets", dataset_lines(progress))
+        make_datasets(list(new.values()), storage.datasets, dataset_lines(progress))
         made.update(new)
 
     make([*(trial.spec.data for trial in todo), *(test.data for test in planned_evaluations(sweep, trials))])
-    # Each run its own: another run of the sweep may go on when this one removes it.
-    scratch = storage / "sweeps" / sweep.name / "ray" / uuid.uuid4().hex[:12]
+    scratch = storage.sweep(sweep.name).scheduler()
     while todo:
         make(trial.spec.data for trial in todo)
         run_trials(todo, storage, sweep.resources, onlookers, scratch, _stopping(sweep, storage), retime)
@@ -245,7 +242,7 @@ def _run(
     return Ending(trials, ran, onlookers.failures, evaluate_all(missing, storage, say, sweep.resources.stall_seconds))
 
 
-def _stopping(sweep: SweepSpec, storage: Path) -> Any:
+def _stopping(sweep: SweepSpec, storage: Storage) -> Any:
     """Return what stops the trials of a search early, with what earlier ones have reached; None where nothing does."""
     if sweep.search is None or sweep.search.stopping == "none":
         return None
@@ -254,7 +251,7 @@ def _stopping(sweep: SweepSpec, storage: Path) -> Any:
     return StudyStopping(sweep, planned_trials(sweep, storage)[0], storage)
 
 
-def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Path, only: str | None) -> list[PlannedTrial]:
+def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Storage, only: str | None) -> list[PlannedTrial]:
     """Return the trials that a search suggests after those that have ended."""
     if sweep.search is None:
         return []

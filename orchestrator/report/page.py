@@ -15,6 +15,7 @@ from orchestrator.command import for_verb
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.figures.registry import FIGURES, K_ARE_DIFFERENT, draw, figures_of
 from orchestrator.figures.style import inline_svg, style
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import write_bytes
 from orchestrator.storage.variants import every_trial, make_way
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
@@ -52,7 +53,7 @@ class Page:
 
 def report_path(sweep: SweepSpec, storage: Path) -> Path:
     """Return where a sweep's report is kept."""
-    return Path(storage) / "sweeps" / sweep.name / "report.html"
+    return Storage(storage).sweep(sweep.name).report
 
 
 def write_report(
@@ -78,10 +79,10 @@ def write_report(
     """
     path = report_path(sweep, storage) if out is None else Path(out) / "report.html"
     page = Page(profile, tuple(command), datetime.now(UTC), running)
-    runs = collect(sweep, every_trial(sweep, storage) if trials is None else trials, storage)
+    runs = collect(sweep, every_trial(sweep, Storage(storage)) if trials is None else trials, storage)
     content = encoded(report(sweep, runs, page))
     if out is None:
-        make_way(sweep, storage, path.name)
+        make_way(sweep, Storage(storage), path.name)
     write_bytes(path, content)
     return path
 

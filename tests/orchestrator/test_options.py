@@ -20,7 +20,7 @@ from orchestrator.command import command_of, for_verb
 from orchestrator.environment import number_from_environment
 from orchestrator.errors import UserError
 from orchestrator.storage import provenance
-from orchestrator.storage.layout import check_writable
+from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import SweepError, expand
@@ -100,14 +100,14 @@ def test_a_storage_that_can_not_be_made_is_told_before_ray_starts(folder, capsys
 
 def test_a_storage_that_nobody_may_write_to_is_refused_before_a_run(tmp_path, monkeypatch):
     (tmp_path / "trials").mkdir()
-    check_writable(tmp_path)
-    check_writable(tmp_path / "new" / "one")
+    Storage(tmp_path).check_writable()
+    Storage(tmp_path / "new" / "one").check_writable()
     monkeypatch.setattr(os, "access", lambda place, mode: Path(place).name != "trials")
     with pytest.raises(SweepError, match="trials: nothing can be written there"):
-        check_writable(tmp_path)
+        Storage(tmp_path).check_writable()
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     with pytest.raises(SweepError, match="nothing can be written there"):
-        check_writable(tmp_path / "new" / "one")
+        Storage(tmp_path / "new" / "one").check_writable()
 
 
 @pytest.mark.parametrize("name", ["IDP_LEASE_SECONDS", "IDP_CACHE_GIB"])
@@ -218,7 +218,7 @@ def test_examiners_make_nothing(folder, capsys):
     for words, code in ((["plan", "small.yaml"], 0), (["table", "small.yaml"], 0), (["gc"], 2)):
         assert main([*words, "--storage", "new/one"]) == code
     assert "storage: new/one (there is none yet)" in capsys.readouterr().out
-    (finding,) = examine_storage(Path("new/one"))
+    (finding,) = examine_storage(Storage(Path("new/one")))
     assert (finding.state, finding.what) == ("warning", "there is no new/one yet; the first run makes it")
     main(["status", "small.yaml", "--storage", "new/one", "--address", "http://127.0.0.1:9"])
     assert sorted(folder.rglob("*")) == before

@@ -13,13 +13,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from samples import SWEEPS, sample_runs
+from samples import SWEEPS, put_curves, put_result, sample_runs
 
 from orchestrator.cli.main import main
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.report.keeper import FreshReport, ReportError
 from orchestrator.report.page import Page, report, write_report
-from orchestrator.storage.results import trial_directory, write_curves, write_result, write_spec
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -124,11 +125,11 @@ def storage(tmp_path_factory):
     """A storage with plausible trials of figure 7's smoke profile."""
     folder = tmp_path_factory.mktemp("storage")
     for run in samples("figure7", "smoke")[1]:
-        directory = trial_directory(folder, run.trial.trial_id)
-        write_spec(directory, run.trial.spec)
+        directory = Storage(folder).trial(run.trial.trial_id).path
+        TrialDirectory(directory).write_spec(run.trial.spec)
         if run.curves:
-            write_curves(directory, run.curves)
-        write_result(directory, run.result)
+            put_curves(directory, run.curves)
+        put_result(directory, run.result)
     return folder
 
 
