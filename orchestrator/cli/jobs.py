@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.cluster import jobs
 from orchestrator.cluster.package import pack
-from orchestrator.command import command_of
+from orchestrator.command import Command
 from orchestrator.storage.layout import Storage, default_storage
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
@@ -83,7 +83,8 @@ def run_command(options: argparse.Namespace, sweep: SweepSpec, folder: Path) -> 
     if unmentioned := [name for name in plugins.loaded() if name not in sweep.plugins]:
         overrides.append(f"plugins={json.dumps([*sweep.plugins, *unmentioned])}")
     relative = path.relative_to(folder).as_posix()
-    return command_of(options, here=False, sweep=relative, address="auto", overrides=overrides)
+    asked = replace(Command.of(options), sweep=relative, address="auto", overrides=tuple(overrides))
+    return asked.words(here=False)
 
 
 def _submit(options: argparse.Namespace, load: Load) -> int:
@@ -97,7 +98,7 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
         client = jobs.connect(options.address)
         job_id = jobs.submit(client, package, command, sweep.name, options.profile)
     where = ["--address", options.address] if options.address else []
-    of_sweep = command_of(options, "status", storage=None, tracking_uri=None, rerun=None)
+    of_sweep = replace(Command.of(options), storage=None).words("status")
     follow = {
         "status": shlex.join(of_sweep),
         "logs": shlex.join(["idp", "logs", job_id, "--follow", *where]),

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.api import open_sweep
@@ -29,7 +30,7 @@ from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.plan import add_plan, disk, expected_time
 from orchestrator.cli.results import add_table, add_verbs
 from orchestrator.cli.trials import add_trial_verbs
-from orchestrator.command import command_of
+from orchestrator.command import Command
 from orchestrator.environment import wrong_numbers
 from orchestrator.errors import UserError
 from orchestrator.signals import Interrupted, interruptible
@@ -190,7 +191,7 @@ def _program(name: str) -> str:
 
 def _again(options: argparse.Namespace, verb: str) -> str:
     """Return the command that does `verb` with the same options, as a shell takes it."""
-    return shlex.join([_program("idp"), *command_of(options, verb)[1:]])
+    return shlex.join([_program("idp"), *Command.of(options).words(verb)[1:]])
 
 
 def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
@@ -198,10 +199,9 @@ def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
     profiles, profile = profiles_of(sweep), options.profile
     if profile is None and "laptop" not in profiles_of(options.sweep):
         profile = "smoke"  # this one is small by itself, as the quickstart is
-    alone = argparse.Namespace(
-        sweep=sweep, storage=options.storage, address=options.address, tracking_uri=options.tracking_uri
-    )
-    return shlex.join([_program("idp"), *command_of(alone, profile=profile if profile in profiles else None)[1:]])
+    alone = replace(Command.of(options), sweep=sweep, overrides=(), only=None, rerun=None)
+    command = replace(alone, profile=profile if profile in profiles else None)
+    return shlex.join([_program("idp"), *command.words()[1:]])
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -246,18 +246,7 @@ def _run(options: argparse.Namespace) -> int:
     from orchestrator.campaign.run import run_campaign
 
     try:
-        ending = run_campaign(
-            plan,
-            todo,
-            options.storage,
-            progress,
-            options.address,
-            options.tracking_uri,
-            options.profile,
-            command_of(options),
-            options.rerun == "shared",
-            options.only,
-        )
+        ending = run_campaign(plan, todo, options.storage, progress, Command.of(options))
     except Interrupted:
         sweep, trials = _load(options)  # a search has perhaps added some
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.command import command_of
+from orchestrator.command import Command
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.storage.variants import folder_of_selection, make_way
@@ -136,12 +136,11 @@ def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[Planned
 def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.report.page import write_report
 
-    command = command_of(options)
     folder = _folder(options, sweep)
     if folder is None:
         _make_way(sweep, options.storage, options.storage.sweep(sweep.name).report.name)
     chosen = trials if options.only else None
-    path = write_report(sweep, options.storage.path, folder, trials=chosen, profile=options.profile, command=command)
+    path = write_report(sweep, options.storage.path, folder, trials=chosen, command=Command.of(options))
     print(json.dumps({"sweep": sweep.name, "report": str(path)}, indent=2) if options.json else path)
     return 0
 

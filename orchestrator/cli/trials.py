@@ -67,7 +67,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     directory = options.storage.trial(trial.trial_id)
     options.storage.make()
     from datagen.storage import dataset as parquet
-    from orchestrator.trial.train import run_trial
+    from orchestrator.trial.train import TrialOptions, run_trial
 
     with options.storage.at_work():
         parquet.make_dataset(trial.spec.data, options.storage.datasets)
@@ -85,8 +85,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
             trial.spec,
             options.storage,
             lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record)),
-            instead_of=max(gone, default=0),
-            stall_seconds=sweep.resources.stall_seconds,
+            TrialOptions(instead_of=max(gone, default=0), stall_seconds=sweep.resources.stall_seconds),
         )
     except (TrialHeld, LeaseLost) as other:
         raise ResultError(str(other)) from None

@@ -74,15 +74,24 @@ class TrialDied(RuntimeError):
     """A trial's process ended without a word: killed, out of host memory, or its node was lost."""
 
 
-def run_trials(
-    trials: list[PlannedTrial],
-    storage: Storage,
-    resources: Resources,
-    watcher: Watcher,
-    scratch: Path,
-    stopping: Stopping | None = None,
-    retime: bool = False,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """On what terms trials are run.
+
+    Attributes:
+        resources: What one trial asks of the cluster.
+        scratch: A directory of this run for Tune's own files, which nothing ever reads; removed at the end.
+        stopping: What may stop them early.
+        retime: Train again those that were trained on a shared device.
+    """
+
+    resources: Resources
+    scratch: Path
+    stopping: Stopping | None = None
+    retime: bool = False
+
+
+def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, terms: Terms) -> None:
     """Run each trial in a process of the cluster and return when all have ended, here or in another run.
 
     A trial that raises is FAILED with its traceback in its directory; one whose process dies is taken up again from
@@ -92,11 +101,8 @@ def run_trials(
     Args:
         trials: What to run, first to last, all with the same `execution`; a `ray_cluster` must be open.
         storage: The storage directory; all nodes must see it.
-        resources: What one trial asks of the cluster.
         watcher: Is told what happens.
-        scratch: A directory of this sweep for Tune's own files, which nothing ever reads; removed at the end.
-        stopping: What may stop them early.
-        retime: Train again those that were trained on a shared device.
+        terms: On what terms.
 
     Raises:
         StorageFull: There is no room for results.
@@ -106,15 +112,15 @@ def run_trials(
     pending = {trial.trial_id: trial for trial in trials}
     if not pending:
         return
-    request = requested_resources(resources, trials[0].spec, machines())
+    request = requested_resources(terms.resources, trials[0].spec, machines())
     before = {trial_id: storage.trial(trial_id).result_version() for trial_id in pending}
     campaign, patience, told = uuid.uuid4().hex, Patience(), False
     constants = {
         "campaign": campaign,
         "request": request,
-        "retime": retime,
+        "retime": terms.retime,
         "code": code_hash(),
-        "stall_seconds": resources.stall_seconds,
+        "stall_seconds": terms.resources.stall_seconds,
     }
     while pending:
         for trial_id in list(pending):
@@ -123,9 +129,9 @@ def run_trials(
                 watcher.finished(pending.pop(trial_id), result)
         ready, expired = _ready(pending, storage, patience)
         if ready:
-            relay = Relay(ready, storage, watcher, before, stopping, retime)
+            relay = Relay(ready, storage, watcher, before, terms)
             try:
-                _fit(relay, ready, storage, request, scratch, constants | {"expired": expired})
+                _fit(relay, request, constants | {"expired": expired})
             except BaseException:
                 # A node that is being taken away, above all: others need not wait for the leases to expire.
                 for planned in ready:
@@ -162,21 +168,15 @@ def _ready(
     return ready, expired
 
 
-def _fit(
-    relay: Relay,
-    trials: list[PlannedTrial],
-    storage: Storage,
-    request: dict[str, float],
-    scratch: Path,
-    constants: dict[str, Any],
-) -> None:
-    for trial in trials:
-        storage.trial(trial.trial_id).write_spec(trial.spec)
+def _fit(relay: Relay, request: dict[str, float], constants: dict[str, Any]) -> None:
+    scratch = relay.terms.scratch
+    for trial in relay.planned.values():
+        relay.storage.trial(trial.trial_id).write_spec(trial.spec)
     tuner = tune.Tuner(
         tune.with_resources(_train, request),
         param_space={
-            "trial_id": tune.grid_search([trial.trial_id for trial in trials]),
-            "storage": str(storage),
+            "trial_id": tune.grid_search(list(relay.planned)),
+            "storage": str(relay.storage),
             **constants,
         },
         tune_config=tune.TuneConfig(reuse_actors=True),
@@ -206,7 +206,7 @@ class _Stopped(BaseException):
 
 def _train(config: dict[str, Any]) -> None:
     """Run one trial in a Tune worker."""
-    from orchestrator.trial.train import run_trial
+    from orchestrator.trial.train import TrialOptions, run_trial
 
     storage, campaign = Storage(Path(config["storage"])), config["campaign"]
     trial = storage.trial(config["trial_id"])
@@ -218,11 +218,13 @@ def _train(config: dict[str, Any]) -> None:
             trial.read_spec(),
             storage,
             report=lambda record: tune.report(dataclasses.asdict(record)),
-            campaign=campaign,
-            instead_of=config["expired"].get(trial.name, 0),
-            exclusive=alone(config["request"], machine_here()),
-            retime=config["retime"],
-            stall_seconds=config["stall_seconds"],
+            options=TrialOptions(
+                campaign=campaign,
+                instead_of=config["expired"].get(trial.name, 0),
+                exclusive=alone(config["request"], machine_here()),
+                retime=config["retime"],
+                stall_seconds=config["stall_seconds"],
+            ),
         )
     except (TrialHeld, LeaseLost):
         tune.report({"left": True})
@@ -249,8 +251,7 @@ class Relay(tune.Callback):
         storage: Storage,
         watcher: Watcher,
         before: Mapping[str, tuple[int, int] | None],
-        stopping: Stopping | None = None,
-        retime: bool = False,
+        terms: Terms,
     ) -> None:
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher, self.before = storage, watcher, before
@@ -258,7 +259,7 @@ class Relay(tune.Callback):
         self.ended: set[str] = set()
         self.left: set[str] = set()
         self.stop: StorageFull | ClusterError | None = None
-        self.stopping, self.retime = stopping, retime
+        self.terms = terms
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -294,8 +295,9 @@ class Relay(tune.Callback):
             planned = self.planned[trial_id]
             self.watcher.epoch(planned, result)
             unfinished = epoch < planned.spec.training.epochs
-            if self.stopping is not None and self.stopping.stops(planned, result) and unfinished:
-                cancel(self.storage.trial(trial_id), self.stopping.reason)
+            stopping = self.terms.stopping
+            if stopping is not None and stopping.stops(planned, result) and unfinished:
+                cancel(self.storage.trial(trial_id), stopping.reason)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on that a process died and another takes its trial up."""
@@ -345,7 +347,7 @@ class Relay(tune.Callback):
 
     def _settled(self, result: TrialResult) -> bool:
         """Return whether a worker that finds this result has nothing to do: another run may have been faster."""
-        timed = result.provenance.exclusive or not self.retime
+        timed = result.provenance.exclusive or not self.terms.retime
         return result.final and result.provenance.made_by(code_hash()) and timed
 
 

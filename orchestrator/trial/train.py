@@ -47,17 +47,34 @@ Report = Callable[[EpochRecord], None]
 
 
 @dataclass(frozen=True)
+class TrialOptions:
+    """How a process goes about a trial.
+
+    Attributes:
+        campaign: The run of a sweep that it works for; takes over from its own dead processes at once. Empty for none.
+        instead_of: Number of a lease whose owner has given no sign of life for long enough.
+        exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
+        retime: Train again what was trained on a shared device.
+        stall_seconds: Time without a training step or a tested batch after which the process ends itself; None to
+            wait for ever.
+    """
+
+    campaign: str = ""
+    instead_of: int = 0
+    exclusive: bool = False
+    retime: bool = False
+    stall_seconds: float | None = STALL_SECONDS
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """What one process does about one trial, under its lease; the fields are `run_trial`'s arguments."""
+    """What one process does about one trial, under its lease; the other fields are `run_trial`'s arguments."""
 
     spec: TrialSpec
     storage: Storage
     lease: Lease
     report: Report | None
-    exclusive: bool
-    retime: bool
-    stall_seconds: float | None
-    alone: bool
+    options: TrialOptions
 
     @property
     def trial(self) -> TrialDirectory:
@@ -69,12 +86,7 @@ def run_trial(
     spec: TrialSpec,
     storage: Storage,
     report: Report | None = None,
-    *,
-    campaign: str = "",
-    instead_of: int = 0,
-    exclusive: bool = False,
-    retime: bool = False,
-    stall_seconds: float | None = STALL_SECONDS,
+    options: TrialOptions = TrialOptions(),
 ) -> TrialResult:
     """Train and test one planner and leave everything in its trial directory.
 
@@ -86,12 +98,7 @@ def run_trial(
         spec: The trial.
         storage: The storage directory; the trial's dataset must be in it, complete.
         report: Called after each epoch.
-        campaign: The run of a sweep that this process works for; takes over from its own dead processes at once.
-        instead_of: Number of a lease whose owner has given no sign of life for long enough.
-        exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
-        retime: Train again what was trained on a shared device.
-        stall_seconds: Time without a training step or a tested batch after which this process ends itself; None to
-            wait for ever.
+        options: How this process goes about it.
 
     Returns:
         The result, which is also in `result.json`.
@@ -103,13 +110,11 @@ def run_trial(
     """
     trial = storage.trial(trial_id(spec))
     try:
-        lease = trial.take(Owner.here(campaign), instead_of)
+        lease = trial.take(Owner.here(options.campaign), options.instead_of)
         try:
             with lease.beating():
-                done = _settled(trial, retime)
-                return done or _run(
-                    Attempt(spec, storage, lease, report, exclusive, retime, stall_seconds, alone=not campaign)
-                )
+                done = _settled(trial, options.retime)
+                return done or _run(Attempt(spec, storage, lease, report, options))
         finally:
             lease.release()
     except LeaseLost:
@@ -142,12 +147,12 @@ def _run(attempt: Attempt) -> TrialResult:
     ieee_float32()
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
-        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.exclusive),
+        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.options.exclusive),
     }
     try:
         trial.note(f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
         with (
-            watched(trial, attempt.stall_seconds, attempt.alone) as watchdog,
+            watched(trial, attempt.options.stall_seconds, alone=not attempt.options.campaign) as watchdog,
             dataset_folder(spec.data, attempt.storage) as datasets,
         ):
             trainer = _trainer(spec, datasets, trial, device)
@@ -313,12 +318,12 @@ def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool
     if state is not None and not is_of(state, attempt.spec):
         trial.note("the checkpoint is another trial's: training starts again")
         state = None
-    if state is not None and attempt.retime and not state.get("exclusive", False):
+    if state is not None and attempt.options.retime and not state.get("exclusive", False):
         trial.note("the checkpoint's epochs were timed on a shared device: training starts again")
         state = None
     if state is None:
         trial.divergence.unlink(missing_ok=True)
-        return [], attempt.exclusive
+        return [], attempt.options.exclusive
     try:
         records = [EpochRecord(**record) for record in state["records"]]
         trainer.load_state_dict(state["trainer"])
@@ -328,4 +333,4 @@ def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool
             f"{trial.checkpoint}: does not fit this trial ({reason}); delete it to train again"
         ) from error
     trial.note(f"goes on after epoch {trainer.epoch}")
-    return records, attempt.exclusive and bool(state.get("exclusive", False))
+    return records, attempt.options.exclusive and bool(state.get("exclusive", False))

@@ -33,7 +33,7 @@ from orchestrator.storage.leases import (
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
-from orchestrator.trial.train import run_trial
+from orchestrator.trial.train import TrialOptions, run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
@@ -152,13 +152,14 @@ import os, signal, sys
 from pathlib import Path
 from orchestrator.storage.leases import LeaseLost
 from orchestrator.sweep.specs import TrialSpec
+from orchestrator.storage.layout import Storage
 from orchestrator.trial.train import run_trial
 def sleep_after_the_second_epoch(record):
     if record.epoch == 2:
         print("asleep", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 try:
-    run_trial(TrialSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sleep_after_the_second_epoch)
+    run_trial(TrialSpec.model_validate_json(sys.argv[1]), Storage(Path(sys.argv[2])), sleep_after_the_second_epoch)
 except LeaseLost:
     print("lost")
 else:
@@ -179,7 +180,8 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
     while not patience.expired(directory, held):
         time.sleep(0.1)
     epochs = []
-    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch), instead_of=held.number)
+    options = TrialOptions(instead_of=held.number)
+    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch), options)
     assert epochs == [3] and result.status == "COMPLETED"
     files = {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"}
     os.kill(sleeper.pid, signal.SIGCONT)

@@ -16,7 +16,7 @@ import pytest
 import orchestrator.cli.main as cli
 from orchestrator.cli.doctor import examine_storage
 from orchestrator.cli.main import _parser, main
-from orchestrator.command import command_of, for_verb
+from orchestrator.command import Command
 from orchestrator.environment import number_from_environment
 from orchestrator.errors import UserError
 from orchestrator.storage import provenance
@@ -280,7 +280,7 @@ def test_no_option_of_a_run_is_forgotten_in_the_command_that_goes_on(folder, mon
         monkeypatch.setenv(name, value)
     words = [word for flag, values in GIVEN.items() if flag != left_out for value in values for word in (flag, value)]
     options = _parser().parse_args(["run", "small.yaml", *words])
-    again = _parser().parse_args(shlex.split(shlex.join(command_of(options)[1:])))
+    again = _parser().parse_args(shlex.split(shlex.join(Command.of(options).words()[1:])))
     assert {**vars(again), "verb": None} == {**vars(options), "verb": None}
     assert set(GIVEN) <= {
         flag for action in _parser()._actions[-1].choices["run"]._actions for flag in action.option_strings
@@ -290,17 +290,17 @@ def test_no_option_of_a_run_is_forgotten_in_the_command_that_goes_on(folder, mon
 def test_what_is_the_default_here_is_left_out_and_a_password_is_not_shown(folder, monkeypatch):
     monkeypatch.setenv("IDP_STORAGE", "/kept")
     options = _parser().parse_args(["run", "small.yaml", "--storage", "/kept"])
-    assert command_of(options) == ["idp", "run", "small.yaml"]
-    assert command_of(options, here=False)[-2:] == ["--storage", "/kept"]
+    assert Command.of(options).words() == ["idp", "run", "small.yaml"]
+    assert Command.of(options).words(here=False)[-2:] == ["--storage", "/kept"]
     options = _parser().parse_args(["run", "small.yaml", "--tracking-uri", "http://me:word@lab:5000"])
-    assert command_of(options)[-1] == "http://***@lab:5000"
+    assert Command.of(options).words()[-1] == "http://***@lab:5000"
 
 
 def test_a_report_shows_commands_that_its_verbs_take(folder):
     words = ["run", "small.yaml", *(word for flag, values in GIVEN.items() for word in (flag, values[0]))]
-    command = command_of(_parser().parse_args(words))
+    command = Command.of(_parser().parse_args(words))
     for verb in ("table", "figures", "report"):
-        _parser().parse_args(for_verb(command, verb)[1:])
+        _parser().parse_args(command.words(verb)[1:])
 
 
 def test_the_next_sweep_has_the_scale_of_this_one(folder):

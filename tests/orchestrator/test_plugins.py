@@ -21,8 +21,8 @@ from datagen.tasks.registry import TASKS, DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.report.keeper import FreshReport
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance
-from orchestrator.storage.results import TrialResult, code_hash, write_json
+from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.results import TrialResult, write_json
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins

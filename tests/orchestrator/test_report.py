@@ -16,6 +16,7 @@ import pytest
 from samples import SWEEPS, put_curves, put_result, sample_runs
 
 from orchestrator.cli.main import main
+from orchestrator.command import Command
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.report.keeper import FreshReport, ReportError
 from orchestrator.report.page import Page, report, write_report
@@ -62,7 +63,7 @@ def read(html):
 
 def page(name="figure11", profile="smoke", **fields):
     sweep, runs = samples(name, profile)
-    return report(sweep, runs, Page(profile, ("idp", "run", f"sweeps/{name}.yaml", "--profile", "smoke"), **fields))
+    return report(sweep, runs, Page(Command(f"sweeps/{name}.yaml", profile), **fields))
 
 
 def test_a_report_says_question_results_figures_provenance_and_commands():
@@ -160,7 +161,7 @@ def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
 
 def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     sweep = load_sweep(SWEEP, "smoke")
-    keeper = FreshReport(sweep, storage, profile="smoke", seconds=0.01)
+    keeper = FreshReport(sweep, storage, Command("figure11.yaml", "smoke"), seconds=0.01)
     path = storage / "sweeps" / "figure7" / "report.html"
     path.unlink(missing_ok=True)
     keeper.note()

@@ -13,7 +13,7 @@ from datagen.tasks.registry import DatasetSpec
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
-from orchestrator.trial.train import _out_of_memory, run_trial
+from orchestrator.trial.train import TrialOptions, _out_of_memory, run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
@@ -63,12 +63,15 @@ def test_a_trial_leaves_the_contract_behind(storage):
 
 def test_what_was_timed_on_a_shared_device_is_timed_again_where_that_is_asked_for(storage):
     first = run_trial(SPEC, Storage(storage))
-    assert not first.provenance.exclusive and run_trial(SPEC, Storage(storage), exclusive=True) == first
+    assert (
+        not first.provenance.exclusive
+        and run_trial(SPEC, Storage(storage), options=TrialOptions(exclusive=True)) == first
+    )
     seen = []
-    again = run_trial(SPEC, Storage(storage), seen.append, exclusive=True, retime=True)
+    again = run_trial(SPEC, Storage(storage), seen.append, options=TrialOptions(exclusive=True, retime=True))
     assert again.provenance.exclusive and len(seen) == 3
     assert [getattr(again, name) for name in NUMBERS] == [getattr(first, name) for name in NUMBERS]
-    assert run_trial(SPEC, Storage(storage), exclusive=True, retime=True) == again
+    assert run_trial(SPEC, Storage(storage), options=TrialOptions(exclusive=True, retime=True)) == again
 
 
 def test_a_trial_that_shared_its_device_for_an_epoch_has_not_had_it_to_itself(storage):
@@ -77,7 +80,7 @@ def test_a_trial_that_shared_its_device_for_an_epoch_has_not_had_it_to_itself(st
 
     with pytest.raises(Stop):
         run_trial(SPEC, Storage(storage), stop)
-    assert not run_trial(SPEC, Storage(storage), exclusive=True).provenance.exclusive
+    assert not run_trial(SPEC, Storage(storage), options=TrialOptions(exclusive=True)).provenance.exclusive
 
 
 def test_an_interrupted_trial_ends_with_the_numbers_of_an_undisturbed_one(storage):

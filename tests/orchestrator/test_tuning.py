@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import faulthandler
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from samples import put_result
 
 from orchestrator.cluster.ray_cluster import ClusterError
-from orchestrator.cluster.trials import Relay, _Stopped
+from orchestrator.cluster.trials import Relay, Terms, _Stopped
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
-from orchestrator.sweep.specs import PlannedTrial, TrialSpec, trial_id
+from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
 from orchestrator.trial.watchdog import LOADING_SECONDS, stalled, watched
 
 SPEC = TrialSpec()
@@ -47,10 +48,9 @@ def relay_over(storage, result, retime=False):
     directory = Storage(storage).trial(TRIAL.trial_id).path
     if result is not None:
         put_result(directory, result)
-    watcher = Watcher()
-    return Relay(
-        [TRIAL], Storage(storage), watcher, {TRIAL.trial_id: TrialDirectory(directory).result_version()}, retime=retime
-    ), watcher
+    watcher, trial = Watcher(), Storage(storage).trial(TRIAL.trial_id)
+    before, terms = {trial.name: trial.result_version()}, Terms(Resources(), Path(storage, "scratch"), retime=retime)
+    return Relay([TRIAL], Storage(storage), watcher, before, terms), watcher
 
 
 def done(code, exclusive=False, status="COMPLETED"):
