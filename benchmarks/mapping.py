@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datagen.storage.dataset import read_split
 from datagen.tasks.registry import dataset_id
-from orchestrator.storage.results import trial_directory
+from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import expand
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     for trial in select(expand(load_sweep(options.sweep, options.profile, options.set)), options.only):
-        planner = load_trained(trial_directory(options.storage, trial.trial_id)).planner
+        planner = load_trained(Storage(options.storage).trial(trial.trial_id).path).planner
         problems = read_split(options.storage / "datasets" / dataset_id(trial.spec.data), "test")
         inputs = Inputs.of(problems)
         with torch.no_grad():

@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+from orchestrator.storage.layout import Storage
+
 SWEEP = """
 name: noop
 planners: {{vin: {{core: vin, adjoint: unrolled, hidden_channels: 2, q_channels: 2}}}}
@@ -99,7 +101,7 @@ def own_seconds(folder: Path, trials: int = 40) -> tuple[float, float]:
     wall, processor = [], []
     for trial in expand(load_sweep(sweep)):
         started, busy = time.perf_counter(), time.process_time()
-        run_trial(trial.spec, storage)
+        run_trial(trial.spec, Storage(storage))
         wall.append(time.perf_counter() - started)
         processor.append(time.process_time() - busy)
     return statistics.median(wall[5:]), statistics.fmean(processor[5:])

@@ -16,7 +16,7 @@ from torch import Tensor
 from datagen.problem import Problems
 from datagen.storage.dataset import read_split
 from datagen.tasks.registry import dataset_id
-from orchestrator.storage.results import trial_directory
+from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import expand
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=24, help="test problems of the sweep's own")
     options = parser.parse_args()
     for trial in select(expand(load_sweep(options.sweep, options.profile)), options.only):
-        directory = trial_directory(options.storage, trial.trial_id)
+        directory = Storage(options.storage).trial(trial.trial_id).path
         planner = load_trained(directory).planner.double()
         problems = read_split(options.storage / "datasets" / dataset_id(trial.spec.data), "test")
         found = fixed_points(planner, problems[: options.problems])

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.storage.layout import default_storage, storage_path
+from orchestrator.storage.layout import Storage, default_storage
 from orchestrator.storage.provenance import code_hash
-from orchestrator.storage.results import list_results
+from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.sweep.suggestions import planned_trials
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,13 +33,13 @@ class OpenSweep:
 
     spec: SweepSpec
     trials: list[PlannedTrial]
-    storage: Path
+    storage: Storage
     left_out: list[str]
 
 
 def open_sweep(
     sweep: str | Path,
-    storage: str | Path | None = None,
+    storage: str | os.PathLike[str] | None = None,
     profile: str | None = None,
     overrides: Iterable[str] = (),
     only: str | None = None,
@@ -56,7 +56,7 @@ def open_sweep(
     Raises:
         SweepError: The sweep is not one, the storage can't be one, or no trial is selected.
     """
-    folder = storage_path(default_storage() if storage is None else storage)
+    folder = Storage.given(default_storage() if storage is None else storage)
     spec = load_sweep(sweep, profile, overrides)
     trials, left_out = planned_trials(spec, folder)
     # A search that has not begun has no trials yet; what is chosen among them can only be said later.
@@ -66,7 +66,7 @@ def open_sweep(
 
 def read_results(
     sweep: str | Path,
-    storage: str | Path | None = None,
+    storage: str | os.PathLike[str] | None = None,
     profile: str | None = None,
     overrides: Iterable[str] = (),
 ) -> pa.Table:
@@ -88,7 +88,7 @@ def read_results(
     import pyarrow as pa
 
     opened = open_sweep(sweep, storage, profile, overrides)
-    results = list_results(opened.storage, [trial.trial_id for trial in opened.trials])
+    results = opened.storage.results([trial.trial_id for trial in opened.trials])
     rows = []
     for trial in opened.trials:
         result = results.get(trial.trial_id)

@@ -1,56 +1,73 @@
-"""The command line that a verb's options make when it is to be typed again."""
+"""A command on a sweep as it was given, and the command line that does it again: in one place for all who tell one."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.storage.layout import default_storage
 
-_ONLY_RUN = ("--address", "--tracking-uri", "--rerun")
+_TAKEN_BY = {"--address": ("run", "status"), "--tracking-uri": ("run",), "--rerun": ("run",)}
+"""Options that not every verb on a sweep takes."""
 
 
-def command_of(options: argparse.Namespace, verb: str = "run", *, here: bool = True, **changed: Any) -> list[str]:
-    """Return the command that does `verb` with the same options.
+@dataclass(frozen=True)
+class Command:
+    """What was asked of a sweep; the fields are the options of `idp run`.
 
-    Args:
-        options: What was given.
-        verb: The verb.
-        here: True leaves out what is the default on this machine anyway, and passwords; False is for another machine.
-        changed: Options that are to be others; None leaves one out.
+    Attributes:
+        sweep: The sweep's file.
+        profile: One of its profiles.
+        storage: The storage directory.
+        overrides: Settings `path=value`.
+        only: Which trials.
+        address: A Ray cluster; None for one on this machine.
+        tracking_uri: MLflow's store; None for the database in the storage.
+        rerun: What is to be trained again.
     """
-    given = {**vars(options), **changed}
-    storage = given.get("storage")
-    if storage is not None and here and Path(storage) == Path(default_storage()):
-        storage = None
-    address, uri = given.get("address"), given.get("tracking_uri")
-    if here:
-        address = None if address == os.environ.get("RAY_ADDRESS") else address
-        uri = None if uri in (None, os.environ.get("MLFLOW_TRACKING_URI")) else _without_password(uri)
-    words = ["idp", verb, str(given["sweep"])]
-    for flag, value in (("--address", address), ("--profile", given.get("profile")), ("--storage", storage)):
-        words += [flag, str(value)] if value else []
-    for override in given.get("overrides") or []:
-        words += ["--set", override]
-    for flag, value in (("--only", given.get("only")), ("--tracking-uri", uri), ("--rerun", given.get("rerun"))):
-        words += [flag, value] if value else []
-    return words
+
+    sweep: str
+    profile: str | None = None
+    storage: str | None = None
+    overrides: tuple[str, ...] = ()
+    only: str | None = None
+    address: str | None = None
+    tracking_uri: str | None = None
+    rerun: str | None = None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Command:
+        """Return what the options of a verb ask for; a verb need not have all of them."""
+        given: dict[str, Any] = {field.name: getattr(options, field.name, None) for field in fields(cls)}
+        storage = None if given["storage"] is None else str(given["storage"])
+        return cls(**given | {"storage": storage, "overrides": tuple(given["overrides"] or ())})
+
+    def words(self, verb: str = "run", *, here: bool = True) -> list[str]:
+        """Return the command line that does `verb` with these options, as far as it takes them.
+
+        Args:
+            verb: The verb.
+            here: True leaves out what is the default on this machine anyway, and passwords; False is for another one.
+        """
+        storage, address, uri = self.storage, self.address, self.tracking_uri
+        if here:
+            storage = None if storage is None or Path(storage) == Path(default_storage()) else storage
+            address = None if address == os.environ.get("RAY_ADDRESS") else address
+            uri = None if uri in (None, os.environ.get("MLFLOW_TRACKING_URI")) else _without_password(uri)
+        options = [("--address", address), ("--profile", self.profile), ("--storage", storage)]
+        options += [("--set", override) for override in self.overrides]
+        options += [("--only", self.only), ("--tracking-uri", uri), ("--rerun", self.rerun)]
+        words = ["idp", verb, self.sweep]
+        for flag, value in options:
+            if value and verb in _TAKEN_BY.get(flag, (verb,)):
+                words += [flag, value]
+        return words
 
 
 def _without_password(value: str) -> str:
     parts = urlsplit(value)
     return value if "@" not in parts.netloc else value.replace(parts.netloc, "***@" + parts.netloc.rpartition("@")[2])
-
-
-def for_verb(command: Sequence[str], verb: str) -> list[str]:
-    """Return an `idp run` command for a verb that looks at results, without what only a run takes."""
-    words, left_out = [], False
-    for word in command[2:]:
-        if not left_out and word not in _ONLY_RUN:
-            words.append(word)
-        left_out = not left_out and word in _ONLY_RUN
-    return [command[0], verb, *words]

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from datagen.tasks.registry import dataset_id
+from orchestrator.storage.curves import curves_file
 from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations
+from orchestrator.storage.files import sealed, write_bytes, write_json
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 from orchestrator.tables.records import Run
@@ -103,3 +106,13 @@ def sample_runs(name, profile=None, *, code=None, overrides=()):
                 )
             )  # fmt: skip
     return sweep, list(runs.values())
+
+
+def put_result(directory, result):
+    """Put a result into a trial directory, whatever is there and whoever holds it."""
+    write_json(TrialDirectory(directory).result_file, sealed(result.model_dump(mode="json")))
+
+
+def put_curves(directory, records):
+    """Put per-epoch records into a trial directory, whatever is there and whoever holds it."""
+    write_bytes(TrialDirectory(directory).curves_file, curves_file(records))

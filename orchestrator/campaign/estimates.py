@@ -9,10 +9,10 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import cell_of, read_measurements
-from orchestrator.storage.results import TrialResult, list_results, trial_directory
+from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import TrialSpec
 
 BESIDE_STEPS = 1.1
@@ -74,7 +74,7 @@ class Expectation:
     guessed: Callable[[TrialSpec], bool]
 
 
-def expectation(storage: Path, specs: list[TrialSpec], results: Mapping[str, TrialResult]) -> Expectation:
+def expectation(storage: Storage, specs: list[TrialSpec], results: Mapping[str, TrialResult]) -> Expectation:
     """Return what predicts a trial's seconds.
 
     Args:
@@ -128,14 +128,14 @@ def _kinds(spec: TrialSpec) -> list[tuple[str, ...]]:
 
 
 def _earlier(
-    storage: Path, results: Mapping[str, TrialResult]
+    storage: Storage, results: Mapping[str, TrialResult]
 ) -> tuple[dict[tuple[str, ...], list[Throughput]], Counter[str]]:
     measured: dict[tuple[str, ...], list[Throughput]] = {}
     hosts: Counter[str] = Counter()
-    for trial_id, result in {**list_results(storage), **results}.items():
+    for trial_id, result in {**storage.results(), **results}.items():
         if result.forward_seconds is None or result.backward_seconds is None:
             continue
-        spec = _read_spec(storage, trial_id)
+        spec = storage.trial(trial_id).known_spec()
         if spec is None:
             continue
         forward, backward = _step_effort(spec)
@@ -144,14 +144,6 @@ def _earlier(
             measured.setdefault(kind, []).append(rate)
         hosts[result.provenance.host] += 1
     return measured, hosts
-
-
-def _read_spec(storage: Path, trial_id: str) -> TrialSpec | None:
-    """Return the spec of an earlier trial, None where this version does not understand it."""
-    try:
-        return TrialSpec.model_validate_json((trial_directory(storage, trial_id) / "spec.json").read_bytes())
-    except (OSError, ValueError):
-        return None  # An estimate can do without it; the trial itself would report it.
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from datagen.storage import dataset as parquet
@@ -13,8 +12,9 @@ from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.campaign.estimates import effort, expectation
 from orchestrator.storage.evaluations import planned_evaluations
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import code_hash
-from orchestrator.storage.results import TrialResult, list_results, trial_directory
+from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
 
 State = Literal["done", "stale", "failed", "cancelled", "missing"]
@@ -95,7 +95,7 @@ class Plan:
         return self.states[trial_id] in ("done", "stale") and not self.results[trial_id].provenance.exclusive
 
 
-def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Plan:
+def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) -> Plan:
     """Return the plan of `trials`, a selection of the sweep's.
 
     Args:
@@ -103,7 +103,7 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> Pl
         trials: The trials to look at.
         storage: The storage directory; it need not exist.
     """
-    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in trials))
+    results = storage.results(dict.fromkeys(trial.trial_id for trial in trials))
     states = {trial.trial_id: _state(results.get(trial.trial_id)) for trial in trials}
     specs = {trial.trial_id: trial.spec for trial in trials}
     pending = [specs[trial_id] for trial_id, state in states.items() if state in ("missing", "failed")]
@@ -141,8 +141,8 @@ def _datasets(sweep: SweepSpec, trials: list[PlannedTrial]) -> list[DatasetSpec]
     return list({dataset_id(spec): spec for spec in needed}.values())
 
 
-def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:
-    root = storage / "datasets"
+def _dataset(spec: DatasetSpec, storage: Storage) -> PlannedDataset:
+    root = storage.datasets
     problems = spec.train + spec.valid + spec.test
     try:
         present = parquet.is_complete(spec, root, verify=False)
@@ -155,10 +155,10 @@ def _dataset(spec: DatasetSpec, storage: Path) -> PlannedDataset:
     return PlannedDataset(dataset_id(spec), present, size, problems, spec)
 
 
-def _trial_bytes(storage: Path, trial_ids: list[str]) -> int:
+def _trial_bytes(storage: Storage, trial_ids: list[str]) -> int:
     sizes = []
     for trial_id in trial_ids[:50]:
-        directory = trial_directory(storage, trial_id)
+        directory = storage.trial(trial_id).path
         if directory.is_dir():  # a file of that name has no result, but the reason why
             sizes.append(sum(path.stat().st_size for path in directory.iterdir() if path.is_file()))
     return round(statistics.mean(sizes)) if sizes else TRIAL_BYTES

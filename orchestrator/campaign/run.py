@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from datagen.tasks.registry import DatasetSpec, dataset_id
@@ -25,6 +23,7 @@ from orchestrator.cluster.ray_cluster import (
     ray_cluster,
 )
 from orchestrator.cluster.resources import check_here, left_out, requested_resources
+from orchestrator.command import Command
 from orchestrator.report.keeper import FreshReport, ReportError
 from orchestrator.storage.evaluations import (
     PlannedEvaluation,
@@ -32,11 +31,11 @@ from orchestrator.storage.evaluations import (
     missing_evaluations,
     planned_evaluations,
 )
-from orchestrator.storage.leases import at_work
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
+from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.sweep.suggestions import planned_trials
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.words import outcome, trial_name
@@ -104,16 +103,7 @@ class Ending:
 
 
 def run_campaign(
-    plan: Plan,
-    todo: list[PlannedTrial],
-    storage: Path,
-    progress: Progress,
-    address: str | None = None,
-    tracking_uri: str | None = None,
-    profile: str | None = None,
-    command: Sequence[str] = (),
-    retime: bool = False,
-    only: str | None = None,
+    plan: Plan, todo: list[PlannedTrial], storage: Storage, progress: Progress, command: Command
 ) -> Ending:
     """Make the datasets, run the trials and test the planners on the sweep's further maps; ends when all have ended.
 
@@ -124,20 +114,17 @@ def run_campaign(
         todo: The trials to run, first to last.
         storage: The storage directory.
         progress: The terminal.
-        address: A Ray cluster; None for a local one.
-        tracking_uri: MLflow's store; None for the SQLite file in the storage.
-        profile: The sweep's profile, for its report.
-        command: The command that runs the sweep, for its report.
-        retime: Train again those of the trials that were trained on a shared device.
-        only: Which trials of a search's later rounds to run, as `--only` chooses them.
+        command: What was asked: on which cluster, shown in which MLflow store, and which trials of a search's later
+            rounds are to be run.
 
     Returns:
         What it has come to; a trial that has failed says so in its result.
     """
-    uri = tracking_uri or tracking.default_uri(storage)
+    address = command.address
+    uri = command.tracking_uri or tracking.default_uri(storage.path)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
-    unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
+    unsent = set(tracking.unsent(storage.path, plan.sweep.name, uri, done))
     tests = planned_evaluations(plan.sweep, plan.trials)
     keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
@@ -147,19 +134,19 @@ def run_campaign(
         check_address(address)
         if address is None and todo:
             check_here(plan.sweep.resources, todo[0].spec)
-    storage.mkdir(parents=True, exist_ok=True)
+    storage.make()
     trials = list(plan.trials)  # a search adds to it, which MLflow's thread and the report's see
     with ExitStack() as stack:
         stack.callback(progress.close)
-        stack.enter_context(at_work(storage))
+        stack.enter_context(storage.at_work())
         if todo or waiting:
             progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
             stack.enter_context(ray_cluster(address))
             check_machines(storage, address)  # before anybody is told of a run that can't be
             if todo:
                 _check_resources(plan, todo, progress)
-        tracker = Tracker(uri, plan.sweep, storage, progress.say)
-        report = FreshReport(plan.sweep, storage, profile=profile, command=command)
+        tracker = Tracker(uri, plan.sweep, storage.path, progress.say)
+        report = FreshReport(plan.sweep, storage.path, command)
         status = "KILLED"
         try:
             for trial in plan.trials:
@@ -168,7 +155,7 @@ def run_campaign(
             onlookers = Onlookers(progress, tracker, report)
             ending = Ending(trials)
             if todo or waiting:
-                ending = _run(plan, trials, todo, storage, progress, onlookers, retime, only)
+                ending = _Running(plan, trials, storage, progress, onlookers, command).run(todo)
             status = "FAILED" if onlookers.failures else "FINISHED"
         except interruption.Interrupted as stopped:
             progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
@@ -197,55 +184,81 @@ def _check_resources(plan: Plan, todo: list[PlannedTrial], progress: Progress) -
         )
 
 
-def _run(
-    plan: Plan,
-    trials: list[PlannedTrial],
-    todo: list[PlannedTrial],
-    storage: Path,
-    progress: Progress,
-    onlookers: Onlookers,
-    retime: bool,
-    only: str | None,
-) -> Ending:
-    from orchestrator.cluster.trials import run_trials
+@dataclass(frozen=True)
+class _Running:
+    """A run of a sweep on an open cluster.
 
-    sweep, ran = plan.sweep, 0
-    made: set[str] = set()
+    Attributes:
+        plan: The sweep and what there was of it.
+        trials: The trials of the sweep; those that a search adds are put behind them.
+        storage: The storage directory.
+        progress: The terminal.
+        onlookers: Are told what happens to the trials.
+        command: What was asked.
+        made: The datasets that are there by now.
+    """
 
-    def make(specs: Iterable[DatasetSpec]) -> None:
-        new = {name: spec for spec in specs if (name := dataset_id(spec)) not in made}
-        make_datasets(list(new.values()), storage / "datasets", dataset_lines(progress))
-        made.update(new)
+    plan: Plan
+    trials: list[PlannedTrial]
+    storage: Storage
+    progress: Progress
+    onlookers: Onlookers
+    command: Command
+    made: set[str] = field(default_factory=set)
 
-    make([*(trial.spec.data for trial in todo), *(test.data for test in planned_evaluations(sweep, trials))])
-    # Each run its own: another run of the sweep may go on when this one removes it.
-    scratch = storage / "sweeps" / sweep.name / "ray" / uuid.uuid4().hex[:12]
-    while todo:
-        make(trial.spec.data for trial in todo)
-        run_trials(todo, storage, sweep.resources, onlookers, scratch, _stopping(sweep, storage), retime)
-        ran += len(todo)
-        todo = _next_round(sweep, trials, storage, only)
-        trials.extend(todo)
-        typical = statistics.median(plan.work.values()) if plan.work else 0.0
-        progress.add({trial.trial_id: typical for trial in todo})
-    if sweep.search is not None:
-        from orchestrator.campaign.search import state_of_search
+    def run(self, todo: list[PlannedTrial]) -> Ending:
+        """Run these trials and those that a search adds, then test the trained planners."""
+        sweep = self.plan.sweep
+        tests = planned_evaluations(sweep, self.trials)
+        self._make_datasets([*(trial.spec.data for trial in todo), *(test.data for test in tests)])
+        ran = self._train(todo)
+        if sweep.search is not None:
+            from orchestrator.campaign.search import state_of_search
 
-        for line in state_of_search(sweep, storage):
-            progress.say(line)
-    keep_test_steps(sweep, trials, storage)
-    missing = missing_evaluations(planned_evaluations(sweep, trials), storage)
-    make(test.data for test in missing)
-    done = itertools.count(1)
+            for line in state_of_search(sweep, self.storage):
+                self.progress.say(line)
+        return Ending(self.trials, ran, self.onlookers.failures, self._test())
 
-    def say(test: PlannedEvaluation, reason: str) -> None:
-        name = f"{trial_name(test.trial)} on {test.data.map_size}x{test.data.map_size}, K={test.k}"
-        progress.say(f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]")
+    def _make_datasets(self, specs: Iterable[DatasetSpec]) -> None:
+        new = {name: spec for spec in specs if (name := dataset_id(spec)) not in self.made}
+        make_datasets(list(new.values()), self.storage.datasets, dataset_lines(self.progress))
+        self.made.update(new)
 
-    return Ending(trials, ran, onlookers.failures, evaluate_all(missing, storage, say, sweep.resources.stall_seconds))
+    def _train(self, todo: list[PlannedTrial]) -> int:
+        """Run trials, round after round where the sweep has a search, and return how many that were."""
+        from orchestrator.cluster.trials import Terms, run_trials
+
+        sweep, ran = self.plan.sweep, 0
+        scratch = self.storage.sweep(sweep.name).scheduler()
+        retime = self.command.rerun == "shared"
+        while todo:
+            self._make_datasets(trial.spec.data for trial in todo)
+            terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime)
+            run_trials(todo, self.storage, self.onlookers, terms)
+            ran += len(todo)
+            todo = _next_round(sweep, self.trials, self.storage, self.command.only)
+            self.trials.extend(todo)
+            typical = statistics.median(self.plan.work.values()) if self.plan.work else 0.0
+            self.progress.add({trial.trial_id: typical for trial in todo})
+        return ran
+
+    def _test(self) -> int:
+        """Test the trained planners on the sweep's further maps, and return how many of the tests failed."""
+        sweep = self.plan.sweep
+        keep_test_steps(sweep, self.trials, self.storage)
+        missing = missing_evaluations(planned_evaluations(sweep, self.trials), self.storage)
+        self._make_datasets(test.data for test in missing)
+        done = itertools.count(1)
+
+        def say(test: PlannedEvaluation, reason: str) -> None:
+            name = f"{trial_name(test.trial)} on {test.data.map_size}x{test.data.map_size}, K={test.k}"
+            line = f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]"
+            self.progress.say(line)
+
+        return evaluate_all(missing, self.storage, say, sweep.resources.stall_seconds)
 
 
-def _stopping(sweep: SweepSpec, storage: Path) -> Any:
+def _stopping(sweep: SweepSpec, storage: Storage) -> Any:
     """Return what stops the trials of a search early, with what earlier ones have reached; None where nothing does."""
     if sweep.search is None or sweep.search.stopping == "none":
         return None
@@ -254,7 +267,7 @@ def _stopping(sweep: SweepSpec, storage: Path) -> Any:
     return StudyStopping(sweep, planned_trials(sweep, storage)[0], storage)
 
 
-def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Path, only: str | None) -> list[PlannedTrial]:
+def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Storage, only: str | None) -> list[PlannedTrial]:
     """Return the trials that a search suggests after those that have ended."""
     if sweep.search is None:
         return []

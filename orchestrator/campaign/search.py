@@ -9,27 +9,21 @@ import random
 import statistics
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.results import ResultError, TrialResult, list_results, read_curves, trial_directory
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.results import ResultError, TrialResult
+from orchestrator.storage.suggestions import next_round, read_suggestions, write_suggestions
 from orchestrator.sweep.search_space import Scalar, SearchAxis, SearchSpec, Suggestions
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, studies
-from orchestrator.sweep.suggestions import (
-    expansion,
-    fitting,
-    next_round,
-    read_suggestions,
-    trials_of,
-    write_suggestions,
-)
+from orchestrator.sweep.suggestions import expansion, fitting, trials_of
 
 _ASKED, _DRAWN = 20, 1000
 """How often the sampler is asked for a suggestion that is possible and new, and how many are then drawn at random."""
 
 
-def next_suggestions(sweep: SweepSpec, storage: Path, only: str | None = None) -> bool:
+def next_suggestions(sweep: SweepSpec, storage: Storage, only: str | None = None) -> bool:
     """Make the next round of suggestions of the studies whose earlier trials have ended; True where there are new ones.
 
     A trial that has FAILED has ended too: its suggestion counts as a bad one, and the search goes on.
@@ -50,12 +44,12 @@ def next_suggestions(sweep: SweepSpec, storage: Path, only: str | None = None) -
         faster = True  # another run of the sweep, whose suggestions are as good, for the studies that it made them for
 
 
-def _round(sweep: SweepSpec, storage: Path, known: Suggestions, only: str | None) -> Suggestions:
+def _round(sweep: SweepSpec, storage: Storage, known: Suggestions, only: str | None) -> Suggestions:
     assert sweep.search is not None
     own = {study: expansion(sweep).trials({study: known.get(study, [])}) for study in studies(sweep)}
     every = [trial for trials in own.values() for trial in trials]
     chosen = {trial.trial_id for trial in (select(every, only) if every else [])}
-    results = list_results(storage, [trial.trial_id for trial in every])
+    results = storage.results([trial.trial_id for trial in every])
     new: Suggestions = {}
     for study, trials in own.items():
         mine = [trial.trial_id for trial in trials if trial.trial_id in chosen]
@@ -73,7 +67,7 @@ def _round(sweep: SweepSpec, storage: Path, known: Suggestions, only: str | None
     return new
 
 
-def state_of_search(sweep: SweepSpec, storage: Path) -> list[str]:
+def state_of_search(sweep: SweepSpec, storage: Storage) -> list[str]:
     """Return in words how far each study of a search is.
 
     Args:
@@ -85,7 +79,7 @@ def state_of_search(sweep: SweepSpec, storage: Path) -> list[str]:
     lines = []
     for study in studies(sweep):
         ids = [trials_of(sweep, study, suggestion) for suggestion in known.get(study, [])]
-        results = list_results(storage, [trial_id for ran in ids for trial_id in ran])
+        results = storage.results([trial_id for ran in ids for trial_id in ran])
         failed = sum(any(i in results and results[i].status == "FAILED" for i in ran) for ran in ids)
         ended = sum(all(i in results for i in ran) for ran in ids)
         words = f"search: {study}: {ended} of at most {sweep.search.trials} suggestions tried"
@@ -94,7 +88,7 @@ def state_of_search(sweep: SweepSpec, storage: Path) -> list[str]:
 
 
 def _outcome(
-    search: SearchSpec, trial_ids: Iterable[str], results: Mapping[str, TrialResult], storage: Path
+    search: SearchSpec, trial_ids: Iterable[str], results: Mapping[str, TrialResult], storage: Storage
 ) -> tuple[bool, float | None]:
     """Return whether a suggestion was tried to its end, and how good it was, as far as is known."""
     values, complete = [], True
@@ -102,7 +96,7 @@ def _outcome(
         if trial_id not in results:
             continue  # not among those that were chosen
         try:
-            curves = read_curves(trial_directory(storage, trial_id))
+            curves = storage.trial(trial_id).read_curves()
         except ResultError:
             curves = []  # damaged, and said where results are shown
         value = curves[-1].get(search.metric) if curves else None
@@ -197,13 +191,13 @@ class StudyStopping:
         reason: What the result of a stopped trial says.
     """
 
-    def __init__(self, sweep: SweepSpec, trials: Iterable[PlannedTrial], storage: Path) -> None:
+    def __init__(self, sweep: SweepSpec, trials: Iterable[PlannedTrial], storage: Storage) -> None:
         assert sweep.search is not None
         self._search, self._kinds = sweep.search, dict[tuple[Any, ...], EarlyStopping]()
         self.reason = f"stopped early ({sweep.search.stopping})"
         for trial in trials:
             try:
-                curves = read_curves(trial_directory(storage, trial.trial_id))
+                curves = storage.trial(trial.trial_id).read_curves()
             except ResultError:
                 continue  # damaged, and said where results are shown
             for record in curves:

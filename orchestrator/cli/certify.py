@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from orchestrator.cli.options import add_storage
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import ResultError
 from orchestrator.words import counted
 
@@ -23,15 +24,14 @@ def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_storage(certify)
 
 
-def _folder(given: str, storage: Path) -> Path:
+def _folder(given: str, storage: Storage) -> Path:
     from planners.published import folder_of
 
     if (folder := folder_of(given)).exists():
         return folder
-    trials = storage / "trials"
-    found = sorted(trial for trial in trials.glob("*") if given and trial.name.startswith(given))
+    found = [storage.trial(name).path for name in storage.trial_ids() if given and name.startswith(given)]
     if len(found) != 1:
-        there = f"{counted(len(found), 'trial')} in {trials} has an id that starts so"
+        there = f"{counted(len(found), 'trial')} in {storage.trials} has an id that starts so"
         raise ResultError(f"certify: {given!r:.80} is no folder, and {there}")
     return found[0]
 

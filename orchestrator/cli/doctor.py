@@ -23,7 +23,7 @@ from typing import Literal
 from orchestrator.cli.options import add_storage
 from orchestrator.cluster import jobs
 from orchestrator.errors import ClusterError, JobError, SweepError
-from orchestrator.storage.layout import check_writable
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Lease, Owner, look
 from orchestrator.words import first_line, last_line, size_words
 
@@ -183,24 +183,24 @@ def examine_token(address: str | None) -> Iterator[Finding]:
         yield Finding("token", "ok", str(path))
 
 
-def examine_storage(storage: Path) -> Iterator[Finding]:
+def examine_storage(storage: Storage) -> Iterator[Finding]:
     """Does the storage do what leases and results rely on?
 
     Args:
         storage: The storage directory; where there is none, none is made.
     """
     advice = "choose another folder by --storage or IDP_STORAGE; on NFS, mount it read-write and hard"
-    if not storage.exists():
+    if not storage.path.exists():
         # An examiner makes nothing: a name with a slip in it would be a storage from then on.
         try:
-            check_writable(storage)
+            storage.check_writable()
         except SweepError as error:
             yield Finding("storage", "failed", str(error), advice)
             return
         what = f"there is no {storage} yet; the first run makes it"
         yield Finding("storage", "warning", what, "is that its name? --storage or IDP_STORAGE name another")
         return
-    folder = storage.resolve() / f".doctor-{uuid.uuid4().hex[:12]}"
+    folder = storage.path.resolve() / f".doctor-{uuid.uuid4().hex[:12]}"
     try:
         folder.mkdir()
     except OSError as error:
@@ -215,7 +215,7 @@ def examine_storage(storage: Path) -> Iterator[Finding]:
         broken, skew = [str(error)], 0.0
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    kind = _file_system(storage.resolve())
+    kind = _file_system(storage.path.resolve())
     if broken:
         yield Finding("storage", "failed", f"{storage} ({kind}): {'; '.join(broken)}", advice)
         return
@@ -341,7 +341,7 @@ def cuda_difference(adjoint: str, device: str = "cuda") -> float:
     )
 
 
-def examine_mlflow(uri: str | None, storage: Path) -> Iterator[Finding]:
+def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
     """Does MLflow's store answer?
 
     Args:
@@ -351,10 +351,10 @@ def examine_mlflow(uri: str | None, storage: Path) -> Iterator[Finding]:
     from orchestrator.tracking.tracker import default_uri, shown_uri
     from orchestrator.tracking.view import connect
 
-    if uri is None and not (storage / "mlflow.db").exists():
-        yield Finding("MLflow", "ok", f"{shown_uri(default_uri(storage))} will be made by the first run")
+    if uri is None and not storage.mlflow.exists():
+        yield Finding("MLflow", "ok", f"{shown_uri(default_uri(storage.path))} will be made by the first run")
         return
-    uri = uri or default_uri(storage)
+    uri = uri or default_uri(storage.path)
     advice = "results are kept without it; once it is back, idp sync SWEEP sends them"
     if uri.startswith("http"):
         try:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.cluster import jobs
 from orchestrator.cluster.package import pack
-from orchestrator.command import command_of
-from orchestrator.storage.layout import default_storage, storage_path
+from orchestrator.command import Command
+from orchestrator.storage.layout import Storage, default_storage
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
@@ -83,21 +83,22 @@ def run_command(options: argparse.Namespace, sweep: SweepSpec, folder: Path) -> 
     if unmentioned := [name for name in plugins.loaded() if name not in sweep.plugins]:
         overrides.append(f"plugins={json.dumps([*sweep.plugins, *unmentioned])}")
     relative = path.relative_to(folder).as_posix()
-    return command_of(options, here=False, sweep=relative, address="auto", overrides=overrides)
+    asked = replace(Command.of(options), sweep=relative, address="auto", overrides=tuple(overrides))
+    return asked.words(here=False)
 
 
 def _submit(options: argparse.Namespace, load: Load) -> int:
-    local = storage_path(default_storage())
+    local = Storage.given(default_storage())
     sweep, trials = load(argparse.Namespace(**{**vars(options), "storage": local}))
     folder = Path.cwd().resolve()
     with tempfile.TemporaryDirectory(prefix="idp-submit-") as scratch:
         package = Path(scratch, "working-directory.zip")
-        sent = pack(folder, package, sweep_files(options.sweep), plugins.packages(), storage=local)
+        sent = pack(folder, package, sweep_files(options.sweep), plugins.packages(), storage=local.path)
         command = run_command(options, sweep, folder)
         client = jobs.connect(options.address)
         job_id = jobs.submit(client, package, command, sweep.name, options.profile)
     where = ["--address", options.address] if options.address else []
-    of_sweep = command_of(options, "status", storage=None, tracking_uri=None, rerun=None)
+    of_sweep = replace(Command.of(options), storage=None).words("status")
     follow = {
         "status": shlex.join(of_sweep),
         "logs": shlex.join(["idp", "logs", job_id, "--follow", *where]),
@@ -125,7 +126,7 @@ def _status(options: argparse.Namespace, load: Load) -> int:
     if options.sweep is not None:
         sweep, trials = load(options)
         shown = {"sweep": sweep.name, "trials": len(trials)}
-        if options.storage.is_dir():
+        if options.storage.path.is_dir():
             shown |= _counts(sweep, trials, options.storage)
         if not options.json:
             print(_progress_line(shown, options.storage), flush=True)
@@ -139,7 +140,7 @@ def _status(options: argparse.Namespace, load: Load) -> int:
     return 0
 
 
-def _counts(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> dict[str, int]:
+def _counts(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) -> dict[str, int]:
     plan = make_plan(sweep, trials, storage)
     return {
         "done": plan.count("done"),
@@ -150,7 +151,7 @@ def _counts(sweep: SweepSpec, trials: list[PlannedTrial], storage: Path) -> dict
     }
 
 
-def _progress_line(shown: dict[str, Any], storage: Path) -> str:
+def _progress_line(shown: dict[str, Any], storage: Storage) -> str:
     start = f"{shown['sweep']}: {shown['trials']} trials"
     if "done" not in shown:
         return f"{start}; what is done is known where the storage is (there is no {storage} here)"

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.api import open_sweep
@@ -29,13 +30,12 @@ from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.plan import add_plan, disk, expected_time
 from orchestrator.cli.results import add_table, add_verbs
 from orchestrator.cli.trials import add_trial_verbs
-from orchestrator.command import command_of
+from orchestrator.command import Command
 from orchestrator.environment import wrong_numbers
 from orchestrator.errors import UserError
 from orchestrator.signals import Interrupted, interruptible
-from orchestrator.storage.layout import open_storage, storage_path
-from orchestrator.storage.leases import at_work
-from orchestrator.storage.results import no_room, trial_directory
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.results import no_room
 from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if wrong := wrong_numbers():
             raise UserError(wrong[0])
         if getattr(options, "storage", None) is not None and not getattr(options, "storage_elsewhere", False):
-            options.storage = storage_path(options.storage)
+            options.storage = Storage.given(options.storage)
         with interruptible():
             if hasattr(options, "plugins"):
                 load_plugins_at_hand()
@@ -191,7 +191,7 @@ def _program(name: str) -> str:
 
 def _again(options: argparse.Namespace, verb: str) -> str:
     """Return the command that does `verb` with the same options, as a shell takes it."""
-    return shlex.join([_program("idp"), *command_of(options, verb)[1:]])
+    return shlex.join([_program("idp"), *Command.of(options).words(verb)[1:]])
 
 
 def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
@@ -199,16 +199,15 @@ def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
     profiles, profile = profiles_of(sweep), options.profile
     if profile is None and "laptop" not in profiles_of(options.sweep):
         profile = "smoke"  # this one is small by itself, as the quickstart is
-    alone = argparse.Namespace(
-        sweep=sweep, storage=options.storage, address=options.address, tracking_uri=options.tracking_uri
-    )
-    return shlex.join([_program("idp"), *command_of(alone, profile=profile if profile in profiles else None)[1:]])
+    alone = replace(Command.of(options), sweep=sweep, overrides=(), only=None, rerun=None)
+    command = replace(alone, profile=profile if profile in profiles else None)
+    return shlex.join([_program("idp"), *command.words()[1:]])
 
 
 def _data(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     plan = make_plan(sweep, trials, options.storage)
-    open_storage(options.storage)
+    options.storage.make()
     missing = [dataset.spec for dataset in plan.datasets if not dataset.present]
     if missing:
         from orchestrator.campaign.run import dataset_lines
@@ -216,10 +215,10 @@ def _data(options: argparse.Namespace) -> int:
         from orchestrator.cluster.ray_cluster import make_datasets, ray_cluster
 
         progress = Progress(0, 0)
-        with at_work(options.storage), ray_cluster(options.address):
+        with options.storage.at_work(), ray_cluster(options.address):
             check_machines(options.storage, options.address)
-            make_datasets(missing, options.storage / "datasets", dataset_lines(progress))
-    folders = {d.dataset_id: str(options.storage / "datasets" / d.dataset_id) for d in plan.datasets}
+            make_datasets(missing, options.storage.datasets, dataset_lines(progress))
+    folders = {d.dataset_id: str(options.storage.datasets / d.dataset_id) for d in plan.datasets}
     if options.json:
         print(json.dumps({"sweep": sweep.name, "made": len(missing), "datasets": folders}, indent=2))
     else:
@@ -241,24 +240,13 @@ def _run(options: argparse.Namespace) -> int:
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
     expected = expected_time(plan)
     if todo:
-        open_storage(options.storage)
+        options.storage.make()
         progress.say(f"{len(todo)} trials to run, expected time: {expected}; disk: about {size_words(disk(plan))}")
     started = time.monotonic()
     from orchestrator.campaign.run import run_campaign
 
     try:
-        ending = run_campaign(
-            plan,
-            todo,
-            options.storage,
-            progress,
-            options.address,
-            options.tracking_uri,
-            options.profile,
-            command_of(options),
-            options.rerun == "shared",
-            options.only,
-        )
+        ending = run_campaign(plan, todo, options.storage, progress, Command.of(options))
     except Interrupted:
         sweep, trials = _load(options)  # a search has perhaps added some
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")
@@ -266,7 +254,7 @@ def _run(options: argparse.Namespace) -> int:
         raise
     trials = ending.trials
     plan = make_plan(sweep, trials, options.storage)
-    summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
+    summary = summarise(sweep.name, collect(sweep, trials, options.storage.path, curves=False))
     if options.json:
         sys.stdout.write(render(summary, "json"))
     else:
@@ -279,10 +267,10 @@ def _run(options: argparse.Namespace) -> int:
 def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
     from orchestrator.tracking.tracker import default_uri, page_of, shown_uri
 
-    uri = options.tracking_uri or default_uri(options.storage)
-    page = page_of(options.storage, plan.sweep.name, uri)
+    uri = options.tracking_uri or default_uri(options.storage.path)
+    page = page_of(options.storage.path, plan.sweep.name, uri)
     lines = [] if todo else ["nothing to run: every trial is done"]
-    report = options.storage / "sweeps" / plan.sweep.name / "report.html"
+    report = options.storage.sweep(plan.sweep.name).report
     lines += [f"report:       {report}"] if report.exists() else []
     if uri.startswith("http"):
         lines.append(f"MLflow page:  {shown_uri(uri).rstrip('/')}{page}")
@@ -297,7 +285,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
 def _failures(plan: Plan, options: argparse.Namespace) -> int:
     failed = [trial for trial in plan.trials if plan.states[trial.trial_id] == "failed"]
     for trial in failed:
-        path = trial_directory(options.storage, trial.trial_id) / "result.json"
+        path = options.storage.trial(trial.trial_id).result_file
         print(f"idp: {trial.trial_id} FAILED: {plan.results[trial.trial_id].reason} ({path})", file=sys.stderr)
     return TRIALS_FAILED if failed else 0
 
@@ -306,8 +294,8 @@ def _sync(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     from orchestrator.tracking.tracker import default_uri, shown_uri, sync
 
-    uri = options.tracking_uri or default_uri(options.storage)
-    count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
+    uri = options.tracking_uri or default_uri(options.storage.path)
+    count = sync(uri, sweep, trials, options.storage.path, lambda line: print(f"idp: {line}", file=sys.stderr))
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
     print(json.dumps(shown, indent=2) if options.json else f"{count} trials of {sweep.name} are in {shown_uri(uri)}")
     return 0

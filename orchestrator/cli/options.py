@@ -10,7 +10,7 @@ from orchestrator.storage.layout import default_storage
 
 
 def add_storage(parser: argparse.ArgumentParser, what: str = "where everything is kept") -> None:
-    """Add `--storage`; it stays text until `storage_path` has looked at it."""
+    """Add `--storage`; it stays text until `Storage.given` has looked at it."""
     parser.add_argument(
         "--storage", metavar="DIR", default=default_storage(), help=f"{what} (default: IDP_STORAGE, or ./idp-storage)"
     )

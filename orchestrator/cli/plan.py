@@ -7,11 +7,11 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from orchestrator.campaign.estimates import Schedule, schedule, side_by_side
 from orchestrator.campaign.plan import Plan, State, by_cell, make_plan
 from orchestrator.cli.results import AddSweepVerb, Load
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement
 from orchestrator.storage.provenance import code_hash
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
@@ -155,7 +155,7 @@ def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Me
         return measure_everywhere(trials, options.storage, say)
 
 
-def _plan_text(plan: Plan, storage: Path, again: str) -> str:
+def _plan_text(plan: Plan, storage: Storage, again: str) -> str:
     lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
     cells = by_cell(plan)
     names = list(dict.fromkeys(name for axes, _, _ in cells for name in axes))
@@ -175,7 +175,7 @@ def _plan_text(plan: Plan, storage: Path, again: str) -> str:
     widths = [max(len(line[i]) for line in [header, *table]) for i in range(len(header))]
     for line in [header, *table]:
         lines.append("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-    lines += ["", f"storage: {storage}" + ("" if storage.exists() else " (there is none yet)"), "datasets"]
+    lines += ["", f"storage: {storage}" + ("" if storage.path.exists() else " (there is none yet)"), "datasets"]
     for dataset in plan.datasets:
         state = (
             f"present, {size_words(dataset.bytes)}"

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.command import command_of
+from orchestrator.command import Command
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.storage.variants import folder_of_selection, make_way
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
@@ -98,7 +100,7 @@ def inches(text: str) -> float:
 
 
 def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
-    runs = collect(sweep, trials, options.storage, curves=False)
+    runs = collect(sweep, trials, options.storage.path, curves=False)
     summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
     sys.stdout.write(render(summary, "json" if options.json else options.format))
     if not any(run.result for run in runs):
@@ -110,9 +112,9 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.figures.registry import write_figures
 
-    runs = collect(sweep, trials, options.storage)
+    runs = collect(sweep, trials, options.storage.path)
     chosen = _folder(options, sweep)
-    folder = chosen or options.storage / "sweeps" / sweep.name / "figures"
+    folder = chosen or options.storage.sweep(sweep.name).figures
 
     def make_way() -> None:
         if chosen is None:
@@ -134,12 +136,11 @@ def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[Planned
 def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.report.page import write_report
 
-    command = command_of(options)
     folder = _folder(options, sweep)
     if folder is None:
-        _make_way(sweep, options.storage, "report.html")
+        _make_way(sweep, options.storage, options.storage.sweep(sweep.name).report.name)
     chosen = trials if options.only else None
-    path = write_report(sweep, options.storage, folder, trials=chosen, profile=options.profile, command=command)
+    path = write_report(sweep, options.storage.path, folder, trials=chosen, command=Command.of(options))
     print(json.dumps({"sweep": sweep.name, "report": str(path)}, indent=2) if options.json else path)
     return 0
 
@@ -152,7 +153,7 @@ def _folder(options: argparse.Namespace, sweep: SweepSpec) -> Path | None:
     return folder_of_selection(sweep, options.storage, options.only)
 
 
-def _make_way(sweep: SweepSpec, storage: Path, name: str) -> None:
+def _make_way(sweep: SweepSpec, storage: Storage, name: str) -> None:
     kept = make_way(sweep, storage, name)
     if kept is not None:
         print(f"idp: {name} was of the sweep with other settings; it is now {kept}", file=sys.stderr)
@@ -180,7 +181,9 @@ def _show(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from orchestrator.trial.evaluate import evaluate_trial
 
-    found = evaluate_trial(options.directory, options.dataset, options.split, options.k, options.threads)
+    found = evaluate_trial(
+        TrialDirectory(options.directory), options.dataset, options.split, options.k, options.threads
+    )
     if options.json:
         print(json.dumps(found.model_dump(mode="json"), indent=2))
     else:

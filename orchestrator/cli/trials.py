@@ -15,9 +15,8 @@ from orchestrator.cli.jobs import add_address, cancel_job
 from orchestrator.cli.options import add_storage
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.storage.evaluations import keep_test_steps
-from orchestrator.storage.layout import open_storage
-from orchestrator.storage.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, at_work, free, holder, look, silent
-from orchestrator.storage.results import ResultError, trial_directory, write_json
+from orchestrator.storage.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, free, holder, silent
+from orchestrator.storage.results import ResultError, write_json
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.selection import find_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
@@ -65,30 +64,28 @@ def add_trial_verbs(
 
 def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     trial = find_trial(trials, options.trial_id)
-    directory = trial_directory(options.storage, trial.trial_id)
-    open_storage(options.storage)
+    directory = options.storage.trial(trial.trial_id)
+    options.storage.make()
     from datagen.storage import dataset as parquet
-    from orchestrator.trial.train import run_trial
+    from orchestrator.trial.train import TrialOptions, run_trial
 
-    root = options.storage / "datasets"
-    with at_work(options.storage):
-        parquet.make_dataset(trial.spec.data, root)
+    with options.storage.at_work():
+        parquet.make_dataset(trial.spec.data, options.storage.datasets)
     if options.replay:
         return _replay(options, trial)
     progress = Progress(1, 0)
     name, epochs = trial_name(trial), trial.spec.training.epochs
-    held = look(directory)
+    held = directory.look()
     if not free(held):
         progress.say(f"{holder(held)} works on this trial; waiting for a sign of life, {EXPIRY_SECONDS:.0f} s at most")
-    gone = {lease.number for _, lease in silent([directory])}
+    gone = {lease.number for _, lease in silent([directory.path])}
     progress.start(trial.trial_id, name, epochs)
     try:
         result = run_trial(
             trial.spec,
             options.storage,
             lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record)),
-            instead_of=max(gone, default=0),
-            stall_seconds=sweep.resources.stall_seconds,
+            TrialOptions(instead_of=max(gone, default=0), stall_seconds=sweep.resources.stall_seconds),
         )
     except (TrialHeld, LeaseLost) as other:
         raise ResultError(str(other)) from None
@@ -100,7 +97,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     else:
         print(directory)
     if result.status == "FAILED":
-        print(f"idp: {trial.trial_id} FAILED: {result.reason} ({directory / 'result.json'})", file=sys.stderr)
+        print(f"idp: {trial.trial_id} FAILED: {result.reason} ({directory.result_file})", file=sys.stderr)
     return int(result.status == "FAILED")
 
 
@@ -108,8 +105,8 @@ def _replay(options: argparse.Namespace, trial: PlannedTrial) -> int:
     from orchestrator.trial.divergence import replay
     from orchestrator.trial.train import open_split
 
-    source = open_split(trial.spec.data, options.storage / "datasets", "train")
-    found = replay(trial_directory(options.storage, trial.trial_id), trial.spec, source)
+    source = open_split(trial.spec.data, options.storage.datasets, "train")
+    found = replay(options.storage.trial(trial.trial_id), trial.spec, source)
     scratch = Path(tempfile.mkdtemp(prefix=f"idp-replay-{trial.trial_id[:8]}-"))
     write_json(scratch / "replay.json", asdict(found))
     if options.json:
@@ -145,7 +142,7 @@ def _cancel(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedT
         raise SweepError(
             "cancel: say which trials, e.g. --only planner=vin or --only id=3f2a; or --job for the job on a cluster"
         )
-    said = {trial.trial_id: cancel(options.storage, trial.trial_id) for trial in trials}
+    said = {trial.trial_id: cancel(options.storage.trial(trial.trial_id)) for trial in trials}
     _say_each(options, sweep, dict(said))
     return 0
 
@@ -154,13 +151,11 @@ def _retry(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     from orchestrator.trial.cancel import retry
     from orchestrator.trial.healing import heal
 
-    for trial in trials:
-        for line in heal(options.storage, trial.trial_id):
+    said = {}
+    for directory in (options.storage.trial(trial.trial_id) for trial in trials):
+        for line in heal(directory):
             print(f"idp: {line}", file=sys.stderr)
-    said = {
-        trial.trial_id: "runs again with the sweep" if retry(options.storage, trial.trial_id) else "nothing to retry"
-        for trial in trials
-    }
+        said[directory.name] = "runs again with the sweep" if retry(directory) else "nothing to retry"
     _say_each(options, sweep, said)
     return 0
 

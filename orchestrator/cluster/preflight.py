@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.cluster.ray_cluster import finished
 from orchestrator.errors import ClusterError
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import whole_code
 from orchestrator.words import last_line
 
@@ -37,7 +38,7 @@ class Sight:
     code: str
 
 
-def check_machines(storage: Path, address: str | None) -> None:
+def check_machines(storage: Storage, address: str | None) -> None:
     """Refuse a run whose storage is not the same on all machines of the cluster, or whose code is not.
 
     A file with a random content is written into the storage here, and each machine has to find it there. Of a single
@@ -50,16 +51,16 @@ def check_machines(storage: Path, address: str | None) -> None:
     Raises:
         ClusterError: What is wrong where, and what to do.
     """
-    storage = storage.resolve()
-    check_place(storage)
+    folder = storage.path.resolve()
+    check_place(folder)
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2 and not (address or "").startswith("ray://"):
         _check_code(*_ask(nodes, None, ""))
         return
-    storage.mkdir(parents=True, exist_ok=True)
-    mark, content = storage / f".preflight-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
+    folder.mkdir(parents=True, exist_ok=True)
+    mark, content = folder / f".preflight-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
     mark.write_text(content)
     try:
         sights, problems = _ask(nodes, mark, content)
@@ -68,7 +69,7 @@ def check_machines(storage: Path, address: str | None) -> None:
     problems += [f"{sight.host}: {sight.problem}" for sight in sights if sight.problem]
     if problems:
         raise ClusterError(
-            f"the storage {storage} is not shared by all machines of the cluster: {'; '.join(sorted(problems))}. Mount "
+            f"the storage {folder} is not shared by all machines of the cluster: {'; '.join(sorted(problems))}. Mount "
             "one file system (such as NFS) there on all of them, or give --storage with a path where one is"
         )
     _check_code(sights, [])

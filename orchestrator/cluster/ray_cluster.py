@@ -20,8 +20,8 @@ from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator import signals as interruption
 from orchestrator.errors import ClusterError as ClusterError
 from orchestrator.storage.evaluations import PlannedEvaluation
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement
-from orchestrator.storage.results import trial_directory
 from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import PlannedTrial
 from orchestrator.trial.evaluate import evaluate_trial
@@ -262,7 +262,7 @@ class ShardWriter:
 
 def evaluate_all(
     planned: list[PlannedEvaluation],
-    storage: Path,
+    storage: Storage,
     report: Callable[[PlannedEvaluation, str], None] | None = None,
     stall_seconds: float | None = None,
 ) -> int:
@@ -303,17 +303,17 @@ def evaluate_all(
     return failures
 
 
-def _evaluate(evaluation: PlannedEvaluation, storage: Path, stall_seconds: float | None) -> None:
-    directory = trial_directory(storage, evaluation.trial.trial_id)
+def _evaluate(evaluation: PlannedEvaluation, storage: Storage, stall_seconds: float | None) -> None:
+    trial = storage.trial(evaluation.trial.trial_id)
     from orchestrator.trial.watchdog import watched
 
-    with watched(directory, stall_seconds) as watchdog:
-        dataset = directory_of(evaluation.data, storage / "datasets")
-        evaluate_trial(directory, dataset, "test", evaluation.k, progress=watchdog.advance)
+    with watched(trial, stall_seconds) as watchdog:
+        dataset = storage.dataset(evaluation.data)
+        evaluate_trial(trial, dataset, "test", evaluation.k, progress=watchdog.advance)
 
 
 def measure_everywhere(
-    trials: list[PlannedTrial], storage: Path, say: Callable[[PlannedTrial, Measurement], None]
+    trials: list[PlannedTrial], storage: Storage, say: Callable[[PlannedTrial, Measurement], None]
 ) -> list[Measurement]:
     """Measure every distinct cell once on each model of accelerator that the cluster has, or on a processor of it.
 
@@ -351,7 +351,7 @@ def _most_cpus(every: list[dict[str, float]]) -> float:
     return max((machine.get("CPU", 0.0) for machine in every), default=0.0)
 
 
-def _measure(trials: list[PlannedTrial], storage: Path) -> list[tuple[PlannedTrial, Measurement]]:
+def _measure(trials: list[PlannedTrial], storage: Storage) -> list[tuple[PlannedTrial, Measurement]]:
     from orchestrator.trial.measure import measure
 
     found: list[tuple[PlannedTrial, Measurement]] = []

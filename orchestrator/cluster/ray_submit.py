@@ -27,7 +27,7 @@ from ray.autoscaler.tags import (
 from orchestrator.cluster import jobs
 from orchestrator.cluster.package import pack
 from orchestrator.errors import UserError
-from orchestrator.storage.layout import default_storage, storage_path
+from orchestrator.storage.layout import Storage, default_storage
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import SweepError
@@ -147,7 +147,7 @@ def _submit(command: str, address: str) -> str:
     name = _inside(folder, path)
     with tempfile.TemporaryDirectory(prefix="idp-submit-") as scratch:
         package = Path(scratch, "working-directory.zip")
-        sent = pack(folder, package, files, plugins.packages(), storage=storage_path(default_storage()))
+        sent = pack(folder, package, files, plugins.packages(), storage=Storage.given(default_storage()).path)
         client = jobs.connect(address)
         job_id = jobs.submit(client, package, words, sweep.name, environment={SWEEP_VARIABLE: name})
     print(f"sent {sent.words()}, of {folder}")

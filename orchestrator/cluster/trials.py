@@ -16,13 +16,13 @@ from ray import tune
 
 from orchestrator.cluster.ray_cluster import ClusterError, machine_here, machines
 from orchestrator.cluster.resources import alone, requested_resources
-from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, look
-from orchestrator.storage.marks import is_cancelled
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, holder
 from orchestrator.storage.provenance import code_hash, provenance
-from orchestrator.storage.results import StorageFull, TrialResult, trial_directory, whole_result, write_spec
-from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec
+from orchestrator.storage.results import StorageFull, TrialResult
+from orchestrator.sweep.specs import PlannedTrial, Resources
 from orchestrator.trial.cancel import cancel
-from orchestrator.trial.failure import record_failure
+from orchestrator.trial.failure import STAYS, record_failure
 from orchestrator.trial.watchdog import stalled
 
 MOST_DEATHS = 2
@@ -74,15 +74,24 @@ class TrialDied(RuntimeError):
     """A trial's process ended without a word: killed, out of host memory, or its node was lost."""
 
 
-def run_trials(
-    trials: list[PlannedTrial],
-    storage: Path,
-    resources: Resources,
-    watcher: Watcher,
-    scratch: Path,
-    stopping: Stopping | None = None,
-    retime: bool = False,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """On what terms trials are run.
+
+    Attributes:
+        resources: What one trial asks of the cluster.
+        scratch: A directory of this run for Tune's own files, which nothing ever reads; removed at the end.
+        stopping: What may stop them early.
+        retime: Train again those that were trained on a shared device.
+    """
+
+    resources: Resources
+    scratch: Path
+    stopping: Stopping | None = None
+    retime: bool = False
+
+
+def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, terms: Terms) -> None:
     """Run each trial in a process of the cluster and return when all have ended, here or in another run.
 
     A trial that raises is FAILED with its traceback in its directory; one whose process dies is taken up again from
@@ -92,11 +101,8 @@ def run_trials(
     Args:
         trials: What to run, first to last, all with the same `execution`; a `ray_cluster` must be open.
         storage: The storage directory; all nodes must see it.
-        resources: What one trial asks of the cluster.
         watcher: Is told what happens.
-        scratch: A directory of this sweep for Tune's own files, which nothing ever reads; removed at the end.
-        stopping: What may stop them early.
-        retime: Train again those that were trained on a shared device.
+        terms: On what terms.
 
     Raises:
         StorageFull: There is no room for results.
@@ -106,38 +112,37 @@ def run_trials(
     pending = {trial.trial_id: trial for trial in trials}
     if not pending:
         return
-    request = requested_resources(resources, trials[0].spec, machines())
-    before = {trial_id: _result_file(trial_directory(storage, trial_id)) for trial_id in pending}
+    request = requested_resources(terms.resources, trials[0].spec, machines())
+    before = {trial_id: storage.trial(trial_id).result_version() for trial_id in pending}
     campaign, patience, told = uuid.uuid4().hex, Patience(), False
     constants = {
         "campaign": campaign,
         "request": request,
-        "retime": retime,
+        "retime": terms.retime,
         "code": code_hash(),
-        "stall_seconds": resources.stall_seconds,
+        "stall_seconds": terms.resources.stall_seconds,
     }
     while pending:
         for trial_id in list(pending):
-            directory = trial_directory(storage, trial_id)
-            if _result_file(directory) != before[trial_id] and (result := whole_result(directory)) is not None:
+            trial = storage.trial(trial_id)
+            if trial.result_version() != before[trial_id] and (result := trial.whole_result()) is not None:
                 watcher.finished(pending.pop(trial_id), result)
         ready, expired = _ready(pending, storage, patience)
         if ready:
-            relay = Relay(ready, storage, watcher, before, stopping, retime)
+            relay = Relay(ready, storage, watcher, before, terms)
             try:
-                _fit(relay, ready, storage, request, scratch, constants | {"expired": expired})
+                _fit(relay, request, constants | {"expired": expired})
             except BaseException:
                 # A node that is being taken away, above all: others need not wait for the leases to expire.
-                for trial in ready:
-                    give_back(trial_directory(storage, trial.trial_id), campaign)
+                for planned in ready:
+                    give_back(storage.trial(planned.trial_id).path, campaign)
                 raise
             for trial_id in relay.ended:
                 del pending[trial_id]
             continue
         if pending and not told:
-            held = look(trial_directory(storage, next(iter(pending))))
-            owner = held.owner if held else None
-            watcher.waiting(list(pending.values()), f"process {owner.pid} on {owner.host}" if owner else "another run")
+            held = storage.trial(next(iter(pending))).look()
+            watcher.waiting(list(pending.values()), holder(held) if held and held.owner else "another run")
             told = True
         until = time.monotonic() + WAIT_SECONDS_PER_TRIAL * len(pending)
         while True:
@@ -148,35 +153,30 @@ def run_trials(
 
 
 def _ready(
-    pending: Mapping[str, PlannedTrial], storage: Path, patience: Patience
+    pending: Mapping[str, PlannedTrial], storage: Storage, patience: Patience
 ) -> tuple[list[PlannedTrial], dict[str, int]]:
     """Return the trials that nobody works on, and the numbers of those leases among them that have expired."""
     ready, expired = [], {}
     for trial_id, trial in pending.items():
-        held = look(trial_directory(storage, trial_id))
+        directory = storage.trial(trial_id)
+        held = directory.look()
         if free(held):
             ready.append(trial)
-        elif held is not None and patience.expired(trial_directory(storage, trial_id), held):
+        elif held is not None and patience.expired(directory.path, held):
             ready.append(trial)
             expired[trial_id] = held.number
     return ready, expired
 
 
-def _fit(
-    relay: Relay,
-    trials: list[PlannedTrial],
-    storage: Path,
-    request: dict[str, float],
-    scratch: Path,
-    constants: dict[str, Any],
-) -> None:
-    for trial in trials:
-        write_spec(trial_directory(storage, trial.trial_id), trial.spec)
+def _fit(relay: Relay, request: dict[str, float], constants: dict[str, Any]) -> None:
+    scratch = relay.terms.scratch
+    for trial in relay.planned.values():
+        relay.storage.trial(trial.trial_id).write_spec(trial.spec)
     tuner = tune.Tuner(
         tune.with_resources(_train, request),
         param_space={
-            "trial_id": tune.grid_search([trial.trial_id for trial in trials]),
-            "storage": str(storage),
+            "trial_id": tune.grid_search(list(relay.planned)),
+            "storage": str(relay.storage),
             **constants,
         },
         tune_config=tune.TuneConfig(reuse_actors=True),
@@ -206,31 +206,32 @@ class _Stopped(BaseException):
 
 def _train(config: dict[str, Any]) -> None:
     """Run one trial in a Tune worker."""
-    from orchestrator.trial.train import run_trial
+    from orchestrator.trial.train import TrialOptions, run_trial
 
-    storage, trial_id, campaign = Path(config["storage"]), config["trial_id"], config["campaign"]
-    directory = trial_directory(storage, trial_id)
+    storage, campaign = Storage(Path(config["storage"])), config["campaign"]
+    trial = storage.trial(config["trial_id"])
     if code_hash() != config["code"]:  # a machine that has joined since the others were asked, or edited files
         tune.report({"other_code": f"{socket.gethostname()} ({code_hash()})"})
         return
     try:
-        spec = TrialSpec.model_validate_json((directory / "spec.json").read_bytes())
         run_trial(
-            spec,
+            trial.read_spec(),
             storage,
             report=lambda record: tune.report(dataclasses.asdict(record)),
-            campaign=campaign,
-            instead_of=config["expired"].get(trial_id, 0),
-            exclusive=alone(config["request"], machine_here()),
-            retime=config["retime"],
-            stall_seconds=config["stall_seconds"],
+            options=TrialOptions(
+                campaign=campaign,
+                instead_of=config["expired"].get(trial.name, 0),
+                exclusive=alone(config["request"], machine_here()),
+                retime=config["retime"],
+                stall_seconds=config["stall_seconds"],
+            ),
         )
     except (TrialHeld, LeaseLost):
         tune.report({"left": True})
     except StorageFull as error:
         tune.report({"full": str(error)})
     except Exception as error:
-        record_failure(directory, trial_id, error, campaign)
+        record_failure(trial, error, campaign)
 
 
 class Relay(tune.Callback):
@@ -247,11 +248,10 @@ class Relay(tune.Callback):
     def __init__(
         self,
         trials: list[PlannedTrial],
-        storage: Path,
+        storage: Storage,
         watcher: Watcher,
         before: Mapping[str, tuple[int, int] | None],
-        stopping: Stopping | None = None,
-        retime: bool = False,
+        terms: Terms,
     ) -> None:
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher, self.before = storage, watcher, before
@@ -259,7 +259,7 @@ class Relay(tune.Callback):
         self.ended: set[str] = set()
         self.left: set[str] = set()
         self.stop: StorageFull | ClusterError | None = None
-        self.stopping, self.retime = stopping, retime
+        self.terms = terms
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -295,13 +295,14 @@ class Relay(tune.Callback):
             planned = self.planned[trial_id]
             self.watcher.epoch(planned, result)
             unfinished = epoch < planned.spec.training.epochs
-            if self.stopping is not None and self.stopping.stops(planned, result) and unfinished:
-                cancel(self.storage, trial_id, self.stopping.reason)
+            stopping = self.terms.stopping
+            if stopping is not None and stopping.stops(planned, result) and unfinished:
+                cancel(self.storage.trial(trial_id), stopping.reason)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on that a process died and another takes its trial up."""
         trial_id = trial.config["trial_id"]
-        self.watcher.died(self.planned[trial_id], trial.num_failures, stalled(trial_directory(self.storage, trial_id)))
+        self.watcher.died(self.planned[trial_id], trial.num_failures, stalled(self.storage.trial(trial_id)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on the result that the trial wrote."""
@@ -309,7 +310,7 @@ class Relay(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the result that a dead process could not write, and pass it on."""
-        why = stalled(trial_directory(self.storage, trial.config["trial_id"]))
+        why = stalled(self.storage.trial(trial.config["trial_id"]))
         self._end(trial, f"its process died {MOST_DEATHS + 1} times: {why or _last_words(trial)}")
 
     def _end(self, trial: Any, reason: str) -> None:
@@ -333,20 +334,20 @@ class Relay(tune.Callback):
 
     def _result(self, trial_id: str, reason: str, campaign: str) -> TrialResult:
         """Return the result that a trial has left, or the failure of one that has left none."""
-        directory = trial_directory(self.storage, trial_id)
-        found = whole_result(directory)
+        trial = self.storage.trial(trial_id)
+        found = trial.whole_result()
         if found is not None:
-            if _result_file(directory) != self.before[trial_id] or is_cancelled(directory) or self._settled(found):
+            if trial.result_version() != self.before[trial_id] or trial.is_cancelled() or self._settled(found):
                 return found
             if found.final:
                 # A stale result that was to be replaced is still worth more than none: the failure is told, not kept.
-                reason = f"TrialDied: {reason}; the result of before stays"
+                reason = f"TrialDied: {reason}; {STAYS}"
                 return TrialResult(trial_id=trial_id, status="FAILED", reason=reason, provenance=provenance())
-        return record_failure(directory, trial_id, TrialDied(reason), campaign)
+        return record_failure(trial, TrialDied(reason), campaign)
 
     def _settled(self, result: TrialResult) -> bool:
         """Return whether a worker that finds this result has nothing to do: another run may have been faster."""
-        timed = result.provenance.exclusive or not self.retime
+        timed = result.provenance.exclusive or not self.terms.retime
         return result.final and result.provenance.made_by(code_hash()) and timed
 
 
@@ -360,12 +361,3 @@ def _last_words(trial: Any) -> str:
         except OSError:
             said = ""
     return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "Ray gives no reason")
-
-
-def _result_file(directory: Path) -> tuple[int, int] | None:
-    """Return what tells one writing of a result from another."""
-    try:
-        found = (directory / "result.json").stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns

@@ -20,6 +20,7 @@ from datagen.storage import dataset as parquet
 from datagen.tasks.registry import TASKS, DatasetSpec, Split
 from orchestrator.figures import cells as grids
 from orchestrator.figures.style import BLUE, MUTED, VERMILION, panels, style, write_picture
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import ResultError, no_room
 from orchestrator.trial.evaluate import MOST_STEPS, check_option
 
@@ -192,7 +193,7 @@ def write_trial_pictures(
     _check(out)
     check_option("--k", k, MOST_STEPS)
     trained = load_trained(directory)
-    folder = dataset or parquet.directory_of(trained.spec.data, directory.resolve().parent.parent / "datasets")
+    folder = dataset or Storage(directory.resolve().parents[1]).dataset(trained.spec.data)
     spec, problem = read_problem(folder, split, index)
     if TASKS[spec.task].moves != trained.moves:
         raise ResultError(

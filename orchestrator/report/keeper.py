@@ -9,24 +9,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.command import Command
 from orchestrator.figures.registry import figures_of
 from orchestrator.report.page import report_path, write_report
 from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import SweepSpec
 from orchestrator.words import last_line
-
-
-def _of_all(command: Sequence[str]) -> list[str]:
-    """Return the command without its choice of trials."""
-    words = list(command)
-    while "--only" in words:
-        place = words.index("--only")
-        del words[place : place + 2]
-    return words
-
 
 _FIRST_SECONDS = 10.0
 """How long after the first change the first version of a running sweep's report is written, at most."""
@@ -42,8 +33,7 @@ class FreshReport:
     Args:
         sweep: The sweep.
         storage: The storage directory.
-        profile: The sweep's profile.
-        command: The command that runs the sweep, or some of its trials; the report is of all of them.
+        command: What runs the sweep, or some of its trials; the report is of all of them.
         seconds: The least time between two versions.
     """
 
@@ -51,14 +41,13 @@ class FreshReport:
         self,
         sweep: SweepSpec,
         storage: Path,
+        command: Command | None = None,
         *,
-        profile: str | None = None,
-        command: Sequence[str] = (),
         seconds: float = 60.0,
     ) -> None:
         figures_of(sweep)  # a figure that does not exist is told before anything starts
         self._sweep, self._storage = sweep, Path(storage)
-        self._profile, self._command, self._seconds = profile, tuple(_of_all(command)), seconds
+        self._command, self._seconds = command and replace(command, only=None), seconds
         self._changed, self._closing = threading.Event(), threading.Event()
         self.error: ReportError | None = None
         self._thread = threading.Thread(target=self._keep, name="report", daemon=True)
@@ -106,7 +95,7 @@ class FreshReport:
     def _write_elsewhere(self, running: bool) -> None:
         with tempfile.TemporaryFile() as request:
             pickle.dump(plugins.loaded(), request)
-            pickle.dump((self._sweep, self._storage, self._profile, self._command, running), request)
+            pickle.dump((self._sweep, self._storage, self._command, running), request)
             request.seek(0)
             process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator.report.keeper"],
@@ -133,8 +122,8 @@ def _main() -> None:
     """Write one version, as asked on standard input by the process that started this one."""
     request = sys.stdin.buffer
     plugins.load_plugins(pickle.load(request))
-    sweep, storage, profile, command, running = pickle.load(request)
-    write_report(sweep, storage, profile=profile, command=command, running=running)
+    sweep, storage, command, running = pickle.load(request)
+    write_report(sweep, storage, command=command, running=running)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from html import escape
 from pathlib import Path
 
 from datagen.tasks.registry import dataset_id
-from orchestrator.command import for_verb
+from orchestrator.command import Command
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.figures.registry import FIGURES, K_ARE_DIFFERENT, draw, figures_of
 from orchestrator.figures.style import inline_svg, style
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import write_bytes
 from orchestrator.storage.variants import every_trial, make_way
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
@@ -38,21 +39,19 @@ class Page:
     """What the report says beyond the runs.
 
     Attributes:
-        profile: The sweep's profile; None for none.
-        command: The command that runs the sweep, as words.
+        command: What runs the sweep; None where that is not known.
         generated: When the page was made.
         running: True while the sweep runs: the page then reloads itself.
     """
 
-    profile: str | None = None
-    command: tuple[str, ...] = ()
+    command: Command | None = None
     generated: datetime | None = None
     running: bool = False
 
 
 def report_path(sweep: SweepSpec, storage: Path) -> Path:
     """Return where a sweep's report is kept."""
-    return Path(storage) / "sweeps" / sweep.name / "report.html"
+    return Storage(storage).sweep(sweep.name).report
 
 
 def write_report(
@@ -61,8 +60,7 @@ def write_report(
     out: Path | None = None,
     *,
     trials: Sequence[PlannedTrial] | None = None,
-    profile: str | None = None,
-    command: Sequence[str] = (),
+    command: Command | None = None,
     running: bool = False,
 ) -> Path:
     """Write the report and return its path; the report that another variant of the sweep left there is kept beside it.
@@ -72,16 +70,15 @@ def write_report(
         storage: The storage directory.
         out: A folder; None is the sweep's own in the storage.
         trials: Those that were chosen; None for all.
-        profile: The sweep's profile.
-        command: The command that runs the sweep, as words.
+        command: What runs the sweep; None where that is not known.
         running: True while the sweep runs.
     """
     path = report_path(sweep, storage) if out is None else Path(out) / "report.html"
-    page = Page(profile, tuple(command), datetime.now(UTC), running)
-    runs = collect(sweep, every_trial(sweep, storage) if trials is None else trials, storage)
+    page = Page(command, datetime.now(UTC), running)
+    runs = collect(sweep, every_trial(sweep, Storage(storage)) if trials is None else trials, storage)
     content = encoded(report(sweep, runs, page))
     if out is None:
-        make_way(sweep, storage, path.name)
+        make_way(sweep, Storage(storage), path.name)
     write_bytes(path, content)
     return path
 
@@ -153,8 +150,9 @@ def _opening(sweep: SweepSpec, runs: Sequence[Run], page: Page) -> str:
     if seconds := sum(run.result.train_seconds or 0.0 for run in runs if run.result):
         tiles.append(f'<div class="tile"><b>{_hours(seconds)}</b><span>of training</span></div>')
     when = f"{page.generated:%Y-%m-%d %H:%M} UTC" if page.generated else ""
-    # Without the command it is not known whether there was a profile.
-    said = [f"profile {page.profile}"] if page.profile else ["no profile"] if page.command else []
+    said = []
+    if page.command is not None:  # else it is not known whether there was a profile
+        said.append(f"profile {page.command.profile}" if page.command.profile else "no profile")
     said += ["still running, this page reloads itself"] if page.running else []
     said += [when] if when else []
     note = "" if not differences else (
@@ -391,10 +389,7 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
 
 
 def _commands(page: Page) -> str:
-    command = list(page.command)
-    if not command:
+    if page.command is None:
         return ""  # which file the sweep is in, nobody has said
-    lines = [shlex.join(command)]
-    if command[:2] == ["idp", "run"]:
-        lines += [shlex.join(for_verb(command, verb)) for verb in ("table", "figures", "report")]
+    lines = [shlex.join(page.command.words(verb)) for verb in ("run", "table", "figures", "report")]
     return "<section><h2>To reproduce it</h2>\n<pre><code>{}</code></pre></section>".format(escape("\n".join(lines)))

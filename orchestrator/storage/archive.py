@@ -20,25 +20,13 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from datagen.spec import first_problem
-from orchestrator.storage.checkpoints import LATEST, PREVIOUS
 from orchestrator.storage.curves import checked_curves, curves_file
-from orchestrator.storage.evaluations import FOLDER, EvaluationResult, read_evaluation, write_evaluation
-from orchestrator.storage.files import MOST_JSON_BYTES, checksum_of, read_stored, refuse_constant, sealed
-from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, take
-from orchestrator.storage.marks import drop_mark
-from orchestrator.storage.results import (
-    ResultError,
-    TrialResult,
-    list_results,
-    no_room,
-    parse_result,
-    read_curves,
-    trial_directory,
-    whole_result,
-    write_bytes,
-    write_result,
-    write_spec,
-)
+from orchestrator.storage.evaluations import EvaluationResult, read_evaluation, write_evaluation
+from orchestrator.storage.files import MOST_JSON_BYTES, checksum_of, refuse_constant, sealed
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld
+from orchestrator.storage.results import ResultError, TrialResult, no_room, parse_result, write_bytes
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from orchestrator.words import first_line
 
@@ -86,7 +74,7 @@ class Archived:
     evaluations: list[EvaluationResult]
 
 
-def write_archive(storage: Path, path: Path, say: Callable[[str], object] = str) -> int:
+def write_archive(storage: Storage, path: Path, say: Callable[[str], object] = str) -> int:
     """Write the trials of a storage that have ended (COMPLETED, OUT_OF_MEMORY) to one file.
 
     Args:
@@ -101,9 +89,9 @@ def write_archive(storage: Path, path: Path, say: Callable[[str], object] = str)
         ResultError: The storage has none, a spec is not its trial's, or the file can't be written.
     """
     rows = []
-    for name, result in list_results(storage).items():
+    for name, result in storage.results().items():
         if result.final:
-            rows.append(_row(trial_directory(storage, name), result, say))
+            rows.append(_row(storage.trial(name), result, say))
         elif result.reason.startswith("unreadable: "):
             say(f"{result.reason.removeprefix('unreadable: ')}; the trial is left out")
     if not rows:
@@ -119,15 +107,15 @@ def write_archive(storage: Path, path: Path, say: Callable[[str], object] = str)
     return len(rows)
 
 
-def _row(directory: Path, result: TrialResult, say: Callable[[str], object]) -> dict[str, Any]:
-    spec = _spec_of(directory)
+def _row(trial: TrialDirectory, result: TrialResult, say: Callable[[str], object]) -> dict[str, Any]:
+    spec = trial.read_spec()
     try:
-        curves = read_curves(directory)
+        curves = trial.read_curves()
     except ResultError as error:
         say(f"{error}; the curve is left out")
         curves = []
     evaluations = []
-    for path in sorted((directory / FOLDER).glob("*.json")):
+    for path in trial.evaluations:
         try:
             found = read_evaluation(path)
         except ResultError as error:
@@ -136,7 +124,7 @@ def _row(directory: Path, result: TrialResult, say: Callable[[str], object]) -> 
         if found is not None:
             evaluations.append(found.model_dump(mode="json"))
     row = {
-        "trial_id": directory.name,
+        "trial_id": trial.name,
         "core": spec.planner.core,
         "adjoint": spec.planner.adjoint,
         "task": spec.data.task,
@@ -153,19 +141,6 @@ def _row(directory: Path, result: TrialResult, say: Callable[[str], object]) -> 
     return {**row, "checksum": checksum_of(row)}
 
 
-def _spec_of(directory: Path) -> TrialSpec:
-    path = directory / "spec.json"
-    try:
-        spec = TrialSpec.model_validate_json(read_stored(path))
-    except OSError as error:
-        raise ResultError(f"{path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise ResultError(f"{path}: {first_problem(error)}") from error
-    if trial_id(spec) != directory.name:
-        raise ResultError(f"{path}: is the spec of trial {trial_id(spec)}, not of {directory.name}")
-    return spec
-
-
 def _strict(value: Any) -> Any:
     """Return a value of a curve as JSON has it."""
     if not isinstance(value, float) or math.isfinite(value):
@@ -177,7 +152,7 @@ def _loose(value: Any) -> Any:
     return {None: math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value)
 
 
-def read_archive(path: Path, storage: Path, say: Callable[[str], object] = str) -> tuple[int, int]:
+def read_archive(path: Path, storage: Storage, say: Callable[[str], object] = str) -> tuple[int, int]:
     """Put the trials of an archive into a storage; those that have a final result there stay as they are.
 
     Args:
@@ -294,33 +269,31 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _put(trial: Archived, storage: Path, say: Callable[[str], object]) -> bool:
+def _put(archived: Archived, storage: Storage, say: Callable[[str], object]) -> bool:
     """Write one trial, and return whether it was not there already."""
-    directory = trial_directory(storage, trial.result.trial_id)
-    before = whole_result(directory)
+    trial = storage.trial(archived.result.trial_id)
+    before = trial.whole_result()
     if before is not None and before.final:
         return False
     try:
-        lease = take(directory, Owner.here())
+        lease = trial.take(Owner.here())
     except TrialHeld as held:
         say(f"{held}; left alone")
         return False
     try:
-        before = whole_result(directory)
+        before = trial.whole_result()
         if before is not None and before.final:
             return False
         if before is not None:
             # Of a training that did not end: a final result beside them would pass for theirs.
-            for name in (LATEST, PREVIOUS):
-                (directory / name).unlink(missing_ok=True)
-        write_spec(directory, trial.spec)
-        if trial.curves:
-            write_bytes(directory / "curves.parquet", trial.curves)
-        for found in trial.evaluations:
-            write_evaluation(directory, found)
-        lease.renew()
-        write_result(directory, trial.result)
-        drop_mark(directory)
+            for path in (trial.checkpoint, trial.previous_checkpoint):
+                path.unlink(missing_ok=True)
+        trial.write_spec(archived.spec)
+        if archived.curves:
+            trial.put_curves(lease, archived.curves)
+        for found in archived.evaluations:
+            write_evaluation(trial, found)
+        trial.publish(lease, archived.result)
     except LeaseLost as lost:
         say(f"{lost}; left alone")
         return False

@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import os
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.results import write_bytes
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from planners.trial_files import PlannerError, read_checkpoint
 
-LATEST = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
-"""The one before, while the trial runs."""
 
-
-def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(trial: TrialDirectory, state: dict[str, Any]) -> None:
     """Write the checkpoint and keep the one before it.
 
     Args:
-        directory: The trial directory.
+        trial: The trial.
         state: Tensors and plain data.
     """
     content = BytesIO()
     torch.save(state, content)
-    latest, previous = directory / LATEST, directory / PREVIOUS
+    latest, previous = trial.checkpoint, trial.previous_checkpoint
     if latest.exists():
         previous.unlink(missing_ok=True)
         os.link(latest, previous)
     write_bytes(latest, content.getvalue())
-
-
-def drop_previous(directory: Path) -> None:
-    """Remove the checkpoint before the last, which a trial that is complete needs no more."""
-    (directory / PREVIOUS).unlink(missing_ok=True)
 
 
 def code_of(spec: TrialSpec) -> str:
@@ -53,19 +44,18 @@ def is_of(state: dict[str, Any], spec: TrialSpec) -> bool:
         return False
 
 
-def load_checkpoint(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def load_checkpoint(trial: TrialDirectory) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the latest checkpoint that is whole, None where there is none, and what was found wrong with later ones.
 
     Args:
-        directory: The trial directory.
+        trial: The trial.
     """
     wrong: list[str] = []
-    for name in (LATEST, PREVIOUS):
-        path = directory / name
+    for path in (trial.checkpoint, trial.previous_checkpoint):
         if not path.exists():
             continue
         try:
             return read_checkpoint(path), wrong
         except (PlannerError, FileNotFoundError) as error:
-            wrong.append(f"{name} is damaged: {error}"[:300])
+            wrong.append(f"{path.name} is damaged: {error}"[:300])
     return None, wrong

@@ -1,7 +1,7 @@
 """What a storage holds that can be made again, or that a killed process left: listed, and freed when asked.
 
 Only what this project's own code makes is looked at, by its exact name and in the folders where it makes it; links are
-never followed. Whoever writes into a storage without holding a trial says so by `leases.at_work`.
+never followed. Whoever writes into a storage without holding a trial says so by `Storage.at_work`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,15 @@ from typing import Literal
 from datagen.storage.dataset import load_manifest
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import dataset_id
-from orchestrator.storage.checkpoints import PREVIOUS
-from orchestrator.storage.files import read_stored
-from orchestrator.storage.leases import EXPIRY_SECONDS, WORKING, free, look, silent
-from orchestrator.storage.results import ResultError, is_trial_id, list_results, trial_directory
-from orchestrator.sweep.specs import TrialSpec
+from orchestrator.errors import ResultError
+from orchestrator.storage.layout import Storage, folders
+from orchestrator.storage.leases import EXPIRY_SECONDS, free, look, silent
 
 Kind = Literal["left over", "dataset", "elsewhere"]
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}|[a-z0-9_]{8})\.tmp")
 """Names that `write_bytes` and the leases give, and `tempfile.mkstemp` for datasets."""
 
-_DATASET = re.compile(r".+-[0-9]+-[0-9a-f]{12}")
 _SCRATCH = re.compile(r"[0-9a-f]{12}")
 
 
@@ -53,25 +50,26 @@ class Rebuildable:
     reason: str
 
 
-def check_storage(storage: Path) -> None:
+def check_storage(storage: Storage) -> None:
     """Raise ResultError where a folder is no storage: nothing in it is ours to remove."""
-    if not (_trials(storage) or _dataset_folders(storage)):
+    if not (storage.trial_folders() or storage.dataset_folders()):
         raise ResultError(f"{storage}: expected a storage, with trials/ID or datasets/NAME in it; nothing was touched")
 
 
-def running(storage: Path, *, wait: bool = False) -> list[str]:
+def running(storage: Storage, *, wait: bool = False) -> list[str]:
     """Return what processes work on: trials, and runs as a whole.
 
     Args:
         storage: The storage directory.
         wait: Wait for a sign of life from each, to leave out owners that are gone.
     """
-    held = [path for path in (*_trials(storage), *_folders(storage / WORKING)) if not free(look(path))]
+    trials = [trial.path for trial in storage.trial_folders()]
+    held = [path for path in (*trials, *folders(storage.working)) if not free(look(path))]
     gone = {path for path, _ in silent(held if wait else [])}
     return [path.name for path in held if path not in gone]
 
 
-def rebuildable(storage: Path) -> list[Rebuildable]:
+def rebuildable(storage: Storage) -> list[Rebuildable]:
     """Return what can be freed where nothing runs, largest first.
 
     A generated dataset can go; whether its trials are done is in the reason. An imported one can't be made again.
@@ -94,42 +92,26 @@ def remove(items: list[Rebuildable]) -> None:
             item.path.unlink(missing_ok=True)
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, links to others left out."""
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-
-
-def _trials(storage: Path) -> list[Path]:
-    return [path for path in _folders(storage / "trials") if is_trial_id(path.name)]
-
-
-def _dataset_folders(storage: Path) -> list[Path]:
-    return [path for path in _folders(storage / "datasets") if _DATASET.fullmatch(path.name)]
-
-
-def _left_over(storage: Path) -> Iterator[Rebuildable]:
-    results = list_results(storage)
-    for trial in _trials(storage):
+def _left_over(storage: Storage) -> Iterator[Rebuildable]:
+    results = storage.results()
+    for trial in storage.trial_folders():
         # The trial's lease says whether somebody writes here.
-        for folder in (trial, *_folders(trial)):
+        for folder in (trial.path, *folders(trial.path)):
             yield from _temporaries(folder, before=float("inf"))
-        path = trial / PREVIOUS
+        path = trial.previous_checkpoint
         if path.is_file() and not path.is_symlink() and trial.name in results and results[trial.name].final:
             yield Rebuildable(path, "left over", path.stat().st_size, "checkpoint before the last of a finished trial")
     # A beat's worth of time for whoever writes without a sign.
     before = _now(storage) - EXPIRY_SECONDS
-    for folder in _dataset_folders(storage):
+    for folder in storage.dataset_folders():
         yield from _temporaries(folder, before)
-    for sweep in _folders(storage / "sweeps"):
-        for folder in (sweep, *_folders(sweep)):
+    for sweep in (storage.sweep(path.name) for path in folders(storage.sweeps)):
+        for folder in (sweep.path, *folders(sweep.path)):
             yield from _temporaries(folder, before)
-        for scratch in _folders(sweep / "ray"):
+        for scratch in folders(sweep.schedulers):
             if _SCRATCH.fullmatch(scratch.name) and _newest(scratch) < before:
                 yield Rebuildable(scratch, "left over", _size(scratch), "scheduler's notes of a run that was killed")
-    for mark in _folders(storage / WORKING):
+    for mark in folders(storage.working):
         yield Rebuildable(mark, "left over", _size(mark), "mark of a run that was killed")
 
 
@@ -145,9 +127,9 @@ def _temporaries(folder: Path, before: float) -> Iterator[Rebuildable]:
                     yield Rebuildable(path, "left over", found.st_size, "half-written file of a killed process")
 
 
-def _now(storage: Path) -> float:
+def _now(storage: Storage) -> float:
     """Return the time by the clock that dates the storage's files, which may be another machine's."""
-    probe = storage / f".time.{uuid.uuid4().hex[:12]}.tmp"
+    probe = storage.path / f".time.{uuid.uuid4().hex[:12]}.tmp"
     try:
         probe.touch(exist_ok=False)
         return probe.stat().st_mtime
@@ -158,12 +140,10 @@ def _now(storage: Path) -> float:
             probe.unlink(missing_ok=True)
 
 
-def _datasets(storage: Path) -> Iterator[Rebuildable]:
+def _datasets(storage: Storage) -> Iterator[Rebuildable]:
     wanted = _unfinished(storage)
-    folder, here = storage / "datasets", _dataset_folders(storage)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not _DATASET.fullmatch(path.name) or not path.is_dir():
-            continue
+    here = storage.dataset_folders()
+    for path in (*here, *storage.linked_datasets()):
         try:
             manifest = load_manifest(path)
         except DatasetError:
@@ -177,18 +157,16 @@ def _datasets(storage: Path) -> Iterator[Rebuildable]:
                 yield Rebuildable(path, "elsewhere", _size(path), f"{reason}; behind a link, so it stays")
 
 
-def _unfinished(storage: Path) -> dict[str, int]:
+def _unfinished(storage: Storage) -> dict[str, int]:
     """Return how many trials without a final result use each dataset."""
-    results = list_results(storage)
+    results = storage.results()
     counts: dict[str, int] = {}
-    for trial in _trials(storage):
+    for trial in storage.trial_folders():
         if trial.name in results and results[trial.name].final:
             continue
-        try:
-            spec = TrialSpec.model_validate_json(read_stored(trial_directory(storage, trial.name) / "spec.json"))
-        except (OSError, ValueError):
-            continue  # no trial, or of another version, or of a plug-in that is not loaded
-        counts[dataset_id(spec.data)] = counts.get(dataset_id(spec.data), 0) + 1
+        spec = trial.known_spec()
+        if spec is not None:
+            counts[dataset_id(spec.data)] = counts.get(dataset_id(spec.data), 0) + 1
     return counts
 
 

@@ -1,4 +1,4 @@
-"""The per-epoch records of a trial, `curves.parquet` in its directory."""
+"""The per-epoch records of a trial, as a Parquet file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.storage.files import ResultError, checksum_of, read_stored, write_bytes
+from orchestrator.storage.files import ResultError, checksum_of, read_stored
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -22,18 +22,12 @@ MOST_LETTERS = 2000
 """Parquet packs equal values so well that the size of a file says little; these bound what it unfolds to."""
 
 
-def write_curves(directory: Path, records: Sequence[Any]) -> None:
-    """Write `curves.parquet`: one row per epoch.
+def curves_file(records: Sequence[Any]) -> bytes:
+    """Return the content of a trial's file of curves: one row per epoch.
 
     Args:
-        directory: The trial directory.
         records: Dataclasses or mappings, all with the same fields, in order of epoch.
     """
-    write_bytes(directory / "curves.parquet", curves_file(records))
-
-
-def curves_file(records: Sequence[Any]) -> bytes:
-    """Return the content of a `curves.parquet`; arguments as for `write_curves`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -47,16 +41,15 @@ def curves_file(records: Sequence[Any]) -> bytes:
     return content
 
 
-def read_curves(directory: Path) -> list[dict[str, Any]]:
-    """Return the per-epoch records of a trial, empty where it has none.
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """Return the per-epoch records in a file, empty where there is none.
 
     Raises:
-        ResultError: There is a `curves.parquet`, but it is not what a trial has written.
+        ResultError: There is one, but it is not what a trial has written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = directory / "curves.parquet"
     try:
         content = read_stored(path, MOST_BYTES)
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from datagen.spec import first_problem
 from datagen.tasks.registry import DatasetSpec, Split, dataset_id
 from orchestrator.storage.files import read_object, read_stored, sealed, unsealed
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import (
     Count,
@@ -22,14 +23,12 @@ from orchestrator.storage.results import (
     Seconds,
     check_arrivals,
     is_trial_id,
-    trial_directory,
     write_bytes,
     write_json,
 )
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec, further_tests
-from planners.trial_files import STEPS_FILE
 
-FOLDER = "evaluations"
 REMEDY = "idp run makes it again"
 
 
@@ -95,14 +94,9 @@ class PlannedEvaluation:
     data: DatasetSpec
     k: int
 
-    def path(self, storage: Path) -> Path:
+    def path(self, storage: Storage) -> Path:
         """Return where its result is or will be."""
-        return evaluation_path(trial_directory(storage, self.trial.trial_id), dataset_id(self.data), "test", self.k)
-
-
-def evaluation_path(directory: Path, dataset: str, split: Split, k: int) -> Path:
-    """Return the file of an evaluation in a trial directory."""
-    return Path(directory) / FOLDER / f"{dataset}-{split}-k{k}.json"
+        return storage.trial(self.trial.trial_id).evaluation(dataset_id(self.data), "test", self.k)
 
 
 def planned_evaluations(sweep: SweepSpec, trials: Iterable[PlannedTrial]) -> list[PlannedEvaluation]:
@@ -118,17 +112,17 @@ def planned_evaluations(sweep: SweepSpec, trials: Iterable[PlannedTrial]) -> lis
     return planned
 
 
-def keep_test_steps(sweep: SweepSpec, trials: Iterable[PlannedTrial], storage: Path) -> None:
+def keep_test_steps(sweep: SweepSpec, trials: Iterable[PlannedTrial], storage: Storage) -> None:
     """Leave with the planners that are trained how many steps per row the sweep gives them, for whoever uses one.
 
     That is no part of a trial's identity, and so not in its spec.
     """
     for trial in trials:
         rule = sweep.planners[str(trial.axes["planner"])].test_steps_per_row
-        directory = trial_directory(storage, trial.trial_id)
-        if rule is not None and (directory / "checkpoint.pt").exists():
+        directory = storage.trial(trial.trial_id)
+        if rule is not None and directory.checkpoint.exists():
             content = (json.dumps(sealed({"steps_per_row": rule})) + "\n").encode()
-            path = directory / STEPS_FILE
+            path = directory.test_steps
             if not path.is_file() or path.read_bytes() != content:
                 write_bytes(path, content)
 
@@ -149,10 +143,9 @@ def read_evaluation(path: Path) -> EvaluationResult | None:
         raise ResultError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise ResultError(f"{path}: damaged: {error}; {REMEDY}") from error
-    trial = path.parents[1].name
-    if evaluation_path(path.parents[1], found.dataset_id, found.split, found.k) != path or (
-        is_trial_id(trial) and found.trial_id != trial
-    ):
+    trial = TrialDirectory(path.parents[1])
+    own = found.trial_id == trial.name or not is_trial_id(trial.name)
+    if not own or trial.evaluation(found.dataset_id, found.split, found.k) != path:
         raise ResultError(f"{path}: damaged: holds another evaluation; {REMEDY}")
     return found
 
@@ -169,9 +162,9 @@ def parse_evaluation(text: bytes | str) -> EvaluationResult:
         raise ValueError(first_problem(error)) from None
 
 
-def write_evaluation(directory: Path, found: EvaluationResult) -> None:
+def write_evaluation(trial: TrialDirectory, found: EvaluationResult) -> None:
     """Write an evaluation into the directory of its trial."""
-    path = evaluation_path(directory, found.dataset_id, found.split, found.k)
+    path = trial.evaluation(found.dataset_id, found.split, found.k)
     write_json(path, sealed(found.model_dump(mode="json")))
 
 
@@ -183,12 +176,12 @@ def known_evaluation(path: Path) -> EvaluationResult | None:
         return None
 
 
-def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Path) -> list[PlannedEvaluation]:
+def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Storage) -> list[PlannedEvaluation]:
     """Return those that can be done (their planner is trained) and are not, each file once."""
     found: dict[Path, PlannedEvaluation] = {}
     for evaluation in planned:
         path = evaluation.path(storage)
-        if (path.parents[1] / "result.json").exists() and (path.parents[1] / "checkpoint.pt").exists():
+        if storage.trial(evaluation.trial.trial_id).trained:
             done = known_evaluation(path)
             if done is None or not done.provenance.made_by(code_hash()):
                 found[path] = evaluation

@@ -88,6 +88,11 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
         os.close(folder)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, atomically; a number that is not finite is refused (it would not be JSON)."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file; where it is another user's, to one beside it with this user's number in its name."""
     try:

@@ -29,9 +29,6 @@ from orchestrator.storage.files import ResultError, printable, read_stored
 EXPIRY_SECONDS = number_from_environment("IDP_LEASE_SECONDS", 60.0)
 """An owner that gives no sign of life for so long has lost its lease."""
 
-WORKING = "working"
-"""Folder of a storage in which runs as a whole, which hold no trial yet or any more, show that they live."""
-
 _FILE = re.compile(r"\.lease-([0-9]{6,200})")
 _MOST_BYTES = 2**16
 
@@ -259,9 +256,9 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
 
 
 @contextmanager
-def at_work(storage: Path) -> Iterator[None]:
-    """Show, until the end of the block, that this process writes into a storage without holding a trial."""
-    mark = storage / WORKING / uuid.uuid4().hex[:12]
+def at_work(folder: Path) -> Iterator[None]:
+    """Show by a lease in a folder, until the end of the block, that this process works though it holds no trial."""
+    mark = folder / uuid.uuid4().hex[:12]
     lease = take(mark, Owner.here())
     try:
         with lease.beating():

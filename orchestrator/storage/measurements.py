@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from datagen.spec import digest
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.results import write_json
 from orchestrator.sweep.specs import TrialSpec
@@ -52,22 +53,22 @@ def cell_of(spec: TrialSpec) -> str:
     return digest(spec.model_copy(update={"data": data, "training": training, "seed": 0}), 16)
 
 
-def measurement_path(storage: Path, cell: str, device: str) -> Path:
+def measurement_path(storage: Storage, cell: str, device: str) -> Path:
     """Return where a measurement is or will be."""
     plain = "".join(letter if letter.isalnum() else "-" for letter in device)[:60]
-    return storage / "measurements" / f"{cell}-{plain}.json"
+    return storage.measurements / f"{cell}-{plain}.json"
 
 
-def write_measurement(storage: Path, measurement: Measurement) -> None:
+def write_measurement(storage: Storage, measurement: Measurement) -> None:
     """Keep a measurement, in place of an earlier one of its cell and device."""
     path = measurement_path(storage, measurement.cell, measurement.device)
     write_json(path, measurement.model_dump(mode="json"))
 
 
-def read_measurements(storage: Path) -> list[Measurement]:
+def read_measurements(storage: Storage) -> list[Measurement]:
     """Return the measurements of the present code."""
     found = []
-    for path in sorted((storage / "measurements").glob("*.json")):
+    for path in sorted(storage.measurements.glob("*.json")):
         try:
             measurement = Measurement.model_validate_json(path.read_bytes())
         except ValueError:

@@ -1,24 +1,22 @@
-"""Trial directories: what a trial leaves behind, written atomically; the truth behind every table."""
+"""The outcome of a trial: the truth behind every table."""
 
 from __future__ import annotations
 
 import errno
 import importlib
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from datagen.spec import Spec, first_problem
-from orchestrator.storage.curves import read_curves as read_curves
-from orchestrator.storage.curves import write_curves as write_curves
-from orchestrator.storage.files import Line, read_object, read_stored, sealed, unsealed
+from datagen.spec import first_problem
+from orchestrator.storage.files import Line, read_object, unsealed
 from orchestrator.storage.files import ResultError as ResultError
 from orchestrator.storage.files import write_bytes as write_bytes
+from orchestrator.storage.files import write_json as write_json
 from orchestrator.storage.provenance import Provenance
 
 Status = Literal["COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED"]
@@ -165,39 +163,6 @@ def is_trial_id(name: str) -> bool:
     return _TRIAL_ID.fullmatch(name) is not None
 
 
-def trial_directory(storage: Path, trial_id: str) -> Path:
-    """Return `storage/trials/trial_id`; nothing is created.
-
-    Raises:
-        ValueError: `trial_id` is no digest, so that no name can lead out of the storage directory.
-    """
-    if not is_trial_id(trial_id):
-        raise ValueError(f"trial id: expected 8 to 64 hexadecimal digits, got {trial_id!r}")
-    return Path(storage) / "trials" / trial_id
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON, atomically; a number that is not finite is refused (it would not be JSON)."""
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_spec(directory: Path, spec: Spec) -> None:
-    """Write `spec.json`: the resolved spec, defaults included; where it is there already and whole, leave it."""
-    content = (json.dumps(spec.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode()
-    try:
-        if (directory / "spec.json").read_bytes() == content:
-            return
-    except OSError:
-        pass  # not there yet, or not readable: writing it says what is wrong
-    # Whoever runs the trial compares it with the sweep and writes it again where it is not whole.
-    write_bytes(directory / "spec.json", content, durable=False)
-
-
-def write_result(directory: Path, result: TrialResult) -> None:
-    """Write `result.json`; a trial writes it last, so its presence means that everything else is there."""
-    write_json(directory / "result.json", sealed(result.model_dump(mode="json")))
-
-
 def parse_result(text: bytes | str) -> TrialResult:
     """Return the result in the text of a `result.json`.
 
@@ -210,61 +175,11 @@ def parse_result(text: bytes | str) -> TrialResult:
         raise ValueError(first_problem(error)) from None
 
 
-def read_result(directory: Path) -> TrialResult | None:
-    """Return the result in `directory`, or None where there is none yet.
-
-    Raises:
-        ResultError: There is a `result.json`, but it is not the result that this trial has written.
-    """
-    path = directory / "result.json"
-    try:
-        result = parse_result(read_stored(path))
-    except FileNotFoundError:
-        return None
-    except ResultError:
-        raise
-    except ValueError as error:
-        raise ResultError(f"{path}: damaged: {error}") from error
-    if is_trial_id(directory.name) and result.trial_id != directory.name:
-        raise ResultError(f"{path}: damaged: trial_id: the result of another trial, {result.trial_id!r:.80}")
-    return result
-
-
-def whole_result(directory: Path) -> TrialResult | None:
-    """Return a trial's result; None where there is none, or a damaged one, which is made again."""
-    try:
-        return read_result(directory)
-    except ResultError:
-        return None
-
-
-def known_result(directory: Path) -> TrialResult | None:
-    """Return what is known of a trial: as `read_result`, but what cannot be read stands as FAILED, with the reason."""
-    try:
-        return read_result(directory)
-    except (ResultError, OSError) as error:
-        return TrialResult(trial_id=directory.name, status="FAILED", reason=f"unreadable: {error}")
-
-
-def list_results(storage: Path, trial_ids: Iterable[str] | None = None) -> dict[str, TrialResult]:
-    """Return the results in `storage` by trial id.
-
-    A result that cannot be read stands as FAILED with the reason, so that it is seen and tried again.
-
-    Args:
-        storage: The storage directory.
-        trial_ids: The trials to look for; all that are there by default.
-    """
-    if trial_ids is None:
-        folder = Path(storage) / "trials"
-        found = sorted(folder.iterdir()) if folder.is_dir() else []
-        trial_ids = [path.name for path in found if is_trial_id(path.name) and path.is_dir()]
-    results = {trial_id: known_result(trial_directory(storage, trial_id)) for trial_id in trial_ids}
-    return {trial_id: result for trial_id, result in results.items() if result is not None}
+_ELSEWHERE = {"read_results": "orchestrator.api", "trial_directory": "orchestrator.storage.layout"}
+"""What was here in version 0.1, and is now above this module."""
 
 
 def __getattr__(name: str) -> Any:
-    # Its place before version 0.2; a function above this room, so that it is looked up when somebody asks.
-    if name == "read_results":
-        return importlib.import_module("orchestrator.api").read_results
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ELSEWHERE[name]), name)

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from datagen.spec import digest
+from orchestrator.storage.layout import Storage, SweepFolder
 from orchestrator.storage.results import write_json
+from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.sweep.suggestions import planned_trials
 
 _VARIANT = re.compile(r"[0-9a-f]{6}")
 _NO_OTHER_NUMBERS: dict[str, Any] = {"description": "", "next": None, "figures": []}
 
 
-def every_trial(sweep: SweepSpec, storage: Path) -> list[PlannedTrial]:
+def every_trial(sweep: SweepSpec, storage: Storage) -> list[PlannedTrial]:
     """Return all trials of a sweep, those that a search has suggested so far included."""
     return planned_trials(sweep, storage)[0]
 
@@ -39,7 +40,7 @@ def _without_seeds(grid: dict[str, Any]) -> dict[str, Any]:
     return {axis: values for axis, values in grid.items() if axis != "seed"}
 
 
-def make_way(sweep: SweepSpec, storage: Path, name: str) -> Path | None:
+def make_way(sweep: SweepSpec, storage: Storage, name: str) -> Path | None:
     """Keep what another variant of the sweep left at `sweeps/NAME/name`, and note that it is now this one's.
 
     Args:
@@ -50,8 +51,8 @@ def make_way(sweep: SweepSpec, storage: Path, name: str) -> Path | None:
     Returns:
         Where the other's is now; None where there was none.
     """
-    path, own = storage / "sweeps" / sweep.name / name, variant(sweep)
-    owners = _owners(path.parent)
+    folder, own = storage.sweep(sweep.name), variant(sweep)
+    path, owners = folder.path / name, _owners(folder)
     other, kept = owners.get(name), None
     if other not in (None, own) and path.exists():
         kept = path.with_name(f"{path.stem}-{other}{path.suffix}")
@@ -59,24 +60,24 @@ def make_way(sweep: SweepSpec, storage: Path, name: str) -> Path | None:
             shutil.rmtree(kept)  # what it has is older
         path.replace(kept)
     if other != own:
-        write_json(path.parent / "variants.json", {**owners, name: own})
+        write_json(folder.variants, {**owners, name: own})
     return kept
 
 
-def is_of(sweep: SweepSpec, storage: Path, name: str) -> bool:
+def is_of(sweep: SweepSpec, storage: Storage, name: str) -> bool:
     """Return whether `sweeps/NAME/name` is this variant's, as far as is noted."""
-    return _owners(storage / "sweeps" / sweep.name).get(name) in (None, variant(sweep))
+    return _owners(storage.sweep(sweep.name)).get(name) in (None, variant(sweep))
 
 
-def folder_of_selection(sweep: SweepSpec, storage: Path, chosen: str) -> Path:
+def folder_of_selection(sweep: SweepSpec, storage: Storage, chosen: str) -> Path:
     """Return where the documents of `--only` go: beside the whole sweep's, not over them."""
     name = re.sub(r"[^A-Za-z0-9=,._+-]+", "_", chosen)[:100]
-    return storage / "sweeps" / sweep.name / "only" / f"{variant(sweep)}-{name}"
+    return storage.sweep(sweep.name).selection(f"{variant(sweep)}-{name}")
 
 
-def _owners(folder: Path) -> dict[str, str]:
+def _owners(folder: SweepFolder) -> dict[str, str]:
     try:
-        found = json.loads((folder / "variants.json").read_bytes())
+        found = json.loads(folder.variants.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations, read_evaluation
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
-from orchestrator.storage.results import ResultError, TrialResult, list_results, read_curves, trial_directory
+from orchestrator.storage.results import ResultError, TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
 from orchestrator.tables.freshness import is_present, of_one_version, version
 
@@ -64,10 +66,10 @@ def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, 
     """
     places = {(trial.trial_id, tuple(trial.axes.items())): trial for trial in reversed(trials)}
     own = list(places.values())[::-1]
-    results = list_results(storage, dict.fromkeys(trial.trial_id for trial in own))
+    results = Storage(storage).results(dict.fromkeys(trial.trial_id for trial in own))
     planned: dict[int, list[Path]] = {}
     for evaluation in planned_evaluations(sweep, own):
-        planned.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
+        planned.setdefault(id(evaluation.trial), []).append(evaluation.path(Storage(storage)))
     return [
         _read(trial, results.get(trial.trial_id), storage, planned.get(id(trial), []), curves=curves) for trial in own
     ]
@@ -86,7 +88,7 @@ def _read(
             continue
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
-    records = read_whole_curves(trial_directory(storage, trial.trial_id), damaged.append) if curves else []
+    records = read_whole_curves(Storage(storage).trial(trial.trial_id), damaged.append) if curves else []
     return Run(trial, result, records, tests, tuple(damaged))
 
 
@@ -95,14 +97,14 @@ def _is_of(test: EvaluationResult, result: TrialResult) -> bool:
     return version(test.provenance) == version(result.provenance) or is_present(test.provenance)
 
 
-def read_whole_curves(directory: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
+def read_whole_curves(trial: TrialDirectory, say: Callable[[str], object]) -> list[dict[str, Any]]:
     """Return a trial's per-epoch records, none where they are damaged, which `say` is told."""
     try:
-        records = read_curves(directory)
+        records = trial.read_curves()
         for record in records:
             for name in CURVES:
                 if not isinstance(record.get(name), int | float):
-                    raise ResultError(f"{directory / 'curves.parquet'}: {name}: expected a number in each epoch")
+                    raise ResultError(f"{trial.curves_file}: {name}: expected a number in each epoch")
     except ResultError as error:
         say(str(error))
         return []

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datagen.tasks.registry import dataset_id
-from orchestrator.storage.results import trial_directory, write_bytes, write_json
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.results import write_bytes, write_json
 from orchestrator.storage.variants import is_of
 from orchestrator.sweep.specs import SweepSpec
 from orchestrator.tables.records import Run
@@ -45,7 +46,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Path, folder
     write_bytes(folder / "table.md", render(summary, "md").encode())
     write_bytes(folder / "table.csv", render(summary, "csv").encode())
     kept = report_path(sweep, storage)
-    if kept.exists() and is_of(sweep, storage, kept.name) and kept.stat().st_mtime >= _newest(runs, storage):
+    if kept.exists() and is_of(sweep, Storage(storage), kept.name) and kept.stat().st_mtime >= _newest(runs, storage):
         shutil.copyfile(kept, folder / "report.html")
     else:
         write_bytes(folder / "report.html", encoded(report(sweep, runs)))
@@ -57,7 +58,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Path, folder
 
 
 def _newest(runs: Sequence[Run], storage: Path) -> float:
-    paths = (trial_directory(storage, run.trial.trial_id) / "result.json" for run in runs if run.result)
+    paths = (Storage(storage).trial(run.trial.trial_id).result_file for run in runs if run.result)
     return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
 

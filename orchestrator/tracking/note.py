@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult, write_json
 from orchestrator.tracking.store import knows_experiment
 
@@ -39,7 +40,7 @@ def page_of(storage: Path, sweep: str, uri: str) -> str:
 
 def note_path(storage: Path, sweep: str, uri: str) -> Path:
     """Return where the note is; its name has a digest of the address, which may hold a password."""
-    return storage / "sweeps" / sweep / f"mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+    return Storage(storage).sweep(sweep).shown(hashlib.sha256(uri.encode()).hexdigest()[:12])
 
 
 def _read_note(storage: Path, sweep: str, uri: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from orchestrator.storage.layout import Storage
+
 T = TypeVar("T")
 _SQLITE, _SQLITE_DRIVER = "sqlite:///", "sqlite+pysqlite:///"
 CALL_SECONDS = 30.0
@@ -34,7 +36,7 @@ class StoreError(RuntimeError):
 
 def default_uri(storage: Path) -> str:
     """Return the address of the SQLite file in the storage."""
-    return _sqlite_uri(storage.resolve() / "mlflow.db")
+    return _sqlite_uri(Storage(storage.resolve()).mlflow)
 
 
 def _sqlite_uri(path: Path) -> str:

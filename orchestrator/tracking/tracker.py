@@ -17,7 +17,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import TrackingError as TrackingError
-from orchestrator.storage.results import list_results
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.variants import every_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.records import collect
@@ -129,7 +129,7 @@ class Tracker:
         self._experiment = view.experiment
         if view.made:
             # Whatever was sent before went to an experiment that is there no more.
-            for trial in every_trial(self._sweep, self._storage):
+            for trial in every_trial(self._sweep, Storage(self._storage)):
                 if trial.trial_id not in self._noted:
                     self.note(trial, "finished")
         return view
@@ -143,7 +143,7 @@ class Tracker:
     def _show(self, view: View, trial: PlannedTrial, event: Event) -> None:
         view.show(trial, running=event != "finished", epochs=event != "started")
         if event == "finished":
-            result = list_results(self._storage, [trial.trial_id]).get(trial.trial_id)
+            result = Storage(self._storage).results([trial.trial_id]).get(trial.trial_id)
             if result is not None:
                 with self._changed:
                     self._sent[trial.trial_id] = result_digest(result)
@@ -156,7 +156,7 @@ def seconds_between(attempt: int) -> float:
 
 def _end(view: View, sweep: SweepSpec, storage: Path, status: str, say: Callable[[str], object]) -> None:
     """Send what is about the sweep as a whole, whatever part of it was looked at: means, documents, how it ended."""
-    trials = every_trial(sweep, storage)
+    trials = every_trial(sweep, Storage(storage))
     runs = collect(sweep, trials, storage)
     view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}), status)
     if status != "KILLED":  # whoever stops a sweep does not wait for pictures; the next run sends them
@@ -188,13 +188,13 @@ def sync(
         TrackingError: MLflow does not answer.
     """
     own = {trial.trial_id: trial for trial in trials}
-    results = list_results(storage, own)
+    results = Storage(storage).results(own)
     told: dict[str, None] = {}
     try:
         view = View(uri, sweep, storage, told.setdefault)
         if view.made:  # what was sent before is gone
-            own = {trial.trial_id: trial for trial in every_trial(sweep, storage)}
-            results = list_results(storage, own)
+            own = {trial.trial_id: trial for trial in every_trial(sweep, Storage(storage))}
+            results = Storage(storage).results(own)
         for trial_id in results:
             view.show(own[trial_id], running=False)
         failed = any(result.status == "FAILED" for result in results.values())

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.results import TrialResult, list_results, trial_directory
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.results import TrialResult
 from orchestrator.storage.variants import variant
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.freshness import version
@@ -92,7 +93,7 @@ class View:
         name = self._sweep.name
         found = self._client.get_experiment_by_name(name)
         if found is not None and place and found.artifact_location != place:
-            if own == self._storage.resolve() / "mlflow.db":  # the storage was moved or copied, the database with it
+            if own == Storage(self._storage.resolve()).mlflow:  # the storage was moved or copied, the database with it
                 relocate(uri, found.experiment_id, found.artifact_location, place)
             elif found.artifact_location.startswith("file:") and found.artifact_location.endswith("/mlruns"):
                 # A database that several storages share: this is another storage's experiment.
@@ -193,7 +194,7 @@ class View:
             running: True while a process works on it: then an old result in its directory is not its result.
             epochs: False where the curves in its directory may be of an earlier attempt.
         """
-        result = None if running else list_results(self._storage, [trial.trial_id]).get(trial.trial_id)
+        result = None if running else Storage(self._storage).results([trial.trial_id]).get(trial.trial_id)
         if result is None and not running:
             return
         code = present_version(trial) if result is None else version(result.provenance)
@@ -207,11 +208,11 @@ class View:
             if self._runs[key].status != _STATUS[result.status]:
                 self._set_status(key, _STATUS[result.status])
             return
-        directory = trial_directory(self._storage, trial.trial_id)
+        directory = Storage(self._storage).trial(trial.trial_id)
         curves = read_whole_curves(directory, self._say) if epochs else []
         seconds = [seconds_of(record) for record in curves]
         # Copies and archives may have lost the file's time; MLflow takes no time before 1970.
-        end = max(time.time() if result is None else (directory / "result.json").stat().st_mtime, sum(seconds) + 1.0)
+        end = max(time.time() if result is None else directory.result_file.stat().st_mtime, sum(seconds) + 1.0)
         times = [end - sum(seconds[number + 1 :]) for number in range(len(curves))]
         tags = {"idp.trial_id": trial.trial_id, "idp.code": code, "idp.kind": "trial"}
         run_id = self._ensure(key, trial_name(trial), tags, params_of(trial), int((end - sum(seconds)) * 1000))
@@ -283,7 +284,7 @@ class View:
         open_runs = {
             key: run for key, run in self._runs.items() if key.startswith("trial:") and run.status == "RUNNING"
         }
-        results = list_results(self._storage, [key.removeprefix("trial:") for key in open_runs])
+        results = Storage(self._storage).results([key.removeprefix("trial:") for key in open_runs])
         for key, run in open_runs.items():
             result = results.get(key.removeprefix("trial:"))
             # One that has ended meanwhile, in another driver, is that one's to show.

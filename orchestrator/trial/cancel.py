@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, free, look, take
-from orchestrator.storage.marks import drop_mark, is_cancelled, set_mark
+from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, free
 from orchestrator.storage.provenance import provenance
-from orchestrator.storage.results import TrialResult, trial_directory, whole_result
-from orchestrator.trial.failure import settle
+from orchestrator.storage.results import TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
 
 
 class Cancelled(Exception):
@@ -17,62 +15,52 @@ class Cancelled(Exception):
 
 
 def cancel(
-    storage: Path, trial_id: str, reason: str = "cancelled"
+    trial: TrialDirectory, reason: str = "cancelled"
 ) -> Literal["cancelled", "at the next epoch", "already done"]:
     """Stop a trial and keep it stopped; one that is running stops after its present epoch.
 
     Args:
-        storage: The storage directory.
-        trial_id: The trial.
+        trial: The trial.
         reason: Why, for its result.
 
     Returns:
         What becomes of it.
     """
-    directory = trial_directory(storage, trial_id)
-    found = whole_result(directory)
-    if found is not None and found.final and free(look(directory)):
+    found = trial.whole_result()
+    if found is not None and found.final and free(trial.look()):
         return "already done"
     # The mark first: whoever holds the trial finds it, or has ended by the time that the lease can be had.
-    set_mark(directory, reason)
-    outcome = TrialResult(trial_id=trial_id, status="CANCELLED", reason=reason, provenance=provenance())
+    trial.cancel(reason)
+    outcome = TrialResult(trial_id=trial.name, status="CANCELLED", reason=reason, provenance=provenance())
     try:
-        kept = settle(directory, Owner.here(), outcome)
+        kept = trial.settle(Owner.here(), outcome)
     except (TrialHeld, LeaseLost):
         return "at the next epoch"
     if kept is outcome:
         return "cancelled"
-    drop_mark(directory)
+    trial.drop_mark()
     return "already done"
 
 
-def retry(storage: Path, trial_id: str) -> bool:
-    """Let a cancelled or failed trial run again with the sweep, from its last checkpoint; True where it was one.
-
-    Args:
-        storage: The storage directory.
-        trial_id: The trial.
-    """
-    directory = trial_directory(storage, trial_id)
-    if not directory.is_dir():
+def retry(trial: TrialDirectory) -> bool:
+    """Let a cancelled or failed trial run again with the sweep, from its last checkpoint; True where it was one."""
+    if not trial.path.is_dir():
         return False
-    marked = is_cancelled(directory)
-    found = whole_result(directory)
-    if not marked and (found is None or found.final) and not (directory / "result.json").exists():
+    marked = trial.is_cancelled()
+    found = trial.whole_result()
+    if not marked and (found is None or found.final) and not trial.result_file.exists():
         return False
-    drop_mark(directory)
+    trial.drop_mark()
     try:
-        lease = take(directory, Owner.here())
+        lease = trial.take(Owner.here())
     except TrialHeld:
         return marked  # it runs, and now goes on
     try:
-        drop_mark(directory)
-        path = directory / "result.json"
-        found = whole_result(directory)
-        again = path.is_file() if found is None else not found.final
+        trial.drop_mark()
+        found = trial.whole_result()
+        again = trial.result_file.is_file() if found is None else not found.final
         if again:
-            lease.renew()
-            path.unlink(missing_ok=True)
+            trial.forget_result(lease)
     except LeaseLost:
         return marked
     finally:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from datagen.problem import Problems
 from datagen.tasks.registry import TASKS
 from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.results import ResultError, write_bytes
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec
 from orchestrator.trial.trained import solve
 from planners.fixed_points import Result
@@ -25,8 +25,6 @@ from planners.training.evaluation import ProblemSource, evaluate
 from planners.training.rollout import Evaluation
 from planners.training.trainer import Trainer
 from planners.trial_files import PlannerError, read_checkpoint
-
-FILE = "divergence.pt"
 
 
 class WatchedTrainer(Trainer):
@@ -99,24 +97,24 @@ class Replay:
     residual: list[list[float | None]]
 
 
-def keep_divergence(directory: Path, content: bytes) -> None:
+def keep_divergence(trial: TrialDirectory, content: bytes) -> None:
     """Write the state of the first divergence, unless there is one from before an interruption."""
-    if not (directory / FILE).exists():
-        write_bytes(directory / FILE, content)
+    if not trial.divergence.exists():
+        write_bytes(trial.divergence, content)
 
 
-def replay(directory: Path, spec: TrialSpec, train: ProblemSource) -> Replay:
+def replay(trial: TrialDirectory, spec: TrialSpec, train: ProblemSource) -> Replay:
     """Run the forward iteration again that was the first of the trial to diverge.
 
     Args:
-        directory: The trial directory.
+        trial: Its directory.
         spec: The trial.
         train: Its training problems.
 
     Raises:
         ResultError: No divergence was kept, or it was of other code.
     """
-    path = directory / FILE
+    path = trial.divergence
     try:
         state = read_checkpoint(path)
     except FileNotFoundError:

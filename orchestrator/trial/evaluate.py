@@ -11,6 +11,7 @@ from datagen.tasks.registry import TASKS, Split
 from orchestrator.errors import ResultError
 from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
 from orchestrator.storage.provenance import provenance
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.plugins import used_by
 
 MOST_STEPS = 1_000_000
@@ -27,7 +28,7 @@ def check_option(option: str, number: int | None, most: int) -> None:
 
 
 def evaluate_trial(
-    directory: Path,
+    trial: TrialDirectory,
     dataset: Path,
     split: Split = "test",
     k: int | None = None,
@@ -37,7 +38,7 @@ def evaluate_trial(
     """Test a trained planner on a dataset, its own or any other, and leave the result in its trial directory.
 
     Args:
-        directory: The trial directory.
+        trial: The trial.
         dataset: The folder of a finished dataset, generated or imported, of any map size.
         split: Which part of the dataset.
         k: Most forward steps; None is the planner's own number for maps of this size (`Trained.steps`).
@@ -55,16 +56,16 @@ def evaluate_trial(
     from orchestrator.trial.trained import load_trained
     from planners.training.evaluation import evaluate
 
-    trained = load_trained(directory)
+    trained = load_trained(trial.path)
     manifest = parquet.load_manifest(dataset)
     task = TASKS[manifest.spec.task]
     if task.moves != trained.moves:
         raise ResultError(
-            f"{directory}: trained for the moves of {trained.spec.data.task!r}, not those of {manifest.spec.task!r}"
+            f"{trial}: trained for the moves of {trained.spec.data.task!r}, not those of {manifest.spec.task!r}"
         )
     if task.mapper != trained.spec.planner.mapper:
         raise ResultError(
-            f"{directory}: the planner's mapper is {trained.spec.planner.mapper!r}, but {manifest.spec.task!r} needs "
+            f"{trial}: the planner's mapper is {trained.spec.planner.mapper!r}, but {manifest.spec.task!r} needs "
             f"{task.mapper!r}"
         )
     problems = parquet.read_split(dataset, split)
@@ -75,7 +76,7 @@ def evaluate_trial(
     started = time.perf_counter()
     found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps, progress=progress)
     result = EvaluationResult(
-        trial_id=Path(directory).resolve().name,
+        trial_id=trial.path.resolve().name,
         dataset_id=manifest.dataset_id,
         split=split,
         map_size=problems.map.shape[1],
@@ -90,5 +91,5 @@ def evaluate_trial(
         seconds=time.perf_counter() - started,
         provenance=provenance(manifest.dataset_id, plugins=used_by(manifest.spec, trained.spec.planner)),
     )
-    write_evaluation(directory, result)
+    write_evaluation(trial, result)
     return result

@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import traceback
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.storage.leases import Owner, take
+from orchestrator.storage.leases import Owner
 from orchestrator.storage.provenance import code_hash, provenance
-from orchestrator.storage.results import TrialResult, whole_result, write_result
+from orchestrator.storage.results import TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
 
 if TYPE_CHECKING:
     from planners.training.records import EpochRecord
@@ -63,41 +63,13 @@ def memory_phase(error: BaseException) -> str:
     return str(getattr(error, "phase", "loading"))
 
 
-def settle(directory: Path, owner: Owner, outcome: TrialResult) -> TrialResult:
-    """Write how a trial has ended unless it has a final result, looking and writing under one lease.
-
-    Args:
-        directory: The trial directory.
-        owner: This process.
-        outcome: CANCELLED or FAILED.
-
-    Returns:
-        What the directory holds then: the outcome, or the final result that was there.
-
-    Raises:
-        TrialHeld: Another process works on the trial.
-        LeaseLost: Another process took it over meanwhile; nothing was written.
-    """
-    lease = take(directory, owner)
-    try:
-        found = whole_result(directory)
-        if found is not None and found.final:
-            return found
-        lease.renew()
-        write_result(directory, outcome)
-        return outcome
-    finally:
-        lease.release()
-
-
-def record_failure(directory: Path, trial_id: str, error: BaseException, campaign: str = "") -> TrialResult:
+def record_failure(trial: TrialDirectory, error: BaseException, campaign: str = "") -> TrialResult:
     """Write and return the result of a trial that could not write one itself: FAILED, with the traceback.
 
     Where the trial has a final result, that stays: a fresh one is returned, and beside a stale one the failure.
 
     Args:
-        directory: The trial directory.
-        trial_id: The trial.
+        trial: The trial.
         error: What ended it.
         campaign: The run of a sweep that it ran for.
 
@@ -106,13 +78,13 @@ def record_failure(directory: Path, trial_id: str, error: BaseException, campaig
         LeaseLost: Another process took it over meanwhile.
     """
     result = TrialResult(
-        trial_id=trial_id,
+        trial_id=trial.name,
         status="FAILED",
         reason=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500],
         traceback="".join(traceback.format_exception(error)),
         provenance=provenance(),
     )
-    kept = settle(directory, Owner.here(campaign), result)
+    kept = trial.settle(Owner.here(campaign), result)
     if kept is result or kept.provenance.made_by(code_hash()):
         return kept
     return result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})

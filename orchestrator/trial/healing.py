@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.storage.evaluations import FOLDER, read_evaluation
-from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, take
-from orchestrator.storage.results import ResultError, read_curves, trial_directory, write_curves
+from orchestrator.storage.evaluations import read_evaluation
+from orchestrator.storage.leases import Lease, LeaseLost, Owner, TrialHeld
+from orchestrator.storage.results import ResultError
+from orchestrator.storage.trial_directory import TrialDirectory
 
 
-def heal(storage: Path, trial_id: str) -> list[str]:
+def heal(trial: TrialDirectory) -> list[str]:
     """Write damaged curves again from the checkpoint, and remove damaged tests, which the next run makes again.
 
     Args:
-        storage: The storage directory.
-        trial_id: The trial.
+        trial: The trial.
 
     Returns:
         What was done, and what could not be: a line each; none where nothing is damaged.
     """
-    directory = trial_directory(storage, trial_id)
-    curves, tests = _damaged_curves(directory), _damaged_tests(directory)
+    curves, tests = _damaged_curves(trial), _damaged_tests(trial)
     if not curves and not tests:
         return []
     try:
-        lease = take(directory, Owner.here())
+        lease = trial.take(Owner.here())
     except TrialHeld as held:
         return [f"{held}; its damaged files are left alone"]
     said = []
@@ -34,7 +33,7 @@ def heal(storage: Path, trial_id: str) -> list[str]:
             path.unlink(missing_ok=True)
             said.append(f"{path}: was damaged and is removed; idp run tests the planner again")
         if curves:
-            said.append(_curves_again(directory))
+            said.append(_curves_again(trial, lease))
     except LeaseLost as lost:
         said.append(str(lost))
     finally:
@@ -42,17 +41,17 @@ def heal(storage: Path, trial_id: str) -> list[str]:
     return said
 
 
-def _damaged_curves(directory: Path) -> bool:
+def _damaged_curves(trial: TrialDirectory) -> bool:
     try:
-        read_curves(directory)
+        trial.read_curves()
     except ResultError:
         return True
     return False
 
 
-def _damaged_tests(directory: Path) -> list[Path]:
+def _damaged_tests(trial: TrialDirectory) -> list[Path]:
     damaged = []
-    for path in sorted((directory / FOLDER).glob("*.json")):
+    for path in trial.evaluations:
         try:
             read_evaluation(path)
         except ResultError:
@@ -60,13 +59,13 @@ def _damaged_tests(directory: Path) -> list[Path]:
     return damaged
 
 
-def _curves_again(directory: Path) -> str:
+def _curves_again(trial: TrialDirectory, lease: Lease) -> str:
     from orchestrator.storage.checkpoints import load_checkpoint
 
-    path = directory / "curves.parquet"
-    state, _ = load_checkpoint(directory)
+    path = trial.curves_file
+    state, _ = load_checkpoint(trial)
     records = state.get("records") if state is not None else None
     if not isinstance(records, list) or not records:
         return f"{path}: damaged, and no checkpoint has its records: take the file from a copy"
-    write_curves(directory, records)
+    trial.write_curves(lease, records)
     return f"{path}: was damaged and is written again from the checkpoint"

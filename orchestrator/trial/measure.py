@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from datagen.problem import Problems
 from datagen.tasks.registry import TASKS
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement, cell_of, write_measurement
 from orchestrator.storage.provenance import code_hash, provenance
 from orchestrator.sweep.specs import PlannedTrial
@@ -25,7 +25,7 @@ STEPS = 4
 
 
 def measure(
-    trials: Iterable[PlannedTrial], storage: Path, say: Callable[[PlannedTrial, Measurement], None]
+    trials: Iterable[PlannedTrial], storage: Storage, say: Callable[[PlannedTrial, Measurement], None]
 ) -> list[Measurement]:
     """Measure every distinct cell on this machine and keep what was found in the storage.
 

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,13 @@ from datagen.storage import dataset as parquet
 from datagen.storage.staging import staged
 from datagen.storage.stream import ProblemStream
 from datagen.tasks.registry import TASKS, DatasetSpec, Split, dataset_id
-from orchestrator.storage.checkpoints import LATEST, code_of, drop_previous, is_of, load_checkpoint, save_checkpoint
-from orchestrator.storage.files import append_line
-from orchestrator.storage.leases import Lease, LeaseLost, Owner, take
-from orchestrator.storage.marks import drop_mark, is_cancelled, why_cancelled
+from orchestrator.storage.checkpoints import code_of, is_of, load_checkpoint, save_checkpoint
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.leases import Lease, LeaseLost, Owner
 from orchestrator.storage.provenance import code_hash, provenance
-from orchestrator.storage.results import (
-    ResultError,
-    TrialResult,
-    no_room,
-    read_result,
-    trial_directory,
-    whole_result,
-    write_curves,
-    write_result,
-    write_spec,
-)
+from orchestrator.storage.results import ResultError, TrialResult, no_room
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
-from orchestrator.trial import divergence
 from orchestrator.trial.cancel import Cancelled
 from orchestrator.trial.device import device_of, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
@@ -59,34 +47,46 @@ Report = Callable[[EpochRecord], None]
 
 
 @dataclass(frozen=True)
+class TrialOptions:
+    """How a process goes about a trial.
+
+    Attributes:
+        campaign: The run of a sweep that it works for; takes over from its own dead processes at once. Empty for none.
+        instead_of: Number of a lease whose owner has given no sign of life for long enough.
+        exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
+        retime: Train again what was trained on a shared device.
+        stall_seconds: Time without a training step or a tested batch after which the process ends itself; None to
+            wait for ever.
+    """
+
+    campaign: str = ""
+    instead_of: int = 0
+    exclusive: bool = False
+    retime: bool = False
+    stall_seconds: float | None = STALL_SECONDS
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """What one process does about one trial, under its lease; the fields are `run_trial`'s arguments."""
+    """What one process does about one trial, under its lease; the other fields are `run_trial`'s arguments."""
 
     spec: TrialSpec
-    storage: Path
+    storage: Storage
     lease: Lease
     report: Report | None
-    exclusive: bool
-    retime: bool
-    stall_seconds: float | None
-    alone: bool
+    options: TrialOptions
 
     @property
-    def directory(self) -> Path:
+    def trial(self) -> TrialDirectory:
         """The trial directory."""
-        return self.lease.directory
+        return TrialDirectory(self.lease.directory)
 
 
 def run_trial(
     spec: TrialSpec,
-    storage: Path,
+    storage: Storage,
     report: Report | None = None,
-    *,
-    campaign: str = "",
-    instead_of: int = 0,
-    exclusive: bool = False,
-    retime: bool = False,
-    stall_seconds: float | None = STALL_SECONDS,
+    options: TrialOptions = TrialOptions(),
 ) -> TrialResult:
     """Train and test one planner and leave everything in its trial directory.
 
@@ -98,12 +98,7 @@ def run_trial(
         spec: The trial.
         storage: The storage directory; the trial's dataset must be in it, complete.
         report: Called after each epoch.
-        campaign: The run of a sweep that this process works for; takes over from its own dead processes at once.
-        instead_of: Number of a lease whose owner has given no sign of life for long enough.
-        exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
-        retime: Train again what was trained on a shared device.
-        stall_seconds: Time without a training step or a tested batch after which this process ends itself; None to
-            wait for ever.
+        options: How this process goes about it.
 
     Returns:
         The result, which is also in `result.json`.
@@ -113,56 +108,54 @@ def run_trial(
         LeaseLost: Another process took it over meanwhile; what this one made since then is discarded.
         StorageFull: There is no room; running the trial again goes on from its last checkpoint.
     """
-    directory = trial_directory(storage, trial_id(spec))
+    trial = storage.trial(trial_id(spec))
     try:
-        lease = take(directory, Owner.here(campaign), instead_of)
+        lease = trial.take(Owner.here(options.campaign), options.instead_of)
         try:
             with lease.beating():
-                done = _settled(directory, retime)
-                return done or _run(
-                    Attempt(spec, storage, lease, report, exclusive, retime, stall_seconds, alone=not campaign)
-                )
+                done = _settled(trial, options.retime)
+                return done or _run(Attempt(spec, storage, lease, report, options))
         finally:
             lease.release()
     except LeaseLost:
         with suppress(OSError):  # the whole directory may have been taken away
-            _log(directory, "another process has taken over; what this one has made since is discarded")
+            trial.note("another process has taken over; what this one has made since is discarded")
         raise
     except OSError as error:
-        raise no_room(error, directory) or error from None
+        raise no_room(error, trial.path) or error from None
 
 
-def _settled(directory: Path, retime: bool) -> TrialResult | None:
+def _settled(trial: TrialDirectory, retime: bool) -> TrialResult | None:
     """Return the result that leaves nothing to do, found only once the trial is ours."""
     try:
-        result = read_result(directory)
+        result = trial.read_result()
     except ResultError as error:
-        _log(directory, f"the result is damaged and made again: {error}")
+        trial.note(f"the result is damaged and made again: {error}")
         return None
     if result is None:
         return None
-    if result.status == "CANCELLED" and is_cancelled(directory):
+    if result.status == "CANCELLED" and trial.is_cancelled():
         return result
     timed = result.provenance.exclusive or not retime
     return result if result.final and result.provenance.made_by(code_hash()) and timed else None
 
 
 def _run(attempt: Attempt) -> TrialResult:
-    spec, directory, lease = attempt.spec, attempt.directory, attempt.lease
-    write_spec(directory, spec)
+    spec, trial, lease = attempt.spec, attempt.trial, attempt.lease
+    trial.write_spec(spec)
     device = device_of(spec)
     ieee_float32()
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
-        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.exclusive),
+        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.options.exclusive),
     }
     try:
-        _log(directory, f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
+        trial.note(f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
         with (
-            watched(directory, attempt.stall_seconds, attempt.alone) as watchdog,
+            watched(trial, attempt.options.stall_seconds, alone=not attempt.options.campaign) as watchdog,
             dataset_folder(spec.data, attempt.storage) as datasets,
         ):
-            trainer = _trainer(spec, datasets, directory, device)
+            trainer = _trainer(spec, datasets, trial, device)
             trainer.advance = watchdog.advance
             records, alone = _resume(trainer, attempt)
             identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
@@ -181,24 +174,18 @@ def _run(attempt: Attempt) -> TrialResult:
     except LeaseLost:
         raise
     except Exception as error:
-        if full := no_room(error, directory):
+        if full := no_room(error, trial.path):
             raise full from error
         reason = first_line(f"{type(error).__name__}: {error}")
         result = TrialResult(status="FAILED", reason=reason, traceback=traceback.format_exc(), **identity)
-    lease.renew()
-    before = None if result.final else whole_result(directory)
-    if before is not None and before.final:  # a stale one, which this was to replace
+    kept = trial.publish(lease, result)
+    if kept is not result:  # a stale one, which this was to replace
         result = result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})
-    else:
-        write_result(directory, result)
-    if result.final:
-        drop_previous(directory)
-        drop_mark(directory)
     # The log may itself be what failed; the result says it all.
     with suppress(OSError):
-        _log(directory, f"{result.status} {result.reason}".strip())
-        if before is not None and before.final:
-            _log(directory, result.traceback)
+        trial.note(f"{result.status} {result.reason}".strip())
+        if kept.final and not result.final:
+            trial.note(result.traceback)
     return result
 
 
@@ -224,7 +211,7 @@ def _out_of_memory(
     )
 
 
-def _trainer(spec: TrialSpec, datasets: Path, directory: Path, device: str) -> WatchedTrainer:
+def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str) -> WatchedTrainer:
     torch.set_num_threads(spec.execution.threads)
     release_pages()  # of an earlier trial of this process
     limit_gib = spec.execution.memory_limit_gib
@@ -240,7 +227,7 @@ def _trainer(spec: TrialSpec, datasets: Path, directory: Path, device: str) -> W
         kernel=spec.execution.kernel,
         memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
     )
-    trainer.keep = lambda content: keep_divergence(directory, content)
+    trainer.keep = lambda content: keep_divergence(trial, content)
     return trainer
 
 
@@ -252,26 +239,24 @@ def _train_and_test(
     alone: bool,
 ) -> tuple[Evaluation, Convergence]:
     """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
-    spec, directory = attempt.spec, attempt.directory
-    if is_cancelled(directory):
-        raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
+    spec, trial = attempt.spec, attempt.trial
+    if trial.is_cancelled():
+        raise Cancelled(f"{trial.why_cancelled()} after epoch {trainer.epoch} of {spec.training.epochs}")
     if records:
-        write_curves(directory, records)
+        trial.write_curves(attempt.lease, records)
     while not trainer.finished:
         record = trainer.run_epoch()
         records.append(record)
-        attempt.lease.check()
-        write_curves(directory, records)
+        trial.write_curves(attempt.lease, records)
         _save(trainer, records, attempt, alone)
-        _log(
-            directory,
+        trial.note(
             f"epoch {record.epoch}: loss {record.train_loss:.4f}, success {record.valid_success_rate:.4f}, "
             f"residual {record.forward_residual:.2e}, {record.train_seconds:.1f} s",
         )
         if attempt.report is not None:
             attempt.report(record)
-        if is_cancelled(directory) and not trainer.finished:
-            raise Cancelled(f"{why_cancelled(directory)} after epoch {trainer.epoch} of {spec.training.epochs}")
+        if trial.is_cancelled() and not trainer.finished:
+            raise Cancelled(f"{trial.why_cancelled()} after epoch {trainer.epoch} of {spec.training.epochs}")
     if not records:
         _save(trainer, records, attempt, alone)
     test = open_split(spec.data, datasets, "test")
@@ -281,17 +266,17 @@ def _train_and_test(
 
 
 @contextmanager
-def dataset_folder(spec: DatasetSpec, storage: Path) -> Iterator[Path]:
+def dataset_folder(spec: DatasetSpec, storage: Storage) -> Iterator[Path]:
     """Yield the folder that holds the dataset: the storage's, or the node's own copy where IDP_CACHE names a place.
 
     IDP_CACHE_GIB limits what the node's copies may take together (50 by default).
     """
     cache = os.environ.get("IDP_CACHE")
     if not cache:
-        yield storage / "datasets"
+        yield storage.datasets
         return
     limit_bytes = int(float(os.environ.get("IDP_CACHE_GIB", "50")) * 2**30)
-    with staged(parquet.directory_of(spec, storage / "datasets"), Path(cache), limit_bytes) as local:
+    with staged(storage.dataset(spec), Path(cache), limit_bytes) as local:
         yield local.parent
 
 
@@ -305,7 +290,7 @@ def open_split(spec: DatasetSpec, datasets: Path, split: Split) -> ProblemSource
 
 def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone: bool) -> None:
     if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
-        _log(attempt.directory, "weights are not finite: the checkpoint of the epoch before is kept")
+        attempt.trial.note("weights are not finite: the checkpoint of the epoch before is kept")
         return
     state = {
         "code": code_of(attempt.spec),
@@ -314,7 +299,7 @@ def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone:
         "records": [asdict(record) for record in records],
         "trainer": trainer.state_dict(),
     }
-    save_checkpoint(attempt.directory, state)
+    save_checkpoint(attempt.trial, state)
 
 
 def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool]:
@@ -323,34 +308,29 @@ def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool
     None of other code's epochs are taken, nor of another trial's, nor, where they are to be timed again, of those on a
     shared device.
     """
-    directory = attempt.directory
-    state, wrong = load_checkpoint(directory)
+    trial = attempt.trial
+    state, wrong = load_checkpoint(trial)
     for reason in wrong:
-        _log(directory, f"{reason}; " + ("the one before is taken" if state else "training starts again"))
+        trial.note(f"{reason}; " + ("the one before is taken" if state else "training starts again"))
     if state is not None and state.get("code") != code_of(attempt.spec):
-        _log(directory, "the checkpoint was made by other code: training starts again")
+        trial.note("the checkpoint was made by other code: training starts again")
         state = None
     if state is not None and not is_of(state, attempt.spec):
-        _log(directory, "the checkpoint is another trial's: training starts again")
+        trial.note("the checkpoint is another trial's: training starts again")
         state = None
-    if state is not None and attempt.retime and not state.get("exclusive", False):
-        _log(directory, "the checkpoint's epochs were timed on a shared device: training starts again")
+    if state is not None and attempt.options.retime and not state.get("exclusive", False):
+        trial.note("the checkpoint's epochs were timed on a shared device: training starts again")
         state = None
     if state is None:
-        (directory / divergence.FILE).unlink(missing_ok=True)
-        return [], attempt.exclusive
+        trial.divergence.unlink(missing_ok=True)
+        return [], attempt.options.exclusive
     try:
         records = [EpochRecord(**record) for record in state["records"]]
         trainer.load_state_dict(state["trainer"])
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ResultError(
-            f"{directory / LATEST}: does not fit this trial ({reason}); delete it to train again"
+            f"{trial.checkpoint}: does not fit this trial ({reason}); delete it to train again"
         ) from error
-    _log(directory, f"goes on after epoch {trainer.epoch}")
-    return records, attempt.exclusive and bool(state.get("exclusive", False))
-
-
-def _log(directory: Path, line: str) -> None:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    append_line(directory / "log.txt", f"{now} {line}")
+    trial.note(f"goes on after epoch {trainer.epoch}")
+    return records, attempt.options.exclusive and bool(state.get("exclusive", False))

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
 from datagen.problem import FOUR, Moves, Problems
-from datagen.spec import first_problem
 from datagen.tasks.registry import TASKS
-from orchestrator.storage.results import ResultError, is_trial_id
-from orchestrator.sweep.specs import TrialSpec, trial_id
+from orchestrator.storage.results import ResultError
+from orchestrator.storage.trial_directory import TrialDirectory
+from orchestrator.sweep.specs import TrialSpec
 from planners import trial_files
 from planners.edge import on_map, plan_walled
 from planners.planner import Plan, Planner, build_planner
@@ -49,27 +48,6 @@ class Trained:
         return trial_files.most_steps(self.spec.planner.k_fwd, self.steps_per_row, map_size)
 
 
-def read_spec(directory: Path) -> TrialSpec:
-    """Return the spec of the trial in `directory`.
-
-    Raises:
-        ResultError: There is none, it is another trial's, or this version does not understand it.
-    """
-    path = Path(directory) / "spec.json"
-    try:
-        spec = TrialSpec.model_validate(trial_files.read_json(path))
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file: {directory} is not a trial directory") from None
-    except PlannerError as error:
-        raise ResultError(str(error)) from error
-    except ValidationError as error:
-        raise ResultError(f"{path}: {first_problem(error)}") from error
-    name = Path(directory).resolve().name
-    if is_trial_id(name) and trial_id(spec) != name:
-        raise ResultError(f"{path}: is the spec of trial {trial_id(spec)}, not of {name}")
-    return spec
-
-
 def load_trained(directory: Path) -> Trained:
     """Return the planner that a trial has trained: the checkpoint that its `training.tested_checkpoint` names.
 
@@ -79,8 +57,8 @@ def load_trained(directory: Path) -> Trained:
     Raises:
         ResultError: There is no checkpoint, it is damaged, or it does not fit the spec.
     """
-    spec = read_spec(directory)
-    path = Path(directory) / "checkpoint.pt"
+    trial = TrialDirectory(directory)
+    spec, path = trial.read_spec(), trial.checkpoint
     try:
         state = trial_files.read_checkpoint(path)
         trial_files.agreed_spec(spec.model_dump(mode="json"), state, path)
@@ -89,7 +67,7 @@ def load_trained(directory: Path) -> Trained:
         weights = trial_files.tested_weights(trainer, path, spec.training.tested_checkpoint)
         unrolled = spec.planner.adjoint == "unrolled"
         own_rule = trial_files.trained_steps_per_row(spec.planner.k_fwd, spec.data.map_size, unrolled=unrolled)
-        rule = trial_files.read_steps_per_row(Path(directory)) or own_rule
+        rule = trial_files.read_steps_per_row(trial.path) or own_rule
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file: the trial has not finished an epoch") from None
     except PlannerError as error:

@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TextIO
 
 from numba.core import event
+
+from orchestrator.storage.trial_directory import TrialDirectory
 
 STALL_SECONDS = 1800.0
 """Longest time without progress, where the sweep does not say otherwise."""
@@ -80,32 +81,32 @@ class Watchdog(event.Listener):
 
 
 @contextmanager
-def watched(directory: Path, seconds: float | None, alone: bool = False) -> Iterator[Watchdog]:
+def watched(trial: TrialDirectory, seconds: float | None, alone: bool = False) -> Iterator[Watchdog]:
     """Watch over what this process does for a trial until the end of the block.
 
     Args:
-        directory: The trial directory, in whose log a stall is written down.
+        trial: The trial, in whose log a stall is written down.
         seconds: Longest time without progress; None for any.
         alone: True where nobody looks into the log when the process has ended: standard error is written to instead.
     """
     if seconds is None or (alone and sys.__stderr__ is None):
         yield Watchdog(math.inf, sys.stderr)
         return
-    with (directory / "log.txt").open("a", encoding="utf-8") as log:
+    with trial.log.open("a", encoding="utf-8") as log:
         file = sys.__stderr__ if alone and sys.__stderr__ is not None else log
         with Watchdog(seconds, file).watching() as watchdog:
             yield watchdog
 
 
-def stalled(directory: Path) -> str:
+def stalled(trial: TrialDirectory) -> str:
     """Return in words that the latest process of a trial was ended for want of progress; empty where it was not.
 
     Args:
-        directory: The trial directory.
+        trial: The trial.
     """
     try:
-        log = (directory / "log.txt").read_text(encoding="utf-8", errors="replace")
+        log = trial.log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
     found = _STALLED.findall(log.rpartition(" started on ")[2])
-    return f"no progress for {found[-1]} h (log.txt says where it stood)" if found else ""
+    return f"no progress for {found[-1]} h ({trial.log.name} says where it stood)" if found else ""

@@ -13,24 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mutations import EXAMPLES, bounded, mutated
-from samples import sample_run
+from samples import put_curves, put_result, sample_run
 
 from orchestrator.cli.main import main
 from orchestrator.storage.archive import SCHEMA, read_archive
-from orchestrator.storage.evaluations import EvaluationResult, evaluation_path, read_evaluation
+from orchestrator.storage.evaluations import EvaluationResult, read_evaluation
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, free, look, take
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,
-    list_results,
-    read_curves,
-    read_result,
-    trial_directory,
-    write_curves,
     write_json,
-    write_result,
-    write_spec,
 )
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import SweepSpec, expand
 
 SWEEP = SweepSpec.model_validate(
@@ -43,15 +38,15 @@ TESTED = ("navigation-27-ab12", "test", 54)
 @pytest.fixture
 def storage(tmp_path):
     for trial in TRIALS:
-        run, directory = sample_run(trial), trial_directory(tmp_path / "one", trial.trial_id)
-        write_spec(directory, trial.spec)
-        write_curves(directory, run.curves)
+        run, directory = sample_run(trial), Storage(tmp_path / "one").trial(trial.trial_id).path
+        TrialDirectory(directory).write_spec(trial.spec)
+        put_curves(directory, run.curves)
         found = EvaluationResult(
             trial_id=trial.trial_id, dataset_id="navigation-27-ab12", split="test", map_size=27, maps=9, k=54,
             success_rate=0.5, optimality=0.4, spl=0.45, accuracy=0.6, seconds=1.0,
         )  # fmt: skip
-        write_json(evaluation_path(directory, found.dataset_id, "test", 54), found.model_dump(mode="json"))
-        write_result(directory, run.result)
+        write_json(TrialDirectory(directory).evaluation(found.dataset_id, "test", 54), found.model_dump(mode="json"))
+        put_result(directory, run.result)
     return tmp_path / "one"
 
 
@@ -63,19 +58,19 @@ def test_what_is_archived_comes_back_and_nothing_is_overwritten(storage, tmp_pat
     ]
     assert main(["unarchive", str(file), "--storage", str(other)]) == 0
     for trial in TRIALS:
-        was, now = (trial_directory(place, trial.trial_id) for place in (storage, other))
-        assert read_result(now) == read_result(was)
-        assert repr(read_curves(now)) == repr(read_curves(was))
+        was, now = (Storage(place).trial(trial.trial_id).path for place in (storage, other))
+        assert TrialDirectory(now).read_result() == TrialDirectory(was).read_result()
+        assert repr(TrialDirectory(now).read_curves()) == repr(TrialDirectory(was).read_curves())
         assert (now / "spec.json").read_text() == (was / "spec.json").read_text()
-        first, second = (read_evaluation(evaluation_path(place, *TESTED)) for place in (was, now))
+        first, second = (read_evaluation(TrialDirectory(place).evaluation(*TESTED)) for place in (was, now))
         assert first == second and first is not None
-    kept = trial_directory(other, TRIALS[0].trial_id)
+    kept = Storage(other).trial(TRIALS[0].trial_id).path
     changed = TrialResult(trial_id=TRIALS[0].trial_id, status="OUT_OF_MEMORY")
-    write_result(kept, changed)
+    put_result(kept, changed)
     capsys.readouterr()
     assert main(["unarchive", str(file), "--storage", str(other)]) == 0
     assert "0 of 2 trials put there, 2 it had already" in capsys.readouterr().out
-    assert read_result(kept) == changed
+    assert TrialDirectory(kept).read_result() == changed
 
 
 @pytest.mark.parametrize(
@@ -167,14 +162,14 @@ def of_evaluation(**fields):
 def test_a_row_of_0_1_0_that_can_not_be_is_refused_before_anything_is_written(file, tmp_path, edit, message):
     changed(file, edit)
     with pytest.raises(ResultError, match=message):
-        read_archive(file, tmp_path / "other")
+        read_archive(file, Storage(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
 
 def test_an_archive_of_0_1_0_is_read(file, storage, tmp_path):
     changed(file, lambda rows: None)
-    assert read_archive(file, tmp_path / "other") == (2, 2)
-    assert list_results(tmp_path / "other") == list_results(storage)
+    assert read_archive(file, Storage(tmp_path / "other")) == (2, 2)
+    assert Storage(tmp_path / "other").results() == Storage(storage).results()
 
 
 def test_a_number_that_was_altered_is_no_other_number(file, tmp_path):
@@ -184,21 +179,21 @@ def test_a_number_that_was_altered_is_no_other_number(file, tmp_path):
         rows[1][column] = rows[1][column].replace("1", "2") if column == "curves" else 0
         pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
         with pytest.raises(ResultError, match=r"row 1: (its checksum does not fit|curves)"):
-            read_archive(file, tmp_path / "other")
+            read_archive(file, Storage(tmp_path / "other"))
 
 
 def test_fuzzed_archives_are_refused_whole_or_the_same(file, storage, tmp_path):
-    content, good, other = file.read_bytes(), list_results(storage), tmp_path / "other"
+    content, good, other = file.read_bytes(), Storage(storage).results(), tmp_path / "other"
     with bounded(processor_seconds=5 + 0.3 * EXAMPLES, mebibytes=500):
         for number in range(EXAMPLES):
             file.write_bytes(mutated(content, number))
             place = other / str(number)
             try:
-                read_archive(file, place)
+                read_archive(file, Storage(place))
             except ResultError as error:
                 assert str(file) in str(error) and "\n" not in str(error) and not place.exists()
             else:
-                assert list_results(place) == good
+                assert Storage(place).results() == good
 
 
 def test_an_archive_that_lost_rows_is_refused(file, tmp_path):
@@ -206,13 +201,13 @@ def test_an_archive_that_lost_rows_is_refused(file, tmp_path):
     for rows in (table.slice(0, 1), table.slice(0, 0), table.replace_schema_metadata({"checksun": "0"})):
         pq.write_table(rows, file)
         with pytest.raises(ResultError, match=r"(rows are missing|no trials)"):
-            read_archive(file, tmp_path / "other")
+            read_archive(file, Storage(tmp_path / "other"))
 
 
 def test_rows_that_other_tools_chose_are_taken(file, tmp_path):
     chosen = pq.read_table(file).to_pandas().query("seed == 1")
     chosen.to_parquet(file)
-    assert read_archive(file, tmp_path / "other") == (1, 1)
+    assert read_archive(file, Storage(tmp_path / "other")) == (1, 1)
 
 
 def test_fuzzed_rows_of_0_1_0_are_refused_whole_or_taken_whole(file, tmp_path):
@@ -229,14 +224,14 @@ def test_fuzzed_rows_of_0_1_0_are_refused_whole_or_taken_whole(file, tmp_path):
         changed(file, edit)
         place = tmp_path / "other" / str(number)
         try:
-            read_archive(file, place)
+            read_archive(file, Storage(place))
         except ResultError as error:
             assert "row 1: " in str(error) and "\n" not in str(error) and not place.exists()
         else:
-            assert {name for name in list_results(place)} == {trial.trial_id for trial in TRIALS}
-            for found in list_results(place).values():
+            assert {name for name in Storage(place).results()} == {trial.trial_id for trial in TRIALS}
+            for found in Storage(place).results().values():
                 assert found.final and all(map(math.isfinite, [found.test_success_rate, found.epochs]))
-                read_curves(trial_directory(place, found.trial_id))
+                Storage(place).trial(found.trial_id).read_curves()
 
 
 def test_a_small_file_does_not_unfold_into_gigabytes(file, tmp_path, monkeypatch):
@@ -254,25 +249,25 @@ def test_a_small_file_does_not_unfold_into_gigabytes(file, tmp_path, monkeypatch
             bounded(processor_seconds=5, mebibytes=100),
             pytest.raises(ResultError, match=r"(twice|too many)"),
         ):
-            read_archive(file, tmp_path / "other")
+            read_archive(file, Storage(tmp_path / "other"))
 
 
 def test_texts_are_json_that_every_reader_takes(storage, tmp_path):
-    directory = trial_directory(storage, TRIALS[0].trial_id)
+    directory = Storage(storage).trial(TRIALS[0].trial_id).path
     records = [{"epoch": n, "train_loss": value} for n, value in enumerate((math.nan, math.inf, -math.inf, 0.5), 1)]
     records[2]["train_loss"] = math.inf
-    write_curves(directory, records)
+    put_curves(directory, records)
     file = tmp_path / "a.parquet"
     assert main(["archive", str(file), "--storage", str(storage)]) == 0
     for row in pq.read_table(file).to_pylist():
         for column in ("spec", "result", "curves", "evaluations"):
             json.loads(row[column], parse_constant=pytest.fail)
-    read_archive(file, tmp_path / "other")
-    assert repr(read_curves(trial_directory(tmp_path / "other", TRIALS[0].trial_id))) == repr(records)
+    read_archive(file, Storage(tmp_path / "other"))
+    assert repr(Storage(tmp_path / "other").trial(TRIALS[0].trial_id).read_curves()) == repr(records)
 
 
 def test_twice_the_same_archive_is_the_same_file(file, storage, tmp_path):
-    read_archive(file, tmp_path / "other")
+    read_archive(file, Storage(tmp_path / "other"))
     again = tmp_path / "again.parquet"
     assert main(["archive", str(again), "--storage", str(tmp_path / "other")]) == 0
     assert again.read_bytes() == file.read_bytes()
@@ -280,32 +275,32 @@ def test_twice_the_same_archive_is_the_same_file(file, storage, tmp_path):
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "damaged"])
 def test_what_is_not_final_is_replaced(file, storage, state):
-    directory = trial_directory(storage, TRIALS[0].trial_id)
-    good = read_result(directory)
+    directory = Storage(storage).trial(TRIALS[0].trial_id).path
+    good = TrialDirectory(directory).read_result()
     if state == "damaged":
         (directory / "result.json").write_text("{")
     else:
-        write_result(directory, TrialResult(trial_id=directory.name, status=state))
+        put_result(directory, TrialResult(trial_id=directory.name, status=state))
         (directory / "cancelled").write_text("stop")
     (directory / "checkpoint.pt").write_bytes(b"of what did not end")
-    assert read_archive(file, storage) == (1, 2)
-    assert read_result(directory) == good and not (directory / "cancelled").exists()
+    assert read_archive(file, Storage(storage)) == (1, 2)
+    assert TrialDirectory(directory).read_result() == good and not (directory / "cancelled").exists()
     assert (directory / "checkpoint.pt").exists() == (state == "damaged") and free(look(directory))
 
 
 def test_a_trial_that_is_running_is_left_to_its_process(file, tmp_path, capsys):
-    directory = trial_directory(tmp_path / "other", TRIALS[0].trial_id)
+    directory = Storage(tmp_path / "other").trial(TRIALS[0].trial_id).path
     take(directory, Owner.here())
     assert main(["unarchive", str(file), "--storage", str(tmp_path / "other")]) == 0
     printed = capsys.readouterr()
     assert "1 of 2 trials put there" in printed.out and "works on this trial; left alone" in printed.err
-    assert read_result(directory) is None
+    assert TrialDirectory(directory).read_result() is None
 
 
 def test_a_damaged_file_costs_itself_alone(storage, tmp_path, capsys):
-    one, two = (trial_directory(storage, trial.trial_id) for trial in TRIALS)
+    one, two = (Storage(storage).trial(trial.trial_id).path for trial in TRIALS)
     (one / "curves.parquet").write_bytes(b"x")
-    evaluation_path(one, "navigation-27-ab12", "test", 54).write_text("{")
+    TrialDirectory(one).evaluation("navigation-27-ab12", "test", 54).write_text("{")
     (two / "result.json").write_text("{")
     file = tmp_path / "a.parquet"
     assert main(["archive", str(file), "--storage", str(storage)]) == 0
@@ -313,16 +308,16 @@ def test_a_damaged_file_costs_itself_alone(storage, tmp_path, capsys):
     assert [next(word for word in ("curve is", "test is", "trial is") if word in line) for line in said] == [
         "trial is", "curve is", "test is"
     ] or len(said) == 3  # fmt: skip
-    assert read_archive(file, tmp_path / "other") == (1, 1)
+    assert read_archive(file, Storage(tmp_path / "other")) == (1, 1)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff", b"{}", "other"])
 def test_a_spec_that_is_not_the_trials_is_refused_when_it_is_written(storage, tmp_path, capsys, content):
-    path = trial_directory(storage, TRIALS[0].trial_id) / "spec.json"
+    path = Storage(storage).trial(TRIALS[0].trial_id).path / "spec.json"
     if content is None:
         path.unlink()
     else:
-        other = trial_directory(storage, TRIALS[1].trial_id) / "spec.json"
+        other = Storage(storage).trial(TRIALS[1].trial_id).path / "spec.json"
         path.write_bytes(other.read_bytes() if content == "other" else content)
     assert main(["archive", str(tmp_path / "a.parquet"), "--storage", str(storage)]) == 2
     said = capsys.readouterr().err

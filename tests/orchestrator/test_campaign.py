@@ -15,9 +15,10 @@ import pytest
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import dataset_id
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import look
 from orchestrator.storage.provenance import code_hash
-from orchestrator.storage.results import read_curves, read_result, trial_directory
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 
@@ -43,7 +44,7 @@ def campaign(tmp_path_factory, idp):
     trials = expand(load_sweep(path))
     broken = trials[-1]
     # A folder where the log should be: an error outside anything that the trial itself foresees.
-    (trial_directory(storage, broken.trial_id) / "log.txt").mkdir(parents=True)
+    (Storage(storage).trial(broken.trial_id).path / "log.txt").mkdir(parents=True)
     done = idp("run", path, "--storage", storage)
     return path, storage, trials, broken, done
 
@@ -54,10 +55,10 @@ def test_one_broken_trial_is_failed_with_its_traceback_and_the_rest_go_on(campai
     assert "Traceback" not in done.stderr
     assert f"idp: {broken.trial_id} FAILED: IsADirectoryError" in done.stderr
     for trial in trials:
-        result = read_result(trial_directory(storage, trial.trial_id))
+        result = Storage(storage).trial(trial.trial_id).read_result()
         assert result is not None
         assert result.status == ("FAILED" if trial is broken else "COMPLETED"), result.reason
-    failed = read_result(trial_directory(storage, broken.trial_id))
+    failed = Storage(storage).trial(broken.trial_id).read_result()
     assert failed is not None and "Traceback" in failed.traceback
 
 
@@ -97,9 +98,9 @@ def test_mlflow_holds_parent_trials_and_means(campaign):
 
 def test_what_is_done_is_not_done_again_and_what_failed_is(campaign, idp, head):
     path, storage, trials, broken, _ = campaign
-    done = [trial_directory(storage, trial.trial_id) / "result.json" for trial in trials if trial is not broken]
+    done = [Storage(storage).trial(trial.trial_id).path / "result.json" for trial in trials if trial is not broken]
     before = [path.stat().st_mtime_ns for path in done]
-    (trial_directory(storage, broken.trial_id) / "log.txt").rmdir()
+    (Storage(storage).trial(broken.trial_id).path / "log.txt").rmdir()
     report = storage / "sweeps" / "tiny" / "report.html"
     report.unlink()
     report.mkdir()  # a report that can't be written costs nothing but itself
@@ -109,7 +110,7 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign, idp, head):
     report.rmdir()
     assert "1 trials to run" in again.stderr
     assert [path.stat().st_mtime_ns for path in done] == before
-    assert len(read_curves(trial_directory(storage, broken.trial_id))) == 1
+    assert len(Storage(storage).trial(broken.trial_id).read_curves()) == 1
     check = (
         "import sys; from orchestrator.cli.main import main\n"
         f"code = main(['run', {str(path)!r}, '--storage', {str(storage)!r}, '--json'])\n"
@@ -134,7 +135,7 @@ def test_one_trial_without_ray_gives_the_same_numbers(campaign, idp, tmp_path):
     done = idp("trial", path, trials[0].trial_id[:6], "--storage", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     alone = json.loads(done.stdout)
-    in_ray = read_result(trial_directory(storage, trials[0].trial_id))
+    in_ray = Storage(storage).trial(trials[0].trial_id).read_result()
     assert in_ray is not None
     numbers = ("test_success_rate", "test_optimality", "test_spl", "train_loss", "forward_residual")
     assert [alone[name] for name in numbers] == [getattr(in_ray, name) for name in numbers]
@@ -208,7 +209,7 @@ def test_workers_run_the_code_of_the_driver_whatever_the_current_folder_holds(tm
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=head.environment)
     assert done.returncode == 0, done.stderr
     (trial,) = [trial for trial in expand(load_sweep(path)) if trial.axes["planner"] == "vin"]
-    result = read_result(trial_directory(storage, trial.trial_id))
+    result = Storage(storage).trial(trial.trial_id).read_result()
     assert result is not None and (result.status, result.provenance.code) == ("COMPLETED", code_hash())
     assert "1 trials to run, expected time: unknown; disk: about " in done.stderr
 
@@ -350,12 +351,12 @@ resources: {{stall_seconds: 5}}
     done = idp("run", path, "--storage", storage, "--address", head.address)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "its process died (1): no progress for 0:00:05 h" in done.stderr
-    always, once = (trial_directory(storage, trial.trial_id) for trial in expand(load_sweep(path)))
-    result = read_result(always)
+    always, once = (Storage(storage).trial(trial.trial_id).path for trial in expand(load_sweep(path)))
+    result = TrialDirectory(always).read_result()
     assert result is not None and result.status == "FAILED"
     assert result.reason.startswith("TrialDied: its process died 3 times: no progress for 0:00:05 h")
     log = (always / "log.txt").read_text()
     assert log.count("Timeout (0:00:05)!") == 3 and log.count("in encode") == 3
-    result = read_result(once)
+    result = TrialDirectory(once).read_result()
     assert result is not None and (result.status, result.epochs) == ("COMPLETED", 4), done.stderr
     assert (once / "log.txt").read_text().count(" started on ") == 2

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from samples import put_result
 
 from orchestrator.cli.main import _parser, main
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, TrialHeld
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import TrialResult, trial_directory, write_result
+from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 from orchestrator.tables.formats import FORMATS
@@ -38,7 +40,7 @@ def sweep(tmp_path, monkeypatch):
 def leave_all(sweep, storage, **fields):
     for trial in expand(load_sweep(sweep)):
         result = {"status": "COMPLETED", "test_success_rate": 0.5, "provenance": Provenance(code=code_hash())} | fields
-        write_result(trial_directory(storage, trial.trial_id), TrialResult(trial_id=trial.trial_id, **result))
+        put_result(Storage(storage).trial(trial.trial_id).path, TrialResult(trial_id=trial.trial_id, **result))
 
 
 def options(verb):

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.cli import doctor
 from orchestrator.cli.doctor import Finding
 from orchestrator.cli.main import main
+from orchestrator.storage.layout import Storage
 
 
 def only(findings):
@@ -56,33 +57,33 @@ def test_a_token_is_there_and_kept_from_others(tmp_path, monkeypatch):
 
 
 def test_a_good_storage_is_left_as_it_was(tmp_path):
-    states = {finding.name: finding.state for finding in doctor.examine_storage(tmp_path)}
+    states = {finding.name: finding.state for finding in doctor.examine_storage(Storage(tmp_path))}
     assert states["storage"] == states["clock"] == "ok"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_storage_that_can_not_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    finding = only(doctor.examine_storage(tmp_path / "file"))
+    finding = only(doctor.examine_storage(Storage(tmp_path / "file")))
     assert finding.state == "failed" and "--storage" in finding.advice
 
 
 def test_links_that_replace_make_no_leases(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", lambda source, target: shutil.copy(source, target))
-    (finding, *_) = doctor.examine_storage(tmp_path)
+    (finding, *_) = doctor.examine_storage(Storage(tmp_path))
     assert finding.state == "failed" and "two processes can have one lease" in finding.what
 
 
 def test_a_rename_that_changes_an_open_file_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda source, target: target.write_text(source.read_text()))
-    (finding, *_) = doctor.examine_storage(tmp_path)
+    (finding, *_) = doctor.examine_storage(Storage(tmp_path))
     assert finding.state == "failed" and "changes when another is renamed over it" in finding.what
 
 
 def test_a_file_server_with_another_clock_is_a_warning(tmp_path, monkeypatch):
     now = doctor.time.time
     monkeypatch.setattr(doctor.time, "time", lambda: now() - 30)
-    found = {finding.name: finding for finding in doctor.examine_storage(tmp_path)}
+    found = {finding.name: finding for finding in doctor.examine_storage(Storage(tmp_path))}
     assert found["storage"].state == "ok"
     assert found["clock"].state == "warning" and "+30" in found["clock"].what
 
@@ -137,10 +138,10 @@ def test_a_device_that_iterates_a_little_wrong_is_seen_and_rounding_is_not(adjoi
 
 
 def test_a_store_that_does_not_answer_is_said_with_what_to_do(tmp_path):
-    finding = only(doctor.examine_mlflow("http://127.0.0.1:9", tmp_path))
+    finding = only(doctor.examine_mlflow("http://127.0.0.1:9", Storage(tmp_path)))
     assert finding.state == "failed" and "refused" in finding.what and "idp sync" in finding.advice
-    assert "secret" not in only(doctor.examine_mlflow("http://user:secret@127.0.0.1:9", tmp_path)).what
-    assert only(doctor.examine_mlflow(None, tmp_path)).state == "ok"
+    assert "secret" not in only(doctor.examine_mlflow("http://user:secret@127.0.0.1:9", Storage(tmp_path))).what
+    assert only(doctor.examine_mlflow(None, Storage(tmp_path))).state == "ok"
 
 
 def test_a_cluster_that_does_not_answer_is_said(monkeypatch):

@@ -10,14 +10,16 @@ import shutil
 import pytest
 import torch
 from mutations import EXAMPLES, bounded, mutated
+from samples import put_result
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.storage import checkpoints
-from orchestrator.storage.evaluations import evaluation_path
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, take
-from orchestrator.storage.results import StorageFull, no_room, read_curves, read_result, trial_directory, write_result
+from orchestrator.storage.results import StorageFull, no_room
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
 from orchestrator.trial.cancel import cancel, retry
 from orchestrator.trial.healing import heal
@@ -56,7 +58,7 @@ def storage(tmp_path, datasets):
 
 @pytest.fixture(scope="module")
 def undisturbed(datasets):
-    result = run_trial(SPEC, datasets.parent)
+    result = run_trial(SPEC, Storage(datasets.parent))
     return [getattr(result, name) for name in NUMBERS]
 
 
@@ -90,11 +92,11 @@ def flip(path):
 )
 def test_a_damaged_file_costs_epochs_but_not_the_trial(storage, undisturbed, damage, epochs):
     with pytest.raises(Stop):
-        run_trial(SPEC, storage, stop_after(3))
-    directory = trial_directory(storage, trial_id(SPEC))
+        run_trial(SPEC, Storage(storage), stop_after(3))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     damage(directory)
     seen = []
-    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
     assert seen == epochs
     assert result.status == "COMPLETED"
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
@@ -107,12 +109,12 @@ def test_a_damaged_file_costs_epochs_but_not_the_trial(storage, undisturbed, dam
 
 def test_every_flipped_byte_of_a_checkpoint_is_noticed_or_harmless(tmp_path):
     state = {"weights": torch.arange(6.0), "epoch": 3}
-    checkpoints.save_checkpoint(tmp_path, state)
+    checkpoints.save_checkpoint(TrialDirectory(tmp_path), state)
     path = tmp_path / "checkpoint.pt"
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        loaded, wrong = checkpoints.load_checkpoint(tmp_path)
+        loaded, wrong = checkpoints.load_checkpoint(TrialDirectory(tmp_path))
         if loaded is None:
             assert "checkpoint.pt is damaged" in wrong[0]
         else:
@@ -132,9 +134,9 @@ def test_weights_that_are_not_finite_do_not_replace_the_last_finite_checkpoint(s
         return record
 
     monkeypatch.setattr(Trainer, "run_epoch", spoil)
-    run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
-    state, _ = checkpoints.load_checkpoint(directory)
+    run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
+    state, _ = checkpoints.load_checkpoint(TrialDirectory(directory))
     assert state["trainer"]["epoch"] == 3
     assert "weights are not finite" in (directory / "log.txt").read_text()
 
@@ -145,17 +147,17 @@ def test_a_cancelled_trial_stops_stays_stopped_and_goes_on_when_asked(storage, u
     def cancel_in_the_second_epoch(record):
         seen.append(record.epoch)
         if record.epoch == 2:
-            assert cancel(storage, trial_id(SPEC)) == "at the next epoch"
+            assert cancel(Storage(storage).trial(trial_id(SPEC))) == "at the next epoch"
 
-    result = run_trial(SPEC, storage, cancel_in_the_second_epoch)
+    result = run_trial(SPEC, Storage(storage), cancel_in_the_second_epoch)
     assert result.status == "CANCELLED" and "after epoch 2 of 4" in result.reason
-    assert run_trial(SPEC, storage, cancel_in_the_second_epoch) == result
+    assert run_trial(SPEC, Storage(storage), cancel_in_the_second_epoch) == result
     assert seen == [1, 2]
-    assert retry(storage, trial_id(SPEC)) and not retry(storage, trial_id(SPEC))
-    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    assert retry(Storage(storage).trial(trial_id(SPEC))) and not retry(Storage(storage).trial(trial_id(SPEC)))
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
     assert seen == [1, 2, 3, 4]
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
-    assert cancel(storage, trial_id(SPEC)) == "already done"
+    assert cancel(Storage(storage).trial(trial_id(SPEC))) == "already done"
 
 
 def test_cancel_and_retry_from_the_command_line(tmp_path, capsys):
@@ -183,7 +185,7 @@ def test_cancel_and_retry_from_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(("gib", "phase"), [(1e-4, "forward"), (1e-9, "loading")])
 def test_out_of_memory_names_the_phase(storage, gib, phase):
     spec = SPEC.model_copy(update={"execution": ExecutionSpec(memory_limit_gib=gib)})
-    result = run_trial(spec, storage)
+    result = run_trial(spec, Storage(storage))
     assert result.status == "OUT_OF_MEMORY"
     assert result.out_of_memory_phase in (phase, "update", "forward")
     assert result.reason.startswith("in ")
@@ -212,7 +214,7 @@ def test_memory_that_runs_out_in_the_backward_pass_is_said_to(storage):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Planner, "plan", plan)
-        result = run_trial(SPEC, storage)
+        result = run_trial(SPEC, Storage(storage))
     assert (result.status, result.out_of_memory_phase) == ("OUT_OF_MEMORY", "backward")
     assert result.reason == "in the backward pass: tensors take 12.00 GiB, the limit is 11.00 GiB"
 
@@ -228,10 +230,12 @@ def test_a_full_disk_is_no_failure_of_the_trial(storage, monkeypatch, undisturbe
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(StorageFull, match=r"make room, then run the same command"),
     ):
-        run_trial(SPEC, storage, lambda record: record.epoch == 2 and patch.setattr(checkpoints, "write_bytes", full))
+        run_trial(
+            SPEC, Storage(storage), lambda record: record.epoch == 2 and patch.setattr(checkpoints, "write_bytes", full)
+        )
     assert checkpoints.write_bytes is whole
-    assert read_result(trial_directory(storage, trial_id(SPEC))) is None
-    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    assert Storage(storage).trial(trial_id(SPEC)).read_result() is None
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
     assert seen == [3, 4]
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
 
@@ -285,44 +289,44 @@ def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
 
 
 def test_damaged_curves_and_tests_are_mended_by_retry(storage, capsys):
-    result = run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
-    curves = read_curves(directory)
+    result = run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
+    curves = TrialDirectory(directory).read_curves()
     (directory / "curves.parquet").write_bytes(b"PAR1")
-    test = evaluation_path(directory, "navigation-9-0123456789ab", "test", 9)
+    test = TrialDirectory(directory).evaluation("navigation-9-0123456789ab", "test", 9)
     test.parent.mkdir()
     test.write_text("{")
-    said = heal(storage, trial_id(SPEC))
+    said = heal(Storage(storage).trial(trial_id(SPEC)))
     assert len(said) == 2 and str(test) in said[0] and "written again from the checkpoint" in said[1]
-    assert repr(read_curves(directory)) == repr(curves) and not test.exists()
-    assert heal(storage, trial_id(SPEC)) == [] and read_result(directory) == result
+    assert repr(TrialDirectory(directory).read_curves()) == repr(curves) and not test.exists()
+    assert heal(Storage(storage).trial(trial_id(SPEC))) == [] and TrialDirectory(directory).read_result() == result
     (directory / "curves.parquet").write_bytes(b"PAR1")
     (directory / "checkpoint.pt").unlink()
-    assert "no checkpoint has its records" in heal(storage, trial_id(SPEC))[0]
+    assert "no checkpoint has its records" in heal(Storage(storage).trial(trial_id(SPEC)))[0]
     take(directory, Owner.here())
-    assert "left alone" in heal(storage, trial_id(SPEC))[0]
+    assert "left alone" in heal(Storage(storage).trial(trial_id(SPEC)))[0]
 
 
 def test_a_checkpoint_of_another_trial_is_not_taken(storage, undisturbed):
     other = SPEC.model_copy(update={"seed": 7, "training": SPEC.training.model_copy(update={"epochs": 2})})
-    run_trial(other, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
+    run_trial(other, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     directory.mkdir(parents=True)
-    shutil.copy(trial_directory(storage, trial_id(other)) / "checkpoint.pt", directory)
-    result = run_trial(SPEC, storage)
+    shutil.copy(Storage(storage).trial(trial_id(other)).path / "checkpoint.pt", directory)
+    result = run_trial(SPEC, Storage(storage))
     assert "the checkpoint is another trial's: training starts again" in (directory / "log.txt").read_text()
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
 
 
 def test_a_checkpoint_of_0_1_0_which_does_not_say_whose_it_is_is_not_taken(storage, undisturbed):
-    directory = trial_directory(storage, trial_id(SPEC))
-    run_trial(SPEC, storage)
-    state, _ = checkpoints.load_checkpoint(directory)
+    directory = Storage(storage).trial(trial_id(SPEC)).path
+    run_trial(SPEC, Storage(storage))
+    state, _ = checkpoints.load_checkpoint(TrialDirectory(directory))
     del state["spec"]
-    checkpoints.save_checkpoint(directory, state)
+    checkpoints.save_checkpoint(TrialDirectory(directory), state)
     (directory / "result.json").unlink()
     seen = []
-    result = run_trial(SPEC, storage, lambda record: seen.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
     assert seen == [1, 2, 3, 4] and [getattr(result, name) for name in NUMBERS] == undisturbed
 
 
@@ -330,16 +334,16 @@ def test_a_checkpoint_of_0_1_0_which_does_not_say_whose_it_is_is_not_taken(stora
     "spoil", [lambda s: s.pop("records"), lambda s: s.update(trainer={}), lambda s: s.update(records=[5])]
 )
 def test_a_checkpoint_that_does_not_fit_is_told_by_name(storage, spoil):
-    directory = trial_directory(storage, trial_id(SPEC))
-    run_trial(SPEC, storage)
-    state, _ = checkpoints.load_checkpoint(directory)
+    directory = Storage(storage).trial(trial_id(SPEC)).path
+    run_trial(SPEC, Storage(storage))
+    state, _ = checkpoints.load_checkpoint(TrialDirectory(directory))
     spoil(state)
-    checkpoints.save_checkpoint(directory, state)
+    checkpoints.save_checkpoint(TrialDirectory(directory), state)
     (directory / "result.json").unlink()
-    result = run_trial(SPEC, storage)
+    result = run_trial(SPEC, Storage(storage))
     assert result.status == "FAILED" and f"{directory / 'checkpoint.pt'}: does not fit this trial" in result.reason
     (directory / "checkpoint.pt").unlink()
-    assert run_trial(SPEC, storage).status == "COMPLETED"
+    assert run_trial(SPEC, Storage(storage)).status == "COMPLETED"
 
 
 def same(one, other):
@@ -353,41 +357,41 @@ def same(one, other):
 
 
 def test_fuzzed_checkpoint_resume_gives_the_same_numbers(storage, undisturbed):
-    directory = trial_directory(storage, trial_id(SPEC))
-    run_trial(SPEC, storage)
+    directory = Storage(storage).trial(trial_id(SPEC)).path
+    run_trial(SPEC, Storage(storage))
     checkpoints.drop_previous(directory)
     content = (directory / "checkpoint.pt").read_bytes()
-    good, _ = checkpoints.load_checkpoint(directory)
+    good, _ = checkpoints.load_checkpoint(TrialDirectory(directory))
     for number in range(EXAMPLES):
         (directory / "checkpoint.pt").write_bytes(mutated(content, number))
         with bounded(processor_seconds=5, mebibytes=200):
-            state, wrong = checkpoints.load_checkpoint(directory)
+            state, wrong = checkpoints.load_checkpoint(TrialDirectory(directory))
         assert state is None or same(state, good)
         assert all("\n" not in line and "damaged" in line for line in wrong) and (state is not None or wrong)
 
 
 def test_what_fails_beside_a_final_result_does_not_replace_it(storage, monkeypatch):
-    first = run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
+    first = run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     stale = first.model_copy(update={"provenance": first.provenance.model_copy(update={"code": "other"})})
-    write_result(directory, stale)
+    put_result(directory, stale)
     (directory / "checkpoint.pt").unlink()
 
     def fail(self):
         raise RuntimeError("the new code does not work")
 
     monkeypatch.setattr(Trainer, "run_epoch", fail)
-    told = run_trial(SPEC, storage)
+    told = run_trial(SPEC, Storage(storage))
     assert told.status == "FAILED" and told.reason.endswith("the result of before stays")
-    assert read_result(directory) == stale
+    assert TrialDirectory(directory).read_result() == stale
     assert "the new code does not work" in (directory / "log.txt").read_text()
     (directory / "cancelled").write_text("stop")
-    assert run_trial(SPEC, storage).status == "CANCELLED" and read_result(directory) == stale
+    assert run_trial(SPEC, Storage(storage)).status == "CANCELLED" and TrialDirectory(directory).read_result() == stale
 
 
 def test_gc_lists_first_and_frees_what_is_left_over(storage, capsys):
-    run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
+    run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     left = [directory / ".curves.parquet.0123456789ab.tmp", directory / "checkpoint.previous.pt"]
     for path in left:
         path.write_bytes(b"x" * 1000)
@@ -399,4 +403,4 @@ def test_gc_lists_first_and_frees_what_is_left_over(storage, capsys):
     assert main(["gc", "--storage", str(storage), "--remove"]) == 0
     assert not any(path.exists() for path in left)
     assert parquet.is_complete(DATA, storage / "datasets")
-    assert read_result(directory).status == "COMPLETED"
+    assert TrialDirectory(directory).read_result().status == "COMPLETED"

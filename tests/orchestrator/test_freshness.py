@@ -6,13 +6,14 @@ import time
 from dataclasses import replace
 
 import pytest
-from samples import sample_run
+from samples import put_curves, put_result, sample_run
 
 from datagen.plugins import LOADED
 from orchestrator.figures.registry import draw
 from orchestrator.report.page import report
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import trial_directory, write_curves, write_json, write_result
+from orchestrator.storage.results import write_json
 from orchestrator.sweep.specs import SweepSpec, expand
 from orchestrator.tables.freshness import of_one_version, version
 from orchestrator.tables.paper import beside_paper, paired_difference
@@ -119,7 +120,7 @@ def test_a_trial_that_a_sweep_lists_twice_counts_once(fields, tmp_path):
 
     def left(sweep):
         for run in runs_of(sweep, rate=lambda trial: 0.5 + 0.1 * trial.spec.seed):
-            write_result(trial_directory(tmp_path, run.trial.trial_id), run.result)
+            put_result(Storage(tmp_path).trial(run.trial.trial_id).path, run.result)
         return collect(sweep, expand(sweep), tmp_path)
 
     wanted = left(once)
@@ -153,18 +154,19 @@ def test_a_test_of_earlier_weights_is_not_the_retrained_planners(tmp_path):
         planners={"vin": {"core": "vin"}}, grid={"k": [30], "seed": [0]}, test_on=[{"map_size": 27, "test": 8}]
     )
     (trial,) = expand(sweep)
-    directory = trial_directory(tmp_path, trial.trial_id)
-    write_result(directory, runs_of(sweep)[0].result)
+    directory = Storage(tmp_path).trial(trial.trial_id).path
+    put_result(directory, runs_of(sweep)[0].result)
     from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations
 
     (planned,) = planned_evaluations(sweep, [trial])
+    path = planned.path(Storage(tmp_path))
     for code, kept in (("0" * 12, 0), (code_hash(), 1)):
         test = EvaluationResult(
-            trial_id=trial.trial_id, dataset_id=planned.path(tmp_path).name.partition("-test-")[0], split="test",
+            trial_id=trial.trial_id, dataset_id=path.name.partition("-test-")[0], split="test",
             map_size=27, maps=8, k=planned.k, success_rate=0.5, optimality=0.5, spl=0.5, accuracy=0.5, seconds=1.0,
             provenance=Provenance(code=code),
         )  # fmt: skip
-        write_json(planned.path(tmp_path), test.model_dump(mode="json"))
+        write_json(path, test.model_dump(mode="json"))
         assert len(collect(sweep, [trial], tmp_path)[0].evaluations) == kept
 
 
@@ -172,12 +174,12 @@ def test_damaged_files_cost_their_trial_alone_and_are_told(tmp_path):
     sweep = sweep_of(grid={"k": [30], "seed": [0, 1]}, test_on=[{"map_size": 27, "test": 8}])
     trials = expand(sweep)
     for run in runs_of(sweep):
-        directory = trial_directory(tmp_path, run.trial.trial_id)
-        write_curves(directory, run.curves)
-        write_result(directory, run.result)
-    first, second, third, _ = (trial_directory(tmp_path, trial.trial_id) for trial in trials)
+        directory = Storage(tmp_path).trial(run.trial.trial_id).path
+        put_curves(directory, run.curves)
+        put_result(directory, run.result)
+    first, second, third, _ = (Storage(tmp_path).trial(trial.trial_id).path for trial in trials)
     (first / "curves.parquet").write_bytes(b"x" * 500)
-    write_curves(second, [{"epoch": 1, "train_loss": 1.0}])
+    put_curves(second, [{"epoch": 1, "train_loss": 1.0}])
     (third / "result.json").write_text("{")
     runs = collect(sweep, trials, tmp_path)
     assert [len(run.damaged) for run in runs] == [1, 1, 0, 0] and [len(run.curves) for run in runs][:2] == [0, 0]

@@ -4,12 +4,14 @@ import json
 import os
 
 import pytest
+from samples import put_result
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.cli.main import main
-from orchestrator.storage.leases import Owner, at_work, take
-from orchestrator.storage.results import TrialResult, trial_directory, write_result
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.leases import Owner, take
+from orchestrator.storage.results import TrialResult
 
 DATA = DatasetSpec(map_size=5, train=2, valid=2, test=2)
 ID = "0123456789abcdef"
@@ -17,8 +19,8 @@ ID = "0123456789abcdef"
 
 @pytest.fixture
 def storage(tmp_path):
-    directory = trial_directory(tmp_path / "storage", ID)
-    write_result(directory, TrialResult(trial_id=ID, status="COMPLETED"))
+    directory = Storage(tmp_path / "storage").trial(ID).path
+    put_result(directory, TrialResult(trial_id=ID, status="COMPLETED"))
     return tmp_path / "storage"
 
 
@@ -124,7 +126,7 @@ def test_an_empty_storage_variable_means_no_folder(storage, monkeypatch, capsys)
 def test_nothing_is_freed_beside_a_run_that_lives(storage, dataset, capsys, monkeypatch):
     monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 1.2)
     path = old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
-    with at_work(storage):
+    with Storage(storage).at_work():
         assert gc(storage, "--datasets", "--remove") == 2
         assert "at work; nothing was freed" in capsys.readouterr().err
         assert gc(storage, "--json") == 0

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mutations import EXAMPLES, bounded, mutated
+from samples import put_result
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import (
     LeaseLost,
     Owner,
@@ -28,9 +30,10 @@ from orchestrator.storage.leases import (
     silent,
     take,
 )
-from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_result, write_spec
+from orchestrator.storage.results import TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
-from orchestrator.trial.train import run_trial
+from orchestrator.trial.train import TrialOptions, run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
@@ -149,13 +152,14 @@ import os, signal, sys
 from pathlib import Path
 from orchestrator.storage.leases import LeaseLost
 from orchestrator.sweep.specs import TrialSpec
+from orchestrator.storage.layout import Storage
 from orchestrator.trial.train import run_trial
 def sleep_after_the_second_epoch(record):
     if record.epoch == 2:
         print("asleep", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 try:
-    run_trial(TrialSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sleep_after_the_second_epoch)
+    run_trial(TrialSpec.model_validate_json(sys.argv[1]), Storage(Path(sys.argv[2])), sleep_after_the_second_epoch)
 except LeaseLost:
     print("lost")
 else:
@@ -168,15 +172,16 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
         [sys.executable, "-c", SLEEPER, SPEC.model_dump_json(), str(storage)], stdout=subprocess.PIPE, text=True
     )
     assert sleeper.stdout.readline() == "asleep\n"
-    directory = trial_directory(storage, trial_id(SPEC))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     time.sleep(0.2)
     held, patience = look(directory), Patience(0.5)
     with pytest.raises(TrialHeld):
-        run_trial(SPEC, storage)
+        run_trial(SPEC, Storage(storage))
     while not patience.expired(directory, held):
         time.sleep(0.1)
     epochs = []
-    result = run_trial(SPEC, storage, lambda record: epochs.append(record.epoch), instead_of=held.number)
+    options = TrialOptions(instead_of=held.number)
+    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch), options)
     assert epochs == [3] and result.status == "COMPLETED"
     files = {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"}
     os.kill(sleeper.pid, signal.SIGCONT)
@@ -186,39 +191,39 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
 
 
 def test_a_trial_that_is_done_is_not_run_again(storage):
-    first = run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
+    first = run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     before = (directory / "result.json").stat()
     epochs = []
-    assert run_trial(SPEC, storage, epochs.append) == first
+    assert run_trial(SPEC, Storage(storage), epochs.append) == first
     assert epochs == []
     assert (directory / "result.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_a_damaged_result_is_made_again_from_the_checkpoint(storage):
-    first = run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
+    first = run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     (directory / "result.json").write_text("{")
     epochs = []
-    again = run_trial(SPEC, storage, epochs.append)
+    again = run_trial(SPEC, Storage(storage), epochs.append)
     assert epochs == [] and again.test_spl == first.test_spl
-    assert read_result(directory) == again
+    assert TrialDirectory(directory).read_result() == again
     assert "the result is damaged" in (directory / "log.txt").read_text()
 
 
 def test_a_failure_is_not_written_over_another_runs_trial(tmp_path):
     from orchestrator.trial.failure import record_failure
 
-    directory = trial_directory(tmp_path, trial_id(SPEC))
-    write_spec(directory, SPEC)
+    directory = Storage(tmp_path).trial(trial_id(SPEC)).path
+    TrialDirectory(directory).write_spec(SPEC)
     lease = take(directory, Owner.here("another run"))
     with pytest.raises(TrialHeld):
-        record_failure(directory, trial_id(SPEC), RuntimeError("its process died"), "this run")
-    assert read_result(directory) is None
+        record_failure(TrialDirectory(directory), RuntimeError("its process died"), "this run")
+    assert TrialDirectory(directory).read_result() is None
     result = TrialResult(trial_id=trial_id(SPEC), status="COMPLETED")
     lease.renew()
-    write_result(directory, result)
-    assert read_result(directory) == result
+    put_result(directory, result)
+    assert TrialDirectory(directory).read_result() == result
 
 
 @pytest.mark.parametrize(
@@ -313,11 +318,11 @@ def test_a_trial_that_was_held_at_a_power_cut_is_taken_up_by_idp_trial(storage, 
     sweep.write_text(SWEEP)
     assert main(["plan", str(sweep), "--storage", str(storage), "--json"]) == 0
     name = next(iter(json.loads(capsys.readouterr().out)["trial_ids"]))
-    directory = trial_directory(storage, name)
+    directory = Storage(storage).trial(name).path
     elsewhere(directory)
     assert main(["trial", str(sweep), name, "--storage", str(storage)]) == 0
     assert "waiting for a sign of life" in capsys.readouterr().err
-    assert read_result(directory).status == "COMPLETED"
+    assert TrialDirectory(directory).read_result().status == "COMPLETED"
 
 
 def test_a_trial_that_somebody_takes_over_ends_with_one_line(storage, monkeypatch, capsys):

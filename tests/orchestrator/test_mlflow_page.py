@@ -7,9 +7,10 @@ import time
 
 import pytest
 from mlflow_server import MLflowServer
-from samples import sample_run
+from samples import put_curves, put_result, sample_run
 
-from orchestrator.storage.results import trial_directory, write_curves, write_result, write_spec
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import SweepSpec, expand
 from orchestrator.tracking.tracker import default_uri, page_of, sync
 from orchestrator.tracking.view import connect
@@ -39,10 +40,10 @@ def storage(tmp_path_factory, database):
     (folder / "mlflow.db").write_bytes(database)
     trials = expand(SWEEP)
     for trial in trials:
-        run, directory = sample_run(trial), trial_directory(folder, trial.trial_id)
-        write_spec(directory, trial.spec)
-        write_curves(directory, run.curves)
-        write_result(directory, run.result)
+        run, directory = sample_run(trial), Storage(folder).trial(trial.trial_id).path
+        TrialDirectory(directory).write_spec(trial.spec)
+        put_curves(directory, run.curves)
+        put_result(directory, run.result)
     assert sync(default_uri(folder), SWEEP, trials, folder) == 4
     return folder
 

@@ -13,9 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from mutations import EXAMPLES, mutated
+from samples import put_curves, put_result
 
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import TrialResult, trial_directory, write_curves, write_result
+from orchestrator.storage.results import TrialResult
 from orchestrator.storage.variants import make_way
 from orchestrator.sweep.specs import SweepSpec, expand
 from orchestrator.tracking import store as mlflow_store
@@ -71,13 +73,13 @@ def storage(tmp_path, whole):
 
 
 def leave(storage, trial, rate=0.5, **provenance):
-    directory = trial_directory(storage, trial.trial_id)
-    write_curves(directory, [{"epoch": 1, "train_loss": 1.0, "valid_success_rate": 0.1, "train_seconds": 2.0}])
+    directory = Storage(storage).trial(trial.trial_id).path
+    put_curves(directory, [{"epoch": 1, "train_loss": 1.0, "valid_success_rate": 0.1, "train_seconds": 2.0}])
     origin = Provenance(**{"code": code_hash(), **provenance})
     result = TrialResult(
         trial_id=trial.trial_id, status="COMPLETED", test_success_rate=rate, epochs=1, provenance=origin
     )
-    write_result(directory, result)
+    put_result(directory, result)
     return result
 
 
@@ -316,7 +318,7 @@ def test_the_mean_is_of_present_trials_whatever_was_shown_before(storage):
     (mean,) = means(storage)
     assert (mean["test_success_rate"], mean["trials"]) == (0.5, 1) and "test_success_rate_std" not in mean
     for trial in TRIALS:
-        (trial_directory(storage, trial.trial_id) / "result.json").unlink()
+        (Storage(storage).trial(trial.trial_id).path / "result.json").unlink()
     sync(default_uri(storage), SWEEP, TRIALS, storage)
     assert means(storage) == []
 
@@ -346,7 +348,7 @@ def test_another_sweep_of_the_same_name_replaces_nothing(storage):
 
 def test_lost_times_stop_nothing(storage):
     leave(storage, TRIALS[0])
-    os.utime(trial_directory(storage, TRIALS[0].trial_id) / "result.json", (0, 0))
+    os.utime(Storage(storage).trial(TRIALS[0].trial_id).path / "result.json", (0, 0))
     sync(default_uri(storage), SWEEP, TRIALS, storage)
     (run,) = (run for run in shown(storage)[1] if run.data.tags.get("idp.kind") == "trial")
     assert 0 < run.info.start_time < run.info.end_time < 60_000
@@ -359,8 +361,8 @@ def test_the_thread_outlives_any_outage():
 def test_a_damaged_file_is_not_called_an_outage(storage):
     for trial in TRIALS:
         leave(storage, trial)
-    (trial_directory(storage, TRIALS[0].trial_id) / "curves.parquet").write_bytes(b"x" * 900)
-    (trial_directory(storage, TRIALS[1].trial_id) / "result.json").write_text("{")
+    (Storage(storage).trial(TRIALS[0].trial_id).path / "curves.parquet").write_bytes(b"x" * 900)
+    (Storage(storage).trial(TRIALS[1].trial_id).path / "result.json").write_text("{")
     told: list[str] = []
     tracker = Tracker(default_uri(storage), SWEEP, storage, told.append)
     for trial in TRIALS:
@@ -378,7 +380,7 @@ def test_fuzzed_notes_are_taken_or_forgotten(storage):
     uri = default_uri(storage)
     sync(uri, SWEEP, TRIALS, storage)
     folder, report = storage / "sweeps" / "kept", storage / "sweeps" / "kept" / "report.html"
-    make_way(SWEEP, storage, report.name)
+    make_way(SWEEP, Storage(storage), report.name)
     note = note_path(storage, "kept", uri)
     notes = {path: path.read_bytes() for path in (note, folder / "variants.json")}
     for number in range(EXAMPLES):
@@ -387,6 +389,6 @@ def test_fuzzed_notes_are_taken_or_forgotten(storage):
         report.write_text("mine")
         assert page_of(storage, "kept", uri) in ("", "/#/experiments/1/runs?workflowType=machine_learning")
         assert isinstance(unsent(storage, "kept", uri, {}), list)
-        kept = make_way(SWEEP, storage, report.name)
+        kept = make_way(SWEEP, Storage(storage), report.name)
         left = report if kept is None else kept
         assert left.read_text() == "mine" and left.parent == folder

@@ -16,11 +16,11 @@ import pytest
 import orchestrator.cli.main as cli
 from orchestrator.cli.doctor import examine_storage
 from orchestrator.cli.main import _parser, main
-from orchestrator.command import command_of, for_verb
+from orchestrator.command import Command
 from orchestrator.environment import number_from_environment
 from orchestrator.errors import UserError
 from orchestrator.storage import provenance
-from orchestrator.storage.layout import check_writable
+from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import SweepError, expand
@@ -100,14 +100,14 @@ def test_a_storage_that_can_not_be_made_is_told_before_ray_starts(folder, capsys
 
 def test_a_storage_that_nobody_may_write_to_is_refused_before_a_run(tmp_path, monkeypatch):
     (tmp_path / "trials").mkdir()
-    check_writable(tmp_path)
-    check_writable(tmp_path / "new" / "one")
+    Storage(tmp_path).check_writable()
+    Storage(tmp_path / "new" / "one").check_writable()
     monkeypatch.setattr(os, "access", lambda place, mode: Path(place).name != "trials")
     with pytest.raises(SweepError, match="trials: nothing can be written there"):
-        check_writable(tmp_path)
+        Storage(tmp_path).check_writable()
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     with pytest.raises(SweepError, match="nothing can be written there"):
-        check_writable(tmp_path / "new" / "one")
+        Storage(tmp_path / "new" / "one").check_writable()
 
 
 @pytest.mark.parametrize("name", ["IDP_LEASE_SECONDS", "IDP_CACHE_GIB"])
@@ -218,7 +218,7 @@ def test_examiners_make_nothing(folder, capsys):
     for words, code in ((["plan", "small.yaml"], 0), (["table", "small.yaml"], 0), (["gc"], 2)):
         assert main([*words, "--storage", "new/one"]) == code
     assert "storage: new/one (there is none yet)" in capsys.readouterr().out
-    (finding,) = examine_storage(Path("new/one"))
+    (finding,) = examine_storage(Storage(Path("new/one")))
     assert (finding.state, finding.what) == ("warning", "there is no new/one yet; the first run makes it")
     main(["status", "small.yaml", "--storage", "new/one", "--address", "http://127.0.0.1:9"])
     assert sorted(folder.rglob("*")) == before
@@ -280,7 +280,7 @@ def test_no_option_of_a_run_is_forgotten_in_the_command_that_goes_on(folder, mon
         monkeypatch.setenv(name, value)
     words = [word for flag, values in GIVEN.items() if flag != left_out for value in values for word in (flag, value)]
     options = _parser().parse_args(["run", "small.yaml", *words])
-    again = _parser().parse_args(shlex.split(shlex.join(command_of(options)[1:])))
+    again = _parser().parse_args(shlex.split(shlex.join(Command.of(options).words()[1:])))
     assert {**vars(again), "verb": None} == {**vars(options), "verb": None}
     assert set(GIVEN) <= {
         flag for action in _parser()._actions[-1].choices["run"]._actions for flag in action.option_strings
@@ -290,17 +290,17 @@ def test_no_option_of_a_run_is_forgotten_in_the_command_that_goes_on(folder, mon
 def test_what_is_the_default_here_is_left_out_and_a_password_is_not_shown(folder, monkeypatch):
     monkeypatch.setenv("IDP_STORAGE", "/kept")
     options = _parser().parse_args(["run", "small.yaml", "--storage", "/kept"])
-    assert command_of(options) == ["idp", "run", "small.yaml"]
-    assert command_of(options, here=False)[-2:] == ["--storage", "/kept"]
+    assert Command.of(options).words() == ["idp", "run", "small.yaml"]
+    assert Command.of(options).words(here=False)[-2:] == ["--storage", "/kept"]
     options = _parser().parse_args(["run", "small.yaml", "--tracking-uri", "http://me:word@lab:5000"])
-    assert command_of(options)[-1] == "http://***@lab:5000"
+    assert Command.of(options).words()[-1] == "http://***@lab:5000"
 
 
 def test_a_report_shows_commands_that_its_verbs_take(folder):
     words = ["run", "small.yaml", *(word for flag, values in GIVEN.items() for word in (flag, values[0]))]
-    command = command_of(_parser().parse_args(words))
+    command = Command.of(_parser().parse_args(words))
     for verb in ("table", "figures", "report"):
-        _parser().parse_args(for_verb(command, verb)[1:])
+        _parser().parse_args(command.words(verb)[1:])
 
 
 def test_the_next_sweep_has_the_scale_of_this_one(folder):

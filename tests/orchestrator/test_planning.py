@@ -5,14 +5,17 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import put_result
 
 from datagen.storage import dataset as parquet
 from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
 from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import cell_of
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import TrialResult, trial_directory, write_result, write_spec
+from orchestrator.storage.results import TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import SweepSpec, expand
 
 SWEEP = SweepSpec.model_validate(
@@ -28,14 +31,14 @@ SWEEP = SweepSpec.model_validate(
 
 
 def plan_of(storage, sweep=SWEEP):
-    return make_plan(sweep, expand(sweep), storage)
+    return make_plan(sweep, expand(sweep), Storage(storage))
 
 
 def leave(storage, trial, status="COMPLETED", code=None, exclusive=False, **numbers):
-    directory = trial_directory(storage, trial.trial_id)
-    write_spec(directory, trial.spec)
+    directory = Storage(storage).trial(trial.trial_id).path
+    TrialDirectory(directory).write_spec(trial.spec)
     origin = Provenance(code=code or code_hash(), host="here", exclusive=exclusive)
-    write_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=origin, **numbers))
+    put_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=origin, **numbers))
 
 
 def test_an_empty_storage_is_not_even_created(tmp_path):
@@ -128,7 +131,7 @@ def test_a_mapper_has_times_of_its_own_and_a_trial_those_of_its_other_seeds(tmp_
 def test_a_spec_this_version_cannot_read_does_not_spoil_the_estimate(tmp_path):
     trials = expand(SWEEP)
     leave(tmp_path, trials[0], forward_seconds=0.1, backward_seconds=0.2)
-    (trial_directory(tmp_path, trials[0].trial_id) / "spec.json").write_text('{"of": "the future"}')
+    (Storage(tmp_path).trial(trials[0].trial_id).path / "spec.json").write_text('{"of": "the future"}')
     assert plan_of(tmp_path).seconds is None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from samples import put_result
 
 from datagen.plugins import OWNERS, PluginError
 from datagen.storage.dataset import load_manifest
@@ -19,8 +20,10 @@ from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import TASKS, DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.report.keeper import FreshReport
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_json, write_result
+from orchestrator.storage.results import TrialResult, write_json
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import SweepError, TrialSpec, expand, trial_id
@@ -191,8 +194,8 @@ def test_the_example_runs_through_the_quickstarts_path(campaign):
     plan = json.loads(idp("plan", "--json").stdout)
     assert (plan["trials"], plan["done"]) == (4, 4)
     for name in plan["trial_ids"]:
-        directory = trial_directory(folder / "storage", name)
-        result = read_result(directory)
+        directory = Storage(folder / "storage").trial(name).path
+        result = TrialDirectory(directory).read_result()
         weights = torch.load(directory / "checkpoint.pt", weights_only=True)["trainer"]["planner"]
         # the planner has as many actions as the task has moves
         (head,) = [weight for key, weight in weights.items() if key == "core.head.weight"]
@@ -279,10 +282,10 @@ def test_no_file_has_a_module_imported(stranger, name):
 
 
 def test_verbs_refuse_or_skip_what_needs_a_plug_in_that_nobody_named(stranger, capsys):
-    directory = trial_directory(stranger / "idp-storage", "0123456789abcdef")
+    directory = Storage(stranger / "idp-storage").trial("0123456789abcdef").path
     write_json(directory / "spec.json", {**TrialSpec().model_dump(mode="json"), "plugins": ["evil"]})
     result = TrialResult(trial_id=directory.name, status="COMPLETED", forward_seconds=1.0, backward_seconds=1.0)
-    write_result(directory, result)
+    put_result(directory, result)
     for words in (
         ["evaluate", str(directory), "."],
         ["show", str(directory), "--out", "x.png"],

@@ -20,6 +20,7 @@ from orchestrator.cluster.ray_cluster import (
     ray_cluster,
 )
 from orchestrator.cluster.resources import alone, requested_resources
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import whole_code
 from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
 
@@ -56,7 +57,7 @@ def test_what_is_wrong_is_told_apart(tmp_path, monkeypatch):
 def test_a_storage_inside_a_jobs_own_copy_is_refused(tmp_path):
     inside = tmp_path / "working_dir_files" / "_ray_pkg_1" / "idp-storage"
     with pytest.raises(ClusterError, match="goes away with this job: set IDP_STORAGE"):
-        check_machines(inside, "auto")
+        check_machines(Storage(inside), "auto")
 
 
 def test_code_that_is_not_this_process_s_is_refused_in_one_line():
@@ -98,10 +99,10 @@ def test_uneven_machines_their_code_and_a_signal_while_they_work(uneven, tmp_pat
     machine, _ = ray.get(ray.remote(num_cpus=1)(here).remote())
     assert machine["CPU"] in (1, 2, 3)
 
-    check_machines(tmp_path, uneven.address)
+    check_machines(Storage(tmp_path), uneven.address)
     monkeypatch.setattr(preflight, "whole_code", lambda: "0123456789ab")
     with pytest.raises(ClusterError, match="other code of idp than this one"):
-        check_machines(tmp_path, uneven.address)
+        check_machines(Storage(tmp_path), uneven.address)
 
     # More threads than any machine has: measured on what there is, not waited for.
     spec = TrialSpec(execution={"threads": 64}, training={"epochs": 0})

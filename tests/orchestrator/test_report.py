@@ -13,13 +13,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from samples import SWEEPS, sample_runs
+from samples import SWEEPS, put_curves, put_result, sample_runs
 
 from orchestrator.cli.main import main
+from orchestrator.command import Command
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.report.keeper import FreshReport, ReportError
 from orchestrator.report.page import Page, report, write_report
-from orchestrator.storage.results import trial_directory, write_curves, write_result, write_spec
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -61,7 +63,7 @@ def read(html):
 
 def page(name="figure11", profile="smoke", **fields):
     sweep, runs = samples(name, profile)
-    return report(sweep, runs, Page(profile, ("idp", "run", f"sweeps/{name}.yaml", "--profile", "smoke"), **fields))
+    return report(sweep, runs, Page(Command(f"sweeps/{name}.yaml", profile), **fields))
 
 
 def test_a_report_says_question_results_figures_provenance_and_commands():
@@ -124,11 +126,11 @@ def storage(tmp_path_factory):
     """A storage with plausible trials of figure 7's smoke profile."""
     folder = tmp_path_factory.mktemp("storage")
     for run in samples("figure7", "smoke")[1]:
-        directory = trial_directory(folder, run.trial.trial_id)
-        write_spec(directory, run.trial.spec)
+        directory = Storage(folder).trial(run.trial.trial_id).path
+        TrialDirectory(directory).write_spec(run.trial.spec)
         if run.curves:
-            write_curves(directory, run.curves)
-        write_result(directory, run.result)
+            put_curves(directory, run.curves)
+        put_result(directory, run.result)
     return folder
 
 
@@ -159,7 +161,7 @@ def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
 
 def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     sweep = load_sweep(SWEEP, "smoke")
-    keeper = FreshReport(sweep, storage, profile="smoke", seconds=0.01)
+    keeper = FreshReport(sweep, storage, Command("figure11.yaml", "smoke"), seconds=0.01)
     path = storage / "sweeps" / "figure7" / "report.html"
     path.unlink(missing_ok=True)
     keeper.note()

@@ -5,24 +5,20 @@ import math
 import threading
 
 import pytest
+from samples import put_curves, put_result
 
 from datagen.spec import Spec
 from orchestrator import api
 from orchestrator.api import read_results
 from orchestrator.storage import results as stored
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash, provenance
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,
-    list_results,
-    read_curves,
-    read_result,
-    trial_directory,
     write_bytes,
-    write_curves,
-    write_result,
-    write_spec,
 )
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import SweepError, expand
 from orchestrator.trial.failure import record_failure
@@ -34,18 +30,18 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     result = TrialResult(
         trial_id=ID, status="COMPLETED", test_success_rate=0.5, peak_bytes=123, provenance=Provenance(code="c0de")
     )
-    directory = trial_directory(tmp_path, ID)
-    assert read_result(directory) is None
-    write_result(directory, result)
-    assert read_result(directory) == result
-    assert list_results(tmp_path) == {ID: result}
+    directory = Storage(tmp_path).trial(ID).path
+    assert TrialDirectory(directory).read_result() is None
+    put_result(directory, result)
+    assert TrialDirectory(directory).read_result() == result
+    assert Storage(tmp_path).results() == {ID: result}
     assert [path.name for path in directory.iterdir()] == ["result.json"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_result_json_is_json_even_where_a_number_is_not_finite(tmp_path, value):
     result = TrialResult(trial_id=ID, status="COMPLETED", forward_residual=value, of_a_later_version=value)
-    write_result(tmp_path, result)
+    put_result(tmp_path, result)
     content = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
     assert content["forward_residual"] is None
     assert content["of_a_later_version"] is None
@@ -55,9 +51,9 @@ def test_fields_of_a_later_version_survive(tmp_path):
     (tmp_path / "result.json").write_text(
         json.dumps({"trial_id": ID, "status": "COMPLETED", "novel": [1, 2], "provenance": {"moon": "full"}})
     )
-    result = read_result(tmp_path)
+    result = TrialDirectory(tmp_path).read_result()
     assert result is not None
-    write_result(tmp_path, result)
+    put_result(tmp_path, result)
     again = json.loads((tmp_path / "result.json").read_text())
     assert again["novel"] == [1, 2]
     assert again["provenance"]["moon"] == "full"
@@ -67,12 +63,12 @@ def test_fields_of_a_later_version_survive(tmp_path):
     "content", [b"", b"{", b"[]", b'{"trial_id": "x"}', b'{"trial_id": "x", "status": "FINE"}', b"\xff"]
 )
 def test_an_unreadable_result_is_a_failed_trial_that_names_the_file(tmp_path, content):
-    directory = trial_directory(tmp_path, ID)
+    directory = Storage(tmp_path).trial(ID).path
     directory.mkdir(parents=True)
     (directory / "result.json").write_bytes(content)
     with pytest.raises(ResultError, match=r"result\.json"):
-        read_result(directory)
-    result = list_results(tmp_path)[ID]
+        TrialDirectory(directory).read_result()
+    result = Storage(tmp_path).results()[ID]
     assert result.status == "FAILED" and not result.final
     assert "result.json" in result.reason
 
@@ -80,13 +76,13 @@ def test_an_unreadable_result_is_a_failed_trial_that_names_the_file(tmp_path, co
 @pytest.mark.parametrize("name", ["..", "../../etc", "", "a/b", "0123456", "0123456789ABCDEF", "g" * 16])
 def test_no_trial_id_leads_out_of_the_storage(tmp_path, name):
     with pytest.raises(ValueError, match="trial id"):
-        trial_directory(tmp_path, name)
+        Storage(tmp_path).trial(name)
 
 
 def test_foreign_folders_among_the_trials_are_not_results(tmp_path):
     (tmp_path / "trials" / "lost+found").mkdir(parents=True)
     (tmp_path / "trials" / ID).mkdir()
-    assert list_results(tmp_path) == {}
+    assert Storage(tmp_path).results() == {}
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):
@@ -122,38 +118,38 @@ def test_spec_json_holds_the_defaults_too(tmp_path):
     class Small(Spec):
         width: int = 3
 
-    write_spec(tmp_path, Small())
+    TrialDirectory(tmp_path).write_spec(Small())
     assert json.loads((tmp_path / "spec.json").read_text()) == {"width": 3}
 
 
 def test_curves_come_back_row_by_row(tmp_path):
-    assert read_curves(tmp_path) == []
+    assert TrialDirectory(tmp_path).read_curves() == []
     records = [{"epoch": 1, "train_loss": 1.5, "forward_diverged": False}]
     records.append({"epoch": 2, "train_loss": 0.5, "forward_diverged": True})
-    write_curves(tmp_path, records)
-    assert read_curves(tmp_path) == records
+    put_curves(tmp_path, records)
+    assert TrialDirectory(tmp_path).read_curves() == records
     whole = (tmp_path / "curves.parquet").read_bytes()
     for damaged in (b"PAR1 no", whole[:4] + bytes(40) + whole[44:]):  # no footer, no page
         (tmp_path / "curves.parquet").write_bytes(damaged)
         with pytest.raises(ResultError, match=r"curves\.parquet"):
-            read_curves(tmp_path)
+            TrialDirectory(tmp_path).read_curves()
 
 
 def test_curves_are_read_whole_while_a_trial_replaces_them(tmp_path):
     lengths, stop = (1, 2, 40), threading.Event()
     records = [{"epoch": epoch, "train_loss": 1 / epoch} for epoch in range(1, 41)]
-    write_curves(tmp_path, records)
+    put_curves(tmp_path, records)
 
     def replace() -> None:
         for length in itertools.cycle(lengths):
             if stop.is_set():
                 return
-            write_curves(tmp_path, records[:length])
+            put_curves(tmp_path, records[:length])
 
     trial = threading.Thread(target=replace)
     trial.start()
     try:
-        found = {len(read_curves(tmp_path)) for _ in range(2000)}
+        found = {len(TrialDirectory(tmp_path).read_curves()) for _ in range(2000)}
     finally:
         stop.set()
         trial.join()
@@ -173,8 +169,8 @@ def test_a_failure_keeps_its_traceback(tmp_path):
     try:
         raise KeyError("a\nb")
     except KeyError as error:
-        result = record_failure(tmp_path, ID, error)
-    assert read_result(tmp_path) == result
+        result = record_failure(TrialDirectory(tmp_path), error)
+    assert TrialDirectory(tmp_path).read_result() == result
     assert result.status == "FAILED" and "\n" not in result.reason
     assert "test_a_failure_keeps_its_traceback" in result.traceback
 
@@ -186,7 +182,7 @@ def test_a_notebook_reads_a_sweep_as_a_table(tmp_path):
     fresh = Provenance(code=code_hash(), host="here")
     for trial, origin in ((first, fresh), (second, Provenance(code="old"))):
         result = TrialResult(trial_id=trial.trial_id, status="COMPLETED", test_success_rate=0.5, provenance=origin)
-        write_result(trial_directory(tmp_path, trial.trial_id), result)
+        put_result(Storage(tmp_path).trial(trial.trial_id).path, result)
     table = read_results(path, tmp_path)
     assert table["seed"].to_pylist() == [0, 1, 2]
     assert table["status"].to_pylist() == ["COMPLETED", "COMPLETED", "MISSING"]

@@ -8,16 +8,19 @@ import statistics
 
 import pytest
 from mutations import EXAMPLES, bounded, mutated
+from samples import put_curves, put_result
 
 from orchestrator.campaign import search as searching
 from orchestrator.campaign.search import EarlyStopping, StudyStopping, next_suggestions, state_of_search
 from orchestrator.cli.main import main
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import TrialResult, read_result, trial_directory, write_curves, write_result
+from orchestrator.storage.results import TrialResult
+from orchestrator.storage.suggestions import planned_trials, read_suggestions, write_suggestions
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep import specs
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import SweepError, expand
-from orchestrator.sweep.suggestions import planned_trials, read_suggestions, write_suggestions
 
 SWEEP = """
 name: hunt
@@ -43,28 +46,28 @@ def path(tmp_path):
 
 
 def finish(storage, trial, value, status="COMPLETED"):
-    directory = trial_directory(storage, trial.trial_id)
-    write_curves(directory, [{"epoch": 1, "valid_success_rate": value}])
+    directory = Storage(storage).trial(trial.trial_id).path
+    put_curves(directory, [{"epoch": 1, "valid_success_rate": value}])
     provenance = Provenance(code=code_hash())
-    write_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=provenance))
+    put_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=provenance))
 
 
 def play(path, storage, rounds):
     """Run a search whose best learning rate is 1e-3, without training anything."""
     sweep = load_sweep(path)
     for _ in range(rounds):
-        assert next_suggestions(sweep, storage)
-        for trial in expand(sweep, read_suggestions(storage, sweep.name)):
+        assert next_suggestions(sweep, Storage(storage))
+        for trial in expand(sweep, read_suggestions(Storage(storage), sweep.name)):
             rate = trial.spec.training.learning_rate
             finish(storage, trial, 1 / (1 + abs(rate - 1e-3) * 100) + 0.01 * trial.spec.seed)
-    return read_suggestions(storage, sweep.name)
+    return read_suggestions(Storage(storage), sweep.name)
 
 
 def test_a_search_ends_after_its_trials_and_each_runs_once_per_seed(path, tmp_path):
     found = play(path, tmp_path / "storage", 4)
     assert len(found["0/vin"]) == 12
     sweep = load_sweep(path)
-    assert not next_suggestions(sweep, tmp_path / "storage")
+    assert not next_suggestions(sweep, Storage(tmp_path / "storage"))
     trials = expand(sweep, found)
     assert len(trials) == 24 and {trial.axes["seed"] for trial in trials} == {0, 1}
     assert all(trial.spec.planner.k_fwd == trial.axes["k"] for trial in trials)
@@ -79,8 +82,8 @@ def test_suggestions_follow_from_the_storage_and_learn_from_results(path, tmp_pa
 
 def test_a_round_waits_for_the_one_before(path, tmp_path):
     sweep = load_sweep(path)
-    assert next_suggestions(sweep, tmp_path)
-    assert not next_suggestions(sweep, tmp_path)
+    assert next_suggestions(sweep, Storage(tmp_path))
+    assert not next_suggestions(sweep, Storage(tmp_path))
 
 
 @pytest.mark.parametrize("same_study", [True, False])
@@ -91,12 +94,12 @@ def test_a_run_that_another_was_faster_than_goes_on(path, tmp_path, monkeypatch,
         if not lost:
             lost.append(number)
             theirs = {"0/vin" if same_study else "0/b": [{"training.learning_rate": 0.1, "k": 2}]}
-            assert write_suggestions(storage, name, theirs, number)
-        return write_suggestions(storage, name, suggestions, number)
+            assert write_suggestions(Storage(storage), name, theirs, number)
+        return write_suggestions(Storage(storage), name, suggestions, number)
 
     monkeypatch.setattr(searching, "write_suggestions", slower)
-    assert next_suggestions(sweep, tmp_path)
-    found = read_suggestions(tmp_path, "hunt")
+    assert next_suggestions(sweep, Storage(tmp_path))
+    found = read_suggestions(Storage(tmp_path), "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == ((1, 3) if same_study else (3, 1))
 
 
@@ -104,17 +107,23 @@ def test_each_suggestion_is_made_into_trials_once_however_many_ask(path, tmp_pat
     play(path, tmp_path, 3)
     sweep, made, make = load_sweep(path), [], specs._trial
     monkeypatch.setattr(specs, "_trial", lambda *place: made.append(place) or make(*place))
-    trials, _ = planned_trials(sweep, tmp_path)
-    state_of_search(sweep, tmp_path)
-    assert next_suggestions(sweep, tmp_path) and planned_trials(sweep, tmp_path)[0][: len(trials)] == trials
+    trials, _ = planned_trials(sweep, Storage(tmp_path))
+    state_of_search(sweep, Storage(tmp_path))
+    assert (
+        next_suggestions(sweep, Storage(tmp_path))
+        and planned_trials(sweep, Storage(tmp_path))[0][: len(trials)] == trials
+    )
     assert len(made) == len({str(place[3]) for place in made}) >= 24
-    assert expand(load_sweep(path), read_suggestions(tmp_path, "hunt")) == planned_trials(sweep, tmp_path)[0]
+    assert (
+        expand(load_sweep(path), read_suggestions(Storage(tmp_path), "hunt"))
+        == planned_trials(sweep, Storage(tmp_path))[0]
+    )
 
 
 def test_two_runs_make_one_round(tmp_path):
-    assert write_suggestions(tmp_path, "s", {"0/vin": [{"k": 2}]}, 0)
-    assert not write_suggestions(tmp_path, "s", {"0/vin": [{"k": 8}]}, 0)
-    assert read_suggestions(tmp_path, "s") == {"0/vin": [{"k": 2}]}
+    assert write_suggestions(Storage(tmp_path), "s", {"0/vin": [{"k": 2}]}, 0)
+    assert not write_suggestions(Storage(tmp_path), "s", {"0/vin": [{"k": 8}]}, 0)
+    assert read_suggestions(Storage(tmp_path), "s") == {"0/vin": [{"k": 2}]}
 
 
 @pytest.mark.parametrize(
@@ -167,10 +176,10 @@ def with_space(path, space, **search):
 def all_rounds(sweep, storage, value=lambda trial: 0.5, status="COMPLETED"):
     """Play a search to its end without training; returns its suggestions."""
     for _ in range(50):
-        if not next_suggestions(sweep, storage):
-            return read_suggestions(storage, sweep.name)["0/vin"]
-        for trial in planned_trials(sweep, storage)[0]:
-            if read_result(trial_directory(storage, trial.trial_id)) is None:
+        if not next_suggestions(sweep, Storage(storage)):
+            return read_suggestions(Storage(storage), sweep.name)["0/vin"]
+        for trial in planned_trials(sweep, Storage(storage))[0]:
+            if Storage(storage).trial(trial.trial_id).read_result() is None:
                 finish(storage, trial, value(trial), status)
     raise AssertionError("the search does not end")
 
@@ -188,27 +197,27 @@ def test_an_impossible_suggestion_is_never_made_and_none_is_made_twice(path, tmp
 def test_failed_suggestions_count_as_bad_ones_and_the_search_comes_to_its_end(path, tmp_path):
     sweep = with_space(path, "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}}", trials=6)
     assert len(all_rounds(sweep, tmp_path / "all", status="FAILED")) == 6
-    assert state_of_search(sweep, tmp_path / "all") == [
+    assert state_of_search(sweep, Storage(tmp_path / "all")) == [
         "search: 0/vin: 6 of at most 6 suggestions tried, 6 of them failed"
     ]
     sweep = with_space(path, "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}}", trials=20, at_once=4)
     storage = tmp_path / "half"
     for _ in range(5):
-        assert next_suggestions(sweep, storage)
-        for trial in planned_trials(sweep, storage)[0]:
+        assert next_suggestions(sweep, Storage(storage))
+        for trial in planned_trials(sweep, Storage(storage))[0]:
             bad = trial.spec.training.learning_rate > 1e-3
             finish(storage, trial, float("nan") if bad else 0.5, "FAILED" if bad else "COMPLETED")
-    rates = [s["training.learning_rate"] for s in read_suggestions(storage, "hunt")["0/vin"]]
+    rates = [s["training.learning_rate"] for s in read_suggestions(Storage(storage), "hunt")["0/vin"]]
     assert sum(rate > 1e-3 for rate in rates[-8:]) <= 2, rates
 
 
 def test_the_suggestions_of_a_round_are_no_near_copies(path, tmp_path):
     sweep = with_space(path, "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}}", trials=16, at_once=4)
     for _ in range(4):
-        assert next_suggestions(sweep, tmp_path)
-        for trial in planned_trials(sweep, tmp_path)[0]:
+        assert next_suggestions(sweep, Storage(tmp_path))
+        for trial in planned_trials(sweep, Storage(tmp_path))[0]:
             finish(tmp_path, trial, 1 / (1 + abs(math.log10(trial.spec.training.learning_rate) + 3)))
-    rates = [math.log10(s["training.learning_rate"]) for s in read_suggestions(tmp_path, "hunt")["0/vin"]]
+    rates = [math.log10(s["training.learning_rate"]) for s in read_suggestions(Storage(tmp_path), "hunt")["0/vin"]]
     spreads = [statistics.pstdev(rates[first : first + 4]) for first in (4, 8, 12)]
     assert min(spreads) > 0.15, spreads
 
@@ -225,14 +234,14 @@ def test_the_suggestions_of_a_round_are_no_near_copies(path, tmp_path):
 )
 def test_a_space_that_was_edited_leaves_out_what_is_not_in_it_and_goes_on(path, tmp_path, capsys, space, kept):
     storage = tmp_path / "storage"
-    write_suggestions(storage, "hunt", {"0/vin": [{"training.learning_rate": v} for v in (0.01, "1e-3")]}, 0)
+    write_suggestions(Storage(storage), "hunt", {"0/vin": [{"training.learning_rate": v} for v in (0.01, "1e-3")]}, 0)
     sweep = with_space(path, space)
-    trials, words = planned_trials(sweep, storage)
+    trials, words = planned_trials(sweep, Storage(storage))
     assert [t.axes["training.learning_rate"] for t in trials if t.spec.seed == 0] == kept
     assert len(words) == (len(kept) < 2) and all("0/vin are left out: training.learning_rate=" in w for w in words)
     for trial in trials:
         finish(storage, trial, 0.5)
-    assert next_suggestions(sweep, storage) == (len(kept) < 2)  # else all that the space holds has been tried
+    assert next_suggestions(sweep, Storage(storage)) == (len(kept) < 2)  # else all that the space holds has been tried
     assert main(["plan", str(path), "--storage", str(storage)]) == 0
     assert ("are left out" in capsys.readouterr().err) == bool(words)
 
@@ -240,8 +249,8 @@ def test_a_space_that_was_edited_leaves_out_what_is_not_in_it_and_goes_on(path, 
 def test_what_was_suggested_twice_counts_once(path, tmp_path):
     sweep = load_sweep(path)
     twice = [{"training.learning_rate": 0.01, "k": 4}] * 3 + [{"training.learning_rate": 0.01, "k": 3}]
-    write_suggestions(tmp_path, "hunt", {"0/vin": twice}, 0)
-    trials, (words,) = planned_trials(sweep, tmp_path)
+    write_suggestions(Storage(tmp_path), "hunt", {"0/vin": twice}, 0)
+    trials, (words,) = planned_trials(sweep, Storage(tmp_path))
     assert len(trials) == len({trial.trial_id for trial in trials}) == 2
     assert "made before (and 2 more)" in words
 
@@ -265,7 +274,7 @@ def test_a_damaged_round_is_refused_in_one_line_and_without_it_the_search_goes_o
     sweep = load_sweep(path)
     for number in range(3):
         write_suggestions(
-            tmp_path, "hunt", {"0/vin": [{"training.learning_rate": 0.1, "k": 2 ** (number + 1)}]}, number
+            Storage(tmp_path), "hunt", {"0/vin": [{"training.learning_rate": 0.1, "k": 2 ** (number + 1)}]}, number
         )
     damaged = tmp_path / "sweeps" / "hunt" / "search" / "round-000001.json"
     damaged.write_bytes(content)
@@ -274,22 +283,22 @@ def test_a_damaged_round_is_refused_in_one_line_and_without_it_the_search_goes_o
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and str(damaged) in said and "without the file the search goes on" in said
     damaged.unlink()
-    for trial in planned_trials(sweep, tmp_path)[0]:
+    for trial in planned_trials(sweep, Storage(tmp_path))[0]:
         finish(tmp_path, trial, 0.5)
-    assert next_suggestions(sweep, tmp_path)
-    assert len(read_suggestions(tmp_path, "hunt")["0/vin"]) == 5
+    assert next_suggestions(sweep, Storage(tmp_path))
+    assert len(read_suggestions(Storage(tmp_path), "hunt")["0/vin"]) == 5
 
 
 def test_fuzzed_rounds_mean_the_same_or_are_refused(tmp_path):
     meant = {"0/vin": [{"training.learning_rate": 0.0123, "k": 4, "planner.solver": "anderson"}], "1/b": []}
-    write_suggestions(tmp_path, "hunt", meant, 0)
+    write_suggestions(Storage(tmp_path), "hunt", meant, 0)
     path = tmp_path / "sweeps" / "hunt" / "search" / "round-000000.json"
     written = path.read_bytes()
     for number in range(EXAMPLES):
         path.write_bytes(mutated(written, number))
         with bounded(processor_seconds=2.0, mebibytes=64.0):
             try:
-                assert read_suggestions(tmp_path, "hunt") == meant, number
+                assert read_suggestions(Storage(tmp_path), "hunt") == meant, number
             except SweepError as error:
                 assert "\n" not in str(error)
 
@@ -301,11 +310,11 @@ def two_planners(path, extra=""):
 
 def test_only_the_chosen_studies_go_on(path, tmp_path):
     sweep = two_planners(path)
-    assert next_suggestions(sweep, tmp_path)
-    for trial in planned_trials(sweep, tmp_path)[0]:
+    assert next_suggestions(sweep, Storage(tmp_path))
+    for trial in planned_trials(sweep, Storage(tmp_path))[0]:
         finish(tmp_path, trial, 0.5)
-    assert next_suggestions(sweep, tmp_path, "planner=vin")
-    found = read_suggestions(tmp_path, "hunt")
+    assert next_suggestions(sweep, Storage(tmp_path), "planner=vin")
+    found = read_suggestions(Storage(tmp_path), "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == (6, 3)
 
 
@@ -316,17 +325,17 @@ def stop_at(stopping, trial, epoch, value):
 def test_early_stopping_compares_within_a_study_and_survives_a_restart(path, tmp_path):
     sweep = two_planners(path, "  stopping: median\n")
     own = [{"training.learning_rate": rate, "k": 4} for rate in (0.1, 0.2, 0.3, 0.4)]
-    write_suggestions(tmp_path, "hunt", {"0/vin": own, "0/b": own}, 0)
-    trials = planned_trials(sweep, tmp_path)[0]
+    write_suggestions(Storage(tmp_path), "hunt", {"0/vin": own, "0/b": own}, 0)
+    trials = planned_trials(sweep, Storage(tmp_path))[0]
     vin, b = ([t for t in trials if t.axes["planner"] == name] for name in ("vin", "b"))
-    stopping = StudyStopping(sweep, trials, tmp_path)
+    stopping = StudyStopping(sweep, trials, Storage(tmp_path))
     assert not any(stop_at(stopping, trial, 1, 0.9) for trial in vin)
     # However well the other planner does, these are the first of their own.
     assert not any(stop_at(stopping, trial, 1, 0.1) for trial in b[:4])
     assert stop_at(stopping, b[4], 1, 0.05) and not stop_at(stopping, b[5], 1, 0.2)
     for trial in vin[:5]:
         finish(tmp_path, trial, 0.9)
-    again = StudyStopping(sweep, trials, tmp_path)
+    again = StudyStopping(sweep, trials, Storage(tmp_path))
     assert stop_at(again, vin[5], 1, 0.1) and not stop_at(again, b[5], 1, 0.05)
 
 
@@ -337,9 +346,9 @@ def test_early_stopping_never_compares_across_tasks_and_steps(path, tmp_path):
     )  # fmt: skip
     sweep = load_sweep(path)
     own = [{"training.learning_rate": rate} for rate in (0.1, 0.2, 0.3)]
-    write_suggestions(tmp_path, "hunt", {"0/vin": own, "1/vin": own}, 0)
-    trials = planned_trials(sweep, tmp_path)[0]
-    stopping = StudyStopping(sweep, trials, tmp_path)
+    write_suggestions(Storage(tmp_path), "hunt", {"0/vin": own, "1/vin": own}, 0)
+    trials = planned_trials(sweep, Storage(tmp_path))[0]
+    stopping = StudyStopping(sweep, trials, Storage(tmp_path))
     cells: dict = {}
     for trial in trials:
         cells.setdefault((trial.axes["map_size"], trial.axes["k"]), []).append(trial)
@@ -374,13 +383,13 @@ def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, storage_wi
     command = ["run", path, "--storage", storage, "--address", head.address, "--only", "planner=vin", "--json"]
     done = idp(*command)
     assert done.returncode == 0, done.stderr
-    found = read_suggestions(storage, "hunt")
+    found = read_suggestions(Storage(storage), "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == (4, 2)
     assert "search: 0/vin: 4 of at most 4 suggestions tried" in done.stderr and "4 trials in" in done.stderr
     directories = list((storage / "trials").iterdir())
     assert len(directories) == 4  # none of the other planner's
     for directory in directories:
-        result = read_result(directory)
+        result = TrialDirectory(directory).read_result()
         assert result.status in ("COMPLETED", "CANCELLED")
         if result.status == "COMPLETED":
             assert len(list(directory.glob("evaluations/*.json"))) == 1, done.stderr

@@ -27,8 +27,10 @@ from orchestrator.figures.problem import (
     write_trial_pictures,
 )
 from orchestrator.figures.style import style
-from orchestrator.storage.evaluations import evaluation_path, missing_evaluations, planned_evaluations
-from orchestrator.storage.results import ResultError, trial_directory
+from orchestrator.storage.evaluations import missing_evaluations, planned_evaluations
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.results import ResultError
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import TrialSpec, expand, trial_id
 from orchestrator.trial.evaluate import evaluate_trial
@@ -59,9 +61,9 @@ def trial(storage):
         training=TrainingSpec(epochs=3, batch_size=8, optimizer="adam", learning_rate=0.01, labels="all_optimal"),
     )
     make(storage / "datasets", **spec.data.model_dump())
-    result = run_trial(spec, storage)
+    result = run_trial(spec, Storage(storage))
     assert result.status == "COMPLETED", result.traceback
-    return trial_directory(storage, trial_id(spec))
+    return Storage(storage).trial(trial_id(spec)).path
 
 
 def arrows(axes):
@@ -125,7 +127,7 @@ def test_a_large_map_is_drawn_with_few_artists_and_arrives_as_evaluate_says(tria
     columns, rows = (part.astype(int) for part in crosses.get_data())
     lost = np.isfinite(problem.distance[0]).sum()
     assert 0 < len(rows) < lost / 5 and np.isfinite(problem.distance[0][rows, columns]).all()
-    found = evaluate_trial(trial, dataset, k=20)
+    found = evaluate_trial(TrialDirectory(trial), dataset, k=20)
     shown = int(titled[2].get_xlabel().split()[0])
     assert shown == pytest.approx(found.success_rate * lost, abs=0.5)
 
@@ -287,17 +289,21 @@ def test_convergence_is_recorded_step_by_step(storage, trial):
 
 def test_a_planner_is_tested_on_larger_maps_with_more_steps(storage, trial):
     larger = make(storage / "datasets", map_size=11, train=0, valid=0, test=6)
-    few, many = (evaluate_trial(trial, larger, k=k) for k in (1, 40))
+    few, many = (evaluate_trial(TrialDirectory(trial), larger, k=k) for k in (1, 40))
     assert (few.map_size, few.maps, few.k, many.k) == (11, 6, 1, 40)
     assert few.success_rate + 0.2 < many.success_rate
-    assert evaluation_path(trial, few.dataset_id, "test", 40).exists()
+    assert TrialDirectory(trial).evaluation(few.dataset_id, "test", 40).exists()
     own = parquet.directory_of(load_trained(trial).spec.data, storage / "datasets")
-    from orchestrator.storage.results import read_result
 
-    assert evaluate_trial(trial, own).success_rate == read_result(trial).test_success_rate
-    assert (evaluate_trial(trial, own).k, evaluate_trial(trial, larger).k) == (12, 19)  # 12 for 7 rows
+    assert (
+        evaluate_trial(TrialDirectory(trial), own).success_rate == TrialDirectory(trial).read_result().test_success_rate
+    )
+    assert (evaluate_trial(TrialDirectory(trial), own).k, evaluate_trial(TrialDirectory(trial), larger).k) == (
+        12,
+        19,
+    )  # 12 for 7 rows
     with pytest.raises(ResultError, match="train split is empty"):
-        evaluate_trial(trial, larger, "train")
+        evaluate_trial(TrialDirectory(trial), larger, "train")
 
 
 def test_missing_evaluations_are_those_of_trained_planners(storage, trial, tmp_path):
@@ -321,7 +327,7 @@ test_on: [{map_size: 9, test: 3}, {map_size: 7, test: 5}]
     sweep = load_sweep(path)
     planned = planned_evaluations(sweep, expand(sweep))
     assert [p.k for p in planned] == [12, 12, 27, 21, 12, 12]
-    missing = missing_evaluations(planned, storage)
+    missing = missing_evaluations(planned, Storage(storage))
     assert [(str(p.trial.axes["planner"]), p.data.map_size) for p in missing] == [
         ("own", 9),
         ("own", 7),
@@ -329,13 +335,13 @@ test_on: [{map_size: 9, test: 3}, {map_size: 7, test: 5}]
         ("grown", 7),
     ]
     dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
-    done = evaluate_trial(trial, dataset, k=27)
-    assert len(missing_evaluations(planned, storage)) == 3
-    path = evaluation_path(trial, done.dataset_id, "test", 27)
+    done = evaluate_trial(TrialDirectory(trial), dataset, k=27)
+    assert len(missing_evaluations(planned, Storage(storage))) == 3
+    path = TrialDirectory(trial).evaluation(done.dataset_id, "test", 27)
     for other in ({"code": "0" * 12}, {"plugins": {"a_plug_in_that_went": "0" * 12}}):
         made = done.provenance.model_copy(update=other)
         path.write_text(done.model_copy(update={"provenance": made}).model_dump_json())
-        assert len(missing_evaluations(planned, storage)) == 4, other
+        assert len(missing_evaluations(planned, Storage(storage))) == 4, other
 
 
 def test_the_commands_show_and_evaluate(storage, trial, tmp_path, capsys):

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from datagen.spec import Spec, canonical_json
 from datagen.tasks.registry import DatasetSpec, dataset_id
-from orchestrator.storage.results import trial_directory
+from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import find_trial, select
 from orchestrator.sweep.specs import SweepError, SweepSpec, TrialSpec, expand, further_tests, trial_id
@@ -314,7 +314,7 @@ def assert_accepted_or_refused_in_one_line(path):
     storage = path.parent / "storage"
     places = [storage / "sweeps" / sweep.name]
     places += [storage / "datasets" / dataset_id(trial.spec.data) for trial in trials]
-    places += [trial_directory(storage, trial.trial_id) for trial in trials]
+    places += [Storage(storage).trial(trial.trial_id).path for trial in trials]
     for place in places:
         assert place.resolve().is_relative_to(storage.resolve()) and place.resolve() != storage.resolve()
 

@@ -11,28 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mutations import EXAMPLES, bounded, mutated
+from samples import put_curves, put_result
 
 from orchestrator.storage.evaluations import (
     EvaluationResult,
-    evaluation_path,
     known_evaluation,
     read_evaluation,
     write_evaluation,
 )
 from orchestrator.storage.files import append_line
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,
-    known_result,
-    list_results,
     parse_result,
-    read_curves,
-    read_result,
-    trial_directory,
-    write_curves,
-    write_result,
 )
+from orchestrator.storage.trial_directory import TrialDirectory
 
 ID = "0123456789abcdef"
 RESULT = TrialResult(
@@ -51,13 +46,13 @@ CURVES = [
 
 @pytest.fixture
 def directory(tmp_path):
-    return trial_directory(tmp_path, ID)
+    return Storage(tmp_path).trial(ID).path
 
 
 @pytest.fixture
 def evaluation(directory):
-    write_evaluation(directory, FOUND)
-    return evaluation_path(directory, FOUND.dataset_id, FOUND.split, FOUND.k)
+    write_evaluation(TrialDirectory(directory), FOUND)
+    return TrialDirectory(directory).evaluation(FOUND.dataset_id, FOUND.split, FOUND.k)
 
 
 def told(read, path, good):
@@ -79,7 +74,7 @@ def every_flip(content):
 
 
 def test_a_result_with_any_bit_flipped_is_damaged_or_the_same(directory):
-    write_result(directory, RESULT)
+    put_result(directory, RESULT)
     content = (directory / "result.json").read_bytes()
     same = 0
     for flipped in every_flip(content):
@@ -92,17 +87,17 @@ def test_a_result_with_any_bit_flipped_is_damaged_or_the_same(directory):
             assert found == RESULT
     assert same < 0.02 * 8 * len(content)  # blanks that stay blanks
     (directory / "result.json").write_bytes(content.replace(b"0.625", b"0.725"))
-    assert list_results(directory.parents[1])[ID].status == "FAILED"
+    assert Storage(directory.parents[1]).results()[ID].status == "FAILED"
 
 
 def test_fuzzed_results_are_refused_or_the_same(directory):
-    write_result(directory, RESULT)
+    put_result(directory, RESULT)
     path = directory / "result.json"
     content = path.read_bytes()
     with bounded(processor_seconds=1 + 0.02 * EXAMPLES, mebibytes=100):
         for number in range(EXAMPLES):
             path.write_bytes(mutated(content, number))
-            told(lambda: read_result(directory), path, RESULT)
+            told(lambda: TrialDirectory(directory).read_result(), path, RESULT)
 
 
 ODD = [None, True, -1, 2**63, 10**400, 1e308, -1e308, "", "x" * 5000, "\x1b[31m", "\ud800", [], [None], {}, {"a": 1}]
@@ -119,7 +114,7 @@ def test_fuzzed_results_of_0_1_0_have_no_number_that_cannot_be(directory):
         within = draw.choice([changed, changed, changed["provenance"]])
         within[draw.choice(sorted(within))] = draw.choice(ODD)
         path.write_text(json.dumps(changed))
-        found = known_result(directory)
+        found = TrialDirectory(directory).known_result()
         for name in ("test_success_rate", "test_optimality", "test_spl", "valid_success_rate", "test_accuracy"):
             assert getattr(found, name) is None or 0 <= getattr(found, name) <= 1
         assert found.reason.isprintable() and found.provenance.host.isprintable()
@@ -146,20 +141,20 @@ def test_a_result_without_a_checksum_is_of_this_trial_and_in_range(directory, ch
     directory.mkdir(parents=True)
     (directory / "result.json").write_text(json.dumps({**RESULT.model_dump(mode="json"), **changes}))
     with pytest.raises(ResultError, match=rf"result\.json: damaged: .*{field}"):
-        read_result(directory)
+        TrialDirectory(directory).read_result()
 
 
 def test_a_result_without_a_checksum_is_read_as_0_1_0_wrote_it(directory):
     directory.mkdir(parents=True)
     (directory / "result.json").write_text(json.dumps(RESULT.model_dump(mode="json")))
-    assert read_result(directory) == RESULT
+    assert TrialDirectory(directory).read_result() == RESULT
 
 
 def test_a_result_is_no_other_trials(directory):
-    write_result(directory, RESULT)
+    put_result(directory, RESULT)
     other = directory.with_name("f" * 16)
     directory.rename(other)
-    assert list_results(other.parents[1])["f" * 16].status == "FAILED"
+    assert Storage(other.parents[1]).results()["f" * 16].status == "FAILED"
 
 
 def folder(path):
@@ -176,30 +171,35 @@ def device(path):
 
 @pytest.mark.parametrize("stand_in", [folder, os.mkfifo, device, loop])
 @pytest.mark.parametrize(
-    ("read", "name"), [(read_result, "result.json"), (read_curves, "curves.parquet"), (read_evaluation, None)]
+    ("read", "name"),
+    [
+        (TrialDirectory.read_result, "result.json"),
+        (TrialDirectory.read_curves, "curves.parquet"),
+        (read_evaluation, None),
+    ],
 )
 def test_what_is_no_file_is_refused_at_once(directory, stand_in, read, name):
-    path = directory / name if name else evaluation_path(directory, FOUND.dataset_id, "test", FOUND.k)
+    path = directory / name if name else TrialDirectory(directory).evaluation(FOUND.dataset_id, "test", FOUND.k)
     path.parent.mkdir(parents=True)
     stand_in(path)
     with bounded(processor_seconds=1, mebibytes=50), pytest.raises(ResultError, match=path.name):
-        read(directory if name else path)
+        read(TrialDirectory(directory) if name else path)
     if name == "result.json":
-        assert known_result(directory).status == "FAILED"
+        assert TrialDirectory(directory).known_result().status == "FAILED"
 
 
 def test_a_link_that_leads_nowhere_is_no_file(directory):
     directory.mkdir(parents=True)
     (directory / "result.json").symlink_to("/nowhere/at/all")
-    assert read_result(directory) is None
-    write_result(directory, RESULT)
-    assert read_result(directory) == RESULT and not (directory / "result.json").is_symlink()
+    assert TrialDirectory(directory).read_result() is None
+    put_result(directory, RESULT)
+    assert TrialDirectory(directory).read_result() == RESULT and not (directory / "result.json").is_symlink()
 
 
 def test_a_file_among_the_trials_that_is_named_like_one_is_none(directory):
     directory.parent.mkdir(parents=True)
     (directory.parent / "deadbeef").write_text("x")
-    assert list_results(directory.parents[1]) == {}
+    assert Storage(directory.parents[1]).results() == {}
 
 
 def test_a_file_that_is_far_too_large_is_not_read(directory):
@@ -207,7 +207,7 @@ def test_a_file_that_is_far_too_large_is_not_read(directory):
     with (directory / "result.json").open("wb") as file:
         file.truncate(2**40)
     with bounded(processor_seconds=1, mebibytes=50), pytest.raises(ResultError, match="at most"):
-        read_result(directory)
+        TrialDirectory(directory).read_result()
 
 
 def test_fuzzed_evaluations_are_refused_or_the_same(evaluation):
@@ -231,23 +231,23 @@ def test_an_evaluation_is_in_range_and_of_its_name(evaluation, changes):
 
 
 def test_fuzzed_curves_are_refused_or_the_same(directory):
-    write_curves(directory, CURVES)
+    put_curves(directory, CURVES)
     path = directory / "curves.parquet"
     content = path.read_bytes()
-    assert repr(read_curves(directory)) == repr(CURVES)
+    assert repr(TrialDirectory(directory).read_curves()) == repr(CURVES)
     with bounded(processor_seconds=2 + 0.05 * EXAMPLES, mebibytes=300):
         for number in range(EXAMPLES):
             path.write_bytes(mutated(content, number))
-            told(lambda: read_curves(directory), path, CURVES)
+            told(lambda: TrialDirectory(directory).read_curves(), path, CURVES)
 
 
 def test_a_curve_with_a_bit_flipped_is_damaged_or_the_same(directory):
-    write_curves(directory, CURVES)
+    put_curves(directory, CURVES)
     path = directory / "curves.parquet"
     flips = list(every_flip(path.read_bytes()))
     for flipped in random.Random(0).sample(flips, 400):
         path.write_bytes(flipped)
-        told(lambda: read_curves(directory), path, CURVES)
+        told(lambda: TrialDirectory(directory).read_curves(), path, CURVES)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_curves_of_0_1_0_are_epochs_with_numbers_and_not_endless(directory, colu
     directory.mkdir(parents=True)
     pq.write_table(pa.table(columns), directory / "curves.parquet")
     with bounded(processor_seconds=5, mebibytes=300), pytest.raises(ResultError, match=r"curves\.parquet: damaged"):
-        read_curves(directory)
+        TrialDirectory(directory).read_curves()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")

@@ -13,10 +13,10 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from samples import SWEEPS, sample_runs
+from samples import SWEEPS, put_result, sample_runs
 
 from orchestrator.cli.main import main
-from orchestrator.storage.results import trial_directory, write_result
+from orchestrator.storage.layout import Storage
 from orchestrator.sweep.specs import SweepError
 from orchestrator.tables.formats import render
 from orchestrator.tables.latex import escaped
@@ -272,7 +272,7 @@ def test_what_latex_would_trip_over_is_escaped():
 def storage(tmp_path_factory):
     folder = tmp_path_factory.mktemp("storage")
     for run in samples("figure7", "smoke")[1]:
-        write_result(trial_directory(folder, run.trial.trial_id), run.result)
+        put_result(Storage(folder).trial(run.trial.trial_id).path, run.result)
     return folder
 
 

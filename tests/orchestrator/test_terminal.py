@@ -9,12 +9,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-from samples import sample_runs
+from samples import put_result, sample_runs
 
 from orchestrator.campaign.progress import Progress
 from orchestrator.cli.main import main
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import TrialResult, trial_directory, write_result
+from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 from orchestrator.tables.formats import render
@@ -55,7 +56,7 @@ def sweep(tmp_path, monkeypatch):
             trial_id=trial.trial_id, status="FAILED" if bad else "COMPLETED", reason=EVIL, provenance=origin,
             test_success_rate=0.5 + 0.1 * trial.spec.seed, forward_seconds=1.0 + trial.spec.seed,
         )  # fmt: skip
-        write_result(trial_directory(tmp_path / "storage", trial.trial_id), result)
+        put_result(Storage(tmp_path / "storage").trial(trial.trial_id).path, result)
     return path
 
 

@@ -5,9 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+from samples import put_curves, put_result
 
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import TrialResult, trial_directory, write_curves, write_result
+from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import SweepSpec, expand
 from orchestrator.tracking import note as tracking_note
 from orchestrator.tracking import tracker as tracking
@@ -32,7 +34,7 @@ def leave_curves(storage, trial, epochs=2):
         }
         for e in range(1, epochs + 1)
     ]
-    write_curves(trial_directory(storage, trial.trial_id), records)
+    put_curves(Storage(storage).trial(trial.trial_id).path, records)
 
 
 def leave(storage, trial, rate=0.5, code=None, epochs=2, status="COMPLETED"):
@@ -45,7 +47,7 @@ def leave(storage, trial, rate=0.5, code=None, epochs=2, status="COMPLETED"):
         epochs=epochs,
         provenance=Provenance(code=code or code_hash(), host="here", git_commit="c0ffee"),
     )
-    write_result(trial_directory(storage, trial.trial_id), result)
+    put_result(Storage(storage).trial(trial.trial_id).path, result)
     return result
 
 
@@ -106,7 +108,7 @@ def test_what_is_not_finite_is_a_flag_and_what_there_is_none_of_is_none(storage)
         leave(storage, trial)
     record = {"epoch": 1, "train_loss": float("nan"), "forward_residual": float("inf"), "not_finite": True}
     record |= {"backward_residual": float("nan"), "valid_success_rate": 0.0, "train_seconds": 1.0}
-    write_curves(trial_directory(storage, diverged.trial_id), [record])
+    put_curves(Storage(storage).trial(diverged.trial_id).path, [record])
     sync(default_uri(storage), sweep, expand(sweep), storage)
     found = runs(storage)[1]
     flags = [

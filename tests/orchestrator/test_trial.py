@@ -10,9 +10,10 @@ import torch
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import DatasetSpec
-from orchestrator.storage.results import read_curves, read_result, trial_directory
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
-from orchestrator.trial.train import _out_of_memory, run_trial
+from orchestrator.trial.train import TrialOptions, _out_of_memory, run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
 DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
@@ -39,12 +40,12 @@ def storage(tmp_path):
 
 def test_a_trial_leaves_the_contract_behind(storage):
     seen = []
-    result = run_trial(SPEC, storage, seen.append)
-    directory = trial_directory(storage, trial_id(SPEC))
+    result = run_trial(SPEC, Storage(storage), seen.append)
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     assert {path.name for path in directory.iterdir()} == {
         "spec.json", "result.json", "curves.parquet", "checkpoint.pt", "log.txt", ".lease-000002",
     }  # fmt: skip
-    assert read_result(directory) == result and result.status == "COMPLETED"
+    assert TrialDirectory(directory).read_result() == result and result.status == "COMPLETED"
     assert TrialSpec.model_validate_json((directory / "spec.json").read_text()) == SPEC
     raw = json.loads((directory / "result.json").read_text())
     for field in (
@@ -55,19 +56,22 @@ def test_a_trial_leaves_the_contract_behind(storage):
         assert raw[field] is not None, field
     assert 0 <= raw["test_spl"] <= raw["test_success_rate"] <= 1
     assert raw["provenance"]["dataset_id"] == "navigation-9-" + raw["provenance"]["dataset_id"].split("-")[-1]
-    curves = read_curves(directory)
+    curves = TrialDirectory(directory).read_curves()
     assert [row["epoch"] for row in curves] == [1, 2, 3] == [record.epoch for record in seen]
     assert torch.load(directory / "checkpoint.pt", weights_only=True)["trainer"]["epoch"] == 3
 
 
 def test_what_was_timed_on_a_shared_device_is_timed_again_where_that_is_asked_for(storage):
-    first = run_trial(SPEC, storage)
-    assert not first.provenance.exclusive and run_trial(SPEC, storage, exclusive=True) == first
+    first = run_trial(SPEC, Storage(storage))
+    assert (
+        not first.provenance.exclusive
+        and run_trial(SPEC, Storage(storage), options=TrialOptions(exclusive=True)) == first
+    )
     seen = []
-    again = run_trial(SPEC, storage, seen.append, exclusive=True, retime=True)
+    again = run_trial(SPEC, Storage(storage), seen.append, options=TrialOptions(exclusive=True, retime=True))
     assert again.provenance.exclusive and len(seen) == 3
     assert [getattr(again, name) for name in NUMBERS] == [getattr(first, name) for name in NUMBERS]
-    assert run_trial(SPEC, storage, exclusive=True, retime=True) == again
+    assert run_trial(SPEC, Storage(storage), options=TrialOptions(exclusive=True, retime=True)) == again
 
 
 def test_a_trial_that_shared_its_device_for_an_epoch_has_not_had_it_to_itself(storage):
@@ -75,13 +79,13 @@ def test_a_trial_that_shared_its_device_for_an_epoch_has_not_had_it_to_itself(st
         raise Stop
 
     with pytest.raises(Stop):
-        run_trial(SPEC, storage, stop)
-    assert not run_trial(SPEC, storage, exclusive=True).provenance.exclusive
+        run_trial(SPEC, Storage(storage), stop)
+    assert not run_trial(SPEC, Storage(storage), options=TrialOptions(exclusive=True)).provenance.exclusive
 
 
 def test_an_interrupted_trial_ends_with_the_numbers_of_an_undisturbed_one(storage):
-    expected = run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
+    expected = run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     for path in directory.iterdir():
         path.unlink()
 
@@ -90,54 +94,54 @@ def test_an_interrupted_trial_ends_with_the_numbers_of_an_undisturbed_one(storag
             raise Stop
 
     with pytest.raises(Stop):
-        run_trial(SPEC, storage, stop)
-    assert read_result(directory) is None
+        run_trial(SPEC, Storage(storage), stop)
+    assert TrialDirectory(directory).read_result() is None
     epochs = []
-    result = run_trial(SPEC, storage, lambda record: epochs.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch))
     assert epochs == [3]
     assert [getattr(result, name) for name in NUMBERS] == [getattr(expected, name) for name in NUMBERS]
 
 
 def test_epochs_of_other_code_are_not_mixed_in(storage):
-    run_trial(SPEC, storage)
-    directory = trial_directory(storage, trial_id(SPEC))
+    run_trial(SPEC, Storage(storage))
+    directory = Storage(storage).trial(trial_id(SPEC)).path
     state = torch.load(directory / "checkpoint.pt", weights_only=True)
     torch.save({**state, "code": "of yesterday"}, directory / "checkpoint.pt")
     (directory / "result.json").unlink()
     epochs = []
-    run_trial(SPEC, storage, lambda record: epochs.append(record.epoch))
+    run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch))
     assert epochs == [1, 2, 3]
     assert "made by other code" in (directory / "log.txt").read_text()
 
 
 def test_out_of_memory_is_an_outcome(storage):
     spec = SPEC.model_copy(update={"execution": ExecutionSpec(memory_limit_gib=1e-4)})
-    result = run_trial(spec, storage)
+    result = run_trial(spec, Storage(storage))
     assert result.status == "OUT_OF_MEMORY" and result.final
     assert result.peak_bytes > 1e-4 * 2**30
     assert "the limit is 0.00 GiB" in result.reason
 
 
 def test_a_failure_keeps_its_traceback(tmp_path):
-    result = run_trial(SPEC, tmp_path)
+    result = run_trial(SPEC, Storage(tmp_path))
     assert result.status == "FAILED" and not result.final
     assert "Traceback" in result.traceback and result.reason in result.traceback
-    assert read_result(trial_directory(tmp_path, trial_id(SPEC))) == result
+    assert Storage(tmp_path).trial(trial_id(SPEC)).read_result() == result
 
 
 def test_a_trial_of_no_epochs_tests_the_initial_planner(storage):
     spec = SPEC.model_copy(update={"training": TrainingSpec(epochs=0)})
-    result = run_trial(spec, storage)
+    result = run_trial(spec, Storage(storage))
     assert result.status == "COMPLETED" and result.epochs == 0
     assert result.forward_seconds is None and math.isfinite(result.test_success_rate)
 
 
 def test_a_trial_reads_the_nodes_own_copy_where_there_is_a_place_for_it(storage, tmp_path, monkeypatch):
-    expected = run_trial(SPEC, storage)
-    (trial_directory(storage, trial_id(SPEC)) / "result.json").unlink()
-    (trial_directory(storage, trial_id(SPEC)) / "checkpoint.pt").unlink()
+    expected = run_trial(SPEC, Storage(storage))
+    (Storage(storage).trial(trial_id(SPEC)).path / "result.json").unlink()
+    (Storage(storage).trial(trial_id(SPEC)).path / "checkpoint.pt").unlink()
     monkeypatch.setenv("IDP_CACHE", str(tmp_path / "node"))
-    result = run_trial(SPEC, storage)
+    result = run_trial(SPEC, Storage(storage))
     assert [getattr(result, name) for name in NUMBERS] == [getattr(expected, name) for name in NUMBERS]
     assert list((tmp_path / "node").glob(f"*/{result.provenance.dataset_id}/manifest.json"))
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import faulthandler
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from samples import put_result
 
 from orchestrator.cluster.ray_cluster import ClusterError
-from orchestrator.cluster.trials import Relay, _result_file, _Stopped
+from orchestrator.cluster.trials import Relay, Terms, _Stopped
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
-from orchestrator.storage.results import StorageFull, TrialResult, read_result, trial_directory, write_result
-from orchestrator.sweep.specs import PlannedTrial, TrialSpec, trial_id
+from orchestrator.storage.results import StorageFull, TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
+from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
 from orchestrator.trial.watchdog import LOADING_SECONDS, stalled, watched
 
 SPEC = TrialSpec()
@@ -41,11 +45,12 @@ def tunes_trial(**more):
 
 
 def relay_over(storage, result, retime=False):
-    directory = trial_directory(storage, TRIAL.trial_id)
+    directory = Storage(storage).trial(TRIAL.trial_id).path
     if result is not None:
-        write_result(directory, result)
-    watcher = Watcher()
-    return Relay([TRIAL], storage, watcher, {TRIAL.trial_id: _result_file(directory)}, retime=retime), watcher
+        put_result(directory, result)
+    watcher, trial = Watcher(), Storage(storage).trial(TRIAL.trial_id)
+    before, terms = {trial.name: trial.result_version()}, Terms(Resources(), Path(storage, "scratch"), retime=retime)
+    return Relay([TRIAL], Storage(storage), watcher, before, terms), watcher
 
 
 def done(code, exclusive=False, status="COMPLETED"):
@@ -66,19 +71,19 @@ def test_failed_is_never_written_over_a_finished_result(tmp_path, code, retime, 
     getattr(relay, event)(0, [], tunes_trial())
     ((status, reason),) = watcher.told
     assert status == "FAILED" and reason.endswith("; the result of before stays")
-    assert read_result(trial_directory(tmp_path, TRIAL.trial_id)) == before
+    assert Storage(tmp_path).trial(TRIAL.trial_id).read_result() == before
 
 
 @pytest.mark.parametrize("before", [None, done(code_hash(), status="FAILED"), "damaged"])
 def test_a_trial_that_left_nothing_is_failed(tmp_path, before):
-    directory = trial_directory(tmp_path, TRIAL.trial_id)
+    directory = Storage(tmp_path).trial(TRIAL.trial_id).path
     if before == "damaged":
         directory.mkdir(parents=True)
         (directory / "result.json").write_text("{")
         before = None
     relay, watcher = relay_over(tmp_path, before)
     relay.on_trial_error(0, [], tunes_trial())
-    result = read_result(directory)
+    result = TrialDirectory(directory).read_result()
     assert (result.status, result.reason) == ("FAILED", "TrialDied: its process died 3 times: killed")
     assert watcher.told == [(result.status, result.reason)]
 
@@ -94,10 +99,10 @@ def test_the_reason_of_a_death_is_found_where_tune_has_left_it(tmp_path):
 
 def test_a_stall_of_the_latest_process_is_the_reason(tmp_path):
     relay, watcher = relay_over(tmp_path, None)
-    directory = trial_directory(tmp_path, TRIAL.trial_id)
+    directory = Storage(tmp_path).trial(TRIAL.trial_id).path
     directory.mkdir(parents=True)
     (directory / "log.txt").write_text("T started on here\nTimeout (0:30:00)!\nThread 1\nT started on here\n")
-    assert stalled(directory) == ""
+    assert stalled(TrialDirectory(directory)) == ""
     relay.on_trial_recover(0, [], tunes_trial())
     with (directory / "log.txt").open("a") as log:
         log.write("Timeout (1:00:00)!\nThread 1\n")
@@ -116,14 +121,14 @@ def test_what_ends_a_run_records_nothing(tmp_path, report, kind, words):
     with pytest.raises(_Stopped):
         relay.on_step_end(0, [])
     assert isinstance(relay.stop, kind) and words in str(relay.stop)
-    assert watcher.told == [] and read_result(trial_directory(tmp_path, TRIAL.trial_id)) is None
+    assert watcher.told == [] and Storage(tmp_path).trial(TRIAL.trial_id).read_result() is None
 
 
 def test_the_clock_of_a_stall_allows_for_loading_and_compiling(tmp_path, monkeypatch):
     clock = []
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: clock.append(seconds))
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: clock.append(None))
-    with watched(tmp_path, 5.0) as watchdog:
+    with watched(TrialDirectory(tmp_path), 5.0) as watchdog:
         assert clock == [LOADING_SECONDS]
         watchdog.advance()  # in a process that has run another trial, a moment after
         assert clock[1:] == [5.0]
@@ -139,6 +144,6 @@ def test_the_clock_of_a_stall_allows_for_loading_and_compiling(tmp_path, monkeyp
         assert len(clock) < 20 and watchdog.progress == 1002
     assert clock[-1] is None
     del clock[:]
-    with watched(tmp_path, None) as watchdog:
+    with watched(TrialDirectory(tmp_path), None) as watchdog:
         watchdog.advance()
     assert clock == []
