@@ -46,11 +46,11 @@ def loop_of(core: VIN | SymVIN | ConvGPPN, x: Tensor) -> Loop:
             lambda v: core.head(r_q + F.conv2d(v, core.w_v, padding=1)),
         )
     if isinstance(core, SymVIN):
-        injected = core.encode(x)
+        step = core.encode(x).prepared()
         return Loop(
-            torch.zeros_like(injected.per_sample[0][:, : core.order]),
-            lambda v: core.action_values(v, injected).unflatten(1, (-1, core.order)).max(dim=1)[0],
-            lambda v: core.policy(v, injected),
+            step.initial_value(),
+            lambda v: step.action_values(v).unflatten(1, (-1, core.order)).max(dim=1)[0],
+            lambda v: step.policy(v),
         )
     r = core.reward(core.hidden(x))
     state = core.candidate.shape[0]

@@ -37,7 +37,7 @@ from datagen.problem import FOUR, Problems
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import DatasetSpec
 from planners import Anderson, ForwardIteration, Implicit, PlannerSpec, Unrolled, build_planner, spectral_radius
-from planners.compiled.value_iteration.gauss_seidel import GaussSeidel
+from planners.compiled.solvers import GaussSeidel
 from planners.mappers import Identity
 from planners.planner import Planner
 from planners.specs import NoOptions

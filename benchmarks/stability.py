@@ -22,8 +22,9 @@ from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import expand
 from orchestrator.trial.trained import Inputs, load_trained
 from orchestrator.words import trial_name
+from planners.cores import CompactStep, encoded
 from planners.fixed_points import Anderson, ForwardIteration, Step
-from planners.planner import BoundStep, Planner
+from planners.planner import Planner
 
 
 @torch.no_grad()
@@ -31,8 +32,10 @@ def fixed_points(planner: Planner, problems: Problems) -> dict[str, float]:
     """Return, as medians over the problems, the relative residuals after some steps and the spectral radius."""
     inputs = Inputs.of(problems)
     x, _ = planner.inputs(inputs.map.double(), inputs.goal.double(), inputs.observation)
-    injected = planner.core.encode(x)
-    step, start = BoundStep(planner.core, injected), planner.core.initial_value(injected)
+    step = encoded(planner.core, x)
+    if isinstance(step, CompactStep):
+        step = step.prepared()
+    start = step.initial_value()
     found: dict[str, float] = {}
     value = start
     for name, solver in (

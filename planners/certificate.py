@@ -15,7 +15,7 @@ so what a cell sees is its pattern and which neighbours are the nearer ones: all
 step of the plan is one step nearer.
 
 What is 0 or 1 must be so by a margin that no order of summation in float32 takes away (`SLACK`), and so must the head's
-choice; the values themselves are float64 (`reachability_solver`), exact to a part in 10^15 of the longest way.
+choice; the values themselves are float64 (`best_first`), exact to a part in 10^15 of the longest way.
 """
 
 from __future__ import annotations

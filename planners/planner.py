@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, backends, cat, nn
 
 from datagen.problem import ACTIONS
-from planners.cores import Core, GRUCore, Injected, ValueIterationCore
-from planners.cores.reachability import Reachability
+from planners.compiled.loops import fixed_point as solve_compiled
+from planners.compiled.loops import unsupported
+from planners.compiled.solvers import GaussSeidel
+from planners.cores import CompactStep, Core, CoreStep, encoded
 from planners.fixed_points import Solution, fixed_point
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS, named
 
@@ -21,22 +21,6 @@ if TYPE_CHECKING:
 
 
 KERNELS = ("auto", "reference")
-
-
-@dataclass(frozen=True, eq=False)
-class BoundStep:
-    """The step v -> f(v, r; theta) of one core on one batch of problems."""
-
-    core: Core
-    injected: Injected
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """Return f(v, r; theta)."""
-        return self.core.step(v, self.injected)
-
-    def take(self, indices: Tensor) -> BoundStep:
-        """Return the same step for the samples `indices` alone."""
-        return BoundStep(self.core, self.injected.take(indices))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +37,7 @@ class Plan:
 
     logits: Tensor
     solution: Solution
-    step: Callable[[Tensor], Tensor]
+    step: CoreStep
     kernel: str
     map_logits: Tensor | None = None
 
@@ -146,56 +130,17 @@ class Planner(nn.Module):
         """
         x, map_logits = self.inputs(map, goal, observation)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
-        plan, kernel, injected = self._compiled(x, solver)
-        if plan is not None:
-            return replace(plan, map_logits=map_logits)
-        if injected is None:
-            injected = self.core.encode(x)
-        step = BoundStep(self.core, injected)
-        solution = fixed_point(step, self.core.initial_value(injected), solver=solver, adjoint=self.adjoint)
-        return Plan(self.core.policy(solution.value, injected), solution, step, kernel, map_logits)
-
-    def _compiled(self, x: Tensor, solver: Any) -> tuple[Plan | None, str, Injected | None]:
-        """Return the plan that a compiled loop makes; or None, why the reference runs, and what is encoded for it."""
-        core, adjoint = self.core, self.adjoint
-        if self.kernel == "reference":
-            return None, "reference: asked for", None
-        if find_spec("numba") is None:
-            return None, "reference: numba is not installed", None
-        if isinstance(core, Reachability):
-            return self._best_first(core, x, solver)
-        if not isinstance(core, ValueIterationCore | GRUCore):
-            return None, f"reference: {type(core).__name__} has no compiled loop", None
-        from planners.compiled.conv_gru import autograd as gru_iteration
-        from planners.compiled.value_iteration import autograd as value_iteration
-
-        loops = value_iteration if isinstance(core, ValueIterationCore) else gru_iteration
-        reason = loops.unsupported_solve(solver, adjoint)
-        if reason is not None:
-            return None, f"reference: {reason}", None
-        step = core.value_iteration(x) if isinstance(core, ValueIterationCore) else core.gru_iteration(x)
-        reason = loops.unsupported(step, solver, adjoint)
-        if reason is not None:
-            encoded = core.injected(step) if hasattr(core, "injected") else None
-            return None, f"reference: {reason}", encoded
-        if isinstance(step, value_iteration.ValueIteration):
-            assert isinstance(core, ValueIterationCore)
-            zeros = x.new_zeros(len(x), step.channels, *x.shape[2:])
-            solution = value_iteration.fixed_point(step, zeros, solver=solver, adjoint=adjoint)
-            return Plan(core.read_out(step, solution.value), solution, step, "compiled"), "compiled", None
-        assert isinstance(core, GRUCore)
-        solution = gru_iteration.fixed_point(step, solver=solver, adjoint=adjoint)
-        return Plan(core.policy(solution.value), solution, step, "compiled"), "compiled", None
-
-    def _best_first(self, core: Reachability, x: Tensor, solver: Any) -> tuple[Plan | None, str, Injected | None]:
-        from planners.compiled.reachability import best_first as reachability_solver
-
-        injected = core.encode(x)
-        reason = reachability_solver.unsupported(x, solver, self.adjoint)
-        if reason is not None:
-            return None, f"reference: {reason}", injected
-        u, solution = reachability_solver.fixed_point(core, injected, solver, self.adjoint)
-        return Plan(core.policy(u, injected), solution, BoundStep(core, injected), "compiled"), "compiled", None
+        step = encoded(self.core, x)
+        reason = "asked for" if self.kernel == "reference" else unsupported(step, solver, self.adjoint)
+        if reason is None:
+            value, solution = solve_compiled(step, solver=solver, adjoint=self.adjoint)
+            return Plan(step.policy(value), solution, step, "compiled", map_logits)
+        if isinstance(solver, GaussSeidel):
+            raise ValueError(solver.refusal(reason))
+        if isinstance(step, CompactStep):
+            step = step.prepared()
+        solution = fixed_point(step, step.initial_value(), solver=solver, adjoint=self.adjoint)
+        return Plan(step.policy(solution.value), solution, step, f"reference: {reason}", map_logits)
 
     def recording(self, **changes: Any) -> Planner:
         """Return this planner, its weights shared, with solvers that keep the residual of each step.

@@ -65,14 +65,14 @@ SOLVERS: dict[str, Entry] = {
     "broyden": Entry("planners.fixed_points:Broyden", "planners.specs:BroydenOptions"),
     "gmres": Entry("planners.fixed_points:GMRES", linear_only=True),
     "gauss_seidel": Entry(
-        "planners.compiled.value_iteration.gauss_seidel:GaussSeidel",
+        "planners.compiled.solvers:GaussSeidel",
         cores=("vin", "symvin", "contractive", "conv_gppn"),
         adjoint_cores=("conv_gppn",),
         adjoint_after=("forward", "anderson", "gauss_seidel"),
         compiled_only=True,
     ),
     "best_first": Entry(
-        "planners.compiled.reachability.best_first:BestFirst",
+        "planners.compiled.solvers:BestFirst",
         cores=("reachability",),
         adjoint_cores=("reachability",),
         adjoint_after=("best_first",),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from planners.compiled.value_iteration.autograd import ValueIteration
-from planners.cores import Injected
 from planners.cores.layers import convolve, maximum, same_conv
+from planners.cores.steps import ValueIteration
 from vin_parts import PartsOptions
 
 # v value, r reward, Q action values
@@ -49,33 +48,9 @@ class VINParts(nn.Module):
             return self.w_v
         return DISCOUNT * self.w_v.flatten(1).softmax(dim=1).view_as(self.w_v)
 
-    def encode(self, x: Tensor) -> Injected:
-        """Return the reward's part of Q and the filters of the value."""
-        return Injected((self.rewards(x),), (self.transitions(),))
-
-    def initial_value(self, r: Injected) -> Tensor:
-        """Return zeros, [B, 1, h, w]."""
-        return torch.zeros_like(r.per_sample[0][:, :1])
-
-    def step(self, v: Tensor, r: Injected) -> Tensor:
-        """Return v' = max_a Q_a, [B, 1, h, w]."""
-        return maximum(r.per_sample[0] + convolve(v, r.shared[0], wrap=self.wrap), 1)
-
-    def policy(self, v: Tensor, r: Injected) -> Tensor:
-        """Return logits, [B, actions, h, w]."""
-        return self._read(r.per_sample[0] + convolve(v, r.shared[0], wrap=self.wrap))
-
-    def value_iteration(self, x: Tensor) -> ValueIteration:
-        """Return the step as data, for the compiled path."""
-        return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap)
-
-    def injected(self, step: ValueIteration) -> Injected:
-        """Return what `encode` returns, from the step."""
-        return step.injected()
-
-    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
-        """Return what `policy` returns."""
-        return self._read(step.action_values(v))
+    def encode(self, x: Tensor) -> ValueIteration:
+        """Return the step, whose head reads Q."""
+        return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap, head=self._read)
 
     def _read(self, q: Tensor) -> Tensor:
         return self.head(ADVANTAGE_SCALE * (q - maximum(q, 1)) if self.options.policy == "advantages" else q)

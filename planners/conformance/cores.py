@@ -15,9 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from planners.cores import Core, GRUCore, ValueIterationCore
+from planners.cores import encoded
+from planners.cores.steps import GRUIteration, ValueIteration
 from planners.fixed_points import jacobian_penalty
-from planners.planner import BoundStep, Planner, build_planner
+from planners.planner import Planner, build_planner
 from planners.registry import ADJOINTS, CORES
 from planners.specs import PlannerSpec
 
@@ -64,12 +65,11 @@ def _shrink(core: nn.Module) -> None:
     for parameter in core.parameters():  # a filter that starts at zero would hide what the step does with it
         parameter.add_(torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator), alpha=0.05)
     map, goal = problem(2, 4, 5)
-    steps = cast(Core, core)
     for _ in range(40):
-        injected = steps.encode(torch.cat([map, goal], dim=1))
-        v = steps.initial_value(injected)
+        step = encoded(core, torch.cat([map, goal], dim=1))
+        v = step.initial_value()
         for _ in range(100):
-            before, v = v, steps.step(v, injected)
+            before, v = v, step(v)
         if bool((v - before).abs().max() < 1e-12 * v.abs().max().clamp(min=1.0)):
             return
         for parameter in _parameters_of_the_jacobian(core, v, torch.cat([map, goal], dim=1)):
@@ -83,9 +83,9 @@ def _shrink(core: nn.Module) -> None:
 @torch.enable_grad()
 def _parameters_of_the_jacobian(core: nn.Module, v: Tensor, x: Tensor) -> list[Tensor]:
     """Return the parameters that df/dv depends on: those alone decide whether the step contracts."""
-    steps, generator = cast(Core, core), torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     v = v.detach().requires_grad_()
-    out = steps.step(v, steps.encode(x))
+    out = encoded(core, x)(v)
     u, z = (torch.randn(part.shape, dtype=part.dtype, generator=generator) for part in (out, v))
     (product,) = torch.autograd.grad(out, v, u, create_graph=True)
     parameters: list[Tensor] = list(core.parameters())
@@ -149,13 +149,12 @@ def gradients(planner: Planner, map: Tensor, goal: Tensor) -> dict[str, Tensor]:
 
 def reached_at_fixed_point(planner: Planner, map: Tensor, goal: Tensor) -> set[str]:
     """Names of the parameters that step or policy depends on, the initial value held constant."""
-    core = planner.core
-    injected = core.encode(torch.cat([map, goal], dim=1))
-    v = core.initial_value(injected).detach()
+    step = encoded(planner.core, torch.cat([map, goal], dim=1))
+    v = step.initial_value().detach()
     for _ in range(3):
-        v = core.step(v, injected)
+        v = step(v)
     named = dict(planner.named_parameters())
-    found = torch.autograd.grad(core.policy(v, injected).square().sum(), list(named.values()), allow_unused=True)
+    found = torch.autograd.grad(step.policy(v).square().sum(), list(named.values()), allow_unused=True)
     return {name for name, gradient in zip(named, found, strict=True) if gradient is not None}
 
 
@@ -181,7 +180,7 @@ def check_shapes(core: str, adjoint: str) -> None:
         for height, width in ((5, 5), (4, 7), (9, 3)):
             map, goal = problem(2, height, width, torch.float32)
             plan = planner.plan(map, goal, k_fwd=4)
-            start = planner.core.initial_value(cast(BoundStep, plan.step).injected)
+            start = plan.step.initial_value()
             where = f"on a {height} x {width} map, wrap={wrap}"
             found = tuple(plan.logits.shape)
             assert found == (2, 4, height, width), f"policy gave logits {found}, not (2, 4, {height}, {width}), {where}"
@@ -265,12 +264,12 @@ def check_same_value_for_every_adjoint(core: str, adjoint: str) -> None:
     map, goal = problem(2, 5, 6)
     planner = contracting(core, adjoint=adjoint, k_fwd=7, tolerance=0.0)
     plan = planner.plan(map, goal)
-    injected = planner.core.encode(torch.cat([map, goal], dim=1))
-    v = planner.core.initial_value(injected)
+    step = encoded(planner.core, torch.cat([map, goal], dim=1))
+    v = step.initial_value()
     for _ in range(7):
-        v = planner.core.step(v, injected)
+        v = step(v)
     _close(plan.solution.value, v, 1e-12, 1e-12, "the planner's value and that of 7 plain steps")
-    _close(plan.logits, planner.core.policy(v, injected), 1e-12, 1e-12, "the planner's logits and the policy's")
+    _close(plan.logits, step.policy(v), 1e-12, 1e-12, "the planner's logits and the policy's")
 
 
 def check_gradient_matches_finite_differences(core: str, adjoint: str, **options: Any) -> None:
@@ -385,7 +384,7 @@ def check_compiled_loop(core: str, adjoint: str) -> None:
     reference, expected = planner.plan(map, goal), gradients(planner, map, goal)
     planner.kernel = "auto"
     plan, found = planner.plan(map, goal), gradients(planner, map, goal)
-    compiled = isinstance(planner.core, ValueIterationCore | GRUCore)
+    compiled = isinstance(plan.step, ValueIteration | GRUIteration)
     assert (plan.kernel == "compiled") == compiled, plan.kernel
     _close(plan.logits, reference.logits, 1e-4, 1e-4, "logits of the compiled loop and of the reference")
     assert torch.equal(plan.solution.steps, reference.solution.steps), "the compiled loop takes other steps"

@@ -1,15 +1,62 @@
-"""One Bellman-like step per file, and what every one of them offers."""
+"""One Bellman-like step per file, and what every core offers.
+
+A core encodes a batch of problems, and what it returns is the step itself: v -> f(v, r; theta). The solver owns the
+loop. There are two ways to write one:
+
+- `encode` returns a `CoreStep`, an object that is called. Where that is a `ValueIteration` or a `GRUIteration`
+  (`planners.cores.steps`), compiled loops solve it if they can take it.
+- `encode` returns `Injected`, and `initial_value`, `step` and `policy` are methods of the core (`MethodCore`): less to
+  write where there is nothing to compile.
+
+`encoded(core, x)` gives the step of either.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from planners.compiled.conv_gru.autograd import GRUIteration
-    from planners.compiled.value_iteration.autograd import ValueIteration
+
+@runtime_checkable
+class CoreStep(Protocol):
+    """The step v -> f(v, r; theta) of one core on one batch of problems, and what goes before and after it.
+
+    A sample's result must not depend on the rest of its batch.
+    """
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return v' = f(v, r; theta), of the shape of v, in torch's own operations."""
+
+    def take(self, rows: Tensor) -> CoreStep:
+        """Return the same step for those samples alone, rows [n]."""
+
+    def initial_value(self) -> Tensor:
+        """Return v_0, [B, channels, h, w]."""
+
+    def policy(self, v: Tensor) -> Tensor:
+        """Return action logits [B, actions, h, w] at the value v."""
+
+
+@runtime_checkable
+class CompactStep(CoreStep, Protocol):
+    """A step in the form in which a compiled loop takes it, with less computed ahead than torch's operations want."""
+
+    def prepared(self) -> CoreStep:
+        """Return the same step with all that its applications share computed once, differentiably."""
+
+
+@runtime_checkable
+class Core(Protocol):
+    """A planner core, constructed as `Core(options, wrap=..., actions=4, in_channels=2)`; options is its own `Spec`.
+
+    It must accept maps of any size.
+    """
+
+    def encode(self, x: Tensor) -> Any:
+        """Return the `CoreStep` for x [B, in_channels, h, w] (map and goal channels); of a `MethodCore`, `Injected`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +77,8 @@ class Injected:
 
 
 @runtime_checkable
-class Core(Protocol):
-    """A planner core: one step v' = f(v, r; theta), and what goes before and after it. The solver owns the loop.
-
-    Constructed as `Core(options, wrap=..., actions=4, in_channels=2)`, where options is the core's own `Spec`. It must
-    accept maps of any size, and a sample's result must not depend on the rest of its batch.
-    """
-
-    def encode(self, x: Tensor) -> Injected:
-        """Return what every step is given, from x [B, in_channels, h, w] (map and goal channels)."""
+class MethodCore(Core, Protocol):
+    """A core whose `encode` returns `Injected`, and whose step is one of its methods."""
 
     def initial_value(self, r: Injected) -> Tensor:
         """Return v_0, [B, channels, h, w]."""
@@ -50,19 +90,34 @@ class Core(Protocol):
         """Return action logits [B, actions, h, w] at the value v."""
 
 
-@runtime_checkable
-class ValueIterationCore(Core, Protocol):
-    """A core whose step is a maximum over linear action values, which compiled kernels can iterate.
+@dataclass(frozen=True, eq=False)
+class BoundStep:
+    """The step of a `MethodCore` on one batch of problems."""
 
-    It may have `injected(step)` too, which returns what `encode` returns from the step that is encoded already; without
-    it, a step that the compiled loop turns out not to take is encoded again.
-    """
+    core: MethodCore
+    injected: Injected
 
-    def value_iteration(self, x: Tensor) -> ValueIteration:
-        """Return the step for x [B, in_channels, h, w] as data."""
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return f(v, r; theta)."""
+        return self.core.step(v, self.injected)
 
-    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
-        """Return what `policy` returns, from the step and the value v."""
+    def take(self, rows: Tensor) -> BoundStep:
+        """Return the same step for those samples alone."""
+        return BoundStep(self.core, self.injected.take(rows))
+
+    def initial_value(self) -> Tensor:
+        """Return v_0."""
+        return self.core.initial_value(self.injected)
+
+    def policy(self, v: Tensor) -> Tensor:
+        """Return action logits at v."""
+        return self.core.policy(v, self.injected)
+
+
+def encoded(core: Any, x: Tensor) -> CoreStep:
+    """Return the step of a core, written in either way, for x [B, in_channels, h, w]."""
+    found = core.encode(x)
+    return found if isinstance(found, CoreStep) else BoundStep(core, found)
 
 
 @runtime_checkable
@@ -79,28 +134,14 @@ class RegularisedCore(Core, Protocol):
     def set_progress(self, fraction: float) -> None:
         """Be told, before each epoch, which share of the epochs will be done after it."""
 
-    def penalty(self, r: Injected, v: Tensor, arriving: Tensor) -> Tensor:
+    def penalty(self, r: Any, v: Tensor, arriving: Tensor) -> Tensor:
         """Return what is added to the loss of a batch.
 
         Args:
-            r: What the step was given.
+            r: What `encode` returned.
             v: [B, channels, h, w], the fixed point.
             arriving: bool [B, h, w], cells from which there is a way to the goal.
         """
 
     def finish(self) -> None:
         """Be told that the last epoch is over; may change the parameters."""
-
-
-@runtime_checkable
-class GRUCore(Core, Protocol):
-    """A core whose step is a convolutional GRU on the reward, which a compiled kernel can iterate.
-
-    It may have `injected(step)` too, as a `ValueIterationCore` may.
-    """
-
-    def gru_iteration(self, x: Tensor) -> GRUIteration:
-        """Return the step for x [B, in_channels, h, w] as data."""
-
-    def policy(self, v: Tensor, r: Injected | None = None) -> Tensor:
-        """Return action logits, which depend on the state alone."""

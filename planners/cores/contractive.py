@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planners.cores import Injected
 from planners.cores.layers import convolve, maximum
+from planners.cores.steps import ValueIteration
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:
-    from planners.compiled.value_iteration.autograd import ValueIteration
     from planners.specs import ContractiveOptions
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
@@ -79,41 +78,15 @@ class Contractive(nn.Module):
         mixing = self.symmetry.mixed(self.reward_weight)[:, :, None, None]
         return F.conv2d(hidden, mixing, self.reward_bias.repeat(order))
 
-    def encode(self, x: Tensor) -> Injected:
-        """Return the reward per action [B, q_channels, h, w] and the transition filters, which all samples share."""
-        return Injected((self.rewards(x),), (self.transitions(),))
-
-    def value_iteration(self, x: Tensor) -> ValueIteration:
-        """Return the step as data, for the compiled path."""
-        from planners.compiled.value_iteration.autograd import ValueIteration
-
-        return ValueIteration(self.rewards(x), None, self.transitions(), self.wrap, self.options.temperature)
-
-    def injected(self, step: ValueIteration) -> Injected:
-        """Return what `encode` returns, from the step."""
-        return step.injected()
-
-    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
-        """Return logits from the advantages at v, [B, actions, h, w]."""
-        return self._read_advantages(step.action_values(v))
-
-    def initial_value(self, r: Injected) -> Tensor:
-        """Return zeros, [B, 1, h, w]."""
-        return torch.zeros_like(r.per_sample[0][:, :1])
-
-    def action_values(self, v: Tensor, r: Injected) -> Tensor:
-        """Return Q, [B, q_channels, h, w]."""
-        return r.per_sample[0] + convolve(v, r.shared[0], wrap=self.wrap)
-
-    def step(self, v: Tensor, r: Injected) -> Tensor:
-        """Return v' = max_a Q_a, [B, 1, h, w]."""
-        return maximum(self.action_values(v, r), 1, self.options.temperature)
-
-    def policy(self, v: Tensor, r: Injected) -> Tensor:
-        """Return logits from the advantages at v, [B, actions, h, w]."""
-        return self._read_advantages(self.action_values(v, r))
+    def encode(self, x: Tensor) -> ValueIteration:
+        """Return the step, whose reward is one per action and whose head reads the advantages."""
+        rewards = self.rewards(x)
+        return ValueIteration(
+            rewards, None, self.transitions(), self.wrap, self.options.temperature, self._read_advantages
+        )
 
     def _read_advantages(self, q: Tensor) -> Tensor:
+        """Return logits from the advantages of Q, [B, actions, h, w]."""
         head = self.symmetry.acting(self.head_weight)[:, :, None, None]
         return F.conv2d(self.options.advantage_scale * (q - maximum(q, 1)), head, self.head_bias)
 

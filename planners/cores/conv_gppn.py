@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from planners.cores import Injected
 from planners.cores.layers import convolve, merged, same_conv
+from planners.cores.steps import GRUIteration
 
 if TYPE_CHECKING:
-    from planners.compiled.conv_gru.autograd import GRUIteration
     from planners.specs import ConvGPPNOptions
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
@@ -53,38 +52,9 @@ class ConvGPPN(nn.Module):
         """Return r, [B, 1, h, w]."""
         return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
 
-    def gru_iteration(self, x: Tensor) -> GRUIteration:
-        """Return the step as data, for the compiled path."""
-        from planners.compiled.conv_gru.autograd import GRUIteration
-
+    def encode(self, x: Tensor) -> GRUIteration:
+        """Return the step, which starts from a convolution of the reward."""
         r, from_reward = self.rewards(x), self.from_reward
         assert from_reward.bias is not None
-        return GRUIteration(
-            self.initial(r), r, self.gates, self.candidate, from_reward.weight, from_reward.bias, self.wrap
-        )
-
-    def encode(self, x: Tensor) -> Injected:
-        """Return the initial value [B, state, h, w], and the reward's part of gates and candidate."""
-        r = self.rewards(x)
-        state = self.candidate.shape[0]
-        gates, candidate = self.from_reward(r).split((2 * state, state), dim=1)
-        return Injected((self.initial(r), gates, candidate))
-
-    def injected(self, step: GRUIteration) -> Injected:
-        """Return what `encode` returns, from the step."""
-        return step.injected()
-
-    def initial_value(self, r: Injected) -> Tensor:
-        """Return a convolution of the reward, [B, state, h, w]."""
-        return r.per_sample[0]
-
-    def step(self, v: Tensor, r: Injected) -> Tensor:
-        """Return v', [B, state, h, w]."""
-        _, gates, candidate = r.per_sample
-        u, s = torch.sigmoid(gates + convolve(v, self.gates, wrap=self.wrap)).chunk(2, dim=1)
-        n = torch.tanh(candidate + convolve(s * v, self.candidate, wrap=self.wrap))
-        return torch.lerp(v, n, u)
-
-    def policy(self, v: Tensor, r: Injected | None = None) -> Tensor:
-        """Return logits, a linear map of each cell's state, [B, actions, h, w]."""
-        return self.head(v)
+        weights = (self.gates, self.candidate, from_reward.weight, from_reward.bias)
+        return GRUIteration(self.initial(r), r, *weights, self.wrap, self.head.weight)

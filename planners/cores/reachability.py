@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from planners.cores import Injected
 from planners.cores.layers import convolve, maximum
 from planners.cores.symmetry import symmetry
 
@@ -48,6 +49,56 @@ class _Cut(torch.autograd.Function):
         return torch.where(((x >= 1) & (g < 0)) | ((x <= 0) & (g > 0)), torch.zeros_like(g), g)
 
 
+@dataclass(frozen=True, eq=False)
+class ReachabilityStep:
+    """The step of `Reachability` in u = log v, on one batch.
+
+    Attributes:
+        moves: log(gamma m), [B, q_channels, h, w].
+        goal: The goal's log v, 0, and the floor elsewhere, [B, 1, h, w].
+        taps: log P, [q_channels, neighbours].
+        neighbours: Of the nine cells around one, those that P is over.
+        wrap: Whether the maps are toruses.
+        sharp: Whether each latent action leads to one neighbour.
+        read: Logits [B, actions, h, w] from log Q_a - max log Q.
+    """
+
+    moves: Tensor
+    goal: Tensor
+    taps: Tensor
+    neighbours: tuple[int, ...]
+    wrap: bool
+    sharp: bool
+    read: Callable[[Tensor], Tensor]
+
+    def initial_value(self) -> Tensor:
+        """Return u_0: 0 at the goal, the floor elsewhere, [B, 1, h, w]."""
+        return self.goal
+
+    def action_values(self, u: Tensor) -> Tensor:
+        """Return log Q, [B, q_channels, h, w], at least the floor."""
+        floor = floor_of(u)
+        near = _neighbours(u, self.neighbours, self.wrap, floor)
+        if self.sharp:
+            arriving = near[:, self.taps.argmax(1)]
+        else:
+            arriving = torch.logsumexp(near.unsqueeze(1) + self.taps[None, :, :, None, None], dim=2)
+        return (self.moves + arriving).clamp(min=floor)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Return u' = max(goal, max_a log Q_a), [B, 1, h, w]."""
+        return torch.where(self.goal == 0, self.goal, maximum(self.action_values(u), 1))
+
+    def policy(self, u: Tensor) -> Tensor:
+        """Return logits at u, [B, actions, h, w]."""
+        q = self.action_values(u)
+        return self.read(q - maximum(q, 1))
+
+    def take(self, rows: Tensor) -> ReachabilityStep:
+        """Return the same step for those samples."""
+        return replace(self, moves=self.moves[rows], goal=self.goal[rows])
+
+
 class Reachability(nn.Module):
     """Maximum-probability planning with learned survival of moves.
 
@@ -64,7 +115,7 @@ class Reachability(nn.Module):
 
     The value is kept as u = log v >= floor = -log(4) (cells + 1): a path of any length underflows nowhere, and what is
     below the floor (less than a quarter a step on the longest simple path) has no way. In u, f is non-expansive; v* is
-    found in as many steps as the longest best path has, or at once by `best_first` (`reachability_solver`).
+    found in as many steps as the longest best path has, or at once by `best_first`.
 
     Training sharpens P from a mixture to one neighbour (`progress`): smooth to learn by, and exact in the end. With
     sharp taps and m in {0, 1} the plan can be proven shortest (`planners.certificate`).
@@ -161,36 +212,15 @@ class Reachability(nn.Module):
         mixing, bias = self.symmetry.mixed(self.survival_weight), self.survival_bias.repeat(self.symmetry.order)
         return (1 + 2 * _MARGIN) * torch.sigmoid(functional.linear(hidden.relu(), mixing, bias)) - _MARGIN
 
-    def encode(self, x: Tensor) -> Injected:
-        """Return log(gamma m) [B, q_channels, h, w], the goal's log v [B, 1, h, w] and log P for all samples."""
+    def encode(self, x: Tensor) -> ReachabilityStep:
+        """Return the step."""
         moves = _log(self.discount * self.survival(x))
         goal = torch.where(x[:, 1:2] > 0.5, 0.0, floor_of(x)).to(x.dtype)
-        return Injected((moves, goal), (_log(self.taps()),))
+        return ReachabilityStep(moves, goal, _log(self.taps()), self.neighbours, self.wrap, self.sharp, self._read)
 
-    def initial_value(self, r: Injected) -> Tensor:
-        """Return u_0: 0 at the goal, the floor elsewhere, [B, 1, h, w]."""
-        return r.per_sample[1]
-
-    def action_values(self, u: Tensor, r: Injected) -> Tensor:
-        """Return log Q, [B, q_channels, h, w], at least the floor."""
-        (moves, _), (taps,) = r.per_sample, r.shared
-        floor = floor_of(u)
-        near = _neighbours(u, self.neighbours, self.wrap, floor)
-        if self.sharp:
-            arriving = near[:, taps.argmax(1)]
-        else:
-            arriving = torch.logsumexp(near.unsqueeze(1) + taps[None, :, :, None, None], dim=2)
-        return (moves + arriving).clamp(min=floor)
-
-    def step(self, u: Tensor, r: Injected) -> Tensor:
-        """Return u' = max(goal, max_a log Q_a), [B, 1, h, w]."""
-        goal = r.per_sample[1]
-        return torch.where(goal == 0, goal, maximum(self.action_values(u, r), 1))
-
-    def policy(self, u: Tensor, r: Injected) -> Tensor:
+    def _read(self, advantage: Tensor) -> Tensor:
         """Return logits from log Q_a - max log Q, [B, actions, h, w]."""
-        q = self.action_values(u, r)
-        advantage = (q - maximum(q, 1)).clamp(min=LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
+        advantage = advantage.clamp(min=LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
         head = self.symmetry.acting(self.head_weight)[:, :, None, None]
         return functional.conv2d(self.options.advantage_scale * advantage, head)
 
@@ -202,17 +232,17 @@ class Reachability(nn.Module):
         """
         self.progress.fill_(fraction)
 
-    def penalty(self, r: Injected, u: Tensor, arriving: Tensor) -> Tensor:
+    def penalty(self, r: ReachabilityStep, u: Tensor, arriving: Tensor) -> Tensor:
         """Return what training adds to the loss: short ways, no move that nobody needs, and moves survive or not.
 
         Args:
-            r: What the step was given.
+            r: The step.
             u: [B, 1, h, w], the fixed point.
             arriving: bool [B, h, w], cells from which there is a way.
         """
         options, late = self.options, max(0.0, 2 * float(self.progress) - 1)
         ways = (u.squeeze(1) * arriving).sum() / arriving.sum().clamp(min=1)
-        survival = r.per_sample[0].exp().mean() / self.discount
+        survival = r.moves.exp().mean() / self.discount
         loss = -options.short_ways * ways + options.few_moves * (1 - late) * survival
         if late > 0 and self._enumerable:
             loss = loss + options.decided_moves * late**2 * _undecided(self.patterns_survival())

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from planners.cores import Injected
 from planners.cores.layers import convolve, maximum, merged
 from planners.cores.steerable import SteerableFilter, group_order
+from planners.cores.steps import ValueIteration
 
 if TYPE_CHECKING:
-    from planners.compiled.value_iteration.autograd import ValueIteration
     from planners.specs import SymVINOptions
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
@@ -83,41 +82,10 @@ class SymVIN(nn.Module):
         w_r, w_v = self.action_filter().split(self.order, dim=1)
         return w_r.sum(1, keepdim=True), w_v  # the sum stands for the reward's equal channels
 
-    def encode(self, x: Tensor) -> Injected:
-        """Return the reward's part of Q [B, q_fields |G|, h, w], and the value's filter, which all samples share."""
-        w_r, w_v = self.filters()
-        return Injected((convolve(self.rewards(x), w_r, wrap=self.wrap),), (w_v,))
-
-    def value_iteration(self, x: Tensor) -> ValueIteration:
-        """Return the step as data, for the compiled path."""
-        from planners.compiled.value_iteration.autograd import ValueIteration
-
-        return ValueIteration(self.rewards(x), *self.filters(), self.wrap, self.temperature)
-
-    def injected(self, step: ValueIteration) -> Injected:
-        """Return what `encode` returns, from the step."""
-        return step.injected()
-
-    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
-        """Return logits, [B, actions, h, w]; Q and the head are linear, so they are one small filter."""
-        return step.read_out(v, self.head_filter())
-
-    def initial_value(self, r: Injected) -> Tensor:
-        """Return zeros, [B, |G|, h, w]."""
-        return torch.zeros_like(r.per_sample[0][:, : self.order])
-
-    def action_values(self, v: Tensor, r: Injected) -> Tensor:
-        """Return Q, [B, q_fields |G|, h, w], channels ordered by field and then by group element."""
-        return r.per_sample[0] + convolve(v, r.shared[0], wrap=self.wrap)
-
-    def step(self, v: Tensor, r: Injected) -> Tensor:
-        """Return v', the maximum over the fields of Q within each group channel, [B, |G|, h, w]."""
-        fields = self.action_values(v, r).unflatten(1, (-1, self.order))
-        return maximum(fields, 1, self.temperature).squeeze(1)
-
-    def policy(self, v: Tensor, r: Injected) -> Tensor:
-        """Return logits from the action values at v, [B, actions, h, w]."""
-        return convolve(self.action_values(v, r), self.head_filter(), wrap=self.wrap)
+    def encode(self, x: Tensor) -> ValueIteration:
+        """Return the step: a maximum over the fields of Q within each group channel, and a head linear in Q."""
+        rewards = self.rewards(x)
+        return ValueIteration(rewards, *self.filters(), self.wrap, self.temperature, self.head_filter())
 
     def head_filter(self) -> Tensor:
         """Return the head's plain filter, [actions, q_fields |G|, 1, 1]."""

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from planners.cores import Injected
-from planners.cores.layers import convolve, maximum, merged, same_conv
+from planners.cores.layers import convolve, merged, same_conv
+from planners.cores.steps import ValueIteration
 
 if TYPE_CHECKING:
-    from planners.compiled.value_iteration.autograd import ValueIteration
     from planners.specs import VINOptions
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
@@ -52,36 +51,6 @@ class VIN(nn.Module):
         """Return r, [B, 1, h, w]."""
         return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
 
-    def encode(self, x: Tensor) -> Injected:
-        """Return the reward's part of Q, [B, q_channels, h, w], and the value's filter, which all samples share."""
-        return Injected((convolve(self.rewards(x), self.w_r, wrap=self.wrap),), (self.w_v,))
-
-    def value_iteration(self, x: Tensor) -> ValueIteration:
-        """Return the step as data, for the compiled path."""
-        from planners.compiled.value_iteration.autograd import ValueIteration
-
-        return ValueIteration(self.rewards(x), self.w_r, self.w_v, self.wrap, self.temperature)
-
-    def injected(self, step: ValueIteration) -> Injected:
-        """Return what `encode` returns, from the step."""
-        return step.injected()
-
-    def read_out(self, step: ValueIteration, v: Tensor) -> Tensor:
-        """Return logits, [B, actions, h, w]; Q and the head are linear, so they are one small filter."""
-        return step.read_out(v, self.head.weight)
-
-    def initial_value(self, r: Injected) -> Tensor:
-        """Return zeros, [B, 1, h, w]."""
-        return torch.zeros_like(r.per_sample[0][:, :1])
-
-    def action_values(self, v: Tensor, r: Injected) -> Tensor:
-        """Return Q, [B, q_channels, h, w]."""
-        return r.per_sample[0] + convolve(v, r.shared[0], wrap=self.wrap)
-
-    def step(self, v: Tensor, r: Injected) -> Tensor:
-        """Return v' = max_a Q_a, [B, 1, h, w] (Eq. 1)."""
-        return maximum(self.action_values(v, r), 1, self.temperature)
-
-    def policy(self, v: Tensor, r: Injected) -> Tensor:
-        """Return logits from the action values at v, [B, actions, h, w]."""
-        return self.head(self.action_values(v, r))
+    def encode(self, x: Tensor) -> ValueIteration:
+        """Return the step, whose head is linear in Q."""
+        return ValueIteration(self.rewards(x), self.w_r, self.w_v, self.wrap, self.temperature, self.head.weight)

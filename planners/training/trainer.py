@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from datagen.problem import Moves, Problems
-from planners.cores import DiscountedCore, RegularisedCore
+from planners.cores import BoundStep, DiscountedCore, RegularisedCore
 from planners.edge import on_map, plan_walled
 from planners.fixed_points import Result, Solution
-from planners.planner import BoundStep, Plan, build_planner
+from planners.planner import Plan, build_planner
 from planners.specs import PlannerSpec, TrainingSpec
 from planners.training.budget import Spent, applications
 from planners.training.denormals import flushed_denormals
@@ -307,9 +307,9 @@ class Trainer:
             if self.training.mapper_weight > 0:
                 loss = loss + self.training.mapper_weight * _map_loss(plan.map_logits, inputs)
         if isinstance(self.planner.core, RegularisedCore):
-            assert isinstance(plan.step, BoundStep)
+            given = plan.step.injected if isinstance(plan.step, BoundStep) else plan.step
             arriving = inputs.optimal_actions > 0
-            loss = loss + self.planner.core.penalty(plan.step.injected, on_map(plan), arriving)
+            loss = loss + self.planner.core.penalty(given, on_map(plan), arriving)
         if self.training.jacobian_weight > 0 and self._draws_penalty(generator):
             from planners.fixed_points import jacobian_penalty
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from planners import PlannerSpec, build_planner
-from planners.cores import GRUCore, ValueIterationCore
+from planners.cores.steps import GRUIteration, ValueIteration
 from planners.registry import ADJOINTS, CORES
 
 SMALL = {"hidden_channels": 8, "q_channels": 16}
@@ -37,9 +37,9 @@ def problems(height=7, width=9):
 
 
 def test_the_cores_with_a_compiled_loop_are_known():
-    found = [core for core in CORES if isinstance(build_planner(PlannerSpec(core=core)).core, ValueIterationCore)]
-    assert tuple(found) == COMPILED
-    assert tuple(core for core in CORES if isinstance(build_planner(PlannerSpec(core=core)).core, GRUCore)) == GATED
+    steps = {core: build_planner(PlannerSpec(core=core)).plan(*problems(), k_fwd=1).step for core in CORES}
+    assert tuple(core for core, step in steps.items() if isinstance(step, ValueIteration)) == COMPILED
+    assert tuple(core for core, step in steps.items() if isinstance(step, GRUIteration)) == GATED
 
 
 @pytest.mark.parametrize("wrap", [False, True], ids=["walls", "wrap"])

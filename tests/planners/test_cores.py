@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from planners.conformance import cores as conformance
-from planners.cores import Core
+from planners.cores import Core, CoreStep, encoded
 from planners.registry import ADJOINTS, CORES
 
 
@@ -46,4 +47,8 @@ def test_absolute_positions_break_the_torus(core):
 
 @pytest.mark.parametrize("core", CORES)
 def test_cores_follow_the_protocol(core):
-    assert isinstance(conformance.planner_for(conformance.small_spec(core)).core, Core)
+    made = conformance.planner_for(conformance.small_spec(core)).core
+    step = encoded(made, torch.cat(conformance.problem(2, 3, 4, torch.float32), 1))
+    assert isinstance(made, Core) and isinstance(step, CoreStep)
+    alone = step.take(torch.tensor([1]))
+    assert torch.allclose(alone(step.initial_value()[1:]), step(step.initial_value())[1:], rtol=0, atol=1e-6)

@@ -30,9 +30,9 @@ def test_conv_gppn_is_the_conv_gru_of_reward_and_state_side_by_side(wrap):
     gates = conv([r, v], torch.cat([gates_r, core.gates], 1), gates_b).sigmoid()
     update, reset = gates.chunk(2, 1)
     new = conv([r, reset * v], torch.cat([candidate_r, core.candidate], 1), candidate_b).tanh()
-    injected = core.encode(x)
-    torch.testing.assert_close(core.step(v, injected), (1 - update) * v + update * new)
-    torch.testing.assert_close(core.initial_value(injected), core.initial(r))
+    step = core.encode(x)
+    torch.testing.assert_close(step(v), (1 - update) * v + update * new)
+    torch.testing.assert_close(step.initial_value(), core.initial(r))
 
 
 def test_the_papers_and_the_authors_size():

@@ -153,10 +153,10 @@ def test_a_step_is_the_librarys_layer_called_at_every_step():
     layer.weights = torch.nn.Parameter(core.action_filter.coefficients.detach().flatten().clone())
     h = F.conv2d(x, core.hidden(), core.hidden_bias, padding=1)
     r = F.conv2d(h, core.reward).expand(-1, 8, -1, -1)
-    injected = core.encode(x)
-    v = reference = core.initial_value(injected)
+    step = core.encode(x)
+    v = reference = step.initial_value()
     for _ in range(5):
-        v = core.step(v, injected)
+        v = step(v)
         q = layer(e2cnn.nn.GeometricTensor(torch.cat([r, reference], 1), layer.in_type)).tensor
         reference = q.unflatten(1, (5, 8)).max(dim=1).values
     torch.testing.assert_close(v, reference, rtol=1e-10, atol=1e-12)
@@ -177,10 +177,10 @@ def test_the_filter_is_expanded_once_per_solve(monkeypatch):
 def iterate(core, size, steps):
     map, goal = problem(1, size)
     with torch.no_grad():
-        r = core.encode(torch.cat([map, goal], 1))
-        first = v = core.step(core.initial_value(r), r)
+        step = core.encode(torch.cat([map, goal], 1)).prepared()
+        first = v = step(step.initial_value())
         for _ in range(steps - 1):
-            before, v = v, core.step(v, r)
+            before, v = v, step(v)
     return float(v.norm() / first.norm()), float((v - before).norm() / v.norm())
 
 

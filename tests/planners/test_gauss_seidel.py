@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from planners import PlannerSpec, build_planner
-from planners.compiled.value_iteration.autograd import ValueIteration, fixed_point
-from planners.compiled.value_iteration.gauss_seidel import GaussSeidel
+from planners.compiled.solvers import GaussSeidel
+from planners.compiled.value_iteration.autograd import fixed_point
+from planners.cores.steps import ValueIteration
 from planners.fixed_points import Anderson, ForwardIteration, Implicit, OneStep, Result, Unrolled
 
 # The compiled loops stop by the residual rule, as planners do.

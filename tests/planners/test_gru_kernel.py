@@ -14,9 +14,9 @@ from torch import Tensor
 
 from planners.compiled.conv_gru import autograd as compiled
 from planners.compiled.conv_gru import buffers as gru_pages
-from planners.compiled.conv_gru.autograd import GRUIteration
 from planners.compiled.conv_gru.buffers import release_pages, take_pages
 from planners.compiled.conv_gru.step import tanh
+from planners.cores.steps import GRUIteration
 from planners.fixed_points import (
     Adjoint,
     Anderson,
@@ -71,7 +71,7 @@ def problem(
 
 def solve(fast: bool, step: GRUIteration, solver: object, adjoint: Adjoint) -> tuple[Solution, dict[str, Tensor]]:
     """The solution, and the gradients in everything it depends on."""
-    names = [field.name for field in fields(step) if field.name != "wrap"]
+    names = [field.name for field in fields(step) if isinstance(getattr(step, field.name), Tensor)]
     leaves = {name: getattr(step, name).clone().requires_grad_() for name in names}
     leaf = replace(step, **leaves)
     if fast:

@@ -88,7 +88,7 @@ def test_the_planner_moves_and_casts_as_any_module():
         planner = build_planner(PlannerSpec(core=core, options=SMALL, k_fwd=3)).double()
         assert planner(*(x.double() for x in maps())).dtype == torch.float64
         meta = build_planner(PlannerSpec(core=core, options=SMALL, k_fwd=3)).to("meta")
-        assert meta.core.encode(torch.empty(2, 2, 5, 5, device="meta")).per_sample[0].device.type == "meta"
+        assert meta.core.encode(torch.empty(2, 2, 5, 5, device="meta")).reward.device.type == "meta"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_flow_is_the_gradient_of_the_unrolled_reference(progress, wrap):
         generator = torch.Generator().manual_seed(1)
         weights = torch.randn(u.shape, dtype=u.dtype, generator=generator)
         loss = (weights * u).sum() + plan.logits.sin().sum()
-        (loss + planner.core.penalty(plan.step.injected, u, map[:, 0] > 0.3)).backward()
+        (loss + planner.core.penalty(plan.step, u, map[:, 0] > 0.3)).backward()
         named = planner.named_parameters()
         gradients.append({"map": x.grad} | {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named})
     assert plan.solution.adjoint.residual.max() < 1e-11
@@ -91,10 +91,10 @@ def test_a_step_contracts_by_the_discount_and_is_monotone(progress):
     r = core.encode(torch.cat([map, goal], 1))
     floor, generator = floor_of(map), torch.Generator().manual_seed(3)
     u, w = (0.3 * floor * torch.rand(map.shape, dtype=map.dtype, generator=generator) for _ in range(2))
-    images = [core.step(z, r) for z in (u, w)]
+    images = [r(z) for z in (u, w)]
     difference = (images[0].exp() - images[1].exp()).abs().amax((1, 2, 3))
     assert (difference <= core.discount * (u.exp() - w.exp()).abs().amax((1, 2, 3)) + 1e-15).all()
-    assert (core.step(torch.maximum(u, w), r) >= torch.maximum(*images) - 1e-12).all()
+    assert (r(torch.maximum(u, w)) >= torch.maximum(*images) - 1e-12).all()
 
 
 def dijkstra(cost, goal):
@@ -124,8 +124,8 @@ def test_settled_values_are_the_least_costs(seed):
         core = planner.core
         r = core.encode(torch.cat([map, goal], 1))
         u = planner.plan(map, goal).solution.value[0, 0].numpy()
-    leads = r.shared[0].argmax(1) - 1
-    moves = r.per_sample[0][0].numpy()
+    leads = r.taps.argmax(1) - 1
+    moves = r.moves[0].numpy()
     cost = np.stack([np.min([-moves[a] for a in range(8) if leads[a] == t], axis=0) for t in (0, 1, 3, 2)])
     order = [FOUR.offsets.index(o) for o in ((-1, 0), (0, -1), (0, 1), (1, 0))]
     by_move = np.empty_like(cost)

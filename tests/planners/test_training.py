@@ -478,7 +478,6 @@ def test_a_mapper_that_nothing_teaches_is_refused_before_training():
         def __init__(self, core):
             super().__init__()
             self.core = core
-            self.initial_value, self.step, self.policy = core.initial_value, core.step, core.policy
 
         def encode(self, x):
             return self.core.encode(x.detach())

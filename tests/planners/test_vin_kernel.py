@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from planners.compiled.value_iteration import autograd as compiled
-from planners.compiled.value_iteration.autograd import ValueIteration
+from planners.cores.steps import ValueIteration
 from planners.fixed_points import (
     Adjoint,
     Anderson,
@@ -217,11 +217,13 @@ def test_ties_go_to_the_lowest_action() -> None:
 
 @pytest.mark.parametrize("given_in_q", [False, True])
 @pytest.mark.parametrize("wrap", [False, True])
-def test_read_out_is_the_head_after_q(given_in_q: bool, wrap: bool) -> None:
+def test_the_policy_is_the_head_after_q(given_in_q: bool, wrap: bool) -> None:
     step, v, _ = problem(channels=2, size=5, wrap=wrap, given_in_q=given_in_q)
     head = torch.randn(4, 14, 1, 1, generator=torch.Generator().manual_seed(0))
+    step = replace(step, head=head)
     expected = torch.nn.functional.conv2d(step.action_values(v), head)
-    close(step.read_out(v, head), expected, 1e-6, "logits")
+    close(step.policy(v), expected, 1e-6, "logits")
+    close(step.prepared().policy(v), expected, 0.0, "logits with Q")
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from planners.compiled.conv_gru.gauss_seidel_adjoint import sweep_gru_adjoint
 from planners.compiled.conv_gru.step import GRUFilters
 from planners.compiled.conv_gru.unrolled import back_through_gru, unroll_gru
 from planners.compiled.layout import Grid, grid_of, tap_offsets
-from planners.compiled.value_iteration.autograd import other_rule, share
-from planners.compiled.value_iteration.gauss_seidel import GaussSeidel
+from planners.compiled.solvers import GaussSeidel
+from planners.compiled.threads import run_in_threads
+from planners.compiled.value_iteration.autograd import other_rule
 from planners.compiled.value_iteration.step import pack_weights
-from planners.cores import Injected
-from planners.cores.layers import convolve
+from planners.cores.steps import GRUIteration
 from planners.fixed_points import (
     Adjoint,
     Anderson,
@@ -40,57 +40,6 @@ from planners.fixed_points import (
 )
 from planners.fixed_points import solve as fixed_points
 from planners.fixed_points.stopping import GROWTH, norm_per_sample
-
-
-@dataclass(frozen=True, eq=False)
-class GRUIteration:
-    """The step v' = (1 - u) v + u n of `planners.cores.conv_gppn` as data that a compiled loop can take.
-
-    Attributes:
-        initial: v_0 [B, S, h, w].
-        reward: r [B, 1, h, w].
-        gates: Filters of update and reset gate, [2 S, S, F, F].
-        candidate: [S, S, F, F].
-        from_reward: What of gates and candidate reads r, [3 S, 1, F, F].
-        bias: [3 S].
-        wrap: True pads circularly.
-    """
-
-    initial: Tensor
-    reward: Tensor
-    gates: Tensor
-    candidate: Tensor
-    from_reward: Tensor
-    bias: Tensor
-    wrap: bool
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """Return f(v), [B, S, h, w], by the generic operations."""
-        _, gates, candidate = self.injected().per_sample
-        u, s = torch.sigmoid(gates + convolve(v, self.gates, wrap=self.wrap)).chunk(2, dim=1)
-        n = torch.tanh(candidate + convolve(s * v, self.candidate, wrap=self.wrap))
-        return torch.lerp(v, n, u)
-
-    def injected(self) -> Injected:
-        """Return v_0 and the reward's part of gates and candidate, as the generic step is given them."""
-        state = self.candidate.shape[0]
-        part = convolve(self.reward, self.from_reward, self.bias, wrap=self.wrap)
-        return Injected((self.initial, *part.split((2 * state, state), dim=1)))
-
-    def take(self, rows: Tensor) -> GRUIteration:
-        """Return the same step for those samples."""
-        return replace(self, initial=self.initial[rows], reward=self.reward[rows])
-
-    def sweep_in_place(self, solver: GaussSeidel, v0: Tensor) -> Solution:
-        """Return what Gauss-Seidel sweeps make of v0 [B, S, h, w].
-
-        Raises:
-            ValueError: If the compiled loop cannot take this step.
-        """
-        reason = unsupported(self, solver, Implicit())
-        if reason is not None:
-            raise ValueError(reason)
-        return _Compiled(_Solve(self), solver, solver.max_steps, adjoint=False).solve(self, v0)
 
 
 def unsupported(step: GRUIteration, solver: Solver, adjoint: Adjoint) -> str | None:
@@ -144,6 +93,19 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
         last = _LastStep(solve)
     forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
     return fixed_points.fixed_point(last, step.initial, solver=forward, adjoint=adjoint)
+
+
+@torch.no_grad()
+def sweep(step: GRUIteration, v0: Tensor, solver: GaussSeidel) -> Solution:
+    """Return what Gauss-Seidel sweeps make of v0 [B, S, h, w].
+
+    Raises:
+        ValueError: If the compiled loop cannot take this step.
+    """
+    reason = unsupported(step, solver, Implicit())
+    if reason is not None:
+        raise ValueError(solver.refusal(reason))
+    return _Compiled(_Solve(step), solver, solver.max_steps, adjoint=False).solve(step, v0)
 
 
 @dataclass
@@ -213,7 +175,7 @@ class _Solve:
             if isinstance(solver, Anderson):
                 options = (solver.depth, solver.mixing, max(solver.regularisation**2, 1e-15))
             kept = self.kept if adjoint else np.empty((batch, 0, 0), np.float32)
-            share(
+            run_in_threads(
                 solve_gru,
                 batch,
                 start,
@@ -224,9 +186,9 @@ class _Solve:
                 found,
             )
         elif adjoint:
-            share(sweep_gru_adjoint, batch, start, self.kept, *layout, *limits, found)
+            run_in_threads(sweep_gru_adjoint, batch, start, self.kept, *layout, *limits, found)
         else:
-            share(sweep_gru, batch, start, self.reward, *layout, *limits, found)
+            run_in_threads(sweep_gru, batch, start, self.reward, *layout, *limits, found)
         return found
 
 
@@ -278,7 +240,7 @@ def _kept_steps(solve: _Solve, v: Tensor, steps: int, every: bool = False) -> tu
     step = solve.step
     trace, sizes = torch.full((2, steps, len(v)), torch.nan).unbind()
     # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
-    part = convolve(step.reward, step.from_reward, step.bias, wrap=step.wrap)
+    part = step.reward_part()
     value = _Unroll.apply(v, part, step.gates, step.candidate, solve, (every, trace.numpy(), sizes.numpy()))
     return value, trace, sizes
 
@@ -314,7 +276,9 @@ class _Unroll(torch.autograd.Function):
         ctx.solve, solve.kept = solve, ctx.kept.numpy()
         value = np.empty(start.shape, np.float32)
         out = (value, *measured)
-        share(unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), every, out)
+        run_in_threads(
+            unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), every, out
+        )
         tensors = (initial, part, gates, candidate)
         if not all(torch.isfinite(each).all() for each in tensors):  # the compiled tanh cuts off what is no number
             sound = torch.isfinite(part).flatten(1).all(1) & torch.isfinite(initial).flatten(1).all(1)
@@ -337,7 +301,7 @@ class _Unroll(torch.autograd.Function):
         offsets = np.concatenate([offsets, offsets[-1:].repeat(-len(offsets) % 9)])
         dv0, d_part = np.empty_like(u), np.empty((batch, 3 * padded, *u.shape[2:]), np.float32)
         dw_gates, dw_candidate = (np.empty((batch, n * padded**2 * len(offsets)), np.float32) for n in (2, 1))
-        share(
+        run_in_threads(
             back_through_gru,
             batch,
             u,

@@ -17,55 +17,21 @@ import torch
 from torch import Tensor
 
 from planners.compiled.reachability.kernel import flow_batch, solve_batch
-from planners.compiled.value_iteration.autograd import share
-from planners.cores import Injected
-from planners.cores.reachability import Reachability
+from planners.compiled.solvers import BestFirst
+from planners.compiled.threads import run_in_threads
+from planners.cores.reachability import ReachabilityStep
 from planners.fixed_points import Implicit
-from planners.fixed_points.solution import AdjointRecord, AdjointSlot, Result, Solution, Step
+from planners.fixed_points.solution import AdjointRecord, AdjointSlot, Result, Solution
 
 _MOST_PASSES = 100
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True)
-class BestFirst:
-    """Solves the core `reachability` from the goal outwards; of its implicit adjoint too.
-
-    Args:
-        max_steps: Most sweeps where latent actions still mix destinations, at least 1; what is settled takes one.
-        tolerance: Relative rise of log v below which a sweep changes nothing.
-        record: Keep the change of the last sweep.
-    """
-
-    max_steps: int = 30
-    tolerance: float = 1e-4
-    record: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
-        if not self.tolerance >= 0.0:
-            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
-
-    @torch.no_grad()
-    def solve(self, f: Step, v0: Tensor) -> Solution:
-        """Return log v*, [B, 1, h, w].
-
-        Raises:
-            ValueError: If f is no step of the core `reachability` on the CPU.
-        """
-        core, injected = getattr(f, "core", None), getattr(f, "injected", None)
-        if not isinstance(core, Reachability) or not isinstance(injected, Injected) or v0.device.type != "cpu":
-            raise ValueError("solver best_first solves the step of the core reachability, on the CPU")
-        found = _Found.of(core, injected, self)
-        return found.solution(torch.from_numpy(found.u).unsqueeze(1).to(v0.dtype))
-
-
-def unsupported(x: Tensor, solver: Any, adjoint: Any) -> str | None:
+def unsupported(step: ReachabilityStep, solver: Any, adjoint: Any) -> str | None:
     """Return why the value and its gradient can't be found best first, or None when they can."""
     if not isinstance(solver, BestFirst):
         return f"Reachability is compiled for the solver best_first alone; the solver is {type(solver).__name__}"
-    if x.device.type != "cpu":
+    if step.moves.device.type != "cpu":
         return "best_first works on the CPU"
     flows = isinstance(adjoint, Implicit) and isinstance(adjoint.solver, BestFirst)
     if torch.is_grad_enabled() and not flows:
@@ -73,13 +39,19 @@ def unsupported(x: Tensor, solver: Any, adjoint: Any) -> str | None:
     return None
 
 
-def fixed_point(core: Reachability, injected: Injected, solver: BestFirst, adjoint: Any) -> tuple[Tensor, Solution]:
+def solve(step: ReachabilityStep, dtype: torch.dtype, solver: BestFirst) -> Solution:
+    """Return log v*, [B, 1, h, w], not differentiable."""
+    found = _Found.of(step, solver)
+    return found.solution(torch.from_numpy(found.u).unsqueeze(1).to(dtype))
+
+
+def fixed_point(step: ReachabilityStep, solver: BestFirst, adjoint: Any) -> tuple[Tensor, Solution]:
     """Return log v* in float64, [B, 1, h, w], and the solution in the core's own type; differentiable."""
-    found = _Found.of(core, injected, solver)
+    found = _Found.of(step, solver)
     slot = AdjointSlot()
     tolerance = getattr(getattr(adjoint, "solver", None), "tolerance", 0.0)
-    u = _Settle.apply(injected.per_sample[0], injected.shared[0], found, max(tolerance, _ROUNDING), slot)
-    return u, found.solution(u.to(injected.per_sample[0].dtype), slot)
+    u = _Settle.apply(step.moves, step.taps, found, max(tolerance, _ROUNDING), slot)
+    return u, found.solution(u.to(step.moves.dtype), slot)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +75,10 @@ class _Found:
     solver: BestFirst
 
     @classmethod
-    def of(cls, core: Reachability, injected: Injected, solver: BestFirst) -> _Found:
-        (moves, goal), (taps,) = injected.per_sample, injected.shared
-        p = taps.detach().double().exp().contiguous().numpy()
-        cells = np.array(core.neighbours)
+    def of(cls, step: ReachabilityStep, solver: BestFirst) -> _Found:
+        moves, goal = step.moves, step.goal
+        p = step.taps.detach().double().exp().contiguous().numpy()
+        cells = np.array(step.neighbours)
         layout = (p, cells // 3 - 1, cells % 3 - 1)
         batch, _, height, width = moves.shape
         u, taken = np.empty((batch, height, width)), np.empty((batch, height, width), np.int64)
@@ -114,8 +86,10 @@ class _Found:
         goals = (goal[:, 0] == 0).numpy()
         rule = (solver.max_steps, max(solver.tolerance, _ROUNDING))
         out = (u, taken, change, steps)
-        share(solve_batch, batch, moves.detach().contiguous().numpy(), *layout, goals, core.wrap, core.sharp, rule, out)
-        return cls(u, taken, change, steps, (*layout, core.wrap), solver)
+        run_in_threads(
+            solve_batch, batch, moves.detach().contiguous().numpy(), *layout, goals, step.wrap, step.sharp, rule, out
+        )
+        return cls(u, taken, change, steps, (*layout, step.wrap), solver)
 
     def solution(self, value: Tensor, slot: AdjointSlot | None = None) -> Solution:
         """Return the solution whose value is given."""
@@ -143,7 +117,9 @@ class _Settle(torch.autograd.Function):
         p = found.layout[0]
         total, of_taps, left = np.empty(gradient.shape), np.empty((batch, *p.shape)), np.empty(batch)
         out = (total, of_taps, left)
-        share(flow_batch, batch, found.u, found.taken, *found.layout, gradient, (_MOST_PASSES, ctx.tolerance), out)
+        run_in_threads(
+            flow_batch, batch, found.u, found.taken, *found.layout, gradient, (_MOST_PASSES, ctx.tolerance), out
+        )
         size = np.abs(gradient).sum(axis=(1, 2))
         residual = torch.from_numpy(left / np.maximum(size, np.finfo(float).tiny)).float()
         result = torch.where(residual <= ctx.tolerance, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)

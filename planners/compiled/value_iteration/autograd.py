@@ -8,10 +8,7 @@ Legend: B samples, A actions, G value channels, C reward channels; v value, r re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,95 +16,16 @@ import torch
 from torch import Tensor
 
 from planners.compiled.layout import BLOCK, Grid, grid_of, tap_offsets
+from planners.compiled.solvers import GaussSeidel
+from planners.compiled.threads import run_in_threads
 from planners.compiled.value_iteration.backward import anderson, backward, linearise, transposed
 from planners.compiled.value_iteration.forward import Filters, Outcome, forward
-from planners.compiled.value_iteration.gauss_seidel import GaussSeidel, pack_by_tap, sweep_batch, tap_order
+from planners.compiled.value_iteration.gauss_seidel import pack_by_tap, sweep_batch, tap_order
 from planners.compiled.value_iteration.step import pack_weights
-from planners.cores import Injected
-from planners.cores.layers import convolve, maximum, merged
+from planners.cores.steps import ValueIteration
 from planners.fixed_points import Anderson, ForwardIteration
 from planners.fixed_points.adjoints import Implicit, OneStep, Phantom, Unrolled, last_kept
 from planners.fixed_points.solution import Adjoint, AdjointSlot, Result, Solution, Solver, Step
-
-CHUNKS_PER_THREAD = 4
-
-
-@dataclass(frozen=True, eq=False)
-class ValueIteration:
-    """The step v' = max_a (W_r,a * r + W_v,a * v), Eq. 1, as data that a compiled loop can take.
-
-    Attributes:
-        reward: r [B, C, h, w]; or, when w_r is None, the reward's part of Q itself, [B, A x G, h, w].
-        w_r: [A x G, C, F, F] or None.
-        w_v: [A x G, G, F, F]; filters are ordered by action and then by value channel, as Q's channels are.
-        wrap: True pads circularly.
-        temperature: 0 is the maximum; T > 0 its smoothing, which only the generic operations have.
-    """
-
-    reward: Tensor
-    w_r: Tensor | None
-    w_v: Tensor
-    wrap: bool
-    temperature: float = 0.0
-
-    @property
-    def channels(self) -> int:
-        """G."""
-        return self.w_v.shape[1]
-
-    def reward_part(self) -> Tensor:
-        """Return the reward's part of Q, [B, A x G, h, w]."""
-        return self.reward if self.w_r is None else convolve(self.reward, self.w_r, wrap=self.wrap)
-
-    def injected(self) -> Injected:
-        """Return the reward's part of Q and the value's filter, as the generic step is given them."""
-        return Injected((self.reward_part(),), (self.w_v,))
-
-    def action_values(self, v: Tensor) -> Tensor:
-        """Return Q, [B, A x G, h, w]."""
-        return self.reward_part() + convolve(v, self.w_v, wrap=self.wrap)
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """Return f(v), [B, G, h, w], by the generic operations."""
-        return maximum(self.action_values(v).unflatten(1, (-1, self.channels)), 1, self.temperature).squeeze(1)
-
-    def read_out(self, v: Tensor, head: Tensor) -> Tensor:
-        """Return head Q at v, [B, out, h, w], without Q: a 1x1 layer after a linear one is one small convolution.
-
-        Args:
-            v: [B, G, h, w].
-            head: [out, A x G, 1, 1].
-        """
-        w_v, _ = merged(self.w_v, None, head)
-        if self.w_r is None:
-            return convolve(self.reward, head, wrap=self.wrap) + convolve(v, w_v, wrap=self.wrap)
-        w_r, _ = merged(self.w_r, None, head)
-        return convolve(self.reward, w_r, wrap=self.wrap) + convolve(v, w_v, wrap=self.wrap)
-
-    def take(self, rows: Tensor) -> ValueIteration:
-        """Return the same step for those samples."""
-        return replace(self, reward=self.reward[rows])
-
-    def sweep_in_place(self, solver: GaussSeidel, v0: Tensor) -> Solution:
-        """Return v0 [B, G, h, w] after sweeps that update cells in place."""
-        run = _Run.of(self, ForwardIteration(), None)
-        filters, batch = run.filters, v0.shape[0]
-        packed = (pack_by_tap(filters.r, filters.r_size), pack_by_tap(filters.v, filters.v_size))
-        offsets = (
-            filters.r_offsets[tap_order(filters.r.shape[2], filters.r_size)],
-            filters.v_offsets[tap_order(filters.v.shape[2], filters.v_size)],
-        )
-        out = (
-            np.empty(v0.shape, np.float32),
-            np.empty(batch, np.float32),
-            np.empty(batch, np.int64),
-            np.empty(batch, np.int8),
-            np.empty((solver.max_steps, batch), np.float32),
-        )
-        options = (filters.v.shape[1], run.grid, (solver.max_steps, solver.tolerance), out)
-        share(sweep_batch, batch, _numpy(self.reward), _numpy(v0), *packed, *offsets, *options)
-        value, residual, steps, result, trace = (torch.from_numpy(x) for x in out)
-        return Solution(value, residual, steps, result, trace if solver.record else None)
 
 
 def unsupported(step: ValueIteration, solver: Solver, adjoint: Adjoint) -> str | None:
@@ -171,7 +89,7 @@ def fixed_point(
     swept = None
     if isinstance(solver, GaussSeidel):
         if solver.max_steps > 1:
-            swept = replace(solver, max_steps=solver.max_steps - 1).solve(step, v0)
+            swept = sweep(step, v0, replace(solver, max_steps=solver.max_steps - 1))
             v0 = swept.value
         solver = ForwardIteration(1, solver.tolerance, solver.record, rule="residual")
     run = _Run.of(step, solver, adjoint)
@@ -184,6 +102,36 @@ def fixed_point(
         trace = trace if swept.trace is None else torch.cat((swept.trace, trace))
     kept = last_kept(trace, steps, residual) if solver.record else None
     return Solution(value, residual, steps, result, kept, run.slot)
+
+
+@torch.no_grad()
+def sweep(step: ValueIteration, v0: Tensor, solver: GaussSeidel) -> Solution:
+    """Return v0 [B, G, h, w] after sweeps that update cells in place.
+
+    Raises:
+        ValueError: If the compiled loop cannot take this step.
+    """
+    reason = unsupported(step, solver, OneStep())
+    if reason is not None:
+        raise ValueError(solver.refusal(reason))
+    run = _Run.of(step, ForwardIteration(), None)
+    filters, batch = run.filters, v0.shape[0]
+    packed = (pack_by_tap(filters.r, filters.r_size), pack_by_tap(filters.v, filters.v_size))
+    offsets = (
+        filters.r_offsets[tap_order(filters.r.shape[2], filters.r_size)],
+        filters.v_offsets[tap_order(filters.v.shape[2], filters.v_size)],
+    )
+    out = (
+        np.empty(v0.shape, np.float32),
+        np.empty(batch, np.float32),
+        np.empty(batch, np.int64),
+        np.empty(batch, np.int8),
+        np.empty((solver.max_steps, batch), np.float32),
+    )
+    options = (filters.v.shape[1], run.grid, (solver.max_steps, solver.tolerance), out)
+    run_in_threads(sweep_batch, batch, _numpy(step.reward), _numpy(v0), *packed, *offsets, *options)
+    value, residual, steps, result, trace = (torch.from_numpy(x) for x in out)
+    return Solution(value, residual, steps, result, trace if solver.record else None)
 
 
 def _pad(step: ValueIteration) -> int:
@@ -259,7 +207,7 @@ class _Iterate(torch.autograd.Function):
             torch.empty((batch, recorded, channels * run.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
         )
         options = (free, recorded, not unrolled, run.solver.tolerance)
-        share(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, *options, out)
+        run_in_threads(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, *options, out)
         run.out = out
         ctx.run = run
         ctx.save_for_backward(r, w_r, w_v)
@@ -280,7 +228,7 @@ class _Iterate(torch.autograd.Function):
         dr, dv0 = torch.zeros(r.shape), torch.empty(g.shape)
         dw_r, dw_v = (np.empty((batch, w.size), np.float32) for w in (filters.r, filters.v))
         record, gradients = (run.record.before, run.record.greedy), (dr.numpy(), dw_r, dw_v, dv0.numpy())
-        share(backward, batch, _numpy(u), _numpy(r), filters, run.grid, *record, *gradients)
+        run_in_threads(backward, batch, _numpy(u), _numpy(r), filters, run.grid, *record, *gradients)
         d_filters_r = _by_action(dw_r, w_r, channels) if w_r.numel() else None
         return dr, d_filters_r, _by_action(dw_v, w_v, channels), dv0 if unrolled else None, None
 
@@ -326,7 +274,7 @@ class _CompiledAnderson:
             solver.mixing,
             max(solver.regularisation**2, 1e-15),
         )
-        share(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, *options, out)
+        run_in_threads(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, *options, out)
         value, residual, steps, result = (torch.from_numpy(x) for x in out)
         return Solution(value, residual, steps, result)
 
@@ -340,8 +288,8 @@ def _product(run: _Run) -> Step:
         if not jacobian:
             channels, _, taps = run.filters.v.shape
             jacobian.append(torch.empty((batch, channels, taps, run.grid.blocks * BLOCK)).numpy())
-            share(linearise, batch, run.record.greedy, run.filters.v, jacobian[0])
-        share(transposed, batch, _numpy(w), jacobian[0], run.filters.v_offsets, run.grid, out.numpy())
+            run_in_threads(linearise, batch, run.record.greedy, run.filters.v, jacobian[0])
+        run_in_threads(transposed, batch, _numpy(w), jacobian[0], run.filters.v_offsets, run.grid, out.numpy())
         return out
 
     return product
@@ -349,26 +297,3 @@ def _product(run: _Run) -> Step:
 
 def _numpy(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
-
-
-def share(loop: Callable[..., None], batch: int, *args: Any) -> None:
-    """Run loop(first, last, *args) over the batch on `torch.get_num_threads()` threads.
-
-    Threads of our own, for this call alone, rather than a compiler's thread pool: those break after a fork (OpenMP)
-    or when two Python threads use them at once (numba's work queue), and know nothing of torch's number of threads.
-    """
-    threads = min(torch.get_num_threads(), batch)
-    if threads <= 1:
-        return loop(0, batch, *args)
-    chunks = min(batch, threads * CHUNKS_PER_THREAD)
-    shares = iter(list(pairwise(batch * i // chunks for i in range(chunks + 1))))
-
-    def work() -> None:
-        for first, last in shares:  # the iterator is shared: who is done first takes the next share
-            loop(first, last, *args)
-
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work) for _ in range(threads - 1)]
-        work()
-        for other in others:
-            other.result()

@@ -14,59 +14,13 @@ Legend: v value, r reward, q action values, A actions padded to a multiple of 16
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import torch
-from torch import Tensor
 
 from planners.compiled.layout import Floats, Grid, as_planes, compiled, leave, set_borders
 from planners.compiled.simd import LANES, broadcast, fma, highest, item, load, splat, store, where_greater
 from planners.compiled.value_iteration.backward import norm
 from planners.compiled.value_iteration.forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
 from planners.compiled.value_iteration.step import Ints
-from planners.fixed_points import Solution, Step
-
-
-@dataclass(frozen=True)
-class GaussSeidel:
-    """Sweeps that update the cells of a map in place: of value iterations (VIN, SymVIN, Contractive) and the ConvGRU.
-
-    Of the ConvGRU, whose sweeps are in `planners.compiled.conv_gru.gauss_seidel`, it solves the adjoint system too. One
-    sweep counts as one application of f. A sample stops at its first sweep that changes its value by at most the
-    tolerance; an adjoint's last application of f then gives the residual of f itself.
-
-    Args:
-        max_steps: Most sweeps, at least 1.
-        tolerance: Relative change ||S(z) - z|| / (1e-5 + ||S(z)||) at which a sample stops; 0 runs all sweeps.
-        record: Keep the change of each sweep.
-    """
-
-    max_steps: int = 30
-    tolerance: float = 1e-4
-    record: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
-        if not self.tolerance >= 0.0:
-            raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
-
-    @torch.no_grad()
-    def solve(self, f: Step, v0: Tensor) -> Solution:
-        """Return the value after at most max_steps sweeps from v0 [B, G, h, w].
-
-        Raises:
-            ValueError: If f is no step in the form that compiled loops take.
-        """
-        sweep = getattr(f, "sweep_in_place", None)
-        if sweep is None:
-            raise ValueError(
-                "solver gauss_seidel updates cells in place, which takes a step v' = max_a (r_a + W_a * v) in compiled "
-                "form: core vin, symvin or contractive with temperature 0, or conv_gppn, in float32 on the CPU, kernel "
-                "'auto'"
-            )
-        return sweep(self, v0)
 
 
 def pack_by_tap(w: Floats, size: int) -> Floats:
