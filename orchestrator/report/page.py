@@ -17,11 +17,14 @@ from orchestrator.figures.registry import FIGURES, K_ARE_DIFFERENT, draw, figure
 from orchestrator.figures.style import inline_svg, style
 from orchestrator.storage.results import write_bytes
 from orchestrator.storage.variants import every_trial, make_way
-from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.tables.columns import cells_table, comparisons_table
+from orchestrator.tables.comparison import compared_twins
 from orchestrator.tables.freshness import is_present
-from orchestrator.tables.paper import beside_paper, paired_difference, paper, scale_differences
+from orchestrator.tables.paper import beside_paper, paper, scale_differences
 from orchestrator.tables.records import Run, cell_of, collect, grouped
-from orchestrator.tables.rows import MISSING, Row, notes, rows, success
+from orchestrator.tables.rows import Row, rows
+from orchestrator.tables.table import MISSING, Table
 from orchestrator.words import trial_name
 
 _FOLDER = Path(__file__).parent
@@ -242,69 +245,40 @@ def _task(task: str) -> str:
 
 
 def _results(table: Sequence[Row]) -> str:
-    names = list(dict.fromkeys(name for row in table for name in row.axes))
-    first = [name for name in ("planner", "task", "map_size", "k") if name in names]
-    ordered = first + [name for name in names if name not in first]
-    kept = [n for n in ordered if n in ("planner", "k") or len({str(row.axes.get(n)) for row in table}) > 1]
-    header = [{"k": "K", "map_size": "size"}.get(name, name.rpartition(".")[2]) for name in kept]
-    header += ["success %", "SPL %", "n", "forward ms", "backward ms", "peak MiB", "notes"]
-    lines = [
-        [
-            *(str(row.axes.get(name, MISSING)) for name in kept),
-            Html(f"<i>{escape(success(row))}</i>") if row.trial_diverged else success(row),
-            _number(row.spl, 100.0),
-            f"{row.used}/{row.expected}",
-            _number(row.forward_seconds, 1e3),
-            _number(row.backward_seconds, 1e3),
-            _number(row.peak_bytes, 2.0**-20),
-            "; ".join(notes(row)),
-        ]
-        for row in table
-    ]
     caption = (
         "Mean ± standard deviation over seeds; n is the number of trials behind the numbers, of those planned; times "
         "are medians of a training step. Italics: a trial under 20 %; OOM: out of memory; a dash: no trial is done. "
         f"Stale: of other code than the present. Click a head to sort. {K_ARE_DIFFERENT}"
     )
-    folded = _folded(f"{len(lines)} cells", _table(header, lines, caption), len(lines) <= 60)
+    cells = cells_table("", table)
+    folded = _folded(f"{len(table)} cells", _table(cells.header, _html(cells), caption), len(table) <= 60)
     return f"<section><h2>Results</h2>\n{folded}</section>"
+
+
+def _html(table: Table) -> list[list[str]]:
+    forms = {"": "{}", "italic": "<i>{}</i>", "code": "<code>{}</code>"}
+    return [
+        [Html(forms.get(c.look, f'<span class="{c.look}">{{}}</span>').format(escape(c.text))) for c in line]
+        for line in table.lines
+    ]
 
 
 def _folded(summary: str, content: str, opened: bool) -> str:
     return f"<details{' open' if opened else ''}><summary>{summary}</summary>\n{content}</details>"
 
 
-def _number(value: float | None, scale: float) -> str:
-    return MISSING if value is None else f"{value * scale:.1f}"
-
-
 def _pairs(runs: Sequence[Run]) -> str:
     """Return each implicit planner against its unrolled twin, seed by seed."""
-    specs = {str(run.axis("planner")): run.trial.spec.planner for run in runs}
-    lines = []
-    for first, one in specs.items():
-        for second, other in specs.items():
-            twins = one.core == other.core and one.options == other.options
-            if not (twins and one.adjoint != "unrolled" and other.adjoint == "unrolled"):
-                continue
-            for (task, size), own in grouped(runs, _problem).items():
-                found = paired_difference(own, first, second)
-                if found is not None:
-                    kind = "" if not found.significant else "better" if found.value > 0 else "worse"
-                    shown = Html(f'<span class="{kind}">{escape(str(found))}</span>')
-                    lines.append([first, second, str(task), str(size), shown, str(found.n)])
-    if not lines:
+    comparisons = compared_twins(runs)
+    if not comparisons:
         return ""
     caption = (
         "Test success rate of the first planner minus that of the second in percentage points, paired by seed and K, "
         "with the 95 % interval (Student's t over pairs)."
     )
-    header = ["planner", "against", "task", "size", "difference", "pairs"]
-    return f"<section><h2>Implicit against unrolled, seed by seed</h2>\n{_table(header, lines, caption)}</section>"
-
-
-def _problem(run: Run) -> tuple[Scalar, Scalar]:
-    return run.axis("task"), run.axis("map_size")
+    table = comparisons_table(comparisons)
+    content = _table(table.header, _html(table), caption)
+    return f"<section><h2>Implicit against unrolled, seed by seed</h2>\n{content}</section>"
 
 
 def _figures(sweep: SweepSpec, runs: Sequence[Run]) -> str:

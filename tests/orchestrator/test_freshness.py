@@ -14,8 +14,9 @@ from orchestrator.report.page import report
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import trial_directory, write_curves, write_json, write_result
 from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.tables.comparison import paired_difference
 from orchestrator.tables.freshness import of_one_version, version
-from orchestrator.tables.paper import beside_paper, paired_difference
+from orchestrator.tables.paper import beside_paper
 from orchestrator.tables.records import collect, usable
 from orchestrator.tables.summary import summarise
 from orchestrator.tracking.numbers import present_version

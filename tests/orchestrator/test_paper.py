@@ -10,17 +10,9 @@ import pytest
 import scipy.stats
 from samples import sample_runs
 
-from orchestrator.tables.paper import (
-    Sample,
-    beside_paper,
-    paired_difference,
-    paper,
-    printed,
-    sample,
-    scale_differences,
-    student_quantile,
-    welch,
-)
+from orchestrator.tables.comparison import paired_difference
+from orchestrator.tables.paper import beside_paper, paper, printed, scale_differences
+from orchestrator.tables.statistics import Sample, sample, student_quantile, welch
 from planners.specs import PlannerSpec
 
 
