@@ -27,7 +27,7 @@ from orchestrator.tables.paper import beside_paper, paper, scale_differences
 from orchestrator.tables.records import Run, cell_of, collect, grouped
 from orchestrator.tables.rows import rows
 from orchestrator.tables.table import MISSING, Cell, Table
-from orchestrator.words import trial_name
+from orchestrator.words import counted, trial_name
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
 def _template() -> Template:
     folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.globals |= {"our_success": our_success, "difference": difference, "dash": MISSING}
+    environment.globals |= {"our_success": our_success, "difference": difference, "counted": counted, "dash": MISSING}
     return environment.get_template("report.html")
 
 
@@ -217,7 +217,7 @@ def _missing(runs: Sequence[Run]) -> Table:
 def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> dict[str, str]:
     origins = [run.result.provenance for run in runs if run.result]
 
-    def counted(values: Iterable[str]) -> str:
+    def each(values: Iterable[str]) -> str:
         counts = Counter(value for value in values if value)
         several = len(counts) > 1
         return ", ".join(f"{value} ({number})" if several else value for value, number in counts.most_common())
@@ -229,11 +229,11 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> dict[str, str]:
     )
     limit = sweep.execution.memory_limit_gib
     return {
-        "code": counted(f"{origin.code}{'' if is_present(origin) else ' (stale)'}" for origin in origins),
-        "commit": counted(commits),
+        "code": each(f"{origin.code}{'' if is_present(origin) else ' (stale)'}" for origin in origins),
+        "commit": each(commits),
         "libraries": ", ".join(sorted({f"{name} {version}" for o in origins for name, version in o.versions.items()})),
-        "hosts": counted(origin.host for origin in origins),
-        "devices": counted(origin.device_name for origin in origins),
+        "hosts": each(origin.host for origin in origins),
+        "devices": each(origin.device_name for origin in origins),
         "memory limit": "none" if limit is None else f"{limit:g} GiB of tensors",
         "datasets": ", ".join(dict.fromkeys(dataset_id(run.trial.spec.data) for run in runs)),
     }
