@@ -6,10 +6,12 @@ import codecs
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+WIDTH = 80
+"""Columns of a usual terminal."""
 _PLAIN = {"±": "+-", "—": "-", "≤": "<=", "≥": ">=", "─": "-", "━": "#", "╌": ".", "·": ","}
 # C0 and C1 controls but tab and line feed, and what turns the direction of writing.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -19,6 +21,39 @@ _HANDLER = "idp.plain"
 def printable(text: str) -> str:
     """Return the text with its control characters written as escapes; lines and tabs stay."""
     return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def aligned(lines: Sequence[Sequence[str]], right: Container[int] = (), rule: str = "") -> list[str]:
+    """Return the lines of a table as text, the first of which is its header.
+
+    Where a line would be too wide for a terminal, the words of the header stand above each other.
+
+    Args:
+        lines: Their cells.
+        right: The columns that end at the right.
+        rule: What the line below the header is drawn with; none without it.
+    """
+    columns = range(len(lines[0]))
+    widths = [max(len(line[column]) for line in lines) for column in columns]
+    header = [list(lines[0])]
+    if sum(widths) + 2 * (len(widths) - 1) > WIDTH and any(" " in heading for heading in lines[0]):
+        halves = [_halves(heading) for heading in lines[0]]
+        header = [[upper for upper, _ in halves], [lower for _, lower in halves]]
+    every = [*header, *lines[1:]]
+    widths = [max(len(line[column]) for line in every) for column in columns]
+
+    def written(line: Sequence[str]) -> str:
+        padded = (line[i].rjust(widths[i]) if i in right else line[i].ljust(widths[i]) for i in columns)
+        return "  ".join(padded).rstrip()
+
+    below = ["  ".join(rule * width for width in widths)] if rule else []
+    return [*map(written, header), *below, *map(written, lines[1:])]
+
+
+def _halves(heading: str) -> tuple[str, str]:
+    """Return a heading as two lines, as narrow as can be; one of a single word stands in the lower."""
+    splits = [(heading[:place], heading[place + 1 :]) for place, letter in enumerate(heading) if letter == " "]
+    return min(splits, key=lambda split: max(map(len, split)), default=("", heading))
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:

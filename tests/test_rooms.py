@@ -33,12 +33,9 @@ def test_the_picture_is_of_these_imports(drawing, graph):
     assert folders <= set(names)
 
 
-TO_BE_OPENED = pytest.mark.xfail(strict=True, reason="a circle of 0.1.0, which the picture has in red")
-
-
 @pytest.mark.parametrize(
     "package",
-    ["orchestrator", pytest.param("planners", marks=TO_BE_OPENED), "datagen"],
+    ["orchestrator", "planners", "datagen"],
 )
 def test_no_room_imports_one_above_it(drawing, graph, package):
     assert drawing.house(graph, package).climbs == frozenset()

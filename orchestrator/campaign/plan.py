@@ -168,8 +168,7 @@ def by_cell(plan: Plan) -> list[tuple[dict[str, Scalar], list[Scalar], Counter[s
     """Return planner, task and K of each cell, its seeds, and how many of its trials are in which state."""
     cells: dict[tuple[tuple[str, Scalar], ...], tuple[dict[str, Scalar], list[Scalar], Counter[str]]] = {}
     for trial in plan.trials:
-        axes = {name: value for name, value in trial.axes.items() if name != "seed"}
-        cell = cells.setdefault(tuple(axes.items()), (axes, [], Counter()))
+        cell = cells.setdefault(tuple(trial.cell.items()), (trial.cell, [], Counter()))
         cell[1].append(trial.axes["seed"])
         cell[2][plan.states[trial.trial_id]] += 1
     return list(cells.values())

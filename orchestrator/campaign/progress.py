@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 import threading
@@ -147,7 +148,8 @@ class Progress:
         now = time.monotonic()
         if not self._live or (not force and now - self._drawn_at < REDRAW_SECONDS):
             return
-        width = max(20, shutil.get_terminal_size().columns - 1)
+        size = self._size()
+        width, most = max(20, size.columns - 1), max(2, size.lines - 2)
         full = BAR_CELLS * self._done // max(1, self._total)
         failed = f", {self._failed} failed" if self._failed else ""
         lines = [
@@ -157,9 +159,18 @@ class Progress:
         for trial_id, trial in self._running.items():
             shown = "" if trial.rate is None else f"  success {100 * trial.rate:5.1f} %"
             lines.append(f"  {trial_id[:8]}  {trial.name}  epoch {trial.epoch}/{trial.epochs}{shown}")
+        if len(lines) > most:  # what has left the screen at its top can't be erased
+            lines[most - 1 :] = [f"  and {len(lines) - most + 1} more"]
         self._erase()
         self._write("".join(f"{line[:width]}\n" for line in lines))
         self._drawn_lines, self._drawn_at = len(lines), now
+
+    def _size(self) -> os.terminal_size:
+        try:
+            size = os.get_terminal_size(self._stream.fileno())  # standard output may be a pipe meanwhile
+        except OSError:
+            return shutil.get_terminal_size()
+        return size if size.columns and size.lines else shutil.get_terminal_size()
 
     def _erase(self) -> None:
         if self._drawn_lines:

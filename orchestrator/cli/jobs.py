@@ -24,6 +24,7 @@ from orchestrator.storage.layout import Storage, default_storage
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.terminal import aligned
 from orchestrator.words import duration
 
 JOB_FAILED = 1
@@ -166,10 +167,8 @@ def _job_table(found: Sequence[jobs.Job], now: float) -> str:
     for job in found:
         submitted = datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M")
         lines.append((job.job_id, job.state, submitted, duration((job.ended or now) - job.started), job.command))
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    text = ["  ".join([*(w.ljust(n) for w, n in zip(line, widths, strict=False)), line[4]]).rstrip() for line in lines]
     reasons = [f"{job.job_id}: {job.message}" for job in found if job.state == "FAILED"]
-    return "\n".join(text + reasons)
+    return "\n".join(aligned(lines) + reasons)
 
 
 def _logs(options: argparse.Namespace) -> int:

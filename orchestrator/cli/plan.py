@@ -15,6 +15,8 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement
 from orchestrator.storage.provenance import code_hash
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.tables.table import headings
+from orchestrator.terminal import aligned
 from orchestrator.words import duration, size_words
 
 
@@ -159,22 +161,18 @@ def _plan_text(plan: Plan, storage: Storage, again: str) -> str:
     lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
     cells = by_cell(plan)
     names = list(dict.fromkeys(name for axes, _, _ in cells for name in axes))
-    first = [name for name in ("planner", "task", "map_size", "k") if name in names]
-    order = first + [name for name in names if name not in first]
     shown: list[State] = ["done", "missing", "stale", "failed"]
     shown += ["cancelled"] if plan.count("cancelled") else []
-    header = [*("K" if n == "k" else n for n in order), "seeds", *shown]
+    header = [*headings(names), "seeds", *shown]
     table = [
         [
-            *(str(axes.get(name, "")) for name in order),
+            *(str(axes.get(name, "")) for name in names),
             ",".join(map(str, seeds)) if len(seeds) <= 6 else f"{len(seeds)} seeds",
             *(str(states[state] or "·") for state in shown),
         ]
         for axes, seeds, states in cells
     ]
-    widths = [max(len(line[i]) for line in [header, *table]) for i in range(len(header))]
-    for line in [header, *table]:
-        lines.append("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+    lines += aligned([header, *table])
     lines += ["", f"storage: {storage}" + ("" if storage.path.exists() else " (there is none yet)"), "datasets"]
     for dataset in plan.datasets:
         state = (

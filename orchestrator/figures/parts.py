@@ -17,7 +17,7 @@ from orchestrator.figures.style import (
 )
 from orchestrator.storage.results import ResultError
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.records import Run, grouped, planner_of
+from orchestrator.tables.records import Run, grouped, planner_of, problem_of
 
 Runs = Sequence[Run]
 
@@ -54,11 +54,6 @@ def pens_of(runs: Runs, name: Callable[[Run], str] | None = None) -> dict[str, P
     """Return a pen for each planner, named as `planner_of` does or otherwise."""
     specs = {(name or planner_of)(run): run.trial.spec.planner for run in runs}
     return pens([(planner, spec.core, spec.adjoint) for planner, spec in specs.items()])
-
-
-def problem_of(run: Run) -> Place:
-    """Return what the run plans on: task and map size."""
-    return run.axis("task"), run.axis("map_size")
 
 
 def namer(runs: Runs, shown: Collection[str]) -> Callable[[Run], str]:
@@ -113,16 +108,6 @@ def label_below(axes: Axes, label: str) -> None:
     """Label the horizontal axis where no panel is below."""
     if lowest(axes):
         axes.set_xlabel(label)
-
-
-def success_of(run: Run) -> float | None:
-    """Return the test success rate, 0..1."""
-    return None if run.result is None else run.result.test_success_rate
-
-
-def percents_of(runs: Runs) -> list[float]:
-    """Return the test success rates there are, in percent."""
-    return [100 * rate for rate in map(success_of, runs) if rate is not None]
 
 
 def seed_line(

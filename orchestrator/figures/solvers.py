@@ -22,8 +22,6 @@ from orchestrator.figures.parts import (
     number_of,
     pens_of,
     percent_axis,
-    percents_of,
-    problem_of,
     seed_line,
     title_of,
 )
@@ -36,7 +34,7 @@ from orchestrator.figures.style import (
     legend,
     panels,
 )
-from orchestrator.tables.records import Run, grouped, usable_by_cell
+from orchestrator.tables.records import Run, cell_of, grouped, percents_of, problem_of, usable_by_cell
 
 _COLOURS, _MARKERS = ("#0072b2", "#d55e00", "#009e73", "#5c6370"), ("o", "s", "^", "D")
 _BACKWARD_AXES = ("planner.solver_bwd", "planner.k_bwd")
@@ -85,11 +83,7 @@ def residuals(runs: Runs, width: float) -> Figure:
 def _last_cell(runs: Runs) -> list[Run]:
     """Return the runs of one cell of the sweep, all seeds: that of the largest K, the last of the solvers' axes."""
     most = max(number_of(run, "k") for run in runs)
-    cells = grouped(
-        [run for run in runs if number_of(run, "k") == most],
-        lambda run: tuple((axis, value) for axis, value in run.trial.axes.items() if axis != "seed"),
-    )
-    return list(cells.values())[-1]
+    return list(grouped([run for run in runs if number_of(run, "k") == most], cell_of).values())[-1]
 
 
 def _forward_solver(run: Run) -> str:

@@ -18,8 +18,6 @@ from orchestrator.figures.parts import (
     number_of,
     pens_of,
     percent_axis,
-    percents_of,
-    problem_of,
     seed_line,
     title_of,
 )
@@ -33,7 +31,16 @@ from orchestrator.figures.style import (
 )
 from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.tables.freshness import of_one_version
-from orchestrator.tables.records import Run, grouped, once, planner_of, usable, usable_by_cell
+from orchestrator.tables.records import (
+    Run,
+    grouped,
+    once,
+    percents_of,
+    planner_of,
+    problem_of,
+    usable,
+    usable_by_cell,
+)
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, distance_bins
 
 

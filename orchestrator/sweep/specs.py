@@ -207,6 +207,11 @@ class PlannedTrial:
     spec: TrialSpec
     axes: dict[str, Scalar]
 
+    @property
+    def cell(self) -> dict[str, Scalar]:
+        """Where it stands but for the seed: what one row of a table averages."""
+        return {axis: value for axis, value in self.axes.items() if axis != "seed"}
+
 
 def studies(sweep: SweepSpec) -> list[str]:
     """Return the studies of a search: one for each planner on each task."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
 from typing import Literal
 
 from orchestrator.tables.latex import fragment, macros
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, Row
-from orchestrator.tables.summary import Grid, Summary
+from orchestrator.tables.summary import Summary
+from orchestrator.tables.table import markdown, text
 from orchestrator.terminal import printable
 
 Format = Literal["text", "md", "tex", "macros", "csv", "json"]
@@ -37,57 +37,29 @@ def render(summary: Summary, format: Format) -> str:
     parts = [summary.title, *summary.warnings()] if format == "text" else [f"## {summary.title}"]
     if format == "md":
         parts += [line for warning in summary.warnings() for line in ("", warning)]
-    for grid in summary.grids():
-        parts += ["", _text(grid) if format == "text" else _markdown(grid)]
+    for table in summary.tables():
+        parts += ["", text(table) if format == "text" else markdown(table)]
     return "\n".join(parts) + "\n"
-
-
-def _text(grid: Grid) -> str:
-    lines = [[" ".join(printable(word).split()) for word in line] for line in (grid.header, *grid.cells)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(grid.header))]
-
-    def line(words: list[str]) -> str:
-        padded = (w.ljust(widths[i]) if grid.is_text(i) else w.rjust(widths[i]) for i, w in enumerate(words))
-        return "  ".join(padded).rstrip()
-
-    rule = "  ".join("─" * width for width in widths)
-    return "\n".join([grid.title, line(lines[0]), rule, *map(line, lines[1:])])
-
-
-def _markdown(grid: Grid) -> str:
-    def line(words: Iterable[str]) -> str:
-        # A line break would end the row, and a pipe the cell.
-        return "| " + " | ".join(" ".join(printable(word).split()).replace("|", r"\|") for word in words) + " |"
-
-    rule = ["---" if grid.is_text(column) else "---:" for column in range(len(grid.header))]
-    cells = [
-        [f"*{word}*" if (number, column) in grid.italics else word for column, word in enumerate(words)]
-        for number, words in enumerate(grid.cells)
-    ]
-    return "\n".join([f"### {grid.title}", "", line(grid.header), line(rule), *map(line, cells)])
 
 
 def _csv(summary: Summary) -> str:
     """Return one line per row with unrounded numbers."""
-    table = summary.rows
-    axes = list(dict.fromkeys(name for row in table for name in row.axes))
-    apart = ("axes", "outcomes", "success_by_distance")
+    axes = list(dict.fromkeys(name for row in summary.rows for name in row.axes))
+    apart = ("axes", "outcomes", "success_by_distance", "parameters")
     numbers = [name for name in Row.__dataclass_fields__ if name not in apart]
     statuses = ("COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED", "MISSING")
     bins = [f"success_at_{name.replace('≤ ', 'most_').replace('> ', 'over_')}" for name in DISTANCE_BIN_NAMES]
-    wide = [*(["parameters"] if summary.parameters is not None else []), *bins] if summary.wide else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    wide = ["parameters", *bins] if summary.wide else []
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
     writer.writerow([*axes, *numbers, *(status.lower() for status in statuses), *wide])
-    for number, row in enumerate(table):
-        values = [getattr(row, name) for name in numbers]
-        counts = [row.outcomes.get(status, 0) for status in statuses]
-        line = [*(row.axes.get(name) for name in axes), *values, *counts]
+    for row in summary.rows:
+        line = [*(row.axes.get(name) for name in axes), *(getattr(row, name) for name in numbers)]
+        line += [row.outcomes.get(status, 0) for status in statuses]
         if summary.wide:
-            line += [] if summary.parameters is None else [summary.parameters[number]]
-            line += row.success_by_distance or [None] * len(bins)
+            line += [row.parameters, *(row.success_by_distance or [None] * len(bins))]
         writer.writerow([_cell(value) for value in line])
-    return text.getvalue()
+    return lines.getvalue()
 
 
 def _cell(value: object) -> object:

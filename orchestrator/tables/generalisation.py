@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.sweep.specs import Scalar
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import Run, cell_of, grouped, usable
+from orchestrator.tables.statistics import deviation_of, with_deviation
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Tested:
     success_rate_std: float | None
 
     def __str__(self) -> str:
-        mean = f"{100 * self.success_rate:.1f}"
-        return mean if self.success_rate_std is None else f"{mean} ± {100 * self.success_rate_std:.1f}"
+        deviation = self.success_rate_std
+        return with_deviation(100 * self.success_rate, None if deviation is None else 100 * deviation)
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,25 @@ def sets_of_maps(rows: Sequence[Further]) -> list[tuple[int, str]]:
     columns: list[tuple[int, str]] = []
     for size in sorted({test.map_size for row in rows for test in row.tests}):
         sets = [[test.dataset_id for test in row.tests if test.map_size == size] for row in rows]
-        several = any(len(own) > 1 for own in sets)
-        columns += [(size, name) for name in (sorted({n for own in sets for n in own}) if several else [""])]
+        several = any(len(names) > 1 for names in sets)
+        columns += [(size, name) for name in (sorted({name for names in sets for name in names}) if several else [""])]
     return columns
 
 
 def further(runs: Sequence[Run]) -> list[Further]:
     """Return the rows, in the order of the sweep; trials of different code are never averaged."""
-    rows = [Further(dict(axes), _tests(usable(own))) for axes, own in grouped(runs, cell_of).items()]
+    rows = [Further(dict(axes), _tests(usable(members))) for axes, members in grouped(runs, cell_of).items()]
     return [row for row in rows if row.tests]
 
 
 def _tests(runs: Sequence[Run]) -> list[Tested]:
-    found: dict[tuple[int, int, int, str], list[EvaluationResult]] = {}
+    sets: dict[tuple[int, int, int, str], list[EvaluationResult]] = {}
     for run in runs:
         for test in run.evaluations:
-            found.setdefault((test.map_size, test.maps, test.k, test.dataset_id), []).append(test)
-    return [_tested(place, tests) for place, tests in sorted(found.items())]
+            sets.setdefault((test.map_size, test.maps, test.k, test.dataset_id), []).append(test)
+    return [_tested(place, tests) for place, tests in sorted(sets.items())]
 
 
 def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult]) -> Tested:
     rates = [test.success_rate for test in of_one_version(tests, lambda test: test.provenance)]
-    deviation = statistics.stdev(rates) if len(rates) > 1 else None
-    return Tested(*place, len(rates), math.fsum(rates) / len(rates), deviation)
+    return Tested(*place, len(rates), math.fsum(rates) / len(rates), deviation_of(rates))

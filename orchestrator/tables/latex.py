@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.paper import Difference
-from orchestrator.tables.rows import DISTANCE_BIN_NAMES, MISSING, success
-from orchestrator.tables.summary import MIB, Grid, Summary
+from orchestrator.tables.columns import COSTS, DEVIATION, DISTANCES, MEAN, OPTIMALITY, PARAMETERS, SPL, TRAINING
+from orchestrator.tables.rows import success
+from orchestrator.tables.statistics import Difference
+from orchestrator.tables.summary import Summary
+from orchestrator.tables.table import MISSING, Table
 from orchestrator.terminal import printable
 
 _CHARACTERS = str.maketrans(
@@ -32,6 +34,7 @@ _CHARACTERS = str.maketrans(
         MISSING: "---",
     }
 )
+_NAMED = ("task", "map_size", "planner", "k")
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
 
@@ -46,13 +49,10 @@ def fragment(summary: Summary) -> str:
 
     What the paper must not hide stands in the captions: the scale, and what italics mean.
     """
-    names = ["paper"] if summary.entries else []
-    names += ["compared"] if summary.comparisons else []
     label = _letters(summary.title, "-").strip("-").lower()
     parts = [f"% {line}" for line in _comment(summary)]
-    names += ["cells", *(["further"] if summary.further else [])]
-    for name, grid in zip(names, summary.grids(), strict=True):
-        parts += _float(grid, " ".join(summary.warnings()), f"tab:{label}-{name}")
+    for table in summary.tables():
+        parts += _float(table, " ".join(summary.warnings()), f"tab:{label}-{table.name}")
     return "\n".join(parts) + "\n"
 
 
@@ -63,18 +63,16 @@ def _comment(summary: Summary) -> list[str]:
     ]
 
 
-def _float(grid: Grid, warnings: str, label: str) -> list[str]:
-    align = "".join("l" if grid.is_text(column) else "r" for column in range(len(grid.header)))
+def _float(table: Table, warnings: str, label: str) -> list[str]:
+    align = "".join("l" if table.is_text(column) else "r" for column in range(len(table.header)))
     lines = []
-    for number, words in enumerate(grid.cells):
-        written = [escaped(word) for word in words]
-        for column, word in enumerate(written):
-            if (number, column) in grid.italics:
-                written[column] = rf"\textit{{{word}}}"
+    for cells in table.lines:
+        words = [escaped(cell.text) for cell in cells]
+        written = [rf"\textit{{{w}}}" if c.look == "italic" else w for c, w in zip(cells, words, strict=True)]
         # A line that starts with [ or * would be read as an argument of the \\ before it.
         guard = "{}" if written[0][:1] in ("[", "*") else ""
         lines.append("    " + guard + " & ".join(written) + r" \\")
-    caption = " ".join(text for text in (f"{escaped(grid.title)}.", escaped(warnings)) if text)
+    caption = " ".join(text for text in (f"{escaped(table.title)}.", escaped(warnings)) if text)
     return [
         r"\begin{table}",
         r"  \centering",
@@ -84,7 +82,7 @@ def _float(grid: Grid, warnings: str, label: str) -> list[str]:
         rf"  \label{{{label}}}",
         rf"  \begin{{tabular}}{{{align}}}",
         r"    \toprule",
-        "    " + " & ".join(escaped(name) for name in grid.header) + r" \\",
+        "    " + " & ".join(escaped(name) for name in table.header) + r" \\",
         r"    \midrule",
         *lines,
         r"    \bottomrule",
@@ -112,32 +110,23 @@ def macros(summary: Summary) -> str:
 
 def _numbers(summary: Summary) -> Iterator[tuple[str, str]]:
     start = _letters(summary.title)
-    for number, row in enumerate(summary.rows):
-        place = start + _place({axis: row.axes.get(axis) for axis in summary.row_axes()})
+    more = (PARAMETERS, *DISTANCES) if summary.wide else ()
+    # A macro's name stands in papers: it keeps the order of axes that the first version had.
+    axes = sorted(summary.row_axes(), key=lambda axis: _NAMED.index(axis) if axis in _NAMED else len(_NAMED))
+    for row in summary.rows:
+        place = start + _place({axis: row.axes.get(axis) for axis in axes})
         yield f"{place}Success", escaped(success(row))
-        yield f"{place}SuccessMean", _written(row.success_rate, 100, 1)
-        yield f"{place}SuccessStd", _written(row.success_rate_std, 100, 1)
-        yield f"{place}Optimality", _written(row.optimality, 100, 1)
-        yield f"{place}Spl", _written(row.spl, 100, 1)
+        for quantity in (MEAN, DEVIATION, OPTIMALITY, SPL, *COSTS, TRAINING, *more):
+            yield place + _letters(quantity.macro), escaped(quantity(row))
         yield f"{place}Trials", str(row.used)
         yield f"{place}TrialsExpected", str(row.expected)
         yield f"{place}Diverged", str(row.trial_diverged)
         yield f"{place}OutOfMemory", str(row.outcomes.get("OUT_OF_MEMORY", 0))
-        yield f"{place}ForwardMs", _written(row.forward_seconds, 1e3, 1)
-        yield f"{place}BackwardMs", _written(row.backward_seconds, 1e3, 1)
-        yield f"{place}PeakMib", _written(row.peak_bytes, 1 / MIB, 1)
-        yield f"{place}TrainSeconds", _written(row.train_seconds, 1, 1)
-        if summary.wide:
-            if summary.parameters is not None:
-                yield f"{place}Parameters", f"{summary.parameters[number]:,}"
-            for name, share in zip(DISTANCE_BIN_NAMES, row.success_by_distance, strict=False):
-                word = name.replace("≤", "upto").replace(">", "over")
-                yield f"{place}Success{_letters(word)}", _written(share, 100, 1)
     for entry in summary.entries:
         place = start + _place({"planner": entry.planner, "task": entry.task, "map_size": entry.map_size}) + "AllK"
         ours = entry.ours
-        yield f"{place}Ours", _written(ours.mean if ours else None, 1, 1)
-        yield f"{place}OursStd", _written(ours.deviation if ours and ours.n > 1 else None, 1, 1)
+        yield f"{place}Ours", f"{ours.mean:.1f}" if ours else "---"
+        yield f"{place}OursStd", f"{ours.deviation:.1f}" if ours and ours.n > 1 else "---"
         yield f"{place}OursTrials", str(ours.n if ours else 0)
         yield f"{place}OursExpected", str(entry.expected)
         yield f"{place}Paper", f"{entry.paper.mean:.2f}"
@@ -180,7 +169,3 @@ def _letters(text: str, between: str = "") -> str:
 def _plain(text: str) -> str:
     """Return text for a comment: one line of plain letters."""
     return printable(" ".join(text.split())).encode("ascii", "backslashreplace").decode()
-
-
-def _written(value: float | None, scale: float, digits: int) -> str:
-    return "---" if value is None else f"{value * scale:.{digits}f}"

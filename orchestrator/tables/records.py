@@ -65,13 +65,14 @@ def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, 
         curves: Whether to read the per-epoch records, which tables do not need.
     """
     places = {(trial.trial_id, tuple(trial.axes.items())): trial for trial in reversed(trials)}
-    own = list(places.values())[::-1]
-    results = Storage(storage).results(dict.fromkeys(trial.trial_id for trial in own))
-    planned: dict[int, list[Path]] = {}
-    for evaluation in planned_evaluations(sweep, own):
-        planned.setdefault(id(evaluation.trial), []).append(evaluation.path(Storage(storage)))
+    distinct = list(places.values())[::-1]
+    results = Storage(storage).results(dict.fromkeys(trial.trial_id for trial in distinct))
+    evaluations: dict[int, list[Path]] = {}
+    for evaluation in planned_evaluations(sweep, distinct):
+        evaluations.setdefault(id(evaluation.trial), []).append(evaluation.path(Storage(storage)))
     return [
-        _read(trial, results.get(trial.trial_id), storage, planned.get(id(trial), []), curves=curves) for trial in own
+        _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), curves=curves)
+        for trial in distinct
     ]
 
 
@@ -134,9 +135,20 @@ def provenance_of(run: Run) -> Provenance:
     return run.result.provenance if run.result else Provenance()
 
 
+def percents_of(runs: Iterable[Run]) -> list[float]:
+    """Return the test success rates there are, in percent."""
+    rates = (run.result.test_success_rate for run in runs if run.result is not None)
+    return [100 * rate for rate in rates if rate is not None]
+
+
+def problem_of(run: Run) -> tuple[Scalar, Scalar]:
+    """Return what the run plans on: task and map size."""
+    return run.axis("task"), run.axis("map_size")
+
+
 def cell_of(run: Run) -> tuple[tuple[str, Scalar], ...]:
     """Return the run's place in the sweep but for the seed: what one row of a table averages."""
-    return tuple((name, value) for name, value in run.trial.axes.items() if name != "seed")
+    return tuple(run.trial.cell.items())
 
 
 def planner_of(run: Run, but: Collection[str] = ()) -> str:

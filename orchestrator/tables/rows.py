@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,11 @@ from typing import Any
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Scalar
 from orchestrator.tables.freshness import is_present, of_commonest, of_one_version
+from orchestrator.tables.statistics import deviation_of, with_deviation
+from orchestrator.tables.table import MISSING
 
-MISSING = "—"
 DISTANCE_BIN_NAMES = ("≤ 10", "≤ 20", "≤ 40", "≤ 80", "≤ 160", "> 160")
 """The bins of `planners.training.rollout.DISTANCE_BINS`: steps of the shortest path."""
-
-
 FEW_STEPS = 50
 """A budget that allows fewer training steps says more about itself than about a planner."""
 
@@ -54,6 +52,7 @@ class Row:
         timed: Trials behind the times.
         device: The device of the times.
         exclusive: Whether it did nothing else meanwhile.
+        parameters: What the planner learns, as far as it was counted.
     """
 
     axes: dict[str, Scalar]
@@ -78,6 +77,7 @@ class Row:
     timed: int = 0
     device: str = ""
     exclusive: bool = False
+    parameters: int | None = None
 
 
 def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str | None = None) -> list[Row]:
@@ -88,16 +88,14 @@ def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], cod
         results: What there is, by trial id.
         code: Hash of the project's code that counts as present, None for what it is; results of other code are stale.
     """
-    cells: dict[tuple[tuple[str, Scalar], ...], tuple[dict[str, Scalar], dict[str, TrialResult | None]]] = {}
+    cells: dict[tuple[tuple[str, Scalar], ...], dict[str, TrialResult | None]] = {}
     for trial in trials:
-        axes = {name: value for name, value in trial.axes.items() if name != "seed"}
-        cell = cells.setdefault(tuple(axes.items()), (axes, {}))
-        cell[1][trial.trial_id] = results.get(trial.trial_id)
-    return [_row(axes, list(found.values()), code) for axes, found in cells.values()]
+        cells.setdefault(tuple(trial.cell.items()), {})[trial.trial_id] = results.get(trial.trial_id)
+    return [_row(dict(cell), list(members.values()), code) for cell, members in cells.items()]
 
 
-def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str | None) -> Row:
-    results = [result for result in found if result is not None]
+def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: str | None) -> Row:
+    results = [result for result in planned if result is not None]
     completed = [result for result in results if result.status == "COMPLETED"]
     used = of_one_version(completed, lambda result: result.provenance, code)
     alone = [result for result in used if result.provenance.exclusive]
@@ -105,10 +103,10 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
     rates = _present(result.test_success_rate for result in used)
     return Row(
         axes=axes,
-        expected=len(found),
+        expected=len(planned),
         used=len(used),
         success_rate=_mean(rates),
-        success_rate_std=statistics.stdev(rates) if len(rates) > 1 else None,
+        success_rate_std=deviation_of(rates),
         optimality=_mean(_present(result.test_optimality for result in used)),
         spl=_mean(_present(result.test_spl for result in used)),
         forward_seconds=_mean(_present(result.forward_seconds for result in timed)),
@@ -119,7 +117,7 @@ def _row(axes: dict[str, Scalar], found: Sequence[TrialResult | None], code: str
         trial_diverged=sum(result.trial_diverged for result in used),
         forward_diverged=sum(result.forward_diverged for result in used),
         cut_short=sum(result.ended_by_budget and result.steps < FEW_STEPS for result in used),
-        outcomes=dict(Counter("MISSING" if result is None else result.status for result in found)),
+        outcomes=dict(Counter("MISSING" if result is None else result.status for result in planned)),
         stale=sum(result.final and not is_present(result.provenance, code) for result in results),
         stale_used=bool(used) and not is_present(used[0].provenance, code),
         timed=len(timed),
@@ -149,28 +147,28 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def notes(row: Row) -> list[str]:
     """Return what a reader must know about a row beyond its numbers, shortest first in importance."""
-    said = []
+    words = []
     if row.trial_diverged:
-        said.append(f"{row.trial_diverged}/{row.used} under 20 %")
+        words.append(f"{row.trial_diverged}/{row.used} under 20 %")
     if row.forward_diverged:
-        said.append(f"{row.forward_diverged}/{row.used} forward diverged")
+        words.append(f"{row.forward_diverged}/{row.used} forward diverged")
     if row.cut_short:
-        said.append(f"{row.cut_short}/{row.used} under {FEW_STEPS} steps in the budget")
+        words.append(f"{row.cut_short}/{row.used} under {FEW_STEPS} steps in the budget")
     for status, word in (("OUT_OF_MEMORY", "OOM"), ("FAILED", "failed"), ("CANCELLED", "cancelled")):
         if row.outcomes.get(status):
-            said.append(f"{row.outcomes[status]} {word}")
+            words.append(f"{row.outcomes[status]} {word}")
     if row.stale:
-        said.append(f"{row.stale} stale{', shown' if row.stale_used else ', left out'}")
+        words.append(f"{row.stale} stale{', shown' if row.stale_used else ', left out'}")
     if row.timed < row.used:
-        said.append(f"times of {row.timed} on {row.device}")
+        words.append(f"times of {row.timed} on {row.device}")
     if 0 < row.counted_by_distance < row.used:
-        said.append(f"path lengths of {row.counted_by_distance}")
-    return said
+        words.append(f"path lengths of {row.counted_by_distance}")
+    return words
 
 
 def success(row: Row) -> str:
     """Return the success rate in percent as in the paper, "62.1 ± 1.3", or the word for why there is none."""
     if row.success_rate is None:
         return "OOM" if row.outcomes.get("OUT_OF_MEMORY") else MISSING
-    mean = f"{100 * row.success_rate:.1f}"
-    return mean if row.success_rate_std is None else f"{mean} ± {100 * row.success_rate_std:.1f}"
+    deviation = row.success_rate_std
+    return with_deviation(100 * row.success_rate, None if deviation is None else 100 * deviation)

@@ -48,7 +48,7 @@ def _measure(trial: PlannedTrial, cell: str) -> Measurement:
     spec = trial.spec
     device = device_of(spec)
     torch.set_num_threads(spec.execution.threads)
-    name = trial_name(replace(trial, axes={key: value for key, value in trial.axes.items() if key != "seed"}))
+    name = trial_name(replace(trial, axes=trial.cell))
     facts = {
         "cell": cell,
         "device": provenance(device=device).device_name,

@@ -15,8 +15,9 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import write_json
 from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.tables.comparison import paired_difference
 from orchestrator.tables.freshness import of_one_version, version
-from orchestrator.tables.paper import beside_paper, paired_difference
+from orchestrator.tables.paper import beside_paper
 from orchestrator.tables.records import collect, usable
 from orchestrator.tables.summary import summarise
 from orchestrator.tracking.numbers import present_version

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import sys
 import threading
@@ -67,6 +68,25 @@ def test_a_terminal_keeps_only_what_stays():
             part = rest.removeprefix("\x1b[J")
         screen.append(part)
     assert screen == ["starting", "aaaaaaaa  vin  success 50.0 %  [2/3]", "bbbbbbbb  vin  FAILED: boom  [2/3]", ""]
+
+
+def test_more_trials_than_lines_of_the_terminal_stay_within_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("LINES", "8")
+    stream = Terminal()
+    progress = Progress(20, 0, {}, stream)
+    for number in range(20):
+        progress.start(f"{number:016x}", "a name that is wider than the terminal", 2)
+    block = stream.getvalue().rpartition("\x1b[J")[2].splitlines()
+    assert len(block) == 6 and max(map(len, block)) == 29 and block[-1] == "  and 16 more"
+
+
+def test_the_width_is_that_of_the_stream_that_is_written_to(monkeypatch):
+    monkeypatch.setattr(os, "get_terminal_size", lambda file: os.terminal_size((40, 24) if file == 2 else (0, 0)))
+    stream = Terminal()
+    stream.fileno = lambda: 2
+    Progress(1, 0, {}, stream).start("a" * 16, "a name that is wider than forty columns of a terminal", 2)
+    assert max(map(len, stream.getvalue().splitlines())) == 39
 
 
 def test_time_left_shrinks_with_the_work():

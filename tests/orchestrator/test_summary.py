@@ -18,11 +18,13 @@ from samples import SWEEPS, put_result, sample_runs
 from orchestrator.cli.main import main
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep.specs import SweepError
+from orchestrator.tables.comparison import paired_difference
 from orchestrator.tables.formats import render
 from orchestrator.tables.latex import escaped
-from orchestrator.tables.paper import beside_paper, paired_difference
-from orchestrator.tables.rows import DISTANCE_BIN_NAMES, MISSING
+from orchestrator.tables.paper import beside_paper
+from orchestrator.tables.rows import DISTANCE_BIN_NAMES, notes
 from orchestrator.tables.summary import count_parameters, summarise
+from orchestrator.tables.table import MISSING
 from planners.specs import PlannerSpec
 from planners.training.rollout import DISTANCE_BINS
 
@@ -36,8 +38,8 @@ def summary_of(name="table1", profile=None, **options):
 
 def lines_of(text, start):
     """The lines of the table under the title that starts with `start`, header and rule left out."""
-    after = text.split(f"\n{start}", 1)[1].split("\n\n", 1)[0].splitlines()
-    return after[3:]
+    table = text.split(f"\n{start}", 1)[1].split("\n\n", 1)[0].splitlines()
+    return table[next(number for number, line in enumerate(table) if line.startswith("──")) + 1 :]
 
 
 def test_the_papers_numbers_stand_beside_ours():
@@ -89,7 +91,7 @@ def test_sets_of_maps_of_one_size_have_no_common_mean():
         assert row.on(49, plain.dataset_id) == plain
         assert row.on(49, "navigation-49-dense").success_rate == 0.0
         assert row.on(49, "navigation-49-dense").n == plain.n
-    text = render(summary, "text")
+    text = render(summary, "md")
     assert f"{plain.dataset_id} %" in text and "navigation-49-dense %" in text and "27x27 %" in text
 
 
@@ -143,14 +145,14 @@ def test_planners_of_other_k_are_paired_by_the_mean_over_k_or_not_at_all():
 def test_wide_adds_parameters_seconds_and_success_by_path_length():
     assert len(DISTANCE_BIN_NAMES) == len(DISTANCE_BINS)
     summary = summary_of("figure7", "smoke", wide=True)
-    text = render(summary, "text")
+    text = render(summary, "md")
     for column in ("training s", "parameters", "≤ 10 steps %", "> 160 steps %"):
-        assert column in text and column not in render(summary_of("figure7", "smoke"), "text")
+        assert column in text and column not in render(summary_of("figure7", "smoke"), "md")
     table = list(csv.DictReader(io.StringIO(render(summary, "csv"))))
     row = table[0]
     assert float(row["success_at_most_10"]) == pytest.approx(float(row["success_rate"]), abs=1e-3)
     assert row["success_at_over_160"] == "" and float(row["train_seconds"]) > 0
-    assert {int(row["parameters"]) for row in table} == set(summary.parameters)
+    assert {int(row["parameters"]) for row in table} == {row.parameters for row in summary.rows}
 
 
 def test_parameters_are_those_that_are_learnt():
@@ -259,6 +261,15 @@ def test_macros_of_names_that_differ_in_signs_alone_do_not_clash():
     ]
     names = Tex(render(summarise("a.b", clash), "macros")).names
     assert len(names) == len(set(names)) and any("No" in name for name in names)
+
+
+def test_tables_fit_a_terminal_where_they_can():
+    summary = summary_of("figure7", "smoke")
+    text = render(summary, "text").split("\n\n")[-1].splitlines()
+    upper, lower = text[1].split(), text[2].split()
+    assert upper == ["success", "SPL", "forward", "backward", "peak"]
+    assert lower == ["planner", "size", "K", "%", "%", "n", "ms", "ms", "MiB", "notes"]
+    assert all(len(line) <= 80 for line, row in zip(text[4:], summary.rows, strict=True) if not notes(row))
 
 
 def test_what_latex_would_trip_over_is_escaped():

@@ -9,8 +9,9 @@ from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, TrialSpec
 from orchestrator.tables.formats import render as render_summary
-from orchestrator.tables.rows import MISSING, notes, rows, success
+from orchestrator.tables.rows import notes, rows, success
 from orchestrator.tables.summary import Summary
+from orchestrator.tables.table import MISSING
 
 CODE = "new"
 

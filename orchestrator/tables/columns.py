@@ -1,0 +1,170 @@
+"""What stands in the tables: each column's heading, its number and how it is written, once for all formats."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from orchestrator.tables.comparison import Comparison
+from orchestrator.tables.generalisation import Further, sets_of_maps
+from orchestrator.tables.paper import Entry
+from orchestrator.tables.rows import DISTANCE_BIN_NAMES, Row, notes, success
+from orchestrator.tables.statistics import Difference
+from orchestrator.tables.table import MISSING, Cell, Table, headings, varying
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a row, in the unit of its heading.
+
+    Attributes:
+        heading: Stands above its column.
+        macro: What its LaTeX macros end in.
+        value: Takes it from a row.
+        scale: Its unit in the heading's.
+        form: How it is written.
+    """
+
+    heading: str
+    macro: str
+    value: Callable[[Row], float | None]
+    scale: float = 1
+    form: str = ".1f"
+
+    def __call__(self, row: Row) -> str:
+        """Return the number as it is written, a dash where there is none."""
+        value = self.value(row)
+        return MISSING if value is None else f"{value * self.scale:{self.form}}"
+
+
+MEAN = Quantity("mean %", "SuccessMean", attrgetter("success_rate"), 100)
+DEVIATION = Quantity("std %", "SuccessStd", attrgetter("success_rate_std"), 100)
+OPTIMALITY = Quantity("optimality %", "Optimality", attrgetter("optimality"), 100)
+SPL = Quantity("SPL %", "Spl", attrgetter("spl"), 100)
+COSTS = (
+    Quantity("forward ms", "ForwardMs", attrgetter("forward_seconds"), 1e3),
+    Quantity("backward ms", "BackwardMs", attrgetter("backward_seconds"), 1e3),
+    Quantity("peak MiB", "PeakMib", attrgetter("peak_bytes"), 1 / 2**20),
+)
+TRAINING = Quantity("training s", "TrainSeconds", attrgetter("train_seconds"))
+PARAMETERS = Quantity("parameters", "Parameters", attrgetter("parameters"), form=",")
+
+
+def _share(place: int, row: Row) -> float | None:
+    return row.success_by_distance[place] if row.success_by_distance else None
+
+
+DISTANCES = tuple(
+    Quantity(
+        f"{name} steps %",
+        f"Success {name.replace('≤', 'upto').replace('>', 'over')}",
+        functools.partial(_share, place),
+        100,
+    )
+    for place, name in enumerate(DISTANCE_BIN_NAMES)
+)
+
+
+def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
+    """Return the table of a sweep's cells.
+
+    Args:
+        title: Name of the sweep.
+        rows: Its cells.
+        wide: Whether to add the columns that most readers do not need.
+    """
+    columns: dict[str, Callable[[Row], Cell | str]] = {
+        "success %": lambda row: Cell(success(row), "italic" if row.trial_diverged else ""),
+        SPL.heading: SPL,
+        "n": lambda row: f"{row.used}/{row.expected}",
+        **{cost.heading: cost for cost in COSTS},
+    }
+    if wide:
+        counted = any(row.counted_by_distance for row in rows)
+        more = (TRAINING, PARAMETERS, *(DISTANCES if counted else ()))
+        columns |= {quantity.heading: quantity for quantity in more}
+    columns["notes"] = lambda row: "; ".join(notes(row))
+    axes = varying([row.axes for row in rows])
+    lines = [[*_place(row, axes), *(column(row) for column in columns.values())] for row in rows]
+    return Table.of("cells", f"{title}, mean ± std over seeds", [*headings(axes), *columns], lines)
+
+
+def further_table(further: Sequence[Further], axes: Sequence[str]) -> Table:
+    """Return the table of further tests.
+
+    Args:
+        further: The tests.
+        axes: The axes that tell the sweep's cells apart.
+    """
+    columns = sets_of_maps(further)
+    lines = []
+    for row in further:
+        ks = sorted({test.k for test in row.tests})
+        k = str(ks[0]) if len(ks) == 1 else f"{ks[0]} to {ks[-1]}"
+        rates = [str(row.on(*column) or MISSING) for column in columns]
+        lines.append([*_place(row, axes), k, *rates, str(max(test.n for test in row.tests))])
+    names = [f"{name or f'{size}x{size}'} %" for size, name in columns]
+    header = [*headings(axes), "test K", *names, "n"]
+    return Table.of("further", "Success on maps of other sizes, mean ± std over seeds", header, lines)
+
+
+def _place(row: Row | Further, axes: Sequence[str]) -> list[str]:
+    return [str(row.axes.get(axis, MISSING)) for axis in axes]
+
+
+def paper_table(entries: Sequence[Entry]) -> Table:
+    """Return the table of our numbers beside those of the paper's Table 1."""
+    header = ["planner", "task", "size", "ours %", "n", "paper %", "difference [95 %]", "notes"]
+    lines: list[list[Cell | str]] = [
+        [
+            entry.planner,
+            entry.task,
+            str(entry.map_size),
+            Cell(our_success(entry), "italic" if entry.diverged else ""),
+            f"{entry.ours.n if entry.ours else 0}/{entry.expected}",
+            f"{entry.paper.mean:.2f} ± {entry.paper.deviation:.2f}",
+            difference(entry.difference),
+            "; ".join(_notes(entry)),
+        ]
+        for entry in entries
+    ]
+    title = "Beside the paper's Table 1: mean ± std over seeds and K, ours minus the paper's"
+    return Table.of("paper", title, header, lines)
+
+
+def our_success(entry: Entry) -> str:
+    """Return our success rate in percent, or the word for why there is none."""
+    return str(entry.ours) if entry.ours else "OOM" if entry.out_of_memory else MISSING
+
+
+def _notes(entry: Entry) -> list[str]:
+    words = [f"{entry.diverged} under 20 %"] if entry.diverged else []
+    words += [f"{entry.out_of_memory} OOM"] if entry.out_of_memory else []
+    return [*words, "of other code"] if entry.stale else words
+
+
+def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return the table of planners against each other."""
+    header = ["planner", "against", "task", "size", "difference [95 %]", "pairs"]
+    lines: list[list[Cell | str]] = [
+        [
+            one.first,
+            one.second,
+            one.task or "all",
+            "all" if one.map_size is None else str(one.map_size),
+            difference(one.difference),
+            f"{one.difference.n if one.difference else 0}/{one.expected}",
+        ]
+        for one in comparisons
+    ]
+    title = "Success % of the first planner minus that of the second, paired by seed and K"
+    return Table.of("compared", title, header, lines)
+
+
+def difference(found: Difference | None) -> Cell:
+    """Return the cell of a difference, which looks better or worse where it is significant."""
+    if found is None:
+        return Cell(MISSING)
+    return Cell(str(found), "" if not found.significant else "better" if found.value > 0 else "worse")
