@@ -189,6 +189,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         print(
             f"{found.dataset_id} {found.split}: {found.maps} maps, success {100 * found.success_rate:.1f} %, "
-            f"optimal {100 * found.optimality:.1f} %, SPL {100 * found.spl:.1f} %, K = {found.k}, {found.seconds:.1f} s"
+            f"optimal {100 * found.optimality:.1f} %, SPL {100 * found.spl:.1f} %, "
+            f"exact {100 * (found.exact or 0):.1f} %, K = {found.k}, {found.seconds:.1f} s"
         )
     return 0

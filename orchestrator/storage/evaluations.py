@@ -46,6 +46,7 @@ class EvaluationResult(BaseModel):
         optimality: Share that arrive in the fewest steps, 0..1.
         spl: Mean of success x optimal / taken, 0..1.
         accuracy: Share of cells whose action is one of the optimal ones, 0..1.
+        exact: Share of maps whose whole way from the problem's start, or else the farthest cell, is a shortest one.
         cells_by_distance: Cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         arrivals_by_distance: How many of them arrive.
         seconds: Wall time.
@@ -64,6 +65,7 @@ class EvaluationResult(BaseModel):
     optimality: Fraction
     spl: Fraction
     accuracy: Fraction
+    exact: Fraction | None = None
     cells_by_distance: list[Count] = Field([], max_length=64)
     arrivals_by_distance: list[Count] = Field([], max_length=64)
     seconds: Seconds

@@ -66,6 +66,8 @@ class TrialResult(BaseModel):
         not_finite: Loss or gradient stopped being finite, which ended training.
         kernel: "compiled", or "reference" and why.
         test_accuracy: Share of test cells whose action is one of the optimal ones, 0..1.
+        test_exact: Share of maps whose whole way from the problem's start, or else from the farthest cell, is a
+            shortest one.
         test_cells_by_distance: Test cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         test_arrivals_by_distance: How many of them arrive.
         curves: Per-epoch records, relative to the trial directory.
@@ -101,6 +103,7 @@ class TrialResult(BaseModel):
     not_finite: bool = False
     kernel: Line = ""
     test_accuracy: Fraction | None = None
+    test_exact: Fraction | None = None
     test_cells_by_distance: list[Count] = Field([], max_length=64)
     test_arrivals_by_distance: list[Count] = Field([], max_length=64)
     curves: str = Field("curves.parquet", pattern=r"^[A-Za-z0-9._-]{1,100}$")

@@ -43,6 +43,7 @@ MEAN = Quantity("mean %", "SuccessMean", attrgetter("success_rate"), 100)
 DEVIATION = Quantity("std %", "SuccessStd", attrgetter("success_rate_std"), 100)
 OPTIMALITY = Quantity("optimality %", "Optimality", attrgetter("optimality"), 100)
 SPL = Quantity("SPL %", "Spl", attrgetter("spl"), 100)
+EXACT = Quantity("exact %", "Exact", attrgetter("exact"), 100)
 COSTS = (
     Quantity("forward ms", "ForwardMs", attrgetter("forward_seconds"), 1e3),
     Quantity("backward ms", "BackwardMs", attrgetter("backward_seconds"), 1e3),
@@ -83,7 +84,7 @@ def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
     }
     if wide:
         counted = any(row.counted_by_distance for row in rows)
-        more = (TRAINING, PARAMETERS, *(DISTANCES if counted else ()))
+        more = (EXACT, TRAINING, PARAMETERS, *(DISTANCES if counted else ()))
         columns |= {quantity.heading: quantity for quantity in more}
     columns["notes"] = lambda row: "; ".join(notes(row))
     axes = varying([row.axes for row in rows])

@@ -16,6 +16,7 @@ RESULT = (
     "test_success_rate",
     "test_optimality",
     "test_spl",
+    "test_exact",
     "valid_success_rate",
     "train_loss",
     "forward_seconds",

@@ -317,6 +317,7 @@ class View:
             "test_success_rate_std": row.success_rate_std,
             "test_optimality": row.optimality,
             "test_spl": row.spl,
+            "test_exact": row.exact,
             "forward_seconds": row.forward_seconds,
             "backward_seconds": row.backward_seconds,
             "peak_bytes": row.peak_bytes,

@@ -86,6 +86,7 @@ def evaluate_trial(
         optimality=found.optimality,
         spl=found.spl,
         accuracy=found.accuracy,
+        exact=found.exact,
         cells_by_distance=list(found.cells_by_distance),
         arrivals_by_distance=list(found.arrivals_by_distance),
         seconds=time.perf_counter() - started,
