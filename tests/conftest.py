@@ -15,6 +15,7 @@ from forkserver import Forkserver
 
 from datagen.plugins import LOADED, OWNERS
 from datagen.tasks.registry import TASKS
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import code_hash
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
@@ -110,7 +111,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
     folder = tmp_path_factory.mktemp("mlflow")
     with warnings.catch_warnings(action="ignore"):  # MLflow's and SQLAlchemy's own
-        connect(default_uri(folder)).search_experiments()
+        connect(default_uri(Storage(folder))).search_experiments()
     return (folder / "mlflow.db").read_bytes()
 
 

@@ -121,10 +121,10 @@ def run_campaign(
         What it has come to; a trial that has failed says so in its result.
     """
     address = command.address
-    uri = command.tracking_uri or tracking.default_uri(storage.path)
+    uri = command.tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
-    unsent = set(tracking.unsent(storage.path, plan.sweep.name, uri, done))
+    unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
     tests = planned_evaluations(plan.sweep, plan.trials)
     keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
@@ -145,8 +145,8 @@ def run_campaign(
             check_machines(storage, address)  # before anybody is told of a run that can't be
             if todo:
                 _check_resources(plan, todo, progress)
-        tracker = Tracker(uri, plan.sweep, storage.path, progress.say)
-        report = FreshReport(plan.sweep, storage.path, command)
+        tracker = Tracker(uri, plan.sweep, storage, progress.say)
+        report = FreshReport(plan.sweep, storage, command)
         status = "KILLED"
         try:
             for trial in plan.trials:

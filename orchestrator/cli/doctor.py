@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -84,11 +83,10 @@ def _doctor(options: argparse.Namespace) -> int:
         "Ray": lambda: examine_ray(address),
     }
     findings = []
-    for name, examine in examinations.items():
-        for finding in _examined(name, examine):
-            findings.append(finding)
-            if not options.json:
-                print(_line(finding), flush=True)
+    for finding in (found for name, examine in examinations.items() for found in _examined(name, examine)):
+        findings.append(finding)
+        if not options.json:
+            print(_line(finding), flush=True)
     failed = sum(finding.state == "failed" for finding in findings)
     if options.json:
         print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}, indent=2))
@@ -277,8 +275,7 @@ def examine_egl() -> Iterator[Finding]:
         yield Finding("EGL", "failed", "drawing a panorama takes more than two minutes", advice)
         return
     if done.returncode:
-        reason = last_line(done.stderr) or f"signal {-done.returncode}"
-        yield Finding("EGL", "failed", reason, advice)
+        yield Finding("EGL", "failed", last_line(done.stderr) or f"signal {-done.returncode}", advice)
     elif float(done.stdout.split()[-1]) == 0.0:
         yield Finding("EGL", "failed", "the pictures are of one colour", advice)
     else:
@@ -352,14 +349,14 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
     from orchestrator.tracking.view import connect
 
     if uri is None and not storage.mlflow.exists():
-        yield Finding("MLflow", "ok", f"{shown_uri(default_uri(storage.path))} will be made by the first run")
+        yield Finding("MLflow", "ok", f"{shown_uri(default_uri(storage))} will be made by the first run")
         return
-    uri = uri or default_uri(storage.path)
+    uri = uri or default_uri(storage)
     advice = "results are kept without it; once it is back, idp sync SWEEP sends them"
     if uri.startswith("http"):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # URLError is an OSError
             yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {getattr(error, 'reason', error)}", advice)
             return
         advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _FILE in compose); " + advice
@@ -386,11 +383,11 @@ def examine_ray(address: str | None) -> Iterator[Finding]:
         except JobError as error:
             yield Finding("Ray", "failed", str(error), "docker compose ps on the head says what is down")
             return
-        if theirs != ours:
-            advice = f"pip install 'ray[default,tune]=={theirs}' here, or rebuild the cluster's image"
-            yield Finding("Ray", "failed", f"{address} runs Ray {theirs}, this machine has {ours}", advice)
-        else:
+        if theirs == ours:
             yield Finding("Ray", "ok", f"{address} answers, Ray {theirs}, {running} jobs running")
+            return
+        advice = f"pip install 'ray[default,tune]=={theirs}' here, or rebuild the cluster's image"
+        yield Finding("Ray", "failed", f"{address} runs Ray {theirs}, this machine has {ours}", advice)
         return
     from orchestrator.cluster.ray_cluster import machine, ray_cluster
 

@@ -254,7 +254,7 @@ def _run(options: argparse.Namespace) -> int:
         raise
     trials = ending.trials
     plan = make_plan(sweep, trials, options.storage)
-    summary = summarise(sweep.name, collect(sweep, trials, options.storage.path, curves=False))
+    summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
     if options.json:
         sys.stdout.write(render(summary, "json"))
     else:
@@ -267,8 +267,8 @@ def _run(options: argparse.Namespace) -> int:
 def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
     from orchestrator.tracking.tracker import default_uri, page_of, shown_uri
 
-    uri = options.tracking_uri or default_uri(options.storage.path)
-    page = page_of(options.storage.path, plan.sweep.name, uri)
+    uri = options.tracking_uri or default_uri(options.storage)
+    page = page_of(options.storage, plan.sweep.name, uri)
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage.sweep(plan.sweep.name).report
     lines += [f"report:       {report}"] if report.exists() else []
@@ -294,8 +294,8 @@ def _sync(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     from orchestrator.tracking.tracker import default_uri, shown_uri, sync
 
-    uri = options.tracking_uri or default_uri(options.storage.path)
-    count = sync(uri, sweep, trials, options.storage.path, lambda line: print(f"idp: {line}", file=sys.stderr))
+    uri = options.tracking_uri or default_uri(options.storage)
+    count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
     print(json.dumps(shown, indent=2) if options.json else f"{count} trials of {sweep.name} are in {shown_uri(uri)}")
     return 0

@@ -100,7 +100,7 @@ def inches(text: str) -> float:
 
 
 def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
-    runs = collect(sweep, trials, options.storage.path, curves=False)
+    runs = collect(sweep, trials, options.storage, curves=False)
     summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
     sys.stdout.write(render(summary, "json" if options.json else options.format))
     if not any(run.result for run in runs):
@@ -112,7 +112,7 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.figures.registry import write_figures
 
-    runs = collect(sweep, trials, options.storage.path)
+    runs = collect(sweep, trials, options.storage)
     chosen = _folder(options, sweep)
     folder = chosen or options.storage.sweep(sweep.name).figures
 
@@ -140,7 +140,7 @@ def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedT
     if folder is None:
         _make_way(sweep, options.storage, options.storage.sweep(sweep.name).report.name)
     chosen = trials if options.only else None
-    path = write_report(sweep, options.storage.path, folder, trials=chosen, command=Command.of(options))
+    path = write_report(sweep, options.storage, folder, trials=chosen, command=Command.of(options))
     print(json.dumps({"sweep": sweep.name, "report": str(path)}, indent=2) if options.json else path)
     return 0
 

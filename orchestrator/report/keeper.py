@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.command import Command
 from orchestrator.figures.registry import figures_of
 from orchestrator.report.page import report_path, write_report
+from orchestrator.storage.layout import Storage
 from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import SweepSpec
 from orchestrator.words import last_line
@@ -40,13 +41,13 @@ class FreshReport:
     def __init__(
         self,
         sweep: SweepSpec,
-        storage: Path,
+        storage: Storage,
         command: Command | None = None,
         *,
         seconds: float = 60.0,
     ) -> None:
         figures_of(sweep)  # a figure that does not exist is told before anything starts
-        self._sweep, self._storage = sweep, Path(storage)
+        self._sweep, self._storage = sweep, storage
         self._command, self._seconds = command and replace(command, only=None), seconds
         self._changed, self._closing = threading.Event(), threading.Event()
         self.error: ReportError | None = None

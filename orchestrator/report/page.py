@@ -46,14 +46,14 @@ class Page:
     running: bool = False
 
 
-def report_path(sweep: SweepSpec, storage: Path) -> Path:
+def report_path(sweep: SweepSpec, storage: Storage) -> Path:
     """Return where a sweep's report is kept."""
-    return Storage(storage).sweep(sweep.name).report
+    return storage.sweep(sweep.name).report
 
 
 def write_report(
     sweep: SweepSpec,
-    storage: Path,
+    storage: Storage,
     out: Path | None = None,
     *,
     trials: Sequence[PlannedTrial] | None = None,
@@ -72,10 +72,10 @@ def write_report(
     """
     path = report_path(sweep, storage) if out is None else Path(out) / "report.html"
     page = Page(command, datetime.now(UTC), running)
-    runs = collect(sweep, every_trial(sweep, Storage(storage)) if trials is None else trials, storage)
+    runs = collect(sweep, every_trial(sweep, storage) if trials is None else trials, storage)
     content = encoded(report(sweep, runs, page))
     if out is None:
-        make_way(sweep, Storage(storage), path.name)
+        make_way(sweep, storage, path.name)
     write_bytes(path, content)
     return path
 

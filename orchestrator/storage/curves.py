@@ -13,6 +13,7 @@ from orchestrator.storage.files import ResultError, checksum_of, read_stored
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+FILE = "curves.parquet"
 REMEDY = "idp retry writes it again from the checkpoint"
 
 MOST_BYTES = 2**26

@@ -159,6 +159,11 @@ class Storage:
         """MLflow's database, where no other store is named."""
         return self.path / "mlflow.db"
 
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's files, where no other store is named."""
+        return self.path / "mlruns"
+
     def trial(self, trial_id: str) -> TrialDirectory:
         """Return the directory of a trial.
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from datagen.spec import first_problem
+from orchestrator.storage.curves import FILE
 from orchestrator.storage.files import Line, read_object, unsealed
 from orchestrator.storage.files import ResultError as ResultError
 from orchestrator.storage.files import write_bytes as write_bytes
@@ -106,7 +107,7 @@ class TrialResult(BaseModel):
     test_exact: Fraction | None = None
     test_cells_by_distance: list[Count] = Field([], max_length=64)
     test_arrivals_by_distance: list[Count] = Field([], max_length=64)
-    curves: str = Field("curves.parquet", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    curves: str = Field(FILE, pattern=r"^[A-Za-z0-9._-]{1,100}$")
     provenance: Provenance = Provenance()
 
     @model_validator(mode="before")

@@ -20,14 +20,12 @@ from datagen.spec import Spec, first_problem
 from datagen.tasks.registry import Split
 from orchestrator.errors import ResultError
 from orchestrator.storage import leases
-from orchestrator.storage.curves import curves_file, read_curves
+from orchestrator.storage.curves import FILE, curves_file, read_curves
 from orchestrator.storage.files import append_line, printable, read_stored, sealed, write_bytes, write_json
 from orchestrator.storage.leases import Held, Lease, Owner
 from orchestrator.storage.results import TrialResult, is_trial_id, parse_result
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from planners.trial_files import STEPS_FILE, PlannerError, read_json
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,12 @@ class TrialDirectory:
     @property
     def curves_file(self) -> Path:
         """Its epochs."""
-        return self.path / "curves.parquet"
+        return self.path / FILE
 
     @property
     def checkpoint(self) -> Path:
         """What it goes on from, and in the end the trained planner."""
-        return self.path / CHECKPOINT
+        return self.path / "checkpoint.pt"
 
     @property
     def previous_checkpoint(self) -> Path:

@@ -53,7 +53,7 @@ class Run:
         return self.result is not None and self.result.status == "OUT_OF_MEMORY"
 
 
-def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, curves: bool = True) -> list[Run]:
+def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Storage, *, curves: bool = True) -> list[Run]:
     """Return the runs of the trials, read from the storage; a trial that the sweep lists twice in one place is one.
 
     What is damaged costs its trial alone, and is told in `Run.damaged`.
@@ -66,10 +66,10 @@ def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, 
     """
     places = {(trial.trial_id, tuple(trial.axes.items())): trial for trial in reversed(trials)}
     distinct = list(places.values())[::-1]
-    results = Storage(storage).results(dict.fromkeys(trial.trial_id for trial in distinct))
+    results = storage.results(dict.fromkeys(trial.trial_id for trial in distinct))
     evaluations: dict[int, list[Path]] = {}
     for evaluation in planned_evaluations(sweep, distinct):
-        evaluations.setdefault(id(evaluation.trial), []).append(evaluation.path(Storage(storage)))
+        evaluations.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
     return [
         _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), curves=curves)
         for trial in distinct
@@ -77,7 +77,7 @@ def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Path, *, 
 
 
 def _read(
-    trial: PlannedTrial, result: TrialResult | None, storage: Path, evaluations: Sequence[Path], *, curves: bool
+    trial: PlannedTrial, result: TrialResult | None, storage: Storage, evaluations: Sequence[Path], *, curves: bool
 ) -> Run:
     damaged: list[str] = []
     tests = []
@@ -89,7 +89,7 @@ def _read(
             continue
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
-    records = read_whole_curves(Storage(storage).trial(trial.trial_id), damaged.append) if curves else []
+    records = read_whole_curves(storage.trial(trial.trial_id), damaged.append) if curves else []
     return Run(trial, result, records, tests, tuple(damaged))
 
 

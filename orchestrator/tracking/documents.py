@@ -25,7 +25,7 @@ def digest_of_documents(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
-def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Path, folder: Path) -> None:
+def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Storage, folder: Path) -> None:
     """Write plan.json, table.md, table.csv, report.html and figures/*.png into `folder`.
 
     Args:
@@ -46,7 +46,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Path, folder
     write_bytes(folder / "table.md", render(summary, "md").encode())
     write_bytes(folder / "table.csv", render(summary, "csv").encode())
     kept = report_path(sweep, storage)
-    if kept.exists() and is_of(sweep, Storage(storage), kept.name) and kept.stat().st_mtime >= _newest(runs, storage):
+    if kept.exists() and is_of(sweep, storage, kept.name) and kept.stat().st_mtime >= _newest(runs, storage):
         shutil.copyfile(kept, folder / "report.html")
     else:
         write_bytes(folder / "report.html", encoded(report(sweep, runs)))
@@ -57,8 +57,8 @@ def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Path, folder
         write_bytes(folder / "figures" / "none.txt", f"{error}\n".encode())
 
 
-def _newest(runs: Sequence[Run], storage: Path) -> float:
-    paths = (Storage(storage).trial(run.trial.trial_id).result_file for run in runs if run.result)
+def _newest(runs: Sequence[Run], storage: Storage) -> float:
+    paths = (storage.trial(run.trial.trial_id).result_file for run in runs if run.result)
     return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
 

@@ -13,13 +13,13 @@ from orchestrator.storage.results import TrialResult, write_json
 from orchestrator.tracking.store import knows_experiment
 
 
-def unsent(storage: Path, sweep: str, uri: str, results: Mapping[str, TrialResult]) -> list[str]:
+def unsent(storage: Storage, sweep: str, uri: str, results: Mapping[str, TrialResult]) -> list[str]:
     """Return the trials whose result MLflow has not been sent; asks no server."""
     sent = _read_sent(storage, sweep, uri)
     return [trial_id for trial_id, result in results.items() if sent.get(trial_id) != result_digest(result)]
 
 
-def write_sent(storage: Path, sweep: str, uri: str, experiment: str, sent: Mapping[str, str]) -> None:
+def write_sent(storage: Storage, sweep: str, uri: str, experiment: str, sent: Mapping[str, str]) -> None:
     """Note what MLflow has been sent, and where to; of an experiment that is there no more, nothing is kept."""
     old = _read_note(storage, sweep, uri)
     before = _sent(old) if old.get("experiment") == experiment else {}
@@ -31,19 +31,19 @@ def result_digest(result: TrialResult) -> str:
     return hashlib.sha256(result.model_dump_json().encode()).hexdigest()[:16]
 
 
-def page_of(storage: Path, sweep: str, uri: str) -> str:
+def page_of(storage: Storage, sweep: str, uri: str) -> str:
     """Return the path and fragment of the sweep's page below MLflow's address; "" where MLflow never answered."""
     experiment = _read_note(storage, sweep, uri).get("experiment")
     # Without its last word, MLflow's pages open on its views for language models.
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
 
 
-def note_path(storage: Path, sweep: str, uri: str) -> Path:
+def note_path(storage: Storage, sweep: str, uri: str) -> Path:
     """Return where the note is; its name has a digest of the address, which may hold a password."""
-    return Storage(storage).sweep(sweep).shown(hashlib.sha256(uri.encode()).hexdigest()[:12])
+    return storage.sweep(sweep).shown(hashlib.sha256(uri.encode()).hexdigest()[:12])
 
 
-def _read_note(storage: Path, sweep: str, uri: str) -> dict[str, Any]:
+def _read_note(storage: Storage, sweep: str, uri: str) -> dict[str, Any]:
     try:
         note = json.loads(note_path(storage, sweep, uri).read_bytes())
     except (OSError, ValueError):
@@ -53,7 +53,7 @@ def _read_note(storage: Path, sweep: str, uri: str) -> dict[str, Any]:
     return note if knows_experiment(uri, note["experiment"], sweep) else {}
 
 
-def _read_sent(storage: Path, sweep: str, uri: str) -> dict[str, str]:
+def _read_sent(storage: Storage, sweep: str, uri: str) -> dict[str, str]:
     return _sent(_read_note(storage, sweep, uri))
 
 

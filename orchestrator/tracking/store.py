@@ -34,9 +34,9 @@ class StoreError(RuntimeError):
     """MLflow, its database or the network fails; the message says how."""
 
 
-def default_uri(storage: Path) -> str:
+def default_uri(storage: Storage) -> str:
     """Return the address of the SQLite file in the storage."""
-    return _sqlite_uri(Storage(storage.resolve()).mlflow)
+    return _sqlite_uri(storage.resolve().mlflow)
 
 
 def _sqlite_uri(path: Path) -> str:

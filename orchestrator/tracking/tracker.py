@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -46,7 +45,7 @@ class Tracker:
         say: Is told, once each, that the store can't be reached, that it can be again, and what is damaged here.
     """
 
-    def __init__(self, uri: str, sweep: SweepSpec, storage: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, sweep: SweepSpec, storage: Storage, say: Callable[[str], None]) -> None:
         self._uri, self._sweep, self._storage, self._say = uri, sweep, storage, say
         self._dirty: dict[str, tuple[PlannedTrial, Event]] = {}
         self._noted: set[str] = set()
@@ -129,7 +128,7 @@ class Tracker:
         self._experiment = view.experiment
         if view.made:
             # Whatever was sent before went to an experiment that is there no more.
-            for trial in every_trial(self._sweep, Storage(self._storage)):
+            for trial in every_trial(self._sweep, self._storage):
                 if trial.trial_id not in self._noted:
                     self.note(trial, "finished")
         return view
@@ -143,7 +142,7 @@ class Tracker:
     def _show(self, view: View, trial: PlannedTrial, event: Event) -> None:
         view.show(trial, running=event != "finished", epochs=event != "started")
         if event == "finished":
-            result = Storage(self._storage).results([trial.trial_id]).get(trial.trial_id)
+            result = self._storage.results([trial.trial_id]).get(trial.trial_id)
             if result is not None:
                 with self._changed:
                     self._sent[trial.trial_id] = result_digest(result)
@@ -154,9 +153,9 @@ def seconds_between(attempt: int) -> float:
     return min(MOST_SECONDS_BETWEEN, 0.2 * 2.0 ** min(attempt, 10))
 
 
-def _end(view: View, sweep: SweepSpec, storage: Path, status: str, say: Callable[[str], object]) -> None:
+def _end(view: View, sweep: SweepSpec, storage: Storage, status: str, say: Callable[[str], object]) -> None:
     """Send what is about the sweep as a whole, whatever part of it was looked at: means, documents, how it ended."""
-    trials = every_trial(sweep, Storage(storage))
+    trials = every_trial(sweep, storage)
     runs = collect(sweep, trials, storage)
     view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}), status)
     if status != "KILLED":  # whoever stops a sweep does not wait for pictures; the next run sends them
@@ -170,7 +169,7 @@ def sync(
     uri: str,
     sweep: SweepSpec,
     trials: list[PlannedTrial],
-    storage: Path,
+    storage: Storage,
     say: Callable[[str], object] = str,
 ) -> int:
     """Bring MLflow up to date with the trials' directories, and return how many of the trials it shows.
@@ -188,13 +187,13 @@ def sync(
         TrackingError: MLflow does not answer.
     """
     own = {trial.trial_id: trial for trial in trials}
-    results = Storage(storage).results(own)
+    results = storage.results(own)
     told: dict[str, None] = {}
     try:
         view = View(uri, sweep, storage, told.setdefault)
         if view.made:  # what was sent before is gone
-            own = {trial.trial_id: trial for trial in every_trial(sweep, Storage(storage))}
-            results = Storage(storage).results(own)
+            own = {trial.trial_id: trial for trial in every_trial(sweep, storage)}
+            results = storage.results(own)
         for trial_id in results:
             view.show(own[trial_id], running=False)
         failed = any(result.status == "FAILED" for result in results.values())
@@ -208,7 +207,7 @@ def sync(
     return len(results)
 
 
-def _note(storage: Path, sweep: str, uri: str, experiment: str, sent: dict[str, str]) -> None:
+def _note(storage: Storage, sweep: str, uri: str, experiment: str, sent: dict[str, str]) -> None:
     # Without the note, MLflow is asked; a storage that can't be written is told of by whoever must write there.
     with suppress(PermissionError):
         write_sent(storage, sweep, uri, experiment, sent)

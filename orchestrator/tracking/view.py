@@ -68,7 +68,7 @@ class View:
         say: Is told what had to be left out or put aside.
     """
 
-    def __init__(self, uri: str, sweep: SweepSpec, storage: Path, say: Callable[[str], object] = str) -> None:
+    def __init__(self, uri: str, sweep: SweepSpec, storage: Storage, say: Callable[[str], object] = str) -> None:
         self._client = open_store(uri, say)
         self._sweep, self._storage, self._say = sweep, storage, say
         self._lock_path = note_path(storage, sweep.name, uri).with_suffix(".lock")
@@ -89,11 +89,11 @@ class View:
     def _find_experiment(self, uri: str) -> str:
         """Return the sweep's experiment, whose artifacts are never in another storage than this one."""
         own = sqlite_path(uri)
-        place = None if own is None else (self._storage.resolve() / "mlruns").as_uri()
+        place = None if own is None else self._storage.resolve().artifacts.as_uri()
         name = self._sweep.name
         found = self._client.get_experiment_by_name(name)
         if found is not None and place and found.artifact_location != place:
-            if own == Storage(self._storage.resolve()).mlflow:  # the storage was moved or copied, the database with it
+            if own == self._storage.resolve().mlflow:  # the storage was moved or copied, the database with it
                 relocate(uri, found.experiment_id, found.artifact_location, place)
             elif found.artifact_location.startswith("file:") and found.artifact_location.endswith("/mlruns"):
                 # A database that several storages share: this is another storage's experiment.
@@ -194,7 +194,7 @@ class View:
             running: True while a process works on it: then an old result in its directory is not its result.
             epochs: False where the curves in its directory may be of an earlier attempt.
         """
-        result = None if running else Storage(self._storage).results([trial.trial_id]).get(trial.trial_id)
+        result = None if running else self._storage.results([trial.trial_id]).get(trial.trial_id)
         if result is None and not running:
             return
         code = present_version(trial) if result is None else version(result.provenance)
@@ -208,7 +208,7 @@ class View:
             if self._runs[key].status != _STATUS[result.status]:
                 self._set_status(key, _STATUS[result.status])
             return
-        directory = Storage(self._storage).trial(trial.trial_id)
+        directory = self._storage.trial(trial.trial_id)
         curves = read_whole_curves(directory, self._say) if epochs else []
         seconds = [seconds_of(record) for record in curves]
         # Copies and archives may have lost the file's time; MLflow takes no time before 1970.
@@ -284,7 +284,7 @@ class View:
         open_runs = {
             key: run for key, run in self._runs.items() if key.startswith("trial:") and run.status == "RUNNING"
         }
-        results = Storage(self._storage).results([key.removeprefix("trial:") for key in open_runs])
+        results = self._storage.results([key.removeprefix("trial:") for key in open_runs])
         for key, run in open_runs.items():
             result = results.get(key.removeprefix("trial:"))
             # One that has ended meanwhile, in another driver, is that one's to show.

@@ -122,13 +122,13 @@ def test_a_trial_that_a_sweep_lists_twice_counts_once(fields, tmp_path):
     def left(sweep):
         for run in runs_of(sweep, rate=lambda trial: 0.5 + 0.1 * trial.spec.seed):
             put_result(Storage(tmp_path).trial(run.trial.trial_id).path, run.result)
-        return collect(sweep, expand(sweep), tmp_path)
+        return collect(sweep, expand(sweep), Storage(tmp_path))
 
     wanted = left(once)
     # Spelled otherwise by the reader or not, they are the trials of `once`.
     listed = _expanded(fields)
     assert {trial.trial_id for trial in listed} == {run.trial.trial_id for run in wanted}
-    found = collect(once, listed, tmp_path)
+    found = collect(once, listed, Storage(tmp_path))
     for row, same in zip(summarise("few", found).rows, summarise("few", wanted).rows * 2, strict=False):
         assert (row.used, row.expected, row.success_rate_std) == (same.used, same.expected, same.success_rate_std)
     assert beside_paper(wanted)
@@ -168,7 +168,7 @@ def test_a_test_of_earlier_weights_is_not_the_retrained_planners(tmp_path):
             provenance=Provenance(code=code),
         )  # fmt: skip
         write_json(path, test.model_dump(mode="json"))
-        assert len(collect(sweep, [trial], tmp_path)[0].evaluations) == kept
+        assert len(collect(sweep, [trial], Storage(tmp_path))[0].evaluations) == kept
 
 
 def test_damaged_files_cost_their_trial_alone_and_are_told(tmp_path):
@@ -182,7 +182,7 @@ def test_damaged_files_cost_their_trial_alone_and_are_told(tmp_path):
     (first / "curves.parquet").write_bytes(b"x" * 500)
     put_curves(second, [{"epoch": 1, "train_loss": 1.0}])
     (third / "result.json").write_text("{")
-    runs = collect(sweep, trials, tmp_path)
+    runs = collect(sweep, trials, Storage(tmp_path))
     assert [len(run.damaged) for run in runs] == [1, 1, 0, 0] and [len(run.curves) for run in runs][:2] == [0, 0]
     summary = summarise("few", runs)
     assert [row.used for row in summary.rows] == [2, 1] and len(summary.damaged) == 2

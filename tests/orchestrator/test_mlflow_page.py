@@ -44,14 +44,14 @@ def storage(tmp_path_factory, database):
         TrialDirectory(directory).write_spec(trial.spec)
         put_curves(directory, run.curves)
         put_result(directory, run.result)
-    assert sync(default_uri(folder), SWEEP, trials, folder) == 4
+    assert sync(default_uri(Storage(folder)), SWEEP, trials, Storage(folder)) == 4
     return folder
 
 
 @pytest.fixture(scope="module")
 def address(storage):
     """The address of an MLflow server over the storage's database."""
-    server = MLflowServer(default_uri(storage), storage)
+    server = MLflowServer(default_uri(Storage(storage)), storage)
     try:
         server.start()
         yield server.address
@@ -131,7 +131,7 @@ def page(address, tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiment(storage):
     """The sweep's experiment, and its runs by name."""
-    client = connect(default_uri(storage))
+    client = connect(default_uri(Storage(storage)))
     found = client.get_experiment_by_name(SWEEP.name).experiment_id
     return found, {run.info.run_name: run for run in client.search_runs([found])}
 
@@ -143,7 +143,7 @@ def test_the_list_of_experiments_leads_to_the_runs(page, experiment, storage):
     # MLflow's pages are for language models until one says otherwise, once per browser; this address says it.
     page.wait_for_text("Model training")
     page.wait_for_place("workflowType=genai")  # it moves on once it knows: an address given before that would be lost
-    page.open(page_of(storage, SWEEP.name, default_uri(storage)).removeprefix("/#"))
+    page.open(page_of(Storage(storage), SWEEP.name, default_uri(Storage(storage))).removeprefix("/#"))
     page.wait_for_text(SWEEP.name, "matching runs")
 
 

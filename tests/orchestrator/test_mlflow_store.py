@@ -46,7 +46,7 @@ def first_ones(tmp_path_factory):
 
     def first():
         try:
-            open_store(default_uri(folder), print).search_experiments()
+            open_store(default_uri(Storage(folder)), print).search_experiments()
         except Exception as error:
             raised.append(error)
 
@@ -84,7 +84,7 @@ def leave(storage, trial, rate=0.5, **provenance):
 
 
 def shown(storage, name="kept"):
-    client = connect(default_uri(storage))
+    client = connect(default_uri(Storage(storage)))
     experiment = client.get_experiment_by_name(name)
     return client, [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
 
@@ -120,7 +120,7 @@ def test_a_file_that_was_left_half_made_is_put_aside(storage, left, monkeypatch)
             database.execute("CREATE TABLE _alembic_tmp_latest_metrics (key TEXT)")
     leave(storage, TRIALS[0])
     told = []
-    assert sync(default_uri(storage), SWEEP, TRIALS, storage, told.append) == 1
+    assert sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage), told.append) == 1
     assert len(shown(storage)[1]) == 3
     assert (
         (storage / "mlflow.db.half-made").exists() == (left != "nothing") == any("half made" in line for line in told)
@@ -129,9 +129,9 @@ def test_a_file_that_was_left_half_made_is_put_aside(storage, left, monkeypatch)
 
 def test_a_file_that_shows_runs_is_never_put_aside(storage):
     leave(storage, TRIALS[0])
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     set_revision(storage / "mlflow.db", "451aebb31d03")
-    open_store(default_uri(storage), pytest.fail)
+    open_store(default_uri(Storage(storage)), pytest.fail)
     assert not (storage / "mlflow.db.half-made").exists()
 
 
@@ -139,9 +139,9 @@ def test_what_is_no_database_or_cannot_be_written_is_told_at_once(storage):
     leave(storage, TRIALS[0])
     (storage / "mlflow.db").write_bytes(b"x" * 5000)
     with pytest.raises(TrackingError, match=r"mlflow\.db: file is not a database; .*delete it, and idp sync makes it"):
-        sync(default_uri(storage), SWEEP, TRIALS, storage)
+        sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     with pytest.raises(TrackingError, match="/proc"):
-        sync(default_uri(Path("/proc/nobody")), SWEEP, TRIALS, storage)
+        sync(default_uri(Storage(Path("/proc/nobody"))), SWEEP, TRIALS, Storage(storage))
 
 
 @pytest.mark.parametrize("name", ["q?mark=1", "pct%41x", "#sharp ü;&"])
@@ -150,10 +150,10 @@ def test_a_storage_of_any_name_holds_its_own_database(tmp_path, whole, name):
     folder.mkdir()
     (folder / "mlflow.db").write_bytes(whole)
     leave(folder, TRIALS[0])
-    sync(default_uri(folder), SWEEP, TRIALS, folder)
+    sync(default_uri(Storage(folder)), SWEEP, TRIALS, Storage(folder))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert "| vin" in artifact(folder, "table.md")
-    assert sqlite_path(default_uri(folder)) == folder / "mlflow.db"
+    assert sqlite_path(default_uri(Storage(folder))) == folder / "mlflow.db"
 
 
 def test_a_lock_is_waited_for_but_not_for_ever(tmp_path):
@@ -203,9 +203,9 @@ def test_a_server_that_drips_is_left(tmp_path, monkeypatch):
 
     with answering(drip) as address:
         with pytest.raises(TrackingError, match="no whole answer within"):
-            sync(f"http://{address}", SWEEP, TRIALS, tmp_path)
+            sync(f"http://{address}", SWEEP, TRIALS, Storage(tmp_path))
         told: list[str] = []
-        tracker = Tracker(f"http://{address}", SWEEP, tmp_path, told.append)
+        tracker = Tracker(f"http://{address}", SWEEP, Storage(tmp_path), told.append)
         tracker.note(TRIALS[0], "finished")
         assert tracker.close("FINISHED", patience=0.1) == 1
         ended.set()
@@ -223,7 +223,7 @@ def test_no_password_reaches_standard_output(tmp_path, capfd):
 
     with answering(empty) as address:
         with pytest.raises(TrackingError) as caught:
-            sync(f"http://jane:s3cret@{address}", SWEEP, TRIALS, tmp_path)
+            sync(f"http://jane:s3cret@{address}", SWEEP, TRIALS, Storage(tmp_path))
         client = connect(f"http://jane:s3cret@{address}")
         client.set_terminated("0" * 32)
     said = capfd.readouterr()
@@ -232,66 +232,67 @@ def test_no_password_reaches_standard_output(tmp_path, capfd):
 
 def test_a_copied_or_moved_storage_leaves_the_original_alone(storage, tmp_path):
     leave(storage, TRIALS[0], 0.25)
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     copy = tmp_path / "copy"
     shutil.copytree(storage, copy)
     leave(copy, TRIALS[0], 0.75)
-    sync(default_uri(copy), SWEEP, TRIALS, copy)
+    sync(default_uri(Storage(copy)), SWEEP, TRIALS, Storage(copy))
     assert "25.0" in artifact(storage, "table.md") and "75.0" in artifact(copy, "table.md")
     shutil.rmtree(storage)
     leave(copy, TRIALS[1], 0.75)
-    sync(default_uri(copy), SWEEP, TRIALS, copy)
+    sync(default_uri(Storage(copy)), SWEEP, TRIALS, Storage(copy))
     assert not storage.exists() and "2/3" in artifact(copy, "table.md")
 
 
 def test_storages_that_share_a_database_keep_their_artifacts_apart(storage, tmp_path):
-    uri = default_uri(storage)
+    uri = default_uri(Storage(storage))
     other = tmp_path / "other"
     for folder, rate in ((storage, 0.25), (other, 0.75)):
         leave(folder, TRIALS[0], rate)
-        sync(uri, SWEEP, TRIALS, folder)
+        sync(uri, SWEEP, TRIALS, Storage(folder))
     assert "25.0" in artifact(storage, "table.md")
     client = connect(uri)
     assert sorted(e.name.partition("@")[0] for e in client.search_experiments()) == ["Default", "kept", "kept"]
-    assert unsent(other, "kept", uri, {}) == [] and page_of(other, "kept", uri)
+    assert unsent(Storage(other), "kept", uri, {}) == [] and page_of(Storage(other), "kept", uri)
 
 
 def test_a_deleted_database_is_made_again_as_a_whole(storage, whole):
     results = {trial.trial_id: leave(storage, trial) for trial in TRIALS[:2]}
-    uri = default_uri(storage)
-    sync(uri, SWEEP, TRIALS, storage)
-    assert unsent(storage, SWEEP.name, uri, results) == [] and page_of(storage, SWEEP.name, uri)
+    uri = default_uri(Storage(storage))
+    sync(uri, SWEEP, TRIALS, Storage(storage))
+    assert unsent(Storage(storage), SWEEP.name, uri, results) == [] and page_of(Storage(storage), SWEEP.name, uri)
     other = storage.with_name("fresh.db")
     other.write_bytes(whole)
     os.replace(other, storage / "mlflow.db")  # as MLflow would leave it for another sweep
-    assert unsent(storage, SWEEP.name, uri, results) == list(results) and not page_of(storage, SWEEP.name, uri)
+    assert unsent(Storage(storage), SWEEP.name, uri, results) == list(results)
+    assert not page_of(Storage(storage), SWEEP.name, uri)
     leave(storage, TRIALS[2])
-    tracker = Tracker(uri, SWEEP, storage, print)
+    tracker = Tracker(uri, SWEEP, Storage(storage), print)
     tracker.note(TRIALS[2], "finished")
     assert tracker.close("FINISHED") == 0
     assert [mean["trials"] for mean in means(storage)] == [3]
     assert sum(run.data.tags["idp.kind"] == "trial" for run in shown(storage)[1] if "idp.kind" in run.data.tags) == 3
-    assert unsent(storage, SWEEP.name, uri, results) == []
+    assert unsent(Storage(storage), SWEEP.name, uri, results) == []
 
 
 def test_two_drivers_make_no_twins_and_old_twins_are_merged(storage):
     for trial in TRIALS:
         leave(storage, trial)
-    one, other = (View(default_uri(storage), SWEEP, storage) for _ in range(2))
+    one, other = (View(default_uri(Storage(storage)), SWEEP, Storage(storage)) for _ in range(2))
     for trial in TRIALS:
         one.show(trial, running=False)
         other.show(trial, running=False)
     client, runs = shown(storage)
     assert len(runs) == 1 + len(TRIALS)
     twin = client.create_run(one.experiment, tags={"idp.key": f"trial:{TRIALS[0].trial_id}"})
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     keys = [run.data.tags["idp.key"] for run in shown(storage)[1]]
     assert len(keys) == len(set(keys)) == 2 + len(TRIALS)
     assert twin.info.run_id not in {run.info.run_id for run in shown(storage)[1]}
 
 
 def test_a_driver_that_ends_leaves_the_trials_that_another_has_ended(storage):
-    one, other = (View(default_uri(storage), SWEEP, storage) for _ in range(2))
+    one, other = (View(default_uri(Storage(storage)), SWEEP, Storage(storage)) for _ in range(2))
     for view in (one, other):
         view.show(TRIALS[0], running=True)
         view.show(TRIALS[1], running=True)
@@ -303,7 +304,7 @@ def test_a_driver_that_ends_leaves_the_trials_that_another_has_ended(storage):
     assert [status[f"trial:{trial.trial_id}"] for trial in TRIALS[:2]] == ["FINISHED", "KILLED"]
     # What an earlier version has left is mended by whoever looks next.
     other._set_status(f"trial:{TRIALS[0].trial_id}", "KILLED")
-    View(default_uri(storage), SWEEP, storage).show(TRIALS[0], running=False)
+    View(default_uri(Storage(storage)), SWEEP, Storage(storage)).show(TRIALS[0], running=False)
     status = {run.data.tags["idp.key"]: run.info.status for run in shown(storage)[1]}
     assert status[f"trial:{TRIALS[0].trial_id}"] == "FINISHED"
 
@@ -311,25 +312,26 @@ def test_a_driver_that_ends_leaves_the_trials_that_another_has_ended(storage):
 def test_the_mean_is_of_present_trials_whatever_was_shown_before(storage):
     for trial in TRIALS:
         leave(storage, trial, 0.9, code="old")
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     assert means(storage)[0]["test_success_rate"] == pytest.approx(0.9)
     leave(storage, TRIALS[0], 0.5)
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     (mean,) = means(storage)
     assert (mean["test_success_rate"], mean["trials"]) == (0.5, 1) and "test_success_rate_std" not in mean
     for trial in TRIALS:
         (Storage(storage).trial(trial.trial_id).path / "result.json").unlink()
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     assert means(storage) == []
 
 
 def test_a_selection_leaves_means_and_documents_of_the_whole_sweep(storage):
     for trial, rate in zip(TRIALS, (0.2, 0.4, 0.6), strict=True):
         leave(storage, trial, rate)
-    assert sync(default_uri(storage), SWEEP, TRIALS[:1], storage) == 3  # nothing was there yet: all are sent
+    # Nothing was there yet: all are sent.
+    assert sync(default_uri(Storage(storage)), SWEEP, TRIALS[:1], Storage(storage)) == 3
     assert means(storage)[0]["trials"] == 3 and "3/3" in artifact(storage, "table.md")
     leave(storage, TRIALS[0], 0.8)
-    assert sync(default_uri(storage), SWEEP, TRIALS[:1], storage) == 1
+    assert sync(default_uri(Storage(storage)), SWEEP, TRIALS[:1], Storage(storage)) == 1
     assert means(storage)[0]["test_success_rate"] == pytest.approx(0.6) and "3/3" in artifact(storage, "table.md")
 
 
@@ -338,18 +340,18 @@ def test_another_sweep_of_the_same_name_replaces_nothing(storage):
     for sweep, rate in ((SWEEP, 0.25), (longer, 0.75)):
         for trial in expand(sweep):
             leave(storage, trial, rate)
-        sync(default_uri(storage), sweep, expand(sweep), storage)
+        sync(default_uri(Storage(storage)), sweep, expand(sweep), Storage(storage))
     assert sorted(mean["test_success_rate"] for mean in means(storage)) == [0.25, 0.75]
     assert "25.0" in artifact(storage, "table.md")
     seeds = SWEEP.model_copy(update={"grid": {"k": [5], "seed": [0]}})
-    sync(default_uri(storage), seeds, expand(seeds), storage)
+    sync(default_uri(Storage(storage)), seeds, expand(seeds), Storage(storage))
     assert len(means(storage)) == 2, "fewer seeds are no other sweep"
 
 
 def test_lost_times_stop_nothing(storage):
     leave(storage, TRIALS[0])
     os.utime(Storage(storage).trial(TRIALS[0].trial_id).path / "result.json", (0, 0))
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     (run,) = (run for run in shown(storage)[1] if run.data.tags.get("idp.kind") == "trial")
     assert 0 < run.info.start_time < run.info.end_time < 60_000
 
@@ -364,31 +366,31 @@ def test_a_damaged_file_is_not_called_an_outage(storage):
     (Storage(storage).trial(TRIALS[0].trial_id).path / "curves.parquet").write_bytes(b"x" * 900)
     (Storage(storage).trial(TRIALS[1].trial_id).path / "result.json").write_text("{")
     told: list[str] = []
-    tracker = Tracker(default_uri(storage), SWEEP, storage, told.append)
+    tracker = Tracker(default_uri(Storage(storage)), SWEEP, Storage(storage), told.append)
     for trial in TRIALS:
         tracker.note(trial, "finished")
     assert tracker.close("FINISHED") == 0
     assert len(told) == 1 and "curves.parquet" in told[0] and "MLflow" not in told[0]
     assert means(storage)[0]["trials"] == 2
     told.clear()
-    assert sync(default_uri(storage), SWEEP, TRIALS, storage, told.append) == 3 and len(told) == 1
+    assert sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage), told.append) == 3 and len(told) == 1
 
 
 def test_fuzzed_notes_are_taken_or_forgotten(storage):
     """The notes beside a sweep only save asking: whatever stands there, nothing is raised and nothing lost."""
     leave(storage, TRIALS[0])
-    uri = default_uri(storage)
-    sync(uri, SWEEP, TRIALS, storage)
+    uri = default_uri(Storage(storage))
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     folder, report = storage / "sweeps" / "kept", storage / "sweeps" / "kept" / "report.html"
     make_way(SWEEP, Storage(storage), report.name)
-    note = note_path(storage, "kept", uri)
+    note = note_path(Storage(storage), "kept", uri)
     notes = {path: path.read_bytes() for path in (note, folder / "variants.json")}
     for number in range(EXAMPLES):
         for path, content in notes.items():
             path.write_bytes(mutated(content, number))
         report.write_text("mine")
-        assert page_of(storage, "kept", uri) in ("", "/#/experiments/1/runs?workflowType=machine_learning")
-        assert isinstance(unsent(storage, "kept", uri, {}), list)
+        assert page_of(Storage(storage), "kept", uri) in ("", "/#/experiments/1/runs?workflowType=machine_learning")
+        assert isinstance(unsent(Storage(storage), "kept", uri, {}), list)
         kept = make_way(SWEEP, Storage(storage), report.name)
         left = report if kept is None else kept
         assert left.read_text() == "mine" and left.parent == folder

@@ -342,7 +342,7 @@ def test_nothing_changes_without_plug_ins():
 
 def test_the_process_that_draws_knows_the_plug_ins(tmp_path):
     sweep = load_sweep(EXAMPLES / "vin_parts.yaml")
-    keeper = FreshReport(sweep, tmp_path, seconds=0.01)
+    keeper = FreshReport(sweep, Storage(tmp_path), seconds=0.01)
     path = tmp_path / "sweeps" / "vin_parts" / "report.html"
     keeper.note()
     deadline = time.monotonic() + 60

@@ -161,7 +161,7 @@ def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
 
 def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     sweep = load_sweep(SWEEP, "smoke")
-    keeper = FreshReport(sweep, storage, Command("figure11.yaml", "smoke"), seconds=0.01)
+    keeper = FreshReport(sweep, Storage(storage), Command("figure11.yaml", "smoke"), seconds=0.01)
     path = storage / "sweeps" / "figure7" / "report.html"
     path.unlink(missing_ok=True)
     keeper.note()
@@ -176,7 +176,7 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
 def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_path):
     sweep = load_sweep(SWEEP, "smoke")
     (tmp_path / "sweeps").write_text("a file where the folder should be")
-    keeper = FreshReport(sweep, tmp_path, seconds=0.01)
+    keeper = FreshReport(sweep, Storage(tmp_path), seconds=0.01)
     keeper.note()
     deadline = time.monotonic() + 60
     while keeper.error is None and time.monotonic() < deadline:
@@ -189,7 +189,7 @@ def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_
 def test_an_unknown_figure_is_told(storage):
     sweep = load_sweep(SWEEP, "smoke").model_copy(update={"figures": ["sucess"]})
     with pytest.raises(NothingToDraw, match="did you mean 'success'"):
-        write_report(sweep, storage)
+        write_report(sweep, Storage(storage))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -2,6 +2,7 @@ import importlib
 import itertools
 import json
 import math
+import sys
 import threading
 
 import pytest
@@ -192,7 +193,8 @@ def test_a_notebook_reads_a_sweep_as_a_table(tmp_path):
     assert len(table.to_pandas()) == 3
 
 
-def test_the_old_places_of_read_results_have_it_still():
+def test_the_old_places_of_read_results_have_it_still(monkeypatch):
+    monkeypatch.delitem(sys.modules, "orchestrator.results", raising=False)
     with pytest.warns(DeprecationWarning, match=r"orchestrator\.results is now orchestrator\.storage\.results"):
         old = importlib.import_module("orchestrator.results")
     assert old.read_results is stored.read_results is api.read_results

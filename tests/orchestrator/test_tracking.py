@@ -52,7 +52,7 @@ def leave(storage, trial, rate=0.5, code=None, epochs=2, status="COMPLETED"):
 
 
 def runs(storage):
-    client = tracking_view.connect(default_uri(storage))
+    client = tracking_view.connect(default_uri(Storage(storage)))
     experiment = client.get_experiment_by_name(SWEEP.name)
     found = client.search_runs([experiment.experiment_id])
     return client, {run.data.tags["idp.key"]: run for run in found}
@@ -66,7 +66,7 @@ def storage(storage_with_database):
 def test_a_parent_a_run_per_trial_and_the_mean(storage):
     for trial, rate in zip(TRIALS, (0.4, 0.6), strict=True):
         leave(storage, trial, rate)
-    assert sync(default_uri(storage), SWEEP, TRIALS, storage) == 2
+    assert sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage)) == 2
     client, found = runs(storage)
     parent = found["sweep"]
     assert parent.info.status == "FINISHED"
@@ -87,7 +87,7 @@ def test_a_parent_a_run_per_trial_and_the_mean(storage):
 
 def test_the_mean_says_of_how_many_and_what_became_of_the_others(storage):
     leave(storage, TRIALS[0], status="OUT_OF_MEMORY")
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
 
     def mean():
         (found,) = (run for key, run in runs(storage)[1].items() if key.startswith("mean:"))
@@ -96,7 +96,7 @@ def test_the_mean_says_of_how_many_and_what_became_of_the_others(storage):
 
     assert mean() == [0, 2, 0, 1]
     leave(storage, TRIALS[1], rate=0.1)
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     assert mean() == [1, 2, 1, 1]
 
 
@@ -109,7 +109,7 @@ def test_what_is_not_finite_is_a_flag_and_what_there_is_none_of_is_none(storage)
     record = {"epoch": 1, "train_loss": float("nan"), "forward_residual": float("inf"), "not_finite": True}
     record |= {"backward_residual": float("nan"), "valid_success_rate": 0.0, "train_seconds": 1.0}
     put_curves(Storage(storage).trial(diverged.trial_id).path, [record])
-    sync(default_uri(storage), sweep, expand(sweep), storage)
+    sync(default_uri(Storage(storage)), sweep, expand(sweep), Storage(storage))
     found = runs(storage)[1]
     flags = [
         sorted(name for name in found[f"trial:{trial.trial_id}"].data.metrics if "not_finite" in name)
@@ -122,20 +122,20 @@ def test_what_is_not_finite_is_a_flag_and_what_there_is_none_of_is_none(storage)
 def test_syncing_again_changes_nothing(storage):
     for trial in TRIALS:
         leave(storage, trial)
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
 
     def content():
         with sqlite3.connect(storage / "mlflow.db") as connection:
             return list(connection.iterdump())
 
     before = content()
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     assert content() == before
 
 
 def test_live_and_rebuilt_views_agree(storage):
     told: list[str] = []
-    tracker = Tracker(default_uri(storage), SWEEP, storage, told.append)
+    tracker = Tracker(default_uri(Storage(storage)), SWEEP, Storage(storage), told.append)
     tracker.note(TRIALS[0], "started")
     for epochs in (1, 2):
         leave_curves(storage, TRIALS[0], epochs)
@@ -148,7 +148,7 @@ def test_live_and_rebuilt_views_agree(storage):
     client, live = runs(storage)
     key = f"trial:{TRIALS[0].trial_id}"
     assert live[key].info.status == "FINISHED"
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     _, rebuilt = runs(storage)
     assert rebuilt.keys() == live.keys()
     assert rebuilt[key].data.metrics == live[key].data.metrics
@@ -156,8 +156,8 @@ def test_live_and_rebuilt_views_agree(storage):
 
 
 def test_a_restarted_driver_goes_on_in_the_same_run(storage):
-    uri = default_uri(storage)
-    first = Tracker(uri, SWEEP, storage, print)
+    uri = default_uri(Storage(storage))
+    first = Tracker(uri, SWEEP, Storage(storage), print)
     leave_curves(storage, TRIALS[0], 1)
     first.note(TRIALS[0], "epoch")
     assert first.close("KILLED") == 0
@@ -165,7 +165,7 @@ def test_a_restarted_driver_goes_on_in_the_same_run(storage):
     client, found = runs(storage)
     assert found[key].info.status == "KILLED"
     leave(storage, TRIALS[0], epochs=3)
-    second = Tracker(uri, SWEEP, storage, print)
+    second = Tracker(uri, SWEEP, Storage(storage), print)
     second.note(TRIALS[0], "finished")
     assert second.close("FINISHED") == 0
     _, again = runs(storage)
@@ -176,27 +176,27 @@ def test_a_restarted_driver_goes_on_in_the_same_run(storage):
 
 
 def test_numbers_of_other_code_get_another_run(storage):
-    uri = default_uri(storage)
+    uri = default_uri(Storage(storage))
     leave(storage, TRIALS[0], rate=0.3, code="old")
-    sync(uri, SWEEP, TRIALS, storage)
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     key = f"trial:{TRIALS[0].trial_id}"
     old = runs(storage)[1][key]
     leave(storage, TRIALS[0], rate=0.4)
-    sync(uri, SWEEP, TRIALS, storage)
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     new = runs(storage)[1][key]
     assert new.info.run_id != old.info.run_id
     assert new.data.metrics["test_success_rate"] == 0.4
 
 
 def test_a_failed_trial_that_then_succeeds_is_one_run(storage):
-    uri = default_uri(storage)
+    uri = default_uri(Storage(storage))
     leave(storage, TRIALS[0], status="FAILED")
-    sync(uri, SWEEP, TRIALS, storage)
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     key = f"trial:{TRIALS[0].trial_id}"
     failed = runs(storage)[1][key]
     assert failed.info.status == "FAILED"
     leave(storage, TRIALS[0])
-    sync(uri, SWEEP, TRIALS, storage)
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     again = runs(storage)[1][key]
     assert (again.info.run_id, again.info.status) == (failed.info.run_id, "FINISHED")
     assert again.data.tags["idp.status"] == "COMPLETED"
@@ -212,24 +212,24 @@ def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage, monkeyp
         return open_store(*words)
 
     monkeypatch.setattr(tracking_view, "open_store", noting_who_asks)
-    tracker = Tracker(DEAD, SWEEP, storage, told.append)
+    tracker = Tracker(DEAD, SWEEP, Storage(storage), told.append)
     for event in ("started", "epoch", "finished"):
         tracker.note(TRIALS[0], event)
     assert tracker.close("FINISHED", patience=0.5) == 1
     assert asked_by == {"tracking"}, "who notes something waits for nobody"
-    assert unsent(storage, SWEEP.name, DEAD, {TRIALS[0].trial_id: result}) == [TRIALS[0].trial_id]
+    assert unsent(Storage(storage), SWEEP.name, DEAD, {TRIALS[0].trial_id: result}) == [TRIALS[0].trial_id]
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
-        sync(DEAD, SWEEP, TRIALS, storage)
-    uri = default_uri(storage)
-    assert unsent(storage, SWEEP.name, uri, {TRIALS[0].trial_id: result}) == [TRIALS[0].trial_id]
-    sync(uri, SWEEP, TRIALS, storage)
-    assert unsent(storage, SWEEP.name, uri, {TRIALS[0].trial_id: result}) == []
+        sync(DEAD, SWEEP, TRIALS, Storage(storage))
+    uri = default_uri(Storage(storage))
+    assert unsent(Storage(storage), SWEEP.name, uri, {TRIALS[0].trial_id: result}) == [TRIALS[0].trial_id]
+    sync(uri, SWEEP, TRIALS, Storage(storage))
+    assert unsent(Storage(storage), SWEEP.name, uri, {TRIALS[0].trial_id: result}) == []
 
 
 def test_a_password_is_not_shown_nor_stored(storage):
     uri = "postgresql://user:secret@db:5432/mlflow"
     assert shown_uri(uri) == "postgresql://***@db:5432/mlflow"
-    tracking_note.write_sent(storage, SWEEP.name, uri, "1", {"x": "y"})
+    tracking_note.write_sent(Storage(storage), SWEEP.name, uri, "1", {"x": "y"})
     for path in (storage / "sweeps").rglob("*"):
         assert "secret" not in path.name
         assert path.is_dir() or b"secret" not in path.read_bytes()
@@ -237,11 +237,11 @@ def test_a_password_is_not_shown_nor_stored(storage):
 
 def test_a_deleted_experiment_is_taken_up_again(storage):
     leave(storage, TRIALS[0])
-    uri = default_uri(storage)
-    sync(uri, SWEEP, TRIALS, storage)
+    uri = default_uri(Storage(storage))
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     client, found = runs(storage)
     client.delete_experiment(found["sweep"].info.experiment_id)
-    assert sync(uri, SWEEP, TRIALS, storage) == 1
+    assert sync(uri, SWEEP, TRIALS, Storage(storage)) == 1
     assert client.get_experiment_by_name(SWEEP.name).lifecycle_stage == "active"
 
 
@@ -249,7 +249,7 @@ def test_no_password_of_the_address_is_ever_said(tmp_path, capsys):
     secret = "s3cret%21"
     uri = f"http://someone:{secret}@127.0.0.1:9/prefix"
     with pytest.raises(TrackingError) as caught:
-        sync(uri, SWEEP, expand(SWEEP), tmp_path)
+        sync(uri, SWEEP, expand(SWEEP), Storage(tmp_path))
     assert "s3cret" not in str(caught.value) and "someone" not in str(caught.value)
     assert "s3cret" not in tracking._reason(RuntimeError(f"refused: {uri} and s3cret!"), uri)
     written = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
@@ -259,8 +259,8 @@ def test_no_password_of_the_address_is_ever_said(tmp_path, capsys):
 def test_the_parent_run_carries_plan_table_figures_and_report(storage):
     for trial, rate in zip(TRIALS, (0.4, 0.6), strict=True):
         leave(storage, trial, rate)
-    uri = default_uri(storage)
-    sync(uri, SWEEP, TRIALS, storage)
+    uri = default_uri(Storage(storage))
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     client, found = runs(storage)
     parent = found["sweep"].info.run_id
     assert {item.path for item in client.list_artifacts(parent)} >= {
@@ -281,14 +281,14 @@ def test_the_parent_run_carries_plan_table_figures_and_report(storage):
     leave(storage, TRIALS[0], 0.6)
     # A report that is as new as the results is the one with the profile and the command: MLflow gets that.
     (storage / "sweeps" / SWEEP.name / "report.html").write_text("the storage's own report")
-    sync(uri, SWEEP, TRIALS, storage)
+    sync(uri, SWEEP, TRIALS, Storage(storage))
     assert "60.0 ± 0.0" in content("table.md") and content("report.html") == "the storage's own report"
 
 
 def test_the_experiment_opens_on_its_training_runs(storage):
-    client = tracking_view.connect(default_uri(storage))
+    client = tracking_view.connect(default_uri(Storage(storage)))
     client.create_experiment(SWEEP.name)
     leave(storage, TRIALS[0])
-    sync(default_uri(storage), SWEEP, TRIALS, storage)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     tags = client.get_experiment_by_name(SWEEP.name).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
