@@ -40,14 +40,14 @@ class NothingToDraw(ResultError):
 
 def mean_of(values: Iterable[float | None]) -> float:
     """Return the mean of the numbers there are, nan for none."""
-    found = [value for value in values if value is not None]
-    return statistics.fmean(found) if found else float("nan")
+    numbers = [value for value in values if value is not None]
+    return statistics.fmean(numbers) if numbers else float("nan")
 
 
 def deviation_of(values: Iterable[float | None]) -> float:
     """Return the sample standard deviation, 0 for fewer than two."""
-    found = [value for value in values if value is not None]
-    return statistics.stdev(found) if len(found) > 1 else 0.0
+    numbers = [value for value in values if value is not None]
+    return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
 def pens_of(runs: Runs, name: Callable[[Run], str] | None = None) -> dict[str, Pen]:
@@ -64,8 +64,8 @@ def namer(runs: Runs, shown: Collection[str]) -> Callable[[Run], str]:
         shown: Axes that the figure shows itself, in panels or along a scale.
     """
     fixed = {
-        planner: {axis for axis in own[0].trial.axes if len({run.axis(axis) for run in own}) == 1}
-        for planner, own in grouped(runs, lambda run: run.axis("planner")).items()
+        planner: {axis for axis in members[0].trial.axes if len({run.axis(axis) for run in members}) == 1}
+        for planner, members in grouped(runs, lambda run: run.axis("planner")).items()
     }
     return lambda run: planner_of(run, {*shown, *fixed[run.axis("planner")]})
 

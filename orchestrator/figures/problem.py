@@ -216,9 +216,9 @@ def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int |
     from orchestrator.trial.trained import solve
 
     plan = solve(trained.planner, problem, k or trained.steps(max(problem.map.shape[1:])), trained.moves)
-    found, (value, actions) = plan.solution, _value_and_actions(plan)
+    solution, (value, actions) = plan.solution, _value_and_actions(plan)
     scene = _scene_titles(problem)
-    titles = [*scene, "paths of the policy", _value_title(found.value.shape[1]), "who arrives", "convergence"]
+    titles = [*scene, "paths of the policy", _value_title(solution.value.shape[1]), "who arrives", "convergence"]
     figure, every = panels(titles, PANEL_INCHES * len(titles), height=PANEL_INCHES, share_x=False, share_y=False)
     moves, map_, goal, distance = TASKS[spec.task].moves, problem.map[0], problem.goal[0], problem.distance[0]
     arrives = _arrivals(actions, problem, moves)
@@ -241,7 +241,7 @@ def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int |
         Line2D([], [], color=grids.LOST, marker="o", markerfacecolor="white", linestyle="--", label="cycles or bumps"),
     ]
     board.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=6, columnspacing=1)
-    _draw_residuals(residuals, found, trained.spec.planner.tolerance)
+    _draw_residuals(residuals, solution, trained.spec.planner.tolerance)
     return figure
 
 
@@ -293,8 +293,8 @@ def _draw_values(axes: Axes, problem: Problems, value: Field, actions: Actions, 
     # Light arrows on dark cells; a wrong action is red on both.
     colours = np.where(right, np.where(scale < 0.55, "#ffffff", "#1d1f24"), VERMILION)
     grids.arrows(axes, chosen, moves, colours)
-    told = "red arrows: not an optimal action" if grids.arrows_show(map_.shape) else "too many cells for arrows"
-    axes.set_xlabel(told, fontsize=6.5)
+    label = "red arrows: not an optimal action" if grids.arrows_show(map_.shape) else "too many cells for arrows"
+    axes.set_xlabel(label, fontsize=6.5)
 
 
 def _scaled(value: NDArray[np.float32], where: NDArray[np.bool_]) -> Field:
@@ -312,10 +312,10 @@ def _draw_fates(axes: Axes, problem: Problems, arrives: NDArray[np.bool_]) -> No
     grids.crosses(axes, reachable & ~arrives)
 
 
-def _draw_residuals(axes: Axes, found: Solution, tolerance: float) -> None:
-    assert found.trace is not None, "the solver was told to record"
-    steps = int(found.steps[0])
-    trace = found.trace[:steps, 0].tolist()
+def _draw_residuals(axes: Axes, solution: Solution, tolerance: float) -> None:
+    assert solution.trace is not None, "the solver was told to record"
+    steps = int(solution.steps[0])
+    trace = solution.trace[:steps, 0].tolist()
     x = np.arange(1, len(trace) + 1)
     axes.semilogy(x, np.maximum(trace, 1e-12), color=BLUE)
     if tolerance > 0:
@@ -336,7 +336,7 @@ def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | Non
     for step in range(1, last + 1):
         # Solved again from the start for each frame: the same for every solver, and a single problem is cheap.
         plan = solve(trained.planner, problem, step, trained.moves)
-        found, (value, actions) = plan.solution, _value_and_actions(plan)
+        solution, (value, actions) = plan.solution, _value_and_actions(plan)
         arrives = _arrivals(actions, problem, moves)
         titles = [f"step {step}: value and policy", "who arrives", "convergence"]
         figure, (left, middle, right) = panels(
@@ -346,9 +346,9 @@ def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | Non
         _draw_fates(middle, problem, arrives)
         for axes in (left, middle):
             grids.star(axes, problem.goal[0])
-        _draw_residuals(right, found, trained.spec.planner.tolerance)
+        _draw_residuals(right, solution, trained.spec.planner.tolerance)
         right.set_xlim(0.5, last + 0.5)
         right.set_ylim(1e-6, 3)
         yield figure
-        if int(found.steps[0]) < step:
+        if int(solution.steps[0]) < step:
             break

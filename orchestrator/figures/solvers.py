@@ -65,8 +65,8 @@ def residuals(runs: Runs, width: float) -> Figure:
     for axes, (problem, field, solver) in zip(every, places, strict=True):
         solver_of = _forward_solver if field == "forward_trace" else _backward_solver
         shown = [run for run in traced if problem_of(run) == problem and solver_of(run) == solver]
-        for planner, own in grouped(shown, named).items():
-            traces = [trace for run in _last_cell(own) if (trace := getattr(run.result, field))]
+        for planner, group in grouped(shown, named).items():
+            traces = [trace for run in _last_cell(group) if (trace := getattr(run.result, field))]
             length = min(map(len, traces), default=0)
             if length:
                 _trace(axes, pen_of[planner], [trace[:length] for trace in traces])
@@ -118,8 +118,8 @@ def backward(runs: Runs, width: float) -> Figure:
     figure, every = panels(list(groups), width, share_y=False)
     solvers = list(grouped(timed, _backward_solver))
     for axes, members in zip(every, groups.values(), strict=True):
-        for solver, own in grouped(members, _backward_solver).items():
-            cells = grouped(own, lambda run: float(run.trial.spec.planner.k_bwd))
+        for solver, group in grouped(members, _backward_solver).items():
+            cells = grouped(group, lambda run: float(run.trial.spec.planner.k_bwd))
             times = {
                 k: [run.result.backward_seconds * 1e3 for run in cell if run.result and run.result.backward_seconds]
                 for k, cell in sorted(cells.items())
@@ -148,9 +148,9 @@ def solvers(runs: Runs, width: float) -> Figure:
     if not done:
         raise NothingToDraw("solvers: no trial is completed")
     named = cell_namer(done, _SOLVER_AXES)
-    found = grouped(done, lambda run: (_forward_solver(run), named(run)))
-    forward = list(dict.fromkeys(solver for solver, _ in found))
-    groups = {key: found[key] for key in sorted(found, key=lambda key: forward.index(key[0]))}
+    by_solver = grouped(done, lambda run: (_forward_solver(run), named(run)))
+    forward = list(dict.fromkeys(solver for solver, _ in by_solver))
+    groups = {key: by_solver[key] for key in sorted(by_solver, key=lambda key: forward.index(key[0]))}
     titles = [f"{planner}, forward solver {solver}" for solver, planner in groups]
     figure, every = panels(titles, width, len({planner for _, planner in groups}), share_x=False)
     names = sorted({_backward_solver(run) for run in done})
@@ -205,23 +205,23 @@ def jacobian(runs: Runs, width: float) -> Figure:
     plain_pens = {name: Pen(MUTED, _MARKERS[i % 4], (0.0, (3.2, 1.4)), False) for i, name in enumerate(plain)}
     pen_of = {name: Pen(_COLOURS[i % 4], _MARKERS[i % 4]) for i, name in enumerate(penalised)}
 
-    def over_steps(own: Runs) -> dict[float, list[float]]:
-        cells = grouped(own, lambda run: float(run.trial.spec.planner.k_bwd))
+    def over_steps(group: Runs) -> dict[float, list[float]]:
+        cells = grouped(group, lambda run: float(run.trial.spec.planner.k_bwd))
         return {k: percents_of(cell) for k, cell in sorted(cells.items())}
 
     for axes, place in zip(every, places or [(0.0, 0.0)], strict=True):
-        lines = [(plain_pens[name], over_steps(own)) for name, own in plain.items()]
-        for name, own in penalised.items():
-            lines.append((pen_of[name], over_steps([run for run in own if _penalty(run) == place])))
+        lines = [(plain_pens[name], over_steps(group)) for name, group in plain.items()]
+        for name, group in penalised.items():
+            lines.append((pen_of[name], over_steps([run for run in group if _penalty(run) == place])))
         for pen, line in lines:
             seed_line(axes, pen, list(line), list(line.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sorted({k for _, line in lines for k in line})))
         label_below(axes, r"$K_{\mathrm{bwd}}$")
     handles = [
-        handle(pen, f"{side}: {name}" if len(own) > 1 else side)
-        for side, own in (("no penalty", plain_pens), ("with Jacobian penalty", pen_of))
-        for name, pen in own.items()
+        handle(pen, f"{side}: {name}" if len(pens) > 1 else side)
+        for side, pens in (("no penalty", plain_pens), ("with Jacobian penalty", pen_of))
+        for name, pen in pens.items()
     ]
     legend(figure, handles, width)
     return figure

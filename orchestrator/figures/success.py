@@ -54,10 +54,10 @@ def success(runs: Runs, width: float) -> Figure:
     for axes, members in zip(every, problems.values(), strict=True):
         ks = sorted({number_of(run, "k") for run in members})
         dodge = 0.018 * ((ks[-1] - ks[0]) or 1.0)
-        lost = [name for name, own in grouped(members, planner_of).items() if any(r.out_of_memory for r in own)]
-        for number, (name, own) in enumerate(grouped(members, planner_of).items()):
+        lost = [name for name, group in grouped(members, planner_of).items() if any(r.out_of_memory for r in group)]
+        for number, (name, group) in enumerate(grouped(members, planner_of).items()):
             pen, shift = pen_of[name], dodge * (number - (len(pen_of) - 1) / 2)
-            cells = grouped(own, lambda run: number_of(run, "k"))
+            cells = grouped(group, lambda run: number_of(run, "k"))
             shown = {k: rates for k, cell in sorted(cells.items()) if (rates := percents_of(usable(cell)))}
             for k, rates in shown.items():
                 axes.plot([k + shift] * len(rates), rates, ".", color=pen.colour, alpha=0.45, markersize=3, mew=0)
@@ -91,7 +91,11 @@ def runtime(runs: Runs, width: float) -> Figure:
     timed = [run for run in usable_by_cell(runs) if run.result and run.result.forward_seconds is not None]
     if not timed:
         raise NothingToDraw("runtime: no completed trial has times")
-    sides = [(name, own) for name, own in (("ADP", False), ("IDP", True)) if any(_implicit(r) == own for r in runs)]
+    sides = [
+        (name, implicit)
+        for name, implicit in (("ADP", False), ("IDP", True))
+        if any(_implicit(r) == implicit for r in runs)
+    ]
     problems = list(grouped(runs, problem_of))
     columns = [(*side, problem) for side in sides for problem in problems]
     wide = width >= NARROWEST_RUNTIME_INCHES * len(columns)
@@ -106,8 +110,8 @@ def runtime(runs: Runs, width: float) -> Figure:
     for axes, (field, (_, implicit, problem)) in zip(every, places, strict=True):
         members = [run for run in runs if _implicit(run) == implicit and problem_of(run) == problem]
         shown = [run for run in timed if _implicit(run) == implicit and problem_of(run) == problem]
-        for name, own in grouped(shown, planner_of).items():
-            cells = grouped(own, lambda run: number_of(run, "k"))
+        for name, group in grouped(shown, planner_of).items():
+            cells = grouped(group, lambda run: number_of(run, "k"))
             times = {k: [getattr(run.result, field) * 1e3 for run in cell] for k, cell in sorted(cells.items())}
             seed_line(axes, pen_of[name], list(times), list(times.values()), np.inf)
         axes.set_yscale("log")
@@ -130,7 +134,7 @@ def _implicit(run: Run) -> bool:
 def _by_problem_and_k(runs: Runs) -> dict[str, list[Run]]:
     """Return the runs of each panel; a row per K only where some planner has several on the same maps."""
     planners = grouped(runs, lambda run: (problem_of(run), planner_of(run)))
-    several = any(len({run.axis("k") for run in own}) > 1 for own in planners.values())
+    several = any(len({run.axis("k") for run in group}) > 1 for group in planners.values())
     keys = grouped(runs, lambda run: (number_of(run, "k") if several else 0.0, problem_of(run)))
     ordered = sorted(keys, key=lambda key: key[0])
     return {title_of(key[1], runs) + (f", K = {key[0]:g}" if several else ""): keys[key] for key in ordered}
@@ -179,9 +183,9 @@ def _over_training(
     figure, every = panels(list(groups), width, columns, share_x=name == "curves")
     pen_of = pens_of(runs)
     for axes, members in zip(every, groups.values(), strict=True):
-        for planner, own in grouped([run for run in members if run.curves], planner_of).items():
+        for planner, group in grouped([run for run in members if run.curves], planner_of).items():
             # A seed that was stopped or still trains must not cut short the curve of those that are done.
-            pen, lines = pen_of[planner], [points(run) for run in usable(own) or once(own)]
+            pen, lines = pen_of[planner], [points(run) for run in usable(group) or once(group)]
             length = min(len(x) for x, _ in lines)
             x = np.mean([line[0][:length] for line in lines], axis=0)
             y = np.array([line[1][:length] for line in lines])
@@ -221,18 +225,18 @@ def generalisation(runs: Runs, width: float) -> Figure:
     figure, every = panels(titles, width, height=2.4)
     pen_of = pens_of(runs)
     for axes, members in zip(every, problems.values(), strict=True):
-        sizes = sorted({found.map_size for run in members for found in run.evaluations})
-        for planner, own in grouped(members, planner_of).items():
+        sizes = sorted({test.map_size for run in members for test in run.evaluations})
+        for planner, group in grouped(members, planner_of).items():
             tests: dict[float, list[EvaluationResult]] = {}
-            for run in own:
-                for found in run.evaluations:
-                    tests.setdefault(float(found.map_size), []).append(found)
+            for run in group:
+                for test in run.evaluations:
+                    tests.setdefault(float(test.map_size), []).append(test)
             ordered = {size: _rates(every) for size, every in sorted(tests.items())}
             seed_line(axes, pen_of[planner], list(ordered), list(ordered.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         label_below(axes, "rows of the test maps")
-    names = {planner: _tested_k(own) for planner, own in grouped(tested, planner_of).items()}
+    names = {planner: _tested_k(group) for planner, group in grouped(tested, planner_of).items()}
     legend(figure, [handle(pen_of[planner], f"{planner} ({k})") for planner, k in names.items()], width)
     return figure
 
@@ -246,7 +250,7 @@ def _rates(tests: list[EvaluationResult]) -> list[float]:
 
 
 def _tested_k(runs: Runs) -> str:
-    ks = sorted({found.k for run in runs for found in run.evaluations})
+    ks = sorted({test.k for run in runs for test in run.evaluations})
     return f"K = {ks[0]}" if len(ks) == 1 else f"K = {ks[0]} to {ks[-1]}"
 
 
@@ -259,8 +263,8 @@ def distance(runs: Runs, width: float) -> Figure:
     figure, every = panels(list(groups), width, len({problem_of(run) for run in counted}))
     pen_of = pens_of(runs)
     for axes, members in zip(every, groups.values(), strict=True):
-        for planner, own in grouped(members, planner_of).items():
-            bins = [distance_bins(run.result) for run in own if run.result]
+        for planner, group in grouped(members, planner_of).items():
+            bins = [distance_bins(run.result) for run in group if run.result]
             shares = {
                 number: [100 * arrivals / cells for one in bins for cells, arrivals in [one[number]] if cells]
                 for number in range(len(DISTANCE_BIN_NAMES))

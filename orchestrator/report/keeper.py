@@ -115,8 +115,8 @@ class FreshReport:
                 if running and self._closing.is_set():
                     process.kill()  # the last version takes its place
         if process.returncode and not (running and self._closing.is_set()):
-            said = last_line(complaint) or f"its process ended with {process.returncode}"
-            raise ReportError(f"the report could not be written: {said}")
+            reason = last_line(complaint) or f"its process ended with {process.returncode}"
+            raise ReportError(f"the report could not be written: {reason}")
 
 
 def _main() -> None:

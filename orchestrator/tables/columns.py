@@ -164,8 +164,8 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
     return Table.of("compared", title, header, lines)
 
 
-def difference(found: Difference | None) -> Cell:
+def difference(one: Difference | None) -> Cell:
     """Return the cell of a difference, which looks better or worse where it is significant."""
-    if found is None:
+    if one is None:
         return Cell(MISSING)
-    return Cell(str(found), "" if not found.significant else "better" if found.value > 0 else "worse")
+    return Cell(str(one), "" if not one.significant else "better" if one.value > 0 else "worse")

@@ -51,4 +51,4 @@ def of_commonest(items: Sequence[T], kind: Callable[[T], Hashable]) -> list[T]:
     if not kinds:
         return []
     ((most, _),) = Counter(kinds).most_common(1)
-    return [item for item, own in zip(items, kinds, strict=True) if own == most]
+    return [item for item, each in zip(items, kinds, strict=True) if each == most]

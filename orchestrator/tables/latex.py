@@ -140,11 +140,11 @@ def _numbers(summary: Summary) -> Iterator[tuple[str, str]]:
         yield f"{place}PairsExpected", str(one.expected)
 
 
-def _difference(place: str, found: Difference | None) -> Iterator[tuple[str, str]]:
+def _difference(place: str, one: Difference | None) -> Iterator[tuple[str, str]]:
     for name, value in (
-        ("Difference", found and found.value),
-        ("DifferenceLow", found and found.low),
-        ("DifferenceHigh", found and found.high),
+        ("Difference", one and one.value),
+        ("DifferenceLow", one and one.low),
+        ("DifferenceHigh", one and one.high),
     ):
         yield f"{place}{name}", "---" if value is None else f"${value:+.1f}$"
 

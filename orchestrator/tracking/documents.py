@@ -18,11 +18,11 @@ from orchestrator.tables.records import Run
 
 def digest_of_documents(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     """Return what changes whenever one of the documents does, without making them."""
-    told = [sweep.model_dump_json()]
+    parts = [sweep.model_dump_json()]
     for run in runs:
-        told += [run.trial.trial_id, run.result.model_dump_json() if run.result else ""]
-        told += [found.model_dump_json() for found in run.evaluations]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        parts += [run.trial.trial_id, run.result.model_dump_json() if run.result else ""]
+        parts += [test.model_dump_json() for test in run.evaluations]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Storage, folder: Path) -> None:

@@ -12,25 +12,6 @@ from orchestrator.tables.freshness import version
 
 MOST_PER_BATCH = 900
 """Metrics per request; the server takes 1,000."""
-RESULT = (
-    "test_success_rate",
-    "test_optimality",
-    "test_spl",
-    "test_exact",
-    "valid_success_rate",
-    "train_loss",
-    "forward_seconds",
-    "backward_seconds",
-    "forward_steps",
-    "forward_residual",
-    "backward_residual",
-    "peak_bytes",
-    "train_seconds",
-    "epochs",
-    "trial_diverged",
-    "forward_diverged",
-)
-"""The fields of a result that are metrics."""
 _CENTURY = 3.2e9
 
 
@@ -58,10 +39,10 @@ def params_of(trial: PlannedTrial) -> dict[str, str]:
 def metrics_of(
     values: Mapping[str, Any], step: int, seconds: float, solved: Collection[str] = (), prefix: str = ""
 ) -> list[Any]:
-    """Return MLflow metrics, of finite values alone.
+    """Return MLflow metrics, of finite numbers alone.
 
     Args:
-        values: By name; None and nan are what there is none of.
+        values: By name; None and nan are what there is none of, and what is no number is left out.
         step: Their step.
         seconds: When.
         solved: Names of quantities that there must be: where one is missing, the metric NAME_not_finite says so.
@@ -69,16 +50,16 @@ def metrics_of(
     """
     from mlflow.entities import Metric
 
-    found = {}
+    numbers = {}
     for name, value in values.items():
         if name == "not_finite" and not value:
             continue
         if isinstance(value, (bool, int, float)) and math.isfinite(value):
-            found[name] = float(value)
+            numbers[name] = float(value)
         elif (isinstance(value, float) and math.isinf(value)) or ((value is None or value != value) and name in solved):
-            found[f"{name}_not_finite"] = 1.0
-    assert len(found) <= MOST_PER_BATCH
-    return [Metric(f"{prefix}{name}", value, int(seconds * 1000), step) for name, value in found.items()]
+            numbers[f"{name}_not_finite"] = 1.0
+    assert len(numbers) <= MOST_PER_BATCH
+    return [Metric(f"{prefix}{name}", value, int(seconds * 1000), step) for name, value in numbers.items()]
 
 
 def solved_by(trial: PlannedTrial) -> tuple[str, ...]:

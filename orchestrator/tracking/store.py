@@ -52,9 +52,9 @@ def sqlite_path(uri: str) -> Path | None:
     """Return the file of an SQLite store, None for any other."""
     address = uri.partition("?")[0]
     for scheme in (_SQLITE, _SQLITE_DRIVER):
-        found = address.removeprefix(scheme)
-        if found not in (address, "", ":memory:"):
-            return Path(unquote(found))
+        path = address.removeprefix(scheme)
+        if path not in (address, "", ":memory:"):
+            return Path(unquote(path))
     return None
 
 
@@ -286,9 +286,9 @@ def knows_experiment(uri: str, experiment: str, name: str) -> bool:
         return False
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10.0)) as database:
-            found = database.execute(
+            row = database.execute(
                 "SELECT name FROM experiments WHERE experiment_id = ?", (int(experiment),)
             ).fetchone()
     except (sqlite3.Error, ValueError, OverflowError):
         return False
-    return found is not None and found[0].partition("@")[0] == name
+    return row is not None and row[0].partition("@")[0] == name

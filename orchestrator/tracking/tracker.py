@@ -186,22 +186,22 @@ def sync(
     Raises:
         TrackingError: MLflow does not answer.
     """
-    own = {trial.trial_id: trial for trial in trials}
-    results = storage.results(own)
-    told: dict[str, None] = {}
+    chosen = {trial.trial_id: trial for trial in trials}
+    results = storage.results(chosen)
+    notices: dict[str, None] = {}
     try:
-        view = View(uri, sweep, storage, told.setdefault)
+        view = View(uri, sweep, storage, notices.setdefault)
         if view.made:  # what was sent before is gone
-            own = {trial.trial_id: trial for trial in every_trial(sweep, storage)}
-            results = storage.results(own)
+            chosen = {trial.trial_id: trial for trial in every_trial(sweep, storage)}
+            results = storage.results(chosen)
         for trial_id in results:
-            view.show(own[trial_id], running=False)
+            view.show(chosen[trial_id], running=False)
         failed = any(result.status == "FAILED" for result in results.values())
-        _end(view, sweep, storage, "FAILED" if failed else "FINISHED", told.setdefault)
+        _end(view, sweep, storage, "FAILED" if failed else "FINISHED", notices.setdefault)
     except StoreError as error:
         raise TrackingError(f"MLflow at {shown_uri(uri)}: {_reason(error, uri)}") from error
     finally:
-        for line in told:
+        for line in notices:
             say(line)
     _note(storage, sweep.name, uri, view.experiment, {i: result_digest(result) for i, result in results.items()})
     return len(results)

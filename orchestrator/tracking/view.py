@@ -21,7 +21,7 @@ from orchestrator.tables.freshness import version
 from orchestrator.tables.records import read_whole_curves
 from orchestrator.tables.rows import Row
 from orchestrator.tracking.note import note_path, result_digest
-from orchestrator.tracking.numbers import RESULT, metrics_of, params_of, present_version, seconds_of, solved_by
+from orchestrator.tracking.numbers import metrics_of, params_of, present_version, seconds_of, solved_by
 from orchestrator.tracking.store import connect as connect
 from orchestrator.tracking.store import locked, open_store, relocate, send_folder, sqlite_path
 from orchestrator.words import trial_name
@@ -88,34 +88,35 @@ class View:
 
     def _find_experiment(self, uri: str) -> str:
         """Return the sweep's experiment, whose artifacts are never in another storage than this one."""
-        own = sqlite_path(uri)
-        place = None if own is None else self._storage.resolve().artifacts.as_uri()
+        database = sqlite_path(uri)
+        place = None if database is None else self._storage.resolve().artifacts.as_uri()
         name = self._sweep.name
-        found = self._client.get_experiment_by_name(name)
-        if found is not None and place and found.artifact_location != place:
-            if own == self._storage.resolve().mlflow:  # the storage was moved or copied, the database with it
-                relocate(uri, found.experiment_id, found.artifact_location, place)
-            elif found.artifact_location.startswith("file:") and found.artifact_location.endswith("/mlruns"):
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None and place and experiment.artifact_location != place:
+            if database == self._storage.resolve().mlflow:
+                # The storage was moved or copied, the database with it.
+                relocate(uri, experiment.experiment_id, experiment.artifact_location, place)
+            elif experiment.artifact_location.startswith("file:") and experiment.artifact_location.endswith("/mlruns"):
                 # A database that several storages share: this is another storage's experiment.
                 name += f"@{hashlib.sha256(place.encode()).hexdigest()[:6]}"
-                found = self._client.get_experiment_by_name(name)
-        if found is None:
+                experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             self.made = True
             created: str = self._client.create_experiment(name, artifact_location=place, tags=_KIND)
             return created
-        if found.lifecycle_stage != "active":
-            self._client.restore_experiment(found.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            self._client.restore_experiment(experiment.experiment_id)
         for tag, value in _KIND.items():
-            if tag not in found.tags:
-                self._client.set_experiment_tag(found.experiment_id, tag, value)
-        experiment_id: str = found.experiment_id
+            if tag not in experiment.tags:
+                self._client.set_experiment_tag(experiment.experiment_id, tag, value)
+        experiment_id: str = experiment.experiment_id
         return experiment_id
 
     def _look(self) -> None:
         """Read which runs there are; of several with the same key all but the newest go."""
         from mlflow.entities import ViewType
 
-        found: dict[str, list[_Known]] = {}
+        runs_of: dict[str, list[_Known]] = {}
         token = None
         while True:
             page = self._client.search_runs(
@@ -125,14 +126,14 @@ class View:
                 page_token=token,
             )
             for run in page:
-                if own := run.data.tags.get("idp.key"):
-                    found.setdefault(own, []).append(_Known.of(run))
+                if key := run.data.tags.get("idp.key"):
+                    runs_of.setdefault(key, []).append(_Known.of(run))
             token = page.token
             if not token:
                 break
-        for own, runs in found.items():
+        for key, runs in runs_of.items():
             # Two drivers made them at once, or an experiment was restored with all that had been replaced.
-            *twins, self._runs[own] = sorted(runs, key=lambda run: (bool(run.tag("idp.result")), run.start, run.run_id))
+            *twins, self._runs[key] = sorted(runs, key=lambda run: (bool(run.tag("idp.result")), run.start, run.run_id))
             for twin in twins:
                 self._client.delete_run(twin.run_id)
 
@@ -167,7 +168,7 @@ class View:
                     self._look()  # for all of them: the mark that follows says that this one has seen them
                 if key not in self._runs:
                     self._create(key, name, tags, start_ms)
-            self._sendparams_of(key, params)
+            self._send_params(key, params)
         return self._runs[key].run_id
 
     def _create(self, key: str, name: str, tags: dict[str, str], start_ms: int | None) -> None:
@@ -181,7 +182,7 @@ class View:
         self._runs[key] = _Known.of(run)
         self._epochs[run.info.run_id] = 0
 
-    def _sendparams_of(self, key: str, params: dict[str, str]) -> None:
+    def _send_params(self, key: str, params: dict[str, str]) -> None:
         from mlflow.entities import Param
 
         self._client.log_batch(self._runs[key].run_id, params=[Param(k, v) for k, v in params.items()])
@@ -220,7 +221,7 @@ class View:
             self._set_status(key, "RUNNING")
         self._send_epochs(run_id, trial, curves, times)
         if result is not None:
-            self._sendparams_of(key, params_of(trial))
+            self._send_params(key, params_of(trial))
             self._send_result(key, trial, result, content, int(end * 1000))
 
     def _delete(self, key: str) -> None:
@@ -255,8 +256,8 @@ class View:
         from mlflow.entities import RunTag
 
         run_id = self._runs[key].run_id
-        numbers = {name: getattr(result, name) for name in RESULT}
-        solved = solved_by(trial) if getattr(result, "not_finite", False) else ()
+        numbers = {name: getattr(result, name) for name in TrialResult.model_fields}
+        solved = solved_by(trial) if result.not_finite else ()
         self._client.log_batch(run_id, metrics=metrics_of(numbers, result.epochs, end_ms / 1000, solved))
         origin = result.provenance
         facts = {
