@@ -23,7 +23,7 @@ from orchestrator.tables.freshness import is_present
 from orchestrator.tables.paper import beside_paper, paired_difference, paper, scale_differences
 from orchestrator.tables.records import Run, cell_of, collect, grouped
 from orchestrator.tables.rows import MISSING, Row, notes, rows, success
-from orchestrator.words import trial_name
+from orchestrator.words import counted, trial_name
 
 _FOLDER = Path(__file__).parent
 _RELOAD = '<meta http-equiv="refresh" content="60">\n'
@@ -264,7 +264,7 @@ def _results(table: Sequence[Row]) -> str:
         "are medians of a training step. Italics: a trial under 20 %; OOM: out of memory; a dash: no trial is done. "
         f"Stale: of other code than the present. Click a head to sort. {K_ARE_DIFFERENT}"
     )
-    folded = _folded(f"{len(lines)} cells", _table(header, lines, caption), len(lines) <= 60)
+    folded = _folded(counted(len(lines), "cell"), _table(header, lines, caption), len(lines) <= 60)
     return f"<section><h2>Results</h2>\n{folded}</section>"
 
 
@@ -339,7 +339,7 @@ def _trouble(runs: Sequence[Run]) -> str:
             lines.append([trial_name(run.trial), "; ".join(what), Html(f"<code>{run.trial.trial_id}</code>")])
     if not lines:
         return ""
-    folded = _folded(f"{len(lines)} trials", _table(["what", "notes", "trial"], lines), len(lines) <= 20)
+    folded = _folded(counted(len(lines), "trial"), _table(["what", "notes", "trial"], lines), len(lines) <= 20)
     return f"<section><h2>What diverged, ran out of memory or failed</h2>\n{folded}</section>"
 
 
@@ -355,7 +355,7 @@ def _missing(runs: Sequence[Run]) -> str:
         for cell, own in grouped(missing, cell_of).items()
     ]
     table = _table(["what", "missing seeds"], lines)
-    folded = _folded(f"{len(missing)} trials in {len(lines)} cells", table, len(lines) <= 20)
+    folded = _folded(f"{counted(len(missing), 'trial')} in {counted(len(lines), 'cell')}", table, len(lines) <= 20)
     return f"<section><h2>Missing</h2>\n{folded}</section>"
 
 
@@ -363,7 +363,7 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     found = [run.result.provenance for run in runs if run.result]
     datasets = dict.fromkeys(dataset_id(run.trial.spec.data) for run in runs)
 
-    def counted(values: Iterable[str]) -> str:
+    def tallied(values: Iterable[str]) -> str:
         counts = Counter(value for value in values if value)
         several = len(counts) > 1
         return ", ".join(f"{value} ({number})" if several else value for value, number in counts.most_common())
@@ -374,11 +374,11 @@ def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     )
     libraries = sorted({f"{name} {version}" for p in found for name, version in p.versions.items()})
     items = {
-        "code": counted(f"{p.code}{'' if is_present(p) else ' (stale)'}" for p in found),
-        "commit": counted(commits),
+        "code": tallied(f"{p.code}{'' if is_present(p) else ' (stale)'}" for p in found),
+        "commit": tallied(commits),
         "libraries": ", ".join(libraries),
-        "hosts": counted(p.host for p in found),
-        "devices": counted(p.device_name for p in found),
+        "hosts": tallied(p.host for p in found),
+        "devices": tallied(p.device_name for p in found),
         "memory limit": "none"
         if sweep.execution.memory_limit_gib is None
         else f"{sweep.execution.memory_limit_gib:g} GiB of tensors",

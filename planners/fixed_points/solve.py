@@ -37,9 +37,9 @@ def fixed_point(f: Step, v0: Tensor, *, solver: Solver | None = None, adjoint: A
 
     v* = f(v*), dv*/d(.) = (I - df/dv)^{-1} df/d(.), Eqs. 2-4. The same value comes out of `ForwardIteration` whichever
     adjoint differentiates it: max_steps counts all applications of f that make the value, the one that attaches the
-    graph included. `planners.fixed_points.solution` says what a verdict promises. A solver of tolerance 0 says that its K
-    steps are wanted, and so does `Unrolled`; otherwise a tolerance that was not reached warns, as does a gradient whose
-    adjoint system was not solved, unless `Implicit(..., inexact=True)` asks for one.
+    graph included. `planners.fixed_points.solution` says what a verdict promises. A solver of tolerance 0 says that
+    its K steps are wanted, and so does `Unrolled`; otherwise a tolerance that was not reached warns, as does a gradient
+    whose adjoint system was not solved, unless `Implicit(..., inexact=True)` asks for one.
 
     Args:
         f: One step, [B, ...] -> [B, ...], the samples independent of each other; it gives a new tensor. It may have

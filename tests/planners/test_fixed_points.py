@@ -217,7 +217,9 @@ def test_a_tolerance_that_was_not_reached_warns_unless_the_steps_are_wanted(adjo
 
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
 def test_a_planner_whose_steps_are_its_plan_does_not_warn(kernel):
-    planner = build_planner(PlannerSpec(core="conv_gppn", hidden_channels=4, k_fwd=2, k_bwd=2), actions=4, kernel=kernel)
+    planner = build_planner(
+        PlannerSpec(core="conv_gppn", hidden_channels=4, k_fwd=2, k_bwd=2), actions=4, kernel=kernel
+    )
     goal = torch.zeros(2, 1, 9, 9)
     goal[:, 0, 4, 4] = 1.0
     plan = planner.plan(torch.ones(2, 1, 9, 9), goal)
