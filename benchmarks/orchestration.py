@@ -73,7 +73,7 @@ def processor_seconds(pid: int) -> dict[int, float]:
         try:
             fields = (path / "stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue
+            continue  # it has just ended
         parents.setdefault(int(fields[1]), []).append(int(path.name))
         ticks[int(path.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     found, ahead = {}, [pid]

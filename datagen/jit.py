@@ -35,7 +35,8 @@ def kernel(function: Callable[..., Any], **options: Any) -> Any:
         options: Further options of `numba.njit`.
     """
     compiled = numba.njit(nogil=True, **options)(function)
-    compiled._cache = _Cache(function)
+    if Path(function.__code__.co_filename).is_file():  # a cell of a notebook or `python -c` has no source to go by
+        compiled._cache = _Cache(function)
     return compiled
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,16 @@ class Moves:
         if len(set(lengths.values())) > 1 or not 0 < len(self.names) <= MOST_ACTIONS:
             told = ", ".join(f"{count} {field}" for field, count in lengths.items())
             raise ValueError(f"moves: expected as many offsets and costs as names, 1 to {MOST_ACTIONS}, got {told}")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"moves: names: each must be there once, got {self.names!r:.200}")
+        for name, offset in zip(self.names, self.offsets, strict=True):
+            pair = isinstance(offset, tuple | list) and len(offset) == 2
+            whole = pair and all(isinstance(part, Integral) and not isinstance(part, bool) for part in offset)
+            if not whole or (not any(offset) and not self.links):
+                raise ValueError(
+                    f"moves: the offset of {name!r}: expected whole rows and columns that lead elsewhere, "
+                    f"got {offset!r:.80}"
+                )
         for name, cost in zip(self.names, self.costs, strict=True):
             if not (math.isfinite(cost) and cost > 0):  # with 0, a bump would count as an optimal move
                 raise ValueError(f"moves: the cost of {name!r} must be positive, got {cost}")

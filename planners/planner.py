@@ -13,7 +13,7 @@ from planners.compiled.loops import fixed_point as solve_compiled
 from planners.compiled.loops import unsupported
 from planners.compiled.solvers import GaussSeidel
 from planners.cores import CompactStep, Core, CoreStep, encoded
-from planners.fixed_points import Solution, fixed_point
+from planners.fixed_points import Solution
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS, named
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class Planner(nn.Module):
             raise ValueError(solver.refusal(reason))
         if isinstance(step, CompactStep):
             step = step.prepared()
-        solution = fixed_point(step, step.initial_value(), solver=solver, adjoint=self.adjoint)
+        # Not `fixed_point`, which warns where K steps do not reach the tolerance: here they are the plan.
+        solution = self.adjoint.solve(step, step.initial_value(), solver)
         return Plan(step.policy(solution.value), solution, step, f"reference: {reason}", map_logits)
 
     def recording(self, **changes: Any) -> Planner:

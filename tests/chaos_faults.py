@@ -100,7 +100,7 @@ def descendants(pid: int) -> list[int]:
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
-            continue
+            continue  # it has just ended
         parents.setdefault(parent, []).append(int(path.name))
     found, ahead = [], [pid]
     while ahead:
@@ -117,7 +117,7 @@ def _of_kind(pid: int, word: bytes) -> list[int]:
             if word in Path(f"/proc/{process}/cmdline").read_bytes():
                 found.append(process)
         except OSError:
-            continue
+            continue  # it has just ended
     return found
 
 
@@ -276,7 +276,7 @@ def fill_disk(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random
             while True:
                 file.write(b"x" * 65536)
         except OSError:
-            pass
+            pass  # the disk is full, which is what was wanted
     with contextlib.suppress(subprocess.TimeoutExpired):  # it may have nothing to write just now
         driver.wait(30)
     filler.unlink()

@@ -38,7 +38,7 @@ from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.words import outcome, trial_name
+from orchestrator.words import counted, outcome, trial_name
 
 
 class Onlookers:
@@ -73,7 +73,7 @@ class Onlookers:
 
     def waiting(self, trials: list[PlannedTrial], holder: str) -> None:
         """Note that the trials that are left are being run elsewhere."""
-        self._progress.say(f"{len(trials)} trials are being run by {holder}; waiting for them")
+        self._progress.say(f"waiting for {counted(len(trials), 'trial')}, run by {holder}")
 
     def left(self, trial: PlannedTrial) -> None:
         """Note that another process turned out to work on the trial."""
@@ -140,7 +140,9 @@ def run_campaign(
         stack.callback(progress.close)
         stack.enter_context(storage.at_work())
         if todo or waiting:
-            progress.say(f"starting Ray for {len(todo)} trials" if address is None else f"joining Ray at {address}")
+            progress.say(
+                f"starting Ray for {counted(len(todo), 'trial')}" if address is None else f"joining Ray at {address}"
+            )
             stack.enter_context(ray_cluster(address))
             check_machines(storage, address)  # before anybody is told of a run that can't be
             if todo:
@@ -168,7 +170,7 @@ def run_campaign(
                 progress.say(f"{error}; idp report says more")
             left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
             if left:
-                progress.say(f"{left} trials are not in MLflow yet; the next run, or idp sync, sends them")
+                progress.say(f"not in MLflow yet: {counted(left, 'trial')}; the next run, or idp sync, sends them")
         return ending
 
 

@@ -11,6 +11,7 @@ from datagen.tasks.registry import TASKS
 from orchestrator.cli.options import add_storage
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import SweepError
+from orchestrator.words import counted
 
 ORDERS = ("4abs-cc", "news")
 ORDER_HELP = "order of the file's actions; 4abs-cc (default): north, west, south, east; news: north, east, west, south"
@@ -79,7 +80,7 @@ def _export(options: argparse.Namespace) -> int:
 def _archive(options: argparse.Namespace) -> int:
     from orchestrator.storage.archive import write_archive
 
-    print(f"{options.file}: {write_archive(options.storage, options.file, _say)} trials")
+    print(f"{options.file}: {counted(write_archive(options.storage, options.file, _say), 'trial')}")
     return 0
 
 
@@ -87,7 +88,7 @@ def _unarchive(options: argparse.Namespace) -> int:
     from orchestrator.storage.archive import read_archive
 
     written, there = read_archive(options.file, options.storage, _say)
-    print(f"{options.storage}: {written} of {there} trials put there, {there - written} it had already")
+    print(f"{options.storage}: {written} of {counted(there, 'trial')} put there, {there - written} it had already")
     return 0
 
 

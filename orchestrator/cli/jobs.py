@@ -25,7 +25,7 @@ from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
 from orchestrator.terminal import aligned
-from orchestrator.words import duration
+from orchestrator.words import counted, duration
 
 JOB_FAILED = 1
 
@@ -116,7 +116,7 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
         }
         print(json.dumps(shown, indent=2))
         return 0
-    print(f"{job_id}: {sweep.name}, {len(trials)} trials, at {client.get_address()}")
+    print(f"{job_id}: {sweep.name}, {counted(len(trials), 'trial')}, at {client.get_address()}")
     print(f"sent:    {sent.words()}, of {folder}")
     print("\n".join(f"{name + ':':<8} {line}" for name, line in follow.items()))
     return 0
@@ -153,7 +153,7 @@ def _counts(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) -> d
 
 
 def _progress_line(shown: dict[str, Any], storage: Storage) -> str:
-    start = f"{shown['sweep']}: {shown['trials']} trials"
+    start = f"{shown['sweep']}: {counted(shown['trials'], 'trial')}"
     if "done" not in shown:
         return f"{start}; what is done is known where the storage is (there is no {storage} here)"
     kept = ("done", "missing", "failed", "stale", "cancelled")

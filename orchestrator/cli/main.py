@@ -43,7 +43,7 @@ from orchestrator.tables.formats import render
 from orchestrator.tables.records import collect
 from orchestrator.tables.summary import summarise
 from orchestrator.terminal import printing
-from orchestrator.words import duration, size_words
+from orchestrator.words import counted, duration, size_words
 
 BAD_INPUT = 2
 TRIALS_FAILED = 1
@@ -194,6 +194,12 @@ def _again(options: argparse.Namespace, verb: str) -> str:
     return shlex.join([_program("idp"), *Command.of(options).words(verb)[1:]])
 
 
+def _found(sweep: str, beside: Path) -> str:
+    """Return where the next sweep is, from here: `next:` counts from the folder of all sweeps, or from its parent."""
+    places = [folder / sweep for folder in (Path(), beside, beside.parent)]
+    return next((os.path.relpath(place) for place in places if place.is_file()), "")
+
+
 def _next_sweep(options: argparse.Namespace, sweep: str) -> str:
     """Return the command that runs the next sweep at the scale of this one: at the paper's, some take months."""
     profiles, profile = profiles_of(sweep), options.profile
@@ -241,7 +247,9 @@ def _run(options: argparse.Namespace) -> int:
     expected = expected_time(plan)
     if todo:
         options.storage.make()
-        progress.say(f"{len(todo)} trials to run, expected time: {expected}; disk: about {size_words(disk(plan))}")
+        progress.say(
+            f"{counted(len(todo), 'trial')} to run, expected time: {expected}; disk: about {size_words(disk(plan))}"
+        )
     started = time.monotonic()
     from orchestrator.campaign.run import run_campaign
 
@@ -260,7 +268,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         print(f"\n{render(summary, 'text')}\n{_what_next(plan, todo, options)}")
     if todo:
-        progress.say(f"{ending.ran} trials in {duration(time.monotonic() - started)}; expected {expected}")
+        progress.say(f"{counted(ending.ran, 'trial')} in {duration(time.monotonic() - started)}; expected {expected}")
     return max(_failures(plan, options), TRIALS_FAILED if ending.failed_tests or ending.failures else 0)
 
 
@@ -277,8 +285,8 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
     else:
         lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")
         lines += [f"              then open http://127.0.0.1:5000{page}"] if page else []
-    if plan.sweep.next:
-        lines.append(f"next sweep:   {_next_sweep(options, plan.sweep.next)}")
+    if plan.sweep.next and (sweep := _found(plan.sweep.next, Path(options.sweep).parent)):
+        lines.append(f"next sweep:   {_next_sweep(options, sweep)}")
     return "\n".join(lines)
 
 
@@ -297,5 +305,9 @@ def _sync(options: argparse.Namespace) -> int:
     uri = options.tracking_uri or default_uri(options.storage)
     count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
-    print(json.dumps(shown, indent=2) if options.json else f"{count} trials of {sweep.name} are in {shown_uri(uri)}")
+    print(
+        json.dumps(shown, indent=2)
+        if options.json
+        else f"{counted(count, 'trial')} of {sweep.name} now in {shown_uri(uri)}"
+    )
     return 0

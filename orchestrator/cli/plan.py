@@ -17,7 +17,7 @@ from orchestrator.storage.provenance import code_hash
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.table import headings
 from orchestrator.terminal import aligned
-from orchestrator.words import duration, size_words
+from orchestrator.words import counted, duration, size_words
 
 
 def add_plan(
@@ -73,7 +73,7 @@ def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepS
         print("\n".join(["", *state_of_search(sweep, options.storage)]))
     for entry in schedules:
         print(
-            f"on {entry.devices} devices: {entry.busy_seconds / 3600:.2f} device-hours, done after "
+            f"on {counted(entry.devices, 'device')}: {entry.busy_seconds / 3600:.2f} device-hours, done after "
             f"{duration(entry.seconds)}, the last {duration(entry.tail_seconds)} with idle devices"
         )
     if options.gpus and not schedules:
@@ -182,7 +182,7 @@ def _plan_text(plan: Plan, storage: Storage, again: str) -> str:
         )
         lines.append(f"  {dataset.dataset_id}  {dataset.problems:,} problems  {state}")
     todo = plan.count("missing", "failed")
-    lines += ["", f"{len(plan.trials)} trials: {plan.count('done')} done, {todo} to run"]
+    lines += ["", f"{counted(len(plan.trials), 'trial')}: {plan.count('done')} done, {todo} to run"]
     if plan.count("stale"):
         lines[-1] += f", {plan.count('stale')} stale (other code; --rerun stale trains them again)"
     if plan.count("cancelled"):

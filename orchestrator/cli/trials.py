@@ -20,7 +20,7 @@ from orchestrator.storage.results import ResultError, write_json
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.selection import find_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
-from orchestrator.words import outcome, size_words, trial_name
+from orchestrator.words import counted, outcome, size_words, trial_name
 
 
 def add_trial_verbs(
@@ -165,7 +165,7 @@ def _say_each(options: argparse.Namespace, sweep: SweepSpec, said: dict[str, str
         print(json.dumps({"sweep": sweep.name, "trials": said}, indent=2))
         return
     for words, count in Counter(said.values()).items():
-        print(f"{count} trials: {words}")
+        print(f"{counted(count, 'trial')}: {words}")
 
 
 def _gc(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.cluster.secrecy import secret_content, secret_name
 from orchestrator.sweep.specs import SweepError
-from orchestrator.words import first_line, size_words
+from orchestrator.words import counted, first_line, size_words
 
 MOST_BYTES = 100 * 2**20
 """A package travels through the memory of the cluster's head, so a larger one is refused."""
@@ -37,7 +37,7 @@ class Shipment:
 
     def words(self) -> str:
         """Return it as one line says it."""
-        text = f"{self.files} files, {size_words(self.bytes)}"
+        text = f"{counted(self.files, 'file')}, {size_words(self.bytes)}"
         if not self.left_out:
             return text
         named = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")

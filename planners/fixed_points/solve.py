@@ -16,6 +16,7 @@ from torch import Tensor
 from planners.fixed_points.adjoints import (
     Attached,
     Implicit,
+    Unrolled,
     linearisation_point,
     reaches_more_than,
     transposed_jacobian,
@@ -24,7 +25,7 @@ from planners.fixed_points.adjoints import (
 from planners.fixed_points.gmres import GMRES
 from planners.fixed_points.solution import Adjoint, AdjointRecord, AdjointSlot, Result, Solution, Solver, Step
 from planners.fixed_points.solvers import Broyden, ForwardIteration, apply
-from planners.fixed_points.stopping import rows, safe_norm_per_sample, scale_per_sample
+from planners.fixed_points.stopping import flat, rows, safe_norm_per_sample, scale_per_sample
 
 __all__ = ["Adjoint", "AdjointRecord", "Result", "Solution", "Solver", "Step", "fixed_point", "root"]
 
@@ -36,8 +37,9 @@ def fixed_point(f: Step, v0: Tensor, *, solver: Solver | None = None, adjoint: A
 
     v* = f(v*), dv*/d(.) = (I - df/dv)^{-1} df/d(.), Eqs. 2-4. The same value comes out of `ForwardIteration` whichever
     adjoint differentiates it: max_steps counts all applications of f that make the value, the one that attaches the
-    graph included. `planners.fixed_points.solution` says what a verdict promises; a gradient whose adjoint system was
-    not solved warns, unless `Implicit(..., inexact=True)` asks for one.
+    graph included. `planners.fixed_points.solution` says what a verdict promises. A solver of tolerance 0 says that
+    its K steps are wanted, and so does `Unrolled`; otherwise a tolerance that was not reached warns, as does a gradient
+    whose adjoint system was not solved, unless `Implicit(..., inexact=True)` asks for one.
 
     Args:
         f: One step, [B, ...] -> [B, ...], the samples independent of each other; it gives a new tensor. It may have
@@ -50,6 +52,10 @@ def fixed_point(f: Step, v0: Tensor, *, solver: Solver | None = None, adjoint: A
     Returns:
         The solution with residual, steps and result per sample.
 
+    Warns:
+        RuntimeWarning: When a sample ran out of steps or diverged; and, in the backward pass, when the adjoint system
+            was left unsolved.
+
     Raises:
         TypeError: When solver or adjoint is none, or f gives no real tensor.
         ValueError: When v0 has no batch dimension, f changes its shape or its argument, or the adjoint cannot
@@ -60,7 +66,12 @@ def fixed_point(f: Step, v0: Tensor, *, solver: Solver | None = None, adjoint: A
     _check_adjoint(adjoint)
     _check_value("v0", v0)
     _check_vector("fixed_point", f, v0)
-    return adjoint.solve(f, v0, solver)
+    found = adjoint.solve(f, v0, solver)
+    if solver.tolerance > 0.0:
+        advice = "; does f contract, or are max_steps too few? A solver of tolerance 0 says that its steps are wanted"
+        wanted = (Result.MAX_STEPS,) if isinstance(adjoint, Unrolled) else ()
+        _warn_failed("fixed_point: no fixed point was found for", found, advice, wanted)
+    return found
 
 
 def root(
@@ -86,8 +97,8 @@ def root(
         adjoint: Solver of the linear system; `Implicit(GMRES())` when not given, which needs no contraction. Any
             other solver iterates w = w - (dF/dv)^T w + g.
         solution: [B, ...] v* from elsewhere, in place of v0 and solver. Its value is returned unchanged, in memory of
-            its own; CONVERGED when the distance to the root is at most 1e-6 of its length, by a step of Newton's method
-            (up to 32 unknowns) or ||F||^2 / ||J^T F||, which that distance exceeds if F is linear.
+            its own; CONVERGED when the distance to the root is at most 1e-6: of each number, by a step of Newton's
+            method (up to 32 unknowns), and of its length by ||F||^2 / ||J^T F||, a bound from below if F is linear.
 
     Returns:
         The solution with residual per sample (of a given one the estimated distance, relative); `Solution.adjoint` says
@@ -118,7 +129,11 @@ def root(
         _check_value("v0", v0)
         _check_vector("root", F, v0)
         found = _find(F, v0, solver)
-    _warn_not_found(found, solution is not None)
+    if solution is not None:
+        _warn_failed("root: the given solution is no root of F for", found, "")
+    elif solver is None or solver.tolerance > 0.0:
+        advice = "; is there one, does v0 lead to it, or are max_steps too few?"
+        _warn_failed("root: no root was found for", found, advice)
     if not torch.is_grad_enabled():
         return found
     v = linearisation_point(found.value)
@@ -161,15 +176,15 @@ def _solve_transposed(product: Step, g: Tensor, adjoint: Implicit, slot: Adjoint
     return torch.where(rows(finite, g), w, torch.nan)
 
 
-def _warn_not_found(found: Solution, given: bool) -> None:
-    failed = (found.result != Result.CONVERGED) & (found.result != Result.SETTLED)
-    count = int(failed.sum())
-    if count:
-        what = "the given solution is no root of F" if given else "no root was found"
-        why = "" if given else "; is there one, does v0 lead to it, or are max_steps too few?"
+def _warn_failed(what: str, found: Solution, advice: str, wanted: tuple[Result, ...] = ()) -> None:
+    """Warn, in the name of the caller's caller, of samples that ended otherwise than well or as wanted."""
+    failed = torch.ones_like(found.result, dtype=torch.bool)
+    for result in (Result.CONVERGED, Result.SETTLED, *wanted):
+        failed &= found.result != result
+    if count := int(failed.sum()):
         warnings.warn(
-            f"root: {what} for {count} of {len(failed)} samples (relative residual up to "
-            f"{float(found.residual.max()):.1e}){why}",
+            f"{what} {count} of {len(failed)} samples (relative residual up to "
+            f"{float(found.residual[failed].max()):.1e}){advice}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -250,12 +265,15 @@ def _judge(F: Step, v: Tensor) -> Solution:
     value, pulled = _value_and_pull(F, v)
     length, slope = _length_and_slope(value, pulled)
     distance = torch.where(length > 0.0, length * slope, length)
-    if 0 < v[0:1].numel() <= 32:
-        distance = torch.maximum(distance, _newton_step(F, v, value))
     size = safe_norm_per_sample(v).double()
-    eps = torch.finfo(v.dtype).eps
+    tolerance = max(1e-6, 4.0 * torch.finfo(v.dtype).eps)
     error = torch.where(distance > 0.0, distance / size, distance)
-    result = torch.where(error <= max(1e-6, 4.0 * eps), int(Result.CONVERGED), int(Result.MAX_STEPS))
+    if 0 < v[0:1].numel() <= 32:
+        step, numbers = _newton_step(F, v, value), flat(v).abs().double()
+        # Every number by itself, as the error rule judges; beside much larger ones it is as good as their rounding.
+        numbers = numbers + 4.0 * torch.finfo(v.dtype).eps / tolerance * numbers.amax(dim=1, keepdim=True)
+        error = torch.maximum(error, torch.where(step > 0.0, step / numbers, 0.0).amax(dim=1))
+    result = torch.where(error <= tolerance, int(Result.CONVERGED), int(Result.MAX_STEPS))
     finite = torch.isfinite(length) & torch.isfinite(size)
     result = torch.where(finite, result, int(Result.DIVERGED)).to(torch.int8)
     residual = torch.where(torch.isfinite(error), error, torch.inf).to(torch.promote_types(v.dtype, torch.float32))
@@ -263,12 +281,12 @@ def _judge(F: Step, v: Tensor) -> Solution:
 
 
 def _newton_step(F: Step, v: Tensor, value: Tensor) -> Tensor:
-    """Return ||J^{-1} F|| per sample, of least squares where J is singular, [B] in float64."""
+    """Return |J^{-1} F| number by number, of least squares where J is singular, [B, N] in float64."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = linearisation_point(v)
         condition = apply(F, leaf)
         if not condition.requires_grad:
-            return torch.zeros(len(v), dtype=torch.float64, device=v.device)
+            return torch.zeros(len(v), v[0:1].numel(), dtype=torch.float64, device=v.device)
         n, product = v[0:1].numel(), transposed_jacobian(condition, leaf)
         units = torch.eye(n, dtype=v.dtype, device=v.device).view(n, 1, *v.shape[1:]).expand(n, *v.shape)
         jacobian = torch.stack([product(unit.contiguous()).reshape(len(v), n) for unit in units], dim=1).double()
@@ -276,4 +294,4 @@ def _newton_step(F: Step, v: Tensor, value: Tensor) -> Tensor:
     usable = torch.isfinite(jacobian).all(dim=2).all(dim=1) & torch.isfinite(right).all(dim=2).all(dim=1)
     jacobian, right = (torch.where(usable[:, None, None], part, 0.0) for part in (jacobian, right))
     step = torch.linalg.pinv(jacobian, rtol=n * torch.finfo(v.dtype).eps) @ right
-    return torch.linalg.vector_norm(step[:, :, 0], dim=1)
+    return step[:, :, 0].abs()

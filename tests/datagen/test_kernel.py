@@ -100,3 +100,8 @@ def test_the_place_can_be_chosen(tmp_path):
     place = tmp_path / "cache"
     run(ROOT, NUMBA_CACHE_DIR=str(place))
     assert folders(place) and folders(place) == {path.name for path in place.iterdir()}
+
+
+def test_a_kernel_without_a_source_file_is_compiled_and_not_kept(tmp_path):
+    code = "from datagen.kernel import kernel; print(kernel(eval('lambda x: x + 1.5'))(1.0))"
+    assert run(ROOT, code, NUMBA_CACHE_DIR=str(tmp_path)) == 2.5 and not folders(tmp_path)

@@ -211,7 +211,7 @@ def test_workers_run_the_code_of_the_driver_whatever_the_current_folder_holds(tm
     (trial,) = [trial for trial in expand(load_sweep(path)) if trial.axes["planner"] == "vin"]
     result = Storage(storage).trial(trial.trial_id).read_result()
     assert result is not None and (result.status, result.provenance.code) == ("COMPLETED", code_hash())
-    assert "1 trials to run, expected time: unknown; disk: about " in done.stderr
+    assert "1 trial to run, expected time: unknown; disk: about " in done.stderr
 
 
 def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):

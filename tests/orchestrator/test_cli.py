@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from samples import put_result
 
-from orchestrator.cli.main import _parser, main
+from orchestrator.cli.main import _found, _parser, main
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, TrialHeld
 from orchestrator.storage.provenance import Provenance, code_hash
@@ -158,3 +158,14 @@ def test_a_trial_that_is_somebody_elses_is_one_line(sweep, tmp_path, capsys, mon
     assert main(["trial", str(sweep), first.trial_id, "--storage", str(tmp_path / "storage")]) == 2
     said = capsys.readouterr().err
     assert said.splitlines()[-1] == f"idp: {loss}" and "Traceback" not in said
+
+
+def test_the_next_sweep_is_named_from_where_one_is_and_not_where_it_is_not(tmp_path, monkeypatch):
+    sweeps = tmp_path / "project" / "sweeps"
+    sweeps.mkdir(parents=True)
+    (sweeps / "b.yaml").write_text("name: b\n")
+    for folder, expected in ((tmp_path, "project/sweeps/b.yaml"), (tmp_path / "project", "sweeps/b.yaml")):
+        monkeypatch.chdir(folder)
+        beside = sweeps.relative_to(folder)
+        assert _found("sweeps/b.yaml", beside) == _found("b.yaml", beside) == expected
+    assert _found("sweeps/c.yaml", sweeps) == ""

@@ -170,14 +170,14 @@ def test_cancel_and_retry_from_the_command_line(tmp_path, capsys):
     assert main(["cancel", *common]) == 2
     assert "say which trials" in capsys.readouterr().err
     assert main(["cancel", *common, "--only", "planner=vin"]) == 0
-    assert "1 trials: cancelled" in capsys.readouterr().out
+    assert "1 trial: cancelled" in capsys.readouterr().out
     main(["plan", *common, "--json"])
     plan = json.loads(capsys.readouterr().out)
     assert (plan["cancelled"], plan["missing"]) == (1, 1)
     main(["table", *common])
     assert "cancelled" in capsys.readouterr().out.lower()
     assert main(["retry", *common]) == 0
-    assert "1 trials: runs again with the sweep" in capsys.readouterr().out
+    assert "1 trial: runs again with the sweep" in capsys.readouterr().out
     main(["plan", *common, "--json"])
     assert json.loads(capsys.readouterr().out)["missing"] == 2
 

@@ -59,7 +59,7 @@ def test_the_command_line_works_in_a_thread(tmp_path, capsys):
     thread = threading.Thread(target=lambda: codes.append(cli.main(arguments)))
     thread.start()
     thread.join()
-    assert codes == [0] and "1 trials" in capsys.readouterr().out
+    assert codes == [0] and "1 trial" in capsys.readouterr().out
 
 
 def test_a_keyboard_interrupt_of_somebody_else_is_one_line(monkeypatch, capsys):

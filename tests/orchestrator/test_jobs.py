@@ -169,7 +169,7 @@ def test_what_is_done_is_said_where_the_cluster_is_away(tmp_path, monkeypatch, c
     sweep.write_text("name: small\nplanners: {vin: {core: vin}}\n")
     words = ["status", str(sweep), "--storage", str(tmp_path), "--address", "http://127.0.0.1:9"]
     assert main(words) == 2
-    assert capsys.readouterr().out == "small: 1 trials: 0 done, 1 missing\n"
+    assert capsys.readouterr().out == "small: 1 trial: 0 done, 1 missing\n"
 
 
 @pytest.mark.parametrize("address", ["ftp://head:1", "http://", "http://head:99999", "http://head:x"])

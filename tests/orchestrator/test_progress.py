@@ -144,9 +144,14 @@ def test_threads_that_draw_and_change_at_once_do_not_meet():
 
 
 class Hungup(Terminal):
+    lost = 0
+
     def write(self, text: str) -> int:
+        self.lost += 1
         raise OSError(5, "Input/output error")
 
 
 def test_a_terminal_that_is_gone_stops_nothing():
-    play(Progress(3, 1, {}, Hungup()))
+    terminal = Hungup()
+    play(Progress(3, 1, {}, terminal))
+    assert terminal.lost > 0 and terminal.getvalue() == ""

@@ -1,5 +1,6 @@
 """The public functions, with no planner: fixed_point and root, and the examples that show them."""
 
+import dataclasses
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,15 @@ from planners.fixed_points import (
     Broyden,
     ForwardIteration,
     Implicit,
+    OneStep,
     Result,
     Solver,
+    Unrolled,
     fixed_point,
     root,
 )
+from planners.planner import build_planner
+from planners.specs import PlannerSpec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("implicit_*.py"))
 
@@ -193,3 +198,38 @@ def test_example_prints_a_gradient_that_agrees(example: Path, capsys: pytest.Cap
     torch.testing.assert_close(torch.as_tensor(implicit), torch.as_tensor(reference), rtol=1e-6, atol=1e-6)
     assert torch.as_tensor(reference).abs().max() > 0.01
     assert "implicit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), OneStep()], ids=lambda adjoint: type(adjoint).__name__)
+@pytest.mark.parametrize("rule", ["error", "residual"])
+def test_a_tolerance_that_was_not_reached_warns_unless_the_steps_are_wanted(adjoint, rule):
+    def slow(v):
+        return 0.9 * v + 1.0
+
+    zeros, solver = torch.zeros(3, 2), ForwardIteration(5, 1e-4, rule=rule)
+    with pytest.warns(RuntimeWarning, match="fixed_point: no fixed point was found for 3 of 3 samples") as told:
+        assert set(fixed_point(slow, zeros, solver=solver, adjoint=adjoint).result.tolist()) == {Result.MAX_STEPS}
+    assert len(told) == 1 and told[0].filename == __file__
+    wanted = dataclasses.replace(solver, tolerance=0.0)
+    assert set(fixed_point(slow, zeros, solver=wanted, adjoint=adjoint).result.tolist()) == {Result.MAX_STEPS}
+    assert set(fixed_point(slow, zeros, solver=solver, adjoint=Unrolled()).result.tolist()) == {Result.MAX_STEPS}
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_a_planner_whose_steps_are_its_plan_does_not_warn(kernel):
+    planner = build_planner(
+        PlannerSpec(core="conv_gppn", hidden_channels=4, k_fwd=2, k_bwd=2), actions=4, kernel=kernel
+    )
+    goal = torch.zeros(2, 1, 9, 9)
+    goal[:, 0, 4, 4] = 1.0
+    plan = planner.plan(torch.ones(2, 1, 9, 9), goal)
+    assert (plan.solution.result == Result.MAX_STEPS).all()
+    plan.logits.sum().backward()
+
+
+def test_a_small_number_of_a_given_root_is_judged_by_itself():
+    target = torch.tensor([[1e6, 1e-3]], dtype=torch.float64, requires_grad=True)
+    assert root(lambda v: v - target, solution=target.detach()).result.tolist() == [Result.CONVERGED]
+    wrong = target.detach() + torch.tensor([[0.0, 1e-3]], dtype=torch.float64)  # twice what it should be
+    with pytest.warns(RuntimeWarning, match="the given solution is no root of F for 1 of 1 samples"):
+        assert root(lambda v: v - target, solution=wrong).result.tolist() == [Result.MAX_STEPS]

@@ -38,7 +38,6 @@ from planners.fixed_points import (
     Step,
     Unrolled,
 )
-from planners.fixed_points import solve as fixed_points
 from planners.fixed_points.stopping import GROWTH, norm_per_sample
 
 
@@ -92,7 +91,7 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
         adjoint = replace(adjoint, solver=_Compiled(solve, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
         last = _LastStep(solve)
     forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
-    return fixed_points.fixed_point(last, step.initial, solver=forward, adjoint=adjoint)
+    return adjoint.solve(last, step.initial, forward)
 
 
 @torch.no_grad()
