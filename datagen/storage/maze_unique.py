@@ -32,8 +32,8 @@ _MARGIN = 2
 """Cells of wall round a maze that a crop may reach into."""
 _FEWEST_FREE = 20
 """Free cells that a crop must have."""
-_HELD_OUT = 10
-"""One in so many training mazes, the last ones, is kept for the crops of `valid`."""
+_HELD_OUT = 20
+"""One in so many training mazes is kept for the crops of `valid`, and one for those of `test`: the last ones."""
 
 
 def import_mazes(folder: Path, root: Path) -> Path:
@@ -60,13 +60,13 @@ def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int =
     """Make a dataset of the task `mazes` of square crops of the training mazes, each with a goal of its own.
 
     A crop may reach two cells over the edge, where all is wall; its goal is uniform over its free cells. Nine in ten of
-    the mazes, the first ones, give the problems of `train`, the others those of `valid`; there is no `test`.
+    the mazes, the first ones, give the problems of `train`, the others in halves those of `valid` and `test`.
 
     Args:
         folder: Has `train_inputs.npy`.
         root: Folder of all datasets.
         size: Rows and columns of a crop, cells.
-        count: Problems of `train`; `valid` has a tenth.
+        count: Problems of `train`; `valid` and `test` have a tenth each.
         seed: Seed of the crops and goals.
 
     Returns:
@@ -80,10 +80,10 @@ def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int =
     if not 5 <= size <= free.shape[1]:
         raise DatasetError(f"{path}: mazes of {free.shape[1] - 2 * _MARGIN} cells have no crops of {size}")
     held = max(1, len(free) // _HELD_OUT)
-    parts = {"train": (free[:-held], count), "valid": (free[-held:], max(1, count // _HELD_OUT))}
+    tenth = max(1, count // 10)
+    parts = ((free[: -2 * held], count), (free[-2 * held : -held], tenth), (free[-held:], tenth))
     splits: dict[Split, Problems] = {}
-    for number, split in enumerate(SPLITS[:2]):
-        mazes, problems = parts[split]
+    for number, (split, (mazes, problems)) in enumerate(zip(SPLITS, parts, strict=True)):
         generator = np.random.default_rng([seed, number])
         crops, goals = zip(*(_crop(mazes, size, generator, path) for _ in range(problems)), strict=True)
         seeds = label_seeds(problem_seeds(seed, number, 0, problems))
