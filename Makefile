@@ -37,8 +37,8 @@ smoke-all: $(STAMP) $(VENV)/.system
 	    done; \
 	done
 
-# Side by side in two processes: files one by one, those that run sweeps together in one (tests/conftest.py).
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Side by side in two processes, which tests/conftest.py hands whole files.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test: $(STAMP) $(VENV)/.system
 	$(SIDE_BY_SIDE)

@@ -184,7 +184,14 @@ def _mlflow_runs(sweep: Sweep) -> dict[str, list[str]]:
 
 
 def campaign(
-    folder: Path, storage: Path, faults: int, kinds: list[str], seed: int, say: Callable[[str], None], **size: object
+    folder: Path,
+    storage: Path,
+    faults: int,
+    kinds: list[str],
+    seed: int,
+    say: Callable[[str], None],
+    undisturbed: Callable[[Sweep], dict[str, dict[str, object]]] = run_undisturbed,
+    **size: object,
 ) -> dict[str, int]:
     """Run the sweep undisturbed and disturbed, compare, and return how many faults of each kind hit."""
     path = folder / "chaos.yaml"
@@ -196,7 +203,7 @@ def campaign(
         text = path.read_text().replace("data: {", f"{STUCK_PLANNER.replace('MARK', str(folder / 'mark'))}data: {{")
         path.write_text(text + STUCK_SWEEP)
     calm = Sweep(path, folder / "undisturbed")
-    expected = run_undisturbed(calm)
+    expected = undisturbed(calm)
     say(f"undisturbed: {len(expected)} trials")
     together = int("first" in kinds)
     if together:

@@ -22,6 +22,11 @@ from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
 RUNS_SWEEPS = {"idp", "head"}
 """Fixtures of tests that run sweeps, or what costs as much."""
+SWEEPS = {
+    "test_campaign", "test_chaos", "test_checking", "test_guides", "test_jobs", "test_leases", "test_notebook",
+    "test_plugins", "test_preflight", "test_searching", "test_show",
+}  # fmt: skip
+"""Files with such tests."""
 
 
 @contextmanager
@@ -41,20 +46,27 @@ def plugins_forgotten() -> Iterator[None]:
         code_hash.cache_clear()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what may run side by side where there are several workers: files do, those that run sweeps do not.
-
-    Those come first, as one group: the others fit beside them and after them.
-    """
+    """Mark what runs sweeps as slow, and put its files first, so that all others fit beside them and after them."""
     slow = [item for item in items if RUNS_SWEEPS & set(item.fixturenames) or item.get_closest_marker("sweeps")]
     for item in slow:
         item.add_marker(pytest.mark.slow)
-    files = {item.path for item in slow}
-    items.sort(key=lambda item: item.path not in files)
-    for item in items:
-        group = "sweeps" if item.path in files else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    if others := {item.path.stem for item in slow} - SWEEPS:
+        raise pytest.UsageError(f"{', '.join(sorted(others))}: runs sweeps, and conftest.SWEEPS does not name it")
+    items.sort(key=lambda item: item.path.stem not in SWEEPS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give whole files to several workers, all that run sweeps to one: they share a Ray head, and need both cores."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            return "sweeps" if file.stem in SWEEPS else str(file)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)

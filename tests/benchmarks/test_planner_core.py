@@ -50,6 +50,7 @@ def test_map_by_map_evaluation_agrees_with_ours():
     assert min(seconds) > 0
 
 
+@pytest.mark.slow
 def test_the_report_is_one_json_object(capsys, monkeypatch):
     monkeypatch.setattr(planner_core, "settled_core", lambda name: (build_planner(PlannerSpec(core=name)).core, 0.9))
     monkeypatch.setattr(planner_core, "BATCH", 2)

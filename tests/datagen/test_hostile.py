@@ -269,6 +269,7 @@ read_split(Path(sys.argv[1]), "test")
 """
 
 
+@pytest.mark.slow
 def test_python_ends_well_after_a_dataset_was_read_beside_torch(made):
     ended = subprocess.run([sys.executable, "-c", _READ_AND_END, str(made)], capture_output=True, check=False)
     assert ended.returncode == 0, ended.stderr.decode()

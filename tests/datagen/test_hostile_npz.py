@@ -236,6 +236,7 @@ def _import(path, capsys):
     return out.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_fuzzed_npz_files_are_refused_or_mean_the_same(method, tmp_path, capsys):
     path, content = tmp_path / "a.npz", zipped(members(), METHODS[method])
@@ -247,6 +248,7 @@ def test_fuzzed_npz_files_are_refused_or_mean_the_same(method, tmp_path, capsys)
             assert _import(path, capsys) in ("", expected)
 
 
+@pytest.mark.slow
 def test_fuzzed_npz_headers_are_refused_or_say_what_they_hold(tmp_path, capsys):
     path, content = tmp_path / "a.npz", members()
     with bounded(processor_seconds=10 + EXAMPLES * 0.3, mebibytes=300):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import datagen.jit as kernel
 
 HASH = """import numpy as np; from datagen.sampling.unique_maps import map_hashes
@@ -43,6 +45,7 @@ def edit(path, before, after):
     path.write_text(source.replace(before, after))
 
 
+@pytest.mark.slow
 def test_a_change_in_another_file_is_noticed(tmp_path):
     package = copied(tmp_path) / "datagen"
     before = run(tmp_path)
@@ -61,6 +64,7 @@ print(len(cells_of(grid_of(2, 3, 1, True))))
 """
 
 
+@pytest.mark.slow
 def test_a_change_of_a_constant_is_noticed_by_the_kernels_of_other_files(tmp_path):
     compiled = copied(tmp_path) / "planners" / "compiled"
     assert run(tmp_path, CELLS) == 3 * 16
@@ -71,6 +75,7 @@ def test_a_change_of_a_constant_is_noticed_by_the_kernels_of_other_files(tmp_pat
     assert run(tmp_path, CELLS) == 2 * 8
 
 
+@pytest.mark.slow
 def test_a_plugins_kernel_notices_its_constants_wherever_they_are(tmp_path):
     folder = copied(tmp_path)
     (folder / "numbers_of_mine.py").write_text("DOUBLE = 2\n")
@@ -84,6 +89,7 @@ def test_a_plugins_kernel_notices_its_constants_wherever_they_are(tmp_path):
     assert run(folder, code) == 3.0
 
 
+@pytest.mark.slow
 def test_another_checkout_of_the_same_sources_takes_what_the_first_has_compiled(tmp_path):
     one, other, place = copied(tmp_path / "one"), copied(tmp_path / "other"), tmp_path / "cache"
     run(one, CELLS, NUMBA_CACHE_DIR=str(place))
@@ -96,6 +102,7 @@ def test_another_checkout_of_the_same_sources_takes_what_the_first_has_compiled(
     assert run(other, CELLS, NUMBA_CACHE_DIR=str(place)) == 3 * 16
 
 
+@pytest.mark.slow
 def test_the_place_can_be_chosen(tmp_path):
     place = tmp_path / "cache"
     run(ROOT, NUMBA_CACHE_DIR=str(place))

@@ -85,6 +85,7 @@ def test_hash_sees_every_cell_and_the_shape():
     assert map_hashes(np.ones((1, 4, 6), np.uint8)) != map_hashes(np.ones((1, 6, 4), np.uint8))
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same():
     code = (
         "import hashlib, numpy as np\n"

@@ -63,6 +63,7 @@ def same(first, second, observation=True):
         np.testing.assert_array_equal(first.observation, second.observation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", SPECS)
 @pytest.mark.parametrize("order", ["4abs-cc", "news"])
 def test_round_trip(task, order, tmp_path):
@@ -209,6 +210,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_file_is_refused(case, tmp_path):
     export_npz(make(SPECS["navigation"], tmp_path), tmp_path / "a.npz")

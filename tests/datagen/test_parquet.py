@@ -85,6 +85,7 @@ def test_what_is_read_is_what_was_drawn(tmp_path):
         assert found.observation is None and found.obstacles is None
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_the_spec_alone(tmp_path):
     make(tmp_path / "forwards")
     make(tmp_path / "backwards", order=-1)
@@ -177,6 +178,7 @@ def _write_until_killed(root):
         write_shard(SPEC, shard, root)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_state_to_go_on_from(tmp_path):
     worker = PROCESSES.Process(target=_write_until_killed, args=(tmp_path / "killed",))
     worker.start()
@@ -309,6 +311,7 @@ def _make_rounds(roots, together, found):
     found.put(None)
 
 
+@pytest.mark.slow
 def test_processes_that_make_one_set_at_once_do_not_fail_each_other(tmp_path):
     processes = 4
     roots = [tmp_path / str(number) for number in range(12)]

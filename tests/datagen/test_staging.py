@@ -129,6 +129,7 @@ def _stage_and_read(directory, cache, room, queue, linger):
         time.sleep(linger)
 
 
+@pytest.mark.slow
 def test_processes_share_one_copy_and_a_killed_one_lets_go(far, cache):
     queue = PROCESSES.Queue()
     room = room_for(far, 1)

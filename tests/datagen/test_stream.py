@@ -109,6 +109,7 @@ def test_an_empty_split_gives_nothing(tmp_path):
     assert len(stream) == 0 and list(stream.in_order(4)) == [] and list(stream.batches(4, 0, 0)) == []
 
 
+@pytest.mark.slow
 def test_memory_stays_within_the_bound(tmp_path, monkeypatch):
     """Images of 0.6 MB a problem, 26 problems, 7 MB allowed."""
     spec = DatasetSpec(task="visual_navigation", map_size=7, train=26, valid=1, test=1)

@@ -87,6 +87,7 @@ def test_the_first_rule_is_cell_for_cell():
     np.testing.assert_array_equal(distinct_hashes(maps, DatasetSpec(map_size=7)), map_hashes(maps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("navigation", 9), ("manipulation", 8)])
 def test_no_test_map_is_a_training_map_turned_or_shifted(name, size):
     """By brute force, and not so by the first rule."""

@@ -54,12 +54,14 @@ def interior(size):
     return arrays(np.uint8, (size - 2, size - 2), elements=st.integers(0, 1)).map(lambda a: np.pad(a, 1))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(map_=st.one_of(interior(5), interior(6), interior(7)).filter(np.any))
 def test_pixels_are_those_of_render_obs(map_):
     assert largest_difference(map_) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -221,6 +223,7 @@ def test_a_forked_process_is_told_to_spawn(monkeypatch):
         panorama(CORRIDOR)
 
 
+@pytest.mark.slow
 def test_a_machine_without_egl_is_told_the_packages():
     code = (
         "import ctypes.util; find = ctypes.util.find_library\n"

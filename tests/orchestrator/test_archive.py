@@ -130,6 +130,7 @@ def of_evaluation(**fields):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -346,6 +347,7 @@ def test_what_is_no_archive_is_said(tmp_path, capsys):
     assert "no trial that has ended" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_published_results_give_the_tables_of_the_reproduction_page(tmp_path, capsys):
     root = Path(__file__).parents[2]
     assert main(["unarchive", str(root / "docs/results/results.parquet"), "--storage", str(tmp_path)]) == 0

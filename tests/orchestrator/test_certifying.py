@@ -28,6 +28,7 @@ def test_published_weights_are_proven(capsys):
     assert "arrives by a shortest way: any length" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_way_is_drawn(tmp_path, capsys):
     folder = broken(tmp_path)
     assert main(["certify", "0123", "--storage", str(tmp_path / "storage"), "--json"]) == 0

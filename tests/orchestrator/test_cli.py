@@ -66,6 +66,7 @@ def test_the_command_line_is_a_contract():
     assert options("sync") == every | {"--tracking-uri"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -136,6 +137,7 @@ def test_every_format_of_the_table(sweep, tmp_path, capsys, format):
     assert ("IdVin" if format == "macros" else "id-vin") in text and text.endswith("\n")
 
 
+@pytest.mark.slow
 def test_a_table_can_be_piped_into_head(sweep, tmp_path):
     import subprocess
     import sys

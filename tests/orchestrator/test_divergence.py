@@ -38,6 +38,7 @@ def replayed(sweep, name):
     return main(["trial", str(sweep), name, "--storage", str(sweep.parent), "--replay", "--json"])
 
 
+@pytest.mark.slow
 def test_it_is_shown_again_with_eight_moves_on_open_maps(diverged, capsys):
     capsys.readouterr()
     assert replayed(*diverged) == 0

@@ -97,6 +97,7 @@ def test_a_renderer_that_breaks_takes_only_its_own_process_along(monkeypatch, tm
     assert (finding.state, finding.what) == ("failed", "libEGL missing") and "libegl1" in finding.advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", ["unrolled", "implicit"])
 def test_two_devices_are_compared_by_their_numbers(adjoint, monkeypatch):
     assert doctor.cuda_difference(adjoint, device="cpu") == 0.0
@@ -114,6 +115,7 @@ def test_two_devices_are_compared_by_their_numbers(adjoint, monkeypatch):
     assert doctor.cuda_difference(adjoint, device="cpu") > doctor.CUDA_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", ["unrolled", "implicit"])
 @pytest.mark.parametrize("wrong", ["percent", "tf32", "rounding"])
 def test_a_device_that_iterates_a_little_wrong_is_seen_and_rounding_is_not(adjoint, wrong, monkeypatch):

@@ -77,6 +77,7 @@ def flip(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "epochs"),
     [
@@ -330,6 +331,7 @@ def test_a_checkpoint_of_0_1_0_which_does_not_say_whose_it_is_is_not_taken(stora
     assert seen == [1, 2, 3, 4] and [getattr(result, name) for name in NUMBERS] == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil", [lambda s: s.pop("records"), lambda s: s.update(trainer={}), lambda s: s.update(records=[5])]
 )

@@ -33,12 +33,14 @@ FEW = ("grid.seed=[0, 1]",)
 samples = cache(sample_runs)
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_here_and_every_sweep_asks_for_figures_that_exist():
     assert {name for _, name in DRAWN} == set(FIGURES) == set(FIGURE_NAMES)
     asked = {name for path in SWEEPS.glob("*.yaml") for name in load_sweep(path).figures}
     assert asked <= set(FIGURES) and set(DEFAULT_FIGURES) <= set(FIGURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sweep", "name"), DRAWN)
 @pytest.mark.parametrize("width", [3.25, 7.0])
 def test_a_figure_fits_its_width_and_no_text_leaves_it(sweep, name, width):
@@ -93,6 +95,7 @@ def test_runtime_keeps_layers_and_iterations_apart():
         assert max(times) < 1.05 * min(times)
 
 
+@pytest.mark.slow
 def test_curves_have_bands_over_seeds():
     _, runs = samples("figure7")
     figure = draw("curves", runs)
@@ -159,6 +162,7 @@ def test_pens_differ_and_tell_the_adjoint_apart_without_colour():
     assert len({(p.colour, p.marker, p.line) for p in many.values()}) == 20
 
 
+@pytest.mark.slow
 def test_files_are_repeatable_searchable_and_hold_no_type_3_fonts(tmp_path):
     _, runs = samples("figure11", "smoke")
     files = []

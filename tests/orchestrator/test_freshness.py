@@ -73,6 +73,7 @@ def test_a_further_axis_is_no_seed_beside_the_paper():
     ]
 
 
+@pytest.mark.slow
 def test_a_changed_plugin_makes_a_result_stale_in_every_view(plugin):
     sweep = sweep_of(
         planners={"vin": {"core": "vin", "adjoint": "unrolled"}}, grid={"k": [30], "seed": [0, 1, 2]}, tasks=[PAPERS]
@@ -100,6 +101,7 @@ def test_a_changed_plugin_makes_a_result_stale_in_every_view(plugin):
     assert present_version(replace(runs[0].trial, spec=spec)) == now
 
 
+@pytest.mark.slow
 def test_two_versions_of_a_plugin_are_never_averaged_though_the_projects_code_is_one():
     found = [Provenance(code="old", plugins={"part": digest}) for digest in ("a", "b", "b")]
     assert of_one_version(found, lambda one: one) == found[1:]
@@ -209,6 +211,7 @@ def operations(work) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_views_take_time_in_proportion_to_the_trials():
     """Processor time of four times as many trials, in one process; it was 14 times as much."""
 

@@ -136,6 +136,7 @@ def experiment(storage):
     return found, {run.info.run_name: run for run in client.search_runs([found])}
 
 
+@pytest.mark.slow
 def test_the_list_of_experiments_leads_to_the_runs(page, experiment, storage):
     page.open("/experiments")
     links = page.wait_for_all(f'main a[href$="/experiments/{experiment[0]}"]')
@@ -178,6 +179,7 @@ def test_a_trial_shows_its_curves(page, experiment):
     wait_for(lambda: any(len((line.get_attribute("d") or "").split("L")) >= 12 for line in lines))
 
 
+@pytest.mark.slow
 def test_the_sweeps_run_carries_its_report(page, experiment):
     number, runs = experiment
     page.open(f"/experiments/{number}/runs/{runs[SWEEP.name].info.run_id}/artifacts/report.html")

@@ -103,11 +103,13 @@ def set_revision(path, revision):
         database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
 
 
+@pytest.mark.slow
 def test_several_first_ones_make_one_whole_file(first_ones):
     folder, raised = first_ones
     assert raised == [] and sorted(path.name for path in folder.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["revision", "no tables"])
 def test_a_file_that_was_left_half_made_is_put_aside(storage, left, monkeypatch):
     monkeypatch.setattr(mlflow_store, "_QUIET_SECONDS", 0.05)
@@ -127,6 +129,7 @@ def test_a_file_that_was_left_half_made_is_put_aside(storage, left, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_shows_runs_is_never_put_aside(storage):
     leave(storage, TRIALS[0])
     sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
@@ -144,6 +147,7 @@ def test_what_is_no_database_or_cannot_be_written_is_told_at_once(storage):
         sync(default_uri(Storage(Path("/proc/nobody"))), SWEEP, TRIALS, Storage(storage))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["q?mark=1", "pct%41x", "#sharp ü;&"])
 def test_a_storage_of_any_name_holds_its_own_database(tmp_path, whole, name):
     folder = tmp_path / name
@@ -230,6 +234,7 @@ def test_no_password_reaches_standard_output(tmp_path, capfd):
     assert said.out == "" and "s3cret" not in said.err + str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_copied_or_moved_storage_leaves_the_original_alone(storage, tmp_path):
     leave(storage, TRIALS[0], 0.25)
     sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
@@ -244,6 +249,7 @@ def test_a_copied_or_moved_storage_leaves_the_original_alone(storage, tmp_path):
     assert not storage.exists() and "2/3" in artifact(copy, "table.md")
 
 
+@pytest.mark.slow
 def test_storages_that_share_a_database_keep_their_artifacts_apart(storage, tmp_path):
     uri = default_uri(Storage(storage))
     other = tmp_path / "other"
@@ -256,6 +262,7 @@ def test_storages_that_share_a_database_keep_their_artifacts_apart(storage, tmp_
     assert unsent(Storage(other), "kept", uri, {}) == [] and page_of(Storage(other), "kept", uri)
 
 
+@pytest.mark.slow
 def test_a_deleted_database_is_made_again_as_a_whole(storage, whole):
     results = {trial.trial_id: leave(storage, trial) for trial in TRIALS[:2]}
     uri = default_uri(Storage(storage))
@@ -275,6 +282,7 @@ def test_a_deleted_database_is_made_again_as_a_whole(storage, whole):
     assert unsent(Storage(storage), SWEEP.name, uri, results) == []
 
 
+@pytest.mark.slow
 def test_two_drivers_make_no_twins_and_old_twins_are_merged(storage):
     for trial in TRIALS:
         leave(storage, trial)
@@ -309,6 +317,7 @@ def test_a_driver_that_ends_leaves_the_trials_that_another_has_ended(storage):
     assert status[f"trial:{TRIALS[0].trial_id}"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_the_mean_is_of_present_trials_whatever_was_shown_before(storage):
     for trial in TRIALS:
         leave(storage, trial, 0.9, code="old")
@@ -324,6 +333,7 @@ def test_the_mean_is_of_present_trials_whatever_was_shown_before(storage):
     assert means(storage) == []
 
 
+@pytest.mark.slow
 def test_a_selection_leaves_means_and_documents_of_the_whole_sweep(storage):
     for trial, rate in zip(TRIALS, (0.2, 0.4, 0.6), strict=True):
         leave(storage, trial, rate)
@@ -335,6 +345,7 @@ def test_a_selection_leaves_means_and_documents_of_the_whole_sweep(storage):
     assert means(storage)[0]["test_success_rate"] == pytest.approx(0.6) and "3/3" in artifact(storage, "table.md")
 
 
+@pytest.mark.slow
 def test_another_sweep_of_the_same_name_replaces_nothing(storage):
     longer = SWEEP.model_copy(update={"training": {"epochs": 7}})
     for sweep, rate in ((SWEEP, 0.25), (longer, 0.75)):
@@ -348,6 +359,7 @@ def test_another_sweep_of_the_same_name_replaces_nothing(storage):
     assert len(means(storage)) == 2, "fewer seeds are no other sweep"
 
 
+@pytest.mark.slow
 def test_lost_times_stop_nothing(storage):
     leave(storage, TRIALS[0])
     os.utime(Storage(storage).trial(TRIALS[0].trial_id).path / "result.json", (0, 0))
@@ -360,6 +372,7 @@ def test_the_thread_outlives_any_outage():
     assert seconds_between(1) < 1.0 and seconds_between(100_000) == seconds_between(20) <= 30.0
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_not_called_an_outage(storage):
     for trial in TRIALS:
         leave(storage, trial)
@@ -376,6 +389,7 @@ def test_a_damaged_file_is_not_called_an_outage(storage):
     assert sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage), told.append) == 3 and len(told) == 1
 
 
+@pytest.mark.slow
 def test_fuzzed_notes_are_taken_or_forgotten(storage):
     """The notes beside a sweep only save asking: whatever stands there, nothing is raised and nothing lost."""
     leave(storage, TRIALS[0])

@@ -59,6 +59,7 @@ def refused(capsys, *words):
 VERBS = (["plan", "small.yaml"], ["table", "small.yaml"], ["run", "small.yaml"], ["gc"], ["doctor"], ["archive", "a"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", VERBS, ids=lambda words: words[0])
 @pytest.mark.parametrize(
     ("storage", "told"),
@@ -126,6 +127,7 @@ def test_a_lease_of_no_time_is_refused_and_a_cache_of_no_size_is_not(folder, cap
     assert "above 0" in refused(capsys, "plan", "small.yaml")
 
 
+@pytest.mark.slow
 def test_a_bad_variable_is_no_traceback_at_import(folder):
     command = [sys.executable, "-m", "orchestrator", "plan", "small.yaml"]
     environment = {**os.environ, "IDP_LEASE_SECONDS": "soon", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
@@ -184,6 +186,7 @@ def test_a_pipe_that_breaks_elsewhere_is_no_success(folder, capsys, monkeypatch)
     assert "Broken pipe" in refused(capsys, "plan", "small.yaml")
 
 
+@pytest.mark.slow
 def test_a_full_disk_below_the_output_is_told_and_a_closed_one_is_none(folder):
     command = f"{sys.executable} -m orchestrator plan small.yaml"
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}

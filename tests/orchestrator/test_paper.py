@@ -73,6 +73,7 @@ def test_a_cell_without_results_says_so():
     assert entry.ours is None and entry.difference is None and entry.expected == 15
 
 
+@pytest.mark.slow
 def test_the_papers_scale_differs_in_nothing_and_a_profile_is_told():
     assert scale_differences(sample_runs("table1")[1]) == []
     assert scale_differences(sample_runs("figure10", overrides=("test_on=[]",))[1]) == []

@@ -154,6 +154,7 @@ def test_cells_hold_their_seeds(tmp_path):
     assert all(seeds == [0, 1] and states["missing"] == 2 for _, seeds, states in cells)
 
 
+@pytest.mark.slow
 def test_planning_loads_no_torch_and_no_ray(tmp_path):
     check = (
         "import sys; from orchestrator.cli.main import main\n"

@@ -78,6 +78,7 @@ def test_a_report_says_question_results_figures_provenance_and_commands():
     assert len(reader.ids) == len(set(reader.ids)) > 10
 
 
+@pytest.mark.slow
 def test_a_report_asks_nobody_for_anything():
     html = page("table1", None)
     reader, _ = read(html)
@@ -85,6 +86,7 @@ def test_a_report_asks_nobody_for_anything():
     assert "url(http" not in html and "@import" not in html and "fetch(" not in html
 
 
+@pytest.mark.slow
 def test_table_1_stands_beside_the_papers_with_its_source():
     _, text = read(page("table1", None))
     assert "paper 99.63 ± 0.08" in text and "arXiv:2210.13542" in text
@@ -94,6 +96,7 @@ def test_table_1_stands_beside_the_papers_with_its_source():
     assert "profile smoke" in smoke
 
 
+@pytest.mark.slow
 def test_missing_out_of_memory_and_diverged_trials_are_told():
     sweep, runs = samples("figure2")
     kept = [replace(run, result=None, curves=[]) if run.axis("seed") == 4 else run for run in runs]
@@ -137,6 +140,7 @@ def storage(tmp_path_factory):
 SWEEP = str(SWEEPS / "figure7.yaml")
 
 
+@pytest.mark.slow
 def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
     options = ["--profile", "smoke", "--storage", str(storage)]
     assert main(["report", SWEEP, *options, "--json"]) == 0
@@ -159,6 +163,7 @@ def test_the_commands_write_figures_and_report(storage, tmp_path, capsys):
     assert "unknown name 'sucess'; did you mean 'success'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     sweep = load_sweep(SWEEP, "smoke")
     keeper = FreshReport(sweep, Storage(storage), Command("figure11.yaml", "smoke"), seconds=0.01)
@@ -173,6 +178,16 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     assert "still running" not in path.read_text()
 
 
+def test_a_sweep_that_ends_at_once_is_drawn_once(storage, monkeypatch):
+    written = []
+    monkeypatch.setattr(FreshReport, "_write", lambda keeper, running: written.append(running))
+    keeper = FreshReport(load_sweep(SWEEP, "smoke"), storage)
+    keeper.note()
+    keeper.close()
+    assert written == [False]
+
+
+@pytest.mark.slow
 def test_a_version_that_cannot_be_written_is_told_if_the_last_one_fails_too(tmp_path):
     sweep = load_sweep(SWEEP, "smoke")
     (tmp_path / "sweeps").write_text("a file where the folder should be")
@@ -192,6 +207,7 @@ def test_an_unknown_figure_is_told(storage):
         write_report(sweep, Storage(storage))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_browser_shows_the_page_and_sorts_it_without_a_complaint(tmp_path):
     html = page("figure7")
@@ -223,6 +239,7 @@ def test_a_browser_shows_the_page_and_sorts_it_without_a_complaint(tmp_path):
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_at_a_smaller_scale_a_low_trial_is_not_called_diverged():
     sweep, runs = samples("figure7", "smoke")
     low = runs[0].result.model_copy(update={"trial_diverged": True, "test_success_rate": 0.1})
@@ -261,5 +278,6 @@ def test_captions_stand_outside_the_boxes_that_scroll():
     assert boxes and not any('class="caption"' in box for box in boxes)
 
 
+@pytest.mark.slow
 def test_a_report_whose_command_nobody_knows_guesses_none():
     assert "To reproduce it" not in report(*samples("figure7", "smoke"))

@@ -136,6 +136,7 @@ def test_curves_come_back_row_by_row(tmp_path):
             TrialDirectory(tmp_path).read_curves()
 
 
+@pytest.mark.slow
 def test_curves_are_read_whole_while_a_trial_replaces_them(tmp_path):
     lengths, stop = (1, 2, 40), threading.Event()
     records = [{"epoch": epoch, "train_loss": 1 / epoch} for epoch in range(1, 41)]

@@ -72,6 +72,7 @@ def test_the_step_contracts_with_any_weights_and_plans_do_not_depend_on_the_orde
     torch.testing.assert_close(second, first[:, order])
 
 
+@pytest.mark.slow
 def test_unrolled_and_implicit_gradients_meet():
     drawn, found = problems(count=3), []
     inputs, label = Inputs.of(drawn), torch.from_numpy(drawn.label).long()

@@ -65,6 +65,7 @@ class Problem:
         return torch.autograd.grad((self.c * value).sum(), (self.matrix, self.b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward", EXACT_SOLVERS, **by_name)
 @pytest.mark.parametrize("backward", ADJOINT_SOLVERS, **by_name)
 def test_implicit_gradient_is_the_closed_form(forward: Solver, backward: Solver) -> None:
@@ -100,6 +101,7 @@ def test_every_registered_pair(solver: str, adjoint: str) -> None:
             torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", ADJOINT_SOLVERS, **by_name)
 def test_gradcheck_implicit(backward: Solver) -> None:
     check_gradient(Anderson(400, 1e-14), Implicit(backward))
@@ -252,6 +254,7 @@ def saved(problem: Problem, solver: Solver, adjoint: Adjoint) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_saved_memory_grows_with_k_when_unrolled_and_not_at_all_otherwise() -> None:
     problem = Problem()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):

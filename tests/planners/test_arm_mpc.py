@@ -42,6 +42,7 @@ class Expert:
         return Route(cells, True, cost, actions, values, 0.0, 1, True, np.zeros(1, np.float32), grid, goal)
 
 
+@pytest.mark.slow
 def test_feedback_makes_up_for_disturbances(example):
     problems = draw(DATA, "test", 0, 40)
     calm, rough = example.compare(Expert(), problems, (0.0, 0.3))

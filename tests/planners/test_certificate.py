@@ -47,6 +47,7 @@ def test_the_published_weights_are_proven_for_any_length(published):
     assert sum(parameter.numel() for parameter in published.parameters()) < 1000
 
 
+@pytest.mark.slow
 def test_no_counterexample_on_any_map_of_nine_cells(published):
     inside = (np.arange(512)[:, None] >> np.arange(9) & 1).astype(np.uint8).reshape(-1, 3, 3)
     assert wrong(published, *every_goal(np.pad(inside, ((0, 0), (1, 1), (1, 1))))) == (0, 6792)
@@ -64,6 +65,7 @@ def test_no_counterexample_on_random_maps(published, size):
     assert failed == 0 and judged > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["perfect", "opened"])
 def test_mazes_of_401_are_solved_from_every_start(published, kind):
     spec = DatasetSpec(task="mazes", map_size=401, test=1, options=MazeOptions(kinds=(kind,)))

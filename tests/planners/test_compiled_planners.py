@@ -42,6 +42,7 @@ def test_the_cores_with_a_compiled_loop_are_known():
     assert tuple(core for core, step in steps.items() if isinstance(step, GRUIteration)) == GATED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [False, True], ids=["walls", "wrap"])
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("core", COMPILED + GATED)

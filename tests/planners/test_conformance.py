@@ -11,6 +11,7 @@ from planners.registry import ADJOINTS, CORES, SOLVERS
 from planners.specs import Entry, VINOptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", solvers.EVERY_SOLVER, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
     "solver", [name for name, entry in SOLVERS.items() if not entry.cores and not entry.linear_only]
@@ -19,6 +20,7 @@ def test_solver(solver, check):
     check(solver)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", solvers.EVERY_ADJOINT, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_adjoint(adjoint, check):

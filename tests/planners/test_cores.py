@@ -10,6 +10,7 @@ from planners.cores import Core, CoreStep, encoded
 from planners.registry import ADJOINTS, CORES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", conformance.EVERY_ADJOINT, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("core", CORES)
@@ -17,17 +18,20 @@ def test_core_with_adjoint(core, adjoint, check):
     check(core, adjoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", conformance.EXACT)
 @pytest.mark.parametrize("core", CORES)
 def test_exact_gradients_match_finite_differences(core, adjoint):
     conformance.check_gradient_matches_finite_differences(core, adjoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", [name for name in CORES if "temperature" in CORES[name].options_type.model_fields])
 def test_exact_gradients_of_the_smoothed_maximum(core):
     conformance.check_gradient_matches_finite_differences(core, "implicit", temperature=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", conformance.EVERY_CORE, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("core", CORES)
 def test_core(core, check):

@@ -184,6 +184,7 @@ def iterate(core, size, steps):
     return float(v.norm() / first.norm()), float((v - before).norm() / v.norm())
 
 
+@pytest.mark.slow
 def test_the_stable_start_settles_where_the_librarys_explodes():
     """K = 120 on 49x49 at the paper's sizes; one map, whose size is what matters."""
     torch.manual_seed(0)
@@ -227,6 +228,7 @@ def test_orders():
     assert [group_order(group) for group in ("C4", "D4", "C8")] == [4, 8, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["forward", "anderson"])
 def test_the_symmetry_survives_training(solver):
     """Trained weights, whose iteration no longer settles at once, in single precision."""

@@ -79,6 +79,7 @@ def random_maps(count, shape, seed=0, walled=()):
     return maps, np.tile([2, 3], (count, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moves", [FOUR, EIGHT], ids=["four", "eight"])
 def test_no_route_leaves_an_open_map(moves):
     planner = RoutePlanner(leaky(moves), moves)

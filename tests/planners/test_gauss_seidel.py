@@ -53,6 +53,7 @@ def plain_sweep(step: ValueIteration, v: Tensor, number: int) -> Tensor:
     return v
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     batch=st.integers(1, 3),

@@ -89,6 +89,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None
     assert error <= tolerance, f"{what}: off by {error:.1e} of its size"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(
     adjoint=st.sampled_from(sorted(ADJOINTS)),

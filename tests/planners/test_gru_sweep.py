@@ -70,6 +70,7 @@ def gradients_of(
     return solution, list(torch.autograd.grad(solution.value.sin().sum(), list(leaves.values())))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     batch=st.integers(1, 3),
@@ -96,6 +97,7 @@ def test_equals_the_plain_loop_over_blocks(
     assert found.trace is not None and torch.equal(found.trace[-1], found.residual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize(("state", "size"), [(4, 3), (10, 1), (3, 5)])
 def test_the_fixed_point_and_its_gradients_are_those_of_the_step(state: int, size: int, wrap: bool) -> None:

@@ -56,6 +56,7 @@ SYSTEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_gmres_is_as_exact_as_scipy(name: str, dtype: torch.dtype) -> None:
@@ -112,6 +113,7 @@ def test_a_sweep_may_name_gmres_for_the_adjoint_alone() -> None:
         PlannerSpec(solver="gmres")
 
 
+@pytest.mark.slow
 def test_slow_parts_that_alternate_do_not_hide_each_other() -> None:
     a = torch.tensor([0.99, -0.99], dtype=D)
     for solver in (ForwardIteration(2_000), Anderson(200), Broyden(200)):
@@ -289,6 +291,7 @@ def test_constants_require_no_gradient(adjoint: Implicit) -> None:
     assert fixed_point(lambda v: 0.5 * v + b.exp(), torch.zeros(1, 2), adjoint=adjoint).value.requires_grad
 
 
+@pytest.mark.slow
 def test_forward_mode_raises_or_is_right() -> None:
     one = torch.ones(1, 1, dtype=D)
     with warnings.catch_warnings(), fwd.dual_level():

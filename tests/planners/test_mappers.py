@@ -109,6 +109,7 @@ def test_mapper_and_planner_learn_together(adjoint):
     assert {name for name, _ in planner.mapper.named_parameters()} <= {name.removeprefix("mapper.") for name in reached}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapper", ["unet", "panorama"])
 def test_a_mapper_learns_a_map_apart(mapper):
     """Pre-training (D.1): binary cross-entropy on the map's logits falls well below that of a coin."""

@@ -74,6 +74,7 @@ for adjoint in ("unrolled", "implicit"):
 """
 
 
+@pytest.mark.slow
 def test_the_process_agrees_memory_grows_with_k_when_unrolled_and_not_when_implicit():
     # glibc raises its threshold for mmap as a process goes on and then keeps what is freed: by chance, one might
     # hold ten megabytes more than the other. Fixed, every tensor goes back to the system when it is let go.

@@ -17,6 +17,7 @@ def maps(batch=2, height=6, width=5):
     return torch.rand(2, batch, 1, height, width, generator=generator).unbind()
 
 
+@pytest.mark.slow
 def test_importing_planners_is_cheap():
     """No torch until a name that needs it is used: a sweep is planned without."""
     program = (

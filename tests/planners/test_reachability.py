@@ -33,6 +33,7 @@ def maps(batch, height, width, seed=0):
     return torch.maximum(free, goal), goal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("wrap", [False, True])
 def test_best_first_finds_the_fixed_point_of_the_reference(progress, wrap):
@@ -49,6 +50,7 @@ def test_best_first_finds_the_fixed_point_of_the_reference(progress, wrap):
         assert not found.solution.residual.max() > 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("wrap", [False, True])
 def test_the_flow_is_the_gradient_of_the_unrolled_reference(progress, wrap):
@@ -160,6 +162,7 @@ def test_taps_sharpen_to_one_neighbour():
     assert core.sharp and torch.equal(core.taps().amax(1), torch.ones(8, dtype=taps.dtype))
 
 
+@pytest.mark.slow
 def test_finish_decides_every_move_in_every_pattern():
     core = planner_of(1.0).float().core
     before = core.patterns_survival().detach().clamp(0, 1)

@@ -26,6 +26,7 @@ def trainer(problems, **fields):
     return Trainer(PLANNER.model_copy(update=fields), TRAINING, *problems, moves=FOUR, seed=0)
 
 
+@pytest.mark.slow
 def test_progress_is_told_each_epoch_and_the_last_one_is_finished(problems):
     one = trainer(problems)
     core = one.planner.core
@@ -40,6 +41,7 @@ def test_progress_is_told_each_epoch_and_the_last_one_is_finished(problems):
     assert not ((uncut > 0) & (uncut < 1)).any()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one(problems):
     whole = trainer(problems)
     losses = [whole.run_epoch().train_loss for _ in range(3)]

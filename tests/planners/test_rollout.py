@@ -41,6 +41,7 @@ def random_world(seed, height, width, share=0.7):
     return free, goal, rng
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**31), height=st.integers(2, 7), width=st.integers(2, 7), mixed=st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("moves", [FOUR, FOUR_WRAP, COSTLY], ids=["walls", "wrap", "costs"])

@@ -159,6 +159,7 @@ def test_what_is_no_trial_is_told(tmp_path, trial):
         load_planner(tmp_path)
 
 
+@pytest.mark.slow
 def test_it_needs_torch_and_numpy_alone(tmp_path, trial):
     made = {}
     for core in ("vin", "contractive", "conv_gppn", "spt"):
@@ -195,6 +196,7 @@ def test_a_planner_that_reads_more_than_a_map_says_so():
         planner.solve(np.ones((5, 5)), (1, 1), (2, 2))
 
 
+@pytest.mark.slow
 def test_a_route_is_drawn(tmp_path):
     import matplotlib
 

@@ -393,6 +393,7 @@ def test_a_sample_may_be_a_single_number(solver: Solver) -> None:
     torch.testing.assert_close(found.value, torch.full((2,), 2.0, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 1000), batch=st.integers(1, 6), n=st.integers(1, 5), steps=st.integers(1, 40))
 def test_what_leaves_the_batch_comes_back_in_its_place(seed: int, batch: int, n: int, steps: int) -> None:

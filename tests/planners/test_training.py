@@ -45,6 +45,7 @@ def same(a, b):
     return repr(a) == repr(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", ["unrolled", "implicit"])
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
 def test_the_same_seed_gives_the_same_numbers_to_the_bit(problems, adjoint, optimizer):
@@ -94,6 +95,7 @@ def test_a_discount_is_drawn_for_every_training_step_and_for_none_of_testing(pro
     assert not same(records, [numbers(trainer(problems, planner).run_epoch()) for _ in range(2)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["one_hot", "all_optimal"])
 def test_training_lowers_the_loss_and_raises_success(problems, labels):
     training = TrainingSpec(epochs=12, batch_size=16, optimizer="adam", learning_rate=1e-2, labels=labels)
@@ -202,6 +204,7 @@ def test_without_validation_maps_the_record_says_nan(problems):
     assert math.isnan(learner.run_epoch().valid_success_rate)
 
 
+@pytest.mark.slow
 def test_mapper_and_planner_learn_apart_and_then_together():
     """D.1: first each from the truth, then the loss of the plan reaches the mapper through the implicit planner."""
     from datagen.tasks.manipulation import draw as draw_arm
@@ -362,6 +365,7 @@ print("all warm")
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_once_the_clock_runs():
     cases = [
         (1, "vin", "implicit", "forward", "anderson"),

@@ -87,6 +87,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     adjoint=st.sampled_from(sorted(ADJOINTS)),
