@@ -51,6 +51,7 @@ COSTS = (
 )
 TRAINING = Quantity("training s", "TrainSeconds", attrgetter("train_seconds"))
 PARAMETERS = Quantity("parameters", "Parameters", attrgetter("parameters"), form=",")
+WIDE = (EXACT, TRAINING, PARAMETERS)
 
 
 def _share(place: int, row: Row) -> float | None:
@@ -66,6 +67,12 @@ DISTANCES = tuple(
     )
     for place, name in enumerate(DISTANCE_BIN_NAMES)
 )
+
+
+def quantities(wide: bool = False) -> tuple[Quantity, ...]:
+    """Return every quantity of a row; parameters are counted, and path lengths told apart, in wide tables alone."""
+    more = [quantity for quantity in WIDE if wide or quantity is not PARAMETERS]
+    return (MEAN, DEVIATION, OPTIMALITY, SPL, *COSTS, *more, *(DISTANCES if wide else ()))
 
 
 def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
@@ -84,8 +91,7 @@ def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
     }
     if wide:
         counted = any(row.counted_by_distance for row in rows)
-        more = (EXACT, TRAINING, PARAMETERS, *(DISTANCES if counted else ()))
-        columns |= {quantity.heading: quantity for quantity in more}
+        columns |= {quantity.heading: quantity for quantity in (*WIDE, *(DISTANCES if counted else ()))}
     columns["notes"] = lambda row: "; ".join(notes(row))
     axes = varying([row.axes for row in rows])
     lines = [[*_place(row, axes), *(column(row) for column in columns.values())] for row in rows]

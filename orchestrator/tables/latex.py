@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.columns import COSTS, DEVIATION, DISTANCES, MEAN, OPTIMALITY, PARAMETERS, SPL, TRAINING
+from orchestrator.tables.columns import quantities
 from orchestrator.tables.rows import success
 from orchestrator.tables.statistics import Difference
 from orchestrator.tables.summary import Summary
@@ -110,13 +110,12 @@ def macros(summary: Summary) -> str:
 
 def _numbers(summary: Summary) -> Iterator[tuple[str, str]]:
     start = _letters(summary.title)
-    more = (PARAMETERS, *DISTANCES) if summary.wide else ()
     # A macro's name stands in papers: it keeps the order of axes that the first version had.
     axes = sorted(summary.row_axes(), key=lambda axis: _NAMED.index(axis) if axis in _NAMED else len(_NAMED))
     for row in summary.rows:
         place = start + _place({axis: row.axes.get(axis) for axis in axes})
         yield f"{place}Success", escaped(success(row))
-        for quantity in (MEAN, DEVIATION, OPTIMALITY, SPL, *COSTS, TRAINING, *more):
+        for quantity in quantities(summary.wide):
             yield place + _letters(quantity.macro), escaped(quantity(row))
         yield f"{place}Trials", str(row.used)
         yield f"{place}TrialsExpected", str(row.expected)

@@ -18,6 +18,8 @@ from samples import SWEEPS, put_result, sample_runs
 from orchestrator.cli.main import main
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep.specs import SweepError
+from orchestrator.tables import columns
+from orchestrator.tables.columns import Quantity
 from orchestrator.tables.comparison import paired_difference
 from orchestrator.tables.formats import render
 from orchestrator.tables.latex import escaped
@@ -251,6 +253,14 @@ def test_every_number_has_a_macro_of_its_own():
     assert values["TableOneIdSymvinManipulationSizeThreeSixAllKPaper"] == "98.53"
     assert re.fullmatch(r"\$[+-][0-9.]+\$", values["TableOneIdVinMinusVinDifferenceLow"])
     assert "OOM" in values.values() or not any(row.outcomes.get("OUT_OF_MEMORY") == 5 for row in summary.rows)
+
+
+def test_every_quantity_has_a_macro():
+    named = [value for value in vars(columns).values() if isinstance(value, tuple | Quantity)]
+    every = [one for value in named for one in (value if isinstance(value, tuple) else [value])]
+    every = [one for one in every if isinstance(one, Quantity)]
+    assert len(every) > 10 and set(every) == set(columns.quantities(wide=True))
+    assert len({one.macro for one in every}) == len({one.heading for one in every}) == len(set(every))
 
 
 def test_macros_of_names_that_differ_in_signs_alone_do_not_clash():
