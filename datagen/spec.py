@@ -34,12 +34,12 @@ class Spec(BaseModel):
         if isinstance(value, (bool, str, list, tuple)) and (
             kind := _misread(cls.model_fields[str(info.field_name)].annotation, value)
         ):
-            raise ValueError(f"input should be a valid {kind}, got {value!r:.80}")
+            raise ValueError(f"expected {kind}, got {value!r:.80}")
         return value
 
 
 def _misread(annotation: Any, value: Any) -> str:
-    """Return "integer" or "number" where pydantic would read a truth value or a text as one, else nothing."""
+    """Return "a whole number" or "a number" where pydantic would read a truth value or a text as one, else nothing."""
     kinds = _kinds(annotation)
     if isinstance(value, (list, tuple)):
         inside = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, tuple) and get_args(kind)]
@@ -48,7 +48,7 @@ def _misread(annotation: Any, value: Any) -> str:
         return ""
     if any(value in get_args(kind) for kind in kinds if get_origin(kind) is Literal):
         return ""
-    return "number" if float in kinds else "integer" if int in kinds else ""
+    return "a number" if float in kinds else "a whole number" if int in kinds else ""
 
 
 @cache
@@ -87,13 +87,39 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "a text",
+    "string_pattern_mismatch": "a text that matches {pattern}",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "literal": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "too_short": "{min_length} or more parts",
+    "too_long": "{max_length} parts or fewer",
+}
+"""What pydantic's kinds of error ask for, by their names or the first words of them."""
+
+
 def first_problem(error: ValidationError) -> str:
     """Return the first problem of a failed validation as `field: what was expected, got value` on one line."""
     problem = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "value_error":
-        text = str(problem["ctx"]["error"])
+    field, kind, context = ".".join(str(part) for part in problem["loc"]), problem["type"], problem.get("ctx", {})
+    expected = _EXPECTED.get(kind) or _EXPECTED.get(kind.partition("_")[0])
+    if kind == "value_error":
+        text = str(context["error"])
+    elif kind == "missing":
+        text = "is missing"
+    elif expected is not None:
+        text = f"expected {expected.format(**context)}, got {problem['input']!r:.80}"
     else:
-        message = problem["msg"]
-        text = f"{message[:1].lower()}{message[1:]}, got {problem['input']!r:.80}"
+        text = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r:.80}"
     return f"{field}: {text}" if field else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 
 import pytest
@@ -73,13 +74,13 @@ def test_a_number_field_takes_numbers_alone(tmp_path, setting):
     with pytest.raises(SweepError) as caught:
         load_sweep(path, overrides=[setting])
     value = setting.partition("=")[2].strip("[]'")
-    assert value.lower() in str(caught.value).lower() and "input should be a valid" in str(caught.value)
+    assert value.lower() in str(caught.value).lower() and re.search(r"expected a (whole )?number", str(caught.value))
     section, _, field = setting.partition("=")[0].partition(".")
     document = yaml.safe_load(SWEEP) | {section: {field: parse_yaml(setting.partition("=")[2])}}
     if "." not in field:  # the same in a file
         path.write_text(yaml.safe_dump(document) if section != "grid" else f"{SWEEP}grid: {{{field}: [{value}]}}\n")
         if "'" not in setting:
-            with pytest.raises(SweepError, match="input should be a valid"):
+            with pytest.raises(SweepError, match=r"expected a (whole )?number"):
                 load_sweep(path)
 
 

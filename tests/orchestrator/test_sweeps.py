@@ -121,7 +121,7 @@ def test_figure_10_tests_on_six_sizes_without_training_again():
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"map_size": 4}, "test_on.0: map_size: input should be greater than or equal to 5"),
+        ({"map_size": 4}, "test_on.0: map_size: expected 5 or more"),
         ({"mapsize": 9}, "test_on.0: unknown field 'mapsize'; did you mean 'map_size'?"),
         ({"train": 5}, "test_on.0: expected test maps and no others, got 5/0/1000"),
         ({"task": "manipulation"}, "one is a torus"),
