@@ -18,7 +18,7 @@ from planners.compiled.simd import LANES
 
 BLOCK = 3 * LANES
 compiled = partial(kernel, error_model="numpy")
-reordered = partial(kernel, error_model="numpy", fastmath={"reassoc", "contract"})
+fastmath = partial(kernel, error_model="numpy", fastmath={"reassoc", "contract"})
 """For sums that may be vectorised; infinities and NaN keep their meaning."""
 
 Floats = NDArray[np.float32]
@@ -101,7 +101,7 @@ def fold_border(plane: Floats, grid: Grid) -> None:
 
 
 @compiled
-def enter(maps: Floats, planes: Floats, grid: Grid) -> None:
+def to_planes(maps: Floats, planes: Floats, grid: Grid) -> None:
     """Copy maps [C, h, w] to the cells of planes (C times `grid.length`); the border is left alone."""
     for c in range(maps.shape[0]):
         for i in range(grid.height):
@@ -110,7 +110,7 @@ def enter(maps: Floats, planes: Floats, grid: Grid) -> None:
 
 
 @compiled
-def leave(planes: Floats, maps: Floats, grid: Grid) -> None:
+def from_planes(planes: Floats, maps: Floats, grid: Grid) -> None:
     """Copy the cells of planes to maps [C, h, w]."""
     for c in range(maps.shape[0]):
         for i in range(grid.height):
@@ -122,7 +122,7 @@ def leave(planes: Floats, maps: Floats, grid: Grid) -> None:
 def as_planes(maps: Floats, grid: Grid) -> Floats:
     """Return maps [C, h, w] as planes, zero on the border."""
     planes = np.zeros(maps.shape[0] * grid.length, np.float32)
-    enter(maps, planes, grid)
+    to_planes(maps, planes, grid)
     return planes
 
 

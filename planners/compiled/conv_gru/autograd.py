@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from planners.compiled.conv_gru.buffers import take_pages
 from planners.compiled.conv_gru.convolution import OUTPUTS_AT_ONCE
-from planners.compiled.conv_gru.forward import Found, Method, solve_gru
+from planners.compiled.conv_gru.forward import GRUResult, solve_gru
 from planners.compiled.conv_gru.gauss_seidel import sweep_gru
 from planners.compiled.conv_gru.gauss_seidel_adjoint import sweep_gru_adjoint
 from planners.compiled.conv_gru.step import GRUFilters
-from planners.compiled.conv_gru.unrolled import back_through_gru, unroll_gru
+from planners.compiled.conv_gru.unrolled import GRUGradients, back_through_gru, unroll_gru
 from planners.compiled.layout import Grid, grid_of, tap_offsets
+from planners.compiled.linalg import Options
 from planners.compiled.solvers import GaussSeidel
 from planners.compiled.threads import run_in_threads
-from planners.compiled.value_iteration.autograd import other_rule
+from planners.compiled.value_iteration.autograd import anderson_options, other_rule
 from planners.compiled.value_iteration.step import pack_weights
 from planners.cores.steps import GRUIteration
 from planners.fixed_points import (
@@ -158,10 +159,10 @@ class _Solve:
         """Return x [B, S, h, w] with channels of zeros up to a multiple of five."""
         return nn.functional.pad(x.detach(), (0, 0, 0, 0, 0, self.missing)).contiguous().numpy()
 
-    def run(self, solver: Any, start: np.ndarray, *, adjoint: bool) -> Found:
+    def run(self, solver: Any, start: np.ndarray, *, adjoint: bool) -> GRUResult:
         """Return the state from `start`, or the adjoint vector whose right-hand side and start that is."""
         batch = start.shape[0]
-        found = Found(
+        found = GRUResult(
             np.empty(start.shape, np.float32),
             np.empty(batch, np.float32),
             np.empty(batch, np.int64),
@@ -170,20 +171,10 @@ class _Solve:
         )
         layout, limits = (self.filters, self.grid), (solver.max_steps, solver.tolerance)
         if not isinstance(solver, GaussSeidel):
-            options = (0, 1.0, 0.0)
-            if isinstance(solver, Anderson):
-                options = (solver.depth, solver.mixing, max(solver.regularisation**2, 1e-15))
+            plain = Options(solver.max_steps, solver.tolerance, 0, 1.0, 0.0)
+            options = anderson_options(solver) if isinstance(solver, Anderson) else plain
             kept = self.kept if adjoint else np.empty((batch, 0, 0), np.float32)
-            run_in_threads(
-                solve_gru,
-                batch,
-                start,
-                self.reward,
-                kept,
-                *layout,
-                Method(solver.max_steps, solver.tolerance, *options),
-                found,
-            )
+            run_in_threads(solve_gru, batch, start, self.reward, kept, *layout, options, found)
         elif adjoint:
             run_in_threads(sweep_gru_adjoint, batch, start, self.kept, *layout, *limits, found)
         else:
@@ -300,20 +291,9 @@ class _Unroll(torch.autograd.Function):
         offsets = np.concatenate([offsets, offsets[-1:].repeat(-len(offsets) % 9)])
         dv0, d_part = np.empty_like(u), np.empty((batch, 3 * padded, *u.shape[2:]), np.float32)
         dw_gates, dw_candidate = (np.empty((batch, n * padded**2 * len(offsets)), np.float32) for n in (2, 1))
-        run_in_threads(
-            back_through_gru,
-            batch,
-            u,
-            solve.filters,
-            offsets,
-            solve.grid,
-            ctx.kept.numpy(),
-            dv0,
-            d_part,
-            dw_gates,
-            dw_candidate,
-            ctx.needs_input_grad[0],
-        )
+        gradients = GRUGradients(dv0, d_part, dw_gates, dw_candidate)
+        layout, kept, to_start = (solve.filters, offsets, solve.grid), ctx.kept.numpy(), ctx.needs_input_grad[0]
+        run_in_threads(back_through_gru, batch, u, *layout, kept, gradients, to_start)
         d_part = torch.from_numpy(d_part).unflatten(1, (3, padded))[:, :, :state].flatten(1, 2)
         d_gates = torch.from_numpy(dw_gates).sum(0).view(2, padded, padded, -1)[:, :state].flatten(0, 1)
         d_candidate = torch.from_numpy(dw_candidate).sum(0).view(padded, padded, -1)[:state]

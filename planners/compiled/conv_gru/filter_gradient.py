@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from planners.compiled.layout import BLOCK, Floats, compiled, reordered
+from planners.compiled.layout import BLOCK, Floats, compiled, fastmath
 from planners.compiled.simd import LANES, fma, load, store
 
 
@@ -84,7 +84,7 @@ def gru_filter_gradient(d, x, channels, offsets, grid, sums):  # type: ignore[no
                 store(sums, to_a + 96, a6), store(sums, to_a + 112, a7), store(sums, to_a + 128, a8)
 
 
-@reordered
+@fastmath
 def add_lanes(sums: Floats, out: Floats) -> None:
     """Write the sums over the last dimension, of sixteen."""
     for i in range(len(out)):

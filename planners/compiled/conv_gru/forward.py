@@ -15,26 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planners.compiled.conv_gru.step import GRUPlanes, gru_step, linearise_gru, transposed_gru
-from planners.compiled.layout import Floats, as_planes, compiled, enter, leave, reordered
-from planners.compiled.value_iteration.backward import anderson_weights, inner, norm
-from planners.compiled.value_iteration.forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
+from planners.compiled.layout import Floats, as_planes, compiled, fastmath, from_planes, to_planes
+from planners.compiled.linalg import (
+    DIVERGED,
+    MAX_STEPS,
+    anderson_weights,
+    compare,
+    growth_limit,
+    inner,
+    norm,
+    relative,
+    verdict,
+)
 from planners.compiled.value_iteration.step import Ints
 
 
-class Method(NamedTuple):
-    """A solver: at most max_steps applications, to a relative residual (0 for none).
-
-    Depth 0 is forward iteration, which answers with the last image; more is Anderson's, with its best iterate.
-    """
-
-    max_steps: int
-    tolerance: float
-    depth: int
-    mixing: float
-    weight: float
-
-
-class Found(NamedTuple):
+class GRUResult(NamedTuple):
     """Where `solve_gru` writes: value [B, S, h, w], its quality [B] and trace [K, B]."""
 
     value: Floats
@@ -44,18 +40,7 @@ class Found(NamedTuple):
     trace: Floats
 
 
-@reordered
-def compare(z: Floats, fz: Floats, change: Floats):  # type: ignore[no-untyped-def]
-    """Write f(z) - z and return its norm and that of f(z)."""
-    difference = size = np.float32(0)
-    for i in range(len(change)):
-        change[i] = fz[i] - z[i]
-        difference += change[i] * change[i]
-        size += fz[i] * fz[i]
-    return np.sqrt(difference), np.sqrt(size)
-
-
-@reordered
+@fastmath
 def _remember(z: Floats, z_old: Floats, change: Floats, change_old: Floats, mixing: float, dc: Floats, move: Floats):  # type: ignore[no-untyped-def]
     """Write the latest difference of changes, and the move that it stands for."""
     for i in range(len(change)):
@@ -63,7 +48,7 @@ def _remember(z: Floats, z_old: Floats, change: Floats, change_old: Floats, mixi
         move[i] = z[i] - z_old[i] + mixing * dc[i]
 
 
-@reordered
+@fastmath
 def _extrapolate(z: Floats, change: Floats, moves: Floats, gamma: Floats, mixing: float, out: Floats) -> None:
     """Write z + mixing change - sum_i gamma_i moves_i."""
     for i in range(len(change)):
@@ -76,7 +61,7 @@ def _extrapolate(z: Floats, change: Floats, moves: Floats, gamma: Floats, mixing
 
 
 @compiled
-def solve_gru(first, last, start, reward, kept, filters, grid, method, out):  # type: ignore[no-untyped-def]
+def solve_gru(first, last, start, reward, kept, filters, grid, options, out):  # type: ignore[no-untyped-def]
     """Solve v = f(v) from v = start; or, given what a step kept, w = J^T w + start from w = start, J that step's.
 
     Args:
@@ -87,11 +72,11 @@ def solve_gru(first, last, start, reward, kept, filters, grid, method, out):  # 
         kept: [B, 1, 4 S x length] planes v, u, s, n of the step; or [B, 0, 0].
         filters: `GRUFilters`.
         grid: Layout.
-        method: `Method`.
-        out: `Found`.
+        options: `Options`.
+        out: `GRUResult`.
     """
     size, adjoint = start.shape[1] * grid.length, kept.shape[1] > 0
-    depth, mixing = method.depth, np.float32(method.mixing)
+    depth, mixing = options.depth, np.float32(options.mixing)
     planes = GRUPlanes(
         np.zeros(2 * size, np.float32),
         np.zeros(size + grid.length, np.float32),
@@ -103,7 +88,7 @@ def solve_gru(first, last, start, reward, kept, filters, grid, method, out):  # 
     slopes, none = np.empty(5 * size if adjoint else 0, np.float32), np.zeros(0, np.float32)
     for b in range(first, last):
         z, given = np.zeros(size + grid.length, np.float32), as_planes(reward[b], grid)
-        enter(start[b], z, grid)
+        to_planes(start[b], z, grid)
         z[size:] = given
         fz = z.copy()
         if adjoint:
@@ -118,28 +103,26 @@ def solve_gru(first, last, start, reward, kept, filters, grid, method, out):  # 
         limit, result, k = np.float32(0), MAX_STEPS, 0
         # The compiled tanh cuts off what is not a number: nothing would show that an input was none.
         sound = np.isfinite(norm(given)) and np.isfinite(norm(z)) and finite_filters
-        while k < method.max_steps:
+        while k < options.max_steps:
             if adjoint:
                 transposed_gru(z, given, slopes, filters, grid, planes, fz)
             else:
                 gru_step(z, filters, grid, planes, fz)
             difference, length = compare(z, fz, change)
             now = relative(difference, length) if sound else np.float32(np.inf)
-            limit = GROWTH * max(np.float32(1), norm(z[:size]), length) if k == 0 else limit
+            limit = growth_limit(norm(z[:size]), length) if k == 0 else limit
             out.trace[k, b] = now
             k += 1
-            if not np.isfinite(now) or length > limit:
-                result = DIVERGED
+            result = verdict(now, length, limit, options.tolerance)
+            if result == DIVERGED:
                 lowest = now if depth == 0 else lowest
                 break
-            if method.tolerance > 0 and now <= method.tolerance:
-                result = SETTLED
             if depth == 0:
                 z, fz, lowest = fz, z, now
             elif now < lowest:
                 best[:] = z[:size]
                 lowest = now
-            if result == SETTLED or k == method.max_steps:
+            if result != MAX_STEPS or k == options.max_steps:
                 break
             if depth > 0:
                 gamma = np.zeros(depth)
@@ -149,9 +132,9 @@ def solve_gru(first, last, start, reward, kept, filters, grid, method, out):  # 
                     for i in range(depth):
                         gram[slot, i] = gram[i, slot] = inner(changes[i], changes[slot])
                         against[i] = inner(changes[i], change)
-                    gamma = anderson_weights(gram, against, method.weight)
+                    gamma = anderson_weights(gram, against, options.weight)
                 _extrapolate(z, change, moves, gamma.astype(np.float32), mixing, z_old)
                 z, z_old, change, change_old = z_old, z, change_old, change
         out.trace[k:, b] = now
-        leave(z[:size] if depth == 0 else best, out.value[b], grid)
+        from_planes(z[:size] if depth == 0 else best, out.value[b], grid)
         out.residual[b], out.steps[b], out.result[b] = lowest, k, result

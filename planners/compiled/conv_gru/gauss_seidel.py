@@ -18,11 +18,19 @@ from __future__ import annotations
 import numpy as np
 
 from planners.compiled.conv_gru.convolution import convolve_block
-from planners.compiled.conv_gru.forward import compare
 from planners.compiled.conv_gru.step import clear_borders, tanh
-from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, enter, leave, reordered, set_borders
-from planners.compiled.value_iteration.backward import norm
-from planners.compiled.value_iteration.forward import DIVERGED, MAX_STEPS, SETTLED, relative
+from planners.compiled.layout import (
+    BLOCK,
+    Floats,
+    Grid,
+    as_planes,
+    compiled,
+    fastmath,
+    from_planes,
+    set_borders,
+    to_planes,
+)
+from planners.compiled.linalg import DIVERGED, MAX_STEPS, compare, norm, relative, verdict
 
 
 @compiled
@@ -34,7 +42,7 @@ def cells_of(grid: Grid) -> Floats:
     return inside
 
 
-@reordered
+@fastmath
 def _reset(s: Floats, v: Floats, inside: Floats, grid: Grid, first: int, p: Floats) -> None:
     """Turn a block of the reset gate's pre-activations into s, and write p = s v on the map."""
     half, zero = np.float32(0.5), np.float32(0)
@@ -46,7 +54,7 @@ def _reset(s: Floats, v: Floats, inside: Floats, grid: Grid, first: int, p: Floa
             out[i] = resets[i] * values[i] if on_map[i] > zero else out[i]
 
 
-@reordered
+@fastmath
 def _settle(n: Floats, s: Floats, inside: Floats, grid: Grid, first: int, v: Floats, p: Floats) -> None:
     """Write v = n and p = s v for a block, on the map."""
     zero = np.float32(0)
@@ -59,7 +67,7 @@ def _settle(n: Floats, s: Floats, inside: Floats, grid: Grid, first: int, v: Flo
             out[i] = resets[i] * new if on_map[i] > zero else out[i]
 
 
-@reordered
+@fastmath
 def times(a: Floats, b: Floats, out: Floats) -> None:
     """Write a b."""
     for i in range(len(a)):
@@ -119,7 +127,7 @@ def sweep_gru(first, last, start, reward, filters, grid, max_steps, tolerance, o
         grid: Layout.
         max_steps: Most sweeps.
         tolerance: Relative change at which a sample stops; 0 for none.
-        out: `Found`, written; its residuals are the sweeps' changes.
+        out: `GRUResult`, written; its residuals are the sweeps' changes.
     """
     size, inside = start.shape[1] * grid.length, cells_of(grid)
     s, n, change = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
@@ -128,7 +136,7 @@ def sweep_gru(first, last, start, reward, filters, grid, max_steps, tolerance, o
     finite_filters &= np.isfinite(norm(filters.gates_bias)) and np.isfinite(norm(filters.candidate_bias))
     for b in range(first, last):
         z, given = np.zeros(size + grid.length, np.float32), as_planes(reward[b], grid)
-        enter(start[b], z, grid)
+        to_planes(start[b], z, grid)
         # The compiled tanh cuts off what is not a number: nothing would show that an input was none.
         sound = np.isfinite(norm(given)) and np.isfinite(norm(z)) and finite_filters
         z[size:] = given
@@ -141,10 +149,7 @@ def sweep_gru(first, last, start, reward, filters, grid, max_steps, tolerance, o
             now = relative(difference, length)
             out.trace[k, b] = now
             k += 1
-            if not np.isfinite(now):
-                result = DIVERGED
-            elif tolerance > 0 and now <= tolerance:
-                result = SETTLED
+            result = verdict(now, length, np.float32(np.inf), tolerance)
         out.trace[k:, b] = now
-        leave(z[:size], out.value[b], grid)
+        from_planes(z[:size], out.value[b], grid)
         out.residual[b], out.steps[b], out.result[b] = now, k, result

@@ -18,11 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from planners.compiled.conv_gru.convolution import convolve_block
-from planners.compiled.conv_gru.forward import compare
 from planners.compiled.conv_gru.gauss_seidel import cells_of, times
 from planners.compiled.conv_gru.step import GRUPlanes, clear_borders, linearise_gru, transposed_gru
-from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, leave, reordered, set_borders
-from planners.compiled.value_iteration.forward import DIVERGED, MAX_STEPS, SETTLED, relative
+from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, fastmath, from_planes, set_borders
+from planners.compiled.linalg import MAX_STEPS, compare, relative, verdict
 
 _LEAST_GATE = np.float32(1e-6)
 """The smallest u that w = y / u is taken with: below, float32 does not tell u from zero."""
@@ -36,7 +35,7 @@ class _Slopes(NamedTuple):
     s: Floats
 
 
-@reordered
+@fastmath
 def _slopes(kept: Floats, right: Floats, slopes: _Slopes, gate: Floats) -> None:
     """Write the slopes and u from what a step kept: v, u, s, n."""
     size, one = len(right), np.float32(1)
@@ -48,7 +47,7 @@ def _slopes(kept: Floats, right: Floats, slopes: _Slopes, gate: Floats) -> None:
         slopes.s[i] = s
 
 
-@reordered
+@fastmath
 def _into_reset(dp: Floats, slopes: _Slopes, inside: Floats, grid: Grid, first: int, resets: Floats) -> None:
     """Write a block of the reset gate's cotangent, on the map."""
     zero = np.float32(0)
@@ -59,7 +58,7 @@ def _into_reset(dp: Floats, slopes: _Slopes, inside: Floats, grid: Grid, first: 
             out[i] = ds[i] * dp_c[i] if on_map[i] > zero else out[i]
 
 
-@reordered
+@fastmath
 def _gather(
     out: Floats,
     dp: Floats,
@@ -96,7 +95,7 @@ def sweep_gru_adjoint(first, last, right, kept, filters, grid, max_steps, tolera
         grid: Layout.
         max_steps: Most sweeps, the product counted as one.
         tolerance: Relative change at which a sample's sweeps stop, and residual that counts as converged; 0 for none.
-        out: `Found`, written; the value is the product's, the residual that of the system itself.
+        out: `GRUResult`, written; the value is the product's, the residual that of the system itself.
     """
     size, inside = right.shape[1] * grid.length, cells_of(grid)
     none = np.zeros(0, np.float32)
@@ -115,8 +114,8 @@ def sweep_gru_adjoint(first, last, right, kept, filters, grid, max_steps, tolera
         for block in blocks:
             convolve_block(into, filters.zeros, filters.candidate_turned, filters.offsets, grid, block, dp)
             _into_reset(dp, slopes, inside, grid, block, resets)
-        now, k = np.float32(np.inf), 0
-        while k < max_steps - 1 and not (tolerance > 0 and now <= tolerance):
+        now, result, k = np.float32(np.inf), MAX_STEPS, 0
+        while k < max_steps - 1 and result == MAX_STEPS:
             old = y.copy()
             set_borders(into, grid)
             set_borders(resets, grid)
@@ -129,8 +128,7 @@ def sweep_gru_adjoint(first, last, right, kept, filters, grid, max_steps, tolera
             now = relative(difference, length)
             out.trace[k, b] = now
             k += 1
-            if not np.isfinite(now):
-                break
+            result = verdict(now, length, np.float32(np.inf), tolerance)
         for i in range(size):
             y[i] /= gate[i]
         clear_borders(y, grid)
@@ -139,6 +137,6 @@ def sweep_gru_adjoint(first, last, right, kept, filters, grid, max_steps, tolera
         difference, length = compare(y, image, change)
         now = relative(difference, length)
         out.trace[k:, b] = now
-        leave(image, out.value[b], grid)
-        result = SETTLED if tolerance > 0 and now <= tolerance else MAX_STEPS
-        out.residual[b], out.steps[b], out.result[b] = now, k + 1, result if np.isfinite(now) else DIVERGED
+        from_planes(image, out.value[b], grid)
+        out.residual[b], out.steps[b] = now, k + 1
+        out.result[b] = verdict(now, length, np.float32(np.inf), tolerance)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planners.compiled.conv_gru.convolution import add_block, convolve_block
-from planners.compiled.layout import BLOCK, Floats, Grid, compiled, reordered, set_borders
+from planners.compiled.layout import BLOCK, Floats, Grid, compiled, fastmath, set_borders
 from planners.compiled.value_iteration.step import Ints
 
 
@@ -70,7 +70,7 @@ def second_pass_lag(grid: Grid) -> int:
     return grid.blocks if grid.wrap else (BLOCK - 1 + grid.origin) // BLOCK
 
 
-@reordered
+@fastmath
 def tanh(x):  # type: ignore[no-untyped-def]
     """Return tanh(x) to within 3e-7: the ratio of odd and even polynomials of degree 13 and 6, x cut to [-9, 9]."""
     x = min(max(x, np.float32(-9.0)), np.float32(9.0))
@@ -87,7 +87,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
     return x * odd / even
 
 
-@reordered
+@fastmath
 def _open_gates(gates: Floats, v: Floats, grid: Grid, first: int, p: Floats) -> None:
     """Turn a block of the reset gate's pre-activations into s, and write p = s v."""
     half, size = np.float32(0.5), len(gates) // 2
@@ -99,7 +99,7 @@ def _open_gates(gates: Floats, v: Floats, grid: Grid, first: int, p: Floats) -> 
             out[i] = s * values[i]
 
 
-@reordered
+@fastmath
 def _mix(gates: Floats, candidate: Floats, v: Floats, grid: Grid, first: int, out: Floats) -> None:
     """Turn a block of the other pre-activations into u and n, and write v' = v + u (n - v)."""
     half = np.float32(0.5)
@@ -135,7 +135,7 @@ def gru_step(v, filters, grid, planes, out):  # type: ignore[no-untyped-def]
     clear_borders(out, grid)
 
 
-@reordered
+@fastmath
 def linearise_gru(v: Floats, planes: GRUPlanes, slopes: Floats) -> None:
     """Write dv'/dn, dp/ds, dv'/du (before the activations), 1 - u and s into slopes [5 S], after a step from v."""
     size, one = len(planes.candidate), np.float32(1)
@@ -148,13 +148,13 @@ def linearise_gru(v: Floats, planes: GRUPlanes, slopes: Floats) -> None:
         slopes[4 * size + i] = s
 
 
-@reordered
+@fastmath
 def _into_candidate(w: Floats, slopes: Floats, grid: Grid, out: Floats) -> None:
     for i in range(len(w)):
         out[i] = slopes[i] * w[i]
 
 
-@reordered
+@fastmath
 def _into_gates(w: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, both: Floats) -> None:
     """Write a block of the cotangents of both gates."""
     size = len(w)
@@ -166,7 +166,7 @@ def _into_gates(w: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, b
             resets[i] = ds[i] * dp_c[i]
 
 
-@reordered
+@fastmath
 def _past_gates(w: Floats, right: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, out: Floats) -> None:
     """Add what reaches v directly and through p, and the right-hand side."""
     size = len(w)

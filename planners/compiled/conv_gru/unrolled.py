@@ -8,15 +8,38 @@ Legend: B samples, S state channels, K steps; v state, r reward, p = s v, w cota
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from planners.compiled.conv_gru.convolution import add_block, convolve_block
 from planners.compiled.conv_gru.filter_gradient import add_lanes, gru_filter_gradient
-from planners.compiled.conv_gru.forward import compare
 from planners.compiled.conv_gru.step import GRUPlanes, clear_borders, gru_step, second_pass_lag
-from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, enter, leave, reordered, set_borders
+from planners.compiled.layout import (
+    BLOCK,
+    Floats,
+    Grid,
+    as_planes,
+    compiled,
+    fastmath,
+    from_planes,
+    set_borders,
+    to_planes,
+)
+from planners.compiled.linalg import compare, relative
 from planners.compiled.simd import LANES
-from planners.compiled.value_iteration.forward import relative
+
+
+class GRUGradients(NamedTuple):
+    """Where the way back writes: gradients of v0 [B, S, h, w], the reward's part [B, 3 S, h, w] and the filters.
+
+    gates: [B, 2 S x S x T]; candidate: [B, S x S x T].
+    """
+
+    v0: Floats
+    part: Floats
+    gates: Floats
+    candidate: Floats
 
 
 @compiled
@@ -39,7 +62,7 @@ def unroll_gru(first, last, start, reward, filters, grid, kept, every, out):  # 
     reset, none, change = np.zeros(size + grid.length, np.float32), np.zeros(0, np.float32), np.zeros(size, np.float32)
     for b in range(first, last):
         z = np.zeros(size + grid.length, np.float32)
-        enter(start[b], z, grid)
+        to_planes(start[b], z, grid)
         z[size:] = as_planes(reward[b], grid)
         fz = z.copy()
         for k in range(kept.shape[1]):
@@ -50,10 +73,10 @@ def unroll_gru(first, last, start, reward, filters, grid, kept, every, out):  # 
                 difference, sizes[k, b] = compare(z, fz, change)
                 trace[k, b] = relative(difference, sizes[k, b])
             z, fz = fz, z
-        leave(z[:size], value[b], grid)
+        from_planes(z[:size], value[b], grid)
 
 
-@reordered
+@fastmath
 def _into_candidate(w: Floats, step: Floats, grid: Grid, first: int, candidate: Floats, total: Floats) -> None:
     """Write a block of the candidate's cotangent, and add it to the total."""
     size, one = len(w), np.float32(1)
@@ -64,7 +87,7 @@ def _into_candidate(w: Floats, step: Floats, grid: Grid, first: int, candidate: 
             sums[i] += out[i]
 
 
-@reordered
+@fastmath
 def _into_gates(w: Floats, dp: Floats, step: Floats, grid: Grid, first: int, both: Floats, total: Floats) -> None:
     """Write a block of the cotangents of both gates, and add them to the total."""
     size, one = len(w), np.float32(1)
@@ -79,7 +102,7 @@ def _into_gates(w: Floats, dp: Floats, step: Floats, grid: Grid, first: int, bot
             reset_sums[i] += resets[i]
 
 
-@reordered
+@fastmath
 def _past_gates(w: Floats, step: Floats, grid: Grid, first: int, out: Floats, dp: Floats) -> None:
     """Add a block of what reaches v directly and through p; then write p in place of its cotangent."""
     size, one = len(w), np.float32(1)
@@ -124,7 +147,7 @@ def _back_through_step(w, step, filters, grid, through, work, total, out):  # ty
 
 
 @compiled
-def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, dw_gates, dw_candidate, to_start):  # type: ignore[no-untyped-def]
+def back_through_gru(first, last, u, filters, offsets, grid, kept, gradients, to_start):  # type: ignore[no-untyped-def]
     """Go back through the kept steps from u [B, S, h, w], the cotangent of the last one's value.
 
     Args:
@@ -135,15 +158,12 @@ def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, 
         offsets: [T] of one plane, T a multiple of 9.
         grid: Layout.
         kept: As `unroll_gru` wrote it.
-        dv0: [B, S, h, w], written.
-        d_part: [B, 3 S, h, w] gradient to the reward's part of gates and candidate, written.
-        dw_gates: [B, 2 S x S x T], written.
-        dw_candidate: [B, S x S x T], written.
-        to_start: Whether dv0 is wanted.
+        gradients: `GRUGradients`, written.
+        to_start: Whether that of v0 is wanted.
     """
     channels, size = u.shape[1], u.shape[1] * grid.length
-    sums_gates = np.empty(dw_gates.shape[1] * LANES, np.float32)
-    sums_candidate = np.empty(dw_candidate.shape[1] * LANES, np.float32)
+    sums_gates = np.empty(gradients.gates.shape[1] * LANES, np.float32)
+    sums_candidate = np.empty(gradients.candidate.shape[1] * LANES, np.float32)
     work = GRUPlanes(
         np.zeros(0, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(2 * size, np.float32)
     )
@@ -161,7 +181,7 @@ def back_through_gru(first, last, u, filters, offsets, grid, kept, dv0, d_part, 
             set_borders(work.reset, grid)
             gru_filter_gradient(work.candidate, work.reset, channels, offsets, grid, sums_candidate)
             w, image = image, w
-        leave(w, dv0[b], grid)
-        leave(total, d_part[b], grid)
-        add_lanes(sums_gates, dw_gates[b])
-        add_lanes(sums_candidate, dw_candidate[b])
+        from_planes(w, gradients.v0[b], grid)
+        from_planes(total, gradients.part[b], grid)
+        add_lanes(sums_gates, gradients.gates[b])
+        add_lanes(sums_candidate, gradients.candidate[b])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.compiled.reachability.kernel import flow_batch, solve_batch
+from planners.compiled.reachability.kernel import Leads, flow_batch, solve_batch
 from planners.compiled.solvers import BestFirst
 from planners.compiled.threads import run_in_threads
 from planners.cores.reachability import ReachabilityStep
@@ -41,13 +41,13 @@ def unsupported(step: ReachabilityStep, solver: Any, adjoint: Any) -> str | None
 
 def solve(step: ReachabilityStep, dtype: torch.dtype, solver: BestFirst) -> Solution:
     """Return log v*, [B, 1, h, w], not differentiable."""
-    found = _Found.of(step, solver)
+    found = _Result.of(step, solver)
     return found.solution(torch.from_numpy(found.u).unsqueeze(1).to(dtype))
 
 
 def fixed_point(step: ReachabilityStep, solver: BestFirst, adjoint: Any) -> tuple[Tensor, Solution]:
     """Return log v* in float64, [B, 1, h, w], and the solution in the core's own type; differentiable."""
-    found = _Found.of(step, solver)
+    found = _Result.of(step, solver)
     slot = AdjointSlot()
     tolerance = getattr(getattr(adjoint, "solver", None), "tolerance", 0.0)
     u = _Settle.apply(step.moves, step.taps, found, max(tolerance, _ROUNDING), slot)
@@ -55,7 +55,7 @@ def fixed_point(step: ReachabilityStep, solver: BestFirst, adjoint: Any) -> tupl
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Result:
     """What the kernels found.
 
     Attributes:
@@ -63,7 +63,7 @@ class _Found:
         taken: int64 [B, h, w], the action taken, -1 for none.
         change: float64 [B], the largest rise of the last sweep.
         steps: int64 [B].
-        layout: P, rows and columns to the neighbours, and whether the maps are toruses.
+        leads: Where latent actions lead.
         solver: What was asked for.
     """
 
@@ -71,25 +71,24 @@ class _Found:
     taken: np.ndarray
     change: np.ndarray
     steps: np.ndarray
-    layout: tuple[Any, ...]
+    leads: Leads
     solver: BestFirst
 
     @classmethod
-    def of(cls, step: ReachabilityStep, solver: BestFirst) -> _Found:
+    def of(cls, step: ReachabilityStep, solver: BestFirst) -> _Result:
         moves, goal = step.moves, step.goal
         p = step.taps.detach().double().exp().contiguous().numpy()
         cells = np.array(step.neighbours)
-        layout = (p, cells // 3 - 1, cells % 3 - 1)
+        leads = Leads(p, cells // 3 - 1, cells % 3 - 1, step.wrap)
         batch, _, height, width = moves.shape
         u, taken = np.empty((batch, height, width)), np.empty((batch, height, width), np.int64)
         change, steps = np.empty(batch), np.empty(batch, np.int64)
         goals = (goal[:, 0] == 0).numpy()
         rule = (solver.max_steps, max(solver.tolerance, _ROUNDING))
         out = (u, taken, change, steps)
-        run_in_threads(
-            solve_batch, batch, moves.detach().contiguous().numpy(), *layout, goals, step.wrap, step.sharp, rule, out
-        )
-        return cls(u, taken, change, steps, (*layout, step.wrap), solver)
+        given = moves.detach().contiguous().numpy()
+        run_in_threads(solve_batch, batch, given, leads, goals, step.sharp, rule, out)
+        return cls(u, taken, change, steps, leads, solver)
 
     def solution(self, value: Tensor, slot: AdjointSlot | None = None) -> Solution:
         """Return the solution whose value is given."""
@@ -103,7 +102,7 @@ class _Found:
 
 class _Settle(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, moves: Tensor, taps: Tensor, found: _Found, tolerance: float, slot: AdjointSlot) -> Tensor:
+    def forward(ctx: Any, moves: Tensor, taps: Tensor, found: _Result, tolerance: float, slot: AdjointSlot) -> Tensor:
         ctx.found, ctx.tolerance, ctx.slot = found, tolerance, slot
         ctx.shape, ctx.dtype = moves.shape, moves.dtype
         return torch.from_numpy(found.u).unsqueeze(1)
@@ -114,12 +113,11 @@ class _Settle(torch.autograd.Function):
             raise RuntimeError("the flow of a gradient can't be differentiated again (create_graph=True)")
         found, gradient = ctx.found, grads[0][:, 0].double().contiguous().numpy()
         batch = len(gradient)
-        p = found.layout[0]
+        p = found.leads.p
         total, of_taps, left = np.empty(gradient.shape), np.empty((batch, *p.shape)), np.empty(batch)
         out = (total, of_taps, left)
-        run_in_threads(
-            flow_batch, batch, found.u, found.taken, *found.layout, gradient, (_MOST_PASSES, ctx.tolerance), out
-        )
+        rule = (_MOST_PASSES, ctx.tolerance)
+        run_in_threads(flow_batch, batch, found.u, found.taken, found.leads, gradient, rule, out)
         size = np.abs(gradient).sum(axis=(1, 2))
         residual = torch.from_numpy(left / np.maximum(size, np.finfo(float).tiny)).float()
         result = torch.where(residual <= ctx.tolerance, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)

@@ -6,11 +6,53 @@ Legend: u = log v, D = -u >= 0 the cost of arriving; B samples, A latent actions
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from planners.compiled.layout import compiled
+
+
+class _Buckets(NamedTuple):
+    """Doubly linked lists of cells: the first of each bucket, and each cell's neighbours in its list and its bucket."""
+
+    head: Any
+    following: Any
+    preceding: Any
+    place: Any
+
+
+@compiled
+def _put(queue: Any, cell: int, bucket: int) -> None:
+    """Put a cell that is in no bucket first in one."""
+    queue.place[cell] = bucket
+    queue.following[cell] = queue.head[bucket]
+    queue.preceding[cell] = -1
+    if queue.head[bucket] >= 0:
+        queue.preceding[queue.head[bucket]] = cell
+    queue.head[bucket] = cell
+
+
+@compiled
+def _remove(queue: Any, cell: int) -> None:
+    """Take a cell out of its bucket."""
+    before, after = queue.preceding[cell], queue.following[cell]
+    if before >= 0:
+        queue.following[before] = after
+    else:
+        queue.head[queue.place[cell]] = after
+    if after >= 0:
+        queue.preceding[after] = before
+    queue.place[cell] = -1
+
+
+class Leads(NamedTuple):
+    """Where latent actions lead: P [A, T] in float64, rows and columns to the neighbours [T], and whether maps wrap."""
+
+    p: Any
+    rows: Any
+    columns: Any
+    wrap: bool
 
 
 @compiled
@@ -40,37 +82,27 @@ def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, l
     for value in cost.flat:
         if value < limit:
             width, dearest = min(width, value), max(dearest, value)
-    buckets = int(dearest / width) + 2
-    head = np.full(buckets, -1, np.int64)
-    following = np.full(n, -1, np.int64)
-    preceding = np.full(n, -1, np.int64)
-    place = np.full(n, -1, np.int64)
-    arriving = np.full(n, limit)
-    action = np.full(n, -1, np.int64)
-    done = np.zeros(n, np.bool_)
-    order = np.empty(n, np.int64)
-    settled = 0
-    waiting = 0
+    queue = _Buckets(
+        np.full(int(dearest / width) + 2, -1, np.int64),
+        np.full(n, -1, np.int64),
+        np.full(n, -1, np.int64),
+        np.full(n, -1, np.int64),
+    )
+    buckets = len(queue.head)
+    arriving, action = np.full(n, limit), np.full(n, -1, np.int64)
+    done, order = np.zeros(n, np.bool_), np.empty(n, np.int64)
+    settled = waiting = number = 0
     for cell in range(n):
         if goal[cell // breadth, cell % breadth]:
             arriving[cell] = 0.0
-            place[cell] = 0
-            following[cell] = head[0]
-            if head[0] >= 0:
-                preceding[head[0]] = cell
-            head[0] = cell
+            _put(queue, cell, 0)
             waiting += 1
-    number = 0
     while waiting > 0:
-        bucket = number % buckets
-        cell = head[bucket]
+        cell = queue.head[number % buckets]
         if cell < 0:
             number += 1
             continue
-        head[bucket] = following[cell]
-        if following[cell] >= 0:
-            preceding[following[cell]] = -1
-        place[cell] = -1
+        _remove(queue, cell)
         waiting -= 1
         if not done[cell]:
             done[cell] = True
@@ -91,22 +123,12 @@ def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, l
                 arriving[other] = total
                 action[other] = by[t, i, j]
                 target = int(total / width) % buckets
-                if place[other] >= 0:
-                    if place[other] == target:
-                        continue
-                    if preceding[other] >= 0:
-                        following[preceding[other]] = following[other]
-                    else:
-                        head[place[other]] = following[other]
-                    if following[other] >= 0:
-                        preceding[following[other]] = preceding[other]
+                if queue.place[other] == target:
+                    continue
+                if queue.place[other] >= 0:
+                    _remove(queue, other)
                     waiting -= 1
-                place[other] = target
-                following[other] = head[target]
-                preceding[other] = -1
-                if head[target] >= 0:
-                    preceding[head[target]] = other
-                head[target] = other
+                _put(queue, other, target)
                 waiting += 1
     return arriving.reshape(height, breadth), action.reshape(height, breadth), order[:settled]
 
@@ -254,11 +276,8 @@ def solve_batch(
     first: int,
     last: int,
     moves: Any,
-    p: Any,
-    rows: Any,
-    columns: Any,
+    leads: Any,
     goal: Any,
-    wrap: bool,
     sharp: bool,
     rule: Any,
     out: Any,
@@ -269,23 +288,21 @@ def solve_batch(
         first: First sample.
         last: One past the last sample.
         moves: [B, A, h, w], log(gamma m).
-        p: float64 [A, T].
-        rows: int64 [T].
-        columns: int64 [T].
+        leads: `Leads`.
         goal: bool [B, h, w].
-        wrap: Whether the maps are toruses.
         sharp: Whether each action has one destination.
         rule: Most sweeps, and the relative rise below which nothing changes.
         out: u [B, h, w], action taken [B, h, w], last change [B] and sweeps [B], written.
     """
     u, taken, changes, sweeps = out
+    p, rows, columns, wrap = leads
     floor = -np.log(4.0) * (goal.shape[1] * goal.shape[2] + 1)
-    leads = np.empty(len(p), np.int64)
+    destinations = np.empty(len(p), np.int64)
     for a in range(len(p)):
-        leads[a] = np.argmax(p[a])
+        destinations[a] = np.argmax(p[a])
     for b in range(first, last):
         if sharp:
-            cost, by = cheapest(moves[b], leads, len(rows))
+            cost, by = cheapest(moves[b], destinations, len(rows))
             arriving, action, _ = settle(cost, by, rows, columns, goal[b], wrap, -floor)
             u[b], taken[b], changes[b], sweeps[b] = -arriving, action, 0.0, 1
         else:
@@ -365,15 +382,13 @@ def flow_batch(
     last: int,
     u: Any,
     taken: Any,
-    p: Any,
-    rows: Any,
-    columns: Any,
-    wrap: bool,
+    leads: Any,
     gradient: Any,
     rule: Any,
     out: Any,
 ) -> None:
     """Do `flow` for the samples first..last-1; out: its results [B, h, w], [B, A, T] and [B], written."""
     total, of_taps, left = out
+    p, rows, columns, wrap = leads
     for b in range(first, last):
         total[b], of_taps[b], left[b] = flow(u[b], taken[b], p, rows, columns, wrap, gradient[b], rule)

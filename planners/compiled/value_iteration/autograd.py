@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from planners.compiled.layout import BLOCK, Grid, grid_of, tap_offsets
+from planners.compiled.linalg import Options
 from planners.compiled.solvers import GaussSeidel
 from planners.compiled.threads import run_in_threads
 from planners.compiled.value_iteration.backward import anderson, backward, linearise, transposed
-from planners.compiled.value_iteration.forward import Filters, Outcome, forward
-from planners.compiled.value_iteration.gauss_seidel import pack_by_tap, sweep_batch, tap_order
+from planners.compiled.value_iteration.forward import Filters, Schedule, VIGradients, VIResult, forward
+from planners.compiled.value_iteration.gauss_seidel import SweepFilters, pack_by_tap, sweep_batch, tap_order
 from planners.compiled.value_iteration.step import pack_weights
 from planners.cores.steps import ValueIteration
 from planners.fixed_points import Anderson, ForwardIteration
@@ -128,8 +129,9 @@ def sweep(step: ValueIteration, v0: Tensor, solver: GaussSeidel) -> Solution:
         np.empty(batch, np.int8),
         np.empty((solver.max_steps, batch), np.float32),
     )
-    options = (filters.v.shape[1], run.grid, (solver.max_steps, solver.tolerance), out)
-    run_in_threads(sweep_batch, batch, _numpy(step.reward), _numpy(v0), *packed, *offsets, *options)
+    by_tap = SweepFilters(*packed, *offsets, filters.v.shape[1])
+    limits = (solver.max_steps, solver.tolerance)
+    run_in_threads(sweep_batch, batch, _numpy(step.reward), _numpy(v0), by_tap, run.grid, limits, out)
     value, residual, steps, result, trace = (torch.from_numpy(x) for x in out)
     return Solution(value, residual, steps, result, trace if solver.record else None)
 
@@ -158,10 +160,10 @@ class _Run:
     adjoint: Any
     slot: AdjointSlot
     differentiated: bool
-    out: Outcome | None = None
+    out: VIResult | None = None
 
     @property
-    def record(self) -> Outcome:
+    def record(self) -> VIResult:
         assert self.out is not None
         return self.out
 
@@ -194,9 +196,9 @@ class _Iterate(torch.autograd.Function):
     def forward(ctx: Any, r: Tensor, w_r: Tensor, w_v: Tensor, v0: Tensor, run: _Run) -> Tensor:
         batch, channels = v0.shape[:2]
         unrolled, steps = isinstance(run.adjoint, Unrolled), run.solver.max_steps
-        free, recorded = (0, steps) if unrolled and run.differentiated else (steps - 1, 1)
+        unrecorded, recorded = (0, steps) if unrolled and run.differentiated else (steps - 1, 1)
         value = np.empty(v0.shape, np.float32)
-        out = Outcome(
+        out = VIResult(
             value,
             np.empty(batch, np.float32),
             np.empty(batch, np.int64),
@@ -206,8 +208,8 @@ class _Iterate(torch.autograd.Function):
             torch.empty((batch, recorded, channels * run.grid.length)).numpy(),
             torch.empty((batch, recorded, channels * run.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
         )
-        options = (free, recorded, not unrolled, run.solver.tolerance)
-        run_in_threads(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, *options, out)
+        schedule = Schedule(unrecorded, recorded, not unrolled, run.solver.tolerance)
+        run_in_threads(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, schedule, out)
         run.out = out
         ctx.run = run
         ctx.save_for_backward(r, w_r, w_v)
@@ -227,8 +229,8 @@ class _Iterate(torch.autograd.Function):
         filters, batch, channels = run.filters, g.shape[0], g.shape[1]
         dr, dv0 = torch.zeros(r.shape), torch.empty(g.shape)
         dw_r, dw_v = (np.empty((batch, w.size), np.float32) for w in (filters.r, filters.v))
-        record, gradients = (run.record.before, run.record.greedy), (dr.numpy(), dw_r, dw_v, dv0.numpy())
-        run_in_threads(backward, batch, _numpy(u), _numpy(r), filters, run.grid, *record, *gradients)
+        gradients = VIGradients(dr.numpy(), dw_r, dw_v, dv0.numpy())
+        run_in_threads(backward, batch, _numpy(u), _numpy(r), filters, run.grid, run.record, gradients)
         d_filters_r = _by_action(dw_r, w_r, channels) if w_r.numel() else None
         return dr, d_filters_r, _by_action(dw_v, w_v, channels), dv0 if unrolled else None, None
 
@@ -267,16 +269,17 @@ class _CompiledAnderson:
             np.empty(batch, np.int64),
             np.empty(batch, np.int8),
         )
-        options = (
-            solver.max_steps,
-            solver.tolerance,
-            solver.depth,
-            solver.mixing,
-            max(solver.regularisation**2, 1e-15),
-        )
-        run_in_threads(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, *options, out)
+        options = anderson_options(solver)
+        run_in_threads(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, options, out)
         value, residual, steps, result = (torch.from_numpy(x) for x in out)
         return Solution(value, residual, steps, result)
+
+
+def anderson_options(solver: Anderson) -> Options:
+    """Return what Anderson's kernels are told."""
+    # The weight as in `planners.fixed_points.acceleration.AndersonMemory`.
+    weight = max(solver.regularisation**2, 1e-15)
+    return Options(solver.max_steps, solver.tolerance, solver.depth, solver.mixing, weight)
 
 
 def _product(run: _Run) -> Step:

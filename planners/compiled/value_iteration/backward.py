@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from planners.compiled.layout import BLOCK, Floats, as_planes, compiled, fold_borders, leave, reordered, set_borders
+from planners.compiled.layout import BLOCK, Floats, as_planes, compiled, fold_borders, from_planes, set_borders
+from planners.compiled.linalg import DIVERGED, MAX_STEPS, anderson_weights, growth_limit, inner, norm, relative, verdict
 from planners.compiled.simd import LANES
-from planners.compiled.value_iteration.forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
 from planners.compiled.value_iteration.step import filter_gradient, greedy_filters, scatter_field, transposed_step
 
 
 @compiled
-def backward(first, last, u, r, filters, grid, before, greedy, dr, dw_r, dw_v, dv0):  # type: ignore[no-untyped-def]
+def backward(first, last, u, r, filters, grid, record, gradients):  # type: ignore[no-untyped-def]
     """Go back through the recorded steps from the cotangent u [B, G, h, w] of the last one's value.
 
     Args:
@@ -27,13 +27,10 @@ def backward(first, last, u, r, filters, grid, before, greedy, dr, dw_r, dw_v, d
         r: As for `forward`.
         filters: `Filters`.
         grid: Layout.
-        before: `Outcome.before`.
-        greedy: `Outcome.greedy`.
-        dr: Like r, zero; added to.
-        dw_r: [B, G x A x T], written.
-        dw_v: [B, G x A x T], written.
-        dv0: [B, G, h, w], written.
+        record: `VIResult` of the forward pass.
+        gradients: `VIGradients`, written; that of r is zero before.
     """
+    before, greedy, dr = record.before, record.greedy, gradients.r
     n = grid.blocks * BLOCK
     field = filters.r.shape[2] == 0
     tapped = np.empty((filters.v.shape[0], max(filters.r.shape[2], filters.v.shape[2]), n), np.float32)
@@ -62,10 +59,10 @@ def backward(first, last, u, r, filters, grid, before, greedy, dr, dw_r, dw_v, d
             cotangent = d_value
         if not field:
             fold_borders(d_reward, grid)
-            leave(d_reward, dr[b], grid)
-        leave(cotangent, dv0[b], grid)
-        dw_r[b] = runs_r[:, :, :, : filters.r_size].copy().ravel()
-        dw_v[b] = runs_v[:, :, :, : filters.v_size].copy().ravel()
+            from_planes(d_reward, dr[b], grid)
+        from_planes(cotangent, gradients.v0[b], grid)
+        gradients.w_r[b] = runs_r[:, :, :, : filters.r_size].copy().ravel()
+        gradients.w_v[b] = runs_v[:, :, :, : filters.v_size].copy().ravel()
 
 
 @compiled
@@ -87,55 +84,11 @@ def transposed(first, last, u, jacobian, offsets, grid, out):  # type: ignore[no
         image = np.zeros(u.shape[1] * grid.length, np.float32)
         transposed_step(as_planes(u[b], grid), jacobian[b], offsets, grid, image)
         fold_borders(image, grid)
-        leave(image, out[b], grid)
-
-
-@reordered
-def norm(x: Floats):  # type: ignore[no-untyped-def]
-    """Return the 2-norm."""
-    total = np.float32(0)
-    for value in x:
-        total += value * value
-    return np.sqrt(total)
-
-
-@reordered
-def inner(x: Floats, y: Floats) -> float:
-    """Return the inner product, summed in double precision."""
-    total = 0.0
-    for i in range(len(x)):
-        total += np.float64(x[i]) * np.float64(y[i])
-    return total
+        from_planes(image, out[b], grid)
 
 
 @compiled
-def anderson_weights(gram, against, weight):  # type: ignore[no-untyped-def]
-    """Return gamma of the regularised least squares whose Gram matrix is scaled to a unit diagonal, by Cholesky."""
-    m = len(gram)
-    scale = np.zeros(m)
-    for i in range(m):
-        scale[i] = 1.0 / np.sqrt(gram[i, i]) if gram[i, i] > 0.0 else 0.0
-    lower = np.zeros((m, m))
-    gamma = scale * against
-    for i in range(m):
-        for j in range(i + 1):
-            entry = scale[i] * gram[i, j] * scale[j] + (weight if i == j else 0.0)
-            for k in range(j):
-                entry -= lower[i, k] * lower[j, k]
-            lower[i, j] = np.sqrt(entry) if i == j else entry / lower[j, j]
-        for k in range(i):
-            gamma[i] -= lower[i, k] * gamma[k]
-        gamma[i] /= lower[i, i]
-    for i in range(m - 1, -1, -1):
-        for k in range(i + 1, m):
-            gamma[i] -= lower[k, i] * gamma[k]
-        gamma[i] /= lower[i, i]
-    gamma *= scale
-    return gamma if np.isfinite(gamma).all() else np.zeros(m)
-
-
-@compiled
-def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth, mixing, weight, out):  # type: ignore[no-untyped-def]
+def anderson(first, last, g, greedy, filters, grid, options, out):  # type: ignore[no-untyped-def]
     """Solve w = J^T w + g for each sample: `planners.fixed_points.solvers.Anderson` from w = g, in compiled form.
 
     Args:
@@ -145,14 +98,10 @@ def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth,
         greedy: [B, 1, G x n] greedy actions, which make J.
         filters: `Filters`.
         grid: Layout.
-        max_steps: Most vector-Jacobian products.
-        tolerance: Relative residual at which a sample stops; 0 for none.
-        depth: m.
-        mixing: Damping.
-        weight: Added to the diagonal of the scaled Gram matrix.
+        options: `Options`; max_steps counts vector-Jacobian products.
         out: w [B, G, h, w], residual [B], steps [B], result [B], written.
     """
-    mixing = np.float32(mixing)
+    mixing, depth = np.float32(options.mixing), options.depth
     jacobian = np.empty((filters.v.shape[0], filters.v.shape[2], grid.blocks * BLOCK), np.float32)
     for b in range(first, last):
         greedy_filters(greedy[b, 0], filters.v, jacobian)
@@ -162,7 +111,7 @@ def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth,
         w_old, c_old = w, w
         gram, against = np.zeros((depth, depth)), np.zeros(depth)
         limit, result, k = np.float32(0), MAX_STEPS, 0
-        while k < max_steps:
+        while k < options.max_steps:
             image = np.zeros_like(w)
             transposed_step(w, jacobian, filters.v_offsets, grid, image)
             fold_borders(image, grid)
@@ -170,16 +119,12 @@ def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth,
             change = image - w
             size = norm(image)
             now = relative(norm(change), size)
-            limit = GROWTH * max(np.float32(1), norm(w), size) if k == 0 else limit
+            limit = growth_limit(norm(w), size) if k == 0 else limit
             k += 1
-            if not np.isfinite(now) or size > limit:
-                result = DIVERGED
-                break
-            if now < lowest:
+            result = verdict(now, size, limit, options.tolerance)
+            if result != DIVERGED and now < lowest:
                 best, lowest = w, now
-            if tolerance > 0 and now <= tolerance:
-                result = SETTLED
-            if result == SETTLED or k == max_steps:
+            if result != MAX_STEPS or k == options.max_steps:
                 break
             step = mixing * change
             if k > 1:
@@ -188,10 +133,10 @@ def anderson(first, last, g, greedy, filters, grid, max_steps, tolerance, depth,
                 for i in range(depth):
                     gram[slot, i] = gram[i, slot] = inner(dc[i], dc[slot])
                     against[i] = inner(dc[i], change)
-                gamma = anderson_weights(gram, against, weight)
+                gamma = anderson_weights(gram, against, options.weight)
                 for i in range(depth):
                     step -= np.float32(gamma[i]) * (dw[i] + mixing * dc[i])
             w_old, c_old = w, change
             w = w + step
-        leave(best, out[0][b], grid)
+        from_planes(best, out[0][b], grid)
         out[1][b], out[2][b], out[3][b] = lowest, k, result

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, leave, reordered, set_borders
+from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, fastmath, from_planes, set_borders
+from planners.compiled.linalg import DIVERGED, SETTLED, growth_limit, relative, verdict
 from planners.compiled.value_iteration.step import (
     ACTIONS_AT_ONCE,
     Ints,
@@ -23,14 +24,6 @@ from planners.compiled.value_iteration.step import (
     sweep,
     sweep_greedy,
 )
-
-MAX_STEPS, DIVERGED, SETTLED = (
-    1,
-    2,
-    3,
-)  # of `planners.fixed_points.Result`; the rule is its residual rule
-GROWTH = np.float32(1e6)
-OFFSET = np.float32(1e-5)
 
 
 class Filters(NamedTuple):
@@ -49,7 +42,7 @@ class Filters(NamedTuple):
     v_size: int
 
 
-class Outcome(NamedTuple):
+class VIResult(NamedTuple):
     """Where `forward` writes: the value [B, G, h, w], its quality [B] and trace [K, B], and the recorded steps.
 
     before: [B, recorded, G x length] planes the recorded steps started from; greedy: [B, recorded, G x n].
@@ -64,7 +57,29 @@ class Outcome(NamedTuple):
     greedy: Shorts
 
 
-@reordered
+class VIGradients(NamedTuple):
+    """Where `backward` writes: gradients of r (like it), of both filters [B, G x A x T], and of v0."""
+
+    r: Floats
+    w_r: Floats
+    w_v: Floats
+    v0: Floats
+
+
+class Schedule(NamedTuple):
+    """The steps of a solve: most without a record, then how many with one; whether samples stop, and at what residual.
+
+    stop: Whether a sample's unrecorded steps end when it converges or diverges.
+    tolerance: Relative residual that counts as convergence; 0 for none.
+    """
+
+    unrecorded: int
+    recorded: int
+    stop: bool
+    tolerance: float
+
+
+@fastmath
 def _is_finite(x: Floats) -> bool:
     total = np.float32(0)
     for value in x.ravel():
@@ -72,7 +87,7 @@ def _is_finite(x: Floats) -> bool:
     return total == 0
 
 
-@reordered
+@fastmath
 def _norms(z: Floats, fz: Floats, grid: Grid) -> tuple[float, float]:
     """Return ||f(z) - z|| and ||f(z)|| over the cells of planes."""
     change = size = np.float32(0)
@@ -87,14 +102,8 @@ def _norms(z: Floats, fz: Floats, grid: Grid) -> tuple[float, float]:
 
 
 @compiled
-def relative(change, size):  # type: ignore[no-untyped-def]
-    """Return ||f(z) - z|| / (1e-5 + ||f(z)||), inf where a norm is not finite."""
-    return change / (OFFSET + size) if np.isfinite(change) and np.isfinite(size) else np.float32(np.inf)
-
-
-@compiled
-def forward(first, last, r, v0, filters, grid, free, recorded, stop, tolerance, out):  # type: ignore[no-untyped-def]
-    """Take up to `free` steps, fewer where a sample converges or diverges, then `recorded` steps that are kept.
+def forward(first, last, r, v0, filters, grid, schedule, out):  # type: ignore[no-untyped-def]
+    """Take the steps of a schedule: unrecorded ones, fewer where a sample stops, then those that are kept.
 
     Args:
         first: First sample.
@@ -103,12 +112,10 @@ def forward(first, last, r, v0, filters, grid, free, recorded, stop, tolerance, 
         v0: [B, G, h, w] where to start.
         filters: `Filters`.
         grid: Layout.
-        free: Most steps without a record.
-        recorded: Steps with one.
-        stop: Whether a sample's free steps stop when it converges or diverges.
-        tolerance: Relative residual that counts as convergence; 0 for none.
-        out: `Outcome`.
+        schedule: `Schedule`.
+        out: `VIResult`.
     """
+    unrecorded, stop, tolerance = schedule.unrecorded, schedule.stop, schedule.tolerance
     groups, fives = filters.v_packed.shape[0], filters.v_packed.shape[1]
     part = np.empty(groups * grid.blocks * fives * ACTIONS_AT_ONCE * BLOCK, np.float32)
     scratch = np.zeros(groups * grid.length, np.float32)
@@ -126,36 +133,38 @@ def forward(first, last, r, v0, filters, grid, free, recorded, stop, tolerance, 
         diverged = not (sound and _is_finite(r[b]))
         start = max(np.float32(1), _norms(z, z, grid)[1])
         steps = 0
-        while steps < free and not (diverged and stop):
+        while steps < unrecorded and not (diverged and stop):
             sweep(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, 0])
             change, size = _norms(z, fz, grid)
             now = relative(change, size)
-            limit = GROWTH * max(start, size) if steps == 0 else limit
+            limit = growth_limit(start, size) if steps == 0 else limit
             out.trace[steps, b] = now
             steps += 1
-            diverged = not np.isfinite(now) or size > limit
+            result = verdict(now, size, limit, tolerance)
+            diverged = result == DIVERGED
             if stop and diverged:
                 break
             set_borders(fz, grid)
             z, fz = fz, z
-            if stop and tolerance > 0 and now <= tolerance:
+            if stop and result == SETTLED:
                 break
-        out.trace[steps:free, b] = now
-        for k in range(recorded):
+        out.trace[steps:unrecorded, b] = now
+        for k in range(schedule.recorded):
             out.before[b, k] = z
             sweep_greedy(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, k])
             change, size = _norms(z, fz, grid)
             now = relative(change, size)
-            limit = GROWTH * max(start, size) if free == 0 and k == 0 else limit
-            out.trace[free + k, b] = now
+            limit = growth_limit(start, size) if unrecorded == 0 and k == 0 else limit
+            out.trace[unrecorded + k, b] = now
             set_borders(fz, grid)
             z, fz = fz, z
         if not (sound and _is_finite(r[b])):
             z[:] = np.nan
             now = np.float32(np.inf)
-        diverged = (stop and diverged) or not np.isfinite(now) or (size > limit and (free == 0 or not stop))
-        converged = tolerance > 0 and now <= tolerance
-        leave(z, out.value[b], grid)
-        out.residual[b], out.steps[b] = now, steps + recorded
-        out.result[b] = DIVERGED if diverged else (SETTLED if converged else MAX_STEPS)
+        if unrecorded > 0 and stop:
+            limit = np.float32(np.inf)  # judged before the recorded steps
+        result = DIVERGED if stop and diverged else verdict(now, size, limit, tolerance)
+        from_planes(z, out.value[b], grid)
+        out.residual[b], out.steps[b] = now, steps + schedule.recorded
+        out.result[b] = result
         scratch = fz

@@ -14,13 +14,24 @@ Legend: v value, r reward, q action values, A actions padded to a multiple of 16
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from planners.compiled.layout import Floats, Grid, as_planes, compiled, leave, set_borders
+from planners.compiled.layout import Floats, Grid, as_planes, compiled, from_planes, set_borders
+from planners.compiled.linalg import DIVERGED, MAX_STEPS, growth_limit, norm, relative, verdict
 from planners.compiled.simd import LANES, broadcast, fma, highest, item, load, splat, store, where_greater
-from planners.compiled.value_iteration.backward import norm
-from planners.compiled.value_iteration.forward import DIVERGED, GROWTH, MAX_STEPS, SETTLED, relative
 from planners.compiled.value_iteration.step import Ints
+
+
+class SweepFilters(NamedTuple):
+    """Filters of reward and value by tap, [G, T, A padded], where their taps read, and A before padding."""
+
+    r: Floats
+    v: Floats
+    r_offsets: Ints
+    v_offsets: Ints
+    actions: int
 
 
 def pack_by_tap(w: Floats, size: int) -> Floats:
@@ -95,50 +106,44 @@ def _sweep(v, part, w, offsets, grid, up, left):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def sweep_batch(first, last, r, v0, w_r, w_v, r_offsets, v_offsets, actions, grid, solver, out):  # type: ignore[no-untyped-def]
+def sweep_batch(first, last, r, v0, filters, grid, solver, out):  # type: ignore[no-untyped-def]
     """Sweep the samples first..last-1 until they stop.
 
     Args:
         first: First sample.
         last: One past the last sample.
-        r: [B, C, h, w] reward, or [B, A x G, h, w] its part of Q, action-major, when w_r has no taps.
+        r: [B, C, h, w] reward, or [B, A x G, h, w] its part of Q, action-major, when the filters of r have no taps.
         v0: [B, G, h, w].
-        w_r: Filters by tap, [G, T, A padded].
-        w_v: The same for the value.
-        r_offsets: [T].
-        v_offsets: [T].
-        actions: A before padding.
+        filters: `SweepFilters`.
         grid: Layout.
         solver: max_steps and tolerance.
         out: Value [B, G, h, w], change [B], sweeps [B], result [B], trace [K, B], written.
     """
     max_steps, tolerance = solver
+    w_r, w_v = filters.r, filters.v
     value, residual, steps, results, trace = out
     part = np.empty(w_v.shape[0] * grid.height * grid.width * w_v.shape[2], np.float32)
     sound_filters = np.isfinite(norm(w_r.ravel())) and np.isfinite(norm(w_v.ravel()))
     for b in range(first, last):
         z = as_planes(v0[b], grid)
         if w_r.shape[1] == 0:
-            _field_by_cell(r[b], actions, grid, part)
+            _field_by_cell(r[b], filters.actions, grid, part)
         else:
             reward = as_planes(r[b], grid)
             set_borders(reward, grid)
-            _reward_by_cell(reward, w_r, r_offsets, grid, part)
+            _reward_by_cell(reward, w_r, filters.r_offsets, grid, part)
         start, limit, now = max(np.float32(1), norm(z)), np.float32(np.inf), np.float32(np.inf)
         # Comparisons in a maximum drop what is not a number, so inputs are looked at first.
         sound = sound_filters and np.isfinite(norm(part)) and np.isfinite(start)
         result, k = MAX_STEPS if sound else DIVERGED, 0
         while k < max_steps and result == MAX_STEPS:
             set_borders(z, grid)
-            change, size = _sweep(z, part, w_v, v_offsets, grid, k % 2 == 1, k % 4 == 1 or k % 4 == 2)
+            change, size = _sweep(z, part, w_v, filters.v_offsets, grid, k % 2 == 1, k % 4 == 1 or k % 4 == 2)
             now = relative(change, size)
-            limit = GROWTH * max(start, size) if k == 0 else limit
+            limit = growth_limit(start, size) if k == 0 else limit
             trace[k, b] = now
             k += 1
-            if not np.isfinite(now) or size > limit:
-                result = DIVERGED
-            elif tolerance > 0 and now <= tolerance:
-                result = SETTLED
+            result = verdict(now, size, limit, tolerance)
         trace[k:, b] = now
-        leave(z, value[b], grid)
+        from_planes(z, value[b], grid)
         residual[b], steps[b], results[b] = now, k, result
