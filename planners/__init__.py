@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 from datagen.moved import install
 
 if TYPE_CHECKING:
+    from datagen.problem import Moves
+    from planners.compiled.solvers import BestFirst, GaussSeidel
+    from planners.cores import Core, CoreStep, Injected
+    from planners.cores.steps import GRUIteration, ValueIteration
     from planners.fixed_points import (
         GMRES,
         Anderson,
@@ -30,15 +34,24 @@ if TYPE_CHECKING:
     from planners.inference import Route, RoutePlanner, load_planner, plot
     from planners.planner import Plan, Planner, build_planner
     from planners.specs import PlannerSpec, TrainingSpec
+    from planners.training.evaluation import evaluate
+    from planners.training.trainer import Trainer
 
 install()
 
 _HOME = {
     "Anderson": "planners.fixed_points",
+    "BestFirst": "planners.compiled.solvers",
     "Broyden": "planners.fixed_points",
+    "Core": "planners.cores",
+    "CoreStep": "planners.cores",
     "ForwardIteration": "planners.fixed_points",
     "GMRES": "planners.fixed_points",
+    "GRUIteration": "planners.cores.steps",
+    "GaussSeidel": "planners.compiled.solvers",
     "Implicit": "planners.fixed_points",
+    "Injected": "planners.cores",
+    "Moves": "datagen.problem",
     "OneStep": "planners.fixed_points",
     "Phantom": "planners.fixed_points",
     "Plan": "planners.planner",
@@ -48,9 +61,12 @@ _HOME = {
     "Route": "planners.inference",
     "RoutePlanner": "planners.inference",
     "Solution": "planners.fixed_points",
+    "Trainer": "planners.training.trainer",
     "TrainingSpec": "planners.specs",
     "Unrolled": "planners.fixed_points",
+    "ValueIteration": "planners.cores.steps",
     "build_planner": "planners.planner",
+    "evaluate": "planners.training.evaluation",
     "fixed_point": "planners.fixed_points",
     "jacobian_penalty": "planners.fixed_points",
     "load_planner": "planners.inference",
@@ -62,9 +78,16 @@ _HOME = {
 __all__ = [
     "GMRES",
     "Anderson",
+    "BestFirst",
     "Broyden",
+    "Core",
+    "CoreStep",
     "ForwardIteration",
+    "GRUIteration",
+    "GaussSeidel",
     "Implicit",
+    "Injected",
+    "Moves",
     "OneStep",
     "Phantom",
     "Plan",
@@ -74,9 +97,12 @@ __all__ = [
     "Route",
     "RoutePlanner",
     "Solution",
+    "Trainer",
     "TrainingSpec",
     "Unrolled",
+    "ValueIteration",
     "build_planner",
+    "evaluate",
     "fixed_point",
     "jacobian_penalty",
     "load_planner",

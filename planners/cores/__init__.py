@@ -13,6 +13,7 @@ loop. There are two ways to write one:
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -117,7 +118,16 @@ class BoundStep:
 def encoded(core: Any, x: Tensor) -> CoreStep:
     """Return the step of a core, written in either way, for x [B, in_channels, h, w]."""
     found = core.encode(x)
-    return found if isinstance(found, CoreStep) else BoundStep(core, found)
+    if isinstance(found, CoreStep):
+        return found
+    if hasattr(core, "read_out"):
+        warnings.warn(
+            f"core {type(core).__name__}: value_iteration() and read_out() are no longer called, and the step runs in "
+            "torch's own operations; return the ValueIteration from encode(), with its head, to have it compiled",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    return BoundStep(core, found)
 
 
 @runtime_checkable

@@ -89,3 +89,21 @@ def test_both_ways_to_write_a_step_are_one():
         found.append((plan.logits, plan.solution.steps, core.filter.grad))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert len(set(found[0][1].tolist())) > 1
+
+
+class Old(Methods):
+    """As version 0.1.0 had a core with a compiled loop."""
+
+    def value_iteration(self, x):
+        raise AssertionError("not asked for any more")
+
+    def read_out(self, step, v):
+        raise AssertionError("not asked for any more")
+
+
+def test_a_core_described_twice_goes_on_working_and_is_told_how_to_be_compiled():
+    map, goal = problems()
+    plain, old = (Planner(core, torch.nn.Identity(), ForwardIteration(5), Implicit()) for core in (Methods(), Old()))
+    with pytest.warns(DeprecationWarning, match="core Old: .* return the ValueIteration from encode"):
+        logits = old(map, goal)
+    assert torch.equal(logits, plain(map, goal))
