@@ -37,8 +37,8 @@ smoke-all: $(STAMP) $(VENV)/.system
 	    done; \
 	done
 
-# Side by side in two processes, which tests/conftest.py hands whole files.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+# Side by side in two processes, which tests/conftest.py hands whole files. Ray's workers would wait for the others.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test: $(STAMP) $(VENV)/.system
 	$(SIDE_BY_SIDE)
