@@ -98,7 +98,8 @@ def test_a_sweep_with_a_plugin_goes_to_the_cluster_and_is_followed_to_its_end(la
     assert again.returncode == 2 and "tiny-1 runs it already" in again.stderr
     followed = laptop.run("logs", "tiny.yaml", "--follow")
     assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert "epoch 1/1" in followed.stdout and "success %" in followed.stdout
+    assert "epoch 1/1" in followed.stdout
+    assert [line.split()[:2] for line in followed.stdout.splitlines() if "  1/1  " in line] == [["mine", "3"]]
     status = json.loads(laptop.run("status", "tiny.yaml", "--storage", str(laptop.storage), "--json").stdout)
     assert (status["done"], status["missing"]) == (1, 0)
     assert [(job["job_id"], job["state"]) for job in status["jobs"]] == [("tiny-1", "SUCCEEDED")]
