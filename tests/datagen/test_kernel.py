@@ -110,5 +110,5 @@ def test_the_place_can_be_chosen(tmp_path):
 
 
 def test_a_kernel_without_a_source_file_is_compiled_and_not_kept(tmp_path):
-    code = "from datagen.kernel import kernel; print(kernel(eval('lambda x: x + 1.5'))(1.0))"
+    code = "from datagen.jit import kernel; print(kernel(eval('lambda x: x + 1.5'))(1.0))"
     assert run(ROOT, code, NUMBA_CACHE_DIR=str(tmp_path)) == 2.5 and not folders(tmp_path)

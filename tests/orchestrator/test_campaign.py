@@ -108,7 +108,7 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign, idp, head):
     assert again.returncode == 0, again.stderr
     assert "the report could not be written: IsADirectoryError" in again.stderr and "Traceback" not in again.stderr
     report.rmdir()
-    assert "1 trials to run" in again.stderr
+    assert "1 trial to run" in again.stderr
     assert [path.stat().st_mtime_ns for path in done] == before
     assert len(Storage(storage).trial(broken.trial_id).read_curves()) == 1
     check = (

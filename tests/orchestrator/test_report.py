@@ -181,7 +181,7 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
 def test_a_sweep_that_ends_at_once_is_drawn_once(storage, monkeypatch):
     written = []
     monkeypatch.setattr(FreshReport, "_write", lambda keeper, running: written.append(running))
-    keeper = FreshReport(load_sweep(SWEEP, "smoke"), storage)
+    keeper = FreshReport(load_sweep(SWEEP, "smoke"), Storage(storage))
     keeper.note()
     keeper.close()
     assert written == [False]
