@@ -10,7 +10,7 @@ from torch import Tensor, backends, cat, nn
 
 from datagen.problem import ACTIONS
 from planners.compiled.loops import fixed_point as solve_compiled
-from planners.compiled.loops import unsupported
+from planners.compiled.loops import policy, unsupported
 from planners.compiled.solvers import GaussSeidel
 from planners.cores import CompactStep, Core, CoreStep, encoded
 from planners.fixed_points import Solution
@@ -134,7 +134,7 @@ class Planner(nn.Module):
         reason = "asked for" if self.kernel == "reference" else unsupported(step, solver, self.adjoint)
         if reason is None:
             value, solution = solve_compiled(step, solver=solver, adjoint=self.adjoint)
-            return Plan(step.policy(value), solution, step, "compiled", map_logits)
+            return Plan(policy(step, value), solution, step, "compiled", map_logits)
         if isinstance(solver, GaussSeidel):
             raise ValueError(solver.refusal(reason))
         if isinstance(step, CompactStep):

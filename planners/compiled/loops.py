@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from planners.cores.reachability import ReachabilityStep
 from planners.cores.steps import GRUIteration, ValueIteration
@@ -29,6 +29,16 @@ def unsupported(step: Any, solver: Any, adjoint: Any) -> str | None:
 
         return best_first.unsupported(step, solver, adjoint)
     return f"{type(getattr(step, 'core', step)).__name__} has no compiled loop"
+
+
+def policy(step: Any, value: Tensor) -> Tensor:
+    """Return what `step.policy(value)` returns, by a loop where there is one, [B, actions, h, w]."""
+    if isinstance(step, ReachabilityStep) and not is_grad_enabled():
+        from planners.compiled.reachability import best_first
+
+        return best_first.policy(step, value)
+    logits: Tensor = step.policy(value)
+    return logits
 
 
 def fixed_point(step: Any, *, solver: Any, adjoint: Any) -> tuple[Tensor, Solution]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,27 +49,48 @@ class _Cut(torch.autograd.Function):
         return torch.where(((x >= 1) & (g < 0)) | ((x <= 0) & (g > 0)), torch.zeros_like(g), g)
 
 
+class LookedUp(NamedTuple):
+    """log(gamma m) of a batch, by the local pattern of each cell.
+
+    Attributes:
+        table: [patterns, q_channels].
+        pattern: int16 [B, h, w], the row of each cell.
+    """
+
+    table: Tensor
+    pattern: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class ReachabilityStep:
     """The step of `Reachability` in u = log v, on one batch.
 
     Attributes:
-        moves: log(gamma m), [B, q_channels, h, w].
+        given: log(gamma m), [B, q_channels, h, w], or where it is looked up.
         goal: The goal's log v, 0, and the floor elsewhere, [B, 1, h, w].
         taps: log P, [q_channels, neighbours].
         neighbours: Of the nine cells around one, those that P is over.
         wrap: Whether the maps are toruses.
         sharp: Whether each latent action leads to one neighbour.
-        read: Logits [B, actions, h, w] from log Q_a - max log Q.
+        head: What a logit takes of `scale` (log Q_a - max log Q), [actions, q_channels].
+        scale: See head.
     """
 
-    moves: Tensor
+    given: Tensor | LookedUp
     goal: Tensor
     taps: Tensor
     neighbours: tuple[int, ...]
     wrap: bool
     sharp: bool
-    read: Callable[[Tensor], Tensor]
+    head: Tensor
+    scale: float
+
+    @cached_property
+    def moves(self) -> Tensor:
+        """log(gamma m), [B, q_channels, h, w]."""
+        if isinstance(self.given, Tensor):
+            return self.given
+        return self.given.table[self.given.pattern.long()].permute(0, 3, 1, 2)
 
     def initial_value(self) -> Tensor:
         """Return u_0: 0 at the goal, the floor elsewhere, [B, 1, h, w]."""
@@ -92,11 +113,14 @@ class ReachabilityStep:
     def policy(self, u: Tensor) -> Tensor:
         """Return logits at u, [B, actions, h, w]."""
         q = self.action_values(u)
-        return self.read(q - maximum(q, 1))
+        advantage = (q - maximum(q, 1)).clamp(min=LEAST_LOG_ADVANTAGE).to(self.head.dtype)
+        return functional.conv2d(self.scale * advantage, self.head[:, :, None, None])
 
     def take(self, rows: Tensor) -> ReachabilityStep:
         """Return the same step for those samples."""
-        return replace(self, moves=self.moves[rows], goal=self.goal[rows])
+        looked = self.given if isinstance(self.given, LookedUp) else None
+        given = self.moves[rows] if looked is None else LookedUp(looked.table, looked.pattern[rows])
+        return replace(self, given=given, goal=self.goal[rows])
 
 
 class Reachability(nn.Module):
@@ -155,6 +179,7 @@ class Reachability(nn.Module):
                 self.tap_logits[family, 1 + family % (len(self.neighbours) - 1)] += 2.0
                 self.head_weight[family, family % actions] = 1 / families
         self.register_buffer("progress", torch.zeros(()))
+        self._table: tuple[tuple[object, ...], Tensor] | None = None
 
     @property
     def sharp(self) -> bool:
@@ -184,17 +209,23 @@ class Reachability(nn.Module):
 
     def survival(self, x: Tensor) -> Tensor:
         """Return m, [B, q_channels, h, w], in [0, 1] with both ends reached."""
-        if torch.is_grad_enabled() or x[0, 0].numel() < _LOOKED_UP_FROM or not _one_goal_on_zeros_and_ones(x):
-            m: Tensor = _Cut.apply(self.uncut_survival(x))
-            return m
-        return self._looked_up(x)
+        m: Tensor = _Cut.apply(self.uncut_survival(x))
+        return m
 
-    def _looked_up(self, x: Tensor) -> Tensor:
-        places = 2.0 ** torch.arange(9, dtype=x.dtype, device=x.device).view(1, 1, 3, 3)
-        numbers = torch.arange(1, 10, dtype=x.dtype, device=x.device).view(1, 1, 3, 3)
-        free, goal = (convolve(x[:, i : i + 1], w, wrap=self.wrap).long() for i, w in ((0, places), (1, numbers)))
-        table = self.patterns_survival().clamp(0, 1)
-        return table[(goal * 512 + free).squeeze(1)].permute(0, 3, 1, 2)
+    def _given(self, x: Tensor) -> Tensor | LookedUp:
+        """Return log(gamma m); where that is exact, pays and needs no gradient, from a table of all patterns."""
+        worth = self._table is not None or x[0, 0].numel() >= _LOOKED_UP_FROM
+        if torch.is_grad_enabled() or not worth or not _one_goal_on_zeros_and_ones(x):
+            return _log(self.discount * self.survival(x))
+        return LookedUp(self._looked_up_table(), _patterns(x, self.wrap))
+
+    def _looked_up_table(self) -> Tensor:
+        """Return log(gamma m) of every pattern, made anew where the encoder's weights have changed."""
+        encoder = (self.hidden_weight, self.hidden_bias, self.survival_weight, self.survival_bias)
+        state = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in encoder if not p.is_inference())
+        if self._table is None or self._table[0] != state or len(state) < len(encoder):
+            self._table = (state, _log(self.discount * self.patterns_survival().clamp(0, 1)))
+        return self._table[1]
 
     def patterns_survival(self) -> Tensor:
         """Return what m is cut from in every 3x3 pattern, [10 * 512, q_channels].
@@ -214,15 +245,10 @@ class Reachability(nn.Module):
 
     def encode(self, x: Tensor) -> ReachabilityStep:
         """Return the step."""
-        moves = _log(self.discount * self.survival(x))
         goal = torch.where(x[:, 1:2] > 0.5, 0.0, floor_of(x)).to(x.dtype)
-        return ReachabilityStep(moves, goal, _log(self.taps()), self.neighbours, self.wrap, self.sharp, self._read)
-
-    def _read(self, advantage: Tensor) -> Tensor:
-        """Return logits from log Q_a - max log Q, [B, actions, h, w]."""
-        advantage = advantage.clamp(min=LEAST_LOG_ADVANTAGE).to(self.head_weight.dtype)
-        head = self.symmetry.acting(self.head_weight)[:, :, None, None]
-        return functional.conv2d(self.options.advantage_scale * advantage, head)
+        head, scale = self.symmetry.acting(self.head_weight), self.options.advantage_scale
+        taps = _log(self.taps())
+        return ReachabilityStep(self._given(x), goal, taps, self.neighbours, self.wrap, self.sharp, head, scale)
 
     def set_progress(self, fraction: float) -> None:
         """Sharpen the taps as training goes on.
@@ -282,6 +308,18 @@ def _one_goal_on_zeros_and_ones(x: Tensor) -> bool:
     if x.shape[1] != 2 or not bool(((x == 0) | (x == 1)).all()):
         return False
     return bool((x[:, 1].flatten(1).sum(1) <= 1).all())
+
+
+def _patterns(x: Tensor, wrap: bool) -> Tensor:
+    """Return the number of each cell's pattern, a row of `Reachability.patterns_survival`, int16 [B, h, w]."""
+    h, w = x.shape[-2:]
+    ring = (1, 1, 1, 1)
+    padded = (functional.pad(x, ring, mode="circular") if wrap else functional.pad(x, ring)).short()
+    found = torch.zeros(len(x), h, w, dtype=torch.int16, device=x.device)
+    for place in range(9):
+        free, goal = padded[:, :, place // 3 : place // 3 + h, place % 3 : place % 3 + w].unbind(1)
+        found.add_(free, alpha=2**place).add_(goal, alpha=512 * (place + 1))
+    return found
 
 
 def _log(p: Tensor) -> Tensor:

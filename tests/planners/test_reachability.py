@@ -1,6 +1,7 @@
 """The core `reachability`: its theorem, its two solvers, the adjoint as a flow, and what training adds to its loss."""
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from datagen.problem import FOUR
 from planners import PlannerSpec, build_planner
-from planners.cores.reachability import Reachability, floor_of
+from planners.cores.reachability import LookedUp, Reachability, floor_of
 from planners.specs import ReachabilityOptions
 
 FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
@@ -141,13 +142,35 @@ def test_settled_values_are_the_least_costs(seed):
 
 def test_the_table_of_patterns_is_the_encoder():
     for wrap in (False, True):
-        core = planner_of(1.0, wrap).core
+        planner = planner_of(1.0, wrap, **FLOWS)
+        core = planner.core
         map, goal = maps(2, 70, 70)
         x = torch.cat([map, goal], 1)
         with torch.no_grad():
-            assert torch.allclose(core.survival(x), core.uncut_survival(x).clamp(0, 1), rtol=0, atol=1e-12)
-            assert torch.equal(core.survival(x), core._looked_up(x))
-            assert not torch.equal(core.survival(0.9 * x), core._looked_up(x))
+            looked_up, computed = core.encode(x), core.encode(0.9 * x)
+            assert isinstance(looked_up.given, LookedUp) and isinstance(computed.given, torch.Tensor)
+            expected = (core.discount * core.survival(x)).log()
+            torch.testing.assert_close(looked_up.moves, expected, rtol=0, atol=1e-6)
+            assert torch.equal(looked_up.take(torch.tensor([1])).moves, looked_up.moves[1:])
+            # the same plan by the table and by the generic operations
+            quick = planner.plan(map, goal)
+            assert quick.kernel == "compiled"
+            generic = replace(looked_up, given=looked_up.moves)
+            torch.testing.assert_close(quick.logits, generic.policy(quick.solution.value))
+
+
+def test_the_table_follows_the_weights():
+    core = planner_of(1.0).core
+    x = torch.cat(maps(1, 70, 70), 1)
+    with torch.no_grad():
+        before = core.encode(x).given.table
+        assert core.encode(x).given.table is before
+        core.survival_bias += 0.1
+        after = core.encode(x).given.table
+        assert not torch.equal(after, before)
+        small = core.encode(torch.cat(maps(1, 9, 9), 1))
+        assert isinstance(small.given, LookedUp)  # once there is a table, it is quicker at any size
+        torch.testing.assert_close(small.moves.exp(), core.discount * core.survival(torch.cat(maps(1, 9, 9), 1)))
 
 
 def test_taps_sharpen_to_one_neighbour():

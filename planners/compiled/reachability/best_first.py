@@ -16,10 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.compiled.reachability.kernel import Leads, flow_batch, solve_batch
+from planners.compiled.reachability.kernel import (
+    Leads,
+    cheapest,
+    flow_batch,
+    read_batch,
+    settle_batch,
+    solve_batch,
+)
 from planners.compiled.solvers import BestFirst
 from planners.compiled.threads import run_in_threads
-from planners.cores.reachability import ReachabilityStep
+from planners.cores.reachability import LEAST_LOG_ADVANTAGE, LookedUp, ReachabilityStep, floor_of
 from planners.fixed_points import Implicit
 from planners.fixed_points.solution import AdjointRecord, AdjointSlot, Result, Solution
 
@@ -31,7 +38,7 @@ def unsupported(step: ReachabilityStep, solver: Any, adjoint: Any) -> str | None
     """Return why the value and its gradient can't be found best first, or None when they can."""
     if not isinstance(solver, BestFirst):
         return f"Reachability is compiled for the solver best_first alone; the solver is {type(solver).__name__}"
-    if step.moves.device.type != "cpu":
+    if step.goal.device.type != "cpu":
         return "best_first works on the CPU"
     flows = isinstance(adjoint, Implicit) and isinstance(adjoint.solver, BestFirst)
     if torch.is_grad_enabled() and not flows:
@@ -48,10 +55,32 @@ def solve(step: ReachabilityStep, dtype: torch.dtype, solver: BestFirst) -> Solu
 def fixed_point(step: ReachabilityStep, solver: BestFirst, adjoint: Any) -> tuple[Tensor, Solution]:
     """Return log v* in float64, [B, 1, h, w], and the solution in the core's own type; differentiable."""
     found = _Result.of(step, solver)
+    if not torch.is_grad_enabled():
+        u = torch.from_numpy(found.u).unsqueeze(1)
+        return u, found.solution(u.to(step.goal.dtype))
     slot = AdjointSlot()
     tolerance = getattr(getattr(adjoint, "solver", None), "tolerance", 0.0)
     u = _Settle.apply(step.moves, step.taps, found, max(tolerance, _ROUNDING), slot)
     return u, found.solution(u.to(step.moves.dtype), slot)
+
+
+def policy(step: ReachabilityStep, u: Tensor) -> Tensor:
+    """Return the logits at u, [B, actions, h, w]; as `ReachabilityStep.policy` where nothing is looked up."""
+    if not (isinstance(step.given, LookedUp) and step.sharp):
+        return step.policy(u)
+    table, pattern = step.given
+    values = u[:, 0].double().contiguous().numpy()
+    head = step.head.detach().contiguous().numpy()
+    logits = np.empty((len(values), len(head), *values.shape[1:]), head.dtype)
+    given = (pattern.numpy(), table.double().contiguous().numpy(), _leads(step), floor_of(u))
+    rule = (head.dtype.type(step.scale), LEAST_LOG_ADVANTAGE)
+    run_in_threads(read_batch, len(values), *given, head, rule, values, logits)
+    return torch.from_numpy(logits)
+
+
+def _leads(step: ReachabilityStep) -> Leads:
+    cells = np.array(step.neighbours)
+    return Leads(step.taps.detach().double().exp().contiguous().numpy(), cells // 3 - 1, cells % 3 - 1, step.wrap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +105,20 @@ class _Result:
 
     @classmethod
     def of(cls, step: ReachabilityStep, solver: BestFirst) -> _Result:
-        moves, goal = step.moves, step.goal
-        p = step.taps.detach().double().exp().contiguous().numpy()
-        cells = np.array(step.neighbours)
-        leads = Leads(p, cells // 3 - 1, cells % 3 - 1, step.wrap)
-        batch, _, height, width = moves.shape
+        goal, leads = step.goal, _leads(step)
+        batch, _, height, width = goal.shape
         u, taken = np.empty((batch, height, width)), np.empty((batch, height, width), np.int64)
         change, steps = np.empty(batch), np.empty(batch, np.int64)
         goals = (goal[:, 0] == 0).numpy()
         rule = (solver.max_steps, max(solver.tolerance, _ROUNDING))
         out = (u, taken, change, steps)
-        given = moves.detach().contiguous().numpy()
-        run_in_threads(solve_batch, batch, given, leads, goals, step.sharp, rule, out)
+        if isinstance(step.given, LookedUp) and step.sharp:
+            table, pattern = step.given
+            costs = cheapest(np.ascontiguousarray(table.numpy().T), leads.p.argmax(axis=1), len(leads.rows))
+            run_in_threads(settle_batch, batch, pattern.numpy(), costs, leads, goals, out)
+        else:
+            given = step.moves.detach().contiguous().numpy()
+            run_in_threads(solve_batch, batch, given, leads, goals, step.sharp, rule, out)
         return cls(u, taken, change, steps, leads, solver)
 
     def solution(self, value: Tensor, slot: AdjointSlot | None = None) -> Solution:

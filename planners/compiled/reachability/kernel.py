@@ -56,7 +56,7 @@ class Leads(NamedTuple):
 
 
 @compiled
-def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, limit: float) -> Any:
+def settle(row: Any, moves: Any, leads: Any, goal: Any, limit: float, u: Any, action: Any) -> None:
     """Settle cells in the order of their cost of arriving, from the goal outwards (Dijkstra with buckets, after Dial).
 
     A bucket is as wide as the least cost of a move, so nothing in the bucket at hand can be improved by what comes
@@ -64,34 +64,33 @@ def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, l
     point.
 
     Args:
-        cost: float64 [T, h, w], what the best latent action to each neighbour costs, inf where none survives.
-        by: [T, h, w], the latent action that costs it.
-        rows: int64 [T], rows to the neighbour.
-        columns: int64 [T], columns to the neighbour.
+        row: integer [h, w], where in the tables of `moves` a cell's are.
+        moves: What the best latent action to each neighbour costs, float64 [cells or patterns, T], inf where none
+            survives; and which action that is.
+        leads: `Leads`.
         goal: bool [h, w].
-        wrap: Whether the map is a torus.
         limit: Cost from which a cell has no way to the goal.
-
-    Returns:
-        D [h, w] (`limit` where there is no way), the action taken [h, w] (-1 at the goal and where there is no way),
-        and the cells in the order in which they were settled.
+        u: float64 [h, w], written: -D, -limit where there is no way.
+        action: int64 [h, w], written: the action taken, -1 at the goal and where there is no way.
     """
-    directions, height, breadth = cost.shape
+    cost, by = moves
+    _, rows, columns, wrap = leads
+    height, breadth = row.shape
     n = height * breadth
     width, dearest = limit, 0.0
     for value in cost.flat:
         if value < limit:
             width, dearest = min(width, value), max(dearest, value)
     queue = _Buckets(
-        np.full(int(dearest / width) + 2, -1, np.int64),
-        np.full(n, -1, np.int64),
-        np.full(n, -1, np.int64),
-        np.full(n, -1, np.int64),
+        np.full(int(dearest / width) + 2, -1, np.int32),
+        np.empty(n, np.int32),
+        np.empty(n, np.int32),
+        np.full(n, -1, np.int32),
     )
     buckets = len(queue.head)
-    arriving, action = np.full(n, limit), np.full(n, -1, np.int64)
-    done, order = np.zeros(n, np.bool_), np.empty(n, np.int64)
-    settled = waiting = number = 0
+    arriving, taken = u.reshape(-1), action.reshape(-1)  # D until the end
+    arriving[:], taken[:] = limit, -1
+    waiting = number = 0
     for cell in range(n):
         if goal[cell // breadth, cell % breadth]:
             arriving[cell] = 0.0
@@ -104,24 +103,18 @@ def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, l
             continue
         _remove(queue, cell)
         waiting -= 1
-        if not done[cell]:
-            done[cell] = True
-            order[settled] = cell
-            settled += 1
         y, x = cell // breadth, cell % breadth
-        for t in range(1, directions):
+        for t in range(1, len(rows)):
             i, j = y - rows[t], x - columns[t]
             if wrap:
                 i, j = i % height, j % breadth
             elif i < 0 or i >= height or j < 0 or j >= breadth:
                 continue
-            if goal[i, j]:
-                continue
-            total = arriving[cell] + cost[t, i, j]
-            other = i * breadth + j
+            place, other = row[i, j], i * breadth + j
+            total = arriving[cell] + cost[place, t]
             if total < arriving[other]:
                 arriving[other] = total
-                action[other] = by[t, i, j]
+                taken[other] = by[place, t]
                 target = int(total / width) % buckets
                 if queue.place[other] == target:
                     continue
@@ -130,7 +123,8 @@ def settle(cost: Any, by: Any, rows: Any, columns: Any, goal: Any, wrap: bool, l
                     waiting -= 1
                 _put(queue, other, target)
                 waiting += 1
-    return arriving.reshape(height, breadth), action.reshape(height, breadth), order[:settled]
+    for cell in range(n):
+        arriving[cell] = -arriving[cell]
 
 
 @compiled
@@ -257,17 +251,25 @@ def _mean(p: Any, near: Any) -> float:
 
 @compiled
 def cheapest(moves: Any, leads: Any, directions: int) -> Any:
-    """Return the least cost of a move to each neighbour [T, h, w], inf where none survives, and its action."""
-    actions, height, breadth = moves.shape
-    cost = np.full((directions, height, breadth), np.inf)
-    by = np.full((directions, height, breadth), -1, np.int16)
+    """Return the least cost of a move to each neighbour, inf where none survives, and its action.
+
+    Args:
+        moves: [A, cells or patterns], log(gamma m).
+        leads: integer [A], the neighbour that each action leads to.
+        directions: T.
+
+    Returns:
+        float64 and int16, [cells or patterns, T].
+    """
+    actions, places = moves.shape
+    cost = np.full((places, directions), np.inf)
+    by = np.full((places, directions), -1, np.int16)
     for a in range(actions):
         t = leads[a]
-        for i in range(height):
-            for j in range(breadth):
-                if -moves[a, i, j] < cost[t, i, j]:
-                    cost[t, i, j] = -moves[a, i, j]
-                    by[t, i, j] = a
+        for i in range(places):
+            if -moves[a, i] < cost[i, t]:
+                cost[i, t] = -moves[a, i]
+                by[i, t] = a
     return cost, by
 
 
@@ -296,17 +298,87 @@ def solve_batch(
     """
     u, taken, changes, sweeps = out
     p, rows, columns, wrap = leads
-    floor = -np.log(4.0) * (goal.shape[1] * goal.shape[2] + 1)
+    height, breadth = goal.shape[1:]
+    floor = _floor(goal)
     destinations = np.empty(len(p), np.int64)
     for a in range(len(p)):
         destinations[a] = np.argmax(p[a])
+    own = np.arange(height * breadth).reshape(height, breadth)
     for b in range(first, last):
         if sharp:
-            cost, by = cheapest(moves[b], destinations, len(rows))
-            arriving, action, _ = settle(cost, by, rows, columns, goal[b], wrap, -floor)
-            u[b], taken[b], changes[b], sweeps[b] = -arriving, action, 0.0, 1
+            costs = cheapest(moves[b].reshape(len(p), height * breadth), destinations, len(rows))
+            settle(own, costs, leads, goal[b], -floor, u[b], taken[b])
+            changes[b], sweeps[b] = 0.0, 1
         else:
             u[b], taken[b], changes[b], sweeps[b] = sweep(moves[b], p, rows, columns, goal[b], wrap, floor, rule)
+
+
+@compiled
+def settle_batch(first: int, last: int, pattern: Any, moves: Any, leads: Any, goal: Any, out: Any) -> None:
+    """Settle the samples first..last-1, whose moves are looked up by each cell's pattern, int16 [B, h, w]."""
+    u, taken, changes, sweeps = out
+    for b in range(first, last):
+        settle(pattern[b], moves, leads, goal[b], -_floor(goal), u[b], taken[b])
+        changes[b], sweeps[b] = 0.0, 1
+
+
+@compiled
+def _floor(goal: Any) -> float:
+    return -np.log(4.0) * (goal.shape[1] * goal.shape[2] + 1)
+
+
+@compiled
+def read_batch(
+    first: int,
+    last: int,
+    pattern: Any,
+    table: Any,
+    leads: Any,
+    floor: float,
+    head: Any,
+    rule: Any,
+    u: Any,
+    logits: Any,
+) -> None:
+    """Read the policy of the samples first..last-1 off their values, where each action has one destination.
+
+    Args:
+        first: First sample.
+        last: One past the last sample.
+        pattern: int16 [B, h, w], the row of each cell.
+        table: float64 [patterns, A], log(gamma m).
+        leads: `Leads`.
+        floor: The least log Q.
+        head: [actions, A], in the type of the logits.
+        rule: What log Q_a - max log Q is scaled by, and its least.
+        u: float64 [B, h, w].
+        logits: [B, actions, h, w], written.
+    """
+    p, rows, columns, wrap = leads
+    scale, least = rule
+    destination = np.empty(len(p), np.int64)
+    for a in range(len(p)):
+        destination[a] = np.argmax(p[a])
+    near, q, advantage = np.empty(len(rows)), np.empty(len(p)), np.empty(len(p), head.dtype)
+    height, breadth = u.shape[1:]
+    for b in range(first, last):
+        value = u[b]
+        for y in range(height):
+            for x in range(breadth):
+                inside = 0 < y < height - 1 and 0 < x < breadth - 1
+                for t in range(len(rows)):
+                    i, j = y + rows[t], x + columns[t]
+                    near[t] = value[i, j] if inside else _value(value, i, j, wrap, floor)
+                best, row = floor, pattern[b, y, x]
+                for a in range(len(p)):
+                    q[a] = max(floor, table[row, a] + near[destination[a]])
+                    best = max(best, q[a])
+                for a in range(len(p)):
+                    advantage[a] = max(least, q[a] - best)
+                for action in range(len(head)):
+                    logits[b, action, y, x] = 0.0
+                    for a in range(len(p)):
+                        logits[b, action, y, x] += head[action, a] * (scale * advantage[a])
 
 
 @compiled
