@@ -9,21 +9,45 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 _STRING = re.compile(r"'([A-Za-z_][\w.]*)(:[A-Za-z_]\w*)?'")
 """A string that may name a module, or something in it: "package.module:Name"."""
 
 
 def digest(files: Mapping[str, bytes]) -> str:
-    """Return 64 digits that change when what source files define does.
+    """Return 64 digits that change when what source files define does; kept beside this module for the same files.
 
     Args:
         files: Text of each file, by the full name of its module; of a package, "name.__init__".
     """
+    key = hashlib.sha256(f"{sys.version_info[:2]} ".encode() + Path(__file__).read_bytes())
+    for name, text in sorted(files.items()):
+        key.update(f"{name}\0{len(text)}\0".encode() + text)
+    kept = Path(__file__).parent / "__pycache__" / f"definitions-{key.hexdigest()[:32]}"
+    try:
+        if _DIGEST.fullmatch(found := kept.read_text()):
+            return found
+    except (OSError, UnicodeDecodeError):
+        pass  # not read before, or not by us
+    found = _digest(files)
+    with suppress(OSError):  # of a read-only installation it is found anew each time
+        kept.parent.mkdir(exist_ok=True)
+        temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
+        temporary.write_text(found)
+        temporary.replace(kept)
+    return found
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
     modules: dict[str, _Module] = {}
     for name, text in files.items():
         modules[name.removesuffix(".__init__")] = _Module(name, text, modules)

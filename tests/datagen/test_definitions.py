@@ -1,7 +1,10 @@
 """The digest of definitions sees every change of what is computed, and none of where it stands."""
 
+from pathlib import Path
+
 import pytest
 
+from datagen import definitions
 from datagen.definitions import digest
 
 FILES = {
@@ -96,3 +99,16 @@ def test_modules_may_be_moved_divided_and_renamed():
         "shop.parts": FILES["shop.registry"].replace(b"shop.till", b"shop.counter.till"),
     }
     assert digest(there) == digest(FILES)
+
+
+def test_it_is_kept_for_the_same_files_and_found_again_where_that_is_damaged(tmp_path, monkeypatch):
+    module = tmp_path / "definitions.py"
+    module.write_bytes(Path(definitions.__file__).read_bytes())
+    monkeypatch.setattr(definitions, "__file__", str(module))
+    first = digest(FILES)
+    (kept,) = (tmp_path / "__pycache__").iterdir()
+    assert kept.read_text() == first
+    monkeypatch.setattr(definitions, "_digest", lambda files: "f" * 64)
+    assert digest(FILES) == first and digest({"a": b"X = 1"}) == "f" * 64
+    kept.write_bytes(b"\xff" + first[1:].encode())
+    assert digest(FILES) == "f" * 64
