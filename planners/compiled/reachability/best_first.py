@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from planners.compiled.reachability.flow import flow_batch
 from planners.compiled.reachability.kernel import (
     Leads,
     cheapest,
-    flow_batch,
     read_batch,
     settle_batch,
     solve_batch,
