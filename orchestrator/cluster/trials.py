@@ -337,18 +337,15 @@ class Relay(tune.Callback):
         trial = self.storage.trial(trial_id)
         found = trial.whole_result()
         if found is not None:
-            if trial.result_version() != self.before[trial_id] or trial.is_cancelled() or self._settled(found):
+            new = trial.result_version() != self.before[trial_id]
+            # A result that stands may be older: another run was faster, and the worker found nothing to do.
+            if new or trial.is_cancelled() or found.stands(code_hash(), self.terms.retime):
                 return found
             if found.final:
                 # A stale result that was to be replaced is still worth more than none: the failure is told, not kept.
                 reason = f"TrialDied: {reason}; {STAYS}"
                 return TrialResult(trial_id=trial_id, status="FAILED", reason=reason, provenance=provenance())
         return record_failure(trial, TrialDied(reason), campaign)
-
-    def _settled(self, result: TrialResult) -> bool:
-        """Return whether a worker that finds this result has nothing to do: another run may have been faster."""
-        timed = result.provenance.exclusive or not self.terms.retime
-        return result.final and result.provenance.made_by(code_hash()) and timed
 
 
 def _last_words(trial: Any) -> str:

@@ -131,6 +131,16 @@ class TrialResult(BaseModel):
         """True where running the sweep again leaves this trial alone."""
         return self.status in FINAL
 
+    def stands(self, code: str, alone: bool) -> bool:
+        """Return True where a process that finds this result has nothing to do for the trial.
+
+        Args:
+            code: The project's code in that process, its `code_hash`.
+            alone: Whether times are asked for that a device's only trial took.
+        """
+        timed = self.provenance.exclusive or not alone
+        return self.final and self.provenance.made_by(code) and timed
+
 
 def check_arrivals(cells: Sequence[int], arrivals: Sequence[int]) -> None:
     """Raise ValueError where more cells arrive than there are, in any bin."""

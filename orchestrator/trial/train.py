@@ -136,8 +136,7 @@ def _settled(trial: TrialDirectory, retime: bool) -> TrialResult | None:
         return None
     if result.status == "CANCELLED" and trial.is_cancelled():
         return result
-    timed = result.provenance.exclusive or not retime
-    return result if result.final and result.provenance.made_by(code_hash()) and timed else None
+    return result if result.stands(code_hash(), retime) else None
 
 
 def _run(attempt: Attempt) -> TrialResult:
