@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator import signals as interruption
 from orchestrator.campaign.plan import Plan
 from orchestrator.campaign.progress import Progress
+from orchestrator.cluster.datasets import DatasetProgress, make_datasets
 from orchestrator.cluster.preflight import check_machines
-from orchestrator.cluster.ray_cluster import (
-    DatasetProgress,
-    check_address,
-    evaluate_all,
-    machines,
-    make_datasets,
-    ray_cluster,
-)
+from orchestrator.cluster.ray_cluster import check_address, evaluate_all, machines, ray_cluster
 from orchestrator.cluster.resources import check_here, left_out, requested_resources
 from orchestrator.command import Command
 from orchestrator.report.keeper import FreshReport, ReportError
@@ -39,6 +33,9 @@ from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.words import counted, outcome, trial_name
+
+if TYPE_CHECKING:
+    from orchestrator.campaign.search import StudyStopping
 
 
 class Onlookers:
@@ -260,7 +257,7 @@ class _Running:
         return evaluate_all(missing, self.storage, say, sweep.resources.stall_seconds)
 
 
-def _stopping(sweep: SweepSpec, storage: Storage) -> Any:
+def _stopping(sweep: SweepSpec, storage: Storage) -> StudyStopping | None:
     """Return what stops the trials of a search early, with what earlier ones have reached; None where nothing does."""
     if sweep.search is None or sweep.search.stopping == "none":
         return None
@@ -281,17 +278,18 @@ def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Storage, o
     return [trial for trial in select(planned_trials(sweep, storage)[0], only) if trial.trial_id not in there]
 
 
-def dataset_lines(progress: Progress) -> Any:
+def dataset_lines(progress: Progress) -> Callable[[DatasetProgress], None]:
     """Return what says, from time to time, how far the datasets are."""
-    said = {"percent": -10.0}
+    said = -10.0
 
     def say(made: DatasetProgress) -> None:
+        nonlocal said
         if made.died:
             progress.say(f"{made.dataset}: the worker of {made.died} died; another makes the shard")
             return
         percent = 100 * made.done / made.total
-        if percent - said["percent"] >= 10 or made.done == made.total:
-            said["percent"] = percent
+        if percent - said >= 10 or made.done == made.total:
+            said = percent
             progress.say(f"{made.dataset}: shard {made.done}/{made.total}")
 
     return say

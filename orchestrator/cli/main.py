@@ -217,8 +217,9 @@ def _data(options: argparse.Namespace) -> int:
     missing = [dataset.spec for dataset in plan.datasets if not dataset.present]
     if missing:
         from orchestrator.campaign.run import dataset_lines
+        from orchestrator.cluster.datasets import make_datasets
         from orchestrator.cluster.preflight import check_machines
-        from orchestrator.cluster.ray_cluster import make_datasets, ray_cluster
+        from orchestrator.cluster.ray_cluster import ray_cluster
 
         progress = Progress(0, 0)
         with options.storage.at_work(), ray_cluster(options.address):

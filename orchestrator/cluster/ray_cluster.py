@@ -1,4 +1,4 @@
-"""Ray: joining or starting a cluster, and the actors that make datasets on it."""
+"""Ray: joining or starting a cluster, what its machines have, and tests and measurements on all of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from datagen.storage.dataset import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
-from datagen.storage.manifest import DatasetError
-from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator import signals as interruption
 from orchestrator.errors import ClusterError as ClusterError
 from orchestrator.storage.evaluations import PlannedEvaluation
@@ -26,9 +21,6 @@ from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import PlannedTrial
 from orchestrator.trial.evaluate import evaluate_trial
 from orchestrator.words import first_line, last_line
-
-MOST_ATTEMPTS = 3
-"""How often a shard is begun before the process that dies over it is called the shard's own fault."""
 
 REACHABLE_SECONDS = 5.0
 
@@ -99,6 +91,11 @@ def machines() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
+def most_cpus(every: list[dict[str, float]]) -> float:
+    """Return the processors of the largest of the machines: a task that asks for more would wait for ever."""
+    return max((machine.get("CPU", 0.0) for machine in every), default=0.0)
+
+
 def machine_here() -> dict[str, float]:
     """Return what the machine has that this process of the cluster runs on."""
     import ray
@@ -148,118 +145,6 @@ def check_address(address: str | None) -> None:
         raise ClusterError(f"can't join the Ray cluster at {address}: {error}") from error
 
 
-@dataclass(frozen=True)
-class DatasetProgress:
-    """How far the datasets of a sweep are.
-
-    Attributes:
-        dataset: Id of the dataset that a shard was just finished for.
-        done: Shards there are, of all datasets.
-        total: Shards there will be.
-        died: The shard whose worker has just died, to be made again; empty where one was finished.
-    """
-
-    dataset: str
-    done: int
-    total: int
-    died: str = ""
-
-
-def make_datasets(
-    specs: list[DatasetSpec], root: Path, report: Callable[[DatasetProgress], None] | None = None
-) -> None:
-    """Make what is missing of each dataset, shard by shard, on all CPUs of the cluster.
-
-    A shard's bytes depend on the spec alone, so which worker makes it, and how often, does not matter: the shard of
-    a worker that dies is made again by another.
-
-    Args:
-        specs: The datasets; a `ray_cluster` must be open.
-        root: Where datasets are kept; all nodes must see it.
-        report: Called after each shard, and where a worker dies.
-
-    Raises:
-        ClusterError: A shard's worker died `MOST_ATTEMPTS` times.
-    """
-    import ray
-    from ray.exceptions import RayActorError, RayTaskError
-
-    root = root.resolve()
-    specs = [spec for spec in {dataset_id(spec): spec for spec in specs}.values() if not _whole(spec, root)]
-    work = [(spec, shard) for spec in specs for shard in missing_shards(spec, root)]
-    total = len(work)
-    attempts: dict[tuple[str, str], int] = {}
-    left = {dataset_id(spec): 0 for spec in specs}
-    for spec, _ in work:
-        left[dataset_id(spec)] += 1
-    for spec in specs:
-        if not left[dataset_id(spec)]:
-            finish_dataset(spec, root)
-
-    if work and _most_cpus(machines()) < 1:
-        raise ClusterError("no machine of the cluster has a CPU to make datasets on")
-    actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
-    idle = [actor.remote() for _ in range(min(total, max(1, int(ray.cluster_resources().get("CPU", 1)))))]
-    running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard]] = {}
-    done = 0
-    while work or running:
-        while work and idle:
-            writer, (spec, shard) = idle.pop(), work.pop(0)
-            running[writer.write.remote(spec, shard, root)] = (writer, spec, shard)
-        ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
-        interruption.check()
-        if not ready:
-            continue
-        finished = ready[0]
-        writer, spec, shard = running.pop(finished)
-        name = dataset_id(spec)
-        try:
-            ray.get(finished)
-        except RayActorError as error:
-            key = (name, shard.name)
-            attempts[key] = attempts.get(key, 0) + 1
-            if attempts[key] >= MOST_ATTEMPTS:
-                why = f"its worker died {MOST_ATTEMPTS} times: {first_line(error)}"
-                raise ClusterError(f"{name}/{shard.name}: {why}") from error
-            work.append((spec, shard))
-            idle.append(actor.remote())
-            if report:
-                report(DatasetProgress(name, done, total, died=shard.name))
-            continue
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, Exception) else error from None
-        idle.append(writer)
-        done += 1
-        left[name] -= 1
-        if left[name] == 0:
-            finish_dataset(spec, root)
-        if report:
-            report(DatasetProgress(name, done, total))
-    for writer in idle:
-        ray.kill(writer)
-
-
-def _whole(spec: DatasetSpec, root: Path) -> bool:
-    """Return whether a dataset is complete and unaltered; a damaged manifest is set aside, its set made again."""
-    try:
-        return is_complete(spec, root)
-    except DatasetError:
-        if spec.imported is not None:
-            raise
-        manifest = directory_of(spec, root) / "manifest.json"
-        with suppress(FileNotFoundError):  # another run has set it aside, too
-            manifest.replace(manifest.with_name("manifest.json.damaged"))
-        return False
-
-
-class ShardWriter:
-    """Writes shards in a process of its own; a Ray actor, so that compiled code is warm from the second shard on."""
-
-    def write(self, spec: DatasetSpec, shard: Shard, root: Path) -> None:
-        """Write one shard of the dataset."""
-        write_shard(spec, shard, root)
-
-
 def evaluate_all(
     planned: list[PlannedEvaluation],
     storage: Storage,
@@ -281,25 +166,22 @@ def evaluate_all(
     from ray.exceptions import RayError
 
     storage = storage.resolve()
-    most_cpus = _most_cpus(machines())
+    cpus = most_cpus(machines())
     running: dict[ray.ObjectRef, PlannedEvaluation] = {}
     for evaluation in planned:
         threads = evaluation.trial.spec.execution.threads
-        task = ray.remote(num_cpus=min(threads, most_cpus), max_retries=2)(_evaluate)
+        task = ray.remote(num_cpus=min(threads, cpus), max_retries=2)(_evaluate)
         running[task.remote(evaluation, storage, stall_seconds)] = evaluation
     failures = 0
-    while running:
-        ready, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
-        interruption.check()
-        for finished in ready:
-            evaluation, reason = running.pop(finished), ""
-            try:
-                ray.get(finished)
-            except RayError as error:
-                reason = last_line(getattr(error, "cause", None) or error)
-                failures += 1
-            if report:
-                report(evaluation, reason)
+    for task in finished(list(running)):
+        reason = ""
+        try:
+            ray.get(task)
+        except RayError as error:
+            reason = last_line(getattr(error, "cause", None) or error)
+            failures += 1
+        if report:
+            report(running[task], reason)
     return failures
 
 
@@ -331,7 +213,7 @@ def measure_everywhere(
     models = sorted({name for machine in every for name in machine if name.startswith("accelerator_type:")})
     tasks = []
     for model in models or [""]:
-        cpus = min(threads, _most_cpus([machine for machine in every if not model or model in machine]))
+        cpus = min(threads, most_cpus([machine for machine in every if not model or model in machine]))
         extra = {"num_gpus": 1, "resources": {model: 0.001}} if model else {}
         tasks.append(ray.remote(num_cpus=cpus, **extra)(_measure).remote(trials, storage))
     found = []
@@ -344,11 +226,6 @@ def measure_everywhere(
             say(trial, measurement)
             found.append(measurement)
     return found
-
-
-def _most_cpus(every: list[dict[str, float]]) -> float:
-    """Return the processors of the largest of the machines: a task that asks for more would wait for ever."""
-    return max((machine.get("CPU", 0.0) for machine in every), default=0.0)
 
 
 def _measure(trials: list[PlannedTrial], storage: Storage) -> list[tuple[PlannedTrial, Measurement]]:

@@ -275,7 +275,7 @@ def test_the_first_divergence_is_kept_and_shown_again(tmp_path, datasets, capsys
 def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
     import shutil
 
-    from orchestrator.cluster.ray_cluster import _whole
+    from orchestrator.cluster.datasets import _whole
 
     root = tmp_path / "datasets"
     shutil.copytree(datasets, root)

@@ -1,0 +1,130 @@
+"""Datasets, made shard by shard on all processors of a cluster; a worker that dies costs no more than its shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from datagen.storage.dataset import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
+from datagen.storage.manifest import DatasetError
+from datagen.tasks.registry import DatasetSpec, dataset_id
+from orchestrator.cluster.ray_cluster import ClusterError, finished, machines, most_cpus
+from orchestrator.words import first_line
+
+MOST_ATTEMPTS = 3
+"""How often a shard is begun before the process that dies over it is called the shard's own fault."""
+
+_Work = list[tuple[DatasetSpec, Shard]]
+
+
+@dataclass(frozen=True)
+class DatasetProgress:
+    """How far the datasets of a sweep are.
+
+    Attributes:
+        dataset: Id of the dataset that a shard was just finished for.
+        done: Shards there are, of all datasets.
+        total: Shards there will be.
+        died: The shard whose worker has just died, to be made again; empty where one was finished.
+    """
+
+    dataset: str
+    done: int
+    total: int
+    died: str = ""
+
+
+class ShardWriter:
+    """Writes shards in a process of its own; a Ray actor, so that compiled code is warm from the second shard on."""
+
+    def write(self, spec: DatasetSpec, shard: Shard, root: Path) -> None:
+        """Write one shard of the dataset."""
+        write_shard(spec, shard, root)
+
+
+def make_datasets(
+    specs: Iterable[DatasetSpec], root: Path, report: Callable[[DatasetProgress], None] = lambda made: None
+) -> None:
+    """Make what is missing of each dataset, shard by shard, on all CPUs of the cluster.
+
+    A shard's bytes depend on the spec alone, so which worker makes it, and how often, does not matter: the shard of
+    a worker that dies is made again by another.
+
+    Args:
+        specs: The datasets; a `ray_cluster` must be open.
+        root: Where datasets are kept; all nodes must see it.
+        report: Called after each shard, and where a worker dies.
+
+    Raises:
+        ClusterError: A shard's worker died `MOST_ATTEMPTS` times.
+    """
+    root = root.resolve()
+    work: _Work = []
+    for spec in {dataset_id(spec): spec for spec in specs}.values():
+        if not _whole(spec, root):
+            shards = missing_shards(spec, root)
+            work += [(spec, shard) for shard in shards]
+            if not shards:
+                finish_dataset(spec, root)
+    if not work:
+        return
+    if most_cpus(machines()) < 1:
+        raise ClusterError("no machine of the cluster has a CPU to make datasets on")
+    _make(work, root, report)
+
+
+def _make(work: _Work, root: Path, report: Callable[[DatasetProgress], None]) -> None:
+    """Make shards, as many at once as there are processors, and finish each dataset with its last one."""
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
+    total, done = len(work), 0
+    idle = [actor.remote() for _ in range(min(total, max(1, int(ray.cluster_resources().get("CPU", 1)))))]
+    running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard]] = {}
+    left = Counter(dataset_id(spec) for spec, _ in work)
+    deaths = Counter[tuple[str, str]]()
+    while work or running:
+        while work and idle:
+            writer, (spec, shard) = idle.pop(), work.pop(0)
+            running[writer.write.remote(spec, shard, root)] = (writer, spec, shard)
+        task = next(finished(list(running)))
+        writer, spec, shard = running.pop(task)
+        name = dataset_id(spec)
+        try:
+            ray.get(task)
+        except RayActorError as error:
+            deaths[name, shard.name] += 1
+            if deaths[name, shard.name] >= MOST_ATTEMPTS:
+                why = f"its worker died {MOST_ATTEMPTS} times: {first_line(error)}"
+                raise ClusterError(f"{name}/{shard.name}: {why}") from error
+            work.append((spec, shard))
+            idle.append(actor.remote())
+            report(DatasetProgress(name, done, total, died=shard.name))
+            continue
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        idle.append(writer)
+        done += 1
+        left[name] -= 1
+        if not left[name]:
+            finish_dataset(spec, root)
+        report(DatasetProgress(name, done, total))
+    for writer in idle:
+        ray.kill(writer)
+
+
+def _whole(spec: DatasetSpec, root: Path) -> bool:
+    """Return whether a dataset is complete and unaltered; a damaged manifest is set aside, its set made again."""
+    try:
+        return is_complete(spec, root)
+    except DatasetError:
+        if spec.imported is not None:
+            raise
+        manifest = directory_of(spec, root) / "manifest.json"
+        with suppress(FileNotFoundError):  # another run has set it aside, too
+            manifest.replace(manifest.with_name("manifest.json.damaged"))
+        return False
