@@ -20,6 +20,7 @@ from planners.fixed_points.stopping import GROWTH as GROWTH
 from planners.fixed_points.stopping import RESIDUAL_OFFSET as RESIDUAL_OFFSET
 from planners.fixed_points.stopping import (
     ErrorRule,
+    Look,
     ResidualRule,
     Rule,
     rows,
@@ -203,84 +204,116 @@ def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
     return torch.where(rows(mask, chosen), chosen, other)
 
 
+class _Answers:
+    """What is known so far of each sample, some of which may have left the iteration with their answers.
+
+    Attributes:
+        value: [n, ...] of the n samples that are still iterated, in their order; so are `residual`, `steps`, `result`.
+        live: [n] bool, samples that have not stopped.
+        rows: [n] their rows in the batch, None while it is all of them.
+    """
+
+    def __init__(self, z: Tensor, record: bool) -> None:
+        dtype, (batch, device) = torch.promote_types(z.dtype, torch.float32), (z.shape[0], z.device)
+        self.value = z
+        self.residual = torch.full((batch,), torch.inf, dtype=dtype, device=device)
+        self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.result = torch.full((batch,), int(Result.MAX_STEPS), dtype=torch.int8, device=device)
+        self.live = torch.ones(batch, dtype=torch.bool, device=device)
+        self.rows: Tensor | None = None
+        self._least = self.residual.double()
+        self._before: tuple[Tensor, ...] = ()
+        self._record, self._trace = record, [self.residual]
+
+    def judge(self, look: Look, success: Result, candidate: Tensor, *, best: bool) -> None:
+        """Take over what a rule saw of the live samples, and the candidate [n, ...] where it is the better answer.
+
+        Args:
+            look: What it saw.
+            success: What a sample that is done is called.
+            candidate: The answer of a sample that did not diverge, or with `best` of one that never was better.
+            best: Whether the answer is the iterate of least merit, not the last.
+        """
+        diverged, done = self.live & look.diverged, self.live & look.done & ~look.diverged
+        moving = self.live & ~diverged
+        better, measured = moving, self.live
+        if best:
+            better = measured = moving & ((look.merit < self._least) | done)
+            self._least = torch.where(better, look.merit.double(), self._least)
+        self.value = _choose(better, candidate, self.value)
+        self.residual = torch.where(measured, look.residual, self.residual)
+        self.steps = self.steps + self.live
+        self.result = torch.where(diverged, int(Result.DIVERGED), self.result)
+        self.result = torch.where(done, int(success), self.result)
+        if self._record:
+            row, at = self._trace[-1].clone(), slice(None) if self.rows is None else self.rows
+            row[at] = torch.where(self.live, look.residual, row[at])
+            self._trace.append(row)
+        self.live = moving & ~done
+
+    def end(self, grown: Tensor) -> None:
+        """Call diverged what has grown [n] and is live when the steps run out."""
+        self.result = torch.where(self.live & grown, int(Result.DIVERGED), self.result)
+
+    def leave(self, staying: Tensor) -> Tensor:
+        """Go on with these rows of the n alone, and return their rows in the batch."""
+        self._before = self._whole()
+        self.rows = staying if self.rows is None else self.rows[staying]
+        self.live, self._least = self.live[staying], self._least[staying]
+        self.value, self.residual, self.steps, self.result = (part[staying] for part in self._state())
+        return self.rows
+
+    def solution(self, max_steps: int) -> Solution:
+        """Return the answers of the whole batch; its trace is as long as the steps that were allowed."""
+        trace = None
+        if self._record:
+            trace = torch.stack(self._trace[1:] + self._trace[-1:] * (max_steps + 1 - len(self._trace)))
+        return Solution(*self._whole(), trace)
+
+    def _state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.value, self.residual, self.steps, self.result
+
+    def _whole(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.rows is None:
+            return self._state()
+        pairs = zip(self._before, self._state(), strict=True)
+        value, residual, steps, result = (whole.index_copy(0, self.rows, part) for whole, part in pairs)
+        return value, residual, steps, result
+
+
 @torch.no_grad()
 def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> Solution:
     """Run plain iteration (keeping the last iterate) or an accelerated one (keeping the best)."""
-    max_steps, record, rule = solver.max_steps, solver.record, rule_of(solver)
+    rule = rule_of(solver)
     take: Callable[[Tensor], Step] | None = getattr(f, "take", None)
     interval = CHECK_INTERVAL.get(v0.device.type, 8)
     z = v0.detach().clone()  # the caller may use its memory again
-    batch, device = z.shape[0], z.device
-    dtype = torch.promote_types(z.dtype, torch.float32)
-    value = z
-    residual = torch.full((batch,), torch.inf, dtype=dtype, device=device)
-    least = residual.double()
-    steps = torch.zeros(batch, dtype=torch.int64, device=device)
-    result = torch.full((batch,), int(Result.MAX_STEPS), dtype=torch.int8, device=device)
-    live = torch.ones(batch, dtype=torch.bool, device=device)
-    unit = torch.ones(batch, dtype=z.dtype, device=device)
-    left_in: Tensor | None = None  # rows of the batch still iterated, once some have left it
-    stopped: tuple[Tensor, ...] = ()
-    trace: list[Tensor] = []
-
-    for k in range(1, max_steps + 1):
+    answers = _Answers(z, solver.record)
+    unit = torch.ones(len(z), dtype=z.dtype, device=z.device)
+    for k in range(1, solver.max_steps + 1):
         fz = apply(f, z)
         if k == 1 and memory is not None:
             # A power of two: inner products of histories stay within the range of the dtype, and nothing is rounded.
             unit = scale_per_sample(z, fz).to(z.dtype)
-        now, done, diverged, merit = rule.look(z, fz)
-        diverged, done = live & diverged, live & done & ~diverged
-        moving = live & ~diverged
-        if memory is None:
-            value = _choose(moving, fz, value)
-            residual = torch.where(live, now, residual)
-        else:
-            better = moving & ((merit < least) | done)
-            least = torch.where(better, merit.double(), least)
-            value = _choose(better, z, value)
-            residual = torch.where(better, now, residual)
-        steps = steps + live
-        result = torch.where(diverged, int(Result.DIVERGED), result)
-        result = torch.where(done, int(rule.success), result)
-        if record:
-            row = trace[-1].clone() if trace else torch.full((batch,), torch.inf, dtype=dtype, device=device)
-            at = slice(None) if left_in is None else left_in
-            row[at] = torch.where(live, now, row[at])
-            trace.append(row)
-        live = moving & ~done
-        if k == max_steps:
-            result = torch.where(live & rule.grown(), int(Result.DIVERGED), result)
+        answers.judge(rule.look(z, fz), rule.success, fz if memory is None else z, best=memory is not None)
+        if k == solver.max_steps:
+            answers.end(rule.grown())
             break
-        z = value if memory is None else _choose(live, _proposed(memory, z, fz, rows(unit, z)), z)
-        if k % interval == 0:
-            count = int(live.sum())
-            if count == 0:
-                break
-            if take is not None and count < live.shape[0]:
-                left = live.nonzero()[:, 0]
-                state = (value, residual, steps, result)
-                if left_in is None:
-                    stopped, left_in = state, left
-                else:
-                    stopped = _put(stopped, left_in, state)
-                    left_in = left_in[left]
-                z, live, least = z[left], live[left], least[left]
-                value, residual, steps, result = (part[left] for part in state)
-                rule.take(left)
-                if memory is not None:
-                    memory.take(left)
-                    unit = unit[left]
-                f = take(left_in)
-
-    if left_in is not None:
-        value, residual, steps, result = _put(stopped, left_in, (value, residual, steps, result))
-    trace += trace[-1:] * (max_steps - len(trace)) if record else []
-    return Solution(value, residual, steps, result, torch.stack(trace) if record else None)
+        z = answers.value if memory is None else _choose(answers.live, _proposed(memory, z, fz, rows(unit, z)), z)
+        if k % interval:
+            continue
+        count = int(answers.live.sum())
+        if count == 0:
+            break
+        if take is not None and count < len(z):
+            staying = answers.live.nonzero()[:, 0]
+            f = take(answers.leave(staying))
+            z, unit = z[staying], unit[staying]
+            rule.take(staying)
+            if memory is not None:
+                memory.take(staying)
+    return answers.solution(solver.max_steps)
 
 
 def _proposed(memory: Acceleration, z: Tensor, fz: Tensor, unit: Tensor) -> Tensor:
     return memory.propose(z / unit, (fz - z) / unit) * unit
-
-
-def _put(whole: tuple[Tensor, ...], rows: Tensor, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(w.index_copy(0, rows, p.to(w.dtype)) for w, p in zip(whole, part, strict=True))
