@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -51,3 +52,22 @@ def test_arrows_that_climb_are_told(drawing):
     counts = {("a", "b"): 3, ("b", "c"): 2, ("c", "a"): 1, ("a", "c"): 1}
     assert drawing._climbs(counts) == {("c", "a")}
     assert drawing.told(frozenset(counts) - {("c", "a")}) == [("a", "b"), ("b", "c")]
+
+
+def test_a_room_of_many_files_says_where_to_begin():
+    """Its docstring names each of its files, with the name in it to begin with."""
+    told = set()
+    for package in ("orchestrator", "planners", "datagen"):
+        for room in (ROOT / package).glob("*/__init__.py"):
+            files = {path.stem for path in room.parent.glob("[a-z]*.py")}
+            text = ast.get_docstring(ast.parse(room.read_text())) or ""
+            if "\nBegin with `" in text:
+                told.add(f"{package}/{room.parent.name}")
+                names = [name.split(".") for name in re.findall(r"`([\w.]+)`", text)]
+                assert {file for file, *_ in names} == files, f"{room}: its list is not of its files"
+                for file, *name in names:
+                    tree = ast.parse(room.with_name(f"{file}.py").read_text())
+                    assert {*name} <= {getattr(node, "name", "") for node in tree.body}, f"{room}: {file}.{name}"
+            elif len(files) > 10:
+                pytest.fail(f"{room}: {len(files)} files, and no word where to begin")
+    assert {"orchestrator/storage", "orchestrator/trial", "datagen/storage"} <= told

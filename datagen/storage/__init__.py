@@ -1,1 +1,9 @@
-"""Datasets as Parquet: layout, checks, identity, copies on nodes, streams, imports."""
+"""Datasets as Parquet: layout, checks, identity, copies on nodes, streams, imports.
+
+Begin with `dataset.write_shard` and `dataset.read_split`.
+
+- Files of a dataset: `schema.table_from_problems`, `manifest.Manifest`, `provenance.code_hash`, `files.read_file`.
+- What a file from elsewhere must be: `checks.checked_problems`, `pages.oversized`.
+- To where it is trained on: `staging.staged`, `stream.ProblemStream`.
+- From and to others' layouts: `npz.import_npz`, `npy.NpzArray`, `maze_unique.import_mazes`.
+"""

@@ -1,1 +1,10 @@
-"""What is kept: results, curves, leases, checkpoints, archives; who may write them, and what made them."""
+"""What is kept: results, curves, leases, checkpoints, archives; who may write them, and what made them.
+
+Begin with `layout.Storage` and `trial_directory.TrialDirectory`, which own all names.
+
+- Who may write, and how: `leases.Lease`, `files.write_bytes`.
+- Of a trial: `results.TrialResult`, `curves.read_curves`, `checkpoints.load_checkpoint`, `provenance.Provenance`,
+  `evaluations.EvaluationResult`.
+- Of a sweep: `suggestions.planned_trials`, `variants.every_trial`, `measurements.Measurement`.
+- Of the storage as a whole: `archive.write_archive`, `cleanup.rebuildable`.
+"""

@@ -1,1 +1,8 @@
-"""What is asked: sweep files, their fields, the trials that a sweep stands for, and plug-ins."""
+"""What is asked: sweep files, their fields, the trials that a sweep stands for, and plug-ins.
+
+Begin with `specs.SweepSpec` and `specs.expand`, which gives its trials.
+
+- From YAML: `yaml_1_2.read_yaml`, `files.load_sweep`, `plugins.load_plugins`.
+- Its fields: `grid.product`, `limits.Budget`, `search_space.SearchSpec`, `figure_names`.
+- Its trials: `selection.select`, `suggestions.fitting`.
+"""

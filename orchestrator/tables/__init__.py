@@ -1,1 +1,8 @@
-"""Numbers: a sweep's results as rows, beside the paper's, as text, Markdown and LaTeX."""
+"""Numbers: a sweep's results as rows, beside the paper's, as text, Markdown and LaTeX.
+
+Begin with `summary.summarise`; `columns.Quantity` is where a column is added.
+
+- What is read: `records.collect`; what of it may stand together: `freshness.of_one_version`.
+- Numbers: `rows.rows`, `generalisation.further`, `comparison.compared`, `paper.beside_paper`, `statistics.sample`.
+- How they look: `table.Table`, `latex.fragment`, `formats.render`.
+"""
