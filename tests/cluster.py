@@ -43,6 +43,7 @@ class Head:
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client}"]
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, **environment, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.environment["RAY_prestart_worker_first_driver"] = "0"  # nobody would use what it starts ahead
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,

@@ -30,7 +30,6 @@ from datagen.storage.files import open_file, read_file, write_atomically
 from datagen.storage.manifest import DatasetError, Manifest, ShardRecord, card, shard_name
 from datagen.storage.provenance import code_hash
 from datagen.storage.schema import array_of, parquet_file, schema_of, table_from_problems
-from datagen.tasks.distinct import distinct_hashes
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id
 
 PROBLEMS_PER_SHARD = 1000
@@ -224,6 +223,8 @@ def store_shard(spec: DatasetSpec, shard: Shard, problems: Problems, directory: 
 
 def _shared_maps(spec: DatasetSpec, directory: Path, records: list[ShardRecord]) -> int:
     """Return the number of distinct maps that are in more than one split."""
+    from datagen.tasks.distinct import distinct_hashes  # compiled code, which planning a sweep does without
+
     hashes: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for record in records:
         path = directory / record.name

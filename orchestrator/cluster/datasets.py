@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,6 +17,9 @@ from orchestrator.words import first_line
 
 MOST_ATTEMPTS = 3
 """How often a shard is begun before the process that dies over it is called the shard's own fault."""
+
+PROBLEMS_PER_WRITER = 256
+"""A process takes seconds to start: it should have something to do."""
 
 _Work = list[tuple[DatasetSpec, Shard]]
 
@@ -83,7 +87,9 @@ def _make(work: _Work, root: Path, report: Callable[[DatasetProgress], None]) ->
 
     actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
     total, done = len(work), 0
-    idle = [actor.remote() for _ in range(min(total, max(1, int(ray.cluster_resources().get("CPU", 1)))))]
+    most = min(total, max(1, int(ray.cluster_resources().get("CPU", 1))))
+    problems = sum(shard.stop - shard.start for _, shard in work)
+    idle = [actor.remote() for _ in range(min(most, math.ceil(problems / PROBLEMS_PER_WRITER)))]
     running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard]] = {}
     left = Counter(dataset_id(spec) for spec, _ in work)
     deaths = Counter[tuple[str, str]]()

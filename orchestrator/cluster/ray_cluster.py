@@ -38,6 +38,9 @@ _QUIET = {
     "RAY_TQDM": "0",
 }
 
+_LOCAL = {"prestart_worker_first_driver": False}
+"""Processes that Ray starts ahead have not the environment that ours ask for: nobody would ever use them."""
+
 OBJECT_STORE_BYTES = 128 * 2**20
 """Datasets travel through files, so a local cluster needs next to no object store."""
 
@@ -57,7 +60,11 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     check_address(address)
     import ray
 
-    local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    local = (
+        {}
+        if address
+        else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_system_config": _LOCAL}
+    )
     try:
         with interruption.spared_hangups():
             ray.init(

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.command import Command
-from orchestrator.figures.registry import figures_of
-from orchestrator.report.page import report_path, write_report
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import SweepSpec
@@ -46,7 +44,6 @@ class FreshReport:
         *,
         seconds: float = 60.0,
     ) -> None:
-        figures_of(sweep)  # a figure that does not exist is told before anything starts
         self._sweep, self._storage = sweep, storage
         self._command, self._seconds = command and replace(command, only=None), seconds
         self._changed, self._closing = threading.Event(), threading.Event()
@@ -68,7 +65,7 @@ class FreshReport:
         self._changed.set()
         self._thread.join()
         self._write(running=False)
-        return report_path(self._sweep, self._storage)
+        return self._storage.sweep(self._sweep.name).report
 
     def _keep(self) -> None:
         first = True
@@ -121,6 +118,8 @@ class FreshReport:
 
 def _main() -> None:
     """Write one version, as asked on standard input by the process that started this one."""
+    from orchestrator.report.page import write_report  # here alone: the process that asks needs no Matplotlib
+
     request = sys.stdin.buffer
     plugins.load_plugins(pickle.load(request))
     sweep, storage, command, running = pickle.load(request)
