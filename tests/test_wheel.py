@@ -43,6 +43,7 @@ def test_every_file_of_the_packages_is_in_it(wheel):
     }
     assert {path.suffix for path in here} >= {".py", ".css", ".js", ".yaml"}
     assert here == {path for path in wheel if path.parts[0] in PACKAGES}
+    assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= wheel, "users' type checkers see no types"
 
 
 def test_it_clobbers_no_other_distribution(wheel):
