@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from datagen.moved import by_name
 from datagen.plugins import named_in_environment, require
 from datagen.problem import FOUR, Moves
 from planners import advice, trial_files
@@ -95,16 +96,17 @@ class RoutePlanner:
     all_steps: bool = False
     steps_per_row: float | None = None
 
-    def solve(self, grid: ArrayLike, goal: Cell, start: Cell, *, k: int | None = None) -> Route:
-        """Plan on a map and follow the plan from the start.
+    @by_name("goal", "start", after=2)
+    def solve(self, grid: ArrayLike, *, start: Cell, goal: Cell, k: int | None = None) -> Route:
+        """Plan on a map and follow the plan from the start to the goal.
 
         The edge of the map is a wall, except on the torus.
 
         Args:
             grid: [h, w], 1 or True where a cell is free, 0 or False where there is an obstacle. No cell of a masked
                 array may be masked: whether the unknown is free is not for a planner to say.
-            goal: Row and column, a free cell.
             start: Row and column, a free cell.
+            goal: Row and column, a free cell.
             k: Most forward steps; None is as many as the planner was trained or is tested with, `steps_per_row` on maps
                 that are larger. Values move a cell or so a step.
 
