@@ -160,7 +160,8 @@ def test_what_is_no_trial_is_told(tmp_path, trial):
 
 
 @pytest.mark.slow
-def test_it_needs_torch_and_numpy_alone(tmp_path, trial):
+def test_it_needs_torch_and_numpy_alone(tmp_path, trial, monkeypatch):
+    monkeypatch.delenv("IDP_CHECK_SHAPES")
     made = {}
     for core in ("vin", "contractive", "conv_gppn", "spt"):
         made[core] = tmp_path / core
