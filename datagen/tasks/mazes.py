@@ -16,7 +16,7 @@ from datagen.options import MAZE_KINDS, MazeOptions
 from datagen.problem import FOUR, Problems
 from datagen.sampling.splitmix import below, label_seeds, problem_seeds, uniform
 from datagen.sampling.symmetry import shape_hash
-from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, in_order
+from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, draw_in_order
 from datagen.tasks.distinct import ways_of_reading
 from datagen.tasks.navigation import carve, thin
 from datagen.tasks.registry import SPLITS, DatasetSpec, Split
@@ -128,5 +128,5 @@ def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
         return maps, goals
 
     key = ("mazes", size, spec.seed, spec.distinct, options.kinds, options.opened, split)
-    maps, goals = in_order(key, turn, start, stop)
+    maps, goals = draw_in_order(key, turn, start, stop)
     return solve(maps, goals, FOUR, label_seeds(problem_seeds(spec.seed, number, start, stop)))

@@ -10,7 +10,7 @@ from datagen.jit import kernel
 from datagen.problem import FOUR, Problems
 from datagen.sampling.splitmix import below, label_seeds, next_bits, problem_seeds
 from datagen.sampling.symmetry import shape_hash
-from datagen.sampling.unique_maps import AGAIN, NONE, Claims, admit, in_order
+from datagen.sampling.unique_maps import AGAIN, NONE, Claims, admit, draw_in_order
 from datagen.tasks.distinct import ways_of_reading
 from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 
@@ -132,7 +132,7 @@ def mazes(spec: DatasetSpec, split: Split, start: int, stop: int) -> tuple[NDArr
             raise ValueError(f"map_size: no maze of size {size} belongs to split {split!r}; choose a larger size")
         return maps, goals
 
-    return in_order(("navigation", size, spec.seed, spec.distinct, split), turn, start, stop)
+    return draw_in_order(("navigation", size, spec.seed, spec.distinct, split), turn, start, stop)
 
 
 def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from datagen.expert.grid import solve
 from datagen.problem import Moves, Problems
 from datagen.sampling.splitmix import label_seeds, problem_seeds
-from datagen.sampling.unique_maps import KEPT, Claims, admit, in_order
+from datagen.sampling.unique_maps import KEPT, Claims, admit, draw_in_order
 from datagen.shapes import shaped
 from datagen.spec import canonical_json
 from datagen.tasks.distinct import distinct_hashes
@@ -75,7 +75,7 @@ def draw_maps(
     def turn(first: int, end: int, claims: Claims) -> list[Proposal]:
         return [_accepted(spec, split, index, propose, claims) for index in range(first, end)]
 
-    found = in_order(("proposed", canonical_json(spec), split), turn, start, stop)
+    found = draw_in_order(("proposed", canonical_json(spec), split), turn, start, stop)
     shape = TASKS[spec.task].map_shape(spec)
     for map_, _ in found:
         if map_.shape != shape:

@@ -228,7 +228,7 @@ def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> S
         if k == 1 and memory is not None:
             # A power of two: inner products of histories stay within the range of the dtype, and nothing is rounded.
             unit = scale_per_sample(z, fz).to(z.dtype)
-        now, done, diverged, merit = rule.look(z, fz)
+        now, done, diverged, merit = rule.judge(z, fz)
         diverged, done = live & diverged, live & done & ~diverged
         moving = live & ~diverged
         if memory is None:

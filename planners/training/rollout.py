@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datagen.problem import Moves
 from datagen.shapes import shaped
-from planners.compiled.rollout import measure
+from planners.compiled.rollout import Policies, sums_over_maps
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64, Integer, Shaped
@@ -171,8 +171,8 @@ def evaluate_policy(
     # DEVIATION(5.1): the authors' SPL scores the goal cell 0, so that a perfect policy stays below 1; ours scores it 1.
     if actions.device.type == "cpu":
         facts = (actions.long(), free.to(torch.uint8), goal.long(), distance.float(), optimal_actions)
-        arrays = tuple(fact.contiguous().numpy() for fact in facts)
-        shares, by_distance = measure(arrays, moves.offsets, moves.costs, moves.wrap, DISTANCE_BINS)
+        policies = Policies(*(fact.contiguous().numpy() for fact in facts))
+        shares, by_distance = sums_over_maps(policies, moves.offsets, moves.costs, moves.wrap, DISTANCE_BINS)
         exact = _exact(actions, goal, distance, optimal_actions, moves, start)
         return _evaluation(len(actions), torch.from_numpy(shares), torch.from_numpy(by_distance), exact)
     return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, moves, start)
