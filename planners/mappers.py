@@ -14,7 +14,7 @@ from planners.cores.layers import same_conv
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
 
-    from planners.specs import NoOptions, PanoramaOptions, UNetOptions
+    from planners.options import NoOptions, PanoramaOptions, UNetOptions
 
 WORKSPACE_PIXELS = 96
 

@@ -16,7 +16,7 @@ from planners.cores.symmetry import symmetry
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from planners.specs import ContractiveOptions
+    from planners.options import ContractiveOptions
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
 

@@ -14,7 +14,7 @@ from planners.cores.steps import GRUIteration
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from planners.specs import ConvGPPNOptions
+    from planners.options import ConvGPPNOptions
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
 

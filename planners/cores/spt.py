@@ -14,7 +14,7 @@ from planners.cores import Injected
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from planners.specs import SPTOptions
+    from planners.options import SPTOptions
 
 # v value: one embedding per cell
 

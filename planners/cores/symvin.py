@@ -15,7 +15,7 @@ from planners.cores.steps import ValueIteration
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from planners.specs import SymVINOptions
+    from planners.options import SymVINOptions
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
 

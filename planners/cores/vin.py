@@ -14,7 +14,7 @@ from planners.cores.steps import ValueIteration
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from planners.specs import VINOptions
+    from planners.options import VINOptions
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
 
