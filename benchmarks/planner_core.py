@@ -39,8 +39,8 @@ from datagen.tasks.registry import DatasetSpec
 from planners import Anderson, ForwardIteration, Implicit, PlannerSpec, Unrolled, build_planner, spectral_radius
 from planners.compiled.solvers import GaussSeidel
 from planners.mappers import Identity
+from planners.options import NoOptions
 from planners.planner import Planner
-from planners.specs import NoOptions
 from planners.training.memory import TensorMemory, state_tensors
 from planners.training.rollout import evaluate_policy
 

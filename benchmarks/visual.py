@@ -32,7 +32,7 @@ from datagen.tasks.registry import DatasetSpec
 
 
 def compare_renderers(maps: np.ndarray) -> dict[str, float]:
-    from datagen.rendering.miniworld_reference import look, room_world
+    from datagen.rendering.miniworld_reference import render_view, room_world
     from datagen.rendering.panorama import PanoramaRenderer
 
     options = VisualOptions()
@@ -51,7 +51,7 @@ def compare_renderers(maps: np.ndarray) -> dict[str, float]:
         for cell, room in rooms.items():
             for k, view in enumerate(options.views):
                 started = time.process_time()
-                image = look(world, room, view)
+                image = render_view(world, room, view)
                 seconds += time.process_time() - started
                 largest = max(largest, int(np.abs(image.astype(int) - panorama[cell][k]).max()))
         theirs.append(views / seconds)

@@ -1,15 +1,19 @@
-"""Where modules of version 0.1 are now: their old names go on working for a version, with a warning."""
+"""What version 0.1 had elsewhere or otherwise: it goes on working for a version, with a warning."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MODULES = {
     "datagen.arm": "datagen.tasks.arm",
@@ -84,6 +88,33 @@ def attributes(package: str, module: str) -> Callable[[str], Any]:
         return getattr(import_module(module), name)
 
     return __getattr__
+
+
+def by_name(*names: str, after: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator by which arguments that are given by name now may still be given by place.
+
+    Args:
+        names: The arguments, in the order they had.
+        after: How many arguments stand before them.
+    """
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = dict(zip(names, args[after:], strict=False))
+            if not given or len(args) > after + len(names) or given.keys() & kwargs.keys():
+                return function(*args, **kwargs)  # which says what is wrong, if anything is
+            told, to_write = " and ".join(given), ", ".join(f"{name}=..." for name in given)
+            warnings.warn(
+                f"{function.__qualname__}: give {told} by name, {to_write}; by place goes with version 0.3",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return function(*args[:after], **kwargs, **given)  # type: ignore[arg-type]
+
+        return wrapper
+
+    return decorated
 
 
 def _warn(old: str, new: str) -> None:

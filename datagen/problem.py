@@ -6,10 +6,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from datagen.shapes import shaped
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int16, UInt8
 
 ACTIONS = ("north", "west", "south", "east")
 """Counter-clockwise, so a quarter turn of the map is a cyclic shift of the actions."""
@@ -65,6 +70,7 @@ FOUR_WRAP = Moves(wrap=True)
 """The same on the torus (joint angles)."""
 
 
+@shaped
 @dataclass(frozen=True, eq=False)
 class Problems:
     """A batch of planning problems of one size with their expert labels.
@@ -81,13 +87,13 @@ class Problems:
         obstacles: per problem a list of polygons, float32 [vertices, 2] in workspace coordinates, or None.
     """
 
-    map: NDArray[np.uint8]
-    goal: NDArray[np.int16]
-    distance: NDArray[np.float32]
-    optimal_actions: NDArray[np.uint8]
-    label: NDArray[np.uint8]
-    observation: NDArray[np.uint8] | None = None
-    start: NDArray[np.int16] | None = None
+    map: UInt8[NDArray[np.uint8], "n h w"]
+    goal: Int16[NDArray[np.int16], "n 2"]
+    distance: Float32[NDArray[np.float32], "n h w"]
+    optimal_actions: UInt8[NDArray[np.uint8], "n h w"]
+    label: UInt8[NDArray[np.uint8], "n h w"]
+    observation: UInt8[NDArray[np.uint8], "n ..."] | None = None
+    start: Int16[NDArray[np.int16], "n 2"] | None = None
     obstacles: list[list[NDArray[np.float32]]] | None = None
 
     def __len__(self) -> int:

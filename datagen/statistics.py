@@ -40,7 +40,7 @@ class Statistics:
     tie_entropy: float
 
 
-def measure(problems: Problems, moves: Moves) -> Statistics:
+def statistics_of(problems: Problems, moves: Moves) -> Statistics:
     """Return the statistics of a set.
 
     Args:

@@ -201,7 +201,7 @@ def compare(
     every = scenes(problems, size, np.random.default_rng(seed))
     for number, (scene, grid) in enumerate(zip(every, problems.map, strict=True)):
         goal, start = ((int(angles[0]), int(angles[1])) for angles in (scene.goal, scene.start))
-        route = planner.solve(grid, goal, start)
+        route = planner.solve(grid, start=start, goal=goal)
         controller = looking_ahead(scene, terminal_value(route))
         own_plan = drive(scene, controller, 0.0, np.random.default_rng(0)) or []
         for row, noise in enumerate(noises):

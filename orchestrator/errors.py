@@ -1,6 +1,6 @@
 """What is told to a user in one line, with exit code 2; everything else that is raised is a fault of this project.
 
-The plug-ins' and datasets' own, `PluginError` and `DatasetError`, are below `UserError` too, in datagen.
+`PluginError` and `DatasetError` of datagen and `PlannerError` of planners are below `UserError` too.
 """
 
 from __future__ import annotations

@@ -8,16 +8,24 @@ it (docs/decisions/0071). On the torus there is no edge, and the slots of a grap
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from datagen.problem import Moves
+from datagen.shapes import shaped, shaped_last
 from planners.planner import Plan, Planner
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Shaped
 
-def enclosed(planner: Planner, map: Tensor, observation: Tensor | None, moves: Moves) -> Tensor:
+
+@shaped
+def enclosed(
+    planner: Planner, map: Float[Tensor, "B 1 h w"], observation: Shaped[Tensor, "B ..."] | None, moves: Moves
+) -> Bool[Tensor, " B"]:
     """Return which maps of a batch are planned inside a ring: those with a free cell at the edge, bool [B].
 
     None on the torus or a graph; and none that a mapper makes of observations, which are taken as they are: where the
@@ -30,11 +38,12 @@ def enclosed(planner: Planner, map: Tensor, observation: Tensor | None, moves: M
     return (rows > 0).flatten(1).any(1) | (columns > 0).flatten(1).any(1)
 
 
+@shaped_last
 def plan_walled(
     planner: Planner,
-    map: Tensor,
-    goal: Tensor,
-    observation: Tensor | None = None,
+    map: Float[Tensor, "B 1 h w"],
+    goal: Float[Tensor, "B 1 h w"],
+    observation: Shaped[Tensor, "B ..."] | None = None,
     *,
     moves: Moves,
     k_fwd: int | None = None,
@@ -61,7 +70,8 @@ def plan_walled(
     return replace(plan, logits=plan.logits[..., 1:-1, 1:-1])
 
 
-def on_map(plan: Plan) -> Tensor:
+@shaped
+def on_map(plan: Plan) -> Float[Tensor, "B channels h w"]:
     """Return the plan's value on the map's own cells, [B, channels, h, w]."""
     value = plan.solution.value
     return value if value.shape[2:] == plan.logits.shape[2:] else value[..., 1:-1, 1:-1]

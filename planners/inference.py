@@ -10,15 +10,17 @@ from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from datagen.moved import by_name
 from datagen.plugins import named_in_environment, require
 from datagen.problem import FOUR, Moves
+from datagen.shapes import shaped
 from planners import advice, trial_files
 from planners.edge import on_map, plan_walled
 from planners.planner import Planner, build_planner
@@ -26,9 +28,13 @@ from planners.published import folder_of
 from planners.registry import OPTIONS, load_parts
 from planners.trial_files import PlannerError as PlannerError
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int64, UInt8
+
 Cell = tuple[int, int]
 
 
+@shaped
 @dataclass(frozen=True, eq=False)
 class Route:
     """What a planner makes of one map, goal and start.
@@ -50,16 +56,16 @@ class Route:
         discount: The planner's own discount per step, None where it has none.
     """
 
-    cells: NDArray[np.int64]
+    cells: Int64[NDArray[np.int64], "n 2"]
     arrives: bool
     cost: float
-    actions: NDArray[np.int64]
-    values: NDArray[np.float32]
+    actions: Int64[NDArray[np.int64], "h w"]
+    values: Float32[NDArray[np.float32], "h w"]
     residual: float
     steps: int
     converged: bool
-    trace: NDArray[np.float32]
-    grid: NDArray[np.uint8]
+    trace: Float32[NDArray[np.float32], " steps"]
+    grid: UInt8[NDArray[np.uint8], "h w"]
     goal: Cell
     moves: Moves = FOUR
     all_steps: bool = False
@@ -95,16 +101,17 @@ class RoutePlanner:
     all_steps: bool = False
     steps_per_row: float | None = None
 
-    def solve(self, grid: ArrayLike, goal: Cell, start: Cell, *, k: int | None = None) -> Route:
-        """Plan on a map and follow the plan from the start.
+    @by_name("goal", "start", after=2)
+    def solve(self, grid: ArrayLike, *, start: Cell, goal: Cell, k: int | None = None) -> Route:
+        """Plan on a map and follow the plan from the start to the goal.
 
         The edge of the map is a wall, except on the torus.
 
         Args:
             grid: [h, w], 1 or True where a cell is free, 0 or False where there is an obstacle. No cell of a masked
                 array may be masked: whether the unknown is free is not for a planner to say.
-            goal: Row and column, a free cell.
             start: Row and column, a free cell.
+            goal: Row and column, a free cell.
             k: Most forward steps; None is as many as the planner was trained or is tested with, `steps_per_row` on maps
                 that are larger. Values move a cell or so a step.
 

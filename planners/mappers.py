@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datagen.shapes import shaped, shaped_last
 from planners.cores.layers import same_conv
 
 if TYPE_CHECKING:
-    from planners.specs import NoOptions, PanoramaOptions, UNetOptions
+    from jaxtyping import Float, Shaped
+
+    from planners.options import NoOptions, PanoramaOptions, UNetOptions
 
 WORKSPACE_PIXELS = 96
 
@@ -22,7 +25,7 @@ class Identity(nn.Module):
     def __init__(self, options: NoOptions, *, wrap: bool) -> None:
         super().__init__()
 
-    def forward(self, observation: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, observation: Shaped[Tensor, "B ..."], size: tuple[int, int]) -> Float[Tensor, "B 1 h w"]:
         """Refuse the observation.
 
         Raises:
@@ -57,7 +60,10 @@ class Panorama(nn.Module):
             same_conv(options.views * 256, 64, 3, wrap=wrap), nn.ReLU(), same_conv(64, 1, 3, wrap=wrap)
         )
 
-    def forward(self, observation: Tensor, size: tuple[int, int]) -> Tensor:
+    @shaped_last
+    def forward(
+        self, observation: Shaped[Tensor, "B h w views pixels pixels 3"], size: tuple[int, int]
+    ) -> Float[Tensor, "B 1 h w"]:
         """Return map logits.
 
         Args:
@@ -89,7 +95,8 @@ class Residual(nn.Module):
             nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    @shaped
+    def forward(self, x: Float[Tensor, "B in_channels h w"]) -> Float[Tensor, "B out_channels h w"]:
         """Return [B, out_channels, h, w]."""
         return (self.shortcut(x) + self.second(self.first(x).relu())).relu()
 
@@ -118,7 +125,10 @@ class UNet(nn.Module):
         )
         self.last = nn.Conv2d(channels[0], 1, 1)
 
-    def forward(self, observation: Tensor, size: tuple[int, int]) -> Tensor:
+    @shaped_last
+    def forward(
+        self, observation: Shaped[Tensor, "B 1 96 96"] | Shaped[Tensor, "B 96 96"], size: tuple[int, int]
+    ) -> Float[Tensor, "B 1 h w"]:
         """Return map logits.
 
         Args:

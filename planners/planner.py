@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, backends, cat, nn
 
 from datagen.problem import ACTIONS
+from datagen.shapes import shaped, shaped_last
 from planners.compiled.loops import fixed_point as solve_compiled
 from planners.compiled.loops import policy, unsupported
 from planners.compiled.solvers import GaussSeidel
@@ -17,12 +18,15 @@ from planners.fixed_points import Solution
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS, named
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
+
     from planners.specs import PlannerSpec
 
 
 KERNELS = ("auto", "reference")
 
 
+@shaped
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What a planner finds for a batch of problems.
@@ -35,11 +39,11 @@ class Plan:
         map_logits: [B, 1, h, w] logit that a cell is free, where a mapper made the map; None where it was given.
     """
 
-    logits: Tensor
+    logits: Float[Tensor, "B actions h w"]
     solution: Solution
     step: CoreStep
     kernel: str
-    map_logits: Tensor | None = None
+    map_logits: Float[Tensor, "B 1 h w"] | None = None
 
 
 class Planner(nn.Module):
@@ -72,7 +76,13 @@ class Planner(nn.Module):
         self.kernel = kernel
         self.channels = channels
 
-    def inputs(self, map: Tensor | None, goal: Tensor, observation: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    @shaped_last
+    def inputs(
+        self,
+        map: Float[Tensor, "B 1 h w"] | None,
+        goal: Float[Tensor, "B 1 h w"],
+        observation: Shaped[Tensor, "B ..."] | None,
+    ) -> tuple[Float[Tensor, "B channels h w"], Float[Tensor, "B 1 h w"] | None]:
         """Return what the core encodes, and the map's logits where the mapper made it of the observation.
 
         Args:
@@ -104,11 +114,12 @@ class Planner(nn.Module):
             raise ValueError(f"observation: expected uint8 {expected}, the channels beside map and goal, got {found}")
         return cat([map, goal, observation.to(goal) / 255], dim=1), None
 
+    @shaped_last
     def plan(
         self,
-        map: Tensor | None,
-        goal: Tensor,
-        observation: Tensor | None = None,
+        map: Float[Tensor, "B 1 h w"] | None,
+        goal: Float[Tensor, "B 1 h w"],
+        observation: Shaped[Tensor, "B ..."] | None = None,
         *,
         k_fwd: int | None = None,
     ) -> Plan:
@@ -155,7 +166,13 @@ class Planner(nn.Module):
             twin.adjoint = replace(self.adjoint, solver=replace(self.adjoint.solver, record=True, **changes))
         return twin
 
-    def forward(self, map: Tensor | None, goal: Tensor, observation: Tensor | None = None) -> Tensor:
+    @shaped_last
+    def forward(
+        self,
+        map: Float[Tensor, "B 1 h w"] | None,
+        goal: Float[Tensor, "B 1 h w"],
+        observation: Shaped[Tensor, "B ..."] | None = None,
+    ) -> Float[Tensor, "B actions h w"]:
         """Return action logits [B, actions, h, w]; see `plan`."""
         return self.plan(map, goal, observation).logits
 

@@ -27,7 +27,7 @@ class Entry:
     """
 
     target: str
-    options: Any = "planners.specs:NoOptions"
+    options: Any = "planners.options:NoOptions"
     ignores: tuple[str, ...] = ()
     cores: tuple[str, ...] = ()
     adjoint_cores: tuple[str, ...] = ()
@@ -52,17 +52,17 @@ def _found(place: str) -> Any:
 
 
 CORES: dict[str, Entry] = {
-    "vin": Entry("planners.cores.vin:VIN", "planners.specs:VINOptions"),
-    "symvin": Entry("planners.cores.symvin:SymVIN", "planners.specs:SymVINOptions"),
-    "conv_gppn": Entry("planners.cores.conv_gppn:ConvGPPN", "planners.specs:ConvGPPNOptions"),
-    "spt": Entry("planners.cores.spt:SPT", "planners.specs:SPTOptions"),
-    "contractive": Entry("planners.cores.contractive:Contractive", "planners.specs:ContractiveOptions"),
-    "reachability": Entry("planners.cores.reachability:Reachability", "planners.specs:ReachabilityOptions"),
+    "vin": Entry("planners.cores.vin:VIN", "planners.options:VINOptions"),
+    "symvin": Entry("planners.cores.symvin:SymVIN", "planners.options:SymVINOptions"),
+    "conv_gppn": Entry("planners.cores.conv_gppn:ConvGPPN", "planners.options:ConvGPPNOptions"),
+    "spt": Entry("planners.cores.spt:SPT", "planners.options:SPTOptions"),
+    "contractive": Entry("planners.cores.contractive:Contractive", "planners.options:ContractiveOptions"),
+    "reachability": Entry("planners.cores.reachability:Reachability", "planners.options:ReachabilityOptions"),
 }
 SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.fixed_points:ForwardIteration"),
-    "anderson": Entry("planners.fixed_points:Anderson", "planners.specs:AndersonOptions"),
-    "broyden": Entry("planners.fixed_points:Broyden", "planners.specs:BroydenOptions"),
+    "anderson": Entry("planners.fixed_points:Anderson", "planners.options:AndersonOptions"),
+    "broyden": Entry("planners.fixed_points:Broyden", "planners.options:BroydenOptions"),
     "gmres": Entry("planners.fixed_points:GMRES", linear_only=True),
     "gauss_seidel": Entry(
         "planners.compiled.solvers:GaussSeidel",
@@ -83,13 +83,13 @@ _NO_ADJOINT_SOLVE = ("solver_bwd", "k_bwd", "tolerance_bwd")
 ADJOINTS: dict[str, Entry] = {
     "unrolled": Entry("planners.fixed_points:Unrolled", ignores=("solver_bwd", "k_bwd", "tolerance", "tolerance_bwd")),
     "implicit": Entry("planners.fixed_points:Implicit"),
-    "phantom": Entry("planners.fixed_points:Phantom", "planners.specs:PhantomOptions", ignores=_NO_ADJOINT_SOLVE),
+    "phantom": Entry("planners.fixed_points:Phantom", "planners.options:PhantomOptions", ignores=_NO_ADJOINT_SOLVE),
     "one_step": Entry("planners.fixed_points:OneStep", ignores=_NO_ADJOINT_SOLVE),
 }
 MAPPERS: dict[str, Entry] = {
     "identity": Entry("planners.mappers:Identity"),
-    "panorama": Entry("planners.mappers:Panorama", "planners.specs:PanoramaOptions"),
-    "unet": Entry("planners.mappers:UNet", "planners.specs:UNetOptions"),
+    "panorama": Entry("planners.mappers:Panorama", "planners.options:PanoramaOptions"),
+    "unet": Entry("planners.mappers:UNet", "planners.options:UNetOptions"),
 }
 
 

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datagen.errors import UserError
 from datagen.problem import Moves
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ STEPS_FILE = "test_steps.json"
 MOST_STEPS_PER_ROW = 1000
 
 
-class PlannerError(ValueError):
+class PlannerError(UserError):
     """A planner that can't be loaded, or a map it can't plan on; the message says what was expected."""
 
 

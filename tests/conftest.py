@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import warnings
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+os.environ["IDP_CHECK_SHAPES"] = "1"  # before anything of ours is imported, see datagen/shapes.py
+
 from cluster import Head, token_environment
 from forkserver import Forkserver
 

@@ -17,7 +17,7 @@ from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
-from orchestrator.tables.records import Run
+from orchestrator.tables.records import TrialRecord
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 _BEST = {"vin": 0.75, "symvin": 0.96, "conv_gppn": 0.98, "contractive": 0.995, "spt": 0.7}
@@ -37,7 +37,7 @@ def sample_run(trial, *, code=None, epochs=12):
     limit = (spec.execution.memory_limit_gib or 1e9) * 2**30
     if memory > limit:
         reason = "a training step needed more than the limit of 11 GiB in the forward pass"
-        return Run(
+        return TrialRecord(
             trial,
             TrialResult(
                 trial_id=trial.trial_id, status="OUT_OF_MEMORY", reason=reason, peak_bytes=int(limit),
@@ -86,7 +86,7 @@ def sample_run(trial, *, code=None, epochs=12):
         test_arrivals_by_distance=[round(rate * n * 0.9**i) for i, n in enumerate(cells)],
         provenance=provenance,
     )
-    return Run(trial, result, curves, [])
+    return TrialRecord(trial, result, curves, [])
 
 
 def sample_runs(name, profile=None, *, code=None, overrides=()):

@@ -5,10 +5,30 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from orchestrator.storage.results import TrialResult
+from orchestrator.sweep.specs import PlannerEntry
+from planners import (
+    GMRES,
+    Anderson,
+    BestFirst,
+    Broyden,
+    ForwardIteration,
+    GaussSeidel,
+    Planner,
+    PlannerSpec,
+    Route,
+    RoutePlanner,
+    Solution,
+    TrainingSpec,
+    evaluate,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -46,6 +66,23 @@ def test_the_page_has_every_room(drawing, graph):
     rooms = {room for package in drawing.PACKAGES for room in drawing.house(graph, package).captions if " " not in room}
     told = {name.replace("/", ".") for name in re.findall(r"`((?:orchestrator|planners|datagen)/\w+)`", PAGE)}
     assert rooms <= told
+
+
+def test_the_names_of_k_are_the_code_s():
+    table = PAGE.partition("## The names of K")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    told: dict[str, str] = {}
+    for names, where in rows:
+        told |= {name: told.get(name, "") + where for name in re.findall(r"`([^`]+)`", names)}
+    solve, plan, judged = (signature(one).parameters for one in (RoutePlanner.solve, Planner.plan, evaluate))
+    assert {"k=", "k_fwd="} <= told.keys() and "k" in solve and "k_fwd" in plan and "k_fwd" in judged
+    specs = (PlannerSpec, PlannerEntry, TrainingSpec, TrialResult)
+    of_specs = {name for spec in specs for name in spec.model_fields if re.match(r"k_|.*steps(_|$)", name)}
+    solvers = (ForwardIteration, Anderson, Broyden, GMRES, GaussSeidel, BestFirst)
+    of_solvers = {one.name for solver in solvers for one in fields(solver) if "steps" in one.name}
+    assert of_specs | of_solvers <= told.keys() | {"forward_steps"} and of_solvers == {"max_steps"}
+    for owner in (Solution, Route):
+        assert owner.__name__ in told["steps"] and "steps" in {one.name for one in fields(owner)}
 
 
 def test_arrows_that_climb_are_told(drawing):

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datagen.problem import Moves, Problems
+from datagen.shapes import shaped
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, Integer, UInt8, UInt64
 
 _TIE = 1e-6
 """Relative difference under which two costs are a tie, as on grids."""
 
 
+@shaped
 @dataclass(frozen=True)
 class Links:
     """The roads of a batch of graphs, slots numbered row by row.
@@ -27,8 +33,8 @@ class Links:
         cost: float32 [n, h * w, actions], positive; inf where there is no road.
     """
 
-    target: NDArray[np.int32]
-    cost: NDArray[np.float32]
+    target: Int32[NDArray[np.int32], "n slots actions"]
+    cost: Float32[NDArray[np.float32], "n slots actions"]
 
 
 def read_links(moves: Moves, observation: NDArray[np.uint8] | None) -> Links:
@@ -48,7 +54,10 @@ def read_links(moves: Moves, observation: NDArray[np.uint8] | None) -> Links:
     return links
 
 
-def link_distances(goal: NDArray[np.int16], links: Links, width: int) -> NDArray[np.float32]:
+@shaped
+def link_distances(
+    goal: Integer[NDArray[np.int16], "n 2"], links: Links, width: int
+) -> Float32[NDArray[np.float32], "n slots"]:
     """Return the cost of the cheapest way from every slot to the goal, by relaxing all roads until nothing changes.
 
     Args:
@@ -72,7 +81,10 @@ def link_distances(goal: NDArray[np.int16], links: Links, width: int) -> NDArray
         distance = nearer
 
 
-def optimal_links(distance: NDArray[np.float32], links: Links) -> NDArray[np.uint8]:
+@shaped
+def optimal_links(
+    distance: Float32[NDArray[np.float32], "n slots"], links: Links
+) -> UInt8[NDArray[np.uint8], "n slots"]:
     """Return all roads that begin a cheapest way, uint8 [n, h * w], a bit each; 0 at the goal and where there is none.
 
     Args:
@@ -87,12 +99,13 @@ def optimal_links(distance: NDArray[np.float32], links: Links) -> NDArray[np.uin
     return np.packbits(best, axis=2, bitorder="little")[:, :, 0]
 
 
+@shaped
 def solve_links(
-    map_: NDArray[np.uint8],
-    goal: NDArray[np.int16],
-    observation: NDArray[np.uint8],
+    map_: UInt8[NDArray[np.uint8], "n h w"],
+    goal: Integer[NDArray[np.int16], "n 2"],
+    observation: UInt8[NDArray[np.uint8], "n ..."],
     moves: Moves,
-    seeds: NDArray[np.uint64],
+    seeds: UInt64[NDArray[np.uint64], " n"],
 ) -> Problems:
     """Return graphs and goals with all their expert labels, as one batch of problems.
 

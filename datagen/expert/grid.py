@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from datagen.jit import kernel
 from datagen.problem import Moves, Problems
 from datagen.sampling.splitmix import GAMMA, mix
+from datagen.shapes import shaped_last
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Integer, UInt8, UInt64
 
 _S32 = np.uint64(32)
 _TIE = 1e-6
@@ -218,7 +222,10 @@ def _check(map_: NDArray[np.uint8], moves: Moves) -> None:
         raise ValueError("moves: where every problem has roads of its own, datagen.expert.graph makes the labels")
 
 
-def goal_distances(map_: NDArray[np.uint8], goal: NDArray[np.int16], moves: Moves) -> NDArray[np.float32]:
+@shaped_last
+def goal_distances(
+    map_: UInt8[NDArray[np.uint8], "n h w"], goal: Integer[NDArray[np.int16], "n 2"], moves: Moves
+) -> Float32[NDArray[np.float32], "n h w"]:
     """Return the cost of the cheapest path from every cell to the goal.
 
     d(s) = min_a c_a + d(s + a), d(goal) = 0, over moves that end on a free cell: breadth-first search where all moves
@@ -255,7 +262,10 @@ def goal_distances(map_: NDArray[np.uint8], goal: NDArray[np.int16], moves: Move
     return distance.reshape(map_.shape)
 
 
-def optimal_actions(map_: NDArray[np.uint8], distance: NDArray[np.float32], moves: Moves) -> NDArray[np.uint8]:
+@shaped_last
+def optimal_actions(
+    map_: UInt8[NDArray[np.uint8], "n h w"], distance: Float32[NDArray[np.float32], "n h w"], moves: Moves
+) -> UInt8[NDArray[np.uint8], "n h w"]:
     """Return all optimal actions of every cell as a bit mask.
 
     Args:
@@ -273,9 +283,13 @@ def optimal_actions(map_: NDArray[np.uint8], distance: NDArray[np.float32], move
     return optimal.reshape(map_.shape)
 
 
+@shaped_last
 def one_hot_label(
-    map_: NDArray[np.uint8], distance: NDArray[np.float32], moves: Moves, seeds: NDArray[np.uint64]
-) -> NDArray[np.uint8]:
+    map_: UInt8[NDArray[np.uint8], "n h w"],
+    distance: Float32[NDArray[np.float32], "n h w"],
+    moves: Moves,
+    seeds: UInt64[NDArray[np.uint64], " n"],
+) -> UInt8[NDArray[np.uint8], "n h w"]:
     """Return one action per cell, every cell: the literature's label, ties drawn once.
 
     The action with the least c_a + d(next state), where a blocked move stays and no path is infinitely far. So an
@@ -297,7 +311,10 @@ def one_hot_label(
     return _labelled(map_, distance, optimal_actions(map_, distance, moves), moves, seeds)
 
 
-def tied_actions(map_: NDArray[np.uint8], distance: NDArray[np.float32], moves: Moves) -> NDArray[np.uint8]:
+@shaped_last
+def tied_actions(
+    map_: UInt8[NDArray[np.uint8], "n h w"], distance: Float32[NDArray[np.float32], "n h w"], moves: Moves
+) -> UInt8[NDArray[np.uint8], "n h w"]:
     """Return the actions among which `one_hot_label` draws, every cell: the literature's "full" label.
 
     On cells that reach the goal, the goal left out, these are the optimal actions.
@@ -330,7 +347,13 @@ def _labelled(
     return label.reshape(map_.shape)
 
 
-def solve(map_: NDArray[np.uint8], goal: NDArray[np.int16], moves: Moves, seeds: NDArray[np.uint64]) -> Problems:
+@shaped_last
+def solve(
+    map_: UInt8[NDArray[np.uint8], "n h w"],
+    goal: Integer[NDArray[np.int16], "n 2"],
+    moves: Moves,
+    seeds: UInt64[NDArray[np.uint64], " n"],
+) -> Problems:
     """Return maps and goals with all their expert labels, as one batch of problems.
 
     Args:

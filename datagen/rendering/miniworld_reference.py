@@ -58,7 +58,7 @@ def room_world(map_: NDArray[np.uint8], options: VisualOptions) -> tuple[Any, di
     return world, rooms
 
 
-def look(world: Any, room: Any, view: str) -> NDArray[np.uint8]:
+def render_view(world: Any, room: Any, view: str) -> NDArray[np.uint8]:
     """Return what MiniWorld's camera sees from the middle of a room."""
     world.agent.pos = np.array([room.mid_x, 0.0, room.mid_z])
     world.agent.dir = _HEADING[view]
@@ -73,5 +73,5 @@ def reference_panorama(map_: NDArray[np.uint8], options: VisualOptions) -> NDArr
     result = np.zeros((*map_.shape, len(options.views), pixels, pixels, 3), np.uint8)
     for (i, j), room in rooms.items():
         for k, view in enumerate(options.views):
-            result[i, j, k] = look(world, room, view)
+            result[i, j, k] = render_view(world, room, view)
     return result

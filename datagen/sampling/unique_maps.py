@@ -167,7 +167,7 @@ _claims: OrderedDict[Hashable, Claims] = OrderedDict()
 _lock = Lock()
 
 
-def in_order(key: Hashable, draw: Callable[[int, int, Claims], T], start: int, stop: int) -> T:
+def draw_in_order(key: Hashable, draw: Callable[[int, int, Claims], T], start: int, stop: int) -> T:
     """Return `draw(start, stop, claims)` after all problems before `start` have had their turn.
 
     Claims are remembered in this process, so that writing shards one after the other draws each map once.

@@ -8,7 +8,6 @@ goes on from the shards it has. Any process may write any shard.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from datagen.problem import Problems, concatenate
 from datagen.spec import canonical_json
 from datagen.storage.checks import check_file, check_pages, checked_problems, readable
 from datagen.storage.files import open_file, read_file, write_atomically
-from datagen.storage.manifest import DatasetError, Manifest, ShardRecord, card, shard_name
+from datagen.storage.manifest import DatasetError, Manifest, ShardRecord, card, manifest_bytes, shard_name
 from datagen.storage.provenance import code_hash
 from datagen.storage.schema import array_of, parquet_file, schema_of, table_from_problems
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id
@@ -297,11 +296,6 @@ def make_dataset(spec: DatasetSpec, root: Path) -> None:
         write_shard(spec, shard, root)
     if missing or not is_complete(spec, root):
         finish_dataset(spec, root)
-
-
-def manifest_bytes(manifest: Manifest) -> bytes:
-    """Return what `manifest.json` holds."""
-    return (json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
 
 
 def load_manifest(directory: Path) -> Manifest:

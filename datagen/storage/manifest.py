@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -170,3 +171,8 @@ The spec, which determines every byte unless the set was imported:
 {spec.model_dump_json(indent=1)}
 ```
 """
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return what `manifest.json` holds."""
+    return (json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()

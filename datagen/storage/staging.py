@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from datagen.storage.dataset import intact, load_manifest, manifest_bytes
+from datagen.storage.dataset import intact, load_manifest
 from datagen.storage.files import open_file, read_file, write_atomically
-from datagen.storage.manifest import DatasetError, Manifest, ShardRecord
+from datagen.storage.manifest import DatasetError, Manifest, ShardRecord, manifest_bytes
 
 _CHUNK = 1 << 22
 

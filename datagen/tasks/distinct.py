@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from datagen.sampling.symmetry import CELL_FOR_CELL, Readings, readings, shape_hashes
+from datagen.shapes import shaped
 from datagen.tasks.registry import TASKS, DatasetSpec
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8, UInt64
 
 
 def ways_of_reading(spec: DatasetSpec) -> Readings:
@@ -15,7 +21,8 @@ def ways_of_reading(spec: DatasetSpec) -> Readings:
     return CELL_FOR_CELL if spec.distinct == "maps" else readings(task.moves, task.map_shape(spec))
 
 
-def distinct_hashes(maps: NDArray[np.uint8], spec: DatasetSpec) -> NDArray[np.uint64]:
+@shaped
+def distinct_hashes(maps: UInt8[NDArray[np.uint8], "n h w"], spec: DatasetSpec) -> UInt64[NDArray[np.uint64], " n"]:
     """Return the hash of every map by which the dataset tells it apart.
 
     Args:

@@ -18,7 +18,7 @@ from datagen.options import IMAGE_SIZE, ArmOptions
 from datagen.problem import FOUR_WRAP, Problems
 from datagen.sampling.splitmix import below, label_seeds, problem_seeds, uniform
 from datagen.sampling.symmetry import shape_hash
-from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, in_order, owner
+from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, draw_in_order, owner
 from datagen.tasks.arm import direction_table, draw_polygons, free_configurations
 from datagen.tasks.distinct import ways_of_reading
 from datagen.tasks.registry import SPLITS, DatasetSpec, Split
@@ -164,7 +164,7 @@ def scenes(spec: DatasetSpec, split: Split, start: int, stop: int) -> Scenes:
         maps, goals, polygons, vertices = result
         return maps, goals, polygons, vertices
 
-    return in_order(("manipulation", size, inclusive, spec.seed, spec.distinct, split), turn, start, stop)
+    return draw_in_order(("manipulation", size, inclusive, spec.seed, spec.distinct, split), turn, start, stop)
 
 
 def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 from datagen.expert.grid import solve
 from datagen.problem import Moves, Problems
 from datagen.sampling.splitmix import label_seeds, problem_seeds
-from datagen.sampling.unique_maps import KEPT, Claims, admit, in_order
+from datagen.sampling.unique_maps import KEPT, Claims, admit, draw_in_order
+from datagen.shapes import shaped
 from datagen.spec import canonical_json
 from datagen.tasks.distinct import distinct_hashes
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
+
+if TYPE_CHECKING:
+    from jaxtyping import Int16, UInt8
 
 Proposal = tuple[NDArray[np.uint8], tuple[int, int]]
 """A map [h, w], 1 = free, and the row and column of the goal, a free cell."""
@@ -53,13 +58,14 @@ def draw_proposed(
     return solve(maps, goals, moves, label_seeds(problem_seeds(spec.seed, SPLITS.index(split), start, stop)))
 
 
+@shaped
 def draw_maps(
     spec: DatasetSpec,
     split: Split,
     start: int,
     stop: int,
     propose: Callable[[np.random.Generator], Proposal | None],
-) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+) -> tuple[UInt8[NDArray[np.uint8], "n h w"], Int16[NDArray[np.int16], "n 2"]]:
     """Return the maps and goals of `draw_proposed` alone, for a task that labels them in a way of its own.
 
     Returns:
@@ -69,7 +75,7 @@ def draw_maps(
     def turn(first: int, end: int, claims: Claims) -> list[Proposal]:
         return [_accepted(spec, split, index, propose, claims) for index in range(first, end)]
 
-    found = in_order(("proposed", canonical_json(spec), split), turn, start, stop)
+    found = draw_in_order(("proposed", canonical_json(spec), split), turn, start, stop)
     shape = TASKS[spec.task].map_shape(spec)
     for map_, _ in found:
         if map_.shape != shape:

@@ -40,11 +40,10 @@ def _certify(options: argparse.Namespace) -> int:
     folder = _folder(options.trial, options.storage)
     from planners.certificate import certify
     from planners.inference import load_planner
-    from planners.trial_files import PlannerError
 
     try:
         found = certify(load_planner(folder).planner)
-    except (PlannerError, ValueError) as error:
+    except ValueError as error:
         raise ResultError(f"{folder}: {error}") from error
     proven = found.shortest == math.inf
     worst = None if found.worst is None else str(found.worst)

@@ -23,7 +23,7 @@ from orchestrator.cli.options import add_storage
 from orchestrator.cluster import jobs
 from orchestrator.errors import ClusterError, JobError, SweepError
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.leases import Lease, Owner, look
+from orchestrator.storage.leases import Lease, Owner, latest_lease
 from orchestrator.words import first_line, last_line, size_words
 
 State = Literal["ok", "warning", "failed", "not used"]
@@ -250,7 +250,7 @@ def _leases(folder: Path) -> str:
         return "two processes can have one lease (hard links are not exclusive)"
     (path,) = folder.glob(".lease-*")
     os.utime(path, (1e9, 1e9))
-    held = look(folder)
+    held = latest_lease(folder)
     first.release()
     return "" if held and held.touched == 10**18 else "a file's time does not change when it is touched"
 

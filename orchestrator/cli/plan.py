@@ -148,9 +148,9 @@ def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Me
         print(f"{found.name}  {found.device}  {took or f'{found.status} {found.reason}'}{memory}", file=sys.stderr)
 
     if options.address is None:
-        from orchestrator.trial.measure import measure
+        from orchestrator.trial.measure import measure_cells
 
-        return measure(trials, options.storage, say)
+        return measure_cells(trials, options.storage, say)
     from orchestrator.cluster.ray_cluster import measure_everywhere, ray_cluster
 
     with ray_cluster(options.address):

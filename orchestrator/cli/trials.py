@@ -75,7 +75,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         return _replay(options, trial)
     progress = Progress(1, 0)
     name, epochs = trial_name(trial), trial.spec.training.epochs
-    held = directory.look()
+    held = directory.latest_lease()
     if not free(held):
         progress.say(f"{holder(held)} works on this trial; waiting for a sign of life, {EXPIRY_SECONDS:.0f} s at most")
     gone = {lease.number for _, lease in silent([directory.path])}

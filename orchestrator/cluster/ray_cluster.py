@@ -236,8 +236,8 @@ def measure_everywhere(
 
 
 def _measure(trials: list[PlannedTrial], storage: Storage) -> list[tuple[PlannedTrial, Measurement]]:
-    from orchestrator.trial.measure import measure
+    from orchestrator.trial.measure import measure_cells
 
     found: list[tuple[PlannedTrial, Measurement]] = []
-    measure(trials, storage, lambda trial, measurement: found.append((trial, measurement)))
+    measure_cells(trials, storage, lambda trial, measurement: found.append((trial, measurement)))
     return found

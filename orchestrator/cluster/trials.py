@@ -141,7 +141,7 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
                 del pending[trial_id]
             continue
         if pending and not told:
-            held = storage.trial(next(iter(pending))).look()
+            held = storage.trial(next(iter(pending))).latest_lease()
             watcher.waiting(list(pending.values()), holder(held) if held and held.owner else "another run")
             told = True
         until = time.monotonic() + WAIT_SECONDS_PER_TRIAL * len(pending)
@@ -159,7 +159,7 @@ def _ready(
     ready, expired = [], {}
     for trial_id, trial in pending.items():
         directory = storage.trial(trial_id)
-        held = directory.look()
+        held = directory.latest_lease()
         if free(held):
             ready.append(trial)
         elif held is not None and patience.expired(directory.path, held):

@@ -17,9 +17,9 @@ from orchestrator.figures.style import (
 )
 from orchestrator.storage.results import ResultError
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.records import Run, grouped, planner_of, problem_of
+from orchestrator.tables.records import TrialRecord, grouped, planner_of, problem_of
 
-Runs = Sequence[Run]
+TrialRecords = Sequence[TrialRecord]
 
 
 Place = tuple[Scalar, ...]
@@ -50,13 +50,13 @@ def deviation_of(values: Iterable[float | None]) -> float:
     return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
-def pens_of(runs: Runs, name: Callable[[Run], str] | None = None) -> dict[str, Pen]:
+def pens_of(runs: TrialRecords, name: Callable[[TrialRecord], str] | None = None) -> dict[str, Pen]:
     """Return a pen for each planner, named as `planner_of` does or otherwise."""
     specs = {(name or planner_of)(run): run.trial.spec.planner for run in runs}
     return pens([(planner, spec.core, spec.adjoint) for planner, spec in specs.items()])
 
 
-def namer(runs: Runs, shown: Collection[str]) -> Callable[[Run], str]:
+def namer(runs: TrialRecords, shown: Collection[str]) -> Callable[[TrialRecord], str]:
     """Return what names a run by its planner and its place on those axes of the planner's that vary.
 
     Args:
@@ -70,25 +70,25 @@ def namer(runs: Runs, shown: Collection[str]) -> Callable[[Run], str]:
     return lambda run: planner_of(run, {*shown, *fixed[run.axis("planner")]})
 
 
-def cell_namer(runs: Runs, shown: Collection[str]) -> Callable[[Run], str]:
+def cell_namer(runs: TrialRecords, shown: Collection[str]) -> Callable[[TrialRecord], str]:
     """Return what names a run as `namer` does, and by its problem and K where the runs have several."""
     name = namer(runs, shown)
     problems, ks = ({of(run) for run in runs} for of in (problem_of, lambda run: run.axis("k")))
 
-    def named(run: Run) -> str:
+    def named(run: TrialRecord) -> str:
         problem = [title_of(problem_of(run), runs)] if len(problems) > 1 else []
         return ", ".join([name(run), *problem, *([f"K = {run.axis('k')}"] if len(ks) > 1 else [])])
 
     return named
 
 
-def number_of(run: Run, axis: str) -> float:
+def number_of(run: TrialRecord, axis: str) -> float:
     """Return the place on an axis as a number."""
     value = run.axis(axis)
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def title_of(problem: Place, runs: Runs) -> str:
+def title_of(problem: Place, runs: TrialRecords) -> str:
     """Return the title of a panel: the task, where there are several or it is not navigation, and the size."""
     task, size = problem
     shown = f"{size}x{size}"

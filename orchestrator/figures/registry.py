@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from datagen.spec import nearest
-from orchestrator.figures.parts import NothingToDraw, Runs
+from orchestrator.figures.parts import NothingToDraw, TrialRecords
 from orchestrator.figures.solvers import backward, jacobian, residuals, solvers
 from orchestrator.figures.style import PAGE_WIDTH_INCHES, Picture, style, write_picture
 from orchestrator.figures.success import curves, distance, generalisation, runtime, seconds, success
@@ -23,7 +23,7 @@ K_ARE_DIFFERENT = (
 
 def write_figures(
     sweep: SweepSpec,
-    runs: Runs,
+    runs: TrialRecords,
     folder: Path,
     format: Picture,
     width: float = PAGE_WIDTH_INCHES,
@@ -86,12 +86,12 @@ class Drawing:
         caption: What a reader must know to read it.
     """
 
-    draw: Callable[[Runs, float], Figure]
+    draw: Callable[[TrialRecords, float], Figure]
     title: str
     caption: str
 
 
-def draw(name: str, runs: Runs, width: float = PAGE_WIDTH_INCHES) -> Figure:
+def draw(name: str, runs: TrialRecords, width: float = PAGE_WIDTH_INCHES) -> Figure:
     """Return the figure `name` of `FIGURES`.
 
     Raises:

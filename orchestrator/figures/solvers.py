@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from orchestrator.figures.parts import (
     NothingToDraw,
-    Runs,
+    TrialRecords,
     cell_namer,
     deviation_of,
     label_below,
@@ -34,7 +34,7 @@ from orchestrator.figures.style import (
     legend,
     panels,
 )
-from orchestrator.tables.records import Run, cell_of, grouped, percents_of, problem_of, usable_by_cell
+from orchestrator.tables.records import TrialRecord, cell_of, grouped, percents_of, problem_of, usable_by_cell
 
 _COLOURS, _MARKERS = ("#0072b2", "#d55e00", "#009e73", "#5c6370"), ("o", "s", "^", "D")
 _BACKWARD_AXES = ("planner.solver_bwd", "planner.k_bwd")
@@ -42,7 +42,7 @@ _SOLVER_AXES = ("planner.solver", *_BACKWARD_AXES)
 _PENALTY_AXES = ("training.jacobian_weight", "training.jacobian_frequency", "planner.k_bwd")
 
 
-def residuals(runs: Runs, width: float) -> Figure:
+def residuals(runs: TrialRecords, width: float) -> Figure:
     """Relative residual after each step of the forward and the backward solve of the trained planners."""
     traced = [run for run in usable_by_cell(runs) if run.result and run.result.forward_trace]
     if not traced:
@@ -80,13 +80,13 @@ def residuals(runs: Runs, width: float) -> Figure:
     return figure
 
 
-def _last_cell(runs: Runs) -> list[Run]:
+def _last_cell(runs: TrialRecords) -> list[TrialRecord]:
     """Return the runs of one cell of the sweep, all seeds: that of the largest K, the last of the solvers' axes."""
     most = max(number_of(run, "k") for run in runs)
     return list(grouped([run for run in runs if number_of(run, "k") == most], cell_of).values())[-1]
 
 
-def _forward_solver(run: Run) -> str:
+def _forward_solver(run: TrialRecord) -> str:
     return run.trial.spec.planner.solver
 
 
@@ -109,7 +109,7 @@ def _trace(axes: Axes, pen: Pen, traces: Sequence[Sequence[float | None]]) -> No
     )
 
 
-def backward(runs: Runs, width: float) -> Figure:
+def backward(runs: TrialRecords, width: float) -> Figure:
     """Milliseconds of the backward pass over its iterations, for each backward solver (Figure 11)."""
     timed = [run for run in usable_by_cell(runs) if run.result and run.result.backward_seconds is not None]
     if not timed:
@@ -134,7 +134,7 @@ def backward(runs: Runs, width: float) -> Figure:
     return figure
 
 
-def _backward_solver(run: Run) -> str:
+def _backward_solver(run: TrialRecord) -> str:
     return run.trial.spec.planner.solver_bwd
 
 
@@ -142,7 +142,7 @@ def _solver_pen(number: int) -> Pen:
     return Pen(_COLOURS[number % 4], _MARKERS[number % 4], "-" if number % 2 else (0.0, (3.2, 1.4)), bool(number % 2))
 
 
-def solvers(runs: Runs, width: float) -> Figure:
+def solvers(runs: TrialRecords, width: float) -> Figure:
     """Success rate by forward solver, backward solver and backward iterations (Figure 12)."""
     done = usable_by_cell(runs)
     if not done:
@@ -189,7 +189,7 @@ def solvers(runs: Runs, width: float) -> Figure:
     return figure
 
 
-def jacobian(runs: Runs, width: float) -> Figure:
+def jacobian(runs: TrialRecords, width: float) -> Figure:
     """Success rate over backward iterations by the frequency (columns) and weight (rows) of the Jacobian penalty."""
     done = usable_by_cell(runs)
     if not done:
@@ -205,7 +205,7 @@ def jacobian(runs: Runs, width: float) -> Figure:
     plain_pens = {name: Pen(MUTED, _MARKERS[i % 4], (0.0, (3.2, 1.4)), False) for i, name in enumerate(plain)}
     pen_of = {name: Pen(_COLOURS[i % 4], _MARKERS[i % 4]) for i, name in enumerate(penalised)}
 
-    def over_steps(group: Runs) -> dict[float, list[float]]:
+    def over_steps(group: TrialRecords) -> dict[float, list[float]]:
         cells = grouped(group, lambda run: float(run.trial.spec.planner.k_bwd))
         return {k: percents_of(cell) for k, cell in sorted(cells.items())}
 
@@ -227,7 +227,7 @@ def jacobian(runs: Runs, width: float) -> Figure:
     return figure
 
 
-def _penalty(run: Run) -> tuple[float, float]:
+def _penalty(run: TrialRecord) -> tuple[float, float]:
     training = run.trial.spec.training
     frequency = training.jacobian_frequency if training.jacobian_weight else 0.0
     return (training.jacobian_weight, frequency) if frequency else (0.0, 0.0)

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from orchestrator.figures.parts import (
     NothingToDraw,
-    Runs,
+    TrialRecords,
     label_below,
     number_of,
     pens_of,
@@ -32,7 +32,7 @@ from orchestrator.figures.style import (
 from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import (
-    Run,
+    TrialRecord,
     grouped,
     once,
     percents_of,
@@ -44,7 +44,7 @@ from orchestrator.tables.records import (
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, distance_bins
 
 
-def success(runs: Runs, width: float) -> Figure:
+def success(runs: TrialRecords, width: float) -> Figure:
     """Success rate over K by map size; mean and deviation over seeds, a dot per seed, a cross where memory ran out."""
     if not any(run.completed or run.out_of_memory for run in runs):
         raise NothingToDraw("success: no trial has ended")
@@ -86,7 +86,7 @@ def success(runs: Runs, width: float) -> Figure:
 NARROWEST_RUNTIME_INCHES = 0.95
 
 
-def runtime(runs: Runs, width: float) -> Figure:
+def runtime(runs: TrialRecords, width: float) -> Figure:
     """Seconds of the forward and the backward pass over K: unrolled at the left, implicit at the right (Figure 6)."""
     timed = [run for run in usable_by_cell(runs) if run.result and run.result.forward_seconds is not None]
     if not timed:
@@ -127,11 +127,11 @@ def runtime(runs: Runs, width: float) -> Figure:
     return figure
 
 
-def _implicit(run: Run) -> bool:
+def _implicit(run: TrialRecord) -> bool:
     return run.trial.spec.planner.adjoint != "unrolled"
 
 
-def _by_problem_and_k(runs: Runs) -> dict[str, list[Run]]:
+def _by_problem_and_k(runs: TrialRecords) -> dict[str, list[TrialRecord]]:
     """Return the runs of each panel; a row per K only where some planner has several on the same maps."""
     planners = grouped(runs, lambda run: (problem_of(run), planner_of(run)))
     several = any(len({run.axis("k") for run in group}) > 1 for group in planners.values())
@@ -140,10 +140,10 @@ def _by_problem_and_k(runs: Runs) -> dict[str, list[Run]]:
     return {title_of(key[1], runs) + (f", K = {key[0]:g}" if several else ""): keys[key] for key in ordered}
 
 
-def curves(runs: Runs, width: float) -> Figure:
+def curves(runs: TrialRecords, width: float) -> Figure:
     """Success rate on the validation maps over epochs; mean over seeds in a band of one deviation (Figure 7)."""
 
-    def points(run: Run) -> tuple[list[float], list[float]]:
+    def points(run: TrialRecord) -> tuple[list[float], list[float]]:
         return (
             [float(record["epoch"]) for record in run.curves],
             [100 * record["valid_success_rate"] for record in run.curves],
@@ -152,10 +152,10 @@ def curves(runs: Runs, width: float) -> Figure:
     return _over_training("curves", runs, width, points, "epoch", "validation success (%)")
 
 
-def seconds(runs: Runs, width: float) -> Figure:
+def seconds(runs: TrialRecords, width: float) -> Figure:
     """Success rate on the validation maps over seconds of training: who is better for the same time."""
 
-    def points(run: Run) -> tuple[list[float], list[float]]:
+    def points(run: TrialRecord) -> tuple[list[float], list[float]]:
         taken = np.cumsum([record["train_seconds"] for record in run.curves])
         return list(map(float, taken)), [100 * record["valid_success_rate"] for record in run.curves]
 
@@ -170,9 +170,9 @@ def seconds(runs: Runs, width: float) -> Figure:
 
 def _over_training(
     name: str,
-    runs: Runs,
+    runs: TrialRecords,
     width: float,
-    points: Callable[[Run], tuple[list[float], list[float]]],
+    points: Callable[[TrialRecord], tuple[list[float], list[float]]],
     x_label: str,
     y_label: str,
 ) -> Figure:
@@ -210,12 +210,12 @@ def _over_training(
     return figure
 
 
-def _with_k(planner: str, runs: Runs) -> str:
+def _with_k(planner: str, runs: TrialRecords) -> str:
     ks = sorted({number_of(run, "k") for run in runs if planner_of(run) == planner})
     return f"{planner} (K = {', '.join(f'{k:g}' for k in ks)})" if len(ks) <= 2 else planner
 
 
-def generalisation(runs: Runs, width: float) -> Figure:
+def generalisation(runs: TrialRecords, width: float) -> Figure:
     """Success rate on larger maps than those of the training (Figure 10)."""
     tested = [run for run in usable_by_cell(runs) if run.evaluations]
     if not tested:
@@ -249,12 +249,12 @@ def _rates(tests: list[EvaluationResult]) -> list[float]:
     return [statistics.fmean(rates) for rates in trials.values()]
 
 
-def _tested_k(runs: Runs) -> str:
+def _tested_k(runs: TrialRecords) -> str:
     ks = sorted({test.k for run in runs for test in run.evaluations})
     return f"K = {ks[0]}" if len(ks) == 1 else f"K = {ks[0]} to {ks[-1]}"
 
 
-def distance(runs: Runs, width: float) -> Figure:
+def distance(runs: TrialRecords, width: float) -> Figure:
     """Share of starts that arrive, by the length of their shortest path: where a planner's horizon ends."""
     counted = [run for run in usable_by_cell(runs) if run.result and distance_bins(run.result)]
     if not counted:

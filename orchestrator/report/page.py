@@ -25,7 +25,7 @@ from orchestrator.tables.columns import cells_table, comparisons_table, differen
 from orchestrator.tables.comparison import compared_twins
 from orchestrator.tables.freshness import is_present
 from orchestrator.tables.paper import beside_paper, paper, scale_differences
-from orchestrator.tables.records import Run, cell_of, collect, grouped
+from orchestrator.tables.records import TrialRecord, cell_of, collect, grouped
 from orchestrator.tables.rows import rows
 from orchestrator.tables.table import MISSING, Cell, Table
 from orchestrator.words import counted, trial_name
@@ -85,7 +85,7 @@ def encoded(page: str) -> bytes:
     return page.encode(errors="backslashreplace")
 
 
-def report(sweep: SweepSpec, runs: Sequence[Run], page: Page = Page()) -> str:
+def report(sweep: SweepSpec, runs: Sequence[TrialRecord], page: Page = Page()) -> str:
     """Return the report as HTML."""
     scale = scale_differences(runs)
     entries = {(entry.planner, (entry.task, entry.map_size)): entry for entry in beside_paper(runs)}
@@ -132,7 +132,7 @@ def _facts(page: Page) -> list[str]:
     return [*facts, f"{page.generated:%Y-%m-%d %H:%M} UTC"] if page.generated else facts
 
 
-def _tiles(runs: Sequence[Run], low: str) -> list[tuple[str, str]]:
+def _tiles(runs: Sequence[TrialRecord], low: str) -> list[tuple[str, str]]:
     """Return the numbers that stand large above everything, each with what it counts.
 
     Args:
@@ -170,7 +170,7 @@ class _Figure:
     svg: str = ""
 
 
-def _figure(name: str, runs: Sequence[Run]) -> _Figure:
+def _figure(name: str, runs: Sequence[TrialRecord]) -> _Figure:
     drawing = FIGURES[name]
     try:
         figure = draw(name, runs)
@@ -180,7 +180,7 @@ def _figure(name: str, runs: Sequence[Run]) -> _Figure:
         return _Figure(drawing.caption, drawing.title, inline_svg(figure, f"figure-{name}", drawing.title))
 
 
-def _trouble(runs: Sequence[Run], low: str) -> Table:
+def _trouble(runs: Sequence[TrialRecord], low: str) -> Table:
     """Return what diverged, ran out of memory or failed, and where.
 
     Args:
@@ -201,7 +201,7 @@ def _trouble(runs: Sequence[Run], low: str) -> Table:
     return Table.of("trouble", "What diverged, ran out of memory or failed", ["what", "notes", "trial"], lines)
 
 
-def _missing(runs: Sequence[Run]) -> Table:
+def _missing(runs: Sequence[TrialRecord]) -> Table:
     lines = [
         [
             " ".join(f"{axis.rpartition('.')[2]}={value}" for axis, value in cell),
@@ -212,7 +212,7 @@ def _missing(runs: Sequence[Run]) -> Table:
     return Table.of("missing", "Missing", ["what", "missing seeds"], lines)
 
 
-def _provenance(sweep: SweepSpec, runs: Sequence[Run]) -> dict[str, str]:
+def _provenance(sweep: SweepSpec, runs: Sequence[TrialRecord]) -> dict[str, str]:
     origins = [run.result.provenance for run in runs if run.result]
 
     def each(values: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import dataset_id
 from orchestrator.errors import ResultError
 from orchestrator.storage.layout import Storage, folders
-from orchestrator.storage.leases import EXPIRY_SECONDS, free, look, silent
+from orchestrator.storage.leases import EXPIRY_SECONDS, free, latest_lease, silent
 
 Kind = Literal["left over", "dataset", "elsewhere"]
 
@@ -64,7 +64,7 @@ def running(storage: Storage, *, wait: bool = False) -> list[str]:
         wait: Wait for a sign of life from each, to leave out owners that are gone.
     """
     trials = [trial.path for trial in storage.trial_folders()]
-    held = [path for path in (*trials, *folders(storage.working)) if not free(look(path))]
+    held = [path for path in (*trials, *folders(storage.working)) if not free(latest_lease(path))]
     gone = {path for path, _ in silent(held if wait else [])}
     return [path.name for path in held if path not in gone]
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,26 @@ from planners.trial_files import sealed as sealed
 from planners.trial_files import unsealed as unsealed
 
 MOST_JSON_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that knows the names in it, and stands wherever its path may; nothing is created by looking.
+
+    Attributes:
+        path: The folder; it need not exist.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.errors import SweepError
 from orchestrator.storage import leases
+from orchestrator.storage.files import Folder
 from orchestrator.storage.results import TrialResult, is_trial_id
 from orchestrator.storage.trial_directory import TrialDirectory
 
@@ -27,14 +28,12 @@ def default_storage() -> str:
 
 
 @dataclass(frozen=True)
-class SweepFolder:
+class SweepFolder(Folder):
     """What is kept of a sweep besides its trials, `sweeps/NAME`.
 
     Attributes:
         path: The folder.
     """
-
-    path: Path
 
     @property
     def report(self) -> Path:
@@ -75,23 +74,12 @@ class SweepFolder:
 
 
 @dataclass(frozen=True)
-class Storage:
+class Storage(Folder):
     """A storage directory; nothing is created by looking.
 
     Attributes:
         path: The directory; it need not exist.
     """
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     @classmethod
     def given(cls, given: str | os.PathLike[str]) -> Storage:

@@ -85,7 +85,7 @@ class Held:
     touched: int
 
 
-def look(directory: Path) -> Held | None:
+def latest_lease(directory: Path) -> Held | None:
     """Return the latest lease of a trial, None where there has never been one."""
     while True:
         numbers = _numbers(directory)
@@ -214,12 +214,12 @@ def take(directory: Path, owner: Owner, instead_of: int = 0) -> Lease:
     Raises:
         TrialHeld: Another process has it.
     """
-    held = look(directory)
+    held = latest_lease(directory)
     lease = None
     if free(held, owner.campaign) or (held is not None and held.number == instead_of):
         lease = Lease.take(directory, owner, held)
     if lease is None:
-        found = look(directory)
+        found = latest_lease(directory)
         raise TrialHeld(f"{directory.name}: {holder(found)} works on this trial")
     return lease
 
@@ -241,11 +241,11 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
         look_every: Seconds between two looks.
     """
     patience = Patience()
-    first = {directory: look(directory) for directory in directories}
+    first = {directory: latest_lease(directory) for directory in directories}
     waiting = {directory: held for directory, held in first.items() if held is not None and not free(held)}
     while waiting:
         for directory, seen in list(waiting.items()):
-            now = look(directory)
+            now = latest_lease(directory)
             if now is None or free(now) or (now.number, now.touched) != (seen.number, seen.touched):
                 del waiting[directory]  # given back, or alive
             elif patience.expired(directory, now):
@@ -281,7 +281,7 @@ def give_back(directory: Path, campaign: str) -> None:
     """
     # Where the storage is away, the lease expires.
     with suppress(OSError):
-        held = look(directory)
+        held = latest_lease(directory)
         if held is not None and held.owner is not None and held.owner.campaign == campaign:
             os.truncate(_path(directory, held.number), 0)
 

@@ -21,7 +21,7 @@ from datagen.tasks.registry import Split
 from orchestrator.errors import ResultError
 from orchestrator.storage import leases
 from orchestrator.storage.curves import FILE, curves_file, read_curves
-from orchestrator.storage.files import append_line, printable, read_stored, sealed, write_bytes, write_json
+from orchestrator.storage.files import Folder, append_line, printable, read_stored, sealed, write_bytes, write_json
 from orchestrator.storage.leases import Held, Lease, Owner
 from orchestrator.storage.results import TrialResult, is_trial_id, parse_result
 from orchestrator.sweep.specs import TrialSpec, trial_id
@@ -29,23 +29,12 @@ from planners.trial_files import STEPS_FILE, PlannerError, read_json
 
 
 @dataclass(frozen=True)
-class TrialDirectory:
+class TrialDirectory(Folder):
     """What a trial leaves behind, `trials/ID` of a storage; nothing is created by looking.
 
     Attributes:
         path: The directory; it need not exist.
     """
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     @property
     def name(self) -> str:
@@ -113,9 +102,9 @@ class TrialDirectory:
 
     # Who works on it.
 
-    def look(self) -> Held | None:
+    def latest_lease(self) -> Held | None:
         """Return its latest lease, None where there has never been one."""
-        return leases.look(self.path)
+        return leases.latest_lease(self.path)
 
     def take(self, owner: Owner, instead_of: int = 0) -> Lease:
         """Take the trial; arguments and errors as for `leases.take`."""

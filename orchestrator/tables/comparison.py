@@ -10,7 +10,7 @@ from typing import Any
 from datagen.spec import nearest
 from orchestrator.sweep.specs import SweepError
 from orchestrator.tables.freshness import of_one_version
-from orchestrator.tables.records import Run, grouped, once, percents_of, problem_of, provenance_of
+from orchestrator.tables.records import TrialRecord, grouped, once, percents_of, problem_of, provenance_of
 from orchestrator.tables.statistics import Difference, mean_difference
 
 
@@ -35,7 +35,7 @@ class Comparison:
     expected: int
 
 
-def compared(runs: Sequence[Run], first: str, second: str) -> list[Comparison]:
+def compared(runs: Sequence[TrialRecord], first: str, second: str) -> list[Comparison]:
     """Return how two planners compare on each task and size and, where there are several, on all together.
 
     Raises:
@@ -53,7 +53,7 @@ def compared(runs: Sequence[Run], first: str, second: str) -> list[Comparison]:
     return each if len(each) == 1 else [*each, _comparison(both, first, second, None, None)]
 
 
-def compared_twins(runs: Sequence[Run]) -> list[Comparison]:
+def compared_twins(runs: Sequence[TrialRecord]) -> list[Comparison]:
     """Return each implicit planner against its unrolled twin on each task and size, as far as there are pairs."""
     specs = {str(run.axis("planner")): run.trial.spec.planner for run in runs}
     problems = grouped(runs, problem_of)
@@ -68,12 +68,12 @@ def compared_twins(runs: Sequence[Run]) -> list[Comparison]:
     return [comparison for comparison in comparisons if comparison.difference is not None]
 
 
-def _comparison(runs: Sequence[Run], first: str, second: str, task: str | None, size: int | None) -> Comparison:
+def _comparison(runs: Sequence[TrialRecord], first: str, second: str, task: str | None, size: int | None) -> Comparison:
     expected = len(pairs(runs, first, second))
     return Comparison(first, second, task, size, paired_difference(runs, first, second), expected)
 
 
-def paired_difference(runs: Sequence[Run], first: str, second: str) -> Difference | None:
+def paired_difference(runs: Sequence[TrialRecord], first: str, second: str) -> Difference | None:
     """Return how much better one planner is than another, seed by seed.
 
     Trials are paired that share task, size, seed and training data, and K where both planners have it; where they share
@@ -96,12 +96,12 @@ def paired_difference(runs: Sequence[Run], first: str, second: str) -> Differenc
     return mean_difference(differences)
 
 
-def pairs(runs: Sequence[Run], first: str, second: str) -> list[tuple[list[Run], list[Run]]]:
+def pairs(runs: Sequence[TrialRecord], first: str, second: str) -> list[tuple[list[TrialRecord], list[TrialRecord]]]:
     """Return the trials of two planners that belong together, done or not: each side is one trial, or one per K."""
     ks = [{run.axis("k") for run in runs if run.axis("planner") == name} for name in (first, second)]
     by_k = bool(ks[0] & ks[1])
 
-    def place(run: Run) -> tuple[Any, ...]:
+    def place(run: TrialRecord) -> tuple[Any, ...]:
         rest = sorted((axis, str(value)) for axis, value in run.trial.axes.items() if axis not in ("planner", "k"))
         return (*rest, run.axis("k") if by_k else None)
 

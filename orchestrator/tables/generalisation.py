@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.sweep.specs import Scalar
 from orchestrator.tables.freshness import of_one_version
-from orchestrator.tables.records import Run, cell_of, grouped, usable
+from orchestrator.tables.records import TrialRecord, cell_of, grouped, usable
 from orchestrator.tables.statistics import deviation_of, with_deviation
 
 
@@ -73,13 +73,13 @@ def sets_of_maps(rows: Sequence[Further]) -> list[tuple[int, str]]:
     return columns
 
 
-def further(runs: Sequence[Run]) -> list[Further]:
+def further(runs: Sequence[TrialRecord]) -> list[Further]:
     """Return the rows, in the order of the sweep; trials of different code are never averaged."""
     rows = [Further(dict(axes), _tests(usable(members))) for axes, members in grouped(runs, cell_of).items()]
     return [row for row in rows if row.tests]
 
 
-def _tests(runs: Sequence[Run]) -> list[Tested]:
+def _tests(runs: Sequence[TrialRecord]) -> list[Tested]:
     sets: dict[tuple[int, int, int, str], list[EvaluationResult]] = {}
     for run in runs:
         for test in run.evaluations:

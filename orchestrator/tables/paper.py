@@ -12,7 +12,7 @@ import yaml
 
 from orchestrator.sweep.specs import Scalar
 from orchestrator.tables.freshness import is_present
-from orchestrator.tables.records import Run, grouped, percents_of, planner_of, usable
+from orchestrator.tables.records import TrialRecord, grouped, percents_of, planner_of, usable
 from orchestrator.tables.statistics import Difference, Sample, sample, welch
 from planners.registry import CORES
 from planners.specs import PlannerSpec, TrainingSpec
@@ -78,7 +78,7 @@ class Entry:
     difference: Difference | None
 
 
-def beside_paper(runs: Sequence[Run]) -> list[Entry]:
+def beside_paper(runs: Sequence[TrialRecord]) -> list[Entry]:
     """Return the entries of Table 1 that the sweep has, in its order; empty where it has none."""
     entries = []
     # Of a planner's trials each once: one that two spellings of an axis list is one entry, and no further seed.
@@ -106,11 +106,11 @@ def beside_paper(runs: Sequence[Run]) -> list[Entry]:
     return entries
 
 
-def _cell(run: Run) -> tuple[Scalar, Scalar, Scalar]:
+def _cell(run: TrialRecord) -> tuple[Scalar, Scalar, Scalar]:
     return planner_of(run), run.axis("task"), run.axis("map_size")
 
 
-def scale_differences(runs: Sequence[Run]) -> list[str]:
+def scale_differences(runs: Sequence[TrialRecord]) -> list[str]:
     """Return in what the sweep is smaller than, or otherwise not, the paper's scale, in words; empty where it is.
 
     Only the paper's planners on its tasks count: what is in no paper need not be trained as the paper's are.

@@ -21,7 +21,7 @@ CURVES = ("epoch", "train_seconds", "valid_success_rate")
 
 
 @dataclass(frozen=True)
-class Run:
+class TrialRecord:
     """A trial of a sweep and what it left behind.
 
     Attributes:
@@ -53,10 +53,12 @@ class Run:
         return self.result is not None and self.result.status == "OUT_OF_MEMORY"
 
 
-def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Storage, *, curves: bool = True) -> list[Run]:
+def collect(
+    sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Storage, *, curves: bool = True
+) -> list[TrialRecord]:
     """Return the runs of the trials, read from the storage; a trial that the sweep lists twice in one place is one.
 
-    What is damaged costs its trial alone, and is told in `Run.damaged`.
+    What is damaged costs its trial alone, and is told in `TrialRecord.damaged`.
 
     Args:
         sweep: The sweep.
@@ -78,7 +80,7 @@ def collect(sweep: SweepSpec, trials: Sequence[PlannedTrial], storage: Storage, 
 
 def _read(
     trial: PlannedTrial, result: TrialResult | None, storage: Storage, evaluations: Sequence[Path], *, curves: bool
-) -> Run:
+) -> TrialRecord:
     damaged: list[str] = []
     tests = []
     for path in evaluations:
@@ -90,7 +92,7 @@ def _read(
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
     records = read_whole_curves(storage.trial(trial.trial_id), damaged.append) if curves else []
-    return Run(trial, result, records, tests, tuple(damaged))
+    return TrialRecord(trial, result, records, tests, tuple(damaged))
 
 
 def _is_of(test: EvaluationResult, result: TrialResult) -> bool:
@@ -112,46 +114,46 @@ def read_whole_curves(trial: TrialDirectory, say: Callable[[str], object]) -> li
     return records
 
 
-def grouped(runs: Iterable[Run], key: Callable[[Run], K]) -> dict[K, list[Run]]:
+def grouped(runs: Iterable[TrialRecord], key: Callable[[TrialRecord], K]) -> dict[K, list[TrialRecord]]:
     """Return the runs by key, keys and runs in the order of the sweep."""
-    groups: dict[K, list[Run]] = {}
+    groups: dict[K, list[TrialRecord]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
     return groups
 
 
-def once(runs: Iterable[Run]) -> list[Run]:
+def once(runs: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Return each trial once: a sweep may list one twice, and the second is no further seed."""
     return list({run.trial.trial_id: run for run in reversed(list(runs))}.values())[::-1]
 
 
-def usable(runs: Iterable[Run]) -> list[Run]:
+def usable(runs: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Return the completed runs, each trial once, that may be averaged: those `of_one_version`."""
     return once(of_one_version([run for run in runs if run.completed], provenance_of))
 
 
-def provenance_of(run: Run) -> Provenance:
+def provenance_of(run: TrialRecord) -> Provenance:
     """Return what produced the run's result."""
     return run.result.provenance if run.result else Provenance()
 
 
-def percents_of(runs: Iterable[Run]) -> list[float]:
+def percents_of(runs: Iterable[TrialRecord]) -> list[float]:
     """Return the test success rates there are, in percent."""
     rates = (run.result.test_success_rate for run in runs if run.result is not None)
     return [100 * rate for rate in rates if rate is not None]
 
 
-def problem_of(run: Run) -> tuple[Scalar, Scalar]:
+def problem_of(run: TrialRecord) -> tuple[Scalar, Scalar]:
     """Return what the run plans on: task and map size."""
     return run.axis("task"), run.axis("map_size")
 
 
-def cell_of(run: Run) -> tuple[tuple[str, Scalar], ...]:
+def cell_of(run: TrialRecord) -> tuple[tuple[str, Scalar], ...]:
     """Return the run's place in the sweep but for the seed: what one row of a table averages."""
     return tuple(run.trial.cell.items())
 
 
-def planner_of(run: Run, but: Collection[str] = ()) -> str:
+def planner_of(run: TrialRecord, but: Collection[str] = ()) -> str:
     """Return the planner's name with its place on further axes of the sweep, so that no two of them are averaged.
 
     Args:
@@ -166,6 +168,6 @@ def planner_of(run: Run, but: Collection[str] = ()) -> str:
     return " ".join([str(run.axis("planner")), *further])
 
 
-def usable_by_cell(runs: Iterable[Run]) -> list[Run]:
+def usable_by_cell(runs: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Return the runs that the tables use: in each cell those that are `usable`, whatever code other cells are of."""
     return [run for cell in grouped(runs, cell_of).values() for run in usable(cell)]

@@ -12,7 +12,7 @@ from orchestrator.tables.columns import cells_table, comparisons_table, further_
 from orchestrator.tables.comparison import Comparison, compared
 from orchestrator.tables.generalisation import Further, further
 from orchestrator.tables.paper import Entry, beside_paper, paper, scale_differences
-from orchestrator.tables.records import Run, cell_of, grouped
+from orchestrator.tables.records import TrialRecord, cell_of, grouped
 from orchestrator.tables.rows import Row, rows
 from orchestrator.tables.table import Table, varying
 from planners.specs import PlannerSpec
@@ -103,7 +103,7 @@ class Summary:
 
 
 def summarise(
-    title: str, runs: Sequence[Run], *, wide: bool = False, compare: Iterable[tuple[str, str]] = ()
+    title: str, runs: Sequence[TrialRecord], *, wide: bool = False, compare: Iterable[tuple[str, str]] = ()
 ) -> Summary:
     """Return what there is to say.
 
@@ -132,7 +132,7 @@ def summarise(
     )
 
 
-def _training(runs: Sequence[Run]) -> str:
+def _training(runs: Sequence[TrialRecord]) -> str:
     """Return the budget in words; what differs between the sweep's trials is listed with slashes."""
     specs = [run.trial.spec.training for run in runs]
     words = []
@@ -152,7 +152,7 @@ def _training(runs: Sequence[Run]) -> str:
     return f"Trained for {first}{', whichever is first' if len(words) > 1 else ''}; tested: {' or '.join(kinds)}."
 
 
-def _parameters(runs: Sequence[Run]) -> list[int]:
+def _parameters(runs: Sequence[TrialRecord]) -> list[int]:
     """Return the trained parameters of each row's planner, mapper included."""
     specs = [members[0].trial.spec for members in grouped(runs, cell_of).values()]
     return [count_parameters(spec.planner, len(TASKS[spec.data.task].moves.names)) for spec in specs]

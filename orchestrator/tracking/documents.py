@@ -13,10 +13,10 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import write_bytes, write_json
 from orchestrator.storage.variants import is_of
 from orchestrator.sweep.specs import SweepSpec
-from orchestrator.tables.records import Run
+from orchestrator.tables.records import TrialRecord
 
 
-def digest_of_documents(sweep: SweepSpec, runs: Sequence[Run]) -> str:
+def digest_of_documents(sweep: SweepSpec, runs: Sequence[TrialRecord]) -> str:
     """Return what changes whenever one of the documents does, without making them."""
     parts = [sweep.model_dump_json()]
     for run in runs:
@@ -25,7 +25,7 @@ def digest_of_documents(sweep: SweepSpec, runs: Sequence[Run]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Storage, folder: Path) -> None:
+def write_documents(sweep: SweepSpec, runs: Sequence[TrialRecord], storage: Storage, folder: Path) -> None:
     """Write plan.json, table.md, table.csv, report.html and figures/*.png into `folder`.
 
     Args:
@@ -57,12 +57,12 @@ def write_documents(sweep: SweepSpec, runs: Sequence[Run], storage: Storage, fol
         write_bytes(folder / "figures" / "none.txt", f"{error}\n".encode())
 
 
-def _newest(runs: Sequence[Run], storage: Storage) -> float:
+def _newest(runs: Sequence[TrialRecord], storage: Storage) -> float:
     paths = (storage.trial(run.trial.trial_id).result_file for run in runs if run.result)
     return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
 
-def _plan(sweep: SweepSpec, runs: Sequence[Run]) -> dict[str, object]:
+def _plan(sweep: SweepSpec, runs: Sequence[TrialRecord]) -> dict[str, object]:
     specs = {run.trial.trial_id: run.trial.spec for run in runs}
     return {
         "sweep": json.loads(sweep.model_dump_json()),

@@ -27,7 +27,7 @@ def cancel(
         What becomes of it.
     """
     found = trial.whole_result()
-    if found is not None and found.final and free(trial.look()):
+    if found is not None and found.final and free(trial.latest_lease()):
         return "already done"
     # The mark first: whoever holds the trial finds it, or has ended by the time that the lease can be had.
     trial.cancel(reason)

@@ -38,7 +38,7 @@ class WatchedTrainer(Trainer):
     keep: Callable[[bytes], None] | None = None
     advance: Callable[..., None] | None = None
 
-    def look(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
+    def on_step(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
         """Tell of the step; hand over the state if this is the first one whose forward iteration diverged."""
         if self.advance is not None:
             self.advance()

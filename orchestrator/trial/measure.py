@@ -24,7 +24,7 @@ STEPS = 4
 """Steps that are timed, after the warm-up."""
 
 
-def measure(
+def measure_cells(
     trials: Iterable[PlannedTrial], storage: Storage, say: Callable[[PlannedTrial, Measurement], None]
 ) -> list[Measurement]:
     """Measure every distinct cell on this machine and keep what was found in the storage.

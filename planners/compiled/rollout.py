@@ -5,7 +5,7 @@ Legend: n maps, S cells of a map.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +15,44 @@ from datagen.jit import kernel
 _UNKNOWN, _ARRIVES, _FAILS, _ON_THE_WAY = 0, 1, 2, 3
 
 
+class Policies(NamedTuple):
+    """What is rolled out: int64 actions [n, h, w] on the maps, with what is known of them.
+
+    free: uint8 [n, h, w]; goal: int64 [n, 2]; distance: float32 [n, h, w]; optimal_actions: uint8 [n, h, w].
+    """
+
+    actions: NDArray[np.int64]
+    free: NDArray[np.uint8]
+    goal: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    optimal_actions: NDArray[np.uint8]
+
+
+class Rules(NamedTuple):
+    """What actions do, and in which bins of distance is counted.
+
+    offsets: int64 [actions, 2]; costs: float32 [actions]; wrap: whether the map is a torus; ends: float32 [bins],
+    upper ends.
+    """
+
+    offsets: NDArray[np.int64]
+    costs: NDArray[np.float32]
+    wrap: bool
+    ends: NDArray[np.float32]
+
+
 @kernel
-def measure_policies(actions, free, goal, distance, optimal_actions, offsets, costs, wrap, ends, shares, counts):  # type: ignore[no-untyped-def]
+def _add_maps(policies: Policies, rules: Rules, shares: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
     """Add success, optimality, SPL and accuracy, each a share per map, and cells and arrivals per bin of distance.
 
     Args:
-        actions: int64 [n, h, w].
-        free: uint8 [n, h, w].
-        goal: int64 [n, 2].
-        distance: float32 [n, h, w].
-        optimal_actions: uint8 [n, h, w].
-        offsets: int64 [actions, 2].
-        costs: float32 [actions].
-        wrap: Whether the map is a torus.
-        ends: float32 [bins] upper ends.
+        policies: What is rolled out.
+        rules: What actions do.
         shares: float64 [4], added to.
         counts: int64 [2, bins], added to.
     """
+    actions, free, goal, distance, optimal_actions = policies
+    offsets, costs, wrap, ends = rules
     n, height, width = actions.shape
     state, cost = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
     way = np.empty((height * width, 2), np.int64)
@@ -83,15 +104,15 @@ def measure_policies(actions, free, goal, distance, optimal_actions, offsets, co
         shares[3] += accurate / max(away, 1)
 
 
-def measure(
-    facts: tuple[NDArray[Any], ...],
+def sums_over_maps(
+    policies: Policies,
     offsets: tuple[tuple[int, int], ...],
     costs: tuple[float, ...],
     wrap: bool,
     ends: tuple[float, ...],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the four shares summed over maps, and cells and arrivals per bin; arguments as `measure_policies`."""
+    """Return success, optimality, SPL and accuracy summed over maps, and cells and arrivals per bin; see `Rules`."""
     shares, counts = np.zeros(4), np.zeros((2, len(ends)), np.int64)
-    tables = (np.array(offsets, np.int64), np.array(costs, np.float32), wrap, np.array(ends, np.float32))
-    measure_policies(*facts, *tables, shares, counts)
+    rules = Rules(np.array(offsets, np.int64), np.array(costs, np.float32), wrap, np.array(ends, np.float32))
+    _add_maps(policies, rules, shares, counts)
     return shares, counts

@@ -17,8 +17,12 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
+from datagen.shapes import shaped
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from jaxtyping import Bool, Float
 
 
 @runtime_checkable
@@ -28,16 +32,16 @@ class CoreStep(Protocol):
     A sample's result must not depend on the rest of its batch.
     """
 
-    def __call__(self, v: Tensor) -> Tensor:
+    def __call__(self, v: Float[Tensor, "B channels h w"]) -> Float[Tensor, "B channels h w"]:
         """Return v' = f(v, r; theta), of the shape of v, in torch's own operations."""
 
     def take(self, rows: Tensor) -> CoreStep:
         """Return the same step for those samples alone, rows [n]."""
 
-    def initial_value(self) -> Tensor:
+    def initial_value(self) -> Float[Tensor, "B channels h w"]:
         """Return v_0, [B, channels, h, w]."""
 
-    def policy(self, v: Tensor) -> Tensor:
+    def policy(self, v: Float[Tensor, "B channels h w"]) -> Float[Tensor, "B actions h w"]:
         """Return action logits [B, actions, h, w] at the value v."""
 
 
@@ -56,7 +60,7 @@ class Core(Protocol):
     It must accept maps of any size.
     """
 
-    def encode(self, x: Tensor) -> Any:
+    def encode(self, x: Float[Tensor, "B in_channels h w"]) -> Any:
         """Return the `CoreStep` for x [B, in_channels, h, w] (map and goal channels); of a `MethodCore`, `Injected`."""
 
 
@@ -81,13 +85,13 @@ class Injected:
 class MethodCore(Core, Protocol):
     """A core whose `encode` returns `Injected`, and whose step is one of its methods."""
 
-    def initial_value(self, r: Injected) -> Tensor:
+    def initial_value(self, r: Injected) -> Float[Tensor, "B channels h w"]:
         """Return v_0, [B, channels, h, w]."""
 
-    def step(self, v: Tensor, r: Injected) -> Tensor:
+    def step(self, v: Float[Tensor, "B channels h w"], r: Injected) -> Float[Tensor, "B channels h w"]:
         """Return v' = f(v, r; theta), of the shape of v."""
 
-    def policy(self, v: Tensor, r: Injected) -> Tensor:
+    def policy(self, v: Float[Tensor, "B channels h w"], r: Injected) -> Float[Tensor, "B actions h w"]:
         """Return action logits [B, actions, h, w] at the value v."""
 
 
@@ -98,7 +102,8 @@ class BoundStep:
     core: MethodCore
     injected: Injected
 
-    def __call__(self, v: Tensor) -> Tensor:
+    @shaped
+    def __call__(self, v: Float[Tensor, "B channels h w"]) -> Float[Tensor, "B channels h w"]:
         """Return f(v, r; theta)."""
         return self.core.step(v, self.injected)
 
@@ -106,16 +111,19 @@ class BoundStep:
         """Return the same step for those samples alone."""
         return BoundStep(self.core, self.injected.take(rows))
 
-    def initial_value(self) -> Tensor:
+    @shaped
+    def initial_value(self) -> Float[Tensor, "B channels h w"]:
         """Return v_0."""
         return self.core.initial_value(self.injected)
 
-    def policy(self, v: Tensor) -> Tensor:
+    @shaped
+    def policy(self, v: Float[Tensor, "B channels h w"]) -> Float[Tensor, "B actions h w"]:
         """Return action logits at v."""
         return self.core.policy(v, self.injected)
 
 
-def encoded(core: Any, x: Tensor) -> CoreStep:
+@shaped
+def encoded(core: Any, x: Float[Tensor, "B in_channels h w"]) -> CoreStep:
     """Return the step of a core, written in either way, for x [B, in_channels, h, w]."""
     found = core.encode(x)
     if isinstance(found, CoreStep):
@@ -144,7 +152,7 @@ class RegularisedCore(Core, Protocol):
     def set_progress(self, fraction: float) -> None:
         """Be told, before each epoch, which share of the epochs will be done after it."""
 
-    def penalty(self, r: Any, v: Tensor, arriving: Tensor) -> Tensor:
+    def penalty(self, r: Any, v: Float[Tensor, "B channels h w"], arriving: Bool[Tensor, "B h w"]) -> Float[Tensor, ""]:
         """Return what is added to the loss of a batch.
 
         Args:

@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datagen.shapes import shaped
 from planners.cores.layers import convolve, maximum
 from planners.cores.steps import ValueIteration
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:
-    from planners.specs import ContractiveOptions
+    from jaxtyping import Float
+
+    from planners.options import ContractiveOptions
 
 # v value, r reward per action, Q action values, P transition probabilities, gamma discount
 
@@ -65,12 +68,14 @@ class Contractive(nn.Module):
         else:  # the group turns the actions into each other, so a bias would be one constant that changes nothing
             self.register_buffer("head_bias", torch.zeros(actions), persistent=False)
 
-    def transitions(self) -> Tensor:
+    @shaped
+    def transitions(self) -> Float[Tensor, "q_channels 1 F F"]:
         """Return gamma P, [q_channels, 1, F, F]: non-negative, every filter summing to gamma."""
         probabilities = self.symmetry.images(self.transition_logits.softmax(dim=1).unsqueeze(1))
         return self.discount * probabilities.unflatten(2, (self.options.kernel_size, -1))
 
-    def rewards(self, x: Tensor) -> Tensor:
+    @shaped
+    def rewards(self, x: Float[Tensor, "B in_channels h w"]) -> Float[Tensor, "B q_channels h w"]:
         """Return the reward per action, [B, q_channels, h, w]."""
         order = self.symmetry.order
         filters = self.encoder_symmetry.images(self.hidden_weight).unflatten(2, (3, 3))
@@ -78,7 +83,8 @@ class Contractive(nn.Module):
         mixing = self.symmetry.mixed(self.reward_weight)[:, :, None, None]
         return F.conv2d(hidden, mixing, self.reward_bias.repeat(order))
 
-    def encode(self, x: Tensor) -> ValueIteration:
+    @shaped
+    def encode(self, x: Float[Tensor, "B in_channels h w"]) -> ValueIteration:
         """Return the step, whose reward is one per action and whose head reads the advantages."""
         rewards = self.rewards(x)
         return ValueIteration(

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from datagen.shapes import shaped
 from planners.cores.layers import convolve, merged, same_conv
 from planners.cores.steps import GRUIteration
 
 if TYPE_CHECKING:
-    from planners.specs import ConvGPPNOptions
+    from jaxtyping import Float
+
+    from planners.options import ConvGPPNOptions
 
 # v value (the recurrent state), r reward, u update gate, s reset gate, n candidate
 
@@ -48,11 +51,13 @@ class ConvGPPN(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
         self.head = nn.Conv2d(state, actions, 1, bias=False)
 
-    def rewards(self, x: Tensor) -> Tensor:
+    @shaped
+    def rewards(self, x: Float[Tensor, "B in_channels h w"]) -> Float[Tensor, "B 1 h w"]:
         """Return r, [B, 1, h, w]."""
         return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
 
-    def encode(self, x: Tensor) -> GRUIteration:
+    @shaped
+    def encode(self, x: Float[Tensor, "B in_channels h w"]) -> GRUIteration:
         """Return the step, which starts from a convolution of the reward."""
         r, from_reward = self.rewards(x), self.from_reward
         assert from_reward.bias is not None

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datagen.shapes import shaped
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, wrap: bool) -> Tensor:
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@shaped
+def convolve(
+    x: Float[Tensor, "B in h w"],
+    weight: Float[Tensor, "out in F F"],
+    bias: Float[Tensor, " out"] | None = None,
+    *,
+    wrap: bool,
+) -> Float[Tensor, "B out h w"]:
     """Correlate x with a filter of odd size, keeping height and width.
 
     Args:
@@ -47,7 +61,12 @@ def same_conv(in_channels: int, out_channels: int, size: int, *, wrap: bool, bia
     return SameConv(in_channels, out_channels, size, wrap=wrap, bias=bias)
 
 
-def merged(weight: Tensor, bias: Tensor | None, after: Tensor) -> tuple[Tensor, Tensor | None]:
+@shaped
+def merged(
+    weight: Float[Tensor, "hidden in F F"],
+    bias: Float[Tensor, " hidden"] | None,
+    after: Float[Tensor, "out hidden 1 1"],
+) -> tuple[Float[Tensor, "out in F F"], Float[Tensor, " out"] | None]:
     """Return filter and bias of a convolution followed by a 1x1 convolution, as the one convolution that they are.
 
     The encoders of VIN, SymVIN and ConvGPPN have no activation between their two layers: merging the layers gives

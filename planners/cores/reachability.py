@@ -15,7 +15,7 @@ from planners.cores.layers import convolve, maximum
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:
-    from planners.specs import ReachabilityOptions
+    from planners.options import ReachabilityOptions
 
 # u = log v, v probability of arriving, m survival of a latent action, P where it leads, gamma discount, Q action values
 

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datagen.shapes import shaped
 from planners.cores import Injected
 
 if TYPE_CHECKING:
-    from planners.specs import SPTOptions
+    from jaxtyping import Float
+
+    from planners.options import SPTOptions
 
 # v value: one embedding per cell
 
@@ -30,7 +33,8 @@ class SelfAttention(nn.Module):
         self.after_attention = nn.LayerNorm(embedding)
         self.after_feedforward = nn.LayerNorm(embedding)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    @shaped
+    def forward(self, tokens: Float[Tensor, "B cells embedding"]) -> Float[Tensor, "B cells embedding"]:
         """Return the layer's output, [B, cells, embedding] -> [B, cells, embedding]."""
         query, key, value = self.project(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -67,16 +71,19 @@ class SPT(nn.Module):
         )
         self.head = nn.Conv2d(options.embedding, actions, 1)
 
-    def encode(self, x: Tensor) -> Injected:
+    @shaped
+    def encode(self, x: Float[Tensor, "B in_channels h w"]) -> Injected:
         """Return the encoded map with its positions, [B, embedding, h, w]."""
         encoded = self.encoder(x)
         return Injected((encoded + positions(encoded),))
 
-    def initial_value(self, r: Injected) -> Tensor:
+    @shaped
+    def initial_value(self, r: Injected) -> Float[Tensor, "B embedding h w"]:
         """Return the encoded map, [B, embedding, h, w]."""
         return r.per_sample[0]
 
-    def step(self, v: Tensor, r: Injected) -> Tensor:
+    @shaped
+    def step(self, v: Float[Tensor, "B embedding h w"], r: Injected) -> Float[Tensor, "B embedding h w"]:
         """Return the value after all layers, [B, embedding, h, w]."""
         if self.inject_map:
             v = v + r.per_sample[0]
@@ -85,12 +92,14 @@ class SPT(nn.Module):
             tokens = layer(tokens)
         return tokens.transpose(1, 2).unflatten(2, v.shape[2:])
 
-    def policy(self, v: Tensor, r: Injected) -> Tensor:
+    @shaped
+    def policy(self, v: Float[Tensor, "B embedding h w"], r: Injected) -> Float[Tensor, "B actions h w"]:
         """Return logits, a linear map of each cell's embedding, [B, actions, h, w]."""
         return self.head(v)
 
 
-def positions(like: Tensor) -> Tensor:
+@shaped
+def positions(like: Float[Tensor, "B channels h w"]) -> Float[Tensor, "channels h w"]:
     """Return sinusoidal encodings of row and column, [channels, h, w], for `like` [B, channels, h, w].
 
     Half of the channels encode the row and half the column: sin and cos of the index times 10000^(-i / n), i < n.

@@ -10,13 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from datagen.shapes import shaped
 from planners.cores.layers import convolve, maximum, merged
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
+
+@shaped
 @dataclass(frozen=True, eq=False)
 class ValueIteration:
     """The step v' = max_a (W_r,a * r + W_v,a * v), Eq. 1.
@@ -31,12 +37,12 @@ class ValueIteration:
             where no policy is asked for.
     """
 
-    reward: Tensor
-    w_r: Tensor | None
-    w_v: Tensor
+    reward: Float[Tensor, "B C h w"]
+    w_r: Float[Tensor, "AG C F F"] | None
+    w_v: Float[Tensor, "AG G F F"]
     wrap: bool
     temperature: float = 0.0
-    head: Tensor | Callable[[Tensor], Tensor] | None = None
+    head: Float[Tensor, "actions AG 1 1"] | Callable[[Tensor], Tensor] | None = None
 
     @property
     def channels(self) -> int:
@@ -49,19 +55,23 @@ class ValueIteration:
             return self
         return replace(self, reward=convolve(self.reward, self.w_r, wrap=self.wrap), w_r=None)
 
-    def initial_value(self) -> Tensor:
+    @shaped
+    def initial_value(self) -> Float[Tensor, "B G h w"]:
         """Return zeros, [B, G, h, w]."""
         return self.reward.new_zeros(len(self.reward), self.channels, *self.reward.shape[2:])
 
-    def action_values(self, v: Tensor) -> Tensor:
+    @shaped
+    def action_values(self, v: Float[Tensor, "B G h w"]) -> Float[Tensor, "B AG h w"]:
         """Return Q, [B, A x G, h, w]."""
         return self.prepared().reward + convolve(v, self.w_v, wrap=self.wrap)
 
-    def __call__(self, v: Tensor) -> Tensor:
+    @shaped
+    def __call__(self, v: Float[Tensor, "B G h w"]) -> Float[Tensor, "B G h w"]:
         """Return f(v), [B, G, h, w]."""
         return maximum(self.action_values(v).unflatten(1, (-1, self.channels)), 1, self.temperature).squeeze(1)
 
-    def policy(self, v: Tensor) -> Tensor:
+    @shaped
+    def policy(self, v: Float[Tensor, "B G h w"]) -> Float[Tensor, "B actions h w"]:
         """Return logits at v, [B, actions, h, w].
 
         Before the reward's part of Q is there, a head that is a filter reads them without Q: a 1x1 layer after a linear
@@ -80,6 +90,7 @@ class ValueIteration:
         return replace(self, reward=self.reward[rows])
 
 
+@shaped
 @dataclass(frozen=True, eq=False)
 class GRUIteration:
     """The step f(v) = ConvGRU(v, r): u, s = sigmoid(W_us * [r, v]), n = tanh(W_n * [r, s v]), v' = (1 - u) v + u n.
@@ -96,17 +107,18 @@ class GRUIteration:
         part: The reward's part of gates and candidate, [B, 3 S, h, w], where it has been computed ahead.
     """
 
-    initial: Tensor
-    reward: Tensor
-    gates: Tensor
-    candidate: Tensor
-    from_reward: Tensor
-    bias: Tensor
+    initial: Float[Tensor, "B S h w"]
+    reward: Float[Tensor, "B 1 h w"]
+    gates: Float[Tensor, "2*S S F F"]
+    candidate: Float[Tensor, "S S F F"]
+    from_reward: Float[Tensor, "3*S 1 F F"]
+    bias: Float[Tensor, " 3*S"]
     wrap: bool
-    head: Tensor | None = None
-    part: Tensor | None = None
+    head: Float[Tensor, "actions S 1 1"] | None = None
+    part: Float[Tensor, "B 3*S h w"] | None = None
 
-    def reward_part(self) -> Tensor:
+    @shaped
+    def reward_part(self) -> Float[Tensor, "B _ h w"]:
         """Return the reward's part of gates and candidate, [B, 3 S, h, w]."""
         if self.part is not None:
             return self.part
@@ -116,11 +128,13 @@ class GRUIteration:
         """Return the same step with the reward's part of gates and candidate computed once."""
         return replace(self, part=self.reward_part())
 
-    def initial_value(self) -> Tensor:
+    @shaped
+    def initial_value(self) -> Float[Tensor, "B S h w"]:
         """Return v_0, [B, S, h, w]."""
         return self.initial
 
-    def __call__(self, v: Tensor) -> Tensor:
+    @shaped
+    def __call__(self, v: Float[Tensor, "B S h w"]) -> Float[Tensor, "B S h w"]:
         """Return f(v), [B, S, h, w]."""
         state = self.candidate.shape[0]
         gates, candidate = self.reward_part().split((2 * state, state), dim=1)
@@ -128,7 +142,8 @@ class GRUIteration:
         n = torch.tanh(candidate + convolve(s * v, self.candidate, wrap=self.wrap))
         return torch.lerp(v, n, u)
 
-    def policy(self, v: Tensor) -> Tensor:
+    @shaped
+    def policy(self, v: Float[Tensor, "B S h w"]) -> Float[Tensor, "B actions h w"]:
         """Return logits, a linear map of each cell's state, [B, actions, h, w]."""
         assert self.head is not None
         return convolve(v, self.head, wrap=self.wrap)

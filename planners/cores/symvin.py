@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from datagen.shapes import shaped
 from planners.cores.layers import convolve, maximum, merged
 from planners.cores.steerable import SteerableFilter, group_order
 from planners.cores.steps import ValueIteration
 
 if TYPE_CHECKING:
-    from planners.specs import SymVINOptions
+    from jaxtyping import Float
+
+    from planners.options import SymVINOptions
 
 # v value, r reward, q action values, w_v the part of Q's filter that reads v; |G| the order of the group
 
@@ -73,7 +76,8 @@ class SymVIN(nn.Module):
         """Scale the coefficients that read v so that the value iteration starts out settling."""
         self.action_filter.coefficients[:, 1] *= GROWTH_AT_START / growth_rate(self.filters()[1])
 
-    def rewards(self, x: Tensor) -> Tensor:
+    @shaped
+    def rewards(self, x: Float[Tensor, "B in_channels h w"]) -> Float[Tensor, "B 1 h w"]:
         """Return one channel of r, [B, 1, h, w]; the |G| channels of the regular field are equal."""
         return convolve(x, *merged(self.hidden(), self.hidden_bias, self.reward), wrap=self.wrap)
 
@@ -82,7 +86,8 @@ class SymVIN(nn.Module):
         w_r, w_v = self.action_filter().split(self.order, dim=1)
         return w_r.sum(1, keepdim=True), w_v  # the sum stands for the reward's equal channels
 
-    def encode(self, x: Tensor) -> ValueIteration:
+    @shaped
+    def encode(self, x: Float[Tensor, "B in_channels h w"]) -> ValueIteration:
         """Return the step: a maximum over the fields of Q within each group channel, and a head linear in Q."""
         rewards = self.rewards(x)
         return ValueIteration(rewards, *self.filters(), self.wrap, self.temperature, self.head_filter())

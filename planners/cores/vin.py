@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from datagen.shapes import shaped
 from planners.cores.layers import convolve, merged, same_conv
 from planners.cores.steps import ValueIteration
 
 if TYPE_CHECKING:
-    from planners.specs import VINOptions
+    from jaxtyping import Float
+
+    from planners.options import VINOptions
 
 # v value, r reward, q action values, w_r and w_v the filters of the reward and of the value in Q
 
@@ -47,10 +50,12 @@ class VIN(nn.Module):
         self.w_v = nn.Parameter(torch.zeros(options.q_channels, 1, size, size))
         self.head = nn.Conv2d(options.q_channels, actions, 1, bias=False)
 
-    def rewards(self, x: Tensor) -> Tensor:
+    @shaped
+    def rewards(self, x: Float[Tensor, "B in_channels h w"]) -> Float[Tensor, "B 1 h w"]:
         """Return r, [B, 1, h, w]."""
         return convolve(x, *merged(self.hidden.weight, self.hidden.bias, self.reward.weight), wrap=self.wrap)
 
-    def encode(self, x: Tensor) -> ValueIteration:
+    @shaped
+    def encode(self, x: Float[Tensor, "B in_channels h w"]) -> ValueIteration:
         """Return the step, whose head is linear in Q."""
         return ValueIteration(self.rewards(x), self.w_r, self.w_v, self.wrap, self.temperature, self.head.weight)

@@ -61,11 +61,11 @@ class Unrolled:
         for _ in range(solver.max_steps):
             z, fz = fz, apply(f, fz, forward_mode=True)
             with torch.no_grad():
-                look = rule.look(z, fz)
-                trace.append(look.residual)
+                verdict = rule.judge(z, fz)
+                trace.append(verdict.residual)
         with torch.no_grad():
-            result = torch.where(look.done, int(rule.success), int(Result.MAX_STEPS))
-            result = torch.where(look.diverged | rule.grown(), int(Result.DIVERGED), result).to(torch.int8)
+            result = torch.where(verdict.done, int(rule.success), int(Result.MAX_STEPS))
+            result = torch.where(verdict.diverged | rule.grown(), int(Result.DIVERGED), result).to(torch.int8)
         steps = torch.full_like(result, solver.max_steps, dtype=torch.int64)
         # Memory of its own: f may have given its argument, or what it captures.
         return Solution(fz.clone(), trace[-1], steps, result, torch.stack(trace) if solver.record else None)

@@ -20,7 +20,7 @@ from planners.fixed_points.stopping import GROWTH as GROWTH
 from planners.fixed_points.stopping import RESIDUAL_OFFSET as RESIDUAL_OFFSET
 from planners.fixed_points.stopping import (
     ErrorRule,
-    Look,
+    Verdict,
     ResidualRule,
     Rule,
     rows,
@@ -225,7 +225,7 @@ class _Answers:
         self._before: tuple[Tensor, ...] = ()
         self._record, self._trace = record, [self.residual]
 
-    def judge(self, look: Look, success: Result, candidate: Tensor, *, best: bool) -> None:
+    def judge(self, look: Verdict, success: Result, candidate: Tensor, *, best: bool) -> None:
         """Take over what a rule saw of the live samples, and the candidate [n, ...] where it is the better answer.
 
         Args:
@@ -295,7 +295,7 @@ def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> S
         if k == 1 and memory is not None:
             # A power of two: inner products of histories stay within the range of the dtype, and nothing is rounded.
             unit = scale_per_sample(z, fz).to(z.dtype)
-        answers.judge(rule.look(z, fz), rule.success, fz if memory is None else z, best=memory is not None)
+        answers.judge(rule.judge(z, fz), rule.success, fz if memory is None else z, best=memory is not None)
         if k == solver.max_steps:
             answers.end(rule.grown())
             break

@@ -105,7 +105,7 @@ def has_diverged(fz: Tensor, residual: Tensor, limit: Tensor) -> Tensor:
     return ~torch.isfinite(residual) | (norm_per_sample(fz) > limit)
 
 
-class Look(NamedTuple):
+class Verdict(NamedTuple):
     """What a rule sees at one iterate, [B] each: the residual, which samples are done and which have diverged."""
 
     residual: Tensor
@@ -121,7 +121,7 @@ class Rule(Protocol):
     success: Result
     """What a sample that is done is called."""
 
-    def look(self, z: Tensor, fz: Tensor) -> Look:
+    def judge(self, z: Tensor, fz: Tensor) -> Verdict:
         """Return what is so at the next iterate z [B, ...] with image f(z)."""
 
     def grown(self) -> Tensor:
@@ -141,13 +141,13 @@ class ResidualRule:
     success: Result = Result.SETTLED
     limit: Tensor | None = None
 
-    def look(self, z: Tensor, fz: Tensor) -> Look:  # noqa: D102
+    def judge(self, z: Tensor, fz: Tensor) -> Verdict:  # noqa: D102
         if self.limit is None:
             self.limit = growth_limit(z, fz)
         residual = relative_residual(z, fz)
         diverged = has_diverged(fz, residual, self.limit)
         done = residual <= self.tolerance if self.tolerance > 0.0 else torch.zeros_like(diverged)
-        return Look(residual, done, diverged, residual)
+        return Verdict(residual, done, diverged, residual)
 
     def grown(self) -> Tensor:  # noqa: D102
         assert self.limit is not None
@@ -204,7 +204,7 @@ class ErrorRule:
         self.tolerance, self.window, self.count = tolerance, window, 0
         self.memory: _Memory | None = None
 
-    def look(self, z: Tensor, fz: Tensor) -> Look:  # noqa: D102
+    def judge(self, z: Tensor, fz: Tensor) -> Verdict:  # noqa: D102
         eps = torch.finfo(z.dtype).eps
         tolerance = max(self.tolerance, NOISE * eps)
         z, f = at_least_single(flat(z)), at_least_single(flat(fz))
@@ -260,7 +260,7 @@ class ErrorRule:
         residual = torch.where(finite, torch.where(change > 0.0, change / norm_per_sample(unit_f), 0.0), torch.inf)
         done = ((streak >= LOOKS) | exact) & (self.tolerance > 0.0)
         # The change itself: relative to an iterate that runs away the worst would be the best.
-        return Look(residual, done, ~finite, last)
+        return Verdict(residual, done, ~finite, last)
 
     def _opened(self, z: Tensor, f: Tensor, g: Tensor) -> _Memory:
         start = torch.maximum(z.abs(), f.abs()).amax(dim=1) if z.shape[1] else z.new_zeros(len(z))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from datagen.expert.graph import read_links
 from datagen.problem import Moves, Problems
+from datagen.shapes import shaped
 from planners.edge import enclosed, plan_walled
 from planners.planner import Planner
 from planners.training.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64, Shaped
 
 
 class ProblemSource(Protocol):
@@ -29,15 +33,16 @@ class ProblemSource(Protocol):
         """Yield all problems in order, at most `size` at a time."""
 
 
+@shaped
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """A batch as the planner takes it."""
 
-    map: Tensor
-    goal: Tensor
-    label: Tensor
-    optimal_actions: Tensor
-    observation: Tensor | None
+    map: Float[Tensor, "B 1 h w"]
+    goal: Float[Tensor, "B 1 h w"]
+    label: Int64[Tensor, "B h w"]
+    optimal_actions: Int64[Tensor, "B h w"]
+    observation: Shaped[Tensor, "B ..."] | None
 
     @classmethod
     def of(cls, batch: Problems, device: torch.device | str = "cpu") -> Inputs:

@@ -10,12 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from datagen.problem import Moves
-from planners.compiled.rollout import measure
+from datagen.shapes import shaped
+from planners.compiled.rollout import Policies, sums_over_maps
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64, Integer, Shaped
 
 DISTANCE_BINS = (10.0, 20.0, 40.0, 80.0, 160.0, math.inf)
 """Upper ends of the shortest-path bins in which success is also counted."""
@@ -52,7 +57,10 @@ class Evaluation:
     exact: float
 
 
-def follow(actions: Tensor, free: Tensor, goal: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor]:
+@shaped
+def follow(
+    actions: Int64[Tensor, "n h w"], free: Bool[Tensor, "n h w"], goal: Integer[Tensor, "n 2"], moves: Moves | Roads
+) -> tuple[Bool[Tensor, "n h w"], Float[Tensor, "n h w"]]:
     """Follow a policy from every cell until it arrives or can no longer arrive.
 
     Args:
@@ -101,14 +109,15 @@ def _led(actions: Tensor, moves: Moves | Roads) -> tuple[Tensor, Tensor, Tensor]
     return (to_row * w + to_column).view(n, -1), inside.view(n, -1), cost.view(n, -1)
 
 
+@shaped
 def exact_ways(
-    actions: Tensor,
-    goal: Tensor,
-    distance: Tensor,
-    optimal_actions: Tensor,
+    actions: Int64[Tensor, "n h w"],
+    goal: Integer[Tensor, "n 2"],
+    distance: Float[Tensor, "n h w"],
+    optimal_actions: Integer[Tensor, "n h w"],
     moves: Moves | Roads,
-    start: Tensor | None = None,
-) -> Tensor:
+    start: Integer[Tensor, "n 2"] | None = None,
+) -> Bool[Tensor, " n"]:
     """Return for each map whether the whole way from one start is a shortest one, bool [n].
 
     Args:
@@ -132,14 +141,15 @@ def exact_ways(
     return step.gather(1, here.view(n, 1)).squeeze(1) == goal[:, 0].long() * w + goal[:, 1].long()
 
 
+@shaped
 def evaluate_policy(
-    actions: Tensor,
-    free: Tensor,
-    goal: Tensor,
-    distance: Tensor,
-    optimal_actions: Tensor,
+    actions: Int64[Tensor, "n h w"],
+    free: Shaped[Tensor, "n h w"],
+    goal: Integer[Tensor, "n 2"],
+    distance: Float[Tensor, "n h w"],
+    optimal_actions: Integer[Tensor, "n h w"],
     moves: Moves,
-    start: Tensor | None = None,
+    start: Integer[Tensor, "n 2"] | None = None,
 ) -> Evaluation:
     """Measure a policy by rolling it out from every cell that can reach the goal.
 
@@ -161,21 +171,22 @@ def evaluate_policy(
     # DEVIATION(5.1): the authors' SPL scores the goal cell 0, so that a perfect policy stays below 1; ours scores it 1.
     if actions.device.type == "cpu":
         facts = (actions.long(), free.to(torch.uint8), goal.long(), distance.float(), optimal_actions)
-        arrays = tuple(fact.contiguous().numpy() for fact in facts)
-        shares, by_distance = measure(arrays, moves.offsets, moves.costs, moves.wrap, DISTANCE_BINS)
+        policies = Policies(*(fact.contiguous().numpy() for fact in facts))
+        shares, by_distance = sums_over_maps(policies, moves.offsets, moves.costs, moves.wrap, DISTANCE_BINS)
         exact = _exact(actions, goal, distance, optimal_actions, moves, start)
         return _evaluation(len(actions), torch.from_numpy(shares), torch.from_numpy(by_distance), exact)
     return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, moves, start)
 
 
+@shaped
 def evaluate_by_squaring(
-    actions: Tensor,
-    free: Tensor,
-    goal: Tensor,
-    distance: Tensor,
-    optimal_actions: Tensor,
+    actions: Int64[Tensor, "n h w"],
+    free: Shaped[Tensor, "n h w"],
+    goal: Integer[Tensor, "n 2"],
+    distance: Float[Tensor, "n h w"],
+    optimal_actions: Integer[Tensor, "n h w"],
     moves: Moves | Roads,
-    start: Tensor | None = None,
+    start: Integer[Tensor, "n 2"] | None = None,
 ) -> Evaluation:
     """Do what `evaluate_policy` does, on any device, on graphs too; arguments as there."""
     n = len(actions)

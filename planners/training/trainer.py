@@ -227,7 +227,7 @@ class Trainer:
             with self._drawn_discount(generator):
                 plan, loss = self._loss(inputs, generator)
             forward_seconds = self._clock() - started
-        self.look(plan, random_state)
+        self.on_step(plan, random_state)
         with phase("backward"):
             started = self._clock()
             loss.backward()
@@ -253,7 +253,7 @@ class Trainer:
             applications=applications(solution, self.spec.adjoint),
         )
 
-    def look(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
+    def on_step(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
         """See what a training step has planned, before the weights change; does nothing here.
 
         Args:

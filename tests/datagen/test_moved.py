@@ -25,6 +25,7 @@ from planners.cores.value_iteration import ValueIteration
 from planners.evaluation import Inputs
 from planners.fixed_points import fixed_point, root
 from planners.solvers import Anderson, ForwardIteration, Step
+from planners.specs import TrainingSpec, VINOptions
 from planners.training import Trainer
 import datagen.task, datagen.tasks.registry
 assert datagen.task is datagen.tasks.registry and datagen.task.TASKS is TASKS
@@ -36,6 +37,7 @@ def test_imports_of_version_0_1_work_and_warn():
     assert done.returncode == 0, done.stderr
     for said in (
         "datagen.task is now datagen.tasks.registry; the old name will go with version 0.3",
+        "planners.specs.VINOptions is now planners.options.VINOptions",
         "planners.training.Trainer is now planners.training.trainer.Trainer",
         "orchestrator.cli.main is now orchestrator.cli.main.main",
         "<string>:6: DeprecationWarning",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from datagen.problem import FOUR
 from datagen.sampling.splitmix import problem_seeds
 from datagen.sampling.unique_maps import map_hashes, owner
-from datagen.statistics import measure
+from datagen.statistics import statistics_of
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import SPLITS, DatasetSpec
 
@@ -108,7 +108,7 @@ def test_published_statistics():
     errors of 6,000 maps against 10,000.
     """
     problems = draw(DatasetSpec(seed=1), "train", 0, 6000)
-    found = measure(problems, FOUR)
+    found = statistics_of(problems, FOUR)
     assert found.free_share == pytest.approx(0.588, abs=0.008)
     assert found.optimal_action_shares[0] == pytest.approx(0.562, abs=0.02)
     assert found.optimal_action_shares[1] == pytest.approx(0.425, abs=0.02)
@@ -123,7 +123,7 @@ def test_published_statistics():
 
 
 def test_larger_mazes_are_farther_across():
-    found = measure(draw(DatasetSpec(seed=1, map_size=27), "train", 0, 1500), FOUR)
+    found = statistics_of(draw(DatasetSpec(seed=1, map_size=27), "train", 0, 1500), FOUR)
     assert found.beyond[30] == pytest.approx(0.144, abs=0.02)
     assert found.beyond[50] == pytest.approx(0.035, abs=0.015)
 

@@ -78,14 +78,14 @@ def test_pixels_are_those_of_render_obs_with_other_options(options):
 
 
 def test_an_open_field_at_the_papers_size_shows_the_pixels_of_render_obs():
-    from datagen.rendering.miniworld_reference import look, room_world
+    from datagen.rendering.miniworld_reference import render_view, room_world
 
     map_ = np.pad(np.ones((13, 13), np.uint8), 1)
     views = panorama(map_)
     world, rooms = room_world(map_, VisualOptions())
     for cell in [(1, 1), (7, 7), (13, 6)]:
         for k, view in enumerate(ACTIONS):
-            difference = look(world, rooms[cell], view).astype(int) - views[cell][k]
+            difference = render_view(world, rooms[cell], view).astype(int) - views[cell][k]
             assert np.abs(difference).max() <= 1, (cell, view)
 
 

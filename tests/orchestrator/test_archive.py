@@ -19,7 +19,7 @@ from orchestrator.cli.main import main
 from orchestrator.storage.archive import SCHEMA, read_archive
 from orchestrator.storage.evaluations import EvaluationResult, read_evaluation
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.leases import Owner, free, look, take
+from orchestrator.storage.leases import Owner, free, latest_lease, take
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,
@@ -286,7 +286,7 @@ def test_what_is_not_final_is_replaced(file, storage, state):
     (directory / "checkpoint.pt").write_bytes(b"of what did not end")
     assert read_archive(file, Storage(storage)) == (1, 2)
     assert TrialDirectory(directory).read_result() == good and not (directory / "cancelled").exists()
-    assert (directory / "checkpoint.pt").exists() == (state == "damaged") and free(look(directory))
+    assert (directory / "checkpoint.pt").exists() == (state == "damaged") and free(latest_lease(directory))
 
 
 def test_a_trial_that_is_running_is_left_to_its_process(file, tmp_path, capsys):

@@ -16,7 +16,7 @@ import pytest
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import dataset_id
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.leases import look
+from orchestrator.storage.leases import latest_lease
 from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
@@ -179,7 +179,7 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
     assert "goes on after epoch" in log.read_text()
     assert text.splitlines()[-1] == f"idp: stopped by {number.name}"
     for directory in (tmp_path / "storage" / "trials").iterdir():
-        held = look(directory)
+        held = latest_lease(directory)
         assert held is not None and held.owner is None, "not given back"
     with sqlite3.connect(tmp_path / "storage" / "mlflow.db") as connection:
         assert {row[0] for row in connection.execute("select status from runs")} == {"KILLED"}

@@ -17,7 +17,7 @@ from orchestrator.cli.jobs import cancel_job, run_command
 from orchestrator.cli.main import main
 from orchestrator.cluster import jobs
 from orchestrator.cluster.jobs import Job, JobError, api_address, find_job
-from orchestrator.storage.leases import look
+from orchestrator.storage.leases import latest_lease
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import SweepError, SweepSpec
 
@@ -137,7 +137,7 @@ def test_a_stopped_job_gives_its_trials_back(laptop):
         for path in (laptop.storage / "trials").glob("*/checkpoint.pt")
         if not (path.parent / "result.json").exists()
     )
-    held = look(trial)
+    held = latest_lease(trial)
     assert held is not None and held.owner is None
 
 

@@ -70,6 +70,6 @@ def test_a_final_result_is_replaced_by_a_final_one_alone_and_ends_what_is_left_o
 def test_looking_makes_nothing(tmp_path, trial):
     storage = Storage(tmp_path / "none")
     assert storage.results() == {} and storage.trial_folders() == storage.dataset_folders() == []
-    assert trial.read_result() is trial.look() is trial.known_spec() is None and trial.read_curves() == []
+    assert trial.read_result() is trial.latest_lease() is trial.known_spec() is None and trial.read_curves() == []
     assert not trial.is_cancelled() and not trial.trained and trial.evaluations == []
     assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,7 @@ from orchestrator.storage.leases import (
     free,
     give_back,
     holder,
-    look,
+    latest_lease,
     silent,
     take,
 )
@@ -56,10 +56,10 @@ def storage(tmp_path):
 RACER = """
 import sys
 from pathlib import Path
-from orchestrator.storage.leases import Lease, Owner, look
+from orchestrator.storage.leases import Lease, Owner, latest_lease
 directory, owner = Path(sys.argv[1]), Owner.here()
 for line in sys.stdin:
-    held = look(directory)
+    held = latest_lease(directory)
     lease = Lease.take(directory, owner, held) if (0 if held is None else held.number) == int(line) else None
     print("lost" if lease is None else lease.number, flush=True)
 """
@@ -90,7 +90,7 @@ def test_a_lease_is_held_until_it_is_given_back(tmp_path):
         take(tmp_path, Owner.here())
     lease.check()
     lease.release()
-    assert free(look(tmp_path))
+    assert free(latest_lease(tmp_path))
     take(tmp_path, Owner.here())
     with pytest.raises(LeaseLost):
         lease.check()
@@ -111,8 +111,8 @@ def test_numbers_that_were_swept_up_are_not_used_again(tmp_path):
 
 def test_a_run_takes_over_from_its_own_dead_and_from_dead_processes_of_this_machine(tmp_path):
     take(tmp_path, Owner.here("this run"))
-    assert not free(look(tmp_path))
-    assert free(look(tmp_path), "this run")
+    assert not free(latest_lease(tmp_path))
+    assert free(latest_lease(tmp_path), "this run")
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     owner = Owner.here()
     object.__setattr__(owner, "pid", child.pid)
@@ -121,10 +121,10 @@ def test_a_run_takes_over_from_its_own_dead_and_from_dead_processes_of_this_mach
 
     object.__setattr__(owner, "started", _started(child.pid))
     take(tmp_path, owner, instead_of=1)
-    assert not free(look(tmp_path))
+    assert not free(latest_lease(tmp_path))
     child.kill()
     child.wait()
-    assert free(look(tmp_path))
+    assert free(latest_lease(tmp_path))
 
 
 def test_an_owner_elsewhere_is_given_up_only_after_its_silence(tmp_path, monkeypatch):
@@ -132,18 +132,18 @@ def test_an_owner_elsewhere_is_given_up_only_after_its_silence(tmp_path, monkeyp
     object.__setattr__(owner, "boot", "another machine")
     lease = take(tmp_path, owner)
     patience = Patience(0.2)
-    assert not patience.expired(tmp_path, look(tmp_path))
+    assert not patience.expired(tmp_path, latest_lease(tmp_path))
     time.sleep(0.3)
     # Its clock may be years off: only that the time changes counts.
     os.utime(tmp_path / ".lease-000001", (5, 5))
-    assert not patience.expired(tmp_path, look(tmp_path))
+    assert not patience.expired(tmp_path, latest_lease(tmp_path))
     time.sleep(0.3)
-    assert patience.expired(tmp_path, look(tmp_path))
+    assert patience.expired(tmp_path, latest_lease(tmp_path))
     monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 0.3)
     patience = Patience(1.0)
     with lease.beating():
         for _ in range(10):
-            assert not patience.expired(tmp_path, look(tmp_path))
+            assert not patience.expired(tmp_path, latest_lease(tmp_path))
             time.sleep(0.15)
 
 
@@ -174,7 +174,7 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
     assert sleeper.stdout.readline() == "asleep\n"
     directory = Storage(storage).trial(trial_id(SPEC)).path
     time.sleep(0.2)
-    held, patience = look(directory), Patience(0.5)
+    held, patience = latest_lease(directory), Patience(0.5)
     with pytest.raises(TrialHeld):
         run_trial(SPEC, Storage(storage))
     while not patience.expired(directory, held):
@@ -243,14 +243,14 @@ def test_no_odd_name_or_kind_of_file_blocks_a_trial(tmp_path, name, kind):
         "pipe": lambda: os.mkfifo(path),
         "device": lambda: path.symlink_to("/dev/zero"),
     }[kind]()
-    assert free(look(tmp_path))
+    assert free(latest_lease(tmp_path))
     lease = take(tmp_path, Owner.here())
     lease.check()
     lease.renew()
     with pytest.raises(TrialHeld):
         take(tmp_path, Owner.here())
     lease.release()
-    assert free(look(tmp_path))
+    assert free(latest_lease(tmp_path))
 
 
 def test_fuzzed_lease_contents_are_an_owners_or_nobodys(tmp_path):
@@ -261,7 +261,7 @@ def test_fuzzed_lease_contents_are_an_owners_or_nobodys(tmp_path):
     for changed in (*odd, *(mutated(content, number) for number in range(EXAMPLES))):
         path.write_bytes(changed)
         with bounded(processor_seconds=1, mebibytes=50):
-            held = look(tmp_path)
+            held = latest_lease(tmp_path)
             free(held)
         assert holder(held).isprintable()
 

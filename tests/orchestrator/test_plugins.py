@@ -42,7 +42,8 @@ def write(folder, text, name="mine"):
 
 
 CORE = """
-from planners.specs import Entry, VINOptions
+from planners.options import VINOptions
+from planners.specs import Entry
 
 class Options(VINOptions):
     sharpness: float = 2.0

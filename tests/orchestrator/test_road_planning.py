@@ -143,6 +143,6 @@ def test_a_trial_of_the_sweep_is_trained_and_taken_up_again(tmp_path, capsys):
     route_planner = load_planner(folder)
     assert route_planner.moves == TASKS["roads"].moves
     with pytest.raises(PlannerError, match="32 channels beside map and goal"):
-        route_planner.solve(np.ones((6, 6)), (0, 0), (1, 1))
+        route_planner.solve(np.ones((6, 6)), start=(1, 1), goal=(0, 0))
     assert main(["show", str(folder), "--out", str(tmp_path / "p.png")]) == 2
     assert "roads" in capsys.readouterr().err

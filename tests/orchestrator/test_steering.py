@@ -8,7 +8,7 @@ from samples import put_result
 
 from orchestrator.storage import leases
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.leases import Owner, TrialHeld, free, look, take
+from orchestrator.storage.leases import Owner, TrialHeld, free, latest_lease, take
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
@@ -45,7 +45,7 @@ def test_a_final_result_stays_whatever_comes_after_it(tmp_path, directory, resul
     does(tmp_path)
     assert (
         TrialDirectory(directory).read_result() == result
-        and free(look(directory))
+        and free(latest_lease(directory))
         and not TrialDirectory(directory).is_cancelled()
     )
 
@@ -65,7 +65,7 @@ def test_a_trial_that_ends_between_the_look_and_the_lease_stays_completed(tmp_pa
     does(tmp_path)
     assert (
         TrialDirectory(directory).read_result() == FRESH
-        and free(look(directory))
+        and free(latest_lease(directory))
         and not TrialDirectory(directory).is_cancelled()
     )
 
@@ -78,7 +78,7 @@ def test_a_write_that_fails_gives_the_lease_back(tmp_path, directory, monkeypatc
     monkeypatch.setattr("orchestrator.storage.trial_directory.write_json", full)
     with pytest.raises(OSError, match="No space"):
         does(tmp_path)
-    assert free(look(directory))
+    assert free(latest_lease(directory))
 
 
 def test_a_failure_beside_a_stale_result_is_told_and_not_kept(directory):

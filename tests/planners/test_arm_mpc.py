@@ -33,7 +33,7 @@ class Expert:
     def __init__(self, up=1.0):
         self.up = up
 
-    def solve(self, grid, goal, start):
+    def solve(self, grid, *, start, goal):
         distance = goal_distances(grid[None], np.array([goal], np.int16), FOUR_WRAP)
         best = optimal_actions(grid[None], distance, FOUR_WRAP)[0]
         actions = np.log2(best & -best.astype(int), where=best > 0, out=np.zeros(grid.shape)).astype(int)

@@ -7,8 +7,9 @@ import torch
 
 from planners.conformance import cores, solvers
 from planners.fixed_points import ForwardIteration, Result, Solution
+from planners.options import VINOptions
 from planners.registry import ADJOINTS, CORES, SOLVERS
-from planners.specs import Entry, VINOptions
+from planners.specs import Entry
 
 
 @pytest.mark.slow

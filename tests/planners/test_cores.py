@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from planners.conformance import cores as conformance
+from planners.conformance.planners import planner_for, problem, small_spec
 from planners.cores import Core, CoreStep, encoded
 from planners.registry import ADJOINTS, CORES
 
@@ -51,8 +52,8 @@ def test_absolute_positions_break_the_torus(core):
 
 @pytest.mark.parametrize("core", CORES)
 def test_cores_follow_the_protocol(core):
-    made = conformance.planner_for(conformance.small_spec(core)).core
-    step = encoded(made, torch.cat(conformance.problem(2, 3, 4, torch.float32), 1))
+    made = planner_for(small_spec(core)).core
+    step = encoded(made, torch.cat(problem(2, 3, 4, torch.float32), 1))
     assert isinstance(made, Core) and isinstance(step, CoreStep)
     alone = step.take(torch.tensor([1]))
     assert torch.allclose(alone(step.initial_value()[1:]), step(step.initial_value())[1:], rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from planners import Anderson, PlannerSpec, build_planner
 from planners.cores.contractive import Contractive
-from planners.specs import ContractiveOptions
+from planners.options import ContractiveOptions
 
 
 def planner_of(seed=0, wrap=False, **options):

@@ -10,7 +10,7 @@ from planners import PlannerSpec
 from planners.cores.conv_gppn import ConvGPPN
 from planners.cores.layers import convolve, merged, same_conv
 from planners.cores.spt import SPT, positions
-from planners.specs import ConvGPPNOptions, SPTOptions
+from planners.options import ConvGPPNOptions, SPTOptions
 
 
 @pytest.mark.parametrize("wrap", [False, True])

@@ -17,7 +17,7 @@ from planners.cores.steerable import (
     steerable_basis,
 )
 from planners.cores.symvin import SymVIN, growth_rate
-from planners.specs import SymVINOptions
+from planners.options import SymVINOptions
 
 SMALL = {"hidden_channels": 6, "q_channels": 5}
 D4 = list(itertools.product(range(4), (False, True)))

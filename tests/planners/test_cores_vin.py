@@ -7,7 +7,8 @@ import torch
 
 from planners.cores.layers import convolve, maximum, same_conv
 from planners.cores.vin import VIN
-from planners.specs import PlannerSpec, VINOptions
+from planners.options import VINOptions
+from planners.specs import PlannerSpec
 
 
 def core(wrap=False, **options):

@@ -89,7 +89,7 @@ def test_no_route_leaves_an_open_map(moves):
         distance = goal_distances(maps, goals.astype(np.int16), moves)
         for map_, best in zip(maps, distance, strict=True):
             for start in np.argwhere(np.isfinite(best)):
-                route = planner.solve(map_, (2, 3), tuple(start))
+                route = planner.solve(map_, start=tuple(start), goal=(2, 3))
                 assert route.arrives and route.cost == best[tuple(start)], (shape, start, route.outcome)
                 assert route.values.shape == route.actions.shape == shape
 

@@ -191,13 +191,21 @@ def test_pages_are_used_again_only_once_nobody_needs_them() -> None:
     assert take_pages(3).shape == (3,) and second.shape == (2, 5)
 
 
+WIDER_THAN_THE_TORUS = {
+    "gates": torch.zeros(8, 4, 15, 15),
+    "candidate": torch.zeros(4, 4, 15, 15),
+    "from_reward": torch.zeros(12, 1, 15, 15),
+    "wrap": True,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "solver", "adjoint", "message"),
     [
         ({}, Broyden(), PAPERS_ADJOINT, "no solver Broyden"),
         ({}, AndersonByResidual(), Unrolled(), "only forward iteration can be unrolled"),
         ({"bias": torch.zeros(12, dtype=torch.float64)}, Forward(), PAPERS_ADJOINT, "float32"),
-        ({"gates": torch.zeros(8, 4, 15, 15), "wrap": True}, Forward(), PAPERS_ADJOINT, "torus"),
+        (WIDER_THAN_THE_TORUS, Forward(), PAPERS_ADJOINT, "torus"),
     ],
     ids=["solver", "adjoint", "dtype", "torus"],
 )

@@ -138,8 +138,8 @@ def test_paths_that_creep_and_then_end_are_solved() -> None:
 
 def test_the_rule_looks_at_empty_samples_and_batches() -> None:
     for shape in ((0, 3), (2, 0), (0,), (2, 0, 3)):
-        look = ErrorRule(1e-4).look(torch.zeros(shape), torch.zeros(shape))
-        assert look.residual.shape == (shape[0],) and not look.diverged.any()
+        verdict = ErrorRule(1e-4).judge(torch.zeros(shape), torch.zeros(shape))
+        assert verdict.residual.shape == (shape[0],) and not verdict.diverged.any()
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 10.0, 1e8])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from planners import PlannerSpec, build_planner
 from planners.mappers import Panorama, UNet
-from planners.specs import PanoramaOptions, UNetOptions
+from planners.options import PanoramaOptions, UNetOptions
 
 SMALL = {"hidden_channels": 8, "q_channels": 8}
 TINY_UNET = {"channels": (4, 6, 6, 8)}

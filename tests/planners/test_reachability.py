@@ -10,7 +10,7 @@ import torch
 from datagen.problem import FOUR
 from planners import PlannerSpec, build_planner
 from planners.cores.reachability import LookedUp, Reachability, floor_of
-from planners.specs import ReachabilityOptions
+from planners.options import ReachabilityOptions
 
 FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
 

@@ -80,7 +80,7 @@ def test_a_right_planner_gives_the_shortest_route(moves):
     for map_, goal in zip(problems.map, problems.goal, strict=True):
         distance = goal_distances(map_[None], goal[None], moves)[0]
         for start in np.argwhere(np.isfinite(distance))[::7]:
-            route = planner.solve(map_, tuple(goal), tuple(start))
+            route = planner.solve(map_, start=tuple(start), goal=tuple(goal))
             assert route.arrives and route.converged and route.cost == distance[tuple(start)]
             assert tuple(route.cells[0]) == tuple(start) and tuple(route.cells[-1]) == tuple(goal)
             assert len(route.cells) == route.cost + 1 and map_[tuple(route.cells.T)].all()
@@ -106,11 +106,11 @@ def test_a_trial_becomes_a_planner_for_maps_of_any_size(trial):
     for shape in ((9, 9), (5, 14), (21, 8)):
         grid = rng.random(shape) < 0.8
         grid[1, 1] = grid[2, 3] = True
-        route = planner.solve(grid, (1, 1), (2, 3))
+        route = planner.solve(grid, start=(2, 3), goal=(1, 1))
         assert route.values.shape == route.actions.shape == shape
         assert route.steps <= 12 and len(route.trace) == route.steps
         assert route.residual == pytest.approx(route.trace[-1])
-    longer = planner.solve(grid, (1, 1), (2, 3), k=200)
+    longer = planner.solve(grid, start=(2, 3), goal=(1, 1), k=200)
     assert longer.steps > 12 or longer.converged
 
 
@@ -121,7 +121,7 @@ def test_it_plans_as_the_planner_it_comes_from(trial):
         x = torch.zeros(2, 1, 1, 9, 9)
         x[0, 0, 0], x[1, 0, 0, goal[0], goal[1]] = torch.from_numpy(map_).float(), 1.0
         expected = planner.planner.plan(x[0], x[1])
-        route = planner.solve(map_, tuple(goal), tuple(goal))
+        route = planner.solve(map_, start=tuple(goal), goal=tuple(goal))
         np.testing.assert_allclose(route.values, expected.solution.value[0, 0].detach(), rtol=1e-4, atol=1e-5)
         assert route.arrives and route.cost == 0.0 and len(route.cells) == 1
 
@@ -160,7 +160,8 @@ def test_what_is_no_trial_is_told(tmp_path, trial):
 
 
 @pytest.mark.slow
-def test_it_needs_torch_and_numpy_alone(tmp_path, trial):
+def test_it_needs_torch_and_numpy_alone(tmp_path, trial, monkeypatch):
+    monkeypatch.delenv("IDP_CHECK_SHAPES")
     made = {}
     for core in ("vin", "contractive", "conv_gppn", "spt"):
         made[core] = tmp_path / core
@@ -179,7 +180,7 @@ assert sys.modules["pydantic"] is sys.modules["numba"] is sys.modules["yaml"] is
 import numpy, torch
 from planners import load_planner
 planner = load_planner({str(trial)!r})
-route = planner.solve(numpy.ones((6, 7)), goal=(1, 1), start=(4, 5))
+route = planner.solve(numpy.ones((6, 7)), start=(4, 5), goal=(1, 1))
 print(route.cells[0].tolist(), route.values.shape)
 for core in {list(map(str, made.values()))!r}:
     plan = load_planner(core).planner.plan(*torch.ones(2, 1, 1, 5, 5))
@@ -193,7 +194,35 @@ for core in {list(map(str, made.values()))!r}:
 def test_a_planner_that_reads_more_than_a_map_says_so():
     planner = RoutePlanner(build_planner(PlannerSpec(core="vin", hidden_channels=4, q_channels=4, channels=3)))
     with pytest.raises(PlannerError, match="reads 3 channels beside map and goal"):
-        planner.solve(np.ones((5, 5)), (1, 1), (2, 2))
+        planner.solve(np.ones((5, 5)), start=(2, 2), goal=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "places, names, to_write",
+    [
+        (((3, 3), (0, 1)), {}, "give goal and start by name, goal=..., start=..."),
+        (((3, 3),), {"start": (0, 1)}, "give goal by name, goal=..."),
+    ],
+)
+def test_goal_and_start_by_place_work_with_a_warning(places, names, to_write):
+    expected = exact().solve(np.ones((4, 4)), start=(0, 1), goal=(3, 3))
+    with pytest.warns(DeprecationWarning, match=rf"RoutePlanner\.solve: {to_write}; by place goes with") as told:
+        route = exact().solve(np.ones((4, 4)), *places, **names)
+    assert told[0].filename == __file__ and route.goal == (3, 3)
+    np.testing.assert_array_equal(route.cells, expected.cells)
+
+
+@pytest.mark.parametrize(
+    "places, names, message",
+    [
+        ((), {"goal": (0, 0)}, "'start'"),
+        (((0, 0),), {"goal": (0, 0), "start": (1, 1)}, "takes 2 positional arguments"),
+        (((0, 0), (1, 1), 5), {}, "takes 2 positional arguments"),
+    ],
+)
+def test_goal_and_start_are_each_given_once(places, names, message):
+    with pytest.raises(TypeError, match=message):
+        exact().solve(np.ones((4, 4)), *places, **names)
 
 
 @pytest.mark.slow
@@ -205,7 +234,7 @@ def test_a_route_is_drawn(tmp_path):
 
     grid = np.ones((5, 6))
     grid[2, :4] = 0
-    route = exact().solve(grid, (4, 0), (0, 0))
+    route = exact().solve(grid, start=(0, 0), goal=(4, 0))
     axes = plot(route)
     assert "arrives at cost 12" in axes.get_title()
     x, y = axes.lines[0].get_data()
@@ -235,7 +264,7 @@ def test_what_is_no_cell_is_told_in_one_line(cell):
 
 @pytest.mark.parametrize("cell", [[1, 2], np.array([1, 2]), torch.tensor([1, 2]), (np.int16(1), np.uint8(2))], ids=repr)
 def test_any_two_whole_numbers_are_a_cell(cell):
-    route = exact().solve(np.ones((4, 4)), cell, cell)
+    route = exact().solve(np.ones((4, 4)), start=cell, goal=cell)
     assert route.goal == (1, 2) and type(route.goal[0]) is int and route.arrives
 
 
@@ -265,18 +294,18 @@ MASKED = np.ma.masked_array(np.ones((3, 5)), mask=np.tile(np.arange(5) == 2, (3,
 )
 def test_what_is_no_map_is_told_in_one_line(grid, message):
     with pytest.raises(PlannerError, match=message) as told:
-        exact().solve(grid, (1, 0), (1, 1))
+        exact().solve(grid, start=(1, 1), goal=(1, 0))
     assert "\n" not in str(told.value)
 
 
 def test_a_masked_array_without_masked_cells_is_a_map():
-    assert exact().solve(np.ma.masked_array(np.ones((3, 5)), mask=False), (1, 0), (1, 4)).arrives
+    assert exact().solve(np.ma.masked_array(np.ones((3, 5)), mask=False), start=(1, 4), goal=(1, 0)).arrives
 
 
 @pytest.mark.parametrize("k", [0, -3, 2.5, True, "9"])
 def test_a_number_of_steps_is_a_number(k):
     with pytest.raises(PlannerError, match="k: expected a whole number of steps, at least 1, got"):
-        exact().solve(np.ones((4, 4)), (0, 0), (1, 1), k=k)
+        exact().solve(np.ones((4, 4)), start=(1, 1), goal=(0, 0), k=k)
 
 
 def ends(actions, goal=(0, 3), free=None, **fields):
@@ -332,7 +361,9 @@ def test_larger_maps_get_more_steps_as_the_planner_was_trained_or_is_tested(tria
         if rule is not None:
             (folder / "test_steps.json").write_text(json.dumps(trial_files.sealed({"steps_per_row": rule})))
         planner = dataclasses.replace(load_planner(folder), tolerance=0.0)
-        plan[name] = [planner.solve(np.ones(shape), (1, 1), (1, 2)).steps for shape in ((5, 5), (9, 9), (4, 30))]
+        plan[name] = [
+            planner.solve(np.ones(shape), start=(1, 2), goal=(1, 1)).steps for shape in ((5, 5), (9, 9), (4, 30))
+        ]
     assert plan == {"as it was trained": [12, 12, 40], "tested with more": [23, 41, 135], "unrolled": [12, 12, 12]}
     rules = tmp_path / "tested with more" / "test_steps.json"
     rules.write_text(json.dumps(trial_files.sealed({"steps_per_row": -1})))
@@ -365,7 +396,7 @@ def test_a_route_round_the_torus_is_drawn_with_breaks_at_the_seam():
 
     planner = exact(FOUR_WRAP, wrap=True)
     for start, goal in (((9, 16), (9, 1)), ((1, 4), (17, 4))):
-        route = planner.solve(np.ones((18, 18)), goal, start)
+        route = planner.solve(np.ones((18, 18)), start=start, goal=goal)
         assert route.arrives and route.cost == min(route.cost, 3.0)
         axes = plot(route)
         strokes = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) > 1]

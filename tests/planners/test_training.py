@@ -299,7 +299,7 @@ def test_training_steps_count_denormals_as_zero_and_nobody_else_does(problems):
     seen = []
 
     class Watched(Trainer):
-        def look(self, plan, random_state):
+        def on_step(self, plan, random_state):
             seen.append(bool(tiny / 2 == 0))
 
     Watched(PLANNER, TRAINING, *problems, moves=FOUR, seed=0).run_epoch()

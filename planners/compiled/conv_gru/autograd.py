@@ -81,17 +81,17 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
     reason = unsupported(step, solver, adjoint)
     if reason is not None:
         raise ValueError(reason)
-    solve = _Solve(step)
+    packed = _PackedStep(step)
     last: Step = step
     if isinstance(adjoint, Unrolled):
-        return _unrolled(solve, solver)
+        return _unrolled(packed, solver)
     if isinstance(adjoint, OneStep):
-        last = _LastStep(solve)
+        last = _LastStep(packed)
     by_kernel = isinstance(adjoint, Implicit) and isinstance(adjoint.solver, ForwardIteration | Anderson | GaussSeidel)
     if by_kernel and other_rule(adjoint.solver) is None:
-        adjoint = replace(adjoint, solver=_Compiled(solve, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
-        last = _LastStep(solve)
-    forward = _Compiled(solve, solver, solver.max_steps, adjoint=False)
+        adjoint = replace(adjoint, solver=_Compiled(packed, adjoint.solver, adjoint.solver.max_steps, adjoint=True))
+        last = _LastStep(packed)
+    forward = _Compiled(packed, solver, solver.max_steps, adjoint=False)
     return adjoint.solve(last, step.initial, forward)
 
 
@@ -105,11 +105,11 @@ def sweep(step: GRUIteration, v0: Tensor, solver: GaussSeidel) -> Solution:
     reason = unsupported(step, solver, Implicit())
     if reason is not None:
         raise ValueError(solver.refusal(reason))
-    return _Compiled(_Solve(step), solver, solver.max_steps, adjoint=False).solve(step, v0)
+    return _Compiled(_PackedStep(step), solver, solver.max_steps, adjoint=False).solve(step, v0)
 
 
 @dataclass
-class _Solve:
+class _PackedStep:
     """One step's data in the order in which the kernel reads it, the state that it is linearised at, what it kept.
 
     Attributes:
@@ -186,7 +186,7 @@ class _Solve:
 class _Compiled:
     """A solver in compiled form, for the state or for the adjoint vector of one solve."""
 
-    solve_of: _Solve
+    packed: _PackedStep
     solver: Any
     max_steps: int
     adjoint: bool
@@ -201,7 +201,7 @@ class _Compiled:
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
         """Return the fixed point from v0; f is what the kernel knows."""
-        of = self.solve_of
+        of = self.packed
         found = of.run(replace(self.solver, max_steps=self.max_steps), of.padded(v0), adjoint=self.adjoint)
         if not self.adjoint:
             of.at = found.value
@@ -213,38 +213,38 @@ class _Compiled:
 class _LastStep:
     """One step from where the solver stopped, differentiable where gradients are wanted."""
 
-    solve_of: _Solve
+    packed: _PackedStep
 
     def __call__(self, v: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return self.solve_of.step(v)
+            return self.packed.step(v)
         # Nothing asks for the gradient to v: the adjoint system has it already.
-        return _kept_steps(self.solve_of, v.detach(), 1)[0]
+        return _kept_steps(self.packed, v.detach(), 1)[0]
 
 
-def _kept_steps(solve: _Solve, v: Tensor, steps: int, every: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Return v after some steps from `solve.at`, which is v; their residuals and the sizes of f(v), [K, B].
+def _kept_steps(packed: _PackedStep, v: Tensor, steps: int, every: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return v after some steps from `packed.at`, which is v; their residuals and the sizes of f(v), [K, B].
 
     Without `every`, those of the first and the last step; the rest is NaN.
     """
-    step = solve.step
+    step = packed.step
     trace, sizes = torch.full((2, steps, len(v)), torch.nan).unbind()
     # The kernel makes the reward's part itself; here it carries the gradient on to reward, filters and biases.
     part = step.reward_part()
-    value = _Unroll.apply(v, part, step.gates, step.candidate, solve, (every, trace.numpy(), sizes.numpy()))
+    value = _Unroll.apply(v, part, step.gates, step.candidate, packed, (every, trace.numpy(), sizes.numpy()))
     return value, trace, sizes
 
 
-def _unrolled(solve: _Solve, solver: Any) -> Solution:
+def _unrolled(packed: _PackedStep, solver: Any) -> Solution:
     """Return what `Unrolled` returns, the steps kept where gradients are wanted."""
-    step, steps = solve.step, solver.max_steps
+    step, steps = packed.step, solver.max_steps
     trace: Tensor | None
     if torch.is_grad_enabled():
-        value, trace, sizes = _kept_steps(solve, step.initial, steps, solver.record)
+        value, trace, sizes = _kept_steps(packed, step.initial, steps, solver.record)
         residual = trace[-1]
         large = sizes[-1] > GROWTH * torch.maximum(norm_per_sample(step.initial.detach()), sizes[0]).clamp(min=1.0)
     else:
-        found = _Compiled(solve, replace(solver, tolerance=0.0), steps, adjoint=False).solve(step, step.initial)
+        found = _Compiled(packed, replace(solver, tolerance=0.0), steps, adjoint=False).solve(step, step.initial)
         value, residual, trace, large = found.value, found.residual, found.trace, found.result == Result.DIVERGED
     result = torch.where((residual <= solver.tolerance) & (solver.tolerance > 0), Result.SETTLED, Result.MAX_STEPS)
     result = torch.where(large | ~torch.isfinite(residual), Result.DIVERGED, result).to(torch.int8)
@@ -256,18 +256,18 @@ def _unrolled(solve: _Solve, solver: Any) -> Solution:
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, initial: Tensor, part: Tensor, gates: Tensor, candidate: Tensor, solve: _Solve, quality: Any
+        ctx: Any, initial: Tensor, part: Tensor, gates: Tensor, candidate: Tensor, packed: _PackedStep, quality: Any
     ) -> Tensor:
         every, *measured = quality
-        start, steps = solve.at, len(measured[0])
+        start, steps = packed.at, len(measured[0])
         # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
         make = take_pages if steps > 1 else torch.empty  # the few of one step would push out those of many
-        ctx.kept = make(len(start), steps, 4 * start.shape[1] * solve.grid.length)
-        ctx.solve, solve.kept = solve, ctx.kept.numpy()
+        ctx.kept = make(len(start), steps, 4 * start.shape[1] * packed.grid.length)
+        ctx.packed, packed.kept = packed, ctx.kept.numpy()
         value = np.empty(start.shape, np.float32)
         out = (value, *measured)
         run_in_threads(
-            unroll_gru, len(start), start, solve.reward, solve.filters, solve.grid, ctx.kept.numpy(), every, out
+            unroll_gru, len(start), start, packed.reward, packed.filters, packed.grid, ctx.kept.numpy(), every, out
         )
         tensors = (initial, part, gates, candidate)
         if not all(torch.isfinite(each).all() for each in tensors):  # the compiled tanh cuts off what is no number
@@ -275,7 +275,7 @@ class _Unroll(torch.autograd.Function):
             sound &= torch.isfinite(gates).all() & torch.isfinite(candidate).all()
             value[~sound.numpy()] = np.nan
             measured[0][:, ~sound.numpy()] = np.inf
-        return torch.from_numpy(value)[:, : solve.state]
+        return torch.from_numpy(value)[:, : packed.state]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -283,16 +283,16 @@ class _Unroll(torch.autograd.Function):
             raise RuntimeError(
                 "the compiled backward pass cannot be differentiated again (create_graph=True); kernel 'reference' can"
             )
-        solve: _Solve = ctx.solve
-        state, size = solve.state, solve.step.gates.shape[-1]
-        u = solve.padded(grads[0])
+        packed: _PackedStep = ctx.packed
+        state, size = packed.state, packed.step.gates.shape[-1]
+        u = packed.padded(grads[0])
         batch, padded = u.shape[:2]
-        offsets = tap_offsets(1, size, solve.grid)
+        offsets = tap_offsets(1, size, packed.grid)
         offsets = np.concatenate([offsets, offsets[-1:].repeat(-len(offsets) % 9)])
         dv0, d_part = np.empty_like(u), np.empty((batch, 3 * padded, *u.shape[2:]), np.float32)
         dw_gates, dw_candidate = (np.empty((batch, n * padded**2 * len(offsets)), np.float32) for n in (2, 1))
         gradients = GRUGradients(dv0, d_part, dw_gates, dw_candidate)
-        layout, kept, to_start = (solve.filters, offsets, solve.grid), ctx.kept.numpy(), ctx.needs_input_grad[0]
+        layout, kept, to_start = (packed.filters, offsets, packed.grid), ctx.kept.numpy(), ctx.needs_input_grad[0]
         run_in_threads(back_through_gru, batch, u, *layout, kept, gradients, to_start)
         d_part = torch.from_numpy(d_part).unflatten(1, (3, padded))[:, :, :state].flatten(1, 2)
         d_gates = torch.from_numpy(dw_gates).sum(0).view(2, padded, padded, -1)[:, :state].flatten(0, 1)

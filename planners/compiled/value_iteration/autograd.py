@@ -93,16 +93,16 @@ def fixed_point(
             swept = sweep(step, v0, replace(solver, max_steps=solver.max_steps - 1))
             v0 = swept.value
         solver = ForwardIteration(1, solver.tolerance, solver.record, rule="residual")
-    run = _Run.of(step, solver, adjoint)
+    packed = _PackedSolve.of(step, solver, adjoint)
     w_r = step.w_v.new_zeros(0) if step.w_r is None else step.w_r
-    value = _Iterate.apply(step.reward, w_r, step.w_v, v0, run)
-    residual, steps, result, trace = (torch.from_numpy(x) for x in run.record[1:5])
+    value = _Iterate.apply(step.reward, w_r, step.w_v, v0, packed)
+    residual, steps, result, trace = (torch.from_numpy(x) for x in packed.record[1:5])
     if swept is not None:
         steps = steps + swept.steps
         result = torch.where(swept.result == Result.DIVERGED, swept.result, result)
         trace = trace if swept.trace is None else torch.cat((swept.trace, trace))
     kept = last_kept(trace, steps, residual) if solver.record else None
-    return Solution(value, residual, steps, result, kept, run.slot)
+    return Solution(value, residual, steps, result, kept, packed.slot)
 
 
 @torch.no_grad()
@@ -115,9 +115,9 @@ def sweep(step: ValueIteration, v0: Tensor, solver: GaussSeidel) -> Solution:
     reason = unsupported(step, solver, OneStep())
     if reason is not None:
         raise ValueError(solver.refusal(reason))
-    run = _Run.of(step, ForwardIteration(), None)
-    filters, batch = run.filters, v0.shape[0]
-    packed = (pack_by_tap(filters.r, filters.r_size), pack_by_tap(filters.v, filters.v_size))
+    packed = _PackedSolve.of(step, ForwardIteration(), None)
+    filters, batch = packed.filters, v0.shape[0]
+    weights = (pack_by_tap(filters.r, filters.r_size), pack_by_tap(filters.v, filters.v_size))
     offsets = (
         filters.r_offsets[tap_order(filters.r.shape[2], filters.r_size)],
         filters.v_offsets[tap_order(filters.v.shape[2], filters.v_size)],
@@ -129,9 +129,9 @@ def sweep(step: ValueIteration, v0: Tensor, solver: GaussSeidel) -> Solution:
         np.empty(batch, np.int8),
         np.empty((solver.max_steps, batch), np.float32),
     )
-    by_tap = SweepFilters(*packed, *offsets, filters.v.shape[1])
+    by_tap = SweepFilters(*weights, *offsets, filters.v.shape[1])
     limits = (solver.max_steps, solver.tolerance)
-    run_in_threads(sweep_batch, batch, _numpy(step.reward), _numpy(v0), by_tap, run.grid, limits, out)
+    run_in_threads(sweep_batch, batch, _numpy(step.reward), _numpy(v0), by_tap, packed.grid, limits, out)
     value, residual, steps, result, trace = (torch.from_numpy(x) for x in out)
     return Solution(value, residual, steps, result, trace if solver.record else None)
 
@@ -141,7 +141,7 @@ def _pad(step: ValueIteration) -> int:
 
 
 @dataclass
-class _Run:
+class _PackedSolve:
     """One solve: its layout, filters and options, and, once it has run, what it wrote.
 
     Attributes:
@@ -168,7 +168,7 @@ class _Run:
         return self.out
 
     @classmethod
-    def of(cls, step: ValueIteration, solver: ForwardIteration, adjoint: Any) -> _Run:
+    def of(cls, step: ValueIteration, solver: ForwardIteration, adjoint: Any) -> _PackedSolve:
         height, width = step.reward.shape[2:]
         grid = grid_of(height, width, _pad(step), step.wrap)
         w_r = step.w_v.new_zeros(step.w_v.shape[0], 0, 1, 1) if step.w_r is None else step.w_r
@@ -193,10 +193,10 @@ def _by_action(dw: np.ndarray, like: Tensor, channels: int) -> Tensor:
 
 class _Iterate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, r: Tensor, w_r: Tensor, w_v: Tensor, v0: Tensor, run: _Run) -> Tensor:
+    def forward(ctx: Any, r: Tensor, w_r: Tensor, w_v: Tensor, v0: Tensor, packed: _PackedSolve) -> Tensor:
         batch, channels = v0.shape[:2]
-        unrolled, steps = isinstance(run.adjoint, Unrolled), run.solver.max_steps
-        unrecorded, recorded = (0, steps) if unrolled and run.differentiated else (steps - 1, 1)
+        unrolled, steps = isinstance(packed.adjoint, Unrolled), packed.solver.max_steps
+        unrecorded, recorded = (0, steps) if unrolled and packed.differentiated else (steps - 1, 1)
         value = np.empty(v0.shape, np.float32)
         out = VIResult(
             value,
@@ -205,13 +205,13 @@ class _Iterate(torch.autograd.Function):
             np.empty(batch, np.int8),
             np.empty((steps, batch), np.float32),
             # What the backward pass needs belongs to torch, so that memory meters and profilers see it.
-            torch.empty((batch, recorded, channels * run.grid.length)).numpy(),
-            torch.empty((batch, recorded, channels * run.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
+            torch.empty((batch, recorded, channels * packed.grid.length)).numpy(),
+            torch.empty((batch, recorded, channels * packed.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
         )
-        schedule = Schedule(unrecorded, recorded, not unrolled, run.solver.tolerance)
-        run_in_threads(forward, batch, _numpy(r), _numpy(v0), run.filters, run.grid, schedule, out)
-        run.out = out
-        ctx.run = run
+        schedule = Schedule(unrecorded, recorded, not unrolled, packed.solver.tolerance)
+        run_in_threads(forward, batch, _numpy(r), _numpy(v0), packed.filters, packed.grid, schedule, out)
+        packed.out = out
+        ctx.packed = packed
         ctx.save_for_backward(r, w_r, w_v)
         return torch.from_numpy(value)
 
@@ -223,33 +223,33 @@ class _Iterate(torch.autograd.Function):
                 "fixed_point with the Unrolled adjoint can"
             )
         r, w_r, w_v = ctx.saved_tensors
-        run, (g,) = ctx.run, grads
-        unrolled = isinstance(run.adjoint, Unrolled)
-        u = g if unrolled or isinstance(run.adjoint, OneStep) else _adjoin(run, g)
-        filters, batch, channels = run.filters, g.shape[0], g.shape[1]
+        packed, (g,) = ctx.packed, grads
+        unrolled = isinstance(packed.adjoint, Unrolled)
+        u = g if unrolled or isinstance(packed.adjoint, OneStep) else _adjoin(packed, g)
+        filters, batch, channels = packed.filters, g.shape[0], g.shape[1]
         dr, dv0 = torch.zeros(r.shape), torch.empty(g.shape)
         dw_r, dw_v = (np.empty((batch, w.size), np.float32) for w in (filters.r, filters.v))
         gradients = VIGradients(dr.numpy(), dw_r, dw_v, dv0.numpy())
-        run_in_threads(backward, batch, _numpy(u), _numpy(r), filters, run.grid, run.record, gradients)
+        run_in_threads(backward, batch, _numpy(u), _numpy(r), filters, packed.grid, packed.record, gradients)
         d_filters_r = _by_action(dw_r, w_r, channels) if w_r.numel() else None
         return dr, d_filters_r, _by_action(dw_v, w_v, channels), dv0 if unrolled else None, None
 
 
-def _adjoin(run: _Run, g: Tensor) -> Tensor:
+def _adjoin(packed: _PackedSolve, g: Tensor) -> Tensor:
     """Return the adjoint vector w; Anderson's solver runs compiled where it records nothing, any other on compiled
     products."""
-    adjoint = run.adjoint
+    adjoint = packed.adjoint
     method = adjoint.solver if isinstance(adjoint, Implicit) else None
     if isinstance(method, Anderson) and not method.record and other_rule(method) is None:
-        adjoint = replace(adjoint, solver=_CompiledAnderson(run, method))
-    return adjoint.adjoin(_product(run), g, run.slot)
+        adjoint = replace(adjoint, solver=_CompiledAnderson(packed, method))
+    return adjoint.adjoin(_product(packed), g, packed.slot)
 
 
 @dataclass(frozen=True)
 class _CompiledAnderson:
-    """`Anderson` for the system w = J^T w + g of one run, started at w = g, where `Implicit` starts it."""
+    """`Anderson` for the system w = J^T w + g of one packed, started at w = g, where `Implicit` starts it."""
 
-    run: _Run
+    packed: _PackedSolve
     solver: Anderson
 
     @property
@@ -262,7 +262,7 @@ class _CompiledAnderson:
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
         """Return w; f is w -> J^T w + v0, which the kernel knows."""
-        run, solver, batch = self.run, self.solver, v0.shape[0]
+        packed, solver, batch = self.packed, self.solver, v0.shape[0]
         out = (
             np.empty(v0.shape, np.float32),
             np.empty(batch, np.float32),
@@ -270,7 +270,7 @@ class _CompiledAnderson:
             np.empty(batch, np.int8),
         )
         options = anderson_options(solver)
-        run_in_threads(anderson, batch, _numpy(v0), run.record.greedy, run.filters, run.grid, options, out)
+        run_in_threads(anderson, batch, _numpy(v0), packed.record.greedy, packed.filters, packed.grid, options, out)
         value, residual, steps, result = (torch.from_numpy(x) for x in out)
         return Solution(value, residual, steps, result)
 
@@ -282,17 +282,17 @@ def anderson_options(solver: Anderson) -> Options:
     return Options(solver.max_steps, solver.tolerance, solver.depth, solver.mixing, weight)
 
 
-def _product(run: _Run) -> Step:
+def _product(packed: _PackedSolve) -> Step:
     """Return w -> w^T df/dv at the recorded step."""
     jacobian: list[np.ndarray] = []
 
     def product(w: Tensor) -> Tensor:
         batch, out = w.shape[0], torch.empty(w.shape)
         if not jacobian:
-            channels, _, taps = run.filters.v.shape
-            jacobian.append(torch.empty((batch, channels, taps, run.grid.blocks * BLOCK)).numpy())
-            run_in_threads(linearise, batch, run.record.greedy, run.filters.v, jacobian[0])
-        run_in_threads(transposed, batch, _numpy(w), jacobian[0], run.filters.v_offsets, run.grid, out.numpy())
+            channels, _, taps = packed.filters.v.shape
+            jacobian.append(torch.empty((batch, channels, taps, packed.grid.blocks * BLOCK)).numpy())
+            run_in_threads(linearise, batch, packed.record.greedy, packed.filters.v, jacobian[0])
+        run_in_threads(transposed, batch, _numpy(w), jacobian[0], packed.filters.v_offsets, packed.grid, out.numpy())
         return out
 
     return product
