@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from datagen.problem import FOUR
-from planners import PlannerSpec, build_planner
-from planners.cores.reachability import LookedUp, Reachability, floor_of
+from planners import PlannerSpec, build_planner, load_planner
+from planners.compiled.reachability import best_first
+from planners.cores.patterns import LookedUp, patterns
+from planners.cores.reachability import Reachability, floor_of
+from planners.fixed_points import ForwardIteration
 from planners.specs import ReachabilityOptions
 
 FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
@@ -159,12 +162,86 @@ def test_the_table_of_patterns_is_the_encoder():
             torch.testing.assert_close(quick.logits, generic.policy(quick.solution.value))
 
 
+def published_maps(height, width, seed=0):
+    """Free cells at the edge, islands and a goal on an obstacle included."""
+    map, goal = (x.float() for x in maps(4, height, width, seed))
+    map[1, :, :, 0] = 0
+    goal[2] = 0
+    goal[2, 0, 0, 0] = 1
+    map[2, 0, 0, 0] = 0
+    goal[3] = 0
+    return map, goal
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 70), (1, 90), (5, 4), (4, 3)])
+def test_waves_settle_as_buckets_do_to_the_bit(height, width):
+    planner = load_planner("reachability").planner
+    map, goal = published_maps(height, width, seed=width)
+    with torch.no_grad():
+        planner.core.encode(torch.cat(maps(1, 70, 70), 1).float())  # from here on there is a table
+        step = planner.core.encode(torch.cat([map, goal], 1))
+        assert isinstance(step.given, LookedUp) and best_first._waves(step) is not None
+        generic = replace(step, given=step.moves)
+        (by_waves, _), (by_buckets, _) = (
+            best_first.fixed_point(s, planner.solver, planner.adjoint) for s in (step, generic)
+        )
+        assert by_waves.dtype == torch.float64
+        assert torch.equal(by_waves.view(torch.int64), by_buckets.view(torch.int64))
+        torch.testing.assert_close(best_first.policy(step, by_waves), generic.policy(by_waves), rtol=1e-5, atol=1e-4)
+
+
+def test_moves_that_cost_otherwise_are_settled_by_buckets():
+    planner = load_planner("reachability").planner
+    with torch.no_grad():
+        planner.core.survival_bias -= 0.7
+        step = planner.core.encode(torch.cat(published_maps(80, 70), 1))
+        assert isinstance(step.given, LookedUp) and best_first._waves(step) is None
+        values = [
+            best_first.solve(s, torch.float64, planner.solver).value for s in (step, replace(step, given=step.moves))
+        ]
+        assert torch.equal(*values)
+        logits = best_first.policy(step, values[0]), step.policy(values[0])
+        torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("wrap", "actions"), [(True, 4), (False, 8), (True, 8)])
+def test_tables_serve_the_torus_and_eight_moves(wrap, actions):
+    torch.manual_seed(4)
+    spec = PlannerSpec(core="reachability", options={"group": "trivial"}, wrap=wrap, tolerance=0.0, k_fwd=400, **FLOWS)
+    quick, reference = (build_planner(spec, actions=actions, kernel=kernel) for kernel in ("auto", "reference"))
+    quick.core.set_progress(1.0)
+    with torch.no_grad():
+        quick.core.tap_logits[:, 0] -= 9.0
+        quick.core.survival_bias[:] = 9.0  # every move survives, as after training: waves, where there is no torus
+        reference.load_state_dict(quick.state_dict())
+        reference.solver = ForwardIteration(max_steps=400, tolerance=0.0)
+        map, goal = (x.float() for x in maps(1, 70, 64))
+        found, expected = (planner.plan(map, goal) for planner in (quick, reference))
+        assert isinstance(found.step.given, LookedUp) and found.kernel == "compiled"
+        assert (best_first._waves(found.step) is None) == wrap
+        torch.testing.assert_close(found.solution.value, expected.solution.value, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.logits, found.step.policy(found.solution.value.double()), rtol=1e-4, atol=1e-3)
+
+
+def test_no_pattern_tells_what_is_not_of_zeros_and_ones_with_one_goal():
+    map, goal = maps(2, 5, 6)
+    x = torch.cat([map, goal], 1)
+    assert patterns(x, False) is not None and patterns(x, True) is not None
+    assert patterns(x[:, :, :2], True) is None  # round a torus of two rows, the same goal is seen twice
+    twice = x.clone()
+    twice[1, 1, 0, 0] = 1
+    for other in (0.5 * x, twice, x - 1, torch.full_like(x, torch.nan), torch.cat([x, map], 1)):
+        assert patterns(other, False) is None
+
+
 def test_the_table_follows_the_weights():
     core = planner_of(1.0).core
     x = torch.cat(maps(1, 70, 70), 1)
     with torch.no_grad():
         before = core.encode(x).given.table
         assert core.encode(x).given.table is before
+        core.head_weight += 0.1  # what loops have made of the table goes with it
+        assert core.encode(x).given.table is not before
         core.survival_bias += 0.1
         after = core.encode(x).given.table
         assert not torch.equal(after, before)
