@@ -102,6 +102,8 @@ class ReachabilityStep:
             padded = functional.pad(entered, ring, mode="circular")
         else:
             padded = functional.pad(entered, ring, value=outside)
+        if self.costs is not None:
+            padded = padded.clamp(min=2 * self.floor)  # a sum of nothing but infinities has no gradient
         return torch.cat([padded[:, :, n // 3 : n // 3 + h, n % 3 : n % 3 + w] for n in self.neighbours], dim=1)
 
     def action_values(self, u: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ class _Settle(torch.autograd.Function):
     def forward(ctx: Any, *given: Any) -> Tensor:
         moves, _, costs, found, tolerance, slot = given
         ctx.found, ctx.tolerance, ctx.slot = found, tolerance, slot
-        ctx.shape, ctx.dtype, ctx.priced = moves.shape, moves.dtype, costs is not None
+        ctx.shape, ctx.dtype, ctx.of_costs = moves.shape, moves.dtype, None if costs is None else costs.dtype
         return torch.from_numpy(found.u).unsqueeze(1)
 
     @staticmethod
@@ -209,5 +209,5 @@ class _Settle(torch.autograd.Function):
         of_moves = torch.zeros(ctx.shape, dtype=ctx.dtype)
         taken = torch.from_numpy(found.taken).unsqueeze(1)
         of_moves.scatter_(1, taken.clamp(min=0), torch.from_numpy(total).unsqueeze(1).to(ctx.dtype))
-        of_costs = torch.from_numpy(-entered).unsqueeze(1).to(ctx.dtype) if ctx.priced else None
+        of_costs = None if ctx.of_costs is None else torch.from_numpy(-entered).unsqueeze(1).to(ctx.of_costs)
         return of_moves, torch.from_numpy(of_taps.sum(axis=0)).to(ctx.dtype), of_costs, None, None, None
