@@ -10,9 +10,11 @@ import torch
 from datagen.problem import FOUR
 from planners import PlannerSpec, build_planner, load_planner
 from planners.compiled.reachability import best_first
+from planners.compiled.solvers import BestFirst
 from planners.cores.patterns import LookedUp, patterns
-from planners.cores.reachability import Reachability, floor_of
-from planners.fixed_points import ForwardIteration
+from planners.cores.reachability import Reachability, ReachabilityStep, floor_of
+from planners.edge import plan_walled
+from planners.fixed_points import ForwardIteration, Implicit
 from planners.specs import ReachabilityOptions
 
 FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
@@ -288,3 +290,47 @@ def test_options_and_moves_that_fit_no_group_are_refused():
     with pytest.raises(ValueError, match="8 actions need group 'trivial'"):
         build_planner(PlannerSpec(core="reachability"), actions=8)
     assert isinstance(build_planner(PlannerSpec(core="reachability", group="trivial"), actions=8).core, Reachability)
+
+
+def serpentine(rows):
+    """One way of some rows^2 / 2 steps from corner to corner, and its cells in order."""
+    free, way = np.zeros((rows, rows), np.uint8), []
+    for number, row in enumerate(range(1, rows - 1, 2)):
+        columns = np.arange(1, rows - 1)[:: -1 if number % 2 else 1]
+        way.append(np.stack([np.full(len(columns), row), columns], axis=1))
+        if row < rows - 2:
+            way.append(np.array([[row + 1, columns[-1]]]))
+    cells = np.concatenate(way)
+    free[tuple(cells.T)] = 1
+    return free, cells
+
+
+def test_a_way_of_a_million_steps_arrives():
+    free, cells = serpentine(1419)
+    assert len(cells) > 1_000_000
+    map = torch.from_numpy(free).float()[None, None]
+    goal = torch.zeros_like(map)
+    goal[0, 0, 1, 1] = 1
+    planner = load_planner("reachability").planner
+    with torch.no_grad():
+        plan = plan_walled(planner, map, goal, moves=FOUR)
+    actions = plan.logits[0].argmax(0).numpy()[tuple(cells[1:].T)]
+    assert (cells[1:] + np.array(FOUR.offsets)[actions] == cells[:-1]).all()  # each step leads to the cell before
+
+
+def test_a_gradient_flows_down_a_way_of_a_million_steps():
+    free, cells = serpentine(1419)
+    goal = torch.full(free.shape, floor_of(torch.from_numpy(free)))
+    goal[1, 1] = 0.0
+    open_ = torch.where(torch.from_numpy(free) > 0, np.log(0.99), -np.inf).float()
+    moves = open_.expand(1, 4, *free.shape).clone().requires_grad_()
+    taps = torch.cat([torch.zeros(4, 1), torch.eye(4)], 1).log()
+    rule = {"neighbours": (4, 1, 3, 7, 5), "wrap": False, "sharp": True, "head": torch.eye(4), "scale": 1.0}
+    floor = {"discount": 0.99, "costs": None, "floor": float(goal.min())}
+    step = ReachabilityStep(given=moves, goal=goal[None, None], taps=taps, **rule, **floor)
+    u, solution = best_first.fixed_point(step, BestFirst(), Implicit(BestFirst()))
+    assert u.dtype == torch.float64 and solution.value.dtype == torch.float32
+    last = tuple(cells[-1].tolist())
+    assert float(u.detach()[0, 0][last]) == pytest.approx((len(cells) - 1) * np.log(0.99), rel=1e-6)
+    u[0, 0][last].backward()
+    assert (moves.grad.sum(1)[0].numpy()[tuple(cells[1:].T)] == 1.0).all() and float(moves.grad.sum()) == len(cells) - 1
