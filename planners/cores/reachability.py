@@ -164,6 +164,8 @@ class Reachability(nn.Module):
     below the floor (less than a quarter a step on the longest simple path) has no way. In u, f is non-expansive; v* is
     found in as many steps as the longest best path has, or at once by `best_first`.
 
+    Costs of cells may be given (`encode_with_costs`): a move then survives with m exp(-cost), and -u is a sum of costs.
+
     Training sharpens P from a mixture to one neighbour (`progress`): smooth to learn by, and exact in the end. With
     sharp taps and m in {0, 1} the plan can be proven shortest (`planners.certificate`).
 

@@ -8,6 +8,7 @@ import torch
 
 from datagen.problem import FOUR, Moves
 from planners import PlannerSpec, build_planner, load_planner
+from planners.certificate import pattern_of
 from planners.inference import PlannerError, RoutePlanner
 
 FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
@@ -67,6 +68,18 @@ def test_what_costs_nothing_anywhere_is_planned_by_steps():
     start = tuple(np.argwhere(np.isfinite(steps))[-1].tolist())
     route = planner.solve(free, goal=goal, start=start, costs=0 * costs)
     assert route.arrives and route.cost == 0 and len(route.cells) == 1 + steps[start]
+
+
+def test_the_published_weights_know_walls_from_free_cells_in_every_pattern():
+    core = load_planner("reachability").planner.core
+    with torch.no_grad():
+        survival, leads = core.patterns_survival().clamp(0, 1), core.taps().argmax(1)
+    moves = range(1, len(core.neighbours))
+    best = torch.stack([survival[:, leads == t].amax(1) for t in moves], 1)
+    patterns = [pattern_of(row) for row in range(len(survival))]
+    agents = [n for n, p in enumerate(patterns) if p.free[4] and p.goal != 4 and (p.goal is None or p.free[p.goal])]
+    free = torch.tensor([[patterns[n].free[core.neighbours[t]] for t in moves] for n in agents])
+    assert len(agents) == 256 + 8 * 128 and torch.equal(best[agents], free.float())
 
 
 def planner_of(progress=1.0, wrap=False, **fields):
