@@ -8,7 +8,8 @@ it (docs/decisions/0071). On the torus there is no edge, and the slots of a grap
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ def plan_walled(
     *,
     moves: Moves,
     k_fwd: int | None = None,
+    costs: Tensor | None = None,
 ) -> Plan:
     """Return what the planner makes of maps whose edge is a wall; one `enclosed` map encloses the whole batch.
 
@@ -57,16 +59,20 @@ def plan_walled(
         observation: What the mapper sees, or further channels; a ring has zeros there.
         moves: What the actions do.
         k_fwd: Most forward steps; None is the planner's own number.
+        costs: What entering each cell costs, as `Planner.plan` takes it.
 
     Returns:
         The plan; logits are of the map's own cells, the solution is of all that was planned (see `on_map`).
     """
-    steps = {} if k_fwd is None else {"k_fwd": k_fwd}
+    given: dict[str, Any] = {} if k_fwd is None else {"k_fwd": k_fwd}
+    if costs is not None:
+        given["costs"] = costs
     if not enclosed(planner, map, observation, moves).any():
-        return planner.plan(map, goal, observation, **steps)
-    ring = (1, 1, 1, 1)
-    around = None if observation is None else functional.pad(observation, ring)
-    plan = planner.plan(functional.pad(map, ring), functional.pad(goal, ring), around, **steps)
+        return planner.plan(map, goal, observation, **given)
+    around = partial(functional.pad, pad=(1, 1, 1, 1))
+    if costs is not None:
+        given["costs"] = around(costs)
+    plan = planner.plan(around(map), around(goal), None if observation is None else around(observation), **given)
     return replace(plan, logits=plan.logits[..., 1:-1, 1:-1])
 
 

@@ -22,6 +22,7 @@ from datagen.plugins import named_in_environment, require
 from datagen.problem import FOUR, Moves
 from datagen.shapes import shaped
 from planners import advice, trial_files
+from planners.cores import CostCore
 from planners.edge import on_map, plan_walled
 from planners.planner import Planner, build_planner
 from planners.published import folder_of
@@ -42,7 +43,7 @@ class Route:
     Attributes:
         cells: int64 [n, 2], rows and columns from the start, the start first; as far as the policy gets.
         arrives: Whether the last cell is the goal. A policy that bumps or comes to a cell twice never arrives.
-        cost: Sum of the moves' costs along the cells.
+        cost: Sum of the moves' costs along the cells; or, where costs were given, of those of the cells entered.
         actions: int64 [h, w], the action that the planner takes in each cell.
         values: float32 [h, w], the planner's value of each cell; of several channels their norm.
         residual: Relative residual of the fixed point; small where the planner has made up its mind.
@@ -102,7 +103,9 @@ class RoutePlanner:
     steps_per_row: float | None = None
 
     @by_name("goal", "start", after=2)
-    def solve(self, grid: ArrayLike, *, start: Cell, goal: Cell, k: int | None = None) -> Route:
+    def solve(
+        self, grid: ArrayLike, *, start: Cell, goal: Cell, k: int | None = None, costs: ArrayLike | None = None
+    ) -> Route:
         """Plan on a map and follow the plan from the start to the goal.
 
         The edge of the map is a wall, except on the torus.
@@ -114,13 +117,15 @@ class RoutePlanner:
             goal: Row and column, a free cell.
             k: Most forward steps; None is as many as the planner was trained or is tested with, `steps_per_row` on maps
                 that are larger. Values move a cell or so a step.
+            costs: [h, w], what entering each free cell costs, at least 0; those of obstacles do not count. For planners
+                with core `reachability`, which then look for the way that costs least.
 
         Returns:
             The route, with values, residual and steps; its `advice` says what to try where it does not arrive.
 
         Raises:
-            PlannerError: The map is not one of zeros and ones, or goal or start is no free cell of it; or the planner
-                needs more than a map.
+            PlannerError: The map is not one of zeros and ones, or goal or start is no free cell of it; the planner
+                needs more than a map, or takes no costs.
         """
         if self.planner.channels or self.moves.links:
             raise PlannerError(
@@ -129,6 +134,7 @@ class RoutePlanner:
             )
         free = _checked_grid(grid)
         goal, start = (_checked_cell(name, cell, free) for name, cell in (("goal", goal), ("start", start)))
+        given = {} if costs is None else {"costs": self._checked_costs(costs, free)}
         steps = trial_files.most_steps(self.planner.solver.max_steps, self.steps_per_row, max(free.shape))
         if k is not None:
             steps = _checked_steps(k)
@@ -137,10 +143,12 @@ class RoutePlanner:
         x[0, 0], x[0, 1, goal[0], goal[1]] = torch.from_numpy(free), 1.0
         recording = self.planner.recording(tolerance=0.0 if self.all_steps else self.tolerance)
         with torch.no_grad():
-            plan = plan_walled(recording, *x.to(tensor).split(1, dim=1), moves=self.moves, k_fwd=steps)
+            plan = plan_walled(recording, *x.to(tensor).split(1, dim=1), moves=self.moves, k_fwd=steps, **given)
         found, actions = plan.solution, plan.logits[0].argmax(0).cpu().numpy()
         assert found.trace is not None, "the solver was told to record"
         cells, cost = _follow(actions, free, goal, start, self.moves)
+        if given:
+            cost = float(given["costs"][0, 0].numpy()[*cells[1:].T].sum())
         taken = int(found.steps[0])
         return Route(
             cells=cells,
@@ -158,6 +166,25 @@ class RoutePlanner:
             all_steps=self.all_steps,
             discount=getattr(self.planner.core, "discount", None),
         )
+
+    def _checked_costs(self, costs: ArrayLike, free: NDArray[np.uint8]) -> Tensor:
+        """Return costs as `Planner.plan` takes them, zero on obstacles."""
+        if not isinstance(self.planner.core, CostCore) or self.moves.offsets != FOUR.offsets:
+            raise PlannerError("costs: only a planner with core 'reachability' and the four moves takes costs of cells")
+        try:
+            array = np.ma.filled(np.ma.asarray(costs, np.float64), np.nan)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise PlannerError(f"costs: expected numbers [h, w], got a {type(costs).__name__} ({reason})") from error
+        if array.shape != free.shape:
+            raise PlannerError(f"costs: expected one per cell of the {free.shape} map, got {array.shape}")
+        wrong = np.argwhere((free == 1) & ~((array >= 0) & (array < np.inf)))
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            raise PlannerError(
+                f"costs: expected finite ones of at least 0 on free cells, got {array[row, column]} at {(row, column)}"
+            )
+        return torch.from_numpy(np.where(free == 1, array, 0.0))[None, None]
 
 
 def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePlanner:

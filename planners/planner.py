@@ -122,6 +122,7 @@ class Planner(nn.Module):
         observation: Shaped[Tensor, "B ..."] | None = None,
         *,
         k_fwd: int | None = None,
+        costs: Tensor | None = None,
     ) -> Plan:
         """Return the action logits with the fixed point they came from.
 
@@ -132,16 +133,24 @@ class Planner(nn.Module):
             observation: What the mapper sees instead of the map, [B, ...]; None plans on the map itself. Of a planner
                 with further channels: those, [B, channels, h, w], 0..255.
             k_fwd: Most forward steps, this time; None is the planner's own number.
+            costs: [B, 1, h, w] floats, what entering each cell costs, at least 0; gradients flow to them. For cores
+                that plan over given costs.
 
         Returns:
             Logits, solution and, with an observation, the map's logits.
 
         Raises:
-            ValueError: If shapes do not fit, or neither map nor observation is given.
+            ValueError: If shapes do not fit, neither map nor observation is given, or the core takes no costs.
         """
         x, map_logits = self.inputs(map, goal, observation)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
-        step = encoded(self.core, x)
+        if costs is not None:
+            _check("costs", costs)
+            if costs.shape != goal.shape:
+                raise ValueError(
+                    f"costs and goal must have one shape, got {tuple(costs.shape)} and {tuple(goal.shape)}"
+                )
+        step = encoded(self.core, x, costs)
         reason = "asked for" if self.kernel == "reference" else unsupported(step, solver, self.adjoint)
         if reason is None:
             value, solution = solve_compiled(step, solver=solver, adjoint=self.adjoint)

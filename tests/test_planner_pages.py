@@ -40,7 +40,7 @@ def test_every_core_has_a_page_and_every_page_a_row_of_the_index():
 
 @pytest.mark.parametrize("core", sorted(CORES))
 def test_its_python_runs(core):
-    (code,) = blocks(page(core), "python")
+    code = "\n".join(blocks(page(core), "python"))
     goal = torch.zeros(2, 1, 9, 9)
     goal[:, :, 4, 4] = 1
     names = {"map": torch.ones(2, 1, 9, 9), "goal": goal, "grid": np.ones((401, 401))}

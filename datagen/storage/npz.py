@@ -33,7 +33,7 @@ from datagen.storage.dataset import directory_of, finish_dataset, load_manifest,
 from datagen.storage.files import open_file
 from datagen.storage.manifest import DatasetError
 from datagen.storage.npy import DAMAGE, NpzArray, reason
-from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
+from datagen.tasks.registry import MOST_ROWS, SPLITS, TASKS, DatasetSpec, Split
 
 ActionOrder = Literal["4abs-cc", "news"]
 _NEWS = (0, 2, 3, 1)
@@ -88,7 +88,7 @@ def _layout(archive: zipfile.ZipFile, path: Path) -> _Layout:
 
 def _spec(layout: _Layout, path: Path, task: str) -> DatasetSpec:
     """Return what the set is, but for the sum of its content; checks the shape of every array."""
-    train, (low, high) = layout.maps["train"], (5, 1001)
+    train, (low, high) = layout.maps["train"], (5, MOST_ROWS)
     for array in layout.maps.values():
         if len(array.shape) != 3:
             got = f"{list(array.shape)!s:.100}" if array.shape else "a single number"

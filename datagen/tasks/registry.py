@@ -18,6 +18,9 @@ from datagen.spec import Spec, digest, first_problem, nearest
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
+MOST_ROWS = 2001
+"""Of a map: four million cells."""
+
 
 class Draw(Protocol):
     """Makes problems `start` to `stop` of a split; problem i depends on (spec, split, i) alone."""
@@ -158,7 +161,7 @@ class DatasetSpec(Spec):
     """
 
     task: str = "navigation"
-    map_size: int = Field(15, ge=5, le=1001)
+    map_size: int = Field(15, ge=5, le=MOST_ROWS)
     train: int = Field(10_000, ge=0, le=10**9)
     valid: int = Field(2_000, ge=0, le=10**9)
     test: int = Field(2_000, ge=0, le=10**9)

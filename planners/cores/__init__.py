@@ -122,9 +122,30 @@ class BoundStep:
         return self.core.policy(v, self.injected)
 
 
+@runtime_checkable
+class CostCore(Core, Protocol):
+    """A core that plans over costs of cells, given or of a network's making."""
+
+    def encode_with_costs(self, x: Tensor, costs: Tensor) -> CoreStep:
+        """Return the step for x, as `encode` takes it, and what entering each cell costs, [B, 1, h, w], at least 0."""
+
+
 @shaped
-def encoded(core: Any, x: Float[Tensor, "B in_channels h w"]) -> CoreStep:
-    """Return the step of a core, written in either way, for x [B, in_channels, h, w]."""
+def encoded(
+    core: Any, x: Float[Tensor, "B in_channels h w"], costs: Float[Tensor, "B 1 h w"] | None = None
+) -> CoreStep:
+    """Return the step of a core, written in either way, for x [B, in_channels, h, w].
+
+    Raises:
+        ValueError: There are costs, and the core has no place for them.
+    """
+    if costs is not None:
+        if not isinstance(core, CostCore):
+            raise ValueError(
+                f"costs: core {type(core).__name__} learns what moves cost and takes no costs of cells; "
+                "core 'reachability' does"
+            )
+        return core.encode_with_costs(x, costs)
     found = core.encode(x)
     if isinstance(found, CoreStep):
         return found

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datagen.problem import ACTIONS
 from planners.cores.layers import convolve, maximum
+from planners.cores.patterns import LookedUp, patterns
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ _CUTS = (0.05, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """By eighths of the training: taps below this share of the largest are cut. In the last eighth it alone is left."""
 LEAST_LOG_ADVANTAGE = -5.0
 """What the policy reads of an action that is e^5 times less likely to arrive than the best, or has no way at all."""
+_LEAST_COST = 1e-8
+"""Share of the largest cost of a map that entering a cell costs at least: far above rounding, far below what counts."""
 _LOOKED_UP_FROM = 4096
 """Cells from which a table of all local patterns is cheaper than the convolutions it is made by."""
 
@@ -49,24 +53,12 @@ class _Cut(torch.autograd.Function):
         return torch.where(((x >= 1) & (g < 0)) | ((x <= 0) & (g > 0)), torch.zeros_like(g), g)
 
 
-class LookedUp(NamedTuple):
-    """log(gamma m) of a batch, by the local pattern of each cell.
-
-    Attributes:
-        table: [patterns, q_channels].
-        pattern: int16 [B, h, w], the row of each cell.
-    """
-
-    table: Tensor
-    pattern: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class ReachabilityStep:
     """The step of `Reachability` in u = log v, on one batch.
 
     Attributes:
-        given: log(gamma m), [B, q_channels, h, w], or where it is looked up.
+        given: log(gamma m), [B, q_channels, h, w], or where it is looked up; log m where there are costs.
         goal: The goal's log v, 0, and the floor elsewhere, [B, 1, h, w].
         taps: log P, [q_channels, neighbours].
         neighbours: Of the nine cells around one, those that P is over.
@@ -74,6 +66,9 @@ class ReachabilityStep:
         sharp: Whether each latent action leads to one neighbour.
         head: What a logit takes of `scale` (log Q_a - max log Q), [actions, q_channels].
         scale: See head.
+        discount: gamma; 1 where there are costs.
+        costs: What entering each cell costs, [B, 1, h, w], positive; None where costs are not given.
+        floor: Value of what has no way; [B, 1, 1, 1] where there are costs, which lower it.
     """
 
     given: Tensor | LookedUp
@@ -84,10 +79,13 @@ class ReachabilityStep:
     sharp: bool
     head: Tensor
     scale: float
+    discount: float
+    costs: Tensor | None
+    floor: float | Tensor
 
     @cached_property
     def moves(self) -> Tensor:
-        """log(gamma m), [B, q_channels, h, w]."""
+        """log(gamma m), [B, q_channels, h, w]; log m where there are costs."""
         if isinstance(self.given, Tensor):
             return self.given
         return self.given.table[self.given.pattern.long()].permute(0, 3, 1, 2)
@@ -96,15 +94,26 @@ class ReachabilityStep:
         """Return u_0: 0 at the goal, the floor elsewhere, [B, 1, h, w]."""
         return self.goal
 
+    def _near(self, u: Tensor) -> Tensor:
+        """Return what it is worth to enter each neighbour, [B, neighbours, h, w]; nothing lies beyond the edge."""
+        entered, outside = (u, floor_of(u)) if self.costs is None else (u - self.costs, -math.inf)
+        ring, (h, w) = (1, 1, 1, 1), u.shape[-2:]
+        if self.wrap:
+            padded = functional.pad(entered, ring, mode="circular")
+        else:
+            padded = functional.pad(entered, ring, value=outside)
+        if self.costs is not None:
+            padded = padded.clamp(min=2 * self.floor)  # a sum of nothing but infinities has no gradient
+        return torch.cat([padded[:, :, n // 3 : n // 3 + h, n % 3 : n % 3 + w] for n in self.neighbours], dim=1)
+
     def action_values(self, u: Tensor) -> Tensor:
         """Return log Q, [B, q_channels, h, w], at least the floor."""
-        floor = floor_of(u)
-        near = _neighbours(u, self.neighbours, self.wrap, floor)
+        near = self._near(u)
         if self.sharp:
             arriving = near[:, self.taps.argmax(1)]
         else:
             arriving = torch.logsumexp(near.unsqueeze(1) + self.taps[None, :, :, None, None], dim=2)
-        return (self.moves + arriving).clamp(min=floor)
+        return (self.moves + arriving).clamp(min=self.floor)
 
     def __call__(self, u: Tensor) -> Tensor:
         """Return u' = max(goal, max_a log Q_a), [B, 1, h, w]."""
@@ -112,15 +121,29 @@ class ReachabilityStep:
 
     def policy(self, u: Tensor) -> Tensor:
         """Return logits at u, [B, actions, h, w]."""
+        if self.costs is not None and len(self.head) == len(ACTIONS):
+            return self._cheapest(u)
         q = self.action_values(u)
         advantage = (q - maximum(q, 1)).clamp(min=LEAST_LOG_ADVANTAGE).to(self.head.dtype)
         return functional.conv2d(self.scale * advantage, self.head[:, :, None, None])
 
+    def _cheapest(self, u: Tensor) -> Tensor:
+        """Return the scaled log advantages of the four moves themselves, [B, 4, h, w]: any costs compare rightly.
+
+        What a trained head reads out of advantages holds for those of its training, where all moves cost the same.
+        """
+        leads = self.moves.unsqueeze(2) + self.taps[None, :, 1:, None, None]
+        q = (maximum(leads, 1).squeeze(1) + self._near(u)[:, 1:]).clamp(min=self.floor)
+        advantage = (q - maximum(q, 1)).clamp(min=LEAST_LOG_ADVANTAGE)
+        return self.scale * advantage.to(self.head.dtype)
+
     def take(self, rows: Tensor) -> ReachabilityStep:
         """Return the same step for those samples."""
-        looked = self.given if isinstance(self.given, LookedUp) else None
-        given = self.moves[rows] if looked is None else LookedUp(looked.table, looked.pattern[rows])
-        return replace(self, given=given, goal=self.goal[rows])
+        given = self.given
+        given = given[rows] if isinstance(given, Tensor) else replace(given, pattern=given.pattern[rows])
+        costs = None if self.costs is None else self.costs[rows]
+        floor = self.floor[rows] if isinstance(self.floor, Tensor) else self.floor
+        return replace(self, given=given, goal=self.goal[rows], costs=costs, floor=floor)
 
 
 class Reachability(nn.Module):
@@ -140,6 +163,8 @@ class Reachability(nn.Module):
     The value is kept as u = log v >= floor = -log(4) (cells + 1): a path of any length underflows nowhere, and what is
     below the floor (less than a quarter a step on the longest simple path) has no way. In u, f is non-expansive; v* is
     found in as many steps as the longest best path has, or at once by `best_first`.
+
+    Costs of cells may be given (`encode_with_costs`): a move then survives with m exp(-cost), and -u is a sum of costs.
 
     Training sharpens P from a mixture to one neighbour (`progress`): smooth to learn by, and exact in the end. With
     sharp taps and m in {0, 1} the plan can be proven shortest (`planners.certificate`).
@@ -179,7 +204,7 @@ class Reachability(nn.Module):
                 self.tap_logits[family, 1 + family % (len(self.neighbours) - 1)] += 2.0
                 self.head_weight[family, family % actions] = 1 / families
         self.register_buffer("progress", torch.zeros(()))
-        self._table: tuple[tuple[object, ...], Tensor] | None = None
+        self._table: tuple[tuple[object, ...], LookedUp] | None = None
 
     @property
     def sharp(self) -> bool:
@@ -212,27 +237,28 @@ class Reachability(nn.Module):
         m: Tensor = _Cut.apply(self.uncut_survival(x))
         return m
 
-    def _given(self, x: Tensor) -> Tensor | LookedUp:
-        """Return log(gamma m); where that is exact, pays and needs no gradient, from a table of all patterns."""
+    def _given(self, x: Tensor, discount: float) -> Tensor | LookedUp:
+        """Return log(discount m); where that is exact, pays and needs no gradient, from a table of all patterns."""
         worth = self._table is not None or x[0, 0].numel() >= _LOOKED_UP_FROM
-        if torch.is_grad_enabled() or not worth or not _one_goal_on_zeros_and_ones(x):
-            return _log(self.discount * self.survival(x))
-        return LookedUp(self._looked_up_table(), _patterns(x, self.wrap))
+        found = None if torch.is_grad_enabled() or not worth else patterns(x, self.wrap)
+        if found is None:
+            return _log(discount * self.survival(x))
+        if discount != self.discount:
+            return LookedUp(_log(discount * self.patterns_survival().clamp(0, 1)), found)
+        return replace(self._looked_up(), pattern=found)
 
-    def _looked_up_table(self) -> Tensor:
-        """Return log(gamma m) of every pattern, made anew where the encoder's weights have changed."""
-        encoder = (self.hidden_weight, self.hidden_bias, self.survival_weight, self.survival_bias)
-        state = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in encoder if not p.is_inference())
-        if self._table is None or self._table[0] != state or len(state) < len(encoder):
-            self._table = (state, _log(self.discount * self.patterns_survival().clamp(0, 1)))
+    def _looked_up(self) -> LookedUp:
+        """Return log(gamma m) of every pattern, made anew where weights have changed."""
+        weights = tuple(self.parameters())
+        known = tuple((p.data_ptr(), p._version, p.dtype) for p in weights if not p.is_inference())
+        state = (*known, self.sharp)
+        if self._table is None or self._table[0] != state or len(known) < len(weights):
+            table = _log(self.discount * self.patterns_survival().clamp(0, 1))
+            self._table = (state, LookedUp(table, torch.empty(0, dtype=torch.int16)))
         return self._table[1]
 
     def patterns_survival(self) -> Tensor:
-        """Return what m is cut from in every 3x3 pattern, [10 * 512, q_channels].
-
-        Row 512 g + n has the free cells that n's bits tell, row by row from the lowest, and the goal at cell g - 1;
-        nowhere with g = 0.
-        """
+        """Return what m is cut from in every 3x3 pattern, [10 * 512, q_channels], in the order of `patterns`."""
         weight = self.hidden_weight
         bits = (torch.arange(512, device=weight.device)[:, None] >> torch.arange(9, device=weight.device)) & 1
         goal = torch.cat([weight.new_zeros(1, 9), torch.eye(9, device=weight.device, dtype=weight.dtype)])
@@ -245,10 +271,28 @@ class Reachability(nn.Module):
 
     def encode(self, x: Tensor) -> ReachabilityStep:
         """Return the step."""
-        goal = torch.where(x[:, 1:2] > 0.5, 0.0, floor_of(x)).to(x.dtype)
+        return self._step(x, self.discount, None, floor_of(x))
+
+    def encode_with_costs(self, x: Tensor, costs: Tensor) -> ReachabilityStep:
+        """Return the step in which a move survives with m exp(-cost of the cell entered): costs take gamma's place.
+
+        A hundred-millionth of the largest cost of a free cell is added to each, so that moves that cost nothing lead on
+        nevertheless and the step still contracts; where all cost nothing, it counts steps.
+
+        Args:
+            x: As `encode` takes it.
+            costs: [B, 1, h, w], at least 0; differentiable.
+        """
+        top = (costs * x[:, :1]).detach().amax((1, 2, 3), keepdim=True)
+        costs = costs + torch.where(top > 0, _LEAST_COST * top, 1.0)
+        return self._step(x, 1.0, costs, floor_of(x) - costs.detach().sum((1, 2, 3), keepdim=True))
+
+    def _step(self, x: Tensor, discount: float, costs: Tensor | None, floor: float | Tensor) -> ReachabilityStep:
+        goal = ((x[:, 1:2] > 0.5).to(x.dtype) - 1) * -floor
         head, scale = self.symmetry.acting(self.head_weight), self.options.advantage_scale
-        taps = _log(self.taps())
-        return ReachabilityStep(self._given(x), goal, taps, self.neighbours, self.wrap, self.sharp, head, scale)
+        given, taps, sharp = self._given(x, discount), _log(self.taps()), self.sharp
+        rule = (self.neighbours, self.wrap, sharp, head, scale)
+        return ReachabilityStep(given, goal, taps, *rule, discount, costs, floor)
 
     def set_progress(self, fraction: float) -> None:
         """Sharpen the taps as training goes on.
@@ -268,7 +312,7 @@ class Reachability(nn.Module):
         """
         options, late = self.options, max(0.0, 2 * float(self.progress) - 1)
         ways = (u.squeeze(1) * arriving).sum() / arriving.sum().clamp(min=1)
-        survival = r.moves.exp().mean() / self.discount
+        survival = r.moves.exp().mean() / r.discount
         loss = -options.short_ways * ways + options.few_moves * (1 - late) * survival
         if late > 0 and self._enumerable:
             loss = loss + options.decided_moves * late**2 * _undecided(self.patterns_survival())
@@ -304,24 +348,6 @@ def _undecided(uncut: Tensor) -> Tensor:
     return (m * (1 - m)).sum()
 
 
-def _one_goal_on_zeros_and_ones(x: Tensor) -> bool:
-    if x.shape[1] != 2 or not bool(((x == 0) | (x == 1)).all()):
-        return False
-    return bool((x[:, 1].flatten(1).sum(1) <= 1).all())
-
-
-def _patterns(x: Tensor, wrap: bool) -> Tensor:
-    """Return the number of each cell's pattern, a row of `Reachability.patterns_survival`, int16 [B, h, w]."""
-    h, w = x.shape[-2:]
-    ring = (1, 1, 1, 1)
-    padded = (functional.pad(x, ring, mode="circular") if wrap else functional.pad(x, ring)).short()
-    found = torch.zeros(len(x), h, w, dtype=torch.int16, device=x.device)
-    for place in range(9):
-        free, goal = padded[:, :, place // 3 : place // 3 + h, place % 3 : place % 3 + w].unbind(1)
-        found.add_(free, alpha=2**place).add_(goal, alpha=512 * (place + 1))
-    return found
-
-
 def _log(p: Tensor) -> Tensor:
     return torch.where(p > 0, p.clamp(min=torch.finfo(p.dtype).tiny).log(), -math.inf)
 
@@ -329,14 +355,6 @@ def _log(p: Tensor) -> Tensor:
 def floor_of(x: Tensor) -> float:
     """Return the log value of what has no way on a map of this size."""
     return -math.log(4) * (x.shape[-2] * x.shape[-1] + 1)
-
-
-def _neighbours(u: Tensor, cells: tuple[int, ...], wrap: bool, floor: float) -> Tensor:
-    """Return the values around each cell, [B, len(cells), h, w]; beyond the edge lies the floor."""
-    h, w = u.shape[-2:]
-    ring = (1, 1, 1, 1)
-    padded = functional.pad(u, ring, mode="circular") if wrap else functional.pad(u, ring, value=floor)
-    return torch.cat([padded[:, :, n // 3 : n // 3 + h, n % 3 : n % 3 + w] for n in cells], dim=1)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

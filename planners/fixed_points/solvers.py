@@ -20,9 +20,9 @@ from planners.fixed_points.stopping import GROWTH as GROWTH
 from planners.fixed_points.stopping import RESIDUAL_OFFSET as RESIDUAL_OFFSET
 from planners.fixed_points.stopping import (
     ErrorRule,
-    Verdict,
     ResidualRule,
     Rule,
+    Verdict,
     rows,
     scale_per_sample,
 )

@@ -27,7 +27,7 @@ from datagen.storage.dataset import (
 from datagen.storage.manifest import DatasetError, card
 from datagen.storage.schema import problems_from_table
 from datagen.tasks.navigation import draw
-from datagen.tasks.registry import SPLITS, DatasetSpec, dataset_id
+from datagen.tasks.registry import MOST_ROWS, SPLITS, DatasetSpec, dataset_id
 
 SPEC = DatasetSpec(map_size=7, train=25, valid=10, test=1, seed=3)
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -83,6 +83,16 @@ def test_what_is_read_is_what_was_drawn(tmp_path):
             assert getattr(found, name).dtype == getattr(expected, name).dtype
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert found.observation is None and found.obstacles is None
+
+
+@pytest.mark.slow
+def test_the_largest_maps_are_stored(tmp_path):
+    spec = DatasetSpec(task="mazes", map_size=MOST_ROWS, train=0, valid=0, test=1, options={"kinds": ["perfect"]})
+    make(tmp_path, spec)
+    (distance,) = read_split(directory_of(spec, tmp_path), "test").distance
+    assert distance.shape == (2001, 2001) and np.isfinite(distance).sum() == 1999999  # a tree of 1000^2 cells
+    with pytest.raises(ValueError, match="less than or equal to 2001"):
+        DatasetSpec(map_size=MOST_ROWS + 1)
 
 
 @pytest.mark.slow

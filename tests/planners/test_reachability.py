@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from datagen.problem import FOUR
-from planners import PlannerSpec, build_planner
-from planners.cores.reachability import LookedUp, Reachability, floor_of
+from planners import PlannerSpec, build_planner, load_planner
+from planners.compiled.reachability import best_first
+from planners.compiled.solvers import BestFirst
+from planners.cores.patterns import LookedUp, patterns
+from planners.cores.reachability import Reachability, ReachabilityStep, floor_of
+from planners.edge import plan_walled
+from planners.fixed_points import ForwardIteration, Implicit
 from planners.options import ReachabilityOptions
 
 FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
@@ -159,12 +164,86 @@ def test_the_table_of_patterns_is_the_encoder():
             torch.testing.assert_close(quick.logits, generic.policy(quick.solution.value))
 
 
+def published_maps(height, width, seed=0):
+    """Free cells at the edge, islands and a goal on an obstacle included."""
+    map, goal = (x.float() for x in maps(4, height, width, seed))
+    map[1, :, :, 0] = 0
+    goal[2] = 0
+    goal[2, 0, 0, 0] = 1
+    map[2, 0, 0, 0] = 0
+    goal[3] = 0
+    return map, goal
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 70), (1, 90), (5, 4), (4, 3)])
+def test_waves_settle_as_buckets_do_to_the_bit(height, width):
+    planner = load_planner("reachability").planner
+    map, goal = published_maps(height, width, seed=width)
+    with torch.no_grad():
+        planner.core.encode(torch.cat(maps(1, 70, 70), 1).float())  # from here on there is a table
+        step = planner.core.encode(torch.cat([map, goal], 1))
+        assert isinstance(step.given, LookedUp) and best_first._waves(step) is not None
+        generic = replace(step, given=step.moves)
+        (by_waves, _), (by_buckets, _) = (
+            best_first.fixed_point(s, planner.solver, planner.adjoint) for s in (step, generic)
+        )
+        assert by_waves.dtype == torch.float64
+        assert torch.equal(by_waves.view(torch.int64), by_buckets.view(torch.int64))
+        torch.testing.assert_close(best_first.policy(step, by_waves), generic.policy(by_waves), rtol=1e-5, atol=1e-4)
+
+
+def test_moves_that_cost_otherwise_are_settled_by_buckets():
+    planner = load_planner("reachability").planner
+    with torch.no_grad():
+        planner.core.survival_bias -= 0.7
+        step = planner.core.encode(torch.cat(published_maps(80, 70), 1))
+        assert isinstance(step.given, LookedUp) and best_first._waves(step) is None
+        values = [
+            best_first.solve(s, torch.float64, planner.solver).value for s in (step, replace(step, given=step.moves))
+        ]
+        assert torch.equal(*values)
+        logits = best_first.policy(step, values[0]), step.policy(values[0])
+        torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("wrap", "actions"), [(True, 4), (False, 8), (True, 8)])
+def test_tables_serve_the_torus_and_eight_moves(wrap, actions):
+    torch.manual_seed(4)
+    spec = PlannerSpec(core="reachability", options={"group": "trivial"}, wrap=wrap, tolerance=0.0, k_fwd=400, **FLOWS)
+    quick, reference = (build_planner(spec, actions=actions, kernel=kernel) for kernel in ("auto", "reference"))
+    quick.core.set_progress(1.0)
+    with torch.no_grad():
+        quick.core.tap_logits[:, 0] -= 9.0
+        quick.core.survival_bias[:] = 9.0  # every move survives, as after training: waves, where there is no torus
+        reference.load_state_dict(quick.state_dict())
+        reference.solver = ForwardIteration(max_steps=400, tolerance=0.0)
+        map, goal = (x.float() for x in maps(1, 70, 64))
+        found, expected = (planner.plan(map, goal) for planner in (quick, reference))
+        assert isinstance(found.step.given, LookedUp) and found.kernel == "compiled"
+        assert (best_first._waves(found.step) is None) == wrap
+        torch.testing.assert_close(found.solution.value, expected.solution.value, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.logits, found.step.policy(found.solution.value.double()), rtol=1e-4, atol=1e-3)
+
+
+def test_no_pattern_tells_what_is_not_of_zeros_and_ones_with_one_goal():
+    map, goal = maps(2, 5, 6)
+    x = torch.cat([map, goal], 1)
+    assert patterns(x, False) is not None and patterns(x, True) is not None
+    assert patterns(x[:, :, :2], True) is None  # round a torus of two rows, the same goal is seen twice
+    twice = x.clone()
+    twice[1, 1, 0, 0] = 1
+    for other in (0.5 * x, twice, x - 1, torch.full_like(x, torch.nan), torch.cat([x, map], 1)):
+        assert patterns(other, False) is None
+
+
 def test_the_table_follows_the_weights():
     core = planner_of(1.0).core
     x = torch.cat(maps(1, 70, 70), 1)
     with torch.no_grad():
         before = core.encode(x).given.table
         assert core.encode(x).given.table is before
+        core.head_weight += 0.1  # what loops have made of the table goes with it
+        assert core.encode(x).given.table is not before
         core.survival_bias += 0.1
         after = core.encode(x).given.table
         assert not torch.equal(after, before)
@@ -211,3 +290,47 @@ def test_options_and_moves_that_fit_no_group_are_refused():
     with pytest.raises(ValueError, match="8 actions need group 'trivial'"):
         build_planner(PlannerSpec(core="reachability"), actions=8)
     assert isinstance(build_planner(PlannerSpec(core="reachability", group="trivial"), actions=8).core, Reachability)
+
+
+def serpentine(rows):
+    """One way of some rows^2 / 2 steps from corner to corner, and its cells in order."""
+    free, way = np.zeros((rows, rows), np.uint8), []
+    for number, row in enumerate(range(1, rows - 1, 2)):
+        columns = np.arange(1, rows - 1)[:: -1 if number % 2 else 1]
+        way.append(np.stack([np.full(len(columns), row), columns], axis=1))
+        if row < rows - 2:
+            way.append(np.array([[row + 1, columns[-1]]]))
+    cells = np.concatenate(way)
+    free[tuple(cells.T)] = 1
+    return free, cells
+
+
+def test_a_way_of_a_million_steps_arrives():
+    free, cells = serpentine(1419)
+    assert len(cells) > 1_000_000
+    map = torch.from_numpy(free).float()[None, None]
+    goal = torch.zeros_like(map)
+    goal[0, 0, 1, 1] = 1
+    planner = load_planner("reachability").planner
+    with torch.no_grad():
+        plan = plan_walled(planner, map, goal, moves=FOUR)
+    actions = plan.logits[0].argmax(0).numpy()[tuple(cells[1:].T)]
+    assert (cells[1:] + np.array(FOUR.offsets)[actions] == cells[:-1]).all()  # each step leads to the cell before
+
+
+def test_a_gradient_flows_down_a_way_of_a_million_steps():
+    free, cells = serpentine(1419)
+    goal = torch.full(free.shape, floor_of(torch.from_numpy(free)))
+    goal[1, 1] = 0.0
+    open_ = torch.where(torch.from_numpy(free) > 0, np.log(0.99), -np.inf).float()
+    moves = open_.expand(1, 4, *free.shape).clone().requires_grad_()
+    taps = torch.cat([torch.zeros(4, 1), torch.eye(4)], 1).log()
+    rule = {"neighbours": (4, 1, 3, 7, 5), "wrap": False, "sharp": True, "head": torch.eye(4), "scale": 1.0}
+    floor = {"discount": 0.99, "costs": None, "floor": float(goal.min())}
+    step = ReachabilityStep(given=moves, goal=goal[None, None], taps=taps, **rule, **floor)
+    u, solution = best_first.fixed_point(step, BestFirst(), Implicit(BestFirst()))
+    assert u.dtype == torch.float64 and solution.value.dtype == torch.float32
+    last = tuple(cells[-1].tolist())
+    assert float(u.detach()[0, 0][last]) == pytest.approx((len(cells) - 1) * np.log(0.99), rel=1e-6)
+    u[0, 0][last].backward()
+    assert (moves.grad.sum(1)[0].numpy()[tuple(cells[1:].T)] == 1.0).all() and float(moves.grad.sum()) == len(cells) - 1

@@ -17,21 +17,20 @@ import torch
 from torch import Tensor
 
 from planners.compiled.reachability.flow import flow_batch
-from planners.compiled.reachability.kernel import (
-    Leads,
-    cheapest,
-    read_batch,
-    settle_batch,
-    solve_batch,
-)
+from planners.compiled.reachability.kernel import Leads, settle_batch, solve_batch
+from planners.compiled.reachability.policy import Reading, read_batch
+from planners.compiled.reachability.waves import Waves, look_up_batch, spread_batch
 from planners.compiled.solvers import BestFirst
 from planners.compiled.threads import run_in_threads
-from planners.cores.reachability import LEAST_LOG_ADVANTAGE, LookedUp, ReachabilityStep, floor_of
+from planners.cores.patterns import LookedUp
+from planners.cores.reachability import LEAST_LOG_ADVANTAGE, ReachabilityStep
 from planners.fixed_points import Implicit
 from planners.fixed_points.solution import AdjointRecord, AdjointSlot, Result, Solution
 
 _MOST_PASSES = 100
 _ROUNDING = 1e-12
+_FEWEST_CELLS = 16
+"""From this size on, what has no way is so far below the rest that its advantage is the least."""
 
 
 def unsupported(step: ReachabilityStep, solver: Any, adjoint: Any) -> str | None:
@@ -60,21 +59,22 @@ def fixed_point(step: ReachabilityStep, solver: BestFirst, adjoint: Any) -> tupl
         return u, found.solution(u.to(step.goal.dtype))
     slot = AdjointSlot()
     tolerance = getattr(getattr(adjoint, "solver", None), "tolerance", 0.0)
-    u = _Settle.apply(step.moves, step.taps, found, max(tolerance, _ROUNDING), slot)
+    u = _Settle.apply(step.moves, step.taps, step.costs, found, max(tolerance, _ROUNDING), slot)
     return u, found.solution(u.to(step.moves.dtype), slot)
 
 
 def policy(step: ReachabilityStep, u: Tensor) -> Tensor:
     """Return the logits at u, [B, actions, h, w]; as `ReachabilityStep.policy` where nothing is looked up."""
-    if not (isinstance(step.given, LookedUp) and step.sharp):
+    if not (isinstance(step.given, LookedUp) and step.sharp) or step.costs is not None:
         return step.policy(u)
-    table, pattern = step.given
-    values = u[:, 0].double().contiguous().numpy()
-    head = step.head.detach().contiguous().numpy()
-    logits = np.empty((len(values), len(head), *values.shape[1:]), head.dtype)
-    given = (pattern.numpy(), table.double().contiguous().numpy(), _leads(step), floor_of(u))
-    rule = (head.dtype.type(step.scale), LEAST_LOG_ADVANTAGE)
-    run_in_threads(read_batch, len(values), *given, head, rule, values, logits)
+    assert isinstance(step.floor, float)
+    pattern, table = step.given.pattern.numpy(), step.given.table.double().contiguous().numpy()
+    values, reading, waves = u[:, 0].double().contiguous().numpy(), _reading(step), _waves(step)
+    logits = np.empty((len(values), len(reading.head), *values.shape[1:]), reading.head.dtype)
+    if waves is None or values[0].size < _FEWEST_CELLS:
+        run_in_threads(read_batch, len(values), pattern, table, step.floor, reading, values, logits)
+    else:
+        run_in_threads(look_up_batch, len(values), pattern, waves, reading.leads, step.floor, values, logits)
     return torch.from_numpy(logits)
 
 
@@ -83,16 +83,52 @@ def _leads(step: ReachabilityStep) -> Leads:
     return Leads(step.taps.detach().double().exp().contiguous().numpy(), cells // 3 - 1, cells % 3 - 1, step.wrap)
 
 
+def _reading(step: ReachabilityStep) -> Reading:
+    leads, head = _leads(step), step.head.detach().contiguous().numpy()
+    return Reading(leads, leads.p.argmax(axis=1), head, head.dtype.type(step.scale), LEAST_LOG_ADVANTAGE)
+
+
+def _waves(step: ReachabilityStep) -> Waves | None:
+    """Return what the table of patterns comes to where all that survives costs the same and no map wraps, or None."""
+    assert isinstance(step.given, LookedUp)
+    if step.wrap or step.costs is not None:
+        return None
+    derived = step.given.derived
+    if "waves" not in derived:
+        derived["waves"] = _equal_costs(step.given.table, _reading(step))
+    waves: Waves | None = derived["waves"]
+    return waves
+
+
+def _equal_costs(table: Tensor, reading: Reading) -> Waves | None:
+    moves = table.double().numpy()
+    survives = moves > -np.inf
+    costs = np.unique(-moves[survives])
+    # A number of 24 bits, summed 2^29 times in float64, is its multiple to the bit.
+    if table.dtype != torch.float32 or len(costs) != 1 or not 0.0 < costs[0] < 1.0:
+        return None
+    to = np.eye(len(reading.leads.rows))[reading.destination]
+    leading = survives.astype(float) @ to > 0
+    scaled = reading.head.T.astype(np.float64) * reading.scale
+    weights = np.einsum("pa,at,ak->ptk", survives, to, scaled)
+    # An action that does not survive has the least advantage.
+    rest = reading.least * (~survives).astype(float) @ scaled
+    parts = (weights.astype(reading.head.dtype), rest.astype(reading.head.dtype))
+    ways = np.packbits(leading[:, 1:], axis=1, bitorder="little")[:, 0]
+    return Waves(float(costs[0]), ways, np.where(leading, 0.0, -np.inf), *parts, reading.least)
+
+
 @dataclass(frozen=True, eq=False)
 class _Result:
     """What the kernels found.
 
     Attributes:
         u: float64 [B, h, w].
-        taken: int64 [B, h, w], the action taken, -1 for none.
+        taken: int64 [B, h, w], the action taken, -1 for none; empty where no gradient can be asked for.
         change: float64 [B], the largest rise of the last sweep.
         steps: int64 [B].
         leads: Where latent actions lead.
+        costs: float64 [B, h, w], what entering each cell costs beside its moves.
         solver: What was asked for.
     """
 
@@ -101,29 +137,44 @@ class _Result:
     change: np.ndarray
     steps: np.ndarray
     leads: Leads
+    costs: np.ndarray
     solver: BestFirst
 
     @classmethod
     def of(cls, step: ReachabilityStep, solver: BestFirst) -> _Result:
-        goal, leads = step.goal, _leads(step)
-        batch, _, height, width = goal.shape
-        u, taken = np.empty((batch, height, width)), np.empty((batch, height, width), np.int64)
-        change, steps = np.empty(batch), np.empty(batch, np.int64)
-        goals = (goal[:, 0] == 0).numpy()
-        rule = (solver.max_steps, max(solver.tolerance, _ROUNDING))
+        leads, goals = _leads(step), (step.goal[:, 0] == 0).numpy()
+        batch, height, width = goals.shape
+        u, change, steps = np.empty(goals.shape), np.empty(batch), np.empty(batch, np.int64)
+        costs, priced = np.zeros(goals.shape), step.costs is not None
+        if step.costs is not None:
+            costs = step.costs.detach()[:, 0].double().contiguous().numpy()
+        looked_up = step.given if isinstance(step.given, LookedUp) and step.sharp else None
+        waves = None if looked_up is None else _waves(step)
+        if looked_up is not None and waves is not None:
+            given = (looked_up.pattern.numpy(), waves, leads, goals, step.floor)
+            run_in_threads(spread_batch, batch, *given, (u, change, steps))
+            return cls(u, np.empty((0, 0, 0), np.int64), change, steps, leads, costs, solver)
+        taken = np.empty(goals.shape, np.int64)
+        floor = np.broadcast_to(np.asarray(step.floor, np.float64).reshape(-1), batch).copy()
         out = (u, taken, change, steps)
-        if isinstance(step.given, LookedUp) and step.sharp:
-            table, pattern = step.given
-            costs = cheapest(np.ascontiguousarray(table.numpy().T), leads.p.argmax(axis=1), len(leads.rows))
-            run_in_threads(settle_batch, batch, pattern.numpy(), costs, leads, goals, out)
+        if not step.sharp:
+            moves = step.moves.detach().contiguous().numpy()
+            rule = (solver.max_steps, max(solver.tolerance, _ROUNDING), -np.inf if priced else step.floor)
+            run_in_threads(solve_batch, batch, moves, costs, leads, goals, floor, rule, out)
         else:
-            given = step.moves.detach().contiguous().numpy()
-            run_in_threads(solve_batch, batch, given, leads, goals, step.sharp, rule, out)
-        return cls(u, taken, change, steps, leads, solver)
+            if looked_up is None:
+                row = np.arange(height * width, dtype=np.int32).reshape(1, height, width)
+                table = step.moves.detach().flatten(2).contiguous().numpy()
+            else:
+                row, table = looked_up.pattern.numpy(), looked_up.table.T.unsqueeze(0).contiguous().numpy()
+            entering = costs if priced else costs[:0]
+            run_in_threads(settle_batch, batch, row, table, entering, leads, goals, floor, out)
+        return cls(u, taken, change, steps, leads, costs, solver)
 
     def solution(self, value: Tensor, slot: AdjointSlot | None = None) -> Solution:
         """Return the solution whose value is given."""
-        residual = torch.from_numpy(self.change / (1e-5 + np.abs(self.u).max(axis=(1, 2)))).float()
+        size = np.abs(self.u).max(axis=(1, 2)) if self.change.any() else 1.0
+        residual = torch.from_numpy(self.change / (1e-5 + size)).float()
         settled = torch.from_numpy(self.change == 0.0)
         result = torch.where(settled, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)
         steps = torch.from_numpy(self.steps)
@@ -133,9 +184,10 @@ class _Result:
 
 class _Settle(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, moves: Tensor, taps: Tensor, found: _Result, tolerance: float, slot: AdjointSlot) -> Tensor:
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        moves, _, costs, found, tolerance, slot = given
         ctx.found, ctx.tolerance, ctx.slot = found, tolerance, slot
-        ctx.shape, ctx.dtype = moves.shape, moves.dtype
+        ctx.shape, ctx.dtype, ctx.of_costs = moves.shape, moves.dtype, None if costs is None else costs.dtype
         return torch.from_numpy(found.u).unsqueeze(1)
 
     @staticmethod
@@ -145,10 +197,11 @@ class _Settle(torch.autograd.Function):
         found, gradient = ctx.found, grads[0][:, 0].double().contiguous().numpy()
         batch = len(gradient)
         p = found.leads.p
-        total, of_taps, left = np.empty(gradient.shape), np.empty((batch, *p.shape)), np.empty(batch)
-        out = (total, of_taps, left)
+        total, entered, left = np.empty(gradient.shape), np.empty(gradient.shape), np.empty(batch)
+        of_taps = np.empty((batch, *p.shape))
+        out = (total, entered, of_taps, left)
         rule = (_MOST_PASSES, ctx.tolerance)
-        run_in_threads(flow_batch, batch, found.u, found.taken, found.leads, gradient, rule, out)
+        run_in_threads(flow_batch, batch, found.u, found.taken, found.costs, found.leads, gradient, rule, out)
         size = np.abs(gradient).sum(axis=(1, 2))
         residual = torch.from_numpy(left / np.maximum(size, np.finfo(float).tiny)).float()
         result = torch.where(residual <= ctx.tolerance, int(Result.SETTLED), int(Result.MAX_STEPS)).to(torch.int8)
@@ -156,4 +209,5 @@ class _Settle(torch.autograd.Function):
         of_moves = torch.zeros(ctx.shape, dtype=ctx.dtype)
         taken = torch.from_numpy(found.taken).unsqueeze(1)
         of_moves.scatter_(1, taken.clamp(min=0), torch.from_numpy(total).unsqueeze(1).to(ctx.dtype))
-        return of_moves, torch.from_numpy(of_taps.sum(axis=0)).to(ctx.dtype), None, None, None
+        of_costs = None if ctx.of_costs is None else torch.from_numpy(-entered).unsqueeze(1).to(ctx.of_costs)
+        return of_moves, torch.from_numpy(of_taps.sum(axis=0)).to(ctx.dtype), of_costs, None, None, None

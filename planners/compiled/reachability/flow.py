@@ -13,7 +13,7 @@ from planners.compiled.layout import compiled
 
 
 @compiled
-def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradient: Any, rule: Any) -> Any:
+def flow(u: Any, taken: Any, costs: Any, leads: Any, gradient: Any, rule: Any) -> Any:
     """Carry the gradient of u down the best moves to the goal: solve (I - du'/du)^T w = g, Eq. 6, in u = log v.
 
     du'(x)/du(x + t) = P_a,t v(x + t) / sum_s P_a,s v(x + s) for the action a taken at x. Where each action has one
@@ -23,20 +23,20 @@ def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradie
     Args:
         u: float64 [h, w].
         taken: int64 [h, w], the action taken; -1 passes nothing on.
-        p: float64 [A, T].
-        rows: int64 [T].
-        columns: int64 [T].
-        wrap: Whether the map is a torus.
+        costs: float64 [h, w], what entering each cell costs.
+        leads: `Leads`.
         gradient: float64 [h, w], g.
         rule: Most passes, and the share of the gradient that may be left to pass on.
 
     Returns:
-        Gradients of log(gamma m), by cell for the action taken [h, w], and of log P [A, T]; what was left to pass on.
+        Gradients of log(gamma m), by cell for the action taken [h, w], of -costs [h, w] and of log P [A, T]; what was
+        left to pass on.
     """
     most, tolerance = rule
+    p, rows, columns, wrap = leads
     height, breadth = u.shape
     waiting = gradient.copy()
-    total = np.zeros((height, breadth))
+    total, entered = np.zeros((height, breadth)), np.zeros((height, breadth))
     of_taps = np.zeros(p.shape)
     share = np.empty(len(rows))
     order = np.argsort(u.ravel())
@@ -54,7 +54,8 @@ def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradie
                     i, j = y + rows[t], x + columns[t]
                     if wrap:
                         i, j = i % height, j % breadth
-                    share[t] = u[i, j] if wrap or (0 <= i < height and 0 <= j < breadth) else -np.inf
+                    inside = 0 <= i < height and 0 <= j < breadth
+                    share[t] = u[i, j] - costs[i, j] if inside else -np.inf
                     own = max(own, share[t])
                 else:
                     share[t] = -np.inf
@@ -68,30 +69,24 @@ def flow(u: Any, taken: Any, p: Any, rows: Any, columns: Any, wrap: bool, gradie
                 if share[t] > 0.0:
                     part = g * share[t] / whole
                     of_taps[a, t] += part
+                    i, j = (y + rows[t]) % height, (x + columns[t]) % breadth
+                    entered[i, j] += part
                     if t > 0:
-                        waiting[(y + rows[t]) % height, (x + columns[t]) % breadth] += part
+                        waiting[i, j] += part
         left = 0.0
         for cell in order:
             if taken[cell // breadth, cell % breadth] >= 0:
                 left += abs(waiting[cell // breadth, cell % breadth])
         if left <= tolerance * whole_gradient:
             break
-    return total, of_taps, left
+    return total, entered, of_taps, left
 
 
 @compiled
 def flow_batch(
-    first: int,
-    last: int,
-    u: Any,
-    taken: Any,
-    leads: Any,
-    gradient: Any,
-    rule: Any,
-    out: Any,
+    first: int, last: int, u: Any, taken: Any, costs: Any, leads: Any, gradient: Any, rule: Any, out: Any
 ) -> None:
-    """Do `flow` for the samples first..last-1; out: its results [B, h, w], [B, A, T] and [B], written."""
-    total, of_taps, left = out
-    p, rows, columns, wrap = leads
+    """Do `flow` for the samples first..last-1; out: its results [B, h, w] twice, [B, A, T] and [B], written."""
+    total, entered, of_taps, left = out
     for b in range(first, last):
-        total[b], of_taps[b], left[b] = flow(u[b], taken[b], p, rows, columns, wrap, gradient[b], rule)
+        total[b], entered[b], of_taps[b], left[b] = flow(u[b], taken[b], costs[b], leads, gradient[b], rule)

@@ -6,11 +6,13 @@ Legend: u = log v, D = -u >= 0 the cost of arriving; B samples, A latent actions
 
 from __future__ import annotations
 
+import heapq
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from planners.compiled.layout import compiled
+from planners.compiled.reachability.policy import value_at
 
 
 class _Buckets(NamedTuple):
@@ -128,7 +130,52 @@ def settle(row: Any, moves: Any, leads: Any, goal: Any, limit: float, u: Any, ac
 
 
 @compiled
-def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, floor: float, rule: Any) -> Any:
+def settle_by_heap(row: Any, moves: Any, costs: Any, leads: Any, goal: Any, limit: float, u: Any, action: Any) -> None:
+    """Settle cells as `settle` does, where entering one costs what it says: costs of any range, which suit no buckets.
+
+    Args:
+        row: As `settle` takes it.
+        moves: The same.
+        costs: float64 [h, w], what entering each cell costs.
+        leads: As `settle` takes it.
+        goal: The same.
+        limit: The same.
+        u: The same.
+        action: The same.
+    """
+    cost, by = moves
+    _, rows, columns, wrap = leads
+    height, breadth = row.shape
+    arriving, taken = u.reshape(-1), action.reshape(-1)  # D until the end
+    arriving[:], taken[:] = limit, -1
+    heap = [(0.0, np.int64(0)) for _ in range(0)]
+    for start in range(row.size):
+        if goal[start // breadth, start % breadth]:
+            arriving[start] = 0.0
+            heapq.heappush(heap, (0.0, np.int64(start)))
+    while len(heap) > 0:
+        reached, cell = heapq.heappop(heap)
+        if reached > arriving[cell]:
+            continue
+        y, x = cell // breadth, cell % breadth
+        entered = reached + costs[y, x]
+        for t in range(1, len(rows)):
+            i, j = y - rows[t], x - columns[t]
+            if wrap:
+                i, j = i % height, j % breadth
+            elif i < 0 or i >= height or j < 0 or j >= breadth:
+                continue
+            other = i * breadth + j
+            total = entered + cost[row[i, j], t]
+            if total < arriving[other]:
+                arriving[other], taken[other] = total, by[row[i, j], t]
+                heapq.heappush(heap, (total, np.int64(other)))
+    for start in range(row.size):
+        arriving[start] = -arriving[start]
+
+
+@compiled
+def sweep(moves: Any, costs: Any, leads: Any, goal: Any, floor: float, rule: Any) -> Any:
     """Iterate u' = max(goal, max_a log Q_a) in place, from the goal outwards, until nothing changes.
 
     The operator is monotone and starts below its fixed point, so any order of updates rises to the same fixed point. It
@@ -137,21 +184,21 @@ def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, fl
 
     Args:
         moves: [A, h, w], log(gamma m), -inf where the action is blocked.
-        p: float64 [A, T].
-        rows: int64 [T], rows to each neighbour.
-        columns: int64 [T].
+        costs: float64 [h, w], what entering each cell costs beside that.
+        leads: `Leads`.
         goal: bool [h, w].
-        wrap: Whether the map is a torus.
         floor: Value of what has no way.
-        rule: Most sweeps, and the rise below which nothing changes, relative to max(1, |u|).
+        rule: Most sweeps, the rise below which nothing changes, relative to max(1, |u|), and the value beyond the edge.
 
     Returns:
         u [h, w], the action taken [h, w] (-1 at the goal and where there is no way), the largest rise of the last
         sweep, and the number of sweeps.
     """
-    most, tolerance = rule
+    most, tolerance, outside = rule
+    p, rows, columns, wrap = leads
     survival = np.exp(moves.astype(np.float64))
     u = np.where(goal, 0.0, floor)
+    entered = u - costs
     taken = np.full(goal.shape, -1, np.int64)
     near, odds = np.empty(len(rows)), np.empty(len(rows))
     order = _flood(survival, p, rows, columns, goal, wrap)
@@ -163,7 +210,7 @@ def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, fl
             y, x = cell // goal.shape[1], cell % goal.shape[1]
             top = floor
             for t in range(len(rows)):
-                near[t] = _value(u, y + rows[t], x + columns[t], wrap, floor)
+                near[t] = value_at(entered, y + rows[t], x + columns[t], wrap, outside)
                 top = max(top, near[t])
             if goal[y, x] or top <= floor:
                 continue
@@ -189,7 +236,7 @@ def sweep(moves: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool, fl
                 # What is left of a rise shrinks geometrically; below the tolerance it is rounding.
                 if rise > tolerance * max(1.0, -best):
                     change = max(change, rise)
-                u[y, x], taken[y, x] = best, by
+                u[y, x], entered[y, x], taken[y, x] = best, best - costs[y, x], by
         if sweeps % 2 == 1:
             order = order[np.argsort(-u.ravel()[order], kind="mergesort")]
     return u, taken, change, sweeps
@@ -225,15 +272,6 @@ def _flood(survival: Any, p: Any, rows: Any, columns: Any, goal: Any, wrap: bool
                     found += 1
                     break
     return order[:found]
-
-
-@compiled
-def _value(u: Any, y: int, x: int, wrap: bool, floor: float) -> float:
-    """Return u at a cell, which may lie beyond the edge."""
-    height, breadth = u.shape
-    if wrap:
-        return u[y % height, x % breadth]
-    return u[y, x] if 0 <= y < height and 0 <= x < breadth else floor
 
 
 @compiled
@@ -275,107 +313,53 @@ def cheapest(moves: Any, leads: Any, directions: int) -> Any:
 
 @compiled
 def solve_batch(
-    first: int,
-    last: int,
-    moves: Any,
-    leads: Any,
-    goal: Any,
-    sharp: bool,
-    rule: Any,
-    out: Any,
+    first: int, last: int, moves: Any, costs: Any, leads: Any, goal: Any, floor: Any, rule: Any, out: Any
 ) -> None:
-    """Solve the samples first..last-1.
+    """Solve the samples first..last-1 by sweeps.
 
     Args:
         first: First sample.
         last: One past the last sample.
         moves: [B, A, h, w], log(gamma m).
+        costs: float64 [B, h, w], what entering each cell costs beside that.
         leads: `Leads`.
         goal: bool [B, h, w].
-        sharp: Whether each action has one destination.
-        rule: Most sweeps, and the relative rise below which nothing changes.
+        floor: float64 [B], value of what has no way.
+        rule: Most sweeps, the relative rise below which nothing changes, and the value beyond the edge.
         out: u [B, h, w], action taken [B, h, w], last change [B] and sweeps [B], written.
     """
     u, taken, changes, sweeps = out
-    p, rows, columns, wrap = leads
-    height, breadth = goal.shape[1:]
-    floor = _floor(goal)
-    destinations = np.empty(len(p), np.int64)
-    for a in range(len(p)):
-        destinations[a] = np.argmax(p[a])
-    own = np.arange(height * breadth).reshape(height, breadth)
     for b in range(first, last):
-        if sharp:
-            costs = cheapest(moves[b].reshape(len(p), height * breadth), destinations, len(rows))
-            settle(own, costs, leads, goal[b], -floor, u[b], taken[b])
-            changes[b], sweeps[b] = 0.0, 1
-        else:
-            u[b], taken[b], changes[b], sweeps[b] = sweep(moves[b], p, rows, columns, goal[b], wrap, floor, rule)
+        u[b], taken[b], changes[b], sweeps[b] = sweep(moves[b], costs[b], leads, goal[b], floor[b], rule)
 
 
 @compiled
-def settle_batch(first: int, last: int, pattern: Any, moves: Any, leads: Any, goal: Any, out: Any) -> None:
-    """Settle the samples first..last-1, whose moves are looked up by each cell's pattern, int16 [B, h, w]."""
-    u, taken, changes, sweeps = out
-    for b in range(first, last):
-        settle(pattern[b], moves, leads, goal[b], -_floor(goal), u[b], taken[b])
-        changes[b], sweeps[b] = 0.0, 1
-
-
-@compiled
-def _floor(goal: Any) -> float:
-    return -np.log(4.0) * (goal.shape[1] * goal.shape[2] + 1)
-
-
-@compiled
-def read_batch(
-    first: int,
-    last: int,
-    pattern: Any,
-    table: Any,
-    leads: Any,
-    floor: float,
-    head: Any,
-    rule: Any,
-    u: Any,
-    logits: Any,
+def settle_batch(
+    first: int, last: int, row: Any, table: Any, costs: Any, leads: Any, goal: Any, floor: Any, out: Any
 ) -> None:
-    """Read the policy of the samples first..last-1 off their values, where each action has one destination.
+    """Settle the samples first..last-1, where each action has one destination.
 
     Args:
         first: First sample.
         last: One past the last sample.
-        pattern: int16 [B, h, w], the row of each cell.
-        table: float64 [patterns, A], log(gamma m).
+        row: Integer [B, h, w] or [1, h, w], where in the tables a cell's moves are.
+        table: [1 or B, A, cells or patterns], log(gamma m), for all samples or each.
+        costs: float64 [B, h, w], what entering each cell costs beside that, positive; [0, 0, 0] where nothing.
         leads: `Leads`.
-        floor: The least log Q.
-        head: [actions, A], in the type of the logits.
-        rule: What log Q_a - max log Q is scaled by, and its least.
-        u: float64 [B, h, w].
-        logits: [B, actions, h, w], written.
+        goal: bool [B, h, w].
+        floor: float64 [B], value of what has no way.
+        out: As `solve_batch` writes.
     """
-    p, rows, columns, wrap = leads
-    scale, least = rule
-    destination = np.empty(len(p), np.int64)
-    for a in range(len(p)):
-        destination[a] = np.argmax(p[a])
-    near, q, advantage = np.empty(len(rows)), np.empty(len(p)), np.empty(len(p), head.dtype)
-    height, breadth = u.shape[1:]
+    u, taken, changes, sweeps = out
+    destinations = np.empty(len(leads.p), np.int64)
+    for a in range(len(destinations)):
+        destinations[a] = np.argmax(leads.p[a])
     for b in range(first, last):
-        value = u[b]
-        for y in range(height):
-            for x in range(breadth):
-                inside = 0 < y < height - 1 and 0 < x < breadth - 1
-                for t in range(len(rows)):
-                    i, j = y + rows[t], x + columns[t]
-                    near[t] = value[i, j] if inside else _value(value, i, j, wrap, floor)
-                best, row = floor, pattern[b, y, x]
-                for a in range(len(p)):
-                    q[a] = max(floor, table[row, a] + near[destination[a]])
-                    best = max(best, q[a])
-                for a in range(len(p)):
-                    advantage[a] = max(least, q[a] - best)
-                for action in range(len(head)):
-                    logits[b, action, y, x] = 0.0
-                    for a in range(len(p)):
-                        logits[b, action, y, x] += head[action, a] * (scale * advantage[a])
+        if b == first or len(table) > 1:
+            cost, by = cheapest(table[min(b, len(table) - 1)], destinations, len(leads.rows))
+        rows = row[b if len(row) > 1 else 0]
+        if len(costs) > 0:
+            settle_by_heap(rows, (cost, by), costs[b], leads, goal[b], -floor[b], u[b], taken[b])
+        else:
+            settle(rows, (cost, by), leads, goal[b], -floor[b], u[b], taken[b])
+        changes[b], sweeps[b] = 0.0, 1
