@@ -5,39 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from pathlib import Path
 
-from orchestrator.cli.options import add_storage
-from orchestrator.storage.layout import Storage
+from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
 from orchestrator.storage.results import ResultError
-from orchestrator.words import counted
 
 
 def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `certify` to the command line's verbs."""
     certify = verbs.add_parser("certify", help="How far a trial's plans are proven to arrive, by shortest ways.")
     certify.set_defaults(verb=_certify)
-    certify.add_argument(
-        "trial", metavar="TRIAL", help="its folder, a prefix of its id, or the name of published weights"
-    )
+    certify.add_argument("trial", metavar="TRIAL", help=TRIAL_HELP)
     certify.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_storage(certify)
 
 
-def _folder(given: str, storage: Storage) -> Path:
-    from planners.published import folder_of
-
-    if (folder := folder_of(given)).exists():
-        return folder
-    found = [storage.trial(name).path for name in storage.trial_ids() if given and name.startswith(given)]
-    if len(found) != 1:
-        there = f"{counted(len(found), 'trial')} in {storage.trials} has an id that starts so"
-        raise ResultError(f"certify: {given!r:.80} is no folder, and {there}")
-    return found[0]
-
-
 def _certify(options: argparse.Namespace) -> int:
-    folder = _folder(options.trial, options.storage)
+    folder = trial_folder(options.trial, options.storage)
     from planners.certificate import certify
     from planners.inference import load_planner
     from planners.trial_files import PlannerError

@@ -1,19 +1,20 @@
 """`idp certify`: a proof, or the pattern that stands in its way."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from orchestrator.cli.main import main
-from planners.published import WEIGHTS, folder_of, publish
-from planners.trial_files import read_checkpoint
+from planners.published import MODEL_FILE, WEIGHTS, folder_of, read_model
 
 
 def broken(tmp_path):
     folder = tmp_path / "storage" / "trials" / "0123456789abcdef"
-    publish(WEIGHTS / "reachability", folder)
-    state = read_checkpoint(folder / "checkpoint.pt")
+    folder.mkdir(parents=True)
+    shutil.copy(WEIGHTS / "reachability" / "spec.json", folder)
+    state = read_model(WEIGHTS / "reachability" / MODEL_FILE)
     state["trainer"]["planner"]["core.survival_bias"] -= 3
     torch.save(state, folder / "checkpoint.pt")
     return folder
