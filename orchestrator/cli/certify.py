@@ -26,35 +26,37 @@ def _certify(options: argparse.Namespace) -> int:
     from planners.trial_files import PlannerError
 
     try:
-        found = certify(load_planner(folder).planner)
+        planner = load_planner(folder).planner
+        found = certify(planner)
     except (PlannerError, ValueError) as error:
         raise ResultError(f"{folder}: {error}") from error
-    proven = found.shortest == math.inf
-    worst = None if found.worst is None else str(found.worst)
+    endless = found.shortest == math.inf
+    wrap = bool(getattr(planner.core, "wrap", False))
+    maps = f"of free cells and obstacles, of any size{' from 3x3 on, on the torus' if wrap else ''}, with one goal"
     if options.json:
         document = {
             "trial": str(folder),
-            "shortest_up_to": "any length" if proven else 0,
-            "maps": "of free cells and obstacles, of any size, with one goal",
+            "shortest_up_to": "any length" if endless else int(found.shortest),
+            "maps": maps,
             "patterns": found.patterns,
             "decisions": found.decisions,
             "least_survival": found.survival,
             "least_margin": found.margin,
-            "worst_pattern": worst,
+            "worst_pattern": None if found.worst is None else str(found.worst),
             "reason": found.reason,
         }
         print(json.dumps(document, indent=2))
         return 0
     print(f"{folder}: {found.patterns} local patterns, {found.decisions} decisions")
-    if proven:
-        print(
-            "every plan, on every map of free cells and obstacles with one goal, arrives by a shortest way: any length"
-        )
-    else:
-        print(f"nothing is proven: {found.reason}")
+    if found.shortest > 0:
+        length = "any length" if endless else f"up to {found.shortest:,.0f} steps"
+        print(f"every plan, on every map {maps}, arrives by a shortest way: {length}")
+    if not endless:
+        print(f"{'beyond, nothing' if found.shortest else 'nothing'} is proven: {found.reason}")
     print(
         f"least survival of a move that is needed: {found.survival:.6g}; least margin of a decision: {found.margin:.4g}"
     )
-    if worst is not None:
-        print("in the way (. free, # obstacle, G goal, the agent in the middle):\n  " + worst.replace("/", "\n  "))
+    if found.worst is not None:
+        drawn = str(found.worst).replace("/", "\n  ")
+        print(f"in the way (. free, # obstacle, G goal, the agent in the middle):\n  {drawn}")
     return 0
