@@ -25,7 +25,7 @@ from planners import advice, trial_files
 from planners.cores import CostCore
 from planners.edge import on_map, plan_walled
 from planners.planner import Planner, build_planner
-from planners.published import folder_of
+from planners.published import folder_of, read_state
 from planners.registry import OPTIONS, load_parts
 from planners.trial_files import PlannerError as PlannerError
 
@@ -191,8 +191,8 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
     """Return the planner that a trial has trained.
 
     Args:
-        directory: The trial directory; of its files `spec.json` and `checkpoint.pt` are enough. Or the name of weights
-            that come with this package: "reachability".
+        directory: The trial directory, of whose files `spec.json` and `checkpoint.pt` are enough; or a folder that
+            `idp export-model` made of it; or the name of one that comes with this package: "reachability".
         plugins: Modules to import for its parts, beside those in IDP_PLUGINS; its files have none imported.
 
     Raises:
@@ -200,11 +200,11 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
         PluginError: A plug-in can't be imported, or the planner's parts come from one that is not named.
     """
     folder = folder_of(directory)
-    spec_file, checkpoint = folder / "spec.json", folder / "checkpoint.pt"
+    spec_file = folder / "spec.json"
     load_parts([*named_in_environment(), *plugins])
     try:
         spec = trial_files.read_json(spec_file)
-        state = trial_files.read_checkpoint(checkpoint)
+        checkpoint, state = read_state(folder)
     except FileNotFoundError as error:
         raise PlannerError(
             f"{error.filename}: no such file: {folder} is not the directory of a trained trial"
@@ -220,11 +220,7 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PlannerError(f"{spec_file}: planner: not of this version ({reason})") from error
-    try:
-        planner.load_state_dict(trial_files.tested_weights(trainer, checkpoint, tested))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise PlannerError(f"{checkpoint}: its weights do not fit the planner: {reason:.300}") from error
+    trial_files.give_weights(planner, trial_files.tested_weights(trainer, checkpoint, tested), checkpoint)
     planner.eval()
     unrolled = planner_spec.adjoint == "unrolled"
     own_rule = trial_files.trained_steps_per_row(planner_spec.k_fwd, rows, unrolled=unrolled)

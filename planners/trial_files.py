@@ -19,8 +19,9 @@ from datagen.errors import UserError
 from datagen.problem import Moves
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+CHECKPOINT_FILE = "checkpoint.pt"
 STEPS_FILE = "test_steps.json"
 """Beside the spec: the forward steps per row with which the sweep tests the planner (`test_steps_per_row`)."""
 
@@ -42,6 +43,21 @@ def _content(path: Path) -> bytes:
         raise PlannerError(f"{path}: {error.strerror}") from error
 
 
+def whole_file(path: Path) -> bytes:
+    """Return the content of a file of weights.
+
+    Raises:
+        FileNotFoundError: There is none.
+        PlannerError: It is empty, a pointer to another, or can't be read; names it.
+    """
+    content = _content(path)
+    if not content:
+        raise PlannerError(f"{path}: is empty; take it from where it was copied from")
+    if content.startswith(b"version https://git-lfs"):
+        raise PlannerError(f"{path}: is a pointer of Git LFS and not the file itself; `git lfs pull` brings that")
+    return content
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return what a checkpoint holds.
 
@@ -51,11 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    content = _content(path)
-    if not content:
-        raise PlannerError(f"{path}: is empty; take it from where it was copied from")
-    if content.startswith(b"version https://git-lfs"):
-        raise PlannerError(f"{path}: is a pointer of Git LFS and not the checkpoint itself; `git lfs pull` brings that")
+    content = whole_file(path)
     try:
         _check_sums(content)
         state = torch.load(BytesIO(content), weights_only=True, map_location="cpu")
@@ -161,6 +173,24 @@ def tested_weights(trainer: dict[str, Any], path: Path, tested_checkpoint: str) 
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise PlannerError(f"{path}: {name}: weights that are not finite plan nothing; train again")
     return weights
+
+
+def give_weights(planner: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Give a planner its weights, which must be its own by name, shape and type.
+
+    Raises:
+        PlannerError: They are another planner's; names the file.
+    """
+    own = planner.state_dict()
+    for name, tensor in weights.items():
+        if name in own and getattr(tensor, "dtype", None) != own[name].dtype:
+            found = getattr(tensor, "dtype", type(tensor).__name__)
+            raise PlannerError(f"{path}: {name}: expected {own[name].dtype}, got {found}")
+    try:
+        planner.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise PlannerError(f"{path}: made by other code, its weights do not fit the planner: {reason:.300}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,72 +5,57 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from pathlib import Path
 
-from orchestrator.cli.options import add_storage
-from orchestrator.storage.layout import Storage
+from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
 from orchestrator.storage.results import ResultError
-from orchestrator.words import counted
 
 
 def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `certify` to the command line's verbs."""
     certify = verbs.add_parser("certify", help="How far a trial's plans are proven to arrive, by shortest ways.")
     certify.set_defaults(verb=_certify)
-    certify.add_argument(
-        "trial", metavar="TRIAL", help="its folder, a prefix of its id, or the name of published weights"
-    )
+    certify.add_argument("trial", metavar="TRIAL", help=TRIAL_HELP)
     certify.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_storage(certify)
 
 
-def _folder(given: str, storage: Storage) -> Path:
-    from planners.published import folder_of
-
-    if (folder := folder_of(given)).exists():
-        return folder
-    found = [storage.trial(name).path for name in storage.trial_ids() if given and name.startswith(given)]
-    if len(found) != 1:
-        there = f"{counted(len(found), 'trial')} in {storage.trials} has an id that starts so"
-        raise ResultError(f"certify: {given!r:.80} is no folder, and {there}")
-    return found[0]
-
-
 def _certify(options: argparse.Namespace) -> int:
-    folder = _folder(options.trial, options.storage)
+    folder = trial_folder(options.trial, options.storage)
     from planners.certificate import certify
     from planners.inference import load_planner
 
     try:
-        found = certify(load_planner(folder).planner)
+        planner = load_planner(folder).planner
+        found = certify(planner)
     except ValueError as error:
         raise ResultError(f"{folder}: {error}") from error
-    proven = found.shortest == math.inf
-    worst = None if found.worst is None else str(found.worst)
+    endless = found.shortest == math.inf
+    wrap = bool(getattr(planner.core, "wrap", False))
+    maps = f"of free cells and obstacles, of any size{' from 3x3 on, on the torus' if wrap else ''}, with one goal"
     if options.json:
         document = {
             "trial": str(folder),
-            "shortest_up_to": "any length" if proven else 0,
-            "maps": "of free cells and obstacles, of any size, with one goal",
+            "shortest_up_to": "any length" if endless else int(found.shortest),
+            "maps": maps,
             "patterns": found.patterns,
             "decisions": found.decisions,
             "least_survival": found.survival,
             "least_margin": found.margin,
-            "worst_pattern": worst,
+            "worst_pattern": None if found.worst is None else str(found.worst),
             "reason": found.reason,
         }
         print(json.dumps(document, indent=2))
         return 0
     print(f"{folder}: {found.patterns} local patterns, {found.decisions} decisions")
-    if proven:
-        print(
-            "every plan, on every map of free cells and obstacles with one goal, arrives by a shortest way: any length"
-        )
-    else:
-        print(f"nothing is proven: {found.reason}")
+    if found.shortest > 0:
+        length = "any length" if endless else f"up to {found.shortest:,.0f} steps"
+        print(f"every plan, on every map {maps}, arrives by a shortest way: {length}")
+    if not endless:
+        print(f"{'beyond, nothing' if found.shortest else 'nothing'} is proven: {found.reason}")
     print(
         f"least survival of a move that is needed: {found.survival:.6g}; least margin of a decision: {found.margin:.4g}"
     )
-    if worst is not None:
-        print("in the way (. free, # obstacle, G goal, the agent in the middle):\n  " + worst.replace("/", "\n  "))
+    if found.worst is not None:
+        drawn = str(found.worst).replace("/", "\n  ")
+        print(f"in the way (. free, # obstacle, G goal, the agent in the middle):\n  {drawn}")
     return 0

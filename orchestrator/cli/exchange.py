@@ -1,4 +1,4 @@
-"""The verbs that exchange things with others: datasets in the GPPN layout, and results."""
+"""The verbs that exchange things with others: datasets in the GPPN layout, trained planners, and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from datagen.spec import nearest
 from datagen.tasks.registry import TASKS
-from orchestrator.cli.options import add_storage
+from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import SweepError
 from orchestrator.words import counted
@@ -36,7 +37,13 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     take.add_argument("file", metavar="FILE.npz", type=Path)
     take.add_argument("--labels", choices=("one_hot", "full"), default="one_hot", help="one action a cell, or all ties")
     take.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
-    for exchange in (bring, take):
+    give = verbs.add_parser("export-model", help="Write a trained planner as a folder: safetensors, spec, model card.")
+    give.set_defaults(verb=_export_model)
+    give.add_argument("trial", metavar="TRIAL", help=TRIAL_HELP)
+    give.add_argument("out", metavar="OUT", type=Path, help="the folder, for `load_planner(OUT)`")
+    give.add_argument("--licence", default="not stated", help="what the card says of it (default: not stated)")
+    add_storage(give)
+    for exchange in (bring, take, give):
         add_plugin_option(exchange)
 
     for name, run, text in (
@@ -74,6 +81,14 @@ def _export(options: argparse.Namespace) -> int:
 
     export_npz(options.dataset, options.file, labels=options.labels, actions=options.actions)
     print(options.file)
+    return 0
+
+
+def _export_model(options: argparse.Namespace) -> int:
+    from orchestrator.trial.export import export_model
+
+    export_model(TrialDirectory(trial_folder(options.trial, options.storage)), options.out, options.licence)
+    print(options.out)
     return 0
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.layout import default_storage
+from orchestrator.errors import UserError
+from orchestrator.storage.layout import Storage, default_storage
+from orchestrator.words import counted
+
+TRIAL_HELP = "its folder, a prefix of its id, or the name of published weights"
 
 
 def add_storage(parser: argparse.ArgumentParser, what: str = "where everything is kept") -> None:
@@ -14,6 +19,23 @@ def add_storage(parser: argparse.ArgumentParser, what: str = "where everything i
     parser.add_argument(
         "--storage", metavar="DIR", default=default_storage(), help=f"{what} (default: IDP_STORAGE, or ./idp-storage)"
     )
+
+
+def trial_folder(given: str, storage: Storage) -> Path:
+    """Return the folder of a trained planner, named as `TRIAL_HELP` says.
+
+    Raises:
+        UserError: There is none, or several.
+    """
+    from planners.published import folder_of
+
+    if (folder := folder_of(given)).exists():
+        return folder
+    found = [storage.trial(name).path for name in storage.trial_ids() if given and name.startswith(given)]
+    if len(found) != 1:
+        there = f"{counted(len(found), 'trial')} in {storage.trials} has an id that starts so"
+        raise UserError(f"{given!r:.80} is no folder, and {there}")
+    return found[0]
 
 
 class Joined(argparse.Action):

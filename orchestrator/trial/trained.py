@@ -18,6 +18,7 @@ from orchestrator.sweep.specs import TrialSpec
 from planners import trial_files
 from planners.edge import on_map, plan_walled
 from planners.planner import Plan, Planner, build_planner
+from planners.published import read_state
 from planners.training.evaluation import Inputs
 from planners.trial_files import PlannerError
 
@@ -58,9 +59,9 @@ def load_trained(directory: Path) -> Trained:
         ResultError: There is no checkpoint, it is damaged, or it does not fit the spec.
     """
     trial = TrialDirectory(directory)
-    spec, path = trial.read_spec(), trial.checkpoint
+    spec = trial.read_spec()
     try:
-        state = trial_files.read_checkpoint(path)
+        path, state = read_state(trial.path)
         trial_files.agreed_spec(spec.model_dump(mode="json"), state, path)
         trainer = trial_files.trainer_of(state, path)
         moves = trial_files.moves_of(trainer, path)
@@ -68,18 +69,17 @@ def load_trained(directory: Path) -> Trained:
         unrolled = spec.planner.adjoint == "unrolled"
         own_rule = trial_files.trained_steps_per_row(spec.planner.k_fwd, spec.data.map_size, unrolled=unrolled)
         rule = trial_files.read_steps_per_row(trial.path) or own_rule
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file: the trial has not finished an epoch") from None
+    except FileNotFoundError as error:
+        raise ResultError(f"{error.filename}: no such file: the trial has not finished an epoch") from None
     except PlannerError as error:
         raise ResultError(str(error)) from error
     if moves != TASKS[spec.data.task].moves:
         raise ResultError(f"{path}: was trained for other moves than those of {spec.data.task!r}")
     planner = build_planner(spec.planner, actions=len(moves.names))
     try:
-        planner.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{path}: made by other code, its weights do not fit the planner: {reason:.300}") from error
+        trial_files.give_weights(planner, weights, path)
+    except PlannerError as error:
+        raise ResultError(str(error)) from error
     planner.eval()
     return Trained(spec, planner, int(trainer.get("epoch", 0)), rule)
 

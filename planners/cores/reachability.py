@@ -25,7 +25,7 @@ NEIGHBOURS = {4: (4, 1, 3, 7, 5), 8: (4, 0, 1, 2, 3, 5, 6, 7, 8)}
 """Of the nine cells around one, row by row, those that a move of a task reaches, the cell itself first. By the number
 of moves: north, west, south, east; or all eight."""
 
-_MARGIN = 0.25
+MARGIN = 0.25
 """How far the survival's sigmoid reaches beyond [0, 1] before it is cut, so that 0 and 1 are reached exactly."""
 SLACK = 1e-3
 """How far beyond the cut a survival lies that counts as 0 or 1 for good: no order of summation brings it back."""
@@ -230,7 +230,7 @@ class Reachability(nn.Module):
         hidden = convolve(x, filters, self.hidden_bias.repeat(order), wrap=self.wrap).relu()
         mixing = self.symmetry.mixed(self.survival_weight)[:, :, None, None]
         logits = functional.conv2d(hidden, mixing, self.survival_bias.repeat(order))
-        return (1 + 2 * _MARGIN) * torch.sigmoid(logits) - _MARGIN
+        return (1 + 2 * MARGIN) * torch.sigmoid(logits) - MARGIN
 
     def survival(self, x: Tensor) -> Tensor:
         """Return m, [B, q_channels, h, w], in [0, 1] with both ends reached."""
@@ -267,7 +267,7 @@ class Reachability(nn.Module):
         filters = self.symmetry.images(weight)
         hidden = functional.linear(x.flatten(1), filters.flatten(1), self.hidden_bias.repeat(self.symmetry.order))
         mixing, bias = self.symmetry.mixed(self.survival_weight), self.survival_bias.repeat(self.symmetry.order)
-        return (1 + 2 * _MARGIN) * torch.sigmoid(functional.linear(hidden.relu(), mixing, bias)) - _MARGIN
+        return (1 + 2 * MARGIN) * torch.sigmoid(functional.linear(hidden.relu(), mixing, bias)) - MARGIN
 
     def encode(self, x: Tensor) -> ReachabilityStep:
         """Return the step."""

@@ -1,20 +1,21 @@
 """`idp certify`: a proof, or the pattern that stands in its way."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from orchestrator.cli.main import main
-from planners.published import WEIGHTS, folder_of, publish
-from planners.trial_files import read_checkpoint
+from planners.published import MODEL_FILE, WEIGHTS, folder_of, read_model
 
 
-def broken(tmp_path):
+def broken(tmp_path, by=3.0):
     folder = tmp_path / "storage" / "trials" / "0123456789abcdef"
-    publish(WEIGHTS / "reachability", folder)
-    state = read_checkpoint(folder / "checkpoint.pt")
-    state["trainer"]["planner"]["core.survival_bias"] -= 3
+    folder.mkdir(parents=True)
+    shutil.copy(WEIGHTS / "reachability" / "spec.json", folder)
+    state = read_model(WEIGHTS / "reachability" / MODEL_FILE)
+    state["trainer"]["planner"]["core.survival_bias"] -= by
     torch.save(state, folder / "checkpoint.pt")
     return folder
 
@@ -53,3 +54,13 @@ def test_a_folder_comes_before_the_name_of_published_weights(tmp_path, monkeypat
     assert folder_of("reachability") == WEIGHTS / "reachability"
     (tmp_path / "reachability").mkdir()
     assert not folder_of("reachability").is_absolute()
+
+
+def test_a_finite_length_is_told_with_its_pattern(tmp_path, capsys):
+    folder = broken(tmp_path, by=0.2)
+    assert main(["certify", str(folder), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["shortest_up_to"] == 6 and "7 steps away: needed moves survive with 0.996" in document["reason"]
+    assert main(["certify", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "arrives by a shortest way: up to 6 steps\nbeyond, nothing is proven" in shown and "in the way (" in shown

@@ -9,7 +9,7 @@ import torch
 
 from datagen.expert.grid import solve
 from datagen.options import MazeOptions
-from datagen.problem import FOUR
+from datagen.problem import FOUR, FOUR_WRAP
 from datagen.tasks import mazes
 from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, build_planner, load_planner
@@ -23,14 +23,54 @@ def published():
     return load_planner("reachability").planner
 
 
-def wrong(planner, maps, goals):
-    """Return how many cells that have a way take no shortest one, and how many cells that are."""
-    problems = solve(maps, goals.astype(np.int16), FOUR, np.zeros(len(maps), np.uint64))
+def wrong(planner, maps, goals, moves=FOUR, within=math.inf):
+    """Return how many cells with a way of so many steps at most take no shortest one, and how many cells that are."""
+    problems = solve(maps, goals.astype(np.int16), moves, np.zeros(len(maps), np.uint64))
     inputs = Inputs.of(problems)
     with torch.no_grad():
-        actions = plan_walled(planner, inputs.map, inputs.goal, moves=FOUR).logits.argmax(1)
-    judged = inputs.optimal_actions > 0
+        planner.plan(torch.ones(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))  # from here on it looks patterns up
+        actions = plan_walled(planner, inputs.map, inputs.goal, moves=moves).logits.argmax(1)
+    judged = (inputs.optimal_actions > 0) & (torch.from_numpy(problems.distance) <= within)
     return int((judged & (inputs.optimal_actions >> actions & 1 == 0)).sum()), int(judged.sum())
+
+
+def every_map(height, width):
+    """Return all maps of that size, one of those that turns and flips make of each other."""
+    cells = height * width
+    numbers = np.arange(2**cells)
+    maps = (numbers[:, None] >> np.arange(cells) & 1).astype(np.uint8).reshape(-1, height, width)
+    flips = [maps, maps[:, ::-1], maps[:, :, ::-1], maps[:, ::-1, ::-1]]
+    images = flips + [image.swapaxes(1, 2) for image in flips] * (height == width)
+    return maps[np.min([image.reshape(-1, cells) @ (1 << np.arange(cells)) for image in images], 0) == numbers]
+
+
+def random_maps(count, size, seed):
+    generator = np.random.default_rng(seed)
+    maps = (generator.random((count, size, size)) < generator.uniform(0.4, 1.0, (count, 1, 1))).astype(np.uint8)
+    maps[:, 0, 0] = 1
+    return maps
+
+
+def some_goals(maps, count, seed):
+    maps, goals = every_goal(maps)
+    chosen = np.random.default_rng(seed).integers(len(maps), size=count)
+    return maps[chosen], goals[chosen]
+
+
+def doubtful(published, discount, less):
+    """Return the published planner with another discount, and with moves that survive less."""
+    planner = deepcopy(published)
+    planner.core.discount = discount
+    with torch.no_grad():
+        planner.core.survival_bias -= less
+    return planner
+
+
+def on_the_torus(published):
+    spec = PlannerSpec(core="reachability", solver="best_first", solver_bwd="best_first", wrap=True)
+    planner = build_planner(spec)
+    planner.load_state_dict(published.state_dict())
+    return planner
 
 
 def every_goal(maps):
@@ -45,6 +85,64 @@ def test_the_published_weights_are_proven_for_any_length(published):
     assert (found.patterns, found.survival) == (512 + 9 * 256, 1.0)
     assert found.decisions > 2000 and found.margin > 0.1
     assert sum(parameter.numel() for parameter in published.parameters()) < 1000
+
+
+@pytest.mark.slow
+def test_no_counterexample_on_any_map_of_4x4_nor_on_thousands_of_5x5(published):
+    assert wrong(published, *every_goal(every_map(4, 4))) == (0, 317_562)
+    failed, judged = wrong(published, *every_goal(random_maps(1000, 5, seed=0)))
+    assert failed == 0 and judged > 150_000
+
+
+# What can survive with less than 1, and how far the proof goes then.
+FINITE = [(0.5, 1.5, 4), (0.5, 1.0, 6), (0.7, 0.5, 10), (0.9, 0.5, 3), (0.99, 0.2, 6)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("discount", "less", "length"), FINITE)
+def test_no_counterexample_within_a_finite_length(published, discount, less, length):
+    planner = doubtful(published, discount, less)
+    found = certify(planner)
+    assert (found.shortest, found.worst.goal) == (length, None) and 0.6 < found.survival < 1 and found.margin > 0
+    assert f"leave the nearer neighbours {length + 1} steps away: needed moves survive with" in found.reason
+    for maps, goals in (
+        some_goals(every_map(4, 4), 5000, seed=1),
+        some_goals(random_maps(1000, 5, seed=2), 5000, seed=3),
+        some_goals(random_maps(100, 16, seed=4), 500, seed=5),
+    ):
+        failed, judged = wrong(planner, maps, goals, within=length)
+        assert failed == 0 and judged > 3000
+
+
+def test_beyond_a_finite_length_plans_do_fail(published):
+    planner = doubtful(published, 0.9, 0.5)
+    maps, goals = some_goals(random_maps(300, 16, seed=0), 600, seed=0)
+    assert wrong(planner, maps, goals, within=certify(planner).shortest)[0] == 0
+    assert wrong(planner, maps, goals)[0] > 10
+
+
+@pytest.mark.slow
+def test_weights_with_noise_keep_what_is_proven_of_them(published):
+    generator, proven = torch.Generator().manual_seed(0), []
+    for _ in range(4):
+        planner = doubtful(published, 0.6, 0.0)
+        with torch.no_grad():
+            for part in (planner.core.survival_weight, planner.core.hidden_weight):
+                part.mul_(1 + 0.1 * torch.randn(part.shape, generator=generator))
+        proven.append(certify(planner).shortest)
+        if proven[-1] > 0:
+            maps, goals = some_goals(random_maps(200, 12, seed=len(proven)), 300, seed=0)
+            assert wrong(planner, maps, goals, within=proven[-1])[0] == 0
+    assert sum(0 < length < math.inf for length in proven) > 0, proven
+
+
+def test_the_torus_is_proven_too(published):
+    planner = on_the_torus(published)
+    found = certify(planner)
+    assert found.shortest == math.inf and found.decisions > 5000 and found.margin > 0.1
+    for maps in (every_map(3, 3), random_maps(100, 5, seed=0), random_maps(5, 11, seed=1)):
+        failed, judged = wrong(planner, *every_goal(maps), FOUR_WRAP)
+        assert failed == 0 and judged > 1000
 
 
 @pytest.mark.slow
@@ -90,7 +188,7 @@ def test_a_move_that_does_not_survive_is_named_with_its_pattern(published):
     with torch.no_grad():
         broken.core.survival_bias -= 3.0
     found = certify(broken)
-    assert found.shortest == 0 and "survives with" in found.reason and found.survival < 1
+    assert found.shortest == 0 and "survives with 0.09" in found.reason and found.survival < 0.25
     assert found.worst.free[4] and len(str(found.worst).split("/")) == 3
 
 
@@ -112,7 +210,7 @@ def test_unfinished_training_is_not_certified(published):
 
 
 def test_other_planners_are_refused():
-    for fields in ({"core": "vin"}, {"core": "reachability", "wrap": True}, {"core": "reachability", "channels": 1}):
+    for fields in ({"core": "vin"}, {"core": "reachability", "channels": 1}):
         with pytest.raises(ValueError, match="certify: expected a planner with core 'reachability'"):
             certify(build_planner(PlannerSpec(**fields)))
 
