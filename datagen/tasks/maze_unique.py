@@ -15,11 +15,11 @@ from datagen.expert.grid import breadth_first, neighbours, solve
 from datagen.jit import kernel
 from datagen.options import MazeUniqueOptions
 from datagen.problem import FOUR, Problems
-from datagen.sampling.mazes import carve
 from datagen.sampling.splitmix import below, label_seeds, problem_seeds
 from datagen.sampling.symmetry import shape_hash
 from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, draw_in_order
 from datagen.tasks.distinct import ways_of_reading
+from datagen.tasks.navigation import carve
 from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 
 Mazes = tuple[NDArray[np.uint8], NDArray[np.int16], NDArray[np.int16]]
