@@ -40,6 +40,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 class MazeOptions(Spec):
     """Choices of the task `mazes`. A range is [lowest, highest], uniform between them for each map; one number is both.
+    One kind may stand without its list.
 
     Attributes:
         kinds: Kinds of map, in turn: "perfect" mazes, with one way between any two cells; "thinned", each cell of the
@@ -66,12 +67,13 @@ class MazeOptions(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_number_is_both(cls, data: Any) -> Any:
+    def _one_is_all(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
         ranges = ("thinning", "percolation", "noise")
         plain = {name for name in ranges if isinstance(data.get(name), int | float) and data[name] is not True}
-        return {name: (value, value) if name in plain else value for name, value in data.items()}
+        given = {name: (value, value) if name in plain else value for name, value in data.items()}
+        return {**given, "kinds": (kinds,)} if isinstance(kinds := data.get("kinds"), str) else given
 
     @field_validator("thinning", "percolation", "noise")
     @classmethod

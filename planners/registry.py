@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from datagen.plugins import extend
 
@@ -116,3 +116,4 @@ def load_parts(plugins: Iterable[str]) -> None:
 
 Measure = Literal["lengths", "detours", "path_independence", "residual_auroc"]
 """What tests can measure beside success; see `planners.training.measures`."""
+MEASURES: tuple[Measure, ...] = get_args(Measure)
