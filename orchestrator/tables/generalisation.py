@@ -106,7 +106,9 @@ def _tests(runs: Sequence[Run]) -> list[Tested]:
         maps |= run.maps
         for test in run.evaluations:
             sets.setdefault((test.map_size, test.maps, test.k, test.dataset_id), []).append(test)
-    return [_tested(place, tests, maps.get(place[3])) for place, tests in sorted(sets.items())]
+    asked = {name: number for number, name in enumerate(maps)}
+    order = sorted(sets, key=lambda place: (place[0], asked.get(place[3], len(asked)), place))
+    return [_tested(place, sets[place], maps.get(place[3])) for place in order]
 
 
 def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult], maps: DatasetSpec | None) -> Tested:
@@ -127,9 +129,17 @@ def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult],
 
 
 def about(maps: DatasetSpec) -> dict[str, str]:
-    """Return the fields of a dataset as words, those of its options among them; ranges as "0 to 0.1"."""
-    every = {"task": maps.task, "size": maps.map_size, "distinct": maps.distinct, **dict(maps.options)}
-    return {name: _word(value) for name, value in every.items()}
+    """Return task, size and options of a dataset as words, ranges as "0 to 0.1".
+
+    Left out are options at their defaults, which may mean nothing to its maps, but for lists of words, such as kinds.
+    """
+    defaults = type(maps.options)()
+    options = {name: value for name, value in maps.options if value != getattr(defaults, name) or _is_words(value)}
+    return {"task": maps.task, "size": str(maps.map_size), **{name: _word(value) for name, value in options.items()}}
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
 
 
 def _word(value: object) -> str:
