@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from datagen.spec import Spec
 
@@ -27,22 +28,59 @@ class ArmOptions(Spec):
     inclusive_angles: bool = False
 
 
-MazeKind = Literal["thinned", "perfect", "opened", "noise"]
-MAZE_KINDS: tuple[MazeKind, ...] = ("thinned", "perfect", "opened", "noise")
+MazeKind = Literal["thinned", "perfect", "opened", "noise", "percolated", "caves", "rooms", "spirals", "blocks"]
+MAZE_KINDS: tuple[MazeKind, ...] = get_args(MazeKind)
+MazeAlgorithm = Literal["depth_first", "wilson", "prim"]
+MAZE_ALGORITHMS: tuple[MazeAlgorithm, ...] = get_args(MazeAlgorithm)
+MazeStart = Literal["farthest", "dead_end", "elsewhere"]
+MAZE_STARTS: tuple[MazeStart, ...] = get_args(MazeStart)
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class MazeOptions(Spec):
-    """Choices of the task `mazes`.
+    """Choices of the task `mazes`. A range is [lowest, highest], uniform between them for each map; one number is both.
+    One kind may stand without its list.
 
     Attributes:
-        kinds: Kinds of maze, in turn: perfect ones; "thinned", each cell of the interior freed with a probability that
-            is uniform in (0, 1); "opened", with one that is uniform in (0, `opened`); "noise", no maze, cells free with
-            a probability that is uniform in (.55, .8).
+        kinds: Kinds of map, in turn: "perfect" mazes, with one way between any two cells; "thinned", each cell of the
+            interior freed with a probability of `thinning`; "opened", with one that is uniform in (0, `opened`);
+            "percolated", each wall between two neighbouring rooms opened with a probability of `percolation`. No mazes:
+            "noise", a share of `noise` of the interior obstacles; "caves"; "rooms" with doors; "spirals"; "blocks".
         opened: See kinds.
+        thinning: See kinds; 0 leaves a perfect maze.
+        percolation: See kinds; 0 leaves a perfect maze, and 1 a lattice.
+        noise: See kinds.
+        algorithm: What carves the mazes: depth-first search (long corridors), Wilson's (uniform over all perfect mazes)
+            or Prim's (many short dead ends).
+        start: From where `exact` is judged: the cell farthest from the goal, which needs no start; or a start drawn
+            uniformly over the dead ends that have a way to the goal, or over the other cells that have one.
     """
 
-    kinds: tuple[MazeKind, ...] = Field(MAZE_KINDS, min_length=1)
+    kinds: tuple[MazeKind, ...] = Field(("thinned", "perfect", "opened", "noise"), min_length=1)
     opened: float = Field(0.1, gt=0.0, le=1.0)
+    thinning: tuple[Share, Share] = (0.0, 1.0)
+    percolation: tuple[Share, Share] = (0.0, 1.0)
+    noise: tuple[Share, Share] = (0.2, 0.45)
+    algorithm: MazeAlgorithm = "depth_first"
+    start: MazeStart = "farthest"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_all(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        ranges = ("thinning", "percolation", "noise")
+        plain = {name for name in ranges if isinstance(data.get(name), int | float) and data[name] is not True}
+        given = {name: (value, value) if name in plain else value for name, value in data.items()}
+        return {**given, "kinds": (kinds,)} if isinstance(kinds := data.get("kinds"), str) else given
+
+    @field_validator("thinning", "percolation", "noise")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[1] < value[0]:
+            raise ValueError(f"expected the lowest first, got {list(value)}")
+        return value
 
 
 class MazeUniqueOptions(Spec):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, get_args
 
 from datagen.plugins import extend
 
@@ -112,3 +112,8 @@ def load_parts(plugins: Iterable[str]) -> None:
     plugins = tuple(plugins)
     for attribute, registry in {"CORES": CORES, "MAPPERS": MAPPERS, "SOLVERS": SOLVERS, "ADJOINTS": ADJOINTS}.items():
         extend(registry, attribute, Entry, plugins)
+
+
+Measure = Literal["lengths", "detours", "path_independence", "residual_auroc"]
+"""What tests can measure beside success; see `planners.training.measures`."""
+MEASURES: tuple[Measure, ...] = get_args(Measure)

@@ -10,7 +10,7 @@ import numpy as np
 
 from datagen.tasks.registry import dataset_id
 from orchestrator.storage.curves import curves_file
-from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations
+from orchestrator.storage.evaluations import Bins, EvaluationResult, planned_evaluations
 from orchestrator.storage.files import sealed, write_bytes, write_json
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult
@@ -20,8 +20,8 @@ from orchestrator.sweep.specs import expand
 from orchestrator.tables.records import TrialRecord
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
-_BEST = {"vin": 0.75, "symvin": 0.96, "conv_gppn": 0.98, "contractive": 0.995, "spt": 0.7}
-_COST = {"vin": 1.0, "symvin": 6.0, "conv_gppn": 8.0, "contractive": 1.2, "spt": 5.0}
+_BEST = {"vin": 0.75, "symvin": 0.96, "conv_gppn": 0.98, "contractive": 0.995, "spt": 0.7, "reachability": 0.999}
+_COST = {"vin": 1.0, "symvin": 6.0, "conv_gppn": 8.0, "contractive": 1.2, "spt": 5.0, "reachability": 0.5}
 
 
 def sample_run(trial, *, code=None, epochs=12):
@@ -82,6 +82,7 @@ def sample_run(trial, *, code=None, epochs=12):
         epochs=epochs,
         forward_trace=[10 ** (-3.5 * step / k) * (1 + 0.1 * chance.random()) for step in range(k)],
         backward_trace=[] if unrolled else [10 ** (-1.5 * step / planner.k_bwd) for step in range(planner.k_bwd)],
+        test_exact=float(rate) ** 4,
         test_cells_by_distance=cells,
         test_arrivals_by_distance=[round(rate * n * 0.9**i) for i, n in enumerate(cells)],
         provenance=provenance,
@@ -98,11 +99,17 @@ def sample_runs(name, profile=None, *, code=None, overrides=()):
         run = runs[id(planned.trial)]
         if run.completed:
             rate = run.result.test_success_rate * min(1.0, planned.k / planned.data.map_size) ** 0.5
+            starts = [0, 4000, 3000, 2000, 500, 20]
+            arrivals = [round(rate * n * 0.9**i) for i, n in enumerate(starts)]
+            bins = Bins(starts=starts, arrivals=arrivals, right=arrivals)
+            run.maps[dataset_id(planned.data)] = planned.data
             run.evaluations.append(
                 EvaluationResult(
                     trial_id=planned.trial.trial_id, dataset_id=dataset_id(planned.data), split="test",
                     map_size=planned.data.map_size, maps=planned.data.test, k=planned.k, success_rate=rate,
-                    optimality=rate, spl=rate, accuracy=rate, seconds=1.0, code=code or code_hash(),
+                    optimality=rate, spl=rate, accuracy=rate, seconds=1.0, code=code or code_hash(), exact=rate**4,
+                    measured=list(planned.measure),
+                    **{name: bins for name in ("lengths", "detours") if name in planned.measure},
                 )
             )  # fmt: skip
     return sweep, list(runs.values())

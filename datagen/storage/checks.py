@@ -45,7 +45,7 @@ def empty_problems(spec: DatasetSpec) -> Problems:
         optimal_actions=maps,
         label=maps,
         observation=None if observation is None else np.zeros((0, *observation), np.uint8),
-        start=np.zeros((0, 2), np.int16) if TASKS[spec.task].starts else None,
+        start=np.zeros((0, 2), np.int16) if TASKS[spec.task].starts(spec) else None,
     )
 
 

@@ -15,27 +15,15 @@ from datagen.expert.grid import breadth_first, neighbours, solve
 from datagen.jit import kernel
 from datagen.options import MazeUniqueOptions
 from datagen.problem import FOUR, Problems
-from datagen.sampling.splitmix import below, label_seeds, problem_seeds
+from datagen.sampling.splitmix import label_seeds, problem_seeds
 from datagen.sampling.symmetry import shape_hash
 from datagen.sampling.unique_maps import AGAIN, NONE, UNUSABLE, Claims, admit, draw_in_order
 from datagen.tasks.distinct import ways_of_reading
+from datagen.tasks.kinds import pick, places
 from datagen.tasks.navigation import carve
 from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 
 Mazes = tuple[NDArray[np.uint8], NDArray[np.int16], NDArray[np.int16]]
-
-
-@kernel
-def _pick(chosen: NDArray[np.bool_], state: NDArray[np.uint64]) -> int:
-    """Return the place of a random one of the chosen cells; -1 where there is none."""
-    count = np.int64(chosen.sum())
-    left = below(state, count) if count > 0 else -1
-    for cell in range(len(chosen)):
-        if chosen[cell]:
-            if left == 0:
-                return cell
-            left -= 1
-    return -1
 
 
 @kernel
@@ -66,9 +54,9 @@ def _mazes(
             carve(block, stack, state)
             maps[i, : len(block), : len(block)] = block
             cells = maps[i].reshape(-1)
-            goals[i] = _pick(cells == 1, state)
+            goals[i] = pick(cells == 1, state)
             breadth_first(cells, goals[i], sources, queue, distance)
-            starts[i] = _pick((distance >= ways[0]) & (distance <= ways[1]), state)
+            starts[i] = pick((distance >= ways[0]) & (distance <= ways[1]), state)
             hash_ = shape_hash(maps[i], directions, False) if starts[i] >= 0 else UNUSABLE
             verdict = admit(hash_, split, start + i, draws, keys, holders)
         if verdict == NONE:
@@ -109,13 +97,9 @@ def draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
                 f"{options.longest} steps; choose a larger size or shorter ways"
             )
         maps, goals, starts = drawn
-        return maps, _places(goals, size), _places(starts, size)
+        return maps, places(goals, size), places(starts, size)
 
     key = ("maze_unique", size, spec.seed, spec.distinct, options.shortest, options.longest, split)
     maps, goals, starts = draw_in_order(key, turn, start, stop)
     solved = solve(maps, goals, FOUR, label_seeds(problem_seeds(spec.seed, number, start, stop)))
     return replace(solved, start=starts)
-
-
-def _places(cells: NDArray[np.int64], size: int) -> NDArray[np.int16]:
-    return np.stack([cells // size, cells % size], axis=1).astype(np.int16)

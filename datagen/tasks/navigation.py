@@ -57,10 +57,11 @@ def carve(map_: NDArray[np.uint8], stack: NDArray[np.int64], state: NDArray[np.u
 
 
 @kernel
-def thin(map_: NDArray[np.uint8], state: NDArray[np.uint64]) -> None:
-    """Free every interior cell with a probability that is itself uniform in (0, 1), drawn once per map."""
+def thin(map_: NDArray[np.uint8], state: NDArray[np.uint64], lowest: float = 0.0, highest: float = 1.0) -> None:
+    """Free every interior cell with a probability that is itself uniform between two, drawn once per map."""
     size = map_.shape[0]
-    threshold = next_bits(state) >> _S32
+    drawn = np.float64(next_bits(state) >> _S32)  # of 32 bits: exact
+    threshold = np.uint64(lowest * 4294967296.0 + (highest - lowest) * drawn)
     for row in range(1, size - 1):
         for column in range(1, size - 1):
             map_[row, column] |= np.uint8((next_bits(state) >> _S32) < threshold)

@@ -33,6 +33,18 @@ def _no_observation(spec: DatasetSpec) -> tuple[int, ...] | None:
     return None
 
 
+def _no_start(spec: DatasetSpec) -> bool:
+    return False
+
+
+def _start(spec: DatasetSpec) -> bool:
+    return True
+
+
+def _maze_start(spec: DatasetSpec) -> bool:
+    return isinstance(spec.options, MazeOptions) and spec.options.start != "farthest"
+
+
 def _any(spec: DatasetSpec) -> None:
     pass
 
@@ -91,7 +103,7 @@ class Task:
     observation_shape: Callable[[DatasetSpec], tuple[int, ...] | None] = _no_observation
     map_shape: Callable[[DatasetSpec], tuple[int, int]] = _square
     libraries: tuple[str, ...] = ()
-    starts: bool = False
+    starts: Callable[[DatasetSpec], bool] = _no_start
     check: Callable[[DatasetSpec], None] = _any
 
     def draw(self) -> Draw:
@@ -102,8 +114,8 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "navigation": Task("datagen.tasks.navigation:draw"),
-    "mazes": Task("datagen.tasks.mazes:draw", options=MazeOptions),
-    "maze_unique": Task("datagen.tasks.maze_unique:draw", options=MazeUniqueOptions, starts=True),
+    "mazes": Task("datagen.tasks.mazes:draw", options=MazeOptions, starts=_maze_start),
+    "maze_unique": Task("datagen.tasks.maze_unique:draw", options=MazeUniqueOptions, starts=_start),
     "manipulation": Task("datagen.tasks.manipulation:draw", moves=FOUR_WRAP, options=ArmOptions),
     "workspace_manipulation": Task(
         "datagen.tasks.manipulation:draw",

@@ -8,7 +8,9 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+from datagen.spec import nearest
 from orchestrator.command import Command
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
@@ -16,8 +18,10 @@ from orchestrator.storage.variants import folder_of_selection, make_way
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.formats import FORMATS, render
+from orchestrator.tables.measures import words_of_measures
 from orchestrator.tables.records import collect
 from orchestrator.tables.summary import summarise
+from planners.registry import MEASURES, Measure
 
 Run = Callable[[argparse.Namespace], int]
 AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
@@ -83,9 +87,21 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     evaluate.add_argument("--k", type=int, help=STEPS_HELP)
     evaluate.add_argument("--threads", type=int, help="threads (default: the trial's)")
+    evaluate.add_argument(
+        "--measure", type=some_measures, default=(), metavar="WHAT", help=f"also {', '.join(MEASURES)}, or all"
+    )
     evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
     for reader in (show, evaluate):
         add_plugin_option(reader)
+
+
+def some_measures(text: str) -> tuple[Measure, ...]:
+    """Return the measures of "lengths,detours", every one of "all"."""
+    names = MEASURES if text.strip() == "all" else [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in MEASURES:
+            raise argparse.ArgumentTypeError(f"{name!r}: {nearest(name, [*MEASURES, 'all'])}")
+    return cast("tuple[Measure, ...]", tuple(names))
 
 
 def inches(text: str) -> float:
@@ -182,7 +198,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     from orchestrator.trial.evaluate import evaluate_trial
 
     found = evaluate_trial(
-        TrialDirectory(options.directory), options.dataset, options.split, options.k, options.threads
+        TrialDirectory(options.directory),
+        options.dataset,
+        options.split,
+        options.k,
+        options.threads,
+        measures=options.measure,
     )
     if options.json:
         print(json.dumps(found.model_dump(mode="json"), indent=2))
@@ -192,4 +213,6 @@ def _evaluate(options: argparse.Namespace) -> int:
             f"optimal {100 * found.optimality:.1f} %, SPL {100 * found.spl:.1f} %, "
             f"exact {100 * (found.exact or 0):.1f} %, K = {found.k}, {found.seconds:.1f} s"
         )
+        for line in words_of_measures(found):
+            print(line)
     return 0

@@ -198,7 +198,7 @@ def _evaluate(evaluation: PlannedEvaluation, storage: Storage, stall_seconds: fl
 
     with watched(trial, stall_seconds) as watchdog:
         dataset = storage.dataset(evaluation.data)
-        evaluate_trial(trial, dataset, "test", evaluation.k, progress=watchdog.advance)
+        evaluate_trial(trial, dataset, "test", evaluation.k, progress=watchdog.advance, measures=evaluation.measure)
 
 
 def measure_everywhere(

@@ -28,8 +28,31 @@ from orchestrator.storage.results import (
 )
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec, further_tests
+from planners.registry import Measure
 
 REMEDY = "idp run makes it again"
+
+
+class Bins(BaseModel):
+    """Starts by the bin of `planners.training.rollout.ENDS` that they fall into, as far as any does.
+
+    Attributes:
+        starts: How many.
+        arrivals: How many of them arrive.
+        right: How many take an optimal action.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    starts: list[Count] = Field(max_length=64)
+    arrivals: list[Count] = Field(max_length=64)
+    right: list[Count] = Field(max_length=64)
+
+    @model_validator(mode="after")
+    def _all_are_of_the_starts(self) -> Self:
+        check_arrivals(self.starts, self.arrivals)
+        check_arrivals(self.starts, self.right)
+        return self
 
 
 class EvaluationResult(BaseModel):
@@ -49,6 +72,11 @@ class EvaluationResult(BaseModel):
         exact: Share of maps whose whole way from the problem's start, or else the farthest cell, is a shortest one.
         cells_by_distance: Cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         arrivals_by_distance: How many of them arrive.
+        measured: What else was asked for; see `planners.training.measures`, for the four fields below too.
+        lengths: Starts by the cost of their shortest path.
+        detours: Starts by the way round that an adjacent wall would save.
+        path_independence: Mean cosine of the fixed points from two starts; None where no second one is free.
+        residual_auroc: How well the residual tells wrong plans from right ones; None where all are right, or all wrong.
         seconds: Wall time.
         provenance: What produced the numbers.
     """
@@ -68,6 +96,11 @@ class EvaluationResult(BaseModel):
     exact: Fraction | None = None
     cells_by_distance: list[Count] = Field([], max_length=64)
     arrivals_by_distance: list[Count] = Field([], max_length=64)
+    measured: list[Measure] = Field([], max_length=64)
+    lengths: Bins | None = None
+    detours: Bins | None = None
+    path_independence: float | None = Field(None, ge=-1.0 - 1e-6, le=1.0 + 1e-6)
+    residual_auroc: Fraction | None = None
     seconds: Seconds
     provenance: Provenance = Provenance()
 
@@ -90,11 +123,13 @@ class PlannedEvaluation:
         trial: The trial.
         data: The maps.
         k: Most forward steps.
+        measure: What to measure beside success.
     """
 
     trial: PlannedTrial
     data: DatasetSpec
     k: int
+    measure: tuple[Measure, ...] = ()
 
     def path(self, storage: Storage) -> Path:
         """Return where its result is or will be."""
@@ -110,7 +145,7 @@ def planned_evaluations(sweep: SweepSpec, trials: Iterable[PlannedTrial]) -> lis
             data = further_tests(sweep, trial.spec.data, number)
             own = trial.spec.planner.k_fwd
             k = own if steps_per_row is None else math.ceil(steps_per_row * data.map_size)
-            planned.append(PlannedEvaluation(trial, data, k))
+            planned.append(PlannedEvaluation(trial, data, k, tuple(sweep.measure)))
     return planned
 
 
@@ -185,6 +220,7 @@ def missing_evaluations(planned: Iterable[PlannedEvaluation], storage: Storage) 
         path = evaluation.path(storage)
         if storage.trial(evaluation.trial.trial_id).trained:
             done = known_evaluation(path)
-            if done is None or not done.provenance.made_by(code_hash()):
+            fresh = done is not None and done.provenance.made_by(code_hash())
+            if done is None or not fresh or not set(evaluation.measure) <= set(done.measured):
                 found[path] = evaluation
     return list(found.values())

@@ -11,4 +11,7 @@ FIGURE_NAMES = (
     "solvers",
     "jacobian",
     "distance",
+    "lengths",
+    "detours",
+    "cost",
 )

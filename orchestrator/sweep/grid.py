@@ -123,3 +123,36 @@ def set_field(fields: dict[str, Any], axis: str, value: Scalar) -> None:
             f"grid.{axis}: expected k, seed, planner.FIELD or training.FIELD; "
             f"{nearest(axis, ['k', 'seed', 'planner.k_bwd', 'planner.solver', 'training.learning_rate'])}"
         )
+
+
+def spread(entry: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+    """Return the fields of a `test_on` entry for each place of its own grid; the entry itself where it has none.
+
+    Args:
+        entry: Fields of a dataset, and perhaps `grid`: axes are such fields, or options as `options.NAME`.
+        number: The entry's place in the sweep.
+
+    Raises:
+        GridError: The grid is none.
+    """
+    if "grid" not in entry:
+        return [dict(entry)]
+    plain = {name: value for name, value in entry.items() if name != "grid"}
+    try:
+        axes = task_grid(entry["grid"])
+        check_values(axes)
+        places = list(product(axes, MOST_TRIALS))
+    except GridError as error:
+        raise GridError(f"{number}.{error}" if str(error).startswith("grid.") else f"{number}.grid: {error}") from None
+    own = plain.get("options", {})
+    for axis in axes:
+        section, _, name = axis.rpartition(".")
+        if section not in ("", "options") or axis in plain or (section and name in own):
+            raise GridError(f"{number}.grid.{axis}: expected a field of a dataset or options.NAME, set nowhere else")
+    return [_at_place(plain, place) for place in places]
+
+
+def _at_place(plain: Mapping[str, Any], place: Mapping[str, Scalar]) -> dict[str, Any]:
+    fields = {axis: value for axis, value in place.items() if "." not in axis}
+    options = {axis.rpartition(".")[2]: value for axis, value in place.items() if "." in axis}
+    return {**plain, **fields, **({"options": {**plain.get("options", {}), **options}} if options else {})}

@@ -22,6 +22,7 @@ from orchestrator.sweep.limits import ExecutionSpec as ExecutionSpec
 from orchestrator.sweep.limits import Resources as Resources
 from orchestrator.sweep.plugins import used_by
 from orchestrator.sweep.search_space import SearchSpec, Suggestions
+from planners.registry import Measure
 from planners.specs import PlannerSpec, TrainingSpec
 from planners.trial_files import MOST_STEPS_PER_ROW
 
@@ -135,7 +136,8 @@ class SweepSpec(Spec):
         test_on: Further test maps for every trained planner: fields of `DatasetSpec` over those of the trial's task,
             with `test` maps and no others. They are no part of a trial's identity. Their seed, unless given, is another
             than the trial's: a sample of their own (where `data.distinct` is "maps", as in sweeps of version 0.1.0, the
-            first of the same test maps).
+            first of the same test maps). A `grid` of fields and `options.NAME` stands for a set of maps for each place.
+        measure: What those tests measure beside success, names in `planners.registry.MEASURES`.
         plugins: Modules that bring cores, mappers, solvers, adjoints and tasks of their own; looked for beside the
             sweep, in the current folder and on Python's path. A trial's identity names those that it uses.
         search: Axes whose best values are looked for, beside those of the grids: none is an axis of both.
@@ -154,6 +156,7 @@ class SweepSpec(Spec):
     execution: SerializeAsAny[ExecutionSpec] = ExecutionSpec()
     resources: Resources = Resources()
     test_on: list[dict[str, Any]] = []
+    measure: list[Measure] = []
     plugins: list[str] = []
     search: SearchSpec | None = None
 
@@ -173,6 +176,11 @@ class SweepSpec(Spec):
         for name in planners:
             cls._name_is_a_file_name(name)
         return planners
+
+    @field_validator("test_on")
+    @classmethod
+    def _a_set_for_each_place(cls, test_on: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [fields for number, entry in enumerate(test_on) for fields in grid.spread(entry, number)]
 
     @model_validator(mode="after")
     def _set_in_one_place(self) -> Self:
@@ -343,7 +351,8 @@ def _told_apart(data: DatasetSpec, datasets: list[DatasetSpec]) -> dict[str, Sca
 
     def scalars(spec: DatasetSpec) -> dict[str, Scalar]:
         every = {**spec.model_dump(exclude={"options"}), **spec.options.model_dump(mode="json")}
-        return {f"data.{name}": value for name, value in every.items() if isinstance(value, Scalar)}
+        words = {name: ", ".join(map(str, said)) if isinstance(said, list) else said for name, said in every.items()}
+        return {f"data.{name}": value for name, value in words.items() if isinstance(value, Scalar)}
 
     alike = [scalars(other) for other in datasets if (other.task, other.map_size) == (data.task, data.map_size)]
     return {name: value for name, value in scalars(data).items() if any(other.get(name) != value for other in alike)}

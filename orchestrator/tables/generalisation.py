@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from orchestrator.storage.evaluations import EvaluationResult
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.storage.evaluations import Bins, EvaluationResult
 from orchestrator.sweep.specs import Scalar
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import TrialRecord, cell_of, grouped, usable
@@ -25,6 +27,12 @@ class Tested:
         n: Planners that were tested.
         success_rate: Mean over them, 0..1.
         success_rate_std: Sample standard deviation, None for a single one.
+        exact: Mean share of maps whose whole way from the start, or else from the farthest cell, is a shortest one.
+        about: Fields of the maps' dataset, for telling sets apart; empty where they are not known.
+        lengths: Starts by the length of their shortest path, all planners together; None where not measured.
+        detours: The same by the way round that an adjacent wall would save.
+        path_independence: Mean over planners; None where there is none.
+        residual_auroc: The same.
     """
 
     map_size: int
@@ -34,6 +42,18 @@ class Tested:
     n: int
     success_rate: float
     success_rate_std: float | None
+    exact: float | None = None
+    about: dict[str, str] = field(default_factory=dict)
+    lengths: Bins | None = None
+    detours: Bins | None = None
+    path_independence: float | None = None
+    residual_auroc: float | None = None
+
+    @property
+    def measured(self) -> bool:
+        """True where more than success was measured."""
+        parts = (self.lengths, self.detours, self.path_independence, self.residual_auroc)
+        return any(part is not None for part in parts)
 
     def __str__(self) -> str:
         deviation = self.success_rate_std
@@ -81,12 +101,64 @@ def further(runs: Sequence[TrialRecord]) -> list[Further]:
 
 def _tests(runs: Sequence[TrialRecord]) -> list[Tested]:
     sets: dict[tuple[int, int, int, str], list[EvaluationResult]] = {}
+    maps: dict[str, DatasetSpec] = {}
     for run in runs:
+        maps |= run.maps
         for test in run.evaluations:
             sets.setdefault((test.map_size, test.maps, test.k, test.dataset_id), []).append(test)
-    return [_tested(place, tests) for place, tests in sorted(sets.items())]
+    asked = {name: number for number, name in enumerate(maps)}
+    order = sorted(sets, key=lambda place: (place[0], asked.get(place[3], len(asked)), place))
+    return [_tested(place, sets[place], maps.get(place[3])) for place in order]
 
 
-def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult]) -> Tested:
-    rates = [test.success_rate for test in of_one_version(tests, lambda test: test.provenance)]
-    return Tested(*place, len(rates), math.fsum(rates) / len(rates), deviation_of(rates))
+def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult], maps: DatasetSpec | None) -> Tested:
+    used = of_one_version(tests, lambda test: test.provenance)
+    rates = [test.success_rate for test in used]
+    return Tested(
+        *place,
+        len(rates),
+        math.fsum(rates) / len(rates),
+        deviation_of(rates),
+        exact=_mean([test.exact for test in used]),
+        about={} if maps is None else about(maps),
+        lengths=merged([test.lengths for test in used if test.lengths is not None]),
+        detours=merged([test.detours for test in used if test.detours is not None]),
+        path_independence=_mean([test.path_independence for test in used]),
+        residual_auroc=_mean([test.residual_auroc for test in used]),
+    )
+
+
+def about(maps: DatasetSpec) -> dict[str, str]:
+    """Return task, size and options of a dataset as words, ranges as "0 to 0.1".
+
+    Left out are options at their defaults, which may mean nothing to its maps, but for lists of words, such as kinds.
+    """
+    defaults = type(maps.options)()
+    options = {name: value for name, value in maps.options if value != getattr(defaults, name) or _is_words(value)}
+    return {"task": maps.task, "size": str(maps.map_size), **{name: _word(value) for name, value in options.items()}}
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, float) for part in value):
+        return f"{value[0]:g}" if value[0] == value[1] else f"{value[0]:g} to {value[1]:g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def merged(parts: Sequence[Bins]) -> Bins | None:
+    """Return the sum of counts bin by bin, None of none."""
+    if not parts:
+        return None
+    columns = {
+        name: [sum(row) for row in itertools.zip_longest(*(getattr(part, name) for part in parts), fillvalue=0)]
+        for name in ("starts", "arrivals", "right")
+    }
+    return Bins(**columns)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations, read_evaluation
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
@@ -30,6 +31,7 @@ class TrialRecord:
         curves: Its per-epoch records, also of a trial that still runs.
         evaluations: What it does on the sweep's `test_on` maps, as far as that is known.
         damaged: What could not be read of it, a line per file.
+        maps: What those maps are, by their dataset's id.
     """
 
     trial: PlannedTrial
@@ -37,6 +39,7 @@ class TrialRecord:
     curves: list[dict[str, Any]]
     evaluations: list[EvaluationResult]
     damaged: tuple[str, ...] = ()
+    maps: dict[str, DatasetSpec] = field(default_factory=dict)
 
     def axis(self, name: str) -> Scalar:
         """Return the trial's place on an axis of the sweep, None where it has none."""
@@ -70,12 +73,15 @@ def collect(
     distinct = list(places.values())[::-1]
     results = storage.results(dict.fromkeys(trial.trial_id for trial in distinct))
     evaluations: dict[int, list[Path]] = {}
+    maps: dict[int, dict[str, DatasetSpec]] = {}
     for evaluation in planned_evaluations(sweep, distinct):
         evaluations.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
-    return [
+        maps.setdefault(id(evaluation.trial), {})[dataset_id(evaluation.data)] = evaluation.data
+    read = [
         _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), curves=curves)
         for trial in distinct
     ]
+    return [replace(run, maps=maps.get(id(run.trial), {})) for run in read]
 
 
 def _read(

@@ -11,6 +11,7 @@ from datagen.tasks.registry import TASKS
 from orchestrator.tables.columns import cells_table, comparisons_table, further_table, paper_table
 from orchestrator.tables.comparison import Comparison, compared
 from orchestrator.tables.generalisation import Further, further
+from orchestrator.tables.measures import measured_tables
 from orchestrator.tables.paper import Entry, beside_paper, paper, scale_differences
 from orchestrator.tables.records import TrialRecord, cell_of, grouped
 from orchestrator.tables.rows import Row, rows
@@ -78,7 +79,10 @@ class Summary:
         cells = cells_table(self.title, self.rows, self.wide)
         tables = [paper_table(self.entries)] if self.entries else []
         tables += [comparisons_table(self.comparisons)] if self.comparisons else []
-        return [*tables, cells, *([further_table(self.further, self.row_axes())] if self.further else [])]
+        measured = measured_tables(self.further, self.row_axes())
+        if self.further and not measured:
+            measured = [further_table(self.further, self.row_axes())]
+        return [*tables, cells, *measured]
 
     def row_axes(self) -> list[str]:
         """Return the axes that tell rows apart."""
@@ -98,8 +102,15 @@ class Summary:
             "rows": cells,
             "beside_paper": [asdict(entry) for entry in self.entries],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
-            "further_tests": [asdict(row) for row in self.further],
+            "further_tests": [_plain(row) for row in self.further],
         }
+
+
+def _plain(row: Further) -> dict[str, Any]:
+    plain = asdict(row)
+    for test in plain["tests"]:
+        test |= {name: bins and bins.model_dump() for name, bins in test.items() if name in ("lengths", "detours")}
+    return plain
 
 
 def summarise(

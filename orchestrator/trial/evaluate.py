@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import TASKS, Split
 from orchestrator.errors import ResultError
-from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
+from orchestrator.storage.evaluations import EvaluationResult, known_evaluation, write_evaluation
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.plugins import used_by
+from planners.registry import Measure
 
 MOST_STEPS = 1_000_000
 """More forward steps than any map needs; every one of them is recorded, so memory bounds them."""
@@ -34,6 +36,7 @@ def evaluate_trial(
     k: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
+    measures: Iterable[Measure] = (),
 ) -> EvaluationResult:
     """Test a trained planner on a dataset, its own or any other, and leave the result in its trial directory.
 
@@ -44,6 +47,7 @@ def evaluate_trial(
         k: Most forward steps; None is the planner's own number for maps of this size (`Trained.steps`).
         threads: Threads of this process; None is the trial's own number.
         progress: Called with the number of maps done so far.
+        measures: What to measure beside success; what an earlier test of the same has measured is measured again.
 
     Raises:
         ResultError: There is no trained planner, or it cannot plan on this dataset.
@@ -73,8 +77,10 @@ def evaluate_trial(
         raise ResultError(f"{dataset}: its {split} split is empty")
     torch.set_num_threads(threads or trained.spec.execution.threads)
     steps = k or trained.steps(problems.map.shape[1])
+    before = known_evaluation(trial.evaluation(manifest.dataset_id, split, steps))
+    wanted = sorted({*measures, *(before.measured if before else ())})
     started = time.perf_counter()
-    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps, progress=progress)
+    found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps, progress=progress, measures=wanted)
     result = EvaluationResult(
         trial_id=trial.path.resolve().name,
         dataset_id=manifest.dataset_id,
@@ -89,6 +95,8 @@ def evaluate_trial(
         exact=found.exact,
         cells_by_distance=list(found.cells_by_distance),
         arrivals_by_distance=list(found.arrivals_by_distance),
+        measured=wanted,
+        **asdict(found.measured),
         seconds=time.perf_counter() - started,
         provenance=provenance(manifest.dataset_id, plugins=used_by(manifest.spec, trained.spec.planner)),
     )

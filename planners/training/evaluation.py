@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,6 +14,8 @@ from datagen.problem import Moves, Problems
 from datagen.shapes import shaped
 from planners.edge import enclosed, plan_walled
 from planners.planner import Planner
+from planners.registry import Measure
+from planners.training.measures import Facts, cosines, measure
 from planners.training.rollout import Evaluation, evaluate_by_squaring, evaluate_policy
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def evaluate(
     batch_size: int = 32,
     k_fwd: int | None = None,
     progress: Callable[[int], None] | None = None,
+    measures: Collection[Measure] = (),
 ) -> Evaluation:
     """Plan every problem and roll the greedy policy out from every cell that can reach the goal.
 
@@ -79,6 +82,7 @@ def evaluate(
         batch_size: Problems planned at once; the result does not depend on it.
         k_fwd: Most forward steps, where they differ from the planner's own.
         progress: Called with the number of problems done so far.
+        measures: What else to measure.
 
     Returns:
         Success rate, optimality, SPL and more.
@@ -91,13 +95,20 @@ def evaluate(
     was_training = planner.training
     planner.eval()
     try:
-        parts = list(_planned(planner, problems, moves, batch_size, k_fwd, progress))
+        parts = list(_planned(planner, problems, moves, batch_size, k_fwd, progress, "path_independence" in measures))
     finally:
         planner.train(was_training)
-    actions, free, goal, distance, optimal_actions, *more = (torch.cat(part) for part in zip(*parts, strict=True))
-    if moves.links:
-        return evaluate_by_squaring(actions, free, goal, distance, optimal_actions, (more[0], more[1]), *more[2:])
-    return evaluate_policy(actions, free, goal, distance, optimal_actions, moves, *more)
+    residual, cosine, actions, *told = (torch.cat(part) for part in zip(*parts, strict=True))
+    free, goal, distance, optimal_actions, *more = told
+    roads = (more.pop(0), more.pop(0)) if moves.links else None
+    if roads:
+        found = evaluate_by_squaring(actions, free, goal, distance, optimal_actions, roads, *more)
+    else:
+        found = evaluate_policy(actions, free, goal, distance, optimal_actions, moves, *more)
+    if not measures:
+        return found
+    facts = Facts(actions, free, goal, distance, optimal_actions, roads or moves, *more)
+    return replace(found, measured=measure(measures, facts, residual, cosine))
 
 
 def _planned(
@@ -107,8 +118,9 @@ def _planned(
     batch_size: int,
     k_fwd: int | None,
     progress: Callable[[int], None] | None,
+    twice: bool,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the greedy actions of each batch with the facts that they are judged by."""
+    """Yield residuals, cosines and greedy actions of each batch with the facts that they are judged by."""
     device = next(planner.parameters()).device
     done = 0
     for batch in problems.in_order(batch_size):
@@ -119,16 +131,28 @@ def _planned(
             facts += (links.target, links.cost)
         if batch.start is not None:
             facts += (batch.start,)
-        yield _actions(planner, inputs, moves, k_fwd), *(torch.from_numpy(fact).to(device) for fact in facts)
+        found = _plan(planner, inputs, moves, k_fwd, done if twice else None)
+        yield *found, *(torch.from_numpy(fact).to(device) for fact in facts)
         done += len(batch)
         if progress is not None:
             progress(done)
 
 
-def _actions(planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None) -> Tensor:
-    """Return the greedy action of each cell, int64 [B, h, w]."""
+def _plan(
+    planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None, first: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each problem's residual, its cosine [B] (see `cosines`) and the greedy action of each cell.
+
+    Args:
+        planner: The planner.
+        inputs: The problems.
+        moves: What the actions do.
+        k_fwd: Most forward steps; None is the planner's own number.
+        first: Number of the first problem, None to solve once and have no cosine.
+    """
     inside = enclosed(planner, inputs.map, inputs.observation, moves)
     actions = torch.empty(inputs.label.shape, dtype=torch.int64, device=inputs.map.device)
+    residual, cosine = torch.empty(len(actions)), torch.full((len(actions),), torch.nan)
     # Maps with and without a wall round them apart: no result may depend on the rest of its batch.
     for chosen in (inside, ~inside):
         if chosen.any():
@@ -136,4 +160,8 @@ def _actions(planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None) 
             observation = None if inputs.observation is None else inputs.observation[rows]
             plan = plan_walled(planner, inputs.map[rows], inputs.goal[rows], observation, moves=moves, k_fwd=k_fwd)
             actions[rows] = plan.logits.max(1).indices
-    return actions
+            residual[rows] = plan.solution.residual.float().cpu()
+            if first is not None:
+                numbers = first + torch.arange(len(actions))[rows if isinstance(rows, slice) else rows.cpu()]
+                cosine[rows] = cosines(planner, plan, numbers.tolist(), k_fwd)
+    return residual, cosine, actions

@@ -31,6 +31,42 @@ Roads = tuple[Tensor, Tensor]
 _CELLS_AT_ONCE = 1 << 23  # bounds the memory of the gathers, not the result
 
 
+ENDS = (0.0, *(10.0 * 2**power for power in range(20)), math.inf)
+"""Upper ends of the bins of `Counts`, in costs of a path: longer than any that a map of 1001x1001 has."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Starts by the bin of `ENDS` that they fall into, as far as any does.
+
+    Attributes:
+        starts: How many.
+        arrivals: How many of them arrive.
+        right: How many take an optimal action.
+    """
+
+    starts: tuple[int, ...]
+    arrivals: tuple[int, ...]
+    right: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was asked for; None for the rest, and for what there is none of.
+
+    Attributes:
+        lengths: By the cost of the shortest path.
+        detours: By the way round that an adjacent wall would save.
+        path_independence: Mean cosine, -1..1.
+        residual_auroc: 0..1; none where all plans are right, or all wrong.
+    """
+
+    lengths: Counts | None = None
+    detours: Counts | None = None
+    path_independence: float | None = None
+    residual_auroc: float | None = None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a policy achieves on a set of maps; shares are averaged over the cells of a map, then over maps.
@@ -45,6 +81,7 @@ class Evaluation:
         arrivals_by_distance: How many of them arrive.
         exact: Share of the maps whose whole way from one start is a shortest one: from the problem's own start, or
             where it names none from the cell that is farthest from the goal (the first such in reading order).
+        measured: What else was asked for, see `planners.training.measures`.
     """
 
     maps: int
@@ -55,6 +92,7 @@ class Evaluation:
     cells_by_distance: tuple[int, ...]
     arrivals_by_distance: tuple[int, ...]
     exact: float
+    measured: Measured = Measured()
 
 
 @shaped
@@ -192,8 +230,8 @@ def evaluate_by_squaring(
     n = len(actions)
     shares = torch.zeros(4, dtype=torch.float64)
     by_distance = torch.zeros(2, len(DISTANCE_BINS), dtype=torch.int64)
-    for part in _parts(actions):
-        own = _moves_of(moves, part)
+    for part in parts(actions):
+        own = moves_of(moves, part)
         arrived, cost = follow(actions[part], free[part].bool(), goal[part].long(), own)
         part_shares, part_by_distance = _sums(actions[part], arrived, cost, distance[part], optimal_actions[part])
         shares += part_shares
@@ -201,13 +239,15 @@ def evaluate_by_squaring(
     return _evaluation(n, shares, by_distance, _exact(actions, goal, distance, optimal_actions, moves, start))
 
 
-def _parts(actions: Tensor) -> Iterator[slice]:
+def parts(actions: Tensor) -> Iterator[slice]:
+    """Yield slices of maps that bound the memory of what is done with each."""
     at_once = max(1, _CELLS_AT_ONCE // actions[0].numel())
     for first in range(0, len(actions), at_once):
         yield slice(first, first + at_once)
 
 
-def _moves_of(moves: Moves | Roads, part: slice) -> Moves | Roads:
+def moves_of(moves: Moves | Roads, part: slice) -> Moves | Roads:
+    """Return the moves of those maps."""
     return moves if isinstance(moves, Moves) else (moves[0][part], moves[1][part])
 
 
@@ -220,8 +260,8 @@ def _exact(
     start: Tensor | None,
 ) -> float:
     right = 0
-    for part in _parts(actions):
-        facts = (actions[part], goal[part], distance[part], optimal_actions[part], _moves_of(moves, part))
+    for part in parts(actions):
+        facts = (actions[part], goal[part], distance[part], optimal_actions[part], moves_of(moves, part))
         right += int(exact_ways(*facts, None if start is None else start[part]).sum())
     return right / len(actions)
 

@@ -28,6 +28,9 @@ DRAWN = [
     ("figure12", "solvers"),
     ("figure15", "jacobian"),
     ("figure7", "distance"),
+    ("factorial", "lengths"),
+    ("factorial", "detours"),
+    ("far_axes", "cost"),
 ]
 FEW = ("grid.seed=[0, 1]",)
 samples = cache(sample_runs)

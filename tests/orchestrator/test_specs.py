@@ -399,3 +399,12 @@ def test_what_no_generator_can_make_is_refused_when_the_sweep_is_read():
         _dataset_of({}, tasks=[{"task": "visual_navigation", "options": {"wall_texture": "brick_wal"}}])
     # Brought from elsewhere, it need not be made.
     assert DatasetSpec(task="visual_navigation", map_size=16, imported="0" * 64).map_size == 16
+
+
+def test_sets_that_differ_in_a_list_are_no_seeds_of_one_cell():
+    tasks = [
+        {"task": "mazes", "map_size": 9, "options": {"kinds": kinds}} for kinds in (["perfect"], ["noise", "caves"])
+    ]
+    trials = expand(SweepSpec(name="s", planners={"vin": {"core": "vin"}}, tasks=tasks))
+    assert [trial.axes["data.kinds"] for trial in trials] == ["perfect", "noise, caves"]
+    assert len({tuple(trial.cell.items()) for trial in trials}) == 2

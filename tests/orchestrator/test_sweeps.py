@@ -14,7 +14,10 @@ from orchestrator.sweep.specs import SweepError, expand, further_tests
 
 FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-OURS = {"quickstart", "accuracy", "far", "maze_unique", "contractive", "cores", "id_vin", "symvin_start", "table1_ours"}
+OURS = {
+    "quickstart", "accuracy", "far", "far_axes", "fair", "factorial", "maze_unique", "contractive", "cores", "id_vin",
+    "symvin_start", "table1_ours",
+}  # fmt: skip
 PAPER = [name for name in NAMES if name not in OURS]
 
 
@@ -26,6 +29,23 @@ def trials(name, profile=None):
 def ids(name, profile=None, **axes):
     kept = [t for t in trials(name, profile) if all(t.axes.get(axis) == value for axis, value in axes.items())]
     return {trial.trial_id for trial in kept}
+
+
+@pytest.mark.parametrize("profile", [None, "smoke"])
+def test_the_axes_are_looked_at_with_the_trials_of_far(profile):
+    assert ids("far_axes", profile) == ids("far", profile)
+
+
+def test_in_a_fair_sweep_nothing_differs_but_the_planner():
+    for profile in (None, "laptop"):
+        by_rate = {}
+        for trial in trials("fair", profile):
+            training = trial.spec.training.model_copy(update={"discount_from": None})
+            by_rate.setdefault(training.learning_rate, set()).add((training, trial.spec.data, trial.spec.planner.k_fwd))
+        assert all(len(kinds) == 1 for kinds in by_rate.values()) and len(by_rate) == (3 if profile is None else 1)
+        assert {trial.axes["planner"] for trial in trials("fair", profile)} >= {"vin", "contractive", "reachability"}
+    sweep = load_sweep(FOLDER / "fair.yaml")
+    assert {entry.test_steps_per_row for entry in sweep.planners.values()} == {4}
 
 
 def test_every_table_and_figure_of_the_paper_has_a_sweep():
