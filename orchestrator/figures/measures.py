@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from datagen.tasks.registry import TASKS
 from orchestrator.figures.parts import (
     NothingToDraw,
-    Runs,
+    TrialRecords,
     label_below,
     namer,
     pens_of,
@@ -26,23 +26,23 @@ from orchestrator.figures.style import INK, MUTED, handle, legend, panels
 from orchestrator.storage.evaluations import Bins, EvaluationResult
 from orchestrator.tables.generalisation import merged
 from orchestrator.tables.measures import bin_names
-from orchestrator.tables.records import Run, grouped, problem_of, usable_by_cell
+from orchestrator.tables.records import TrialRecord, grouped, problem_of, usable_by_cell
 from orchestrator.tables.summary import count_parameters
 from planners.specs import PlannerSpec
 
 
-def lengths(runs: Runs, width: float) -> Figure:
+def lengths(runs: TrialRecords, width: float) -> Figure:
     """Share of starts that arrive, by the length of their shortest path to the longest of all further maps."""
     return _binned("lengths", lambda test: test.lengths, 1, "steps of the shortest path", runs, width)
 
 
-def detours(runs: Runs, width: float) -> Figure:
+def detours(runs: TrialRecords, width: float) -> Figure:
     """Share of starts that arrive, by the way round that an adjacent wall would save, on all further maps."""
     return _binned("detours", lambda test: test.detours, 0, "way round (steps)", runs, width)
 
 
 def _binned(
-    name: str, of: Callable[[EvaluationResult], Bins | None], first: int, label: str, runs: Runs, width: float
+    name: str, of: Callable[[EvaluationResult], Bins | None], first: int, label: str, runs: TrialRecords, width: float
 ) -> Figure:
     tested = [run for run in usable_by_cell(runs) if any(of(test) is not None for test in run.evaluations)]
     if not tested:
@@ -80,7 +80,7 @@ class _Point:
     percents: list[float]
 
 
-def cost(runs: Runs, width: float) -> Figure:
+def cost(runs: TrialRecords, width: float) -> Figure:
     """Exact ways against parameters and against operations per plan, published planners' numbers beside ours.
 
     On Maze-Unique's kind of maze where the sweep tests there; else on the trials' own test maps, without theirs.
@@ -111,12 +111,12 @@ def cost(runs: Runs, width: float) -> Figure:
     return figure
 
 
-def _is_maze_unique(run: Run, test: EvaluationResult) -> bool:
+def _is_maze_unique(run: TrialRecord, test: EvaluationResult) -> bool:
     maps = run.maps.get(test.dataset_id)
     return maps is not None and maps.task == "maze_unique" and maps.map_size == 30
 
 
-def _point(group: Sequence[Run], there: dict[int, EvaluationResult]) -> _Point:
+def _point(group: Sequence[TrialRecord], there: dict[int, EvaluationResult]) -> _Point:
     spec = group[0].trial.spec
     test = there.get(id(group[0]))
     size, k = (test.map_size, test.k) if test else (spec.data.map_size, spec.planner.k_fwd)
