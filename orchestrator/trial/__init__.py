@@ -4,6 +4,6 @@ Begin with `train.run_trial`, the whole way of a trial in one process.
 
 - While it runs: `device.device_of`, `watchdog.watched`, `cancel.cancel`.
 - How it ends other than well: `failure.record_failure`, `divergence.WatchedTrainer`.
-- Afterwards: `trained.load_trained`, `evaluate.evaluate_trial`, `healing.heal`.
-- Before a sweep: `measure.measure`, some steps of each of its cells.
+- Afterwards: `trained.load_trained`, `evaluate.evaluate_trial`, `healing.heal`, `export.export_model`.
+- Before a sweep: `measure.measure_cells`, some steps of each of its cells.
 """
