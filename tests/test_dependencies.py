@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datagen", "planners", "orchestrator")
 CALLED = {"yaml": "pyyaml"}
+FOR_TESTS = {"jaxtyping", "beartype"}
+"""Imported by datagen/shapes.py where tests ask for it, and by annotations for the type checker."""
 
 
 def imported():
@@ -26,8 +28,11 @@ def imported():
 
 
 def test_what_is_imported_is_declared():
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    names = {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in declared}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = project["dependencies"], project["optional-dependencies"]["dev"]
+    names, for_tests = ({re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in lines} for lines in lists)
+    assert for_tests >= FOR_TESTS
+    names |= FOR_TESTS
     tested = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     modules = imported()
     assert len(modules) > 10

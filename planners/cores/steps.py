@@ -29,7 +29,7 @@ class ValueIteration:
 
     Attributes:
         reward: r [B, C, h, w]; or, when w_r is None, the reward's part of Q itself, [B, A x G, h, w].
-        w_r: [A x G, C, F, F] or None.
+        w_r: [A x G, C, R, R] or None; its size may be another than w_v's.
         w_v: [A x G, G, F, F]; filters are ordered by action and then by value channel, as Q's channels are.
         wrap: True pads circularly.
         temperature: 0 is the maximum; T > 0 its smoothing, which compiled loops do not have.
@@ -38,7 +38,7 @@ class ValueIteration:
     """
 
     reward: Float[Tensor, "B C h w"]
-    w_r: Float[Tensor, "AG C F F"] | None
+    w_r: Float[Tensor, "AG C R R"] | None
     w_v: Float[Tensor, "AG G F F"]
     wrap: bool
     temperature: float = 0.0
