@@ -98,7 +98,7 @@ def test_another_planner_s_weights_are_refused_by_name(folder):
             load_planner(folder)
         assert str(folder / MODEL_FILE) in str(told.value) and "\n" not in str(told.value)
     rewritten(folder)
-    assert load_planner(folder).solve(np.ones((3, 3)), (0, 0), (2, 2)).cost == 4
+    assert load_planner(folder).solve(np.ones((3, 3)), start=(2, 2), goal=(0, 0)).cost == 4
 
 
 def test_unknown_fields_and_another_spec_are_refused(folder):
