@@ -283,12 +283,13 @@ class Reachability(nn.Module):
             x: As `encode` takes it.
             costs: [B, 1, h, w], at least 0; differentiable.
         """
+        costs = costs.to(x.dtype)
         top = (costs * x[:, :1]).detach().amax((1, 2, 3), keepdim=True)
         costs = costs + torch.where(top > 0, _LEAST_COST * top, 1.0)
         return self._step(x, 1.0, costs, floor_of(x) - costs.detach().sum((1, 2, 3), keepdim=True))
 
     def _step(self, x: Tensor, discount: float, costs: Tensor | None, floor: float | Tensor) -> ReachabilityStep:
-        goal = ((x[:, 1:2] > 0.5).to(x.dtype) - 1) * -floor
+        goal = torch.where(x[:, 1:2] > 0.5, x.new_zeros(()), torch.as_tensor(floor, dtype=x.dtype, device=x.device))
         head, scale = self.symmetry.acting(self.head_weight), self.options.advantage_scale
         given, taps, sharp = self._given(x, discount), _log(self.taps()), self.sharp
         rule = (self.neighbours, self.wrap, sharp, head, scale)

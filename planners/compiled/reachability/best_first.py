@@ -19,7 +19,7 @@ from torch import Tensor
 from planners.compiled.reachability.flow import flow_batch
 from planners.compiled.reachability.kernel import Leads, settle_batch, solve_batch
 from planners.compiled.reachability.policy import Reading, read_batch
-from planners.compiled.reachability.waves import Waves, look_up_batch, spread_batch
+from planners.compiled.reachability.waves import Waves, look_up_batch, offsets_of, spread_batch
 from planners.compiled.solvers import BestFirst
 from planners.compiled.threads import run_in_threads
 from planners.cores.patterns import LookedUp
@@ -68,13 +68,15 @@ def policy(step: ReachabilityStep, u: Tensor) -> Tensor:
     if not (isinstance(step.given, LookedUp) and step.sharp) or step.costs is not None:
         return step.policy(u)
     assert isinstance(step.floor, float)
-    pattern, table = step.given.pattern.numpy(), step.given.table.double().contiguous().numpy()
-    values, reading, waves = u[:, 0].double().contiguous().numpy(), _reading(step), _waves(step)
+    pattern, values = step.given.pattern.numpy(), u[:, 0].double().contiguous().numpy()
+    reading, waves = _reading(step), _waves(step)
     logits = np.empty((len(values), len(reading.head), *values.shape[1:]), reading.head.dtype)
-    if waves is None or values[0].size < _FEWEST_CELLS:
+    offsets = offsets_of(reading.leads, values.shape[2])
+    if waves is None or values[0].size < _FEWEST_CELLS or len(offsets) != 1 + len(reading.head):
+        table = step.given.table.double().contiguous().numpy()
         run_in_threads(read_batch, len(values), pattern, table, step.floor, reading, values, logits)
     else:
-        run_in_threads(look_up_batch, len(values), pattern, waves, reading.leads, step.floor, values, logits)
+        run_in_threads(look_up_batch, len(values), pattern, waves, offsets, step.floor, values, logits)
     return torch.from_numpy(logits)
 
 
@@ -110,7 +112,7 @@ def _equal_costs(table: Tensor, reading: Reading) -> Waves | None:
     to = np.eye(len(reading.leads.rows))[reading.destination]
     leading = survives.astype(float) @ to > 0
     scaled = reading.head.T.astype(np.float64) * reading.scale
-    weights = np.einsum("pa,at,ak->ptk", survives, to, scaled)
+    weights = np.einsum("pa,at,ak->pkt", survives, to, scaled)
     # An action that does not survive has the least advantage.
     rest = reading.least * (~survives).astype(float) @ scaled
     parts = (weights.astype(reading.head.dtype), rest.astype(reading.head.dtype))
@@ -151,7 +153,7 @@ class _Result:
         looked_up = step.given if isinstance(step.given, LookedUp) and step.sharp else None
         waves = None if looked_up is None else _waves(step)
         if looked_up is not None and waves is not None:
-            given = (looked_up.pattern.numpy(), waves, leads, goals, step.floor)
+            given = (looked_up.pattern.numpy(), waves, offsets_of(leads, width)[1:], goals, step.floor)
             run_in_threads(spread_batch, batch, *given, (u, change, steps))
             return cls(u, np.empty((0, 0, 0), np.int64), change, steps, leads, costs, solver)
         taken = np.empty(goals.shape, np.int64)
