@@ -8,7 +8,14 @@ loop. There are two ways to write one:
 - `encode` returns `Injected`, and `initial_value`, `step` and `policy` are methods of the core (`MethodCore`): less to
   write where there is nothing to compile.
 
-`encoded(core, x)` gives the step of either.
+The function "encoded" gives the step of either.
+
+Begin with `vin.VIN`.
+
+- The paper's: `vin.VIN`, `symvin.SymVIN`, `conv_gppn.ConvGPPN`, `spt.SPT`. Ours: `contractive.Contractive`,
+  `reachability.Reachability`.
+- Their steps: `steps.ValueIteration`, `steps.GRUIteration`.
+- What they are made of: `layers.convolve`, `symmetry.Symmetry`, `steerable.SteerableBasis`, `patterns.LookedUp`.
 """
 
 from __future__ import annotations
