@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from orchestrator.sweep.files import load_sweep
@@ -49,3 +51,14 @@ def test_its_extension_adds_one_row_to_table_1(tmp_path):
     base = {trial.trial_id for trial in expand(load_sweep(tmp_path / "table1.yaml"))}
     mine = {trial.trial_id for trial in expand(load_sweep(tmp_path / "mine.yaml"))}
     assert base < mine and len(mine - base) == 60
+
+
+@pytest.mark.slow
+def test_its_first_picture_shows_what_it_says(tmp_path):
+    told = runpy.run_path(str(ROOT / "docs" / "far.py"))["draw"](tmp_path / "far.png")
+    (size, steps), (caption, picture) = (
+        re.search(r"(\d+x\d+), a way of ([\d,]+) steps", told).groups(),
+        re.search(r"!\[(.*?)\]\((.*?)\)", README).groups(),
+    )
+    assert picture == "docs/images/far.png" and size in caption and f"{steps} steps" in caption
+    assert (tmp_path / "far.png").stat().st_size > 50_000

@@ -20,7 +20,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.trial.trained import Trained, load_trained
 from planners.certificate import certify
 from planners.published import CARD_FILE, MODEL_FILE, model_bytes
-from planners.trial_files import STEPS_FILE
+from planners.trial_files import STEPS_FILE, read_json
 
 OWN = {"spec.json", MODEL_FILE, CARD_FILE, STEPS_FILE}
 """What such a folder may hold, so that it may be written again."""
@@ -42,7 +42,8 @@ def export_model(trial: TrialDirectory, out: Path, licence: str) -> None:
     if foreign := sorted(path.name for path in out.glob("*") if path.name not in OWN):
         raise ResultError(f"{out}: holds {foreign[0]}, which is of no exported planner; name another folder")
     trained = load_trained(trial.path)
-    spec = trained.spec.model_dump(mode="json")
+    # As the trial has it, and not as this version would write it: a later one may have more fields.
+    spec = read_json(trial.spec_file)
     content = model_bytes(spec, asdict(trained.moves), trained.planner.state_dict(), trained.epoch)
     card = model_card(trained, trial, out.name, licence)
     write_bytes(out / "spec.json", (json.dumps(spec, indent=2) + "\n").encode())
