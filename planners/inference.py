@@ -200,7 +200,7 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
         PluginError: A plug-in can't be imported, or the planner's parts come from one that is not named.
     """
     folder = folder_of(directory)
-    spec_file = folder / "spec.json"
+    spec_file = folder / trial_files.SPEC_FILE
     load_parts([*named_in_environment(), *plugins])
     try:
         spec = trial_files.read_json(spec_file)

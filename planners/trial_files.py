@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CHECKPOINT_FILE = "checkpoint.pt"
+SPEC_FILE = "spec.json"
 STEPS_FILE = "test_steps.json"
 """Beside the spec: the forward steps per row with which the sweep tests the planner (`test_steps_per_row`)."""
 

@@ -20,9 +20,9 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.trial.trained import Trained, load_trained
 from planners.certificate import certify
 from planners.published import CARD_FILE, MODEL_FILE, model_bytes
-from planners.trial_files import STEPS_FILE, read_json
+from planners.trial_files import SPEC_FILE, STEPS_FILE, read_json
 
-OWN = {"spec.json", MODEL_FILE, CARD_FILE, STEPS_FILE}
+OWN = {SPEC_FILE, MODEL_FILE, CARD_FILE, STEPS_FILE}
 """What such a folder may hold, so that it may be written again."""
 
 
@@ -46,7 +46,7 @@ def export_model(trial: TrialDirectory, out: Path, licence: str) -> None:
     spec = read_json(trial.spec_file)
     content = model_bytes(spec, asdict(trained.moves), trained.planner.state_dict(), trained.epoch)
     card = model_card(trained, trial, out.name, licence)
-    write_bytes(out / "spec.json", (json.dumps(spec, indent=2) + "\n").encode())
+    write_bytes(out / SPEC_FILE, (json.dumps(spec, indent=2) + "\n").encode())
     if trial.test_steps.is_file():
         write_bytes(out / STEPS_FILE, trial.test_steps.read_bytes())
     else:

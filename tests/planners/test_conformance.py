@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from planners.conformance import cores, solvers
+from planners.conformance import cores, planners, solvers
 from planners.fixed_points import ForwardIteration, Result, Solution
 from planners.options import VINOptions
 from planners.registry import ADJOINTS, CORES, SOLVERS
@@ -109,5 +109,5 @@ def test_perfect_agreement_is_agreement(monkeypatch):
     """A step that forgets v at once is at its fixed point after one step, and so are its gradients."""
     spec = Entry("planners.cores.vin:VIN", VINOptions)
     monkeypatch.setitem(CORES, "forgetful", spec)
-    monkeypatch.setitem(cores._CONTRACTIONS, "forgetful", lambda core: core.w_v.mul_(1e-20))
+    monkeypatch.setitem(planners._CONTRACTIONS, "forgetful", lambda core: core.w_v.mul_(1e-20))
     cores.check_unrolled_gradient_approaches_implicit("forgetful")
