@@ -1,8 +1,8 @@
 """Proof that every plan of trained reachability weights arrives, by a shortest way, on every map: by enumeration.
 
-The encoder sees the 3x3 cells around a cell, each free or not, and the goal where it is among them. So all that it can
-ever say is one of 512 patterns times the places of the goal. Where each latent action has one destination (sharp taps),
-a plan is a way of least cost, and what one step of it costs is one of those numbers, -log(gamma m).
+The encoder sees the 3x3 cells around a cell, each free or not: all that it can ever say is what it says of 512
+patterns. Where each latent action has one destination (sharp taps), a plan is a way of least cost, and what one step of
+it costs is one of those numbers, -log(gamma m).
 
 Let no value pass through walls: no latent action leads into a wall with m > 0, or none out of one. Let every step into
 a free cell cost at least c, and every step that may be part of a shortest way at most C <= log 4 (so that no value of
@@ -68,28 +68,17 @@ class Pattern:
 
     Attributes:
         free: Nine flags, row by row.
-        goal: Which of the nine is the goal; None where none is.
     """
 
     free: tuple[bool, ...]
-    goal: int | None = None
 
     def __str__(self) -> str:
-        cells = ["G" if n == self.goal else "." if free else "#" for n, free in enumerate(self.free)]
+        cells = ["." if free else "#" for free in self.free]
         return "/".join("".join(cells[row : row + 3]) for row in (0, 3, 6))
 
     def nearer(self) -> Iterator[tuple[int, ...]]:
         """Yield each set of moves that may be the ones that lead nearer to the goal."""
         ways = tuple(move for move, cell in enumerate(_MOVES) if self.free[cell])
-        if self.goal is not None:
-            if self.goal in _MOVES:
-                yield (_MOVES.index(self.goal),)
-                return
-            row, column = divmod(self.goal, 3)
-            between = tuple(move for move in ways if _MOVES[move] in (3 * row + 1, 3 + column))
-            if between:
-                yield between
-                return
         for count in range(1, len(ways) + 1):
             yield from combinations(ways, count)
 
@@ -138,8 +127,7 @@ def certify(planner: Planner) -> Certificate:
 
 def pattern_of(row: int) -> Pattern:
     """Return the pattern of a row of `Reachability.patterns_survival`."""
-    free = tuple(bool(row % 512 >> cell & 1) for cell in range(9))
-    return Pattern(free, row // 512 - 1 if row >= 512 else None)
+    return Pattern(tuple(bool(row >> cell & 1) for cell in range(9)))
 
 
 @dataclass(frozen=True)
@@ -149,26 +137,19 @@ class _Case:
     Attributes:
         number: The pattern's, among all.
         farther: By move: 0 for a nearer neighbour, 1 or 2 for another, None for an obstacle.
-        most: Steps from the goal at which this can be, at most.
     """
 
     number: int
     farther: tuple[int | None, ...]
-    most: float
 
 
 def _cases(number: int, pattern: Pattern, far: tuple[int, ...]) -> Iterator[_Case]:
-    most = math.inf
-    if pattern.goal is not None:
-        row, column = divmod(pattern.goal, 3)
-        beside = (_CENTRE, 3 * row + 1, 3 + column)
-        most = 1 if pattern.goal in _MOVES else 2 if any(pattern.free[cell] for cell in beside[1:]) else math.inf
     ways = [move for move, cell in enumerate(_MOVES) if pattern.free[cell]]
     for nearer in pattern.nearer():
         others = [move for move in ways if move not in nearer]
         for steps in product(far, repeat=len(others)):
             known = dict.fromkeys(nearer, 0) | dict(zip(others, steps, strict=True))
-            yield _Case(number, tuple(known.get(move) for move in range(4)), most)
+            yield _Case(number, tuple(known.get(move) for move in range(4)))
 
 
 class _Proof:
@@ -176,11 +157,9 @@ class _Proof:
 
     def __init__(self, core: Reachability) -> None:
         self.core = core
-        survival = deepcopy(core).double().patterns_survival()
-        rows = [row for row in range(len(survival)) if row < 512 or pattern_of(row).free[row // 512 - 1]]
-        self.every = [pattern_of(row) for row in rows]
+        uncut = deepcopy(core).double().patterns_survival()
+        self.every = [pattern_of(row) for row in range(len(uncut))]
         # The margin is half of that by which training decides: the rest is left for float32.
-        uncut = survival[rows]
         self.shut, self.survival = uncut <= -SLACK / 2, uncut.clamp(0, 1)
         self.survival = torch.where(uncut >= 1 + SLACK / 2, 1.0, self.survival.clamp(max=1 - SLACK / 2))
         known = (self.survival == 1) | (self.survival == 0)
@@ -189,7 +168,7 @@ class _Proof:
         leads = [core.neighbours[n] for n in self.taps.argmax(1).tolist()]
         self.moves = [[a for a, cell in enumerate(leads) if cell == move] for move in _MOVES]
         self.staying = [a for a, cell in enumerate(leads) if cell == _CENTRE]
-        self.agents = [n for n, p in enumerate(self.every) if p.free[_CENTRE] and p.goal != _CENTRE]
+        self.agents = [n for n, p in enumerate(self.every) if p.free[_CENTRE]]
         far = _FAR_ON_A_TORUS if core.wrap else _FAR
         self.cases = [case for number in self.agents for case in _cases(number, self.every[number], far)]
 
@@ -250,7 +229,6 @@ class _Margins:
         self.head = (core.options.advantage_scale * core.symmetry.acting(core.head_weight)).double()
         in_costs = float((proof.doubt / proof.survival.clamp(min=math.exp(-_DEAREST)))[proof.agents].max())
         self.least = _LEAST_MARGIN + 4 * in_costs * float(self.head.abs().sum(1).max())
-        self.most = torch.tensor([case.most for case in cases])
         farther = [[-1 if steps is None else steps for steps in case.farther] for case in cases]
         self.farther = torch.tensor(farther).reshape(-1, 4)
         self.cost = -(core.discount * proof.survival[[case.number for case in cases]]).log()
@@ -260,7 +238,7 @@ class _Margins:
 
     def at(self, distance: float) -> tuple[float, int]:
         """Return the least margin in logits so many steps from the goal, and its case."""
-        least, case = self._each(distance).masked_fill(self.most < distance, math.inf).min(0)
+        least, case = self._each(distance).min(0)
         return float(least), int(case)
 
     def _each(self, distance: float) -> Tensor:
@@ -329,14 +307,14 @@ def _longest(margins: _Margins) -> float:
 def _rounding(core: Reachability, patterns: list[Pattern]) -> Tensor:
     """Return how far a survival in float32, summed in any order, is from the exact one at most, [patterns, actions]."""
     unit, order = torch.finfo(torch.float32).eps / 2, core.symmetry.order
-    x = torch.tensor([[*p.free, *(cell == p.goal for cell in range(9))] for p in patterns], dtype=torch.double)
+    x = torch.tensor([p.free for p in patterns], dtype=torch.double)
     filters, bias = (
         core.symmetry.images(core.hidden_weight).double().flatten(1),
         core.hidden_bias.double().repeat(order),
     )
     mixing = core.symmetry.mixed(core.survival_weight).double().abs()
-    # The error of a sum of n terms is at most n units of the sum of their sizes; at most 11 terms here are not 0.
-    of_hidden = 11 * unit * (x @ filters.abs().T + bias.abs())
+    # The error of a sum of n terms is at most n units of the sum of their sizes; at most 10 terms here are not 0.
+    of_hidden = 10 * unit * (x @ filters.abs().T + bias.abs())
     terms = (x @ filters.T + bias).relu() @ mixing.T + core.survival_bias.double().abs().repeat(order)
     of_logits = of_hidden @ mixing.T + (mixing.shape[1] + 1) * unit * terms
-    return of_logits * (1 + 2 * MARGIN) / 4 + 8 * unit
+    return core.steepness * (of_logits * (1 + 2 * MARGIN) / 4 + 8 * unit)

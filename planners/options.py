@@ -165,20 +165,22 @@ class ReachabilityOptions(Spec):
         q_channels: Latent actions.
         discount: gamma, the survival of a move that nothing hinders.
         advantage_scale: Factor on the log advantages that the policy head reads.
-        group: Turns and flips over which all weights are tied; "trivial" ties none.
+        group: Turns and flips over which all weights are tied; "trivial" ties none. With "C4" and four latent actions
+            there is one for each move.
         short_ways: Weight in the loss of mean -log v over the cells that can arrive.
         few_moves: Weight of the mean survival, early in training.
-        decided_moves: Weight of m (1 - m) over all local patterns, late in training; 0 leaves moves undecided.
+        decided: In the end each move survives for certain or not at all, in each local pattern; False leaves them as
+            they are learned, for maps that a mapper makes.
     """
 
     hidden_channels: int = Field(64, ge=1)
-    q_channels: int = Field(8, ge=1)
+    q_channels: int = Field(4, ge=1)
     discount: float = Field(0.99, gt=0.0, lt=1.0)
     advantage_scale: float = Field(30.0, gt=0.0)
-    group: Literal["trivial", "C4", "D4"] = "D4"
+    group: Literal["trivial", "C4", "D4"] = "C4"
     short_ways: float = Field(0.02, ge=0.0)
     few_moves: float = Field(0.1, ge=0.0)
-    decided_moves: float = Field(1.0, ge=0.0)
+    decided: bool = True
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from datagen.problem import ACTIONS
 from planners.cores.layers import convolve, maximum
-from planners.cores.patterns import LookedUp, patterns
+from planners.cores.patterns import PATTERNS, LookedUp, patterns
 from planners.cores.symmetry import symmetry
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ of moves: north, west, south, east; or all eight."""
 
 MARGIN = 0.25
 """How far the survival's sigmoid reaches beyond [0, 1] before it is cut, so that 0 and 1 are reached exactly."""
+_LEAST_SURVIVAL = 0.8
+"""A survival below this counts as none towards the end of the training: between needed moves and blocked ones."""
 SLACK = 1e-3
 """How far beyond the cut a survival lies that counts as 0 or 1 for good: no order of summation brings it back."""
 _CUTS = (0.05, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -151,10 +153,11 @@ class Reachability(nn.Module):
 
     Q_a(x) = gamma m_a(x) sum_t P_a,t v(x + t),   v'(x) = max_a Q_a(x),   v(goal) = 1,
 
-    where the latent action a survives at x with probability m_a(x), read off the 3x3 cells around x, and then leads to
-    the neighbour x + t with probability P_a,t. v*(x) is the largest probability of arriving. This keeps the maximum
-    over actions of Eq. 1, with the goal as a boundary condition instead of a reward, and a transition that depends on
-    the cell. A blocked move is m = 0: it has no price, there is no way through.
+    where the latent action a survives at x with probability m_a(x), read off the 3x3 cells of the map around x,
+    wherever the goal is, and then leads to the neighbour x + t with probability P_a,t. v*(x) is the largest
+    probability of arriving. This keeps the maximum over actions of Eq. 1, with the goal as a boundary condition
+    instead of a reward, and a transition that depends on the cell. A blocked move is m = 0: it has no price, there
+    is no way through.
 
     Theorem. f is a contraction of modulus gamma in the max norm (each Q_a is gamma m_a times a mean of values, m_a <=
     1), so v* is unique (Banach); f is monotone and v_0 = [x is the goal] <= f(v_0), so v_k rises to v*. f is positively
@@ -166,15 +169,16 @@ class Reachability(nn.Module):
 
     Costs of cells may be given (`encode_with_costs`): a move then survives with m exp(-cost), and -u is a sum of costs.
 
-    Training sharpens P from a mixture to one neighbour (`progress`): smooth to learn by, and exact in the end. With
-    sharp taps and m in {0, 1} the plan can be proven shortest (`planners.certificate`).
+    Training sharpens both (`progress`): P from a mixture to one neighbour, and m by counting for none what survives
+    with less than a growing share, so that a wall, which is a price at first, is shut in the end. Smooth to learn
+    by, exact in the end: with sharp taps and m in {0, 1} the plan can be proven shortest (`planners.certificate`).
 
     Limits: what blocks a move must show in the 3x3 cells around it; a map and costs that are known belong to a graph
     search.
 
     Attributes:
         discount: gamma.
-        progress: How far training has come, 0..1, a buffer; sharpens the taps.
+        progress: How far training has come, 0..1, a buffer; sharpens taps and survivals.
 
     Args:
         options: Sizes, discount and group.
@@ -192,8 +196,9 @@ class Reachability(nn.Module):
         order = self.symmetry.order
         hidden, families = options.hidden_channels // order, options.q_channels // order
         self.neighbours = NEIGHBOURS[4 if actions == 4 else 8]
-        self.hidden_weight = _uniform(hidden, in_channels, 9, fan_in=in_channels * 9)
-        self.hidden_bias = _uniform(hidden, fan_in=in_channels * 9)
+        read = in_channels - 1  # what blocks a move does not depend on where the goal is
+        self.hidden_weight = _uniform(hidden, read, 9, fan_in=read * 9)
+        self.hidden_bias = _uniform(hidden, fan_in=read * 9)
         self.survival_weight = _uniform(families, hidden, order, fan_in=options.hidden_channels)
         self.survival_bias = nn.Parameter(torch.full((families,), 0.5))
         self.tap_logits = nn.Parameter(torch.empty(families, len(self.neighbours)).uniform_(-0.5, 0.5))
@@ -225,12 +230,21 @@ class Reachability(nn.Module):
 
     def uncut_survival(self, x: Tensor) -> Tensor:
         """Return what m is cut from, [B, q_channels, h, w]."""
-        order = self.symmetry.order
+        order, x = self.symmetry.order, torch.cat([x[:, :1], x[:, 2:]], 1)
         filters = self.symmetry.images(self.hidden_weight).unflatten(2, (3, 3))
         hidden = convolve(x, filters, self.hidden_bias.repeat(order), wrap=self.wrap).relu()
         mixing = self.symmetry.mixed(self.survival_weight)[:, :, None, None]
         logits = functional.conv2d(hidden, mixing, self.survival_bias.repeat(order))
-        return (1 + 2 * MARGIN) * torch.sigmoid(logits) - MARGIN
+        return self._ramp(logits)
+
+    @property
+    def steepness(self) -> float:
+        """By what the survival rises more steeply than at the beginning: 1 in the first quarter of the training."""
+        late = min(1.0, max(0.0, (float(self.progress) - 1 / 4) / (7 / 8 - 1 / 4)))
+        return 1 / (1 - _LEAST_SURVIVAL * late) if self.options.decided else 1.0
+
+    def _ramp(self, logits: Tensor) -> Tensor:
+        return 1 - self.steepness * (1 - ((1 + 2 * MARGIN) * torch.sigmoid(logits) - MARGIN))
 
     def survival(self, x: Tensor) -> Tensor:
         """Return m, [B, q_channels, h, w], in [0, 1] with both ends reached."""
@@ -251,23 +265,19 @@ class Reachability(nn.Module):
         """Return log(gamma m) of every pattern, made anew where weights have changed."""
         weights = tuple(self.parameters())
         known = tuple((p.data_ptr(), p._version, p.dtype) for p in weights if not p.is_inference())
-        state = (*known, self.sharp)
+        state = (*known, float(self.progress))
         if self._table is None or self._table[0] != state or len(known) < len(weights):
             table = _log(self.discount * self.patterns_survival().clamp(0, 1))
             self._table = (state, LookedUp(table, torch.empty(0, dtype=torch.int16)))
         return self._table[1]
 
     def patterns_survival(self) -> Tensor:
-        """Return what m is cut from in every 3x3 pattern, [10 * 512, q_channels], in the order of `patterns`."""
-        weight = self.hidden_weight
-        bits = (torch.arange(512, device=weight.device)[:, None] >> torch.arange(9, device=weight.device)) & 1
-        goal = torch.cat([weight.new_zeros(1, 9), torch.eye(9, device=weight.device, dtype=weight.dtype)])
-        shape = (10, 512, 9)
-        x = torch.stack([bits.to(weight)[None].expand(shape), goal[:, None].expand(shape)], 2).view(-1, 2, 3, 3)
-        filters = self.symmetry.images(weight)
-        hidden = functional.linear(x.flatten(1), filters.flatten(1), self.hidden_bias.repeat(self.symmetry.order))
+        """Return what m is cut from in every 3x3 pattern, [PATTERNS, q_channels], in the order of `patterns`."""
+        filters = self.symmetry.images(self.hidden_weight).flatten(1)
+        bits = torch.arange(PATTERNS, device=filters.device)[:, None] >> torch.arange(9, device=filters.device) & 1
+        hidden = functional.linear(bits.to(filters), filters, self.hidden_bias.repeat(self.symmetry.order))
         mixing, bias = self.symmetry.mixed(self.survival_weight), self.survival_bias.repeat(self.symmetry.order)
-        return (1 + 2 * MARGIN) * torch.sigmoid(functional.linear(hidden.relu(), mixing, bias)) - MARGIN
+        return self._ramp(functional.linear(hidden.relu(), mixing, bias))
 
     def encode(self, x: Tensor) -> ReachabilityStep:
         """Return the step."""
@@ -296,7 +306,7 @@ class Reachability(nn.Module):
         return ReachabilityStep(given, goal, taps, *rule, discount, costs, floor)
 
     def set_progress(self, fraction: float) -> None:
-        """Sharpen the taps as training goes on.
+        """Sharpen taps and survivals as training goes on.
 
         Args:
             fraction: Of the epochs, the one that begins included.
@@ -304,7 +314,7 @@ class Reachability(nn.Module):
         self.progress.fill_(fraction)
 
     def penalty(self, r: ReachabilityStep, u: Tensor, arriving: Tensor) -> Tensor:
-        """Return what training adds to the loss: short ways, no move that nobody needs, and moves survive or not.
+        """Return what training adds to the loss: short ways, and early on no move that nobody needs.
 
         Args:
             r: The step.
@@ -314,21 +324,14 @@ class Reachability(nn.Module):
         options, late = self.options, max(0.0, 2 * float(self.progress) - 1)
         ways = (u.squeeze(1) * arriving).sum() / arriving.sum().clamp(min=1)
         survival = r.moves.exp().mean() / r.discount
-        loss = -options.short_ways * ways + options.few_moves * (1 - late) * survival
-        if late > 0 and self._enumerable:
-            loss = loss + options.decided_moves * late**2 * _undecided(self.patterns_survival())
-        return loss
-
-    @property
-    def _enumerable(self) -> bool:
-        return self.in_channels == 2
+        return -options.short_ways * ways + options.few_moves * (1 - late) * survival
 
     def finish(self, most_steps: int = 1000) -> None:
         """Go on with the encoder alone until each move in each pattern survives for certain or not at all.
 
         Needs no map: all patterns are enumerated. Does nothing with taps that are not sharp, or further channels.
         """
-        if not (self.sharp and self._enumerable and self.options.decided_moves > 0):
+        if not (self.sharp and self.in_channels == 2 and self.options.decided):
             return
         encoder = [self.hidden_weight, self.hidden_bias, self.survival_weight, self.survival_bias]
         adam = torch.optim.Adam(encoder, 0.003)

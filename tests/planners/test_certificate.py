@@ -82,7 +82,7 @@ def every_goal(maps):
 def test_the_published_weights_are_proven_for_any_length(published):
     found = certify(published)
     assert (found.shortest, found.worst, found.reason) == (math.inf, None, "")
-    assert (found.patterns, found.survival) == (512 + 9 * 256, 1.0)
+    assert (found.patterns, found.survival) == (512, 1.0)
     assert found.decisions > 2000 and found.margin > 0.1
     assert sum(parameter.numel() for parameter in published.parameters()) < 1000
 
@@ -103,7 +103,7 @@ FINITE = [(0.5, 1.5, 4), (0.5, 1.0, 6), (0.7, 0.5, 10), (0.9, 0.5, 3), (0.99, 0.
 def test_no_counterexample_within_a_finite_length(published, discount, less, length):
     planner = doubtful(published, discount, less)
     found = certify(planner)
-    assert (found.shortest, found.worst.goal) == (length, None) and 0.6 < found.survival < 1 and found.margin > 0
+    assert found.shortest == length and found.worst is not None and 0.6 < found.survival < 1 and found.margin > 0
     assert f"leave the nearer neighbours {length + 1} steps away: needed moves survive with" in found.reason
     for maps, goals in (
         some_goals(every_map(4, 4), 5000, seed=1),
@@ -216,8 +216,7 @@ def test_other_planners_are_refused():
 
 
 def test_patterns_by_row():
-    assert pattern_of(0).free == (False,) * 9 and pattern_of(511).goal is None
-    assert str(pattern_of(512 * 3 + 0b100)) == "##G/###/###"
-    goal_in_reach = pattern_of(512 * 2 + 0b010010)
-    assert list(goal_in_reach.nearer()) == [(0,)]
+    assert pattern_of(0).free == (False,) * 9
+    assert str(pattern_of(0b100)) == "##./###/###"
+    assert list(pattern_of(0b010010).nearer()) == [(0,)]
     assert len(list(pattern_of(511).nearer())) == 15

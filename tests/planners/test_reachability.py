@@ -22,7 +22,7 @@ FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
 
 def planner_of(progress, wrap=False, seed=0, kernel="auto", **fields):
     torch.manual_seed(seed)
-    options = {"hidden_channels": 16, "q_channels": 8}
+    options = {"hidden_channels": 16, "q_channels": 8, "group": "D4"}
     planner = build_planner(PlannerSpec(core="reachability", options=options, wrap=wrap, **fields), kernel=kernel)
     with torch.no_grad():
         planner.core.tap_logits.mul_(0.3)  # all neighbours above the cut
@@ -225,14 +225,11 @@ def test_tables_serve_the_torus_and_eight_moves(wrap, actions):
         torch.testing.assert_close(found.logits, found.step.policy(found.solution.value.double()), rtol=1e-4, atol=1e-3)
 
 
-def test_no_pattern_tells_what_is_not_of_zeros_and_ones_with_one_goal():
+def test_no_pattern_tells_what_is_not_of_zeros_and_ones():
     map, goal = maps(2, 5, 6)
     x = torch.cat([map, goal], 1)
     assert patterns(x, False) is not None and patterns(x, True) is not None
-    assert patterns(x[:, :, :2], True) is None  # round a torus of two rows, the same goal is seen twice
-    twice = x.clone()
-    twice[1, 1, 0, 0] = 1
-    for other in (0.5 * x, twice, x - 1, torch.full_like(x, torch.nan), torch.cat([x, map], 1)):
+    for other in (0.5 * x, x - 1, torch.full_like(x, torch.nan), torch.cat([x, map], 1)):
         assert patterns(other, False) is None
 
 
@@ -283,8 +280,8 @@ def test_unfinished_training_leaves_the_encoder_alone():
 
 
 def test_options_and_moves_that_fit_no_group_are_refused():
-    with pytest.raises(ValueError, match="q_channels must be a multiple of 8"):
-        ReachabilityOptions(q_channels=12)
+    with pytest.raises(ValueError, match="q_channels must be a multiple of 4"):
+        ReachabilityOptions(q_channels=6)
     with pytest.raises(ValueError, match="solver 'best_first' works with the cores reachability"):
         PlannerSpec(core="vin", solver="best_first")
     with pytest.raises(ValueError, match="8 actions need group 'trivial'"):

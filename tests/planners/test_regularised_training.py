@@ -59,6 +59,6 @@ def test_a_resumed_run_equals_an_undisturbed_one(problems):
 
 
 def test_the_penalty_is_part_of_the_loss(problems):
-    plain = {"short_ways": 0.0, "few_moves": 0.0, "decided_moves": 0.0}
+    plain = {"short_ways": 0.0, "few_moves": 0.0, "decided": False}
     options = type(PLANNER.options)(**(PLANNER.options.model_dump() | plain))
     assert trainer(problems).run_epoch().train_loss > trainer(problems, options=options).run_epoch().train_loss
