@@ -8,6 +8,7 @@ import math
 
 from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
 from orchestrator.storage.results import ResultError
+from orchestrator.words import counted
 
 
 def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,7 +49,7 @@ def _certify(options: argparse.Namespace) -> int:
         return 0
     print(f"{folder}: {found.patterns} local patterns, {found.decisions} decisions")
     if found.shortest > 0:
-        length = "any length" if endless else f"up to {found.shortest:,.0f} steps"
+        length = "any length" if endless else f"up to {counted(int(found.shortest), 'step')}"
         print(f"every plan, on every map {maps}, arrives by a shortest way: {length}")
     if not endless:
         print(f"{'beyond, nothing' if found.shortest else 'nothing'} is proven: {found.reason}")

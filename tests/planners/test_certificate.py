@@ -57,12 +57,15 @@ def some_goals(maps, count, seed):
     return maps[chosen], goals[chosen]
 
 
-def doubtful(published, discount, less):
-    """Return the published planner with another discount, and with moves that survive less."""
+def doubtful(published, discount, survival):
+    """Return the published planner with another discount, and a least survival of the moves that are needed."""
     planner = deepcopy(published)
     planner.core.discount = discount
-    with torch.no_grad():
-        planner.core.survival_bias -= less
+    low, high = 0.0, 4.0
+    for _ in range(30):
+        with torch.no_grad():
+            planner.core.survival_bias.copy_(published.core.survival_bias - (low + high) / 2)
+        low, high = ((low + high) / 2, high) if certify(planner).survival > survival else (low, (low + high) / 2)
     return planner
 
 
@@ -83,7 +86,7 @@ def test_the_published_weights_are_proven_for_any_length(published):
     found = certify(published)
     assert (found.shortest, found.worst, found.reason) == (math.inf, None, "")
     assert (found.patterns, found.survival) == (512, 1.0)
-    assert found.decisions > 2000 and found.margin > 0.1
+    assert found.decisions == 1040 and found.margin > 0.1
     assert sum(parameter.numel() for parameter in published.parameters()) < 1000
 
 
@@ -95,13 +98,13 @@ def test_no_counterexample_on_any_map_of_4x4_nor_on_thousands_of_5x5(published):
 
 
 # What can survive with less than 1, and how far the proof goes then.
-FINITE = [(0.5, 1.5, 4), (0.5, 1.0, 6), (0.7, 0.5, 10), (0.9, 0.5, 3), (0.99, 0.2, 6)]
+FINITE = [(0.5, 0.8, 6), (0.5, 0.7, 4), (0.7, 0.9, 7), (0.9, 0.97, 7), (0.99, 0.999, 18)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("discount", "less", "length"), FINITE)
-def test_no_counterexample_within_a_finite_length(published, discount, less, length):
-    planner = doubtful(published, discount, less)
+@pytest.mark.parametrize(("discount", "survival", "length"), FINITE)
+def test_no_counterexample_within_a_finite_length(published, discount, survival, length):
+    planner = doubtful(published, discount, survival)
     found = certify(planner)
     assert found.shortest == length and found.worst is not None and 0.6 < found.survival < 1 and found.margin > 0
     assert f"leave the nearer neighbours {length + 1} steps away: needed moves survive with" in found.reason
@@ -115,7 +118,7 @@ def test_no_counterexample_within_a_finite_length(published, discount, less, len
 
 
 def test_beyond_a_finite_length_plans_do_fail(published):
-    planner = doubtful(published, 0.9, 0.5)
+    planner = doubtful(published, 0.9, 0.8)
     maps, goals = some_goals(random_maps(300, 16, seed=0), 600, seed=0)
     assert wrong(planner, maps, goals, within=certify(planner).shortest)[0] == 0
     assert wrong(planner, maps, goals)[0] > 10
@@ -125,7 +128,8 @@ def test_beyond_a_finite_length_plans_do_fail(published):
 def test_weights_with_noise_keep_what_is_proven_of_them(published):
     generator, proven = torch.Generator().manual_seed(0), []
     for _ in range(4):
-        planner = doubtful(published, 0.6, 0.0)
+        planner = deepcopy(published)
+        planner.core.discount = 0.6
         with torch.no_grad():
             for part in (planner.core.survival_weight, planner.core.hidden_weight):
                 part.mul_(1 + 0.1 * torch.randn(part.shape, generator=generator))
@@ -139,7 +143,7 @@ def test_weights_with_noise_keep_what_is_proven_of_them(published):
 def test_the_torus_is_proven_too(published):
     planner = on_the_torus(published)
     found = certify(planner)
-    assert found.shortest == math.inf and found.decisions > 5000 and found.margin > 0.1
+    assert found.shortest == math.inf and found.decisions == 2800 and found.margin > 0.1
     for maps in (every_map(3, 3), random_maps(100, 5, seed=0), random_maps(5, 11, seed=1)):
         failed, judged = wrong(planner, *every_goal(maps), FOUR_WRAP)
         assert failed == 0 and judged > 1000
@@ -184,11 +188,8 @@ def test_a_policy_that_may_err_is_not_certified(published):
 
 
 def test_a_move_that_does_not_survive_is_named_with_its_pattern(published):
-    broken = deepcopy(published)
-    with torch.no_grad():
-        broken.core.survival_bias -= 3.0
-    found = certify(broken)
-    assert found.shortest == 0 and "survives with 0.09" in found.reason and found.survival < 0.25
+    found = certify(doubtful(published, 0.99, 0.2))
+    assert found.shortest == 0 and "survives with 0.2, not 1" in found.reason and found.survival < 0.25
     assert found.worst.free[4] and len(str(found.worst).split("/")) == 3
 
 

@@ -2,6 +2,7 @@
 
 import heapq
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from planners.options import ReachabilityOptions
 FLOWS = {"solver": "best_first", "solver_bwd": "best_first"}
 
 
-def planner_of(progress, wrap=False, seed=0, kernel="auto", **fields):
+def planner_of(progress, wrap=False, seed=0, kernel="auto", decided=False, **fields):
     torch.manual_seed(seed)
-    options = {"hidden_channels": 16, "q_channels": 8, "group": "D4"}
+    options = {"hidden_channels": 16, "q_channels": 8, "group": "D4", "decided": decided}
     planner = build_planner(PlannerSpec(core="reachability", options=options, wrap=wrap, **fields), kernel=kernel)
     with torch.no_grad():
         planner.core.tap_logits.mul_(0.3)  # all neighbours above the cut
@@ -261,9 +262,24 @@ def test_taps_sharpen_to_one_neighbour():
     assert core.sharp and torch.equal(core.taps().amax(1), torch.ones(8, dtype=taps.dtype))
 
 
+def test_what_survives_with_less_than_a_growing_share_counts_for_none():
+    core = planner_of(0.0, decided=True).core
+    logits = torch.linspace(-6, 6, 101, dtype=torch.float64)
+    ramps = []
+    for progress in (0.0, 0.25, 0.5, 0.875, 1.0):
+        core.set_progress(progress)
+        ramps.append(core._ramp(logits))
+    assert torch.equal(ramps[0], ramps[1]) and torch.equal(ramps[3], ramps[4])
+    for earlier, later in pairwise(ramps[1:]):
+        assert torch.equal(earlier >= 1, later >= 1) and (later <= earlier.clamp(max=1) + 1e-12)[earlier < 1].all()
+    assert torch.equal(ramps[4] > 0, ramps[0] > 0.8)
+
+
 @pytest.mark.slow
 def test_finish_decides_every_move_in_every_pattern():
-    core = planner_of(1.0).float().core
+    core = planner_of(1.0, decided=True).float().core
+    with torch.no_grad():
+        core.survival_bias += 1.0
     before = core.patterns_survival().detach().clamp(0, 1)
     assert ((before > 0) & (before < 1)).any()
     core.finish(most_steps=3000)
@@ -273,7 +289,7 @@ def test_finish_decides_every_move_in_every_pattern():
 
 
 def test_unfinished_training_leaves_the_encoder_alone():
-    core = planner_of(0.8).core
+    core = planner_of(0.8, decided=True).core
     before = core.hidden_weight.detach().clone()
     core.finish()
     assert torch.equal(before, core.hidden_weight)
