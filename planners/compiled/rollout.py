@@ -101,7 +101,7 @@ def _add_maps(policies: Policies, rules: Rules, shares: NDArray[np.float64], cou
         shares[0] += arrivals / max(reachable, 1)
         shares[1] += optimal / max(reachable, 1)
         shares[2] += spl / max(reachable, 1)
-        shares[3] += accurate / max(away, 1)
+        shares[3] += accurate / away if away else 1.0
 
 
 def sums_over_maps(

@@ -76,7 +76,8 @@ class Evaluation:
         success_rate: Share of the cells that can reach the goal (goal included) whose roll-out arrives.
         optimality: Share of those cells whose roll-out arrives at the optimal cost.
         spl: Mean of success x optimal cost / cost taken (1 at the goal).
-        accuracy: Share of the non-goal cells that can reach the goal whose action is one of the optimal ones.
+        accuracy: Share of the non-goal cells that can reach the goal whose action is one of the optimal ones; 1 where there
+            is no such cell.
         cells_by_distance: Cells per bin of `DISTANCE_BINS` (optimal cost in (previous end, end]).
         arrivals_by_distance: How many of them arrive.
         exact: Share of the maps whose whole way from one start is a shortest one: from the problem's own start, or
@@ -287,7 +288,9 @@ def _sums(
     def share(part: Tensor, whole: Tensor) -> Tensor:
         return (part.double().sum((1, 2)) / whole.sum((1, 2)).clamp(min=1)).sum()
 
-    shares = [share(arrived, reachable), share(optimal, reachable), share(ratio, reachable), share(right, away)]
+    alone = ~away.flatten(1).any(1)  # the goal: nowhere is anything to decide, and nothing is wrong
+    accurate = share(right, away) + alone.sum()
+    shares = [share(arrived, reachable), share(optimal, reachable), share(ratio, reachable), accurate]
     ends = torch.tensor(DISTANCE_BINS, device=distance.device)
     bins = torch.bucketize(distance[away], ends)
     counts = [torch.bincount(bins, weights=w, minlength=len(ends)) for w in (None, arrived[away].double())]

@@ -76,7 +76,7 @@ def test_measures_agree_with_a_walker(moves, seed, height, width, mixed):
     assert result.spl == pytest.approx(spl / len(cells), rel=1e-5)
     away = [cell for cell in cells if cell != end]
     right = sum(bool(best[0][cell] >> actions[0][cell] & 1) for cell in away)
-    assert result.accuracy == pytest.approx(right / max(1, len(away)))
+    assert result.accuracy == pytest.approx(right / len(away) if len(away) else 1.0)
     assert sum(result.cells_by_distance) == len(away)
     far = max(cells, key=lambda cell: (ideal[cell], -cell[0], -cell[1]))
     assert result.exact == float(math.isclose(costs[far] or math.inf, ideal[far], rel_tol=1e-5) or far == end)
