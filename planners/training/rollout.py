@@ -76,8 +76,8 @@ class Evaluation:
         success_rate: Share of the cells that can reach the goal (goal included) whose roll-out arrives.
         optimality: Share of those cells whose roll-out arrives at the optimal cost.
         spl: Mean of success x optimal cost / cost taken (1 at the goal).
-        accuracy: Share of the non-goal cells that can reach the goal whose action is one of the optimal ones; 1 where there
-            is no such cell.
+        accuracy: Share of the non-goal cells that can reach the goal whose action is one of the optimal ones; 1 where
+            there is no such cell.
         cells_by_distance: Cells per bin of `DISTANCE_BINS` (optimal cost in (previous end, end]).
         arrivals_by_distance: How many of them arrive.
         exact: Share of the maps whose whole way from one start is a shortest one: from the problem's own start, or
