@@ -230,12 +230,26 @@ class Reachability(nn.Module):
 
     def uncut_survival(self, x: Tensor) -> Tensor:
         """Return what m is cut from, [B, q_channels, h, w]."""
-        order, x = self.symmetry.order, torch.cat([x[:, :1], x[:, 2:]], 1)
-        filters = self.symmetry.images(self.hidden_weight).unflatten(2, (3, 3))
-        hidden = convolve(x, filters, self.hidden_bias.repeat(order), wrap=self.wrap).relu()
-        mixing = self.symmetry.mixed(self.survival_weight)[:, :, None, None]
-        logits = functional.conv2d(hidden, mixing, self.survival_bias.repeat(order))
-        return self._ramp(logits)
+        filters, bias, mixing, offset = self._layers(self._encoder)
+        x = torch.cat([x[:, :1], x[:, 2:]], 1)
+        hidden = convolve(x, filters.unflatten(2, (3, 3)), bias, wrap=self.wrap).relu()
+        return self._ramp(functional.conv2d(hidden, mixing[:, :, None, None], offset))
+
+    @property
+    def _decides(self) -> bool:
+        """Whether all moves are decided by now: patterns can be enumerated, and the last eighth has begun."""
+        return self.sharp and self.in_channels == 2 and self.options.decided
+
+    @property
+    def _encoder(self) -> tuple[Tensor, ...]:
+        """The encoder's weights; what is decided is learned no further."""
+        weights = self.hidden_weight, self.hidden_bias, self.survival_weight, self.survival_bias
+        return tuple(weight.detach() for weight in weights) if self._decides else weights
+
+    def _layers(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        hidden, bias, survival, offset = weights
+        order, images = self.symmetry.order, self.symmetry.images(hidden)
+        return images, bias.repeat(order), self.symmetry.mixed(survival), offset.repeat(order)
 
     @property
     def steepness(self) -> float:
@@ -273,11 +287,13 @@ class Reachability(nn.Module):
 
     def patterns_survival(self) -> Tensor:
         """Return what m is cut from in every 3x3 pattern, [PATTERNS, q_channels], in the order of `patterns`."""
-        filters = self.symmetry.images(self.hidden_weight).flatten(1)
+        return self._of_patterns(self._encoder)
+
+    def _of_patterns(self, weights: tuple[Tensor, ...]) -> Tensor:
+        filters, bias, mixing, offset = self._layers(weights)
         bits = torch.arange(PATTERNS, device=filters.device)[:, None] >> torch.arange(9, device=filters.device) & 1
-        hidden = functional.linear(bits.to(filters), filters, self.hidden_bias.repeat(self.symmetry.order))
-        mixing, bias = self.symmetry.mixed(self.survival_weight), self.survival_bias.repeat(self.symmetry.order)
-        return self._ramp(functional.linear(hidden.relu(), mixing, bias))
+        hidden = functional.linear(bits.to(filters), filters.flatten(1), bias).relu()
+        return self._ramp(functional.linear(hidden, mixing, offset))
 
     def encode(self, x: Tensor) -> ReachabilityStep:
         """Return the step."""
@@ -306,12 +322,15 @@ class Reachability(nn.Module):
         return ReachabilityStep(given, goal, taps, *rule, discount, costs, floor)
 
     def set_progress(self, fraction: float) -> None:
-        """Sharpen taps and survivals as training goes on.
+        """Sharpen taps and survivals as training goes on, and decide each move when the last eighth begins.
 
         Args:
             fraction: Of the epochs, the one that begins included.
         """
-        self.progress.fill_(fraction)
+        begun, fresh = self._decides, float(self.progress) == 0
+        self.progress.fill_(min(fraction, 7 / 8) if fresh else fraction)  # a single epoch is for learning
+        if self._decides and not begun:
+            self.decide()
 
     def penalty(self, r: ReachabilityStep, u: Tensor, arriving: Tensor) -> Tensor:
         """Return what training adds to the loss: short ways, and early on no move that nobody needs.
@@ -326,17 +345,21 @@ class Reachability(nn.Module):
         survival = r.moves.exp().mean() / r.discount
         return -options.short_ways * ways + options.few_moves * (1 - late) * survival
 
-    def finish(self, most_steps: int = 1000) -> None:
-        """Go on with the encoder alone until each move in each pattern survives for certain or not at all.
+    def finish(self) -> None:
+        """Sharpen at last what a training of a single epoch has left."""
+        self.set_progress(1.0)
 
-        Needs no map: all patterns are enumerated. Does nothing with taps that are not sharp, or further channels.
+    def decide(self, most_steps: int = 1000) -> None:
+        """Go on with the encoder alone until what survives with more than 1/2 does so for certain, the rest not at all.
+
+        Needs no map: all patterns are enumerated. The policy learns in the last eighth what comes of it.
         """
-        if not (self.sharp and self.in_channels == 2 and self.options.decided):
-            return
-        encoder = [self.hidden_weight, self.hidden_bias, self.survival_weight, self.survival_bias]
+        encoder = (self.hidden_weight, self.hidden_bias, self.survival_weight, self.survival_bias)
         adam = torch.optim.Adam(encoder, 0.003)
+        survives = self._of_patterns(encoder).detach() > 0.5
         for _ in range(most_steps):
-            loss = _undecided((self.patterns_survival() + SLACK) / (1 + 2 * SLACK))
+            uncut = self._of_patterns(encoder)
+            loss = torch.where(survives, 1 + SLACK - uncut, uncut + SLACK).relu().sum()
             if float(loss.detach()) == 0:
                 break
             gradients = torch.autograd.grad(loss, encoder)
@@ -344,12 +367,6 @@ class Reachability(nn.Module):
                 parameter.grad = gradient
             adam.step()
         adam.zero_grad()
-
-
-def _undecided(uncut: Tensor) -> Tensor:
-    """Return the sum of m (1 - m): 0 where each m is 0 or 1."""
-    m: Tensor = _Cut.apply(uncut)
-    return (m * (1 - m)).sum()
 
 
 def _log(p: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def planner_of(progress=1.0, wrap=False, **fields):
     with torch.no_grad():
         planner.core.tap_logits.mul_(0.3)
         planner.core.tap_logits[:, 1] += 1.0
-    planner.core.set_progress(progress)
+    planner.core.progress.fill_(progress)
     return planner.double()
 
 

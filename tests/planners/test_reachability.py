@@ -28,7 +28,7 @@ def planner_of(progress, wrap=False, seed=0, kernel="auto", decided=False, **fie
     with torch.no_grad():
         planner.core.tap_logits.mul_(0.3)  # all neighbours above the cut
         planner.core.tap_logits[:, 1] += 1.0  # and the cell itself not the largest
-    planner.core.set_progress(progress)
+    planner.core.progress.fill_(progress)
     return planner.double()
 
 
@@ -212,7 +212,7 @@ def test_tables_serve_the_torus_and_eight_moves(wrap, actions):
     torch.manual_seed(4)
     spec = PlannerSpec(core="reachability", options={"group": "trivial"}, wrap=wrap, tolerance=0.0, k_fwd=400, **FLOWS)
     quick, reference = (build_planner(spec, actions=actions, kernel=kernel) for kernel in ("auto", "reference"))
-    quick.core.set_progress(1.0)
+    quick.core.progress.fill_(1.0)
     with torch.no_grad():
         quick.core.tap_logits[:, 0] -= 9.0
         quick.core.survival_bias[:] = 9.0  # every move survives, as after training: waves, where there is no torus
@@ -276,23 +276,40 @@ def test_what_survives_with_less_than_a_growing_share_counts_for_none():
 
 
 @pytest.mark.slow
-def test_finish_decides_every_move_in_every_pattern():
+def test_every_move_in_every_pattern_is_decided_as_it_tends():
     core = planner_of(1.0, decided=True).float().core
     with torch.no_grad():
         core.survival_bias += 1.0
     before = core.patterns_survival().detach().clamp(0, 1)
     assert ((before > 0) & (before < 1)).any()
-    core.finish(most_steps=3000)
-    after = core.patterns_survival().detach()
-    assert not ((after > 0) & (after < 1)).any()
+    core.decide(most_steps=3000)
+    after = core.patterns_survival()
+    assert torch.equal(after >= 1, before > 0.5) and torch.equal(after <= 0, before <= 0.5)
+    assert not after.requires_grad  # what is decided is learned no further
     assert all(parameter.grad is None for parameter in core.parameters())
 
 
-def test_unfinished_training_leaves_the_encoder_alone():
-    core = planner_of(0.8, decided=True).core
+def test_moves_are_decided_once_when_the_last_eighth_begins():
+    core = planner_of(0.5, decided=True).float().core
+    with torch.no_grad():
+        core.survival_bias += 1.0
     before = core.hidden_weight.detach().clone()
+    core.set_progress(7 / 8)
+    assert torch.equal(before, core.hidden_weight) and core.patterns_survival().requires_grad
+    core.set_progress(0.9)
+    decided = core.hidden_weight.detach().clone()
+    assert not torch.equal(before, decided)
+    core.set_progress(1.0)
     core.finish()
-    assert torch.equal(before, core.hidden_weight)
+    assert torch.equal(decided, core.hidden_weight)
+
+
+def test_a_single_epoch_is_for_learning():
+    core = build_planner(PlannerSpec(core="reachability")).core
+    core.set_progress(1.0)
+    assert not core.sharp and core.patterns_survival().requires_grad
+    core.finish()
+    assert core.sharp
 
 
 def test_options_and_moves_that_fit_no_group_are_refused():

@@ -1,6 +1,7 @@
 """A core that has a say in its training: progress, penalty and finish, in one go and resumed."""
 
 import io
+import math
 
 import pytest
 import torch
@@ -35,7 +36,9 @@ def test_progress_is_told_each_epoch_and_the_last_one_is_finished(problems):
     while not one.finished:
         record = one.run_epoch()
         seen.append(round(float(core.progress), 4))
-        assert record.kernel == "compiled" and record.backward_residual < 1e-3
+        assert record.kernel == "compiled"
+        # Of what is decided the value does not depend on weights any more: the policy alone learns.
+        assert math.isnan(record.backward_residual) if core.sharp else record.backward_residual < 1e-3
     assert seen == [0.3333, 0.6667, 1.0] and core.sharp
     uncut = core.patterns_survival()
     assert not ((uncut > 0) & (uncut < 1)).any()
