@@ -2,6 +2,7 @@
 
 python -m benchmarks.orchestration [--trials 16 64 256] [--json]
 python -m benchmarks.orchestration --many 2000        # one large sweep; memory of the driver while it runs
+python -m benchmarks.orchestration --stored 2000 20000        # what the verbs take beside so many finished trials
 """
 
 from __future__ import annotations
@@ -107,6 +108,73 @@ def own_seconds(folder: Path, trials: int = 40) -> tuple[float, float]:
     return statistics.median(wall[5:]), statistics.fmean(processor[5:])
 
 
+STORED = """
+name: stored
+tasks: [{{task: navigation, map_size: 15}}, {{task: navigation, map_size: 27}}]
+planners: {{vin: {{core: vin, adjoint: unrolled}}, id-vin: {{core: vin, adjoint: implicit}}}}
+data: {{train: 1000, valid: 100, test: 200}}
+grid: {{k: [10, 20, 30, 50, 80], seed: {seeds}}}
+training: {{epochs: 12}}
+test_on: [{{map_size: 49}}]
+"""
+READERS = ("plan", "table", "report", "figures", "sync", "run")
+"""The last two have MLflow's runs made, and find them."""
+
+
+def made_up(trials: int, folder: Path) -> tuple[Path, Path]:
+    """Make a storage in which all trials of a sweep have ended, with made-up numbers; return both, the sweep first."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from samples import add_evaluation, sample_run  # type: ignore[import-not-found]
+
+    from orchestrator.storage.curves import curves_file
+    from orchestrator.storage.evaluations import planned_evaluations
+    from orchestrator.storage.files import sealed
+    from orchestrator.sweep.files import load_sweep
+    from orchestrator.sweep.specs import expand
+
+    sweep, storage = folder / f"stored{trials}.yaml", Storage(folder / f"stored{trials}")
+    sweep.write_text(STORED.format(seeds=list(range(trials // 20))))
+    spec = load_sweep(sweep)
+    for planned in planned_evaluations(spec, expand(spec)):
+        record = sample_run(planned.trial)
+        add_evaluation(record, planned)
+        directory = storage.trial(planned.trial.trial_id)
+        path = planned.path(storage)
+        path.parent.mkdir(parents=True)
+        for file, content in (
+            (directory.spec_file, planned.trial.spec),
+            (directory.result_file, record.result),
+            *((path, test) for test in record.evaluations),
+        ):
+            fields = content.model_dump(mode="json")
+            file.write_text(json.dumps(fields if file == directory.spec_file else sealed(fields), indent=2) + "\n")
+        directory.checkpoint.write_bytes(b"")
+        directory.curves_file.write_bytes(curves_file(record.curves))
+    return sweep, storage.path
+
+
+def processor_and_memory(*words: str | Path) -> tuple[float, int]:
+    """Return the processor seconds that `idp` takes with those words, and the most MiB it holds."""
+    measure = (
+        "import resource, subprocess, sys\n"
+        "done = subprocess.run([sys.executable, '-m', 'orchestrator', *sys.argv[1:]], stdout=subprocess.DEVNULL)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss // 1024)\n"
+        "sys.exit(done.returncode)"
+    )
+    command = [sys.executable, "-c", measure, *map(str, words)]
+    seconds, size = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return round(float(seconds), 2), int(size)
+
+
+def beside_stored(trials: int, folder: Path) -> dict[str, tuple[float, int]]:
+    """Return what each verb takes, in seconds and MiB, beside so many finished trials."""
+    sweep, storage = made_up(trials, folder)
+    found = {verb: processor_and_memory(verb, sweep, "--storage", storage) for verb in READERS}
+    few = [sweep, "--only", "seed=0", "--storage", storage]
+    return found | {f"{verb} of 20": processor_and_memory(verb, *few) for verb in ("plan", "table")}
+
+
 def slope(counts: list[int], seconds: list[float]) -> float:
     """Return the least-squares seconds per trial."""
     x, y = statistics.fmean(counts), statistics.fmean(seconds)
@@ -118,11 +186,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--many", type=int, help="one sweep of so many trials instead")
+    parser.add_argument("--stored", type=int, nargs="+", help="processor seconds and MiB of each verb instead")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="idp-bench-") as name:
         folder = Path(name)
-        if options.many:
+        if options.stored:
+            found: dict[str, object] = {
+                f"{verb}, {trials} trials": f"{seconds} s, {size} MiB"
+                for trials in options.stored
+                for verb, (seconds, size) in beside_stored(trials, folder).items()
+            }
+        elif options.many:
             seconds, processor, memory = run_sweep(options.many, folder)
             # Before the first trial Ray starts, after the last one report and figures are drawn.
             tenths = [
@@ -131,7 +206,7 @@ def main() -> None:
                 )
                 for tenth in range(10)
             ]
-            found: dict[str, object] = {
+            found = {
                 "trials": options.many,
                 "seconds": seconds,
                 "seconds_per_trial": seconds / options.many,

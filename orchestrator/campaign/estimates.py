@@ -7,18 +7,21 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import cell_of, read_measurements
 from orchestrator.storage.results import TrialResult
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec
 
 BESIDE_STEPS = 1.1
 """Time of an epoch over that of its steps: reading, optimiser, validation."""
 STARTING_SECONDS = 5.0
 """Start, warm-up and test of a trial."""
+MOST_OTHERS = 1000
+"""So many trials of other sweeps tell what a kind of trial takes, however many a storage has."""
 
 
 def effort(spec: TrialSpec) -> float:
@@ -74,76 +77,95 @@ class Expectation:
     guessed: Callable[[TrialSpec], bool]
 
 
-def expectation(storage: Storage, specs: list[TrialSpec], results: Mapping[str, TrialResult]) -> Expectation:
+class _Earlier:
+    """What steps of earlier trials took, by kind of trial, and on how many of them each host has worked."""
+
+    def __init__(self) -> None:
+        self.rates: dict[tuple[str, ...], list[Throughput]] = {}
+        self.hosts: Counter[str] = Counter()
+        self._cells: dict[tuple[int, ...], tuple[TrialSpec, str]] = {}
+
+    def cell(self, spec: TrialSpec) -> str:
+        """Return `cell_of` a trial, once for those that share their parts, as a sweep's seeds do."""
+        parts = id(spec.data), id(spec.planner), id(spec.training), id(spec.execution)
+        if parts not in self._cells:
+            self._cells[parts] = spec, cell_of(spec)  # the trial too: its parts must live for as long as their ids
+        return self._cells[parts][1]
+
+    def kinds(self, spec: TrialSpec) -> list[tuple[str, ...]]:
+        """Return the kinds of trial that a trial is of, the narrowest first: a mapper can cost more than a planner."""
+        planner = spec.planner
+        return [(self.cell(spec),), (planner.core, planner.adjoint, planner.mapper)]
+
+    def learn(self, spec: TrialSpec, forward_seconds: float, backward_seconds: float) -> None:
+        """Take in what a step of a trial took."""
+        forward, backward = _step_effort(spec)
+        rate = Throughput(forward_seconds / forward, backward_seconds / backward)
+        for kind in self.kinds(spec):
+            self.rates.setdefault(kind, []).append(rate)
+
+    def learn_from(self, spec: TrialSpec | None, result: TrialResult | None) -> None:
+        """Take in what an earlier trial took, as far as that is known."""
+        if spec is None or result is None or result.forward_seconds is None or result.backward_seconds is None:
+            return
+        self.learn(spec, result.forward_seconds, result.backward_seconds)
+        self.hosts[result.provenance.host] += 1
+
+
+def expectation(storage: Storage, specs: Mapping[str, TrialSpec], results: Mapping[str, TrialResult]) -> Expectation:
     """Return what predicts a trial's seconds.
 
     Args:
         storage: The storage directory, whose measurements and earlier trials count.
-        specs: The trials to predict.
-        results: Results that are known already.
+        specs: The trials to predict, by trial id.
+        results: Those of them that are known.
     """
     exact = {m.cell: m for m in read_measurements(storage) if m.step_seconds is not None}
-    earlier, hosts = _earlier(storage, results)
-    for spec in specs:
-        m = exact.get(cell_of(spec))
+    earlier = _Earlier()
+    for trial_id, result in results.items():
+        earlier.learn_from(specs[trial_id], result)
+    unknown = (spec for trial_id, spec in specs.items() if trial_id not in results)
+    if any(earlier.cell(spec) not in exact and (earlier.cell(spec),) not in earlier.rates for spec in unknown):
+        for directory in _others(storage, specs):
+            earlier.learn_from(directory.known_spec(), directory.known_result())
+    for spec in specs.values():
+        m = exact.get(earlier.cell(spec))
         if m is not None and m.forward_seconds and m.backward_seconds:
-            forward, backward = _step_effort(spec)
-            rate = Throughput(m.forward_seconds / forward, m.backward_seconds / backward)
-            for kind in _kinds(spec):
-                earlier.setdefault(kind, []).append(rate)
-    if not earlier:
+            earlier.learn(spec, m.forward_seconds, m.backward_seconds)
+    if not earlier.rates:
         return Expectation(None, "no earlier trial to learn from", lambda spec: True)
     typical = {
         kind: Throughput(
             statistics.median(rate.forward for rate in rates), statistics.median(rate.backward for rate in rates)
         )
-        for kind, rates in earlier.items()
+        for kind, rates in earlier.rates.items()
     }
     slowest = max(typical.values(), key=lambda rate: rate.forward + rate.backward)
 
     def expect(spec: TrialSpec) -> float:
-        measured = exact.get(cell_of(spec))
+        measured = exact.get(earlier.cell(spec))
         if measured is not None and measured.step_seconds is not None:
             return _steps(spec) * measured.step_seconds * BESIDE_STEPS + STARTING_SECONDS
-        return next((typical[kind] for kind in _kinds(spec) if kind in typical), slowest).seconds(spec)
+        return next((typical[kind] for kind in earlier.kinds(spec) if kind in typical), slowest).seconds(spec)
 
     def guessed(spec: TrialSpec) -> bool:
-        return cell_of(spec) not in exact and not any(kind in typical for kind in _kinds(spec))
+        return earlier.cell(spec) not in exact and not any(kind in typical for kind in earlier.kinds(spec))
 
     said = []
-    used = [exact[cell] for cell in dict.fromkeys(map(cell_of, specs)) if cell in exact]
+    used = [exact[cell] for cell in dict.fromkeys(map(earlier.cell, specs.values())) if cell in exact]
     if used:
         said.append(f"{len(used)} cells measured on {', '.join(sorted({m.device for m in used}))}")
-    if hosts:
-        said.append(f"{sum(hosts.values())} earlier trials on {', '.join(sorted(hosts))}")
-    unknown = {"/".join(_kinds(spec)[-1]) for spec in specs if guessed(spec)}
-    guess = f"; never run, taken as the slowest known: {', '.join(sorted(unknown))}" if unknown else ""
+    if earlier.hosts:
+        said.append(f"{earlier.hosts.total()} earlier trials on {', '.join(sorted(earlier.hosts))}")
+    guesses = {"/".join(earlier.kinds(spec)[-1]) for spec in specs.values() if guessed(spec)}
+    guess = f"; never run, taken as the slowest known: {', '.join(sorted(guesses))}" if guesses else ""
     return Expectation(expect, f"from {' and '.join(said)}{guess}", guessed)
 
 
-def _kinds(spec: TrialSpec) -> list[tuple[str, ...]]:
-    """Return the kinds of trial that a trial is of, the narrowest first: a mapper can cost more than any planner."""
-    planner = spec.planner
-    return [(cell_of(spec),), (planner.core, planner.adjoint, planner.mapper)]
-
-
-def _earlier(
-    storage: Storage, results: Mapping[str, TrialResult]
-) -> tuple[dict[tuple[str, ...], list[Throughput]], Counter[str]]:
-    measured: dict[tuple[str, ...], list[Throughput]] = {}
-    hosts: Counter[str] = Counter()
-    for trial_id, result in {**storage.results(), **results}.items():
-        if result.forward_seconds is None or result.backward_seconds is None:
-            continue
-        spec = storage.trial(trial_id).known_spec()
-        if spec is None:
-            continue
-        forward, backward = _step_effort(spec)
-        rate = Throughput(result.forward_seconds / forward, result.backward_seconds / backward)
-        for kind in _kinds(spec):
-            measured.setdefault(kind, []).append(rate)
-        hosts[result.provenance.host] += 1
-    return measured, hosts
+def _others(storage: Storage, known: Container[str]) -> list[TrialDirectory]:
+    """Return trials that are not known, evenly of all there are: their names are digests, so that this is by chance."""
+    others = [trial_id for trial_id in storage.trial_ids() if trial_id not in known]
+    return [storage.trial(trial_id) for trial_id in others[:: -(-len(others) // MOST_OTHERS) or 1]]
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) ->
     states = {trial.trial_id: _state(results.get(trial.trial_id)) for trial in trials}
     specs = {trial.trial_id: trial.spec for trial in trials}
     pending = [specs[trial_id] for trial_id, state in states.items() if state in ("missing", "failed")]
-    expected = expectation(storage, list(specs.values()), results)
+    expected = expectation(storage, specs, results)
     expect = expected.seconds
     work = {trial_id: expect(spec) if expect else effort(spec) for trial_id, spec in specs.items()}
     return Plan(
@@ -138,7 +138,8 @@ def _datasets(sweep: SweepSpec, trials: list[PlannedTrial]) -> list[DatasetSpec]
     """Return what the trials are trained on, and what the trained planners are tested on besides."""
     needed = [trial.spec.data for trial in trials]
     needed += [evaluation.data for evaluation in planned_evaluations(sweep, trials)]
-    return list({dataset_id(spec): spec for spec in needed}.values())
+    each = {id(spec): spec for spec in needed}  # thousands of trials share a few
+    return list({dataset_id(spec): spec for spec in each.values()}.values())
 
 
 def _dataset(spec: DatasetSpec, storage: Storage) -> PlannedDataset:

@@ -59,9 +59,10 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
         raise ResultError(f"{path}: {error.strerror}") from error
     # Arrow opens a path twice, and in between a running trial may have replaced the file.
     try:
-        schema = pq.read_schema(pa.BufferReader(content))
-        words = [field.name for field in schema if pa.types.is_string(field.type)]
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=words)
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        schema = file.schema_arrow
+        if words := [field.name for field in schema if pa.types.is_string(field.type)]:
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=words)
         rows = checked_curves(_rows(file))
         # Version 0.1.0 wrote no metadata at all; where there are others, the name of the checksum was damaged.
         if schema.metadata and schema.metadata.get(b"checksum") != checksum_of(rows).encode():

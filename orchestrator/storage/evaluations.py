@@ -122,30 +122,36 @@ class PlannedEvaluation:
     Attributes:
         trial: The trial.
         data: The maps.
+        dataset_id: Their name.
         k: Most forward steps.
         measure: What to measure beside success.
     """
 
     trial: PlannedTrial
     data: DatasetSpec
+    dataset_id: str
     k: int
     measure: tuple[Measure, ...] = ()
 
     def path(self, storage: Storage) -> Path:
         """Return where its result is or will be."""
-        return storage.trial(self.trial.trial_id).evaluation(dataset_id(self.data), "test", self.k)
+        return storage.trial(self.trial.trial_id).evaluation(self.dataset_id, "test", self.k)
 
 
 def planned_evaluations(sweep: SweepSpec, trials: Iterable[PlannedTrial]) -> list[PlannedEvaluation]:
     """Return every trial with every set of the sweep's `test_on`, each with its number of forward steps."""
     planned = []
+    sets: dict[int, tuple[DatasetSpec, list[tuple[DatasetSpec, str]]]] = {}  # by what thousands of trials share
     for trial in trials:
         steps_per_row = sweep.planners[str(trial.axes["planner"])].test_steps_per_row
-        for number in range(len(sweep.test_on)):
-            data = further_tests(sweep, trial.spec.data, number)
+        trained_on = trial.spec.data
+        if id(trained_on) not in sets:
+            maps = [further_tests(sweep, trained_on, number) for number in range(len(sweep.test_on))]
+            sets[id(trained_on)] = trained_on, [(data, dataset_id(data)) for data in maps]
+        for data, name in sets[id(trained_on)][1]:
             own = trial.spec.planner.k_fwd
             k = own if steps_per_row is None else math.ceil(steps_per_row * data.map_size)
-            planned.append(PlannedEvaluation(trial, data, k, tuple(sweep.measure)))
+            planned.append(PlannedEvaluation(trial, data, name, k, tuple(sweep.measure)))
     return planned
 
 

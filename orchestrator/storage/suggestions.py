@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.errors import SweepError
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep.search_space import Suggestions
-from orchestrator.sweep.specs import PlannedTrial, SweepSpec, expand
+from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.sweep.suggestions import expansion, fitting
 
 _STUDY = re.compile(r"\d+/.+")
@@ -32,7 +32,7 @@ def planned_trials(sweep: SweepSpec, storage: Storage) -> tuple[list[PlannedTria
         SweepError: A trial is impossible, or a file of suggestions is damaged.
     """
     if sweep.search is None:
-        return expand(sweep), []
+        return expansion(sweep).trials(), []
     usable, left_out = fitting(sweep, read_suggestions(storage, sweep.name))
     return expansion(sweep).trials(usable), left_out
 

@@ -13,8 +13,8 @@ from datagen.spec import Spec, first_problem, nearest
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.sweep.figure_names import FIGURE_NAMES
 from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
-from orchestrator.sweep.specs import ExecutionSpec, SweepError, SweepSpec, expand
-from orchestrator.sweep.suggestions import check_space
+from orchestrator.sweep.specs import ExecutionSpec, SweepError, SweepSpec
+from orchestrator.sweep.suggestions import check_space, expansion
 from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml, read_yaml
 from planners.specs import PlannerSpec, TrainingSpec
 
@@ -55,7 +55,7 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         for name in sweep.figures:
             if name not in FIGURE_NAMES:  # here, and not when the trials have run
                 raise SweepError(f"figures: unknown name {name!r:.80}; {nearest(name, FIGURE_NAMES)}")
-        expand(sweep)
+        expansion(sweep).trials()
         if sweep.search is not None:
             check_space(sweep)
     except ValidationError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from datagen.spec import nearest
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepError
 from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml
@@ -55,11 +57,17 @@ def _has(trial: PlannedTrial, key: str, value: str) -> bool:
 
 def _same(own: Scalar, text: str) -> bool:
     """Return whether a value is meant by a text that spells it in another way, as in a sweep: true, null, 1.0e-3."""
-    try:
-        value = parse_yaml(text)
-    except BadYaml:
-        return False
+    value = _meant(text)
     return isinstance(value, Scalar) and own == value and isinstance(own, bool) == isinstance(value, bool)
+
+
+@functools.cache
+def _meant(text: str) -> object:
+    """Return the value that a text spells; what is no value where it spells none."""
+    try:
+        return parse_yaml(text)
+    except BadYaml:
+        return ()
 
 
 def _hint(trials: list[PlannedTrial], key: str, value: str) -> str:

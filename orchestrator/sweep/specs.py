@@ -237,10 +237,12 @@ class Expansion:
     def __init__(self, sweep: SweepSpec) -> None:
         self.sweep = sweep
         self._made: dict[str, PlannedTrial] = {}
+        self._parts: dict[str, Spec] = {}
         self._datasets = [
-            _checked(DatasetSpec, _ruled({**sweep.data, **_without(fields, "grid")}), f"tasks.{number}")
+            _checked(DatasetSpec, _ruled({**sweep.data, **fields}, "grid"), f"tasks.{number}")
             for number, fields in enumerate(sweep.tasks)
         ]
+        self._apart = [_told_apart(data, self._datasets) for data in self._datasets]
         self._grids = []
         for number, data in enumerate(self._datasets):
             with _at(f"tasks.{number}.grid"):
@@ -287,9 +289,27 @@ class Expansion:
     def _trial(self, number: int, name: str, axes: dict[str, Scalar]) -> PlannedTrial:
         place = f"{number} {name} {axes}"  # spelled out: 1, 1.0 and true would be one key
         if place not in self._made:
-            spec = _trial(self.sweep, self._datasets[number], self.sweep.planners[name], axes)
-            self._made[place] = PlannedTrial(trial_id(spec), spec, _place(spec, name, axes, self._datasets))
+            spec = self._spec(self._datasets[number], self.sweep.planners[name], axes)
+            self._made[place] = PlannedTrial(trial_id(spec), spec, _place(spec, name, axes, self._apart[number]))
         return self._made[place]
+
+    def _spec(self, data: DatasetSpec, entry: PlannerEntry, axes: dict[str, Scalar]) -> TrialSpec:
+        task = TASKS[data.task]
+        surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
+        fields: dict[str, Any] = {
+            "data": data,
+            "planner": {**surroundings, **entry.planner},
+            "training": {**self.sweep.training, **entry.training, **self.sweep.budget.training()},
+            "execution": self.sweep.execution,
+        }
+        for axis, value in axes.items():
+            grid.set_field(fields, axis, value)
+        # Many trials share a planner or a training: what has been checked once stands for the same words.
+        said = {section: f"{section} {fields[section]!r}" for section in ("planner", "training")}
+        fields |= {section: self._parts[words] for section, words in said.items() if words in self._parts}
+        spec = TrialSpec.model_validate(fields)
+        self._parts |= {words: getattr(spec, section) for section, words in said.items()}
+        return spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
 
 
 @contextmanager
@@ -318,24 +338,9 @@ def _places(
     return grid.product(axes, most)
 
 
-def _trial(sweep: SweepSpec, data: DatasetSpec, entry: PlannerEntry, axes: dict[str, Scalar]) -> TrialSpec:
-    task = TASKS[data.task]
-    surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
-    fields: dict[str, Any] = {
-        "data": data,
-        "planner": {**surroundings, **entry.planner},
-        "training": {**sweep.training, **entry.training, **sweep.budget.training()},
-        "execution": sweep.execution,
-    }
-    for axis, value in axes.items():
-        grid.set_field(fields, axis, value)
-    spec = TrialSpec.model_validate(fields)
-    return spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
-
-
-def _place(spec: TrialSpec, name: str, axes: dict[str, Scalar], datasets: list[DatasetSpec]) -> dict[str, Scalar]:
+def _place(spec: TrialSpec, name: str, axes: dict[str, Scalar], apart: dict[str, Scalar]) -> dict[str, Scalar]:
     place: dict[str, Scalar] = {"planner": name, "task": spec.data.task, "map_size": spec.data.map_size}
-    place |= {"k": spec.planner.k_fwd, "seed": spec.seed, **_told_apart(spec.data, datasets)}
+    place |= {"k": spec.planner.k_fwd, "seed": spec.seed, **apart}
     for axis, value in axes.items():
         if axis not in ("k", "seed"):
             section, _, field = axis.partition(".")
@@ -383,15 +388,12 @@ def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> Dat
     return spec
 
 
-def _ruled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a dataset, by the newer rule of what is distinct unless they say which."""
-    if "distinct" in fields or fields.get("imported") is not None:
-        return dict(fields)
-    return {**fields, "distinct": "up_to_symmetry"}
-
-
-def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if key != name}
+def _ruled(fields: Mapping[str, Any], but: str = "") -> dict[str, Any]:
+    """Return the fields of a dataset but one, by the newer rule of what is distinct unless they say which."""
+    given = {key: value for key, value in fields.items() if key != but}
+    if "distinct" in given or given.get("imported") is not None:
+        return given
+    return {**given, "distinct": "up_to_symmetry"}
 
 
 def _checked(kind: type[S], fields: Mapping[str, Any], where: str) -> S:

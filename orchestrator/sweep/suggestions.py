@@ -15,9 +15,9 @@ _latest: list[Expansion] = []
 
 
 def expansion(sweep: SweepSpec) -> Expansion:
-    """Return what makes the trials of a search, one and the same for as long as no other sweep is asked for.
+    """Return what makes the trials of a sweep, one and the same for as long as no other sweep is asked for.
 
-    A search of 2,000 suggestions is expanded by whoever plans, goes on with or tells of it.
+    A sweep is expanded by whoever checks it, plans it, goes on with it or tells of it.
     """
     if not _latest or _latest[0].sweep is not sweep:
         _latest[:] = [Expansion(sweep)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datagen.tasks.registry import DatasetSpec, dataset_id
+from datagen.tasks.registry import DatasetSpec
 from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations, read_evaluation
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
@@ -28,7 +28,7 @@ class TrialRecord:
     Attributes:
         trial: The trial and its place in the sweep.
         result: Its result, None where there is none yet.
-        curves: Its per-epoch records, also of a trial that still runs.
+        curves: `CURVES` of each of its epochs, also of a trial that still runs.
         evaluations: What it does on the sweep's `test_on` maps, as far as that is known.
         damaged: What could not be read of it, a line per file.
         maps: What those maps are, by their dataset's id.
@@ -76,7 +76,7 @@ def collect(
     maps: dict[int, dict[str, DatasetSpec]] = {}
     for evaluation in planned_evaluations(sweep, distinct):
         evaluations.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
-        maps.setdefault(id(evaluation.trial), {})[dataset_id(evaluation.data)] = evaluation.data
+        maps.setdefault(id(evaluation.trial), {})[evaluation.dataset_id] = evaluation.data
     read = [
         _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), curves=curves)
         for trial in distinct
@@ -98,7 +98,8 @@ def _read(
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
     records = read_whole_curves(storage.trial(trial.trial_id), damaged.append) if curves else []
-    return TrialRecord(trial, result, records, tests, tuple(damaged))
+    drawn = [{name: record[name] for name in CURVES} for record in records]
+    return TrialRecord(trial, result, drawn, tests, tuple(damaged))
 
 
 def _is_of(test: EvaluationResult, result: TrialResult) -> bool:
@@ -112,7 +113,7 @@ def read_whole_curves(trial: TrialDirectory, say: Callable[[str], object]) -> li
         records = trial.read_curves()
         for record in records:
             for name in CURVES:
-                if not isinstance(record.get(name), int | float):
+                if not isinstance(record.get(name), (int, float)):
                     raise ResultError(f"{trial.curves_file}: {name}: expected a number in each epoch")
     except ResultError as error:
         say(str(error))

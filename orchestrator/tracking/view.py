@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from orchestrator.tables.freshness import version
 from orchestrator.tables.records import read_whole_curves
 from orchestrator.tables.rows import Row
 from orchestrator.tracking.note import note_path, result_digest
-from orchestrator.tracking.numbers import metrics_of, params_of, present_version, seconds_of, solved_by
+from orchestrator.tracking.numbers import MOST_PER_BATCH, metrics_of, params_of, present_version, seconds_of, solved_by
 from orchestrator.tracking.store import connect as connect
 from orchestrator.tracking.store import locked, open_store, relocate, send_folder, sqlite_path
 from orchestrator.words import trial_name
@@ -216,12 +216,14 @@ class View:
         end = max(time.time() if result is None else directory.result_file.stat().st_mtime, sum(seconds) + 1.0)
         times = [end - sum(seconds[number + 1 :]) for number in range(len(curves))]
         tags = {"idp.trial_id": trial.trial_id, "idp.code": code, "idp.kind": "trial"}
+        known = key in self._runs
         run_id = self._ensure(key, trial_name(trial), tags, params_of(trial), int((end - sum(seconds)) * 1000))
         if self._runs[key].status != "RUNNING" and running:
             self._set_status(key, "RUNNING")
         self._send_epochs(run_id, trial, curves, times)
         if result is not None:
-            self._send_params(key, params_of(trial))
+            if known:  # whoever made it may have died before they were sent
+                self._send_params(key, params_of(trial))
             self._send_result(key, trial, result, content, int(end * 1000))
 
     def _delete(self, key: str) -> None:
@@ -231,26 +233,43 @@ class View:
         run = self._runs.get(key)
         return None if run is None else run.tag(name)
 
+    def _set_tag(self, key: str, name: str, value: str) -> None:
+        run = self._runs[key]
+        self._client.set_tag(run.run_id, name, value)
+        tags = tuple(value if other == name else old for other, old in zip(_REMEMBERED, run.tags, strict=True))
+        self._runs[key] = replace(run, tags=tags)
+
     def _set_status(self, key: str, status: str, end_ms: int | None = None) -> None:
         run_id = self._runs[key].run_id
         if status == "RUNNING":
             self._client.update_run(run_id, status=status)
         else:
             self._client.set_terminated(run_id, status=status, end_time=end_ms)
-        self._runs[key] = _Known.of(self._client.get_run(run_id))
+        self._runs[key] = replace(self._runs[key], status=status)
 
     def _send_epochs(self, run_id: str, trial: PlannedTrial, curves: list[dict[str, Any]], times: list[float]) -> None:
         if run_id not in self._epochs:
             history = self._client.get_metric_history(run_id, "epoch/train_loss")
             history += self._client.get_metric_history(run_id, "epoch/train_loss_not_finite")
             self._epochs[run_id] = max((metric.step for metric in history), default=0)
+        batch: list[Any] = []
         for record, when in zip(curves, times, strict=True):
-            epoch = int(record["epoch"])
-            if epoch > self._epochs[run_id]:
-                values = {name: value for name, value in record.items() if name != "epoch"}
-                solved = solved_by(trial) if record.get("not_finite") else ()
-                self._client.log_batch(run_id, metrics=metrics_of(values, epoch, when, solved, "epoch/"))
-                self._epochs[run_id] = epoch
+            if (epoch := int(record["epoch"])) <= self._epochs[run_id]:
+                continue
+            values = {name: value for name, value in record.items() if name != "epoch"}
+            solved = solved_by(trial) if record.get("not_finite") else ()
+            metrics = metrics_of(values, epoch, when, solved, "epoch/")
+            if len(batch) + len(metrics) > MOST_PER_BATCH:
+                self._send_metrics(run_id, batch)
+                batch = []
+            batch += metrics
+        self._send_metrics(run_id, batch)
+
+    def _send_metrics(self, run_id: str, batch: list[Any]) -> None:
+        """Send epochs, whole ones: what arrives of a batch is all of it."""
+        if batch:
+            self._client.log_batch(run_id, metrics=batch)
+            self._epochs[run_id] = batch[-1].step
 
     def _send_result(self, key: str, trial: PlannedTrial, result: TrialResult, content: str, end_ms: int) -> None:
         from mlflow.entities import RunTag
@@ -258,7 +277,6 @@ class View:
         run_id = self._runs[key].run_id
         numbers = {name: getattr(result, name) for name in TrialResult.model_fields}
         solved = solved_by(trial) if result.not_finite else ()
-        self._client.log_batch(run_id, metrics=metrics_of(numbers, result.epochs, end_ms / 1000, solved))
         origin = result.provenance
         facts = {
             "idp.status": result.status,
@@ -269,11 +287,12 @@ class View:
             "idp.accelerator": origin.accelerator,
             "mlflow.source.git.commit": origin.git_commit,
         }
+        metrics = metrics_of(numbers, result.epochs, end_ms / 1000, solved)
+        tags = [RunTag(name, value) for name, value in facts.items() if value]
+        self._client.log_batch(run_id, metrics=metrics, tags=tags)
         self._set_status(key, _STATUS[result.status], end_ms)
         # The digest goes last, alone: it says that everything before it has arrived.
-        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in facts.items() if value])
-        self._client.set_tag(run_id, "idp.result", content)
-        self._runs[key] = _Known.of(self._client.get_run(run_id))
+        self._set_tag(key, "idp.result", content)
 
     def close(self, table: Iterable[Row], status: str) -> None:
         """Bring the runs with mean and std up to date and end the parent run.
@@ -346,8 +365,7 @@ class View:
             write(Path(folder))
             send_folder(self._client, self._client.get_run(self._parent), Path(folder))
         # Last, alone: it says that all of them have arrived.
-        self._client.set_tag(self._parent, "idp.documents", content)
-        self._runs[self._parent_key] = _Known.of(self._client.get_run(self._parent))
+        self._set_tag(self._parent_key, "idp.documents", content)
 
     @property
     def _parent_key(self) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from samples import put_result
 
 from datagen.storage import dataset as parquet
+from orchestrator.campaign import estimates
 from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
 from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
@@ -129,10 +130,30 @@ def test_a_mapper_has_times_of_its_own_and_a_trial_those_of_its_other_seeds(tmp_
 
 
 def test_a_spec_this_version_cannot_read_does_not_spoil_the_estimate(tmp_path):
-    trials = expand(SWEEP)
-    leave(tmp_path, trials[0], forward_seconds=0.1, backward_seconds=0.2)
-    (Storage(tmp_path).trial(trials[0].trial_id).path / "spec.json").write_text('{"of": "the future"}')
+    other = expand(SWEEP.model_copy(update={"grid": {"k": [10], "seed": [7]}}))[0]
+    leave(tmp_path, other, forward_seconds=0.1, backward_seconds=0.2)
+    assert plan_of(tmp_path).seconds is not None
+    (Storage(tmp_path).trial(other.trial_id).path / "spec.json").write_text('{"of": "the future"}')
     assert plan_of(tmp_path).seconds is None
+
+
+def test_of_other_sweeps_some_trials_are_read_and_none_where_its_own_say_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimates, "MOST_OTHERS", 2)
+    for other in expand(SWEEP.model_copy(update={"grid": {"k": [10], "seed": [7, 8, 9]}})):
+        leave(tmp_path, other, forward_seconds=0.1, backward_seconds=0.2)
+    assert "from 2 earlier trials on here" in plan_of(tmp_path).seconds_from
+    for trial in expand(SWEEP):
+        if trial.axes["seed"] == 0:
+            leave(tmp_path, trial, forward_seconds=0.3, backward_seconds=0.2)
+    plan = plan_of(tmp_path)
+    assert plan.seconds_from == "from 4 earlier trials on here" and not plan.at_least
+    assert plan.count("missing") == 4
+
+
+def test_a_trial_that_is_asked_for_by_its_seed_is_the_one_that_the_whole_sweep_has():
+    alone = expand(SWEEP.model_copy(update={"grid": {"k": [20], "seed": [1]}}))
+    assert [trial for trial in expand(SWEEP) if trial.trial_id in {one.trial_id for one in alone}] == alone
+    assert len({id(trial.spec.planner) for trial in expand(SWEEP)}) == 4
 
 
 def test_a_finished_dataset_is_present_with_its_size(tmp_path):

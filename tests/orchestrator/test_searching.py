@@ -18,9 +18,8 @@ from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.suggestions import planned_trials, read_suggestions, write_suggestions
 from orchestrator.storage.trial_directory import TrialDirectory
-from orchestrator.sweep import specs
 from orchestrator.sweep.files import load_sweep
-from orchestrator.sweep.specs import SweepError, expand
+from orchestrator.sweep.specs import Expansion, SweepError, expand
 
 SWEEP = """
 name: hunt
@@ -105,8 +104,9 @@ def test_a_run_that_another_was_faster_than_goes_on(path, tmp_path, monkeypatch,
 
 def test_each_suggestion_is_made_into_trials_once_however_many_ask(path, tmp_path, monkeypatch):
     play(path, tmp_path, 3)
-    sweep, made, make = load_sweep(path), [], specs._trial
-    monkeypatch.setattr(specs, "_trial", lambda *place: made.append(place) or make(*place))
+    made, make = [], Expansion._spec
+    monkeypatch.setattr(Expansion, "_spec", lambda *place: made.append(place) or make(*place))
+    sweep = load_sweep(path)
     trials, _ = planned_trials(sweep, Storage(tmp_path))
     state_of_search(sweep, Storage(tmp_path))
     assert (
