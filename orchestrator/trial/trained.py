@@ -114,8 +114,8 @@ def convergence(planner: Planner, problems: Problems, moves: Moves = FOUR) -> Co
         label = torch.from_numpy(problems.label).long().to(_device(planner))
         loss = functional.cross_entropy(plan.logits, label)
         torch.autograd.grad(loss, list(planner.parameters()), allow_unused=True)
-    backward = plan.solution.adjoint
-    return Convergence(_median(plan.solution.trace), _median(backward.trace if backward else None))
+    backward = plan.solution.adjoint  # none where no weight that may still change has a say in the value
+    return Convergence(_median(plan.solution.trace), [] if backward is None else _median(backward.trace))
 
 
 @torch.no_grad()
