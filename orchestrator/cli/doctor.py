@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -354,6 +353,8 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
     uri = uri or default_uri(storage)
     advice = "results are kept without it; once it is back, idp sync SWEEP sends them"
     if uri.startswith("http"):
+        import urllib.request
+
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
         except (OSError, ValueError) as error:  # URLError is an OSError

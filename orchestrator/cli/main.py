@@ -39,9 +39,6 @@ from orchestrator.storage.results import no_room
 from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.tables.formats import render
-from orchestrator.tables.records import collect
-from orchestrator.tables.summary import summarise
 from orchestrator.terminal import printing
 from orchestrator.words import counted, duration, size_words
 
@@ -261,8 +258,13 @@ def _run(options: argparse.Namespace) -> int:
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")
         progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
         raise
+    from orchestrator.tables.formats import render
+    from orchestrator.tables.records import collect
+    from orchestrator.tables.summary import summarise
+
     trials = ending.trials
-    plan = make_plan(sweep, trials, options.storage)
+    if todo or sweep.search is not None:
+        plan = make_plan(sweep, trials, options.storage)
     summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
     if options.json:
         sys.stdout.write(render(summary, "json"))

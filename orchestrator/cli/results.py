@@ -17,10 +17,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.storage.variants import folder_of_selection, make_way
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.tables.formats import FORMATS, render
-from orchestrator.tables.measures import words_of_measures
-from orchestrator.tables.records import collect
-from orchestrator.tables.summary import summarise
+from orchestrator.tables.table import FORMATS
 from planners.registry import MEASURES, Measure
 
 Run = Callable[[argparse.Namespace], int]
@@ -116,6 +113,10 @@ def inches(text: str) -> float:
 
 
 def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
+    from orchestrator.tables.formats import render
+    from orchestrator.tables.records import collect
+    from orchestrator.tables.summary import summarise
+
     runs = collect(sweep, trials, options.storage, curves=False)
     summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
     sys.stdout.write(render(summary, "json" if options.json else options.format))
@@ -127,6 +128,7 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
 
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.figures.registry import write_figures
+    from orchestrator.tables.records import collect
 
     runs = collect(sweep, trials, options.storage)
     chosen = _folder(options, sweep)
@@ -213,6 +215,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             f"optimal {100 * found.optimality:.1f} %, SPL {100 * found.spl:.1f} %, "
             f"exact {100 * (found.exact or 0):.1f} %, K = {found.k}, {found.seconds:.1f} s"
         )
+        from orchestrator.tables.measures import words_of_measures
+
         for line in words_of_measures(found):
             print(line)
     return 0

@@ -21,7 +21,8 @@ MOST_ATTEMPTS = 3
 PROBLEMS_PER_WRITER = 256
 """A process takes seconds to start: it should have something to do."""
 
-_Work = list[tuple[DatasetSpec, Shard]]
+_Work = list[tuple[DatasetSpec, Shard | None]]
+"""Shards to write; None finishes a dataset whose shards are there."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class DatasetProgress:
 class ShardWriter:
     """Writes shards in a process of its own; a Ray actor, so that compiled code is warm from the second shard on."""
 
-    def write(self, spec: DatasetSpec, shard: Shard, root: Path) -> None:
-        """Write one shard of the dataset."""
-        write_shard(spec, shard, root)
+    def write(self, spec: DatasetSpec, shard: Shard | None, root: Path) -> None:
+        """Write one shard of the dataset; with none, finish it, which needs the compiled code too."""
+        if shard is None:
+            finish_dataset(spec, root)
+        else:
+            write_shard(spec, shard, root)
 
 
 def make_datasets(
@@ -88,9 +92,9 @@ def _make(work: _Work, root: Path, report: Callable[[DatasetProgress], None]) ->
     actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
     total, done = len(work), 0
     most = min(total, max(1, int(ray.cluster_resources().get("CPU", 1))))
-    problems = sum(shard.stop - shard.start for _, shard in work)
+    problems = sum(shard.stop - shard.start for _, shard in work if shard is not None)
     idle = [actor.remote() for _ in range(min(most, math.ceil(problems / PROBLEMS_PER_WRITER)))]
-    running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard]] = {}
+    running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard | None]] = {}
     left = Counter(dataset_id(spec) for spec, _ in work)
     deaths = Counter[tuple[str, str]]()
     while work or running:
@@ -99,25 +103,27 @@ def _make(work: _Work, root: Path, report: Callable[[DatasetProgress], None]) ->
             running[writer.write.remote(spec, shard, root)] = (writer, spec, shard)
         task = next(finished(list(running)))
         writer, spec, shard = running.pop(task)
-        name = dataset_id(spec)
+        name, part = dataset_id(spec), shard.name if shard else "manifest.json"
         try:
             ray.get(task)
         except RayActorError as error:
-            deaths[name, shard.name] += 1
-            if deaths[name, shard.name] >= MOST_ATTEMPTS:
+            deaths[name, part] += 1
+            if deaths[name, part] >= MOST_ATTEMPTS:
                 why = f"its worker died {MOST_ATTEMPTS} times: {first_line(error)}"
-                raise ClusterError(f"{name}/{shard.name}: {why}") from error
+                raise ClusterError(f"{name}/{part}: {why}") from error
             work.append((spec, shard))
             idle.append(actor.remote())
-            report(DatasetProgress(name, done, total, died=shard.name))
+            report(DatasetProgress(name, done, total, died=part))
             continue
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None
         idle.append(writer)
+        if shard is None:
+            continue
         done += 1
         left[name] -= 1
         if not left[name]:
-            finish_dataset(spec, root)
+            work.insert(0, (spec, None))
         report(DatasetProgress(name, done, total))
     for writer in idle:
         ray.kill(writer)

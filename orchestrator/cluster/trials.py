@@ -22,8 +22,7 @@ from orchestrator.storage.provenance import code_hash, provenance
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Resources
 from orchestrator.trial.cancel import cancel
-from orchestrator.trial.failure import STAYS, record_failure
-from orchestrator.trial.watchdog import stalled
+from orchestrator.trial.failure import STAYS, record_failure, stalled
 
 MOST_DEATHS = 2
 """How often a trial whose process died is taken up again (from its checkpoint) before it is FAILED."""

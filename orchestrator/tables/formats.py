@@ -5,16 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Literal
 
 from orchestrator.tables.latex import fragment, macros
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, Row
 from orchestrator.tables.summary import Summary
-from orchestrator.tables.table import markdown, text
+from orchestrator.tables.table import FORMATS as FORMATS
+from orchestrator.tables.table import Format, markdown, text
 from orchestrator.terminal import printable
-
-Format = Literal["text", "md", "tex", "macros", "csv", "json"]
-FORMATS: tuple[Format, ...] = ("text", "md", "tex", "macros", "csv", "json")
 
 
 def render(summary: Summary, format: Format) -> str:

@@ -10,6 +10,8 @@ from orchestrator.sweep.specs import Scalar
 from orchestrator.terminal import aligned, printable
 
 MISSING = "—"
+Format = Literal["text", "md", "tex", "macros", "csv", "json"]
+FORMATS: tuple[Format, ...] = ("text", "md", "tex", "macros", "csv", "json")
 Look = Literal["", "italic", "better", "worse", "code"]
 _LEFT = ("planner", "against", "task", "notes", "what")
 _ALWAYS = ("planner", "k")

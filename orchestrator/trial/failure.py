@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import traceback
 from dataclasses import asdict
@@ -21,6 +22,8 @@ STAYS = "the result of before stays"
 
 DIVERGED_BELOW = 0.2
 """A trial whose test success rate is lower counts as diverged (Table 1's italics)."""
+
+_STALLED = re.compile(r"^Timeout \((.+?)(?:\.\d+)?\)!$", re.MULTILINE)
 
 
 def numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any]:
@@ -89,3 +92,17 @@ def record_failure(trial: TrialDirectory, error: BaseException, campaign: str = 
     if kept is result or kept.provenance.made_by(code_hash()):
         return kept
     return result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})
+
+
+def stalled(trial: TrialDirectory) -> str:
+    """Return in words that the latest process of a trial was ended for want of progress; empty where it was not.
+
+    Args:
+        trial: The trial.
+    """
+    try:
+        log = trial.log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = _STALLED.findall(log.rpartition(" started on ")[2])
+    return f"no progress for {found[-1]} h ({trial.log.name} says where it stood)" if found else ""

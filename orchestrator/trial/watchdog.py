@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import faulthandler
 import math
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ LOADING_SECONDS = 1800.0
 """Least time until the first progress, and for the compilation of any kernel: data is read, kernels are compiled."""
 
 _MOST_OFTEN = 1.0
-_STALLED = re.compile(r"^Timeout \((.+?)(?:\.\d+)?\)!$", re.MULTILINE)
 
 
 class Watchdog(event.Listener):
@@ -96,17 +94,3 @@ def watched(trial: TrialDirectory, seconds: float | None, alone: bool = False) -
         file = sys.__stderr__ if alone and sys.__stderr__ is not None else log
         with Watchdog(seconds, file).watching() as watchdog:
             yield watchdog
-
-
-def stalled(trial: TrialDirectory) -> str:
-    """Return in words that the latest process of a trial was ended for want of progress; empty where it was not.
-
-    Args:
-        trial: The trial.
-    """
-    try:
-        log = trial.log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    found = _STALLED.findall(log.rpartition(" started on ")[2])
-    return f"no progress for {found[-1]} h ({trial.log.name} says where it stood)" if found else ""

@@ -114,7 +114,7 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign, idp, head):
     check = (
         "import sys; from orchestrator.cli.main import main\n"
         f"code = main(['run', {str(path)!r}, '--storage', {str(storage)!r}, '--json'])\n"
-        "heavy = {'torch', 'ray', 'mlflow'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'numba', 'matplotlib', 'pandas'} & sys.modules.keys()\n"
         "sys.exit(code or (f'loads {heavy}' if heavy else 0))"
     )
     third = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)

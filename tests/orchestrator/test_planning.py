@@ -176,12 +176,16 @@ def test_cells_hold_their_seeds(tmp_path):
 
 
 @pytest.mark.slow
-def test_planning_loads_no_torch_and_no_ray(tmp_path):
+def test_planning_loads_no_torch_and_no_ray_and_neither_does_a_table(tmp_path):
     check = (
         "import sys; from orchestrator.cli.main import main\n"
-        f"code = main(['plan', 'sweeps/quickstart.yaml', '--json', '--storage', {str(tmp_path)!r}])\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'e2cnn', 'miniworld'} & sys.modules.keys()\n"
-        "sys.exit(code or (f'loads {heavy}' if heavy else 0))"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'e2cnn', 'miniworld', 'numba', 'matplotlib', 'pandas'}\n"
+        f"words = ['sweeps/quickstart.yaml', '--json', '--storage', {str(tmp_path)!r}]\n"
+        "assert main(['plan', *words]) == 0\n"
+        "found = {*heavy, 'scipy', 'orchestrator.tables.summary'} & sys.modules.keys()\n"
+        "assert main(['table', *words]) == 0\n"
+        "found |= heavy & sys.modules.keys()\n"
+        "sys.exit(f'loads {found}' if found else 0)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,8 @@ from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
-from orchestrator.trial.watchdog import LOADING_SECONDS, stalled, watched
+from orchestrator.trial.failure import stalled
+from orchestrator.trial.watchdog import LOADING_SECONDS, watched
 
 SPEC = TrialSpec()
 TRIAL = PlannedTrial(trial_id(SPEC), SPEC, {})
