@@ -57,10 +57,10 @@ def test_a_folder_comes_before_the_name_of_published_weights(tmp_path, monkeypat
 
 
 def test_a_finite_length_is_told_with_its_pattern(tmp_path, capsys):
-    folder = broken(tmp_path, by=0.05)
+    folder = broken(tmp_path, by=0.01)
     assert main(["certify", str(folder), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["shortest_up_to"] == 1 and "2 steps away: needed moves survive with 0.98" in document["reason"]
+    assert document["shortest_up_to"] == 3 and "4 steps away: needed moves survive with 0.99" in document["reason"]
     assert main(["certify", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert "arrives by a shortest way: up to 1 step\nbeyond, nothing is proven" in shown and "in the way (" in shown
