@@ -63,4 +63,4 @@ def test_a_finite_length_is_told_with_its_pattern(tmp_path, capsys):
     assert document["shortest_up_to"] == 3 and "4 steps away: needed moves survive with 0.99" in document["reason"]
     assert main(["certify", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert "arrives by a shortest way: up to 1 step\nbeyond, nothing is proven" in shown and "in the way (" in shown
+    assert "arrives by a shortest way: up to 3 steps\nbeyond, nothing is proven" in shown and "in the way (" in shown
