@@ -306,8 +306,7 @@ class Expansion:
             grid.set_field(fields, axis, value)
         # Many trials share a planner or a training: what has been checked once stands for the same words.
         said = {section: f"{section} {fields[section]!r}" for section in ("planner", "training")}
-        fields |= {section: self._parts[words] for section, words in said.items() if words in self._parts}
-        spec = TrialSpec.model_validate(fields)
+        spec = TrialSpec.model_validate(fields | {s: self._parts[said[s]] for s in said if said[s] in self._parts})
         self._parts |= {words: getattr(spec, section) for section, words in said.items()}
         return spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
 
