@@ -14,11 +14,14 @@ from planners.registry import ADJOINTS, CORES
 from planners.specs import PlannerSpec
 
 SMALL = {"hidden_channels": 8, "q_channels": 8, "embedding": 8, "heads": 2, "feedforward": 12}
+_ENOUGH = {"reachability": {"hidden_channels": 32}}
+"""With fewer rectified units all of one may be silent: the map then says nothing, and all cells tie."""
 
 
 def small_spec(core: str, **fields: Any) -> PlannerSpec:
     """A planner of small sizes; of the fields given, those that its adjoint has no use for are left out."""
-    options = {name: size for name, size in SMALL.items() if name in CORES[core].options_type.model_fields}
+    sizes: dict[str, Any] = SMALL | _ENOUGH.get(core, {})
+    options = {name: size for name, size in sizes.items() if name in CORES[core].options_type.model_fields}
     unused = ADJOINTS[str(fields.get("adjoint", "implicit"))].ignores
     fields = {name: value for name, value in fields.items() if name not in unused}
     return PlannerSpec(core=core, options=options | fields.pop("options", {}), **fields)

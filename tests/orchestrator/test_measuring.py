@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from datagen.storage import dataset as parquet
+from datagen.tasks.registry import dataset_id
 from orchestrator.cli.main import main
 from orchestrator.errors import SweepError
 from orchestrator.figures.registry import draw
@@ -110,7 +111,7 @@ def test_a_test_that_lacks_a_measure_is_done_again_and_none_is_lost(tested):
     data = trials[0].spec.data.model_copy(update={"seed": 5, "train": 0, "valid": 0})
     parquet.make_dataset(data, storage.datasets)
     directory, (planned, *_) = storage.trial(trials[0].trial_id), planned_evaluations(sweep, trials[:1])
-    asked = replace(planned, data=data, measure=("detours",))
+    asked = replace(planned, data=data, dataset_id=dataset_id(data), measure=("detours",))
     evaluate_trial(directory, storage.dataset(data), k=asked.k, measures=["lengths"])
     assert missing_evaluations([asked], storage) == [asked]
     evaluate_trial(directory, storage.dataset(data), k=asked.k, measures=["detours"])
