@@ -364,3 +364,20 @@ def test_the_published_results_give_the_tables_of_the_reproduction_page(tmp_path
         rates = [row["success_rate"] for row in json.loads(capsys.readouterr().out)["rows"] if row["used"]]
         best_and_worst = {round(100 * rate, 1) for rate in (max(rates), min(rates))}
         assert best_and_worst <= {float(number) for number in re.findall(r"\d+\.\d", page)}
+
+
+@pytest.mark.slow
+def test_the_published_results_of_reachability_are_what_its_page_says(tmp_path, capsys):
+    """Every seed is right in every set: all starts arrive, each whole way is a shortest one."""
+    root = Path(__file__).parents[2]
+    assert main(["unarchive", str(root / "docs/results/reachability.parquet"), "--storage", str(tmp_path)]) == 0
+    capsys.readouterr()
+    for name, sets in (("far", 15), ("maze_unique", 1), ("far_axes", 93)):
+        assert main(["table", str(root / f"sweeps/{name}.yaml"), "--storage", str(tmp_path), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        (row,), (further,) = document["rows"], document["further_tests"]
+        assert (row["used"], row["success_rate"], row["exact"]) == (5, 1.0, 1.0)
+        assert len(further["tests"]) == sets
+        assert all((test["n"], test["success_rate"], test["exact"]) == (5, 1.0, 1.0) for test in further["tests"])
+    for result in tmp_path.glob("trials/*/evaluations/*.json"):
+        assert json.loads(result.read_text())["accuracy"] == 1.0
