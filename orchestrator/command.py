@@ -28,6 +28,7 @@ class Command:
         address: A Ray cluster; None for one on this machine.
         tracking_uri: MLflow's store; None for the database in the storage.
         rerun: What is to be trained again.
+        in_process: Whether the process of the command does all of it, without Ray.
     """
 
     sweep: str
@@ -38,13 +39,15 @@ class Command:
     address: str | None = None
     tracking_uri: str | None = None
     rerun: str | None = None
+    in_process: bool = False
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Command:
         """Return what the options of a verb ask for; a verb need not have all of them."""
         given: dict[str, Any] = {field.name: getattr(options, field.name, None) for field in fields(cls)}
         storage = None if given["storage"] is None else str(given["storage"])
-        return cls(**given | {"storage": storage, "overrides": tuple(given["overrides"] or ())})
+        rest = {"overrides": tuple(given["overrides"] or ()), "in_process": bool(given["in_process"])}
+        return cls(**given | {"storage": storage} | rest)
 
     def words(self, verb: str = "run", *, here: bool = True) -> list[str]:
         """Return the command line that does `verb` with these options, as far as it takes them.
@@ -65,7 +68,7 @@ class Command:
         for flag, value in options:
             if value and verb in _TAKEN_BY.get(flag, (verb,)):
                 words += [flag, value]
-        return words
+        return [*words, "--in-process"] if self.in_process and verb == "run" else words
 
 
 def _without_password(value: str) -> str:

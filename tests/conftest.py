@@ -27,8 +27,8 @@ REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
 RUNS_SWEEPS = {"idp", "head"}
 """Fixtures of tests that run sweeps, or what costs as much."""
 SWEEPS = {
-    "test_campaign", "test_chaos", "test_checking", "test_guides", "test_jobs", "test_leases", "test_notebook",
-    "test_plugins", "test_preflight", "test_searching", "test_show",
+    "test_campaign", "test_chaos", "test_checking", "test_executors", "test_guides", "test_jobs", "test_leases",
+    "test_notebook", "test_plugins", "test_preflight", "test_searching", "test_show",
 }  # fmt: skip
 """Files with such tests."""
 

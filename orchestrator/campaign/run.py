@@ -13,10 +13,8 @@ from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator import signals as interruption
 from orchestrator.campaign.plan import Plan
 from orchestrator.campaign.progress import Progress
-from orchestrator.cluster.datasets import DatasetProgress, make_datasets
-from orchestrator.cluster.preflight import check_machines
-from orchestrator.cluster.ray_cluster import check_address, evaluate_all, machines, ray_cluster
-from orchestrator.cluster.resources import check_here, left_out, requested_resources
+from orchestrator.cluster.datasets import DatasetProgress
+from orchestrator.cluster.executors import Executor, InProcess, OnCluster
 from orchestrator.command import Command
 from orchestrator.report.keeper import FreshReport, ReportError
 from orchestrator.storage.evaluations import (
@@ -117,7 +115,7 @@ def run_campaign(
     Returns:
         What it has come to; a trial that has failed says so in its result.
     """
-    address = command.address
+    executor: Executor = InProcess() if command.in_process else OnCluster(command.address)
     uri = command.tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
@@ -128,22 +126,14 @@ def run_campaign(
     if not todo and not unsent and not waiting:
         return Ending(plan.trials)
     if todo or waiting:
-        check_address(address)
-        if address is None and todo:
-            check_here(plan.sweep.resources, todo[0].spec)
+        executor.check(plan.sweep.resources, todo)
     storage.make()
     trials = list(plan.trials)  # a search adds to it, which MLflow's thread and the report's see
     with ExitStack() as stack:
         stack.callback(progress.close)
         stack.enter_context(storage.at_work())
         if todo or waiting:
-            progress.say(
-                f"starting Ray for {counted(len(todo), 'trial')}" if address is None else f"joining Ray at {address}"
-            )
-            stack.enter_context(ray_cluster(address))
-            check_machines(storage, address)  # before anybody is told of a run that can't be
-            if todo:
-                _check_resources(plan, todo, progress)
+            stack.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
         tracker = Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
         status = "KILLED"
@@ -154,7 +144,7 @@ def run_campaign(
             onlookers = Onlookers(progress, tracker, report)
             ending = Ending(trials)
             if todo or waiting:
-                ending = _Running(plan, trials, storage, progress, onlookers, command).run(todo)
+                ending = _Running(plan, trials, storage, progress, onlookers, command, executor).run(todo)
             status = "FAILED" if onlookers.failures else "FINISHED"
         except interruption.Interrupted as stopped:
             progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
@@ -171,21 +161,9 @@ def run_campaign(
         return ending
 
 
-def _check_resources(plan: Plan, todo: list[PlannedTrial], progress: Progress) -> None:
-    """Refuse what no machine has before anything is made, and say where machines will have nothing to do."""
-    every = machines()
-    request = requested_resources(plan.sweep.resources, todo[0].spec, every)
-    small = left_out(request, every)
-    if small and plan.sweep.resources.exclusive:
-        cpus = f"{request['cpu']:g}"
-        progress.say(
-            f"resources.exclusive: trials run on the machines with {cpus} CPUs alone; {small} smaller ones get none"
-        )
-
-
 @dataclass(frozen=True)
 class _Running:
-    """A run of a sweep on an open cluster.
+    """A run of a sweep on an executor that is ready.
 
     Attributes:
         plan: The sweep and what there was of it.
@@ -194,6 +172,7 @@ class _Running:
         progress: The terminal.
         onlookers: Are told what happens to the trials.
         command: What was asked.
+        executor: Does the work.
         made: The datasets that are there by now.
     """
 
@@ -203,6 +182,7 @@ class _Running:
     progress: Progress
     onlookers: Onlookers
     command: Command
+    executor: Executor
     made: set[str] = field(default_factory=set)
 
     def run(self, todo: list[PlannedTrial]) -> Ending:
@@ -220,7 +200,7 @@ class _Running:
 
     def _make_datasets(self, specs: Iterable[DatasetSpec]) -> None:
         new = {name: spec for spec in specs if (name := dataset_id(spec)) not in self.made}
-        make_datasets(list(new.values()), self.storage.datasets, dataset_lines(self.progress))
+        self.executor.make_datasets(list(new.values()), self.storage.datasets, dataset_lines(self.progress))
         self.made.update(new)
 
     def _train(self, todo: list[PlannedTrial]) -> int:
@@ -233,7 +213,7 @@ class _Running:
         while todo:
             self._make_datasets(trial.spec.data for trial in todo)
             terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime)
-            run_trials(todo, self.storage, self.onlookers, terms)
+            run_trials(todo, self.storage, self.onlookers, terms, self.executor.fit)
             ran += len(todo)
             todo = _next_round(sweep, self.trials, self.storage, self.command.only)
             self.trials.extend(todo)
@@ -254,7 +234,7 @@ class _Running:
             line = f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]"
             self.progress.say(line)
 
-        return evaluate_all(missing, self.storage, say, sweep.resources.stall_seconds)
+        return self.executor.evaluate(missing, self.storage, say, sweep.resources.stall_seconds)
 
 
 def _stopping(sweep: SweepSpec, storage: Storage) -> StudyStopping | None:

@@ -148,7 +148,11 @@ def _parser() -> argparse.ArgumentParser:
     run = verb("run", _run, "Datasets, trials, table: all of it, resumable.")
     add_table(verb, _load)
     sync = verb("sync", _sync, "Rebuild the MLflow view from the trial directories.")
-    for ray in (plan, data, run):
+    place = run.add_mutually_exclusive_group()
+    place.add_argument(
+        "--in-process", action="store_true", help="all of it in this process, without Ray: for a debugger"
+    )
+    for ray in (plan, data, place):
         # A job that Ray runs, and whoever has set it, finds the cluster by the variable; jobs' clients put a URL there.
         known = os.environ.get("RAY_ADDRESS", "")
         ray.add_argument(

@@ -1,7 +1,8 @@
 """Ray: machines, datasets and trials on them, jobs and what is sent along.
 
-Begin with `ray_cluster.ray_cluster`, within which all else runs, and `trials.run_trials`.
+Begin with `executors.Executor` and `trials.run_trials`; `ray_cluster.ray_cluster` is what a cluster's work runs within.
 
+- On a cluster: `tuning.fit`; in this process: `executors.InProcess`.
 - Before trials: `preflight.check_machines`, `resources.requested_resources`, `datasets.make_datasets`.
 - From another machine: `jobs.submit`, `ray_submit.RunningCluster`; what is sent: `package.pack`, `secrecy.secret_name`.
 """

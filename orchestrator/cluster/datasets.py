@@ -53,8 +53,13 @@ class ShardWriter:
             write_shard(spec, shard, root)
 
 
+Report = Callable[[DatasetProgress], None]
+Make = Callable[[_Work, Path, Report], None]
+"""Writes shards into a folder, finishes each dataset with its last one, and reports each."""
+
+
 def make_datasets(
-    specs: Iterable[DatasetSpec], root: Path, report: Callable[[DatasetProgress], None] = lambda made: None
+    specs: Iterable[DatasetSpec], root: Path, report: Report = lambda made: None, make: Make | None = None
 ) -> None:
     """Make what is missing of each dataset, shard by shard, on all CPUs of the cluster.
 
@@ -62,9 +67,10 @@ def make_datasets(
     a worker that dies is made again by another.
 
     Args:
-        specs: The datasets; a `ray_cluster` must be open.
+        specs: The datasets.
         root: Where datasets are kept; all nodes must see it.
         report: Called after each shard, and where a worker dies.
+        make: Writes the shards; without one the processes of the `ray_cluster` that is open.
 
     Raises:
         ClusterError: A shard's worker died `MOST_ATTEMPTS` times.
@@ -77,18 +83,29 @@ def make_datasets(
             work += [(spec, shard) for shard in shards]
             if not shards:
                 finish_dataset(spec, root)
-    if not work:
-        return
-    if most_cpus(machines()) < 1:
-        raise ClusterError("no machine of the cluster has a CPU to make datasets on")
-    _make(work, root, report)
+    if work:
+        (make or make_on_cluster)(work, root, report)
 
 
-def _make(work: _Work, root: Path, report: Callable[[DatasetProgress], None]) -> None:
+def make_here(work: _Work, root: Path, report: Report) -> None:
+    """Make shards in this process, one after the other."""
+    writer, left = ShardWriter(), Counter(dataset_id(spec) for spec, _ in work)
+    for done, (spec, shard) in enumerate(work, start=1):
+        writer.write(spec, shard, root)
+        name = dataset_id(spec)
+        left[name] -= 1
+        if not left[name]:
+            writer.write(spec, None, root)
+        report(DatasetProgress(name, done, len(work)))
+
+
+def make_on_cluster(work: _Work, root: Path, report: Report) -> None:
     """Make shards, as many at once as there are processors, and finish each dataset with its last one."""
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 
+    if most_cpus(machines()) < 1:
+        raise ClusterError("no machine of the cluster has a CPU to make datasets on")
     actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
     total, done = len(work), 0
     most = min(total, max(1, int(ray.cluster_resources().get("CPU", 1))))

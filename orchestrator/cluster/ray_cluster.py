@@ -177,7 +177,7 @@ def evaluate_all(
     running: dict[ray.ObjectRef, PlannedEvaluation] = {}
     for evaluation in planned:
         threads = evaluation.trial.spec.execution.threads
-        task = ray.remote(num_cpus=min(threads, cpus), max_retries=2)(_evaluate)
+        task = ray.remote(num_cpus=min(threads, cpus), max_retries=2)(evaluate)
         running[task.remote(evaluation, storage, stall_seconds)] = evaluation
     failures = 0
     for task in finished(list(running)):
@@ -192,7 +192,8 @@ def evaluate_all(
     return failures
 
 
-def _evaluate(evaluation: PlannedEvaluation, storage: Storage, stall_seconds: float | None) -> None:
+def evaluate(evaluation: PlannedEvaluation, storage: Storage, stall_seconds: float | None) -> None:
+    """Test a trained planner on a further set of maps in this process; the result goes into the trial directory."""
     trial = storage.trial(evaluation.trial.trial_id)
     from orchestrator.trial.watchdog import watched
 

@@ -1,21 +1,16 @@
-"""Ray Tune schedules the trials that are missing; what a trial is and leaves behind is not its business."""
+"""Runs the trials of a sweep that are missing; what schedules them, and in which processes, is another's business."""
 
 from __future__ import annotations
 
 import dataclasses
-import gc
-import shutil
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray import tune
-
-from orchestrator.cluster.ray_cluster import ClusterError, machine_here, machines
-from orchestrator.cluster.resources import alone, requested_resources
+from orchestrator.errors import ClusterError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, holder
 from orchestrator.storage.provenance import code_hash, provenance
@@ -90,18 +85,23 @@ class Terms:
     retime: bool = False
 
 
-def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, terms: Terms) -> None:
-    """Run each trial in a process of the cluster and return when all have ended, here or in another run.
+Fit = Callable[["Round", dict[str, Any]], None]
+"""Runs the trials of a round, telling the round of them, with what `train` needs to know beside the trial."""
+
+
+def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, terms: Terms, fit: Fit) -> None:
+    """Run each trial and return when all have ended, here or in another run.
 
     A trial that raises is FAILED with its traceback in its directory; one whose process dies is taken up again from
     its checkpoint, `MOST_DEATHS` times. Neither stops the others. A trial that another run works on is left to it,
     unless that gives no sign of life any more.
 
     Args:
-        trials: What to run, first to last, all with the same `execution`; a `ray_cluster` must be open.
+        trials: What to run, first to last, all with the same `execution`.
         storage: The storage directory; all nodes must see it.
         watcher: Is told what happens.
         terms: On what terms.
+        fit: Runs those that nobody else works on.
 
     Raises:
         StorageFull: There is no room for results.
@@ -111,12 +111,10 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
     pending = {trial.trial_id: trial for trial in trials}
     if not pending:
         return
-    request = requested_resources(terms.resources, trials[0].spec, machines())
     before = {trial_id: storage.trial(trial_id).result_version() for trial_id in pending}
     campaign, patience, told = uuid.uuid4().hex, Patience(), False
     constants = {
         "campaign": campaign,
-        "request": request,
         "retime": terms.retime,
         "code": code_hash(),
         "stall_seconds": terms.resources.stall_seconds,
@@ -128,15 +126,17 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
                 watcher.finished(pending.pop(trial_id), result)
         ready, expired = _ready(pending, storage, patience)
         if ready:
-            relay = Relay(ready, storage, watcher, before, terms)
+            together = Round(ready, storage, watcher, before, terms, campaign)
             try:
-                _fit(relay, request, constants | {"expired": expired})
+                for planned in ready:
+                    storage.trial(planned.trial_id).write_spec(planned.spec)
+                fit(together, constants | {"expired": expired})
             except BaseException:
                 # A node that is being taken away, above all: others need not wait for the leases to expire.
                 for planned in ready:
                     give_back(storage.trial(planned.trial_id).path, campaign)
                 raise
-            for trial_id in relay.ended:
+            for trial_id in together.done:
                 del pending[trial_id]
             continue
         if pending and not told:
@@ -167,79 +167,48 @@ def _ready(
     return ready, expired
 
 
-def _fit(relay: Relay, request: dict[str, float], constants: dict[str, Any]) -> None:
-    scratch = relay.terms.scratch
-    for trial in relay.planned.values():
-        relay.storage.trial(trial.trial_id).write_spec(trial.spec)
-    tuner = tune.Tuner(
-        tune.with_resources(_train, request),
-        param_space={
-            "trial_id": tune.grid_search(list(relay.planned)),
-            "storage": str(relay.storage),
-            **constants,
-        },
-        tune_config=tune.TuneConfig(reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(scratch.resolve()),
-            verbose=0,
-            callbacks=[relay],
-            failure_config=tune.FailureConfig(max_failures=MOST_DEATHS),
-        ),
-    )
-    # With half a million objects that stay, Python would look for cyclic garbage too rarely to keep memory flat.
-    gc.freeze()
-    try:
-        tuner.fit()
-    except _Stopped:
-        assert relay.stop is not None
-        raise relay.stop from None
-    finally:
-        gc.unfreeze()
-        shutil.rmtree(scratch, ignore_errors=True)
+def train(config: Mapping[str, Any], say: Callable[[dict[str, Any]], None], exclusive: bool) -> None:
+    """Run one trial in this process.
 
-
-class _Stopped(BaseException):
-    """Stops Tune from within a callback; as an Exception it would be taken for an error of the callback."""
-
-
-def _train(config: dict[str, Any]) -> None:
-    """Run one trial in a Tune worker."""
+    Args:
+        config: The trial, the storage and the constants of its round.
+        say: Takes what `Round.said` is to hear.
+        exclusive: Whether the trial has its device to itself.
+    """
     from orchestrator.trial.train import TrialOptions, run_trial
 
     storage, campaign = Storage(Path(config["storage"])), config["campaign"]
     trial = storage.trial(config["trial_id"])
     if code_hash() != config["code"]:  # a machine that has joined since the others were asked, or edited files
-        tune.report({"other_code": f"{socket.gethostname()} ({code_hash()})"})
+        say({"other_code": f"{socket.gethostname()} ({code_hash()})"})
         return
     try:
         run_trial(
             trial.read_spec(),
             storage,
-            report=lambda record: tune.report(dataclasses.asdict(record)),
+            report=lambda record: say(dataclasses.asdict(record)),
             options=TrialOptions(
                 campaign=campaign,
                 instead_of=config["expired"].get(trial.name, 0),
-                exclusive=alone(config["request"], machine_here()),
+                exclusive=exclusive,
                 retime=config["retime"],
                 stall_seconds=config["stall_seconds"],
             ),
         )
     except (TrialHeld, LeaseLost):
-        tune.report({"left": True})
+        say({"left": True})
     except StorageFull as error:
-        tune.report({"full": str(error)})
+        say({"full": str(error)})
     except Exception as error:
         record_failure(trial, error, campaign)
 
 
-class Relay(tune.Callback):
-    """Passes Tune's events on to a watcher.
-
-    Tune pickles its callbacks, to be able to restore what we never restore: nothing of this one is kept.
+class Round:
+    """Trials that are run together, and what has become of them.
 
     Attributes:
-        ended: The trials that have ended.
+        planned: The trials by their ids.
+        done: Ids of those that have ended.
         stop: What ends the run before its trials have ended: there is no room in the storage, or a machine runs other
             code.
     """
@@ -251,87 +220,73 @@ class Relay(tune.Callback):
         watcher: Watcher,
         before: Mapping[str, tuple[int, int] | None],
         terms: Terms,
+        campaign: str,
     ) -> None:
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher, self.before = storage, watcher, before
-        self.epochs: dict[str, int] = {}
-        self.ended: set[str] = set()
-        self.left: set[str] = set()
+        self.terms, self.campaign = terms, campaign
+        self.done: set[str] = set()
         self.stop: StorageFull | ClusterError | None = None
-        self.terms = terms
+        self._epochs: dict[str, int] = {}
+        self._left: set[str] = set()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
+    def started(self, trial_id: str) -> None:
+        """Note that a process works on the trial."""
+        self.watcher.started(self.planned[trial_id])
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Let the watcher do what is due."""
-        if self.stop is not None:
-            raise _Stopped
-        self.watcher.tick()
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass on that a process works on the trial."""
-        self.watcher.started(self.planned[trial.config["trial_id"]])
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Pass on an epoch."""
-        trial_id, epoch = trial.config["trial_id"], result.get("epoch")
-        if "full" in result:
-            self.stop = StorageFull(result["full"])
-        if "other_code" in result:
+    def said(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Note what a trial reports: an epoch, or why it does not go on."""
+        epoch = report.get("epoch")
+        if "full" in report:
+            self.stop = StorageFull(report["full"])
+        if "other_code" in report:
             self.stop = ClusterError(
                 f"a process has other code of datagen or planners than this one ({code_hash()}): "
-                f"{result['other_code']}; "
+                f"{report['other_code']}; "
                 "have one version everywhere, then run the same command again"
             )
-        if "left" in result:
-            self.left.add(trial_id)
+        if "left" in report:
+            self._left.add(trial_id)
         # Tune repeats the last report when a trial ends, and a trial that died may report an epoch again.
-        if epoch is not None and epoch > self.epochs.get(trial_id, -1):
-            self.epochs[trial_id] = epoch
+        if epoch is not None and epoch > self._epochs.get(trial_id, -1):
+            self._epochs[trial_id] = epoch
             planned = self.planned[trial_id]
-            self.watcher.epoch(planned, result)
+            self.watcher.epoch(planned, report)
             unfinished = epoch < planned.spec.training.epochs
             stopping = self.terms.stopping
-            if stopping is not None and stopping.stops(planned, result) and unfinished:
+            if stopping is not None and stopping.stops(planned, report) and unfinished:
                 cancel(self.storage.trial(trial_id), stopping.reason)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass on that a process died and another takes its trial up."""
-        trial_id = trial.config["trial_id"]
-        self.watcher.died(self.planned[trial_id], trial.num_failures, stalled(self.storage.trial(trial_id)))
+    def died(self, trial_id: str, deaths: int) -> None:
+        """Note that the trial's process died and that another takes it up."""
+        self.watcher.died(self.planned[trial_id], deaths, stalled(self.storage.trial(trial_id)))
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass on the result that the trial wrote."""
-        self._end(trial, "the trial ended without a result")
+    def gave_up(self, trial_id: str, last_words: str) -> None:
+        """Write the result that a process could not write which died once too often."""
+        why = stalled(self.storage.trial(trial_id))
+        self.ended(trial_id, f"its process died {MOST_DEATHS + 1} times: {why or last_words}")
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Write the result that a dead process could not write, and pass it on."""
-        why = stalled(self.storage.trial(trial.config["trial_id"]))
-        self._end(trial, f"its process died {MOST_DEATHS + 1} times: {why or _last_words(trial)}")
+    def ended(self, trial_id: str, otherwise: str) -> None:
+        """Note that nobody works on the trial any more.
 
-    def _end(self, trial: Any, reason: str) -> None:
-        trial_id = trial.config["trial_id"]
-        # Tune keeps its trials to the end, with their last report and statistics of every number in it.
-        trial.metric_analysis.clear()
-        trial.metric_n_steps.clear()
-        trial.run_metadata.last_result.clear()
+        Args:
+            trial_id: The trial.
+            otherwise: Why it has failed, if it has left no result.
+        """
         if self.stop is not None:
             return
         planned = self.planned[trial_id]
         try:
-            result = None if trial_id in self.left else self._result(trial_id, reason, trial.config["campaign"])
+            result = None if trial_id in self._left else self._result(trial_id, otherwise)
         except TrialHeld:
             result = None
         if result is None:
             self.watcher.left(planned)
             return
-        self.ended.add(trial_id)
+        self.done.add(trial_id)
         self.watcher.finished(planned, result)
 
-    def _result(self, trial_id: str, reason: str, campaign: str) -> TrialResult:
+    def _result(self, trial_id: str, reason: str) -> TrialResult:
         """Return the result that a trial has left, or the failure of one that has left none."""
         trial = self.storage.trial(trial_id)
         found = trial.whole_result()
@@ -344,16 +299,4 @@ class Relay(tune.Callback):
                 # A stale result that was to be replaced is still worth more than none: the failure is told, not kept.
                 reason = f"TrialDied: {reason}; {STAYS}"
                 return TrialResult(trial_id=trial_id, status="FAILED", reason=reason, provenance=provenance())
-        return record_failure(trial, TrialDied(reason), campaign)
-
-
-def _last_words(trial: Any) -> str:
-    """Return the last line of what Ray says of a trial's last death."""
-    said = trial.get_error()
-    if not said:
-        # Tune looks in the place that it copies to, and may not have copied yet.
-        try:
-            said = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            said = ""
-    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "Ray gives no reason")
+        return record_failure(trial, TrialDied(reason), self.campaign)

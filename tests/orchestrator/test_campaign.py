@@ -18,7 +18,6 @@ from datagen.tasks.registry import dataset_id
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import latest_lease
 from orchestrator.storage.provenance import code_hash
-from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 
@@ -287,19 +286,12 @@ def _is_worker(process: Path, kind: bytes, storage: Path) -> bool:
 
 STUCK = '''
 import ctypes
-from pathlib import Path
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from datagen.spec import Spec
 from planners.cores import Injected
 from planners.specs import Entry
-
-
-class Options(Spec):
-    once: str = ""
 
 
 class Stuck(nn.Module):
@@ -307,15 +299,13 @@ class Stuck(nn.Module):
 
     def __init__(self, options, *, wrap, actions=4, in_channels=2):
         super().__init__()
-        self.options, self.calls = options, 0
+        self.calls = 0
         self.reward = nn.Conv2d(in_channels, 4, 3, padding=1)
         self.head = nn.Conv2d(4, actions, 1)
 
     def encode(self, x):
         self.calls += 1
-        if self.calls == 5 and not (self.options.once and Path(self.options.once).exists()):
-            if self.options.once:
-                Path(self.options.once).touch()
+        if self.calls == 5:
             ctypes.PyDLL(None).sleep(10_000)
         return Injected((self.reward(x),))
 
@@ -329,34 +319,35 @@ class Stuck(nn.Module):
         return self.head(r.per_sample[0] + v)
 
 
-CORES = {"stuck": Entry("stuck_planner:Stuck", Options)}
+CORES = {"stuck": Entry("stuck_planner:Stuck")}
 '''
 
 
-def test_a_trial_that_makes_no_progress_is_taken_up_again_and_then_failed(tmp_path, storage_with_database, idp, head):
+def test_a_trial_that_makes_no_progress_is_taken_up_again_and_failed_in_the_end(
+    tmp_path, storage_with_database, idp, head
+):
     (tmp_path / "stuck_planner.py").write_text(STUCK)
     path, storage = tmp_path / "stuck.yaml", storage_with_database
-    path.write_text(f"""
+    path.write_text("""
 name: stuck
 plugins: [stuck_planner]
-planners:
-  always: {{core: stuck, adjoint: unrolled}}
-  once: {{core: stuck, adjoint: unrolled, once: {str(tmp_path / "mark")!r}}}
-data: {{train: 256, valid: 32, test: 32}}
-tasks: [{{map_size: 9}}]
-grid: {{k: [6], seed: [0]}}
-training: {{epochs: 4}}
-resources: {{stall_seconds: 5}}
+planners: {stuck: {core: stuck, adjoint: unrolled}}
+data: {train: 256, valid: 32, test: 32}
+tasks: [{map_size: 9}]
+grid: {k: [6], seed: [0]}
+training: {epochs: 4}
+resources: {stall_seconds: 5}
 """)
     done = idp("run", path, "--storage", storage, "--address", head.address)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "its process died (1): no progress for 0:00:05 h" in done.stderr
-    always, once = (Storage(storage).trial(trial.trial_id).path for trial in expand(load_sweep(path)))
-    result = TrialDirectory(always).read_result()
+    (stuck,) = (Storage(storage).trial(trial.trial_id) for trial in expand(load_sweep(path)))
+    result = stuck.read_result()
     assert result is not None and result.status == "FAILED"
     assert result.reason.startswith("TrialDied: its process died 3 times: no progress for 0:00:05 h")
-    log = (always / "log.txt").read_text()
-    assert log.count("Timeout (0:00:05)!") == 3 and log.count("stuck_planner.py") == 3  # where it stood
-    result = TrialDirectory(once).read_result()
-    assert result is not None and (result.status, result.epochs) == ("COMPLETED", 4), done.stderr
-    assert (once / "log.txt").read_text().count(" started on ") == 2
+    log = stuck.log.read_text()
+    assert log.count("Timeout (0:00:05)!") == 3
+    stood = re.findall(r'File "(.*stuck_planner\.py)"', log)
+    assert len(stood) == 3 and all("py_modules_files" in path for path in stood), (
+        "workers have the copy that was shipped"
+    )

@@ -3,9 +3,9 @@
 from chaos import campaign
 
 
-def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path, idp, head):
+def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path, idp):
     def undisturbed(sweep):
-        done = idp("run", sweep.path, "--storage", sweep.storage, "--address", head.address)
+        done = idp("run", sweep.path, "--storage", sweep.storage, "--in-process")
         assert done.returncode == 0, done.stderr
         return sweep.results()
 

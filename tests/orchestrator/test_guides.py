@@ -16,15 +16,15 @@ FILE = re.compile(r"# (\S+\.(?:py|yaml))\n")
 
 
 class Shell:
-    """A folder in which to follow guides, with a cluster to run sweeps on."""
+    """A folder in which to follow guides."""
 
-    def __init__(self, folder, idp, head):
-        self.folder, self._idp, self._head = folder, idp, head
+    def __init__(self, folder, idp):
+        self.folder, self._idp = folder, idp
 
     def run(self, what, *words, python=""):
         """Return what a step prints."""
         if words[:1] == ("run",):
-            words += ("--address", self._head.address)
+            words += ("--in-process",)
         done = self._idp(*words, python=python, cwd=self.folder)
         assert done.returncode == 0, f"{what}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return done.stdout
@@ -53,12 +53,12 @@ def follow(guide, shell):
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory, idp, head, database):
+def followed(tmp_path_factory, idp, database):
     def strand(guides):
         folder = tmp_path_factory.mktemp(guides[0])
         (folder / "idp-storage").mkdir()
         (folder / "idp-storage" / "mlflow.db").write_bytes(database)
-        return {guide: follow(guide, Shell(folder, idp, head)) for guide in guides}
+        return {guide: follow(guide, Shell(folder, idp)) for guide in guides}
 
     with ThreadPoolExecutor(len(STRANDS)) as side_by_side:
         first, *others = side_by_side.map(strand, STRANDS)

@@ -350,10 +350,10 @@ training: {epochs: 1}
 """
 
 
-def test_two_drivers_on_one_storage_run_every_trial_once(tmp_path, storage_with_database, idp, head):
+def test_two_drivers_on_one_storage_run_every_trial_once(tmp_path, storage_with_database, idp):
     sweep, storage = tmp_path / "two.yaml", storage_with_database
     sweep.write_text(SWEEP)
-    command = ["run", sweep, "--storage", storage, "--address", head.address, "--json"]
+    command = ["run", sweep, "--storage", storage, "--in-process", "--json"]
     with ThreadPoolExecutor(2) as drivers:
         ended = list(drivers.map(lambda _: idp(*command), range(2)))
     assert [driver.returncode for driver in ended] == [0, 0], ended

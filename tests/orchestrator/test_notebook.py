@@ -1,7 +1,6 @@
 """The notebook, executed as it stands, on a smaller sweep."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):
-    shutil.copy(EXAMPLES / "planning.ipynb", tmp_path)
+    cells = (EXAMPLES / "planning.ipynb").read_text()
+    here = cells.replace(
+        'idp(\\"run\\", \\"notebook.yaml\\")', 'idp(\\"run\\", \\"notebook.yaml\\", \\"--in-process\\")'
+    )
+    assert here != cells
+    (tmp_path / "planning.ipynb").write_text(here)
     text = (EXAMPLES / "notebook.yaml").read_text()
     small = text.replace("train: 2048, valid: 128, test: 256", "train: 64, valid: 8, test: 8")
     small = small.replace("{epochs: 5,", "{epochs: 1,")

@@ -375,12 +375,12 @@ def test_asha_keeps_the_best_third_at_its_rungs_only():
     ]  # fmt: skip
 
 
-def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, storage_with_database, idp, head):
+def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, storage_with_database, idp):
     text = SWEEP.replace("trials: 12", "trials: 4").replace("at_once: 3", "at_once: 2\n  stopping: median")
     text = text.replace("seed: [0, 1]", "seed: [0]").replace("planners: {vin:", "planners: {b: {core: vin}, vin:")
     path.write_text(text + "test_on: [{map_size: 7, test: 8}]\n")
     storage = storage_with_database
-    command = ["run", path, "--storage", storage, "--address", head.address, "--only", "planner=vin", "--json"]
+    command = ["run", path, "--storage", storage, "--in-process", "--only", "planner=vin", "--json"]
     done = idp(*command)
     assert done.returncode == 0, done.stderr
     found = read_suggestions(Storage(storage), "hunt")
@@ -395,6 +395,6 @@ def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, storage_wi
             assert len(list(directory.glob("evaluations/*.json"))) == 1, done.stderr
     before = {directory: (directory / "result.json").stat().st_mtime_ns for directory in directories}
     again = idp(*command)
-    assert again.returncode == 0 and "Ray" not in again.stderr
+    assert again.returncode == 0 and "in this process" not in again.stderr
     assert {directory: (directory / "result.json").stat().st_mtime_ns for directory in directories} == before
     assert json.loads(again.stdout)

@@ -357,7 +357,7 @@ def test_the_commands_show_and_evaluate(storage, trial, tmp_path, capsys):
     assert "is not a finished dataset" in capsys.readouterr().err
 
 
-def test_a_sweep_tests_its_planners_on_further_maps_once(tmp_path, storage_with_database, idp, head):
+def test_a_sweep_tests_its_planners_on_further_maps_once(tmp_path, storage_with_database, idp):
     path = tmp_path / "s.yaml"
     path.write_text(
         """
@@ -373,7 +373,7 @@ test_on: [{map_size: 9, test: 3}]
 figures: [generalisation]
 """
     )
-    run = ["run", path, "--storage", storage_with_database, "--address", head.address]
+    run = ["run", path, "--storage", storage_with_database, "--in-process"]
     done = idp(*run)
     assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "storage" / "trials").iterdir()
@@ -385,4 +385,4 @@ figures: [generalisation]
     report = (tmp_path / "storage" / "sweeps" / "further" / "report.html").read_text()
     assert "grown (K = 18)" in report and "still running" not in report
     again = idp(*run)
-    assert again.returncode == 0 and "Ray" not in again.stderr
+    assert again.returncode == 0 and "in this process" not in again.stderr

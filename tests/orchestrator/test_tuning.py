@@ -10,7 +10,8 @@ import pytest
 from samples import put_result
 
 from orchestrator.cluster.ray_cluster import ClusterError
-from orchestrator.cluster.trials import Relay, Terms, _Stopped
+from orchestrator.cluster.trials import Round, Terms
+from orchestrator.cluster.tuning import Relay, _Stopped
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance, code_hash
 from orchestrator.storage.results import StorageFull, TrialResult
@@ -41,7 +42,7 @@ class Watcher:
 
 def tunes_trial(**more):
     part = {"metric_analysis": {}, "metric_n_steps": {}, "run_metadata": SimpleNamespace(last_result={})}
-    config = {"trial_id": TRIAL.trial_id, "campaign": "this run"}
+    config = {"trial_id": TRIAL.trial_id}
     return SimpleNamespace(config=config, get_error=lambda: "killed", num_failures=1, **part, **more)
 
 
@@ -51,7 +52,7 @@ def relay_over(storage, result, retime=False):
         put_result(directory, result)
     watcher, trial = Watcher(), Storage(storage).trial(TRIAL.trial_id)
     before, terms = {trial.name: trial.result_version()}, Terms(Resources(), Path(storage, "scratch"), retime=retime)
-    return Relay([TRIAL], Storage(storage), watcher, before, terms), watcher
+    return Relay(Round([TRIAL], Storage(storage), watcher, before, terms, "this run")), watcher
 
 
 def done(code, exclusive=False, status="COMPLETED"):
@@ -61,7 +62,7 @@ def done(code, exclusive=False, status="COMPLETED"):
 def test_a_result_that_another_run_has_finished_meanwhile_is_taken(tmp_path):
     relay, watcher = relay_over(tmp_path, done(code_hash()))
     relay.on_trial_complete(0, [], tunes_trial())
-    assert watcher.told == [("COMPLETED", "")] and relay.ended == {TRIAL.trial_id}
+    assert watcher.told == [("COMPLETED", "")] and relay.together.done == {TRIAL.trial_id}
 
 
 @pytest.mark.parametrize(("code", "retime"), [("other code", False), (None, True)])
@@ -121,7 +122,7 @@ def test_what_ends_a_run_records_nothing(tmp_path, report, kind, words):
     relay.on_trial_complete(0, [], tunes_trial())
     with pytest.raises(_Stopped):
         relay.on_step_end(0, [])
-    assert isinstance(relay.stop, kind) and words in str(relay.stop)
+    assert isinstance(relay.together.stop, kind) and words in str(relay.together.stop)
     assert watcher.told == [] and Storage(tmp_path).trial(TRIAL.trial_id).read_result() is None
 
 

@@ -1,0 +1,130 @@
+"""Ray Tune schedules trials; what a trial is and leaves behind is not its business."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from orchestrator.cluster.ray_cluster import machine_here, machines
+from orchestrator.cluster.resources import alone, requested_resources
+from orchestrator.cluster.trials import MOST_DEATHS, Round, train
+
+
+def fit(together: Round, constants: dict[str, Any]) -> None:
+    """Run trials, each in a process of the open cluster, as many at once as it has room for.
+
+    Args:
+        together: The trials.
+        constants: What `train` needs to know beside the trial.
+
+    Raises:
+        ClusterError: No machine has what a trial needs.
+    """
+    spec = next(iter(together.planned.values())).spec
+    request = requested_resources(together.terms.resources, spec, machines())
+    scratch = together.terms.scratch
+    tuner = tune.Tuner(
+        tune.with_resources(_train, request),
+        param_space={
+            "trial_id": tune.grid_search(list(together.planned)),
+            "storage": str(together.storage),
+            "request": request,
+            **constants,
+        },
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch.resolve()),
+            verbose=0,
+            callbacks=[Relay(together)],
+            failure_config=tune.FailureConfig(max_failures=MOST_DEATHS),
+        ),
+    )
+    # With half a million objects that stay, Python would look for cyclic garbage too rarely to keep memory flat.
+    gc.freeze()
+    try:
+        tuner.fit()
+    except _Stopped:
+        assert together.stop is not None
+        raise together.stop from None
+    finally:
+        gc.unfreeze()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Stopped(BaseException):
+    """Stops Tune from within a callback; as an Exception it would be taken for an error of the callback."""
+
+
+def _train(config: dict[str, Any]) -> None:
+    """Run one trial in a Tune worker."""
+    train(config, tune.report, exclusive=alone(config["request"], machine_here()))
+
+
+class Relay(tune.Callback):
+    """Passes Tune's events on.
+
+    Tune pickles its callbacks, to be able to restore what we never restore: nothing of this one is kept.
+
+    Args:
+        together: The trials that Tune runs.
+    """
+
+    def __init__(self, together: Round) -> None:
+        self.together = together
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Let the watcher do what is due."""
+        if self.together.stop is not None:
+            raise _Stopped
+        self.together.watcher.tick()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on that a process works on the trial."""
+        self.together.started(trial.config["trial_id"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Pass on what a trial says."""
+        self.together.said(trial.config["trial_id"], result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on that a process died and another takes its trial up."""
+        self.together.died(trial.config["trial_id"], trial.num_failures)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on that a trial ended."""
+        _forget(trial)
+        self.together.ended(trial.config["trial_id"], "the trial ended without a result")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on that a trial's process died once too often."""
+        _forget(trial)
+        self.together.gave_up(trial.config["trial_id"], _last_words(trial))
+
+
+def _forget(trial: Any) -> None:
+    """Free what Tune keeps of a trial to the end: its last report, and statistics of every number in it."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+    trial.run_metadata.last_result.clear()
+
+
+def _last_words(trial: Any) -> str:
+    """Return the last line of what Ray says of a trial's last death."""
+    said = trial.get_error()
+    if not said:
+        # Tune looks in the place that it copies to, and may not have copied yet.
+        try:
+            said = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            said = ""
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "Ray gives no reason")
