@@ -191,6 +191,7 @@ def campaign(
     seed: int,
     say: Callable[[str], None],
     undisturbed: Callable[[Sweep], dict[str, dict[str, object]]] = run_undisturbed,
+    options: tuple[str, ...] = (),
     **size: object,
 ) -> dict[str, int]:
     """Run the sweep undisturbed and disturbed, compare, and return how many faults of each kind hit."""
@@ -210,7 +211,7 @@ def campaign(
         run_together(Sweep(path, folder / "together"), expected)
         say("three first runs at once: the same table")
     kinds = [kind for kind in kinds if kind != "first"]
-    disturbed = Sweep(path, storage)
+    disturbed = Sweep(path, storage, options=options)
     if "tracking" in kinds:
         disturbed.server = MLflowServer(f"sqlite:///{folder}/mlflow.db", folder)
         disturbed.server.start()

@@ -31,7 +31,8 @@ class Disturbed(AssertionError):
 class Sweep:
     """A sweep on a storage of its own, with a second driver beside the first at times.
 
-    `redone` counts, by trial, how often its result was damaged once it was there: it must be made again.
+    `redone` counts, by trial, how often its result was damaged once it was there: it must be made again. `options` are
+    those of `idp run`.
     """
 
     path: Path
@@ -39,9 +40,10 @@ class Sweep:
     server: MLflowServer | None = None
     beside: tuple[subprocess.Popen[str], Path] | None = None
     redone: Counter[str] = field(default_factory=Counter)
+    options: tuple[str, ...] = ()
 
     def start(self, name: str = "stderr") -> subprocess.Popen[str]:
-        command = [*self._command("run"), "--json"]
+        command = [*self._command("run"), "--json", *self.options]
         with (self.path.parent / name).open("w") as stderr:
             environment = {**os.environ, "IDP_LEASE_SECONDS": "6"}
             return subprocess.Popen(

@@ -18,9 +18,10 @@ import traceback
 from pathlib import Path
 
 LIBRARIES = (
-    "matplotlib.pyplot", "mlflow", "numba", "pyarrow.parquet", "ray.tune", "sqlalchemy", "torch", "datagen.expert.grid",
-    "orchestrator.campaign.run", "orchestrator.cli.main", "orchestrator.cluster.jobs", "orchestrator.cluster.trials",
-    "orchestrator.report.page", "orchestrator.tracking.tracker", "planners.conformance.cores",
+    "matplotlib.pyplot", "mlflow", "numba", "pyarrow.parquet", "ray.tune", "sqlalchemy", "torch._dynamo",
+    "datagen.expert.grid", "orchestrator.campaign.run", "orchestrator.cli.main", "orchestrator.cluster.jobs",
+    "orchestrator.cluster.trials", "orchestrator.report.page", "orchestrator.tracking.tracker",
+    "planners.conformance.cores",
 )  # fmt: skip
 UNSET = ("PYTHONPATH", "PYTHONWARNINGS")
 """What the tests' own process has and a user's has not."""

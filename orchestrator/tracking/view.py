@@ -31,6 +31,7 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _REMEMBERED = ("idp.code", "idp.result", "idp.documents", "idp.variant")
 _MEANS = 2
 """Version of how means are shown; another one shows them all again."""
+_EPOCH = "epoch/"
 _STATUS = {"COMPLETED": "FINISHED", "OUT_OF_MEMORY": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
 
 
@@ -80,11 +81,11 @@ class View:
         self._epochs: dict[str, int] = {}
         self._look()
         self._scope = ""
-        self._parent = self._ensure("sweep", sweep.name, self._parent_tags(), {})
+        self._parent = self._ensure("sweep", sweep.name, self._parent_tags())
         if not self._is_ours():
             self._scope = f":{self._variant}"
             name = f"{sweep.name} ({self._variant})"
-            self._parent = self._ensure(f"sweep{self._scope}", name, self._parent_tags(), {})
+            self._parent = self._ensure(f"sweep{self._scope}", name, self._parent_tags())
 
     def _find_experiment(self, uri: str) -> str:
         """Return the sweep's experiment, whose artifacts are never in another storage than this one."""
@@ -158,9 +159,7 @@ class View:
             file.write(self._creator)
             file.flush()
 
-    def _ensure(
-        self, key: str, name: str, tags: dict[str, str], params: dict[str, str], start_ms: int | None = None
-    ) -> str:
+    def _ensure(self, key: str, name: str, tags: dict[str, str], start_ms: int | None = None) -> str:
         """Return the id of the run with this key, made where there is none."""
         if key not in self._runs:
             with self._creating() as others:
@@ -168,7 +167,6 @@ class View:
                     self._look()  # for all of them: the mark that follows says that this one has seen them
                 if key not in self._runs:
                     self._create(key, name, tags, start_ms)
-            self._send_params(key, params)
         return self._runs[key].run_id
 
     def _create(self, key: str, name: str, tags: dict[str, str], start_ms: int | None) -> None:
@@ -181,11 +179,6 @@ class View:
         )
         self._runs[key] = _Known.of(run)
         self._epochs[run.info.run_id] = 0
-
-    def _send_params(self, key: str, params: dict[str, str]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(self._runs[key].run_id, params=[Param(k, v) for k, v in params.items()])
 
     def show(self, trial: PlannedTrial, running: bool, epochs: bool = True) -> None:
         """Send what the trial's directory has and MLflow has not.
@@ -217,14 +210,19 @@ class View:
         times = [end - sum(seconds[number + 1 :]) for number in range(len(curves))]
         tags = {"idp.trial_id": trial.trial_id, "idp.code": code, "idp.kind": "trial"}
         known = key in self._runs
-        run_id = self._ensure(key, trial_name(trial), tags, params_of(trial), int((end - sum(seconds)) * 1000))
+        run_id = self._ensure(key, trial_name(trial), tags, int((end - sum(seconds)) * 1000))
         if self._runs[key].status != "RUNNING" and running:
             self._set_status(key, "RUNNING")
-        self._send_epochs(run_id, trial, curves, times)
+        metrics, facts = self._new_epochs(run_id, trial, curves, times), {}
         if result is not None:
-            if known:  # whoever made it may have died before they were sent
-                self._send_params(key, params_of(trial))
-            self._send_result(key, trial, result, content, int(end * 1000))
+            metrics.append(_numbers(trial, result, end))
+            facts = _facts(result)
+        # Of a run that is known, too: whoever made it may have died before they were sent.
+        self._send(run_id, metrics, {} if known and result is None else params_of(trial), facts)
+        if result is not None:
+            self._set_status(key, _STATUS[result.status], int(end * 1000))
+            # The digest goes last, alone: it says that everything before it has arrived.
+            self._set_tag(key, "idp.result", content)
 
     def _delete(self, key: str) -> None:
         self._client.delete_run(self._runs.pop(key).run_id)
@@ -247,52 +245,39 @@ class View:
             self._client.set_terminated(run_id, status=status, end_time=end_ms)
         self._runs[key] = replace(self._runs[key], status=status)
 
-    def _send_epochs(self, run_id: str, trial: PlannedTrial, curves: list[dict[str, Any]], times: list[float]) -> None:
+    def _new_epochs(
+        self, run_id: str, trial: PlannedTrial, curves: list[dict[str, Any]], times: list[float]
+    ) -> list[list[Any]]:
+        """Return the metrics of each epoch that MLflow has not."""
         if run_id not in self._epochs:
             history = self._client.get_metric_history(run_id, "epoch/train_loss")
             history += self._client.get_metric_history(run_id, "epoch/train_loss_not_finite")
             self._epochs[run_id] = max((metric.step for metric in history), default=0)
-        batch: list[Any] = []
+        found = []
         for record, when in zip(curves, times, strict=True):
-            if (epoch := int(record["epoch"])) <= self._epochs[run_id]:
-                continue
-            values = {name: value for name, value in record.items() if name != "epoch"}
-            solved = solved_by(trial) if record.get("not_finite") else ()
-            metrics = metrics_of(values, epoch, when, solved, "epoch/")
-            if len(batch) + len(metrics) > MOST_PER_BATCH:
-                self._send_metrics(run_id, batch)
-                batch = []
-            batch += metrics
-        self._send_metrics(run_id, batch)
+            if (epoch := int(record["epoch"])) > self._epochs[run_id]:
+                values = {name: value for name, value in record.items() if name != "epoch"}
+                solved = solved_by(trial) if record.get("not_finite") else ()
+                found.append(metrics_of(values, epoch, when, solved, _EPOCH))
+        return found
 
-    def _send_metrics(self, run_id: str, batch: list[Any]) -> None:
-        """Send epochs, whole ones: what arrives of a batch is all of it."""
-        if batch:
-            self._client.log_batch(run_id, metrics=batch)
-            self._epochs[run_id] = batch[-1].step
+    def _send(self, run_id: str, metrics: list[list[Any]], params: dict[str, str], tags: dict[str, str]) -> None:
+        """Send what belongs together in as few requests as can be; the lists of metrics are never parted."""
+        from mlflow.entities import Param, RunTag
 
-    def _send_result(self, key: str, trial: PlannedTrial, result: TrialResult, content: str, end_ms: int) -> None:
-        from mlflow.entities import RunTag
-
-        run_id = self._runs[key].run_id
-        numbers = {name: getattr(result, name) for name in TrialResult.model_fields}
-        solved = solved_by(trial) if result.not_finite else ()
-        origin = result.provenance
-        facts = {
-            "idp.status": result.status,
-            "idp.reason": result.reason[:4000],
-            "idp.host": origin.host,
-            "idp.commit": origin.git_commit + ("-dirty" if origin.git_dirty else ""),
-            "idp.dataset_id": origin.dataset_id,
-            "idp.accelerator": origin.accelerator,
-            "mlflow.source.git.commit": origin.git_commit,
-        }
-        metrics = metrics_of(numbers, result.epochs, end_ms / 1000, solved)
-        tags = [RunTag(name, value) for name, value in facts.items() if value]
-        self._client.log_batch(run_id, metrics=metrics, tags=tags)
-        self._set_status(key, _STATUS[result.status], end_ms)
-        # The digest goes last, alone: it says that everything before it has arrived.
-        self._set_tag(key, "idp.result", content)
+        batches: list[list[Any]] = [[]]
+        for together in metrics:
+            if len(batches[-1]) + len(together) > MOST_PER_BATCH:
+                batches.append([])
+            batches[-1] += together
+        for number, batch in enumerate(batches):
+            first, last = number == 0, number == len(batches) - 1
+            words = [Param(name, value) for name, value in params.items()] if first else []
+            said = [RunTag(name, value) for name, value in tags.items()] if last else []
+            if batch or words or said:
+                self._client.log_batch(run_id, metrics=batch, params=words, tags=said)
+            steps = [metric.step for metric in batch if metric.key.startswith(_EPOCH)]
+            self._epochs[run_id] = max(steps, default=self._epochs.get(run_id, 0))
 
     def close(self, table: Iterable[Row], status: str) -> None:
         """Bring the runs with mean and std up to date and end the parent run.
@@ -317,8 +302,6 @@ class View:
 
     def _show_mean(self, row: Row) -> None:
         """Show a cell's means in a run that knows no others: what is left of older numbers would look like these."""
-        from mlflow.entities import RunTag
-
         place = json.dumps(row.axes, sort_keys=True) + self._scope
         key = "mean:" + hashlib.sha256(place.encode()).hexdigest()[:16]
         out_of_memory = row.outcomes.get("OUT_OF_MEMORY", 0)
@@ -331,7 +314,7 @@ class View:
             return
         name = " ".join(["mean", *(f"{axis}={value}" for axis, value in row.axes.items())])
         params = {**{axis: str(value) for axis, value in row.axes.items()}, "seed": "all"}
-        run_id = self._ensure(key, name[:250], {"idp.kind": "mean"}, params)
+        run_id = self._ensure(key, name[:250], {"idp.kind": "mean"})
         numbers = {
             "test_success_rate": row.success_rate,
             "test_success_rate_std": row.success_rate_std,
@@ -347,9 +330,7 @@ class View:
             "trials_diverged": row.trial_diverged,
             "trials_out_of_memory": out_of_memory,
         }
-        self._client.log_batch(
-            run_id, metrics=metrics_of(numbers, row.used, time.time()), tags=[RunTag("idp.result", content)]
-        )
+        self._send(run_id, [metrics_of(numbers, row.used, time.time())], params, {"idp.result": content})
         self._set_status(key, "FINISHED")
 
     def attach(self, content: str, write: Callable[[Path], None]) -> None:
@@ -370,3 +351,24 @@ class View:
     @property
     def _parent_key(self) -> str:
         return f"sweep{self._scope}"
+
+
+def _numbers(trial: PlannedTrial, result: TrialResult, end: float) -> list[Any]:
+    """Return the metrics of a result."""
+    numbers = {name: getattr(result, name) for name in TrialResult.model_fields}
+    return metrics_of(numbers, result.epochs, end, solved_by(trial) if result.not_finite else ())
+
+
+def _facts(result: TrialResult) -> dict[str, str]:
+    """Return the tags that say how a result came about."""
+    origin = result.provenance
+    facts = {
+        "idp.status": result.status,
+        "idp.reason": result.reason[:4000],
+        "idp.host": origin.host,
+        "idp.commit": origin.git_commit + ("-dirty" if origin.git_dirty else ""),
+        "idp.dataset_id": origin.dataset_id,
+        "idp.accelerator": origin.accelerator,
+        "mlflow.source.git.commit": origin.git_commit,
+    }
+    return {name: value for name, value in facts.items() if value}

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster import ROOT
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import dataset_id
@@ -34,17 +35,30 @@ next: sweeps/table1.yaml
 """
 
 
+OUR_CODE_ALONE = {
+    "planners.py": "x = 1\n",  # a user's own modules, of our names and of Python's
+    "statistics.py": "raise RuntimeError('hidden')\n",
+    "orchestrator/__init__.py": "raise RuntimeError('another checkout')\n",
+}
+
+
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory, idp):
+def campaign(tmp_path_factory):
     """A sweep that was run once; in one of its trials there is a fault of the machine's making."""
     folder = tmp_path_factory.mktemp('it\'s a "campaign"')
+    for name, text in OUR_CODE_ALONE.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
     path, storage = folder / "tiny.yaml", folder / "storage"
     path.write_text(SWEEP)
     trials = expand(load_sweep(path))
     broken = trials[-1]
     # A folder where the log should be: an error outside anything that the trial itself foresees.
     (Storage(storage).trial(broken.trial_id).path / "log.txt").mkdir(parents=True)
-    done = idp("run", path, "--storage", storage)
+    # As the installed program has it: the current folder is not on its path.
+    command = [sys.executable, "-P", "-m", "orchestrator", "run", str(path), "--storage", str(storage)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder, env=environment)
     return path, storage, trials, broken, done
 
 
@@ -57,6 +71,7 @@ def test_one_broken_trial_is_failed_with_its_traceback_and_the_rest_go_on(campai
         result = Storage(storage).trial(trial.trial_id).read_result()
         assert result is not None
         assert result.status == ("FAILED" if trial is broken else "COMPLETED"), result.reason
+        assert result.provenance.code == code_hash(), "whatever the current folder holds"
     failed = Storage(storage).trial(broken.trial_id).read_result()
     assert failed is not None and "Traceback" in failed.traceback
 
@@ -76,7 +91,13 @@ def test_the_run_ends_with_the_table_and_what_comes_next(campaign):
 def test_progress_is_plain_lines_without_noise(campaign):
     _, _, trials, _, done = campaign
     for line in done.stderr.splitlines():
-        known = ("4 trials to run", "starting Ray", trials[0].spec.data.task, "idp: ", "4 trials in")
+        known = (
+            "4 trials to run, expected time: unknown; disk: about ",
+            "starting Ray",
+            trials[0].spec.data.task,
+            "idp: ",
+            "4 trials in",
+        )
         assert line.startswith(known) or line.split()[0] in {trial.trial_id[:8] for trial in trials}, line
     assert "epoch 1/1" in done.stderr
 
@@ -95,7 +116,7 @@ def test_mlflow_holds_parent_trials_and_means(campaign):
     assert sum(key.startswith("mean:") for key in status) == 2
 
 
-def test_what_is_done_is_not_done_again_and_what_failed_is(campaign, idp, head):
+def test_what_is_done_is_not_done_again_and_what_failed_is(campaign, idp):
     path, storage, trials, broken, _ = campaign
     done = [Storage(storage).trial(trial.trial_id).path / "result.json" for trial in trials if trial is not broken]
     before = [path.stat().st_mtime_ns for path in done]
@@ -103,7 +124,7 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(campaign, idp, head):
     report = storage / "sweeps" / "tiny" / "report.html"
     report.unlink()
     report.mkdir()  # a report that can't be written costs nothing but itself
-    again = idp("run", path, "--storage", storage, "--address", head.address)
+    again = idp("run", path, "--storage", storage, "--in-process")
     assert again.returncode == 0, again.stderr
     assert "the report could not be written: IsADirectoryError" in again.stderr and "Traceback" not in again.stderr
     report.rmdir()
@@ -189,30 +210,6 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
     assert "Traceback" not in text
 
 
-OUR_CODE_ALONE = {
-    "planners.py": "x = 1\n",  # a user's own modules, of our names and of Python's
-    "statistics.py": "raise RuntimeError('hidden')\n",
-    "orchestrator/__init__.py": "raise RuntimeError('another checkout')\n",
-}
-
-
-def test_workers_run_the_code_of_the_driver_whatever_the_current_folder_holds(tmp_path, storage_with_database, head):
-    for name, text in OUR_CODE_ALONE.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    path, storage = tmp_path / "tiny.yaml", storage_with_database
-    path.write_text(SWEEP.replace("seed: [0, 1]", "seed: [0]"))
-    # As the installed program has it: the current folder is not on its path.
-    command = [sys.executable, "-P", "-m", "orchestrator", "run", str(path), "--storage", str(storage)]
-    command += ["--only", "planner=vin", "--address", head.address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=head.environment)
-    assert done.returncode == 0, done.stderr
-    (trial,) = [trial for trial in expand(load_sweep(path)) if trial.axes["planner"] == "vin"]
-    result = Storage(storage).trial(trial.trial_id).read_result()
-    assert result is not None and (result.status, result.provenance.code) == ("COMPLETED", code_hash())
-    assert "1 trial to run, expected time: unknown; disk: about " in done.stderr
-
-
 def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
     path = tmp_path / "data.yaml"
     path.write_text(SWEEP.replace("train: 64", "train: 12000").replace("map_size: 9", "map_size: 15"))
@@ -234,7 +231,7 @@ def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
     killer.start()
     try:
         command = [sys.executable, "-m", "orchestrator", "data", str(path), "--storage", str(storage)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     finally:
         stop.set()
         killer.join()

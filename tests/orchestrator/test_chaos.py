@@ -1,4 +1,4 @@
-"""The short version of `make chaos`: a worker killed, then the driver, with what it would go on from damaged."""
+"""The short version of `make chaos`, in one process: it is killed, and what it would go on from is damaged."""
 
 from chaos import campaign
 
@@ -9,8 +9,9 @@ def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path, i
         assert done.returncode == 0, done.stderr
         return sweep.results()
 
-    said, storage, kinds = [], tmp_path / "storage", ["worker", "checkpoint"]
+    said, kinds = [], ["driver", "checkpoint"]
     hits = campaign(
-        tmp_path, storage, 2, kinds, 1, said.append, undisturbed=undisturbed, seeds=[0], epochs=120, wait=2.0
-    )
+        tmp_path, tmp_path / "storage", 2, kinds, 1, said.append,
+        undisturbed=undisturbed, options=("--in-process",), seeds=[0], epochs=120, wait=2.0,
+    )  # fmt: skip
     assert sum(hits.values()) >= 1, said
