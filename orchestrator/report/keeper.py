@@ -96,7 +96,7 @@ class FreshReport:
             pickle.dump((self._sweep, self._storage, self._command, running), request)
             request.seek(0)
             process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.report.keeper"],
+                [sys.executable, "-P", "-m", "orchestrator.report.keeper"],
                 stdin=request,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -92,6 +92,8 @@ def code_hash(*packages: str) -> str:
     files: dict[str, bytes] = {}
     for package in packages or CODE_PACKAGES:
         for name, path in source_files(package).items():
+            if package in CODE_PACKAGES and name.startswith(f"{package}/conformance/"):
+                continue  # what examines planners and tasks makes no number of a trial
             files[name.removesuffix(".py").replace("/", ".")] = path.read_bytes()
     return digest(files)[:12]
 

@@ -43,7 +43,7 @@ OUR_CODE_ALONE = {
 
 
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory):
+def campaign(tmp_path_factory, database):
     """A sweep that was run once; in one of its trials there is a fault of the machine's making."""
     folder = tmp_path_factory.mktemp('it\'s a "campaign"')
     for name, text in OUR_CODE_ALONE.items():
@@ -55,6 +55,7 @@ def campaign(tmp_path_factory):
     broken = trials[-1]
     # A folder where the log should be: an error outside anything that the trial itself foresees.
     (Storage(storage).trial(broken.trial_id).path / "log.txt").mkdir(parents=True)
+    (storage / "mlflow.db").write_bytes(database)
     # As the installed program has it: the current folder is not on its path.
     command = [sys.executable, "-P", "-m", "orchestrator", "run", str(path), "--storage", str(storage)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

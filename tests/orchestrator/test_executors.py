@@ -29,7 +29,7 @@ def test_a_run_in_one_process_goes_on_after_a_broken_trial(tmp_path, storage_wit
     command = ("run", path, "--storage", storage.path, "--in-process")
     done = idp(*command)
     assert done.returncode == 1 and "Ray" not in done.stderr.replace("without Ray", ""), done.stderr
-    assert "2 trials in this process" in done.stderr and "[2/2]" in done.stderr and "tested  [1/1]" in done.stderr
+    assert "2 trials in this process" in done.stderr and "[1/2]" in done.stderr and "tested  [1/1]" in done.stderr
     results = [storage.trial(trial.trial_id).read_result() for trial in (good, broken)]
     assert [result.status for result in results] == ["COMPLETED", "FAILED"]
     assert not results[0].provenance.exclusive

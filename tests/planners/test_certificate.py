@@ -62,7 +62,7 @@ def doubtful(published, discount, survival):
     planner = deepcopy(published)
     planner.core.discount = discount
     low, high = 0.0, 4.0
-    for _ in range(30):
+    for _ in range(20):
         with torch.no_grad():
             planner.core.survival_bias.copy_(published.core.survival_bias - (low + high) / 2)
         low, high = ((low + high) / 2, high) if certify(planner).survival > survival else (low, (low + high) / 2)
