@@ -35,10 +35,11 @@ next: sweeps/table1.yaml
 """
 
 
-OUR_CODE_ALONE = {
+FOLDER = {
     "planners.py": "x = 1\n",  # a user's own modules, of our names and of Python's
     "statistics.py": "raise RuntimeError('hidden')\n",
     "orchestrator/__init__.py": "raise RuntimeError('another checkout')\n",
+    "sweeps/table1.yaml": "name: table1\nplanners: {vin: {core: vin}}\n",
 }
 
 
@@ -46,7 +47,7 @@ OUR_CODE_ALONE = {
 def campaign(tmp_path_factory, database):
     """A sweep that was run once; in one of its trials there is a fault of the machine's making."""
     folder = tmp_path_factory.mktemp('it\'s a "campaign"')
-    for name, text in OUR_CODE_ALONE.items():
+    for name, text in FOLDER.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     path, storage = folder / "tiny.yaml", folder / "storage"
