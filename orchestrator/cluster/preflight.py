@@ -42,7 +42,8 @@ def check_machines(storage: Storage, address: str | None) -> None:
     """Refuse a run whose storage is not the same on all machines of the cluster, or whose code is not.
 
     A file with a random content is written into the storage here, and each machine has to find it there. Of a single
-    machine only the code is asked: what its processes import need not be what this one has imported.
+    machine only the code is asked. A cluster that this process has started is asked nothing, which would take a process
+    of its own: each trial compares the code once more (`trials.train`).
 
     Args:
         storage: The storage directory; a `ray_cluster` must be open.
@@ -53,10 +54,12 @@ def check_machines(storage: Storage, address: str | None) -> None:
     """
     folder = storage.path.resolve()
     check_place(folder)
+    if address is None:
+        return
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2 and not (address or "").startswith("ray://"):
+    if len(nodes) < 2 and not address.startswith("ray://"):
         _check_code(*_ask(nodes, None, ""))
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from orchestrator.errors import ClusterError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, holder
-from orchestrator.storage.provenance import code_hash, provenance
+from orchestrator.storage.provenance import code_hash, provenance, whole_code
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Resources
 from orchestrator.trial.cancel import cancel
@@ -116,7 +116,7 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
     constants = {
         "campaign": campaign,
         "retime": terms.retime,
-        "code": code_hash(),
+        "code": whole_code(),
         "stall_seconds": terms.resources.stall_seconds,
     }
     while pending:
@@ -179,8 +179,8 @@ def train(config: Mapping[str, Any], say: Callable[[dict[str, Any]], None], excl
 
     storage, campaign = Storage(Path(config["storage"])), config["campaign"]
     trial = storage.trial(config["trial_id"])
-    if code_hash() != config["code"]:  # a machine that has joined since the others were asked, or edited files
-        say({"other_code": f"{socket.gethostname()} ({code_hash()})"})
+    if whole_code() != config["code"]:  # a machine that has joined since the others were asked, or edited files
+        say({"other_code": f"{socket.gethostname()} ({whole_code()})"})
         return
     try:
         run_trial(
@@ -241,7 +241,7 @@ class Round:
             self.stop = StorageFull(report["full"])
         if "other_code" in report:
             self.stop = ClusterError(
-                f"a process has other code of datagen or planners than this one ({code_hash()}): "
+                f"a process has other code of idp than this one ({whole_code()}): "
                 f"{report['other_code']}; "
                 "have one version everywhere, then run the same command again"
             )
