@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from datagen.spec import nearest
 from orchestrator.api import open_sweep
 from orchestrator.campaign.plan import RERUN_HELP, RERUNS, Plan, make_plan
 from orchestrator.campaign.progress import Progress
@@ -54,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help(sys.stderr)
         parser.exit(BAD_INPUT)
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
+    if not words[0].startswith("-") and words[0] not in (verbs := verbs_of(parser)):
+        print(f"idp: there is no verb {words[0]!r:.80}; {nearest(words[0], verbs)}", file=sys.stderr)
+        return BAD_INPUT
     options = parser.parse_args(words)
     try:
         if wrong := wrong_numbers():
@@ -175,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     add_certify(verbs)
     add_doctor(verbs)
     return parser
+
+
+def verbs_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the verbs of the command line."""
+    (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return list(verbs)
 
 
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import cast
 
 from datagen.spec import nearest
+from orchestrator.api import open_sweep
 from orchestrator.command import Command
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.storage.variants import folder_of_selection, make_way
+from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.table import FORMATS
@@ -122,8 +124,21 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     sys.stdout.write(render(summary, "json" if options.json else options.format))
     if not any(run.result for run in runs):
         profile = f"with --profile {options.profile}" if options.profile else "without a profile"
-        print(f"idp: no trial of {sweep.name} {profile} has ended in {options.storage}", file=sys.stderr)
+        said = f"idp: no trial of {sweep.name} {profile} has ended in {options.storage}"
+        print(said + _with_other_profiles(options), file=sys.stderr)
     return 0
+
+
+def _with_other_profiles(options: argparse.Namespace) -> str:
+    """Return how many trials have ended with each of the sweep's other profiles, as far as any have."""
+    there = set(options.storage.trial_ids())
+    found = []
+    for profile in (None, *profiles_of(options.sweep)):
+        if profile != options.profile and there:
+            trials = open_sweep(options.sweep, options.storage, profile, options.overrides).trials
+            ended = len(options.storage.results(there & {trial.trial_id for trial in trials}))
+            found += [f"{ended} {f'with --profile {profile}' if profile else 'without one'}"] if ended else []
+    return f"; {', '.join(found)}" if found else ""
 
 
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:

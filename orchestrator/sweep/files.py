@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
         if path.resolve() in seen:
             raise SweepError(f"{path}: extends: the files extend each other in a circle")
         document = read_yaml(path)
+    except FileNotFoundError as error:
+        raise SweepError(f"{path}: {error.strerror}{_like(path)}") from None
     except OSError as error:
         raise SweepError(f"{path}: {error.strerror}") from None
     except (ValueError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
@@ -118,6 +121,13 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
         # A reader of the message has given the first file only, and may not know which of its words led to another.
         raise SweepError(f"{path}: extends: {parent!r:.80} (looked for beside this file): {error}") from None
     return _merged(below, document)
+
+
+def _like(path: Path) -> str:
+    """Return a hint at the sweep whose name is nearest to that of a file which is not there, empty for none."""
+    there = {file.stem: file for folder in (path.parent, path.parent / "sweeps") for file in folder.glob("*.yaml")}
+    close = difflib.get_close_matches(path.stem, there, n=1)
+    return f"; did you mean {there[close[0]]}?" if close else ""
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def test_the_command_line_is_a_contract():
     ("arguments", "message"),
     [
         (["plan", "absent.yaml"], "absent.yaml"),
+        (["plan", "{sweep}x.yaml"], "did you mean {sweep}?"),
+        (["rnu", "{sweep}"], "did you mean 'run'?"),
         (["plan", "{sweep}", "--profile", "two"], "known: one"),
         (["run", "{sweep}", "--only", "planner=none"], "no trial"),
         (["run", "{sweep}", "--set", "training.epoch=1"], "did you mean 'epochs'"),
@@ -92,11 +94,11 @@ def test_bad_input_is_one_message_and_exit_code_2(sweep, capsys, arguments, mess
     captured = capsys.readouterr()
     assert captured.out == ""
     last = captured.err.splitlines()[-1]
-    assert last.startswith("idp: ") and message in last
+    assert last.startswith("idp: ") and message.format(sweep=sweep) in last
     assert "Traceback" not in captured.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["plan"], ["dance"], ["table", "x", "--format", "pdf"]])
+@pytest.mark.parametrize("arguments", [[], ["plan"], ["table", "x", "--format", "pdf"]])
 def test_bad_usage_is_exit_code_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -171,3 +173,10 @@ def test_the_next_sweep_is_named_from_where_one_is_and_not_where_it_is_not(tmp_p
         beside = sweeps.relative_to(folder)
         assert _found("sweeps/b.yaml", beside) == _found("b.yaml", beside) == expected
     assert _found("sweeps/c.yaml", sweeps) == ""
+
+
+def test_help_is_a_verb_too(capsys):
+    for words, said in (["help"], "verbs:"), (["help", "run"], "--in-process"):
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+        assert said in capsys.readouterr().out
