@@ -120,7 +120,7 @@ def test_a_stopped_job_gives_its_trials_back(laptop):
     deadline = time.monotonic() + 180.0
     while " epoch " not in laptop.run("logs", "tiny-long-1").stdout:
         assert time.monotonic() < deadline
-        time.sleep(0.5)
+        time.sleep(1.5)
     stopped = laptop.run("cancel", "tiny.yaml", "--profile", "long", "--job", "--json")
     assert json.loads(stopped.stdout)["jobs"] == {"tiny-long-1": "stopping"}
     while True:
@@ -130,7 +130,7 @@ def test_a_stopped_job_gives_its_trials_back(laptop):
         if state != "RUNNING":
             break
         assert time.monotonic() < deadline
-        time.sleep(0.5)
+        time.sleep(1.5)
     assert state == "STOPPED" and status["missing"] == 1
     (trial,) = (
         path.parent
