@@ -38,8 +38,13 @@ class Head:
         self.address, self.jobs_address = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
         self.storage, self._log = folder / "storage", folder / "head.log"
         command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={gcs}", "--node-ip-address=127.0.0.1"]
-        command += ["--include-log-monitor=False", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-        command += ["--num-cpus=1", "--object-store-memory=80000000", f"--temp-dir={folder / 'ray'}"]
+        command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+        command += [
+            "--include-log-monitor=False",
+            "--num-cpus=1",
+            "--object-store-memory=80000000",
+            f"--temp-dir={folder / 'ray'}",
+        ]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client}"]
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, **environment, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

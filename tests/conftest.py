@@ -24,7 +24,7 @@ from orchestrator.storage.provenance import code_hash
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
-RUNS_SWEEPS = {"idp", "head"}
+RUNS_SWEEPS = {"idp", "head", "campaign"}
 """Fixtures of tests that run sweeps, or what costs as much."""
 SWEEPS = {
     "test_campaign", "test_chaos", "test_checking", "test_executors", "test_guides", "test_jobs", "test_leases",

@@ -115,6 +115,7 @@ def stack(tmp_path, socket):
     return stack
 
 
+@pytest.mark.slow
 def test_a_backup_comes_back_on_the_same_machine_and_on_a_new_one(stack, tmp_path):
     done = stack.script("restore.sh", str(tmp_path / "backup"))
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:tostring", "ignore:indexing with dtype torch.uint8")  # e2cnn's
 @pytest.mark.parametrize("name", planner_core.CORES)
 def test_every_method_computes_the_same_logits_and_gradients(name):

@@ -32,6 +32,7 @@ assert datagen.task is datagen.tasks.registry and datagen.task.TASKS is TASKS
 """
 
 
+@pytest.mark.slow
 def test_imports_of_version_0_1_work_and_warn():
     done = subprocess.run([sys.executable, "-Walways", "-c", OLD], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

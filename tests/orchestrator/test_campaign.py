@@ -164,6 +164,7 @@ def test_one_trial_without_ray_gives_the_same_numbers(campaign, idp, tmp_path):
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.sweeps
 def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
     number = signal.SIGHUP
     path = tmp_path / "tiny.yaml"
@@ -212,6 +213,7 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
     assert "Traceback" not in text
 
 
+@pytest.mark.sweeps
 def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
     path = tmp_path / "data.yaml"
     path.write_text(SWEEP.replace("train: 64", "train: 12000").replace("map_size: 9", "map_size: 15"))

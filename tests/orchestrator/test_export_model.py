@@ -50,6 +50,7 @@ def test_the_published_folder_is_what_the_verb_makes_of_it(tmp_path, capsys):
         )
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_in_every_process(folder):
     program = f"""
 import sys

@@ -251,6 +251,7 @@ def test_at_a_smaller_scale_a_low_trial_is_not_called_diverged():
     assert "trial diverged: success" in full and "under-trained" not in full
 
 
+@pytest.mark.slow
 def test_a_selection_and_other_settings_keep_their_own_documents(storage, capsys):
     options = ["--profile", "smoke", "--storage", str(storage)]
     folder = storage / "sweeps" / "figure7"

@@ -111,6 +111,7 @@ def test_a_grid_is_a_graph():
     np.testing.assert_allclose(v[:, 0].numpy()[away], 0.9 ** (distance[away] - 1) / (1 - 0.9**2), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_and_plans_on_larger_graphs_than_it_was_trained_on():
     spec = PlannerSpec(core="graph_contraction", channels=32, adjoint="implicit", k_fwd=30)
     training = TrainingSpec(epochs=3, batch_size=8, optimizer="adam", learning_rate=0.02, labels="all_optimal")
@@ -125,6 +126,7 @@ def test_it_learns_and_plans_on_larger_graphs_than_it_was_trained_on():
     assert after.optimality > 0.6 and after.spl > 0.85 and after.success_rate > 0.85
 
 
+@pytest.mark.slow
 def test_a_trial_of_the_sweep_is_trained_and_taken_up_again(tmp_path, capsys):
     small = ["--set", "data={train: 64, valid: 8, test: 8}", "--set", "training.epochs=1", "--set", "test_on=[]"]
     sweep = [str(EXAMPLES / "roads.yaml"), "--storage", str(tmp_path), *small]

@@ -282,6 +282,7 @@ def test_fuzzed_sweeps_are_accepted_or_refused_with_one_line(mutated_file, data)
     assert_accepted_or_refused_in_one_line(mutated_file)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_fuzzed_letters_of_a_sweep_are_accepted_or_refused_with_one_line(mutated_file, data):

@@ -85,6 +85,7 @@ def test_a_parent_a_run_per_trial_and_the_mean(storage):
     assert mean.data.metrics["test_success_rate_std"] == pytest.approx(0.02**0.5)
 
 
+@pytest.mark.slow
 def test_the_mean_says_of_how_many_and_what_became_of_the_others(storage):
     leave(storage, TRIALS[0], status="OUT_OF_MEMORY")
     sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
@@ -119,6 +120,7 @@ def test_what_is_not_finite_is_a_flag_and_what_there_is_none_of_is_none(storage)
     assert flags == [[], [], sorted([*(f"epoch/{name}_not_finite" for name in names), "epoch/not_finite"])]
 
 
+@pytest.mark.slow
 def test_syncing_again_changes_nothing(storage):
     for trial in TRIALS:
         leave(storage, trial)
@@ -175,6 +177,7 @@ def test_a_restarted_driver_goes_on_in_the_same_run(storage):
     assert sorted(metric.step for metric in history) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_numbers_of_other_code_get_another_run(storage):
     uri = default_uri(Storage(storage))
     leave(storage, TRIALS[0], rate=0.3, code="old")
@@ -188,6 +191,7 @@ def test_numbers_of_other_code_get_another_run(storage):
     assert new.data.metrics["test_success_rate"] == 0.4
 
 
+@pytest.mark.slow
 def test_a_failed_trial_that_then_succeeds_is_one_run(storage):
     uri = default_uri(Storage(storage))
     leave(storage, TRIALS[0], status="FAILED")
@@ -256,6 +260,7 @@ def test_no_password_of_the_address_is_ever_said(tmp_path, capsys):
     assert written == []
 
 
+@pytest.mark.slow
 def test_the_parent_run_carries_plan_table_figures_and_report(storage):
     for trial, rate in zip(TRIALS, (0.4, 0.6), strict=True):
         leave(storage, trial, rate)

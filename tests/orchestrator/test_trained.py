@@ -39,6 +39,7 @@ def test_every_registered_part_is_among_them():
     assert {s.solver_bwd for s in every} == set(SOLVERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     list(specs()),

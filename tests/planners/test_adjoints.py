@@ -268,6 +268,7 @@ def test_saved_memory_grows_with_k_when_unrolled_and_not_at_all_otherwise() -> N
             assert saved(problem, solver, adjoint) == saved(problem, replace(solver, max_steps=80), adjoint)
 
 
+@pytest.mark.slow
 def test_no_iterate_outlives_the_forward_pass() -> None:
     """What the process holds, not only what autograd counts: the solver's own memory does not undo the claim."""
     weight = torch.full((1, 1213), 0.5, requires_grad=True)

@@ -117,6 +117,7 @@ def test_no_counterexample_within_a_finite_length(published, discount, survival,
         assert failed == 0 and judged > 3000
 
 
+@pytest.mark.slow
 def test_beyond_a_finite_length_plans_do_fail(published):
     planner = doubtful(published, 0.9, 0.8)
     maps, goals = some_goals(random_maps(300, 16, seed=0), 600, seed=0)
@@ -187,6 +188,7 @@ def test_a_policy_that_may_err_is_not_certified(published):
     assert found.worst is not None and found.margin <= 0
 
 
+@pytest.mark.slow
 def test_a_move_that_does_not_survive_is_named_with_its_pattern(published):
     found = certify(doubtful(published, 0.99, 0.2))
     assert found.shortest == 0 and "survives with 0.2, not 1" in found.reason and found.survival < 0.25

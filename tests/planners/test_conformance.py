@@ -59,6 +59,7 @@ def test_a_solver_that_does_not_solve_is_found(monkeypatch):
     assert Result.CONVERGED == 0
 
 
+@pytest.mark.slow
 def test_vin_contracts_by_the_general_rule_too(monkeypatch):
     """The rule for cores that are not ours, on one that is."""
     monkeypatch.setitem(CORES, "same_vin", Entry("planners.cores.vin:VIN", VINOptions))

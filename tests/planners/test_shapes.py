@@ -49,6 +49,7 @@ def test_what_a_function_refuses_it_refuses_in_its_own_words():
         goal_distances(np.ones((1, 4, 5), np.uint8), np.array([1, 2]), FOUR)
 
 
+@pytest.mark.slow
 def test_without_the_variable_a_function_is_itself():
     program = """
 import sys
