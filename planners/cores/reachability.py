@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -178,7 +179,7 @@ class Reachability(nn.Module):
 
     Attributes:
         discount: gamma.
-        progress: How far training has come, 0..1, a buffer; sharpens taps and survivals.
+        progress: How far training has come, 0..1, a buffer of the host's; sharpens taps and survivals.
 
     Args:
         options: Sizes, discount and group.
@@ -188,6 +189,7 @@ class Reachability(nn.Module):
     """
 
     progress: Tensor
+    cells: Tensor
 
     def __init__(self, options: ReachabilityOptions, *, wrap: bool, actions: int = 4, in_channels: int = 2) -> None:
         super().__init__()
@@ -209,7 +211,15 @@ class Reachability(nn.Module):
                 self.tap_logits[family, 1 + family % (len(self.neighbours) - 1)] += 2.0
                 self.head_weight[family, family % actions] = 1 / families
         self.register_buffer("progress", torch.zeros(()))
+        self.register_buffer("cells", torch.tensor(self.neighbours), persistent=False)
         self._table: tuple[tuple[object, ...], LookedUp] | None = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reachability:
+        """Move all but `progress`, which every step asks for: on a device, the host would have to wait for it."""
+        progress = self.progress
+        super()._apply(fn, recurse)
+        self.progress = progress
+        return self
 
     @property
     def sharp(self) -> bool:
@@ -224,9 +234,8 @@ class Reachability(nn.Module):
             p = functional.one_hot(p.argmax(1), len(self.neighbours)).to(p.dtype)
         else:
             p = (p - _CUTS[max(0, math.ceil(8 * float(self.progress)) - 1)] * top).relu()
-        cells = torch.tensor(self.neighbours, device=p.device)
-        nine = p.new_zeros(len(p), 9).index_copy(1, cells, p / p.sum(1, keepdim=True))
-        return self.symmetry.images(nine.unsqueeze(1)).squeeze(1)[:, cells]
+        nine = p.new_zeros(len(p), 9).index_copy(1, self.cells, p / p.sum(1, keepdim=True))
+        return self.symmetry.images(nine.unsqueeze(1)).squeeze(1)[:, self.cells]
 
     def uncut_survival(self, x: Tensor) -> Tensor:
         """Return what m is cut from, [B, q_channels, h, w]."""
@@ -315,7 +324,8 @@ class Reachability(nn.Module):
         return self._step(x, 1.0, costs, floor_of(x) - costs.detach().sum((1, 2, 3), keepdim=True))
 
     def _step(self, x: Tensor, discount: float, costs: Tensor | None, floor: float | Tensor) -> ReachabilityStep:
-        goal = torch.where(x[:, 1:2] > 0.5, x.new_zeros(()), torch.as_tensor(floor, dtype=x.dtype, device=x.device))
+        lowest = floor.to(x.dtype) if isinstance(floor, Tensor) else x.new_full((), floor)
+        goal = torch.where(x[:, 1:2] > 0.5, 0.0, lowest)
         head, scale = self.symmetry.acting(self.head_weight), self.options.advantage_scale
         given, taps, sharp = self._given(x, discount), _log(self.taps()), self.sharp
         rule = (self.neighbours, self.wrap, sharp, head, scale)

@@ -107,7 +107,7 @@ def positions(like: Float[Tensor, "B channels h w"]) -> Float[Tensor, "channels 
     channels, height, width = like.shape[1:]
     count = channels // 4
     exponents = torch.arange(count, dtype=like.dtype, device=like.device) / count
-    rates = torch.pow(torch.tensor(10000.0, dtype=like.dtype, device=like.device), -exponents)
+    rates = torch.pow(torch.full_like(exponents, 10000.0), -exponents)  # a tensor of the host's would be waited for
 
     def waves(length: int) -> Tensor:
         angles = rates[:, None] * torch.arange(length, dtype=like.dtype, device=like.device)

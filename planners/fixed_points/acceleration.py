@@ -110,7 +110,8 @@ class BroydenMemory:
         elif self.count == u.shape[1]:
             u, v = (torch.cat((part, torch.zeros_like(part)), dim=1) for part in (u, v))
         alpha, started = self._rescaled(worse & (alpha == 1.0), dz, dg, alpha)
-        u[started], v[started] = 0.0, 0.0
+        for updates in (u, v):
+            updates.masked_fill_(started[:, None, None], 0.0)  # by a mask, a GPU would have to be waited for
         dz_inverse = self._times(v, u, dz) - alpha[:, None].to(z.dtype) * dz
         denominator = _dot(dz_inverse, dg)
         bound = 1e-12 * norm_per_sample(dz_inverse).double() * norm_per_sample(dg).double()

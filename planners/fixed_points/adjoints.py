@@ -17,6 +17,7 @@ from torch.autograd.graph import Node
 from planners.fixed_points.solution import AdjointRecord, AdjointSlot, Result, Solution, Solver, Step
 from planners.fixed_points.solvers import Anderson, ForwardIteration, apply, rule_of
 from planners.fixed_points.stopping import (
+    ResidualRule,
     at_least_single,
     close,
     flat,
@@ -57,12 +58,15 @@ class Unrolled:
                 f"adjoint Unrolled differentiates through ForwardIteration, got {type(solver).__name__}; "
                 "use Implicit with other solvers"
             )
-        z, fz, trace, rule = v0, v0, [], rule_of(solver)
-        for _ in range(solver.max_steps):
+        z, fz, trace, rule = v0, v0, list[Tensor](), rule_of(solver)
+        # The error rule learns from every step; the residual rule knows the first one's size, and judges the last.
+        every = solver.record or not isinstance(rule, ResidualRule)
+        for k in range(1, solver.max_steps + 1):
             z, fz = fz, apply(f, fz, forward_mode=True)
-            with torch.no_grad():
-                verdict = rule.judge(z, fz)
-                trace.append(verdict.residual)
+            if every or k in (1, solver.max_steps):
+                with torch.no_grad():
+                    verdict = rule.judge(z, fz)
+                    trace.append(verdict.residual)
         with torch.no_grad():
             result = torch.where(verdict.done, int(rule.success), int(Result.MAX_STEPS))
             result = torch.where(verdict.diverged | rule.grown(), int(Result.DIVERGED), result).to(torch.int8)

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from planners.fixed_points.solution import Step
 from planners.fixed_points.solvers import apply
 from planners.fixed_points.stopping import at_least_single, flat, rows, safe_norm_per_sample
+from planners.fixed_points.transfers import sent
 
 _KRYLOV = 12
 """Dimensions of the space in which eigenvalues of one size are told apart."""
@@ -38,7 +39,7 @@ def squared_jacobian_norm(f: Step, v: Tensor, generator: torch.Generator | None 
     device = generator.device if generator is not None else v.device
     total = torch.zeros(v.shape[0], dtype=v.dtype, device=v.device)
     for _ in range(probes):
-        probe = torch.randn(fv.shape, generator=generator, dtype=fv.dtype, device=device).to(v.device)
+        probe = sent(torch.randn(fv.shape, generator=generator, dtype=fv.dtype, device=device), v.device)
         product = _transposed(fv, v, probe, create_graph=torch.is_grad_enabled())
         total = total + flat(product).square().sum(dim=1)
     return total / probes

@@ -27,10 +27,11 @@ from planners.fixed_points.stopping import (
     scale_per_sample,
 )
 from planners.fixed_points.stopping import relative_residual as relative_residual
+from planners.fixed_points.transfers import Watch, sent
 
 CHECK_INTERVAL = {"cpu": 1}
-"""Steps between looks at the residuals; on a GPU, where a look waits for the device, 8. Stopping is exact all the same:
-a sample is frozen on the device at its own step, and only stops costing at the next look."""
+"""Steps between looks at which samples have stopped; on a GPU 8. Stopping is exact all the same: a sample is frozen on
+the device at its own step, and only stops costing once the host knows (`planners.fixed_points.transfers`)."""
 
 RuleName = Literal["error", "residual"]
 """When a sample stops; `planners.fixed_points.solution` says what each promises."""
@@ -288,7 +289,7 @@ def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> S
     take: Callable[[Tensor], Step] | None = getattr(f, "take", None)
     interval = CHECK_INTERVAL.get(v0.device.type, 8)
     z = v0.detach().clone()  # the caller may use its memory again
-    answers = _Answers(z, solver.record)
+    answers, watch = _Answers(z, solver.record), Watch()
     unit = torch.ones(len(z), dtype=z.dtype, device=z.device)
     for k in range(1, solver.max_steps + 1):
         fz = apply(f, z)
@@ -302,11 +303,14 @@ def _iterate(f: Step, v0: Tensor, solver: Any, memory: Acceleration | None) -> S
         z = answers.value if memory is None else _choose(answers.live, _proposed(memory, z, fz, rows(unit, z)), z)
         if k % interval:
             continue
-        count = int(answers.live.sum())
-        if count == 0:
+        live = watch.seen(answers.live)
+        if live is None:
+            continue
+        if not bool(live.any()):
             break
-        if take is not None and count < len(z):
-            staying = answers.live.nonzero()[:, 0]
+        if take is not None and not bool(live.all()):
+            staying = sent(live.nonzero()[:, 0], z.device)
+            watch.restart()
             f = take(answers.leave(staying))
             z, unit = z[staying], unit[staying]
             rule.take(staying)

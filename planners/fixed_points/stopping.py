@@ -90,19 +90,12 @@ def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
     Returns:
         [B], at least float32.
     """
-    change, size = norm_per_sample(fz - z), norm_per_sample(fz)
-    finite = torch.isfinite(change) & torch.isfinite(size)
+    return _ratio(norm_per_sample(fz - z), norm_per_sample(fz))
+
+
+def _ratio(change: Tensor, size: Tensor) -> Tensor:
+    finite = torch.maximum(change, size) < torch.inf  # a norm that is no number is less than nothing
     return torch.where(finite, change / (RESIDUAL_OFFSET + size), torch.inf)
-
-
-def growth_limit(v0: Tensor, fv0: Tensor) -> Tensor:
-    """Return the size of ||f(z)|| above which a sample has diverged by the residual rule, [B]."""
-    return GROWTH * torch.maximum(norm_per_sample(v0), norm_per_sample(fv0)).clamp(min=1.0)
-
-
-def has_diverged(fz: Tensor, residual: Tensor, limit: Tensor) -> Tensor:
-    """Return [B] bool: the residual is not finite, or f(z) is larger than the limit."""
-    return ~torch.isfinite(residual) | (norm_per_sample(fz) > limit)
 
 
 class Verdict(NamedTuple):
@@ -142,10 +135,11 @@ class ResidualRule:
     limit: Tensor | None = None
 
     def judge(self, z: Tensor, fz: Tensor) -> Verdict:  # noqa: D102
+        change, size = norm_per_sample(fz - z), norm_per_sample(fz)
         if self.limit is None:
-            self.limit = growth_limit(z, fz)
-        residual = relative_residual(z, fz)
-        diverged = has_diverged(fz, residual, self.limit)
+            self.limit = GROWTH * torch.maximum(norm_per_sample(z), size).clamp(min=1.0)
+        residual = _ratio(change, size)
+        diverged = ~torch.isfinite(residual) | (size > self.limit)
         done = residual <= self.tolerance if self.tolerance > 0.0 else torch.zeros_like(diverged)
         return Verdict(residual, done, diverged, residual)
 

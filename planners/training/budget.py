@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from planners.fixed_points import Solution
 from planners.specs import TrainingSpec
 
@@ -32,8 +34,8 @@ class Spent:
         return any(most is not None and spent >= most for spent, most in limits)
 
 
-def applications(solution: Solution, adjoint: str) -> float:
-    """Return what one step spent on f, per sample: applications forward, and vector-Jacobian products backward.
+def applications(solution: Solution, adjoint: str) -> Tensor:
+    """Return what one step spent on f, per sample, a scalar: applications forward, vector-Jacobian products backward.
 
     The two cost about the same, which makes this the measure by which planners of different K and adjoint compare.
 
@@ -42,8 +44,9 @@ def applications(solution: Solution, adjoint: str) -> float:
         adjoint: Name of the adjoint: the unrolled one pulls back through every application; all others through the
             last, on top of the products that their system took.
     """
-    forward = float(solution.steps.float().mean())
+    forward = solution.steps.float().mean().double()
     if adjoint == "unrolled":
         return 2.0 * forward
-    products = 0.0 if solution.adjoint is None else float(solution.adjoint.steps.float().mean())
-    return forward + products + 1.0
+    if solution.adjoint is None:
+        return forward + 1.0
+    return forward + solution.adjoint.steps.float().mean().double() + 1.0

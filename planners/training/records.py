@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from planners.training.budget import Spent
+import torch
+from torch import Tensor
+
+from planners.fixed_points import Result, Solution
+from planners.training.budget import Spent, applications
 from planners.training.rollout import Evaluation
 
 
@@ -67,6 +73,117 @@ class StepRecord:
     not_finite: bool
     kernel: str
     applications: float
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a training step has left on its device, to be read once it is done.
+
+    Attributes:
+        marks: Before and after the forward pass, before and after the backward pass; see `mark`.
+        numbers: float64 [7], those of a `StepRecord` in the order of `_NUMBERS`.
+        kernel: See `EpochRecord`.
+    """
+
+    marks: tuple[Any, Any, Any, Any]
+    numbers: Tensor
+    kernel: str
+
+
+_NUMBERS = (
+    "loss",
+    "forward_steps",
+    "forward_residual",
+    "backward_residual",
+    "forward_diverged",
+    "not_finite",
+    "applications",
+)
+
+
+def mark(device: torch.device) -> Any:
+    """Return a mark in time, of the device's own time where the host runs ahead of it."""
+    if device.type == "cpu":
+        return time.perf_counter()
+    event = torch.get_device_module(device).Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds(start: Any, end: Any) -> float:
+    return end - start if isinstance(start, float) else 1e-3 * start.elapsed_time(end)
+
+
+@torch.no_grad()
+def step_numbers(loss: Tensor, solution: Solution, adjoint: str, finite: Tensor) -> Tensor:
+    """Return the numbers of a `Step`, after its backward pass.
+
+    Args:
+        loss: The step's loss.
+        solution: Its forward solution.
+        adjoint: Name of the adjoint.
+        finite: Whether loss and gradient are.
+    """
+    record = solution.adjoint
+    numbers = (
+        loss.detach(),
+        solution.steps.float().mean(),
+        solution.residual.mean(),
+        loss.new_full((), torch.nan) if record is None or record.residual is None else record.residual.mean(),
+        (solution.result == Result.DIVERGED).any(),
+        ~finite,
+        applications(solution, adjoint),
+    )
+    return torch.stack([number.double() for number in numbers])
+
+
+class StepLog:
+    """The training steps of an epoch, read one by one or all at its end: a read waits until the device is done.
+
+    Attributes:
+        at_once: Whether each step is read when it is added.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        self.at_once = at_once
+        self._read: list[StepRecord] = []
+        self._unread: list[Step] = []
+
+    def __len__(self) -> int:
+        return len(self._read) + len(self._unread)
+
+    def add(self, step: Step) -> None:
+        """Add the next step."""
+        self._unread.append(step)
+        if self.at_once:
+            self.records()
+
+    @property
+    def not_finite(self) -> bool:
+        """Whether the last step, as far as it was read, had a loss or gradient that is not finite."""
+        return bool(self._read) and self._read[-1].not_finite
+
+    @property
+    def applications(self) -> float:
+        """Applications of f of the steps that were read."""
+        return sum(step.applications for step in self._read)
+
+    def records(self) -> list[StepRecord]:
+        """Return the steps up to the first that was not finite: those after it changed nothing."""
+        if self._unread and not self.not_finite:
+            rows = torch.stack([step.numbers for step in self._unread]).tolist()
+            for step, row in zip(self._unread, rows, strict=True):
+                self._read.append(_read(step, dict(zip(_NUMBERS, row, strict=True))))
+                if self.not_finite:
+                    break
+        self._unread.clear()
+        return self._read
+
+
+def _read(step: Step, numbers: dict[str, Any]) -> StepRecord:
+    flags = {name: bool(numbers.pop(name)) for name in ("forward_diverged", "not_finite")}
+    forward, backward = _seconds(*step.marks[:2]), _seconds(*step.marks[2:])
+    return StepRecord(**numbers, **flags, forward_seconds=forward, backward_seconds=backward, kernel=step.kernel)
 
 
 def epoch_record(
