@@ -5,6 +5,7 @@ The names below are imported on first use, so `import planners` (to plan a sweep
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from planners.specs import PlannerSpec, TrainingSpec
     from planners.training.evaluation import evaluate
     from planners.training.trainer import Trainer
+
+# Torch's OpenMP threads wait for each other by spinning, for a millisecond and more: beside other work on the machine
+# they so take from each other the processor that the one waited for needs. Read once, when torch is imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 install()
 

@@ -32,11 +32,15 @@ def enclosed(
     None on the torus or a graph; and none that a mapper makes of observations, which are taken as they are: where the
     walls are is for the mapper to say.
     """
-    drawn_by_mapper = observation is not None and not planner.channels
-    if moves.wrap or moves.links or drawn_by_mapper:
+    if not _edged(planner, observation, moves):
         return map.new_zeros(len(map), dtype=torch.bool)
     rows, columns = map[:, :, [0, -1], :], map[:, :, :, [0, -1]]
     return (rows > 0).flatten(1).any(1) | (columns > 0).flatten(1).any(1)
+
+
+def _edged(planner: Planner, observation: Tensor | None, moves: Moves) -> bool:
+    drawn_by_mapper = observation is not None and not planner.channels
+    return not (moves.wrap or moves.links or drawn_by_mapper)
 
 
 @shaped_last
@@ -49,6 +53,7 @@ def plan_walled(
     moves: Moves,
     k_fwd: int | None = None,
     costs: Tensor | None = None,
+    open_edge: bool | None = None,
 ) -> Plan:
     """Return what the planner makes of maps whose edge is a wall; one `enclosed` map encloses the whole batch.
 
@@ -60,6 +65,8 @@ def plan_walled(
         moves: What the actions do.
         k_fwd: Most forward steps; None is the planner's own number.
         costs: What entering each cell costs, as `Planner.plan` takes it.
+        open_edge: Whether any map has a free cell at its edge, where that is known; else the maps are looked at, for
+            which a device would be waited for.
 
     Returns:
         The plan; logits are of the map's own cells, the solution is of all that was planned (see `on_map`).
@@ -67,7 +74,9 @@ def plan_walled(
     given: dict[str, Any] = {} if k_fwd is None else {"k_fwd": k_fwd}
     if costs is not None:
         given["costs"] = costs
-    if not enclosed(planner, map, observation, moves).any():
+    if open_edge is None:
+        open_edge = bool(enclosed(planner, map, observation, moves).any())
+    if not (open_edge and _edged(planner, observation, moves)):
         return planner.plan(map, goal, observation, **given)
     around = partial(functional.pad, pad=(1, 1, 1, 1))
     if costs is not None:

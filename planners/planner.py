@@ -12,6 +12,7 @@ from datagen.problem import ACTIONS
 from datagen.shapes import shaped, shaped_last
 from planners.compiled.loops import fixed_point as solve_compiled
 from planners.compiled.loops import policy, unsupported
+from planners.compiled.on_chip.solver import on_chip
 from planners.compiled.solvers import GaussSeidel
 from planners.cores import CompactStep, Core, CoreStep, encoded
 from planners.fixed_points import Solution
@@ -35,7 +36,7 @@ class Plan:
         logits: [B, actions, h, w] action logits per cell.
         solution: The fixed point: its value, residuals and step counts per sample.
         step: The function whose fixed point it is, v -> f(v, r; theta), in torch's own operations.
-        kernel: "compiled", or "reference" and why.
+        kernel: "compiled", "triton", or "reference" and why.
         map_logits: [B, 1, h, w] logit that a cell is free, where a mapper made the map; None where it was given.
     """
 
@@ -159,9 +160,12 @@ class Planner(nn.Module):
             raise ValueError(solver.refusal(reason))
         if isinstance(step, CompactStep):
             step = step.prepared()
+        kernel = f"reference: {reason}"
+        if self.kernel == "auto" and (on_a_chip := on_chip(step, solver, self.adjoint)) is not None:
+            solver, kernel = on_a_chip, "triton"
         # Not `fixed_point`, which warns where K steps do not reach the tolerance: here they are the plan.
         solution = self.adjoint.solve(step, step.initial_value(), solver)
-        return Plan(step.policy(solution.value), solution, step, f"reference: {reason}", map_logits)
+        return Plan(step.policy(solution.value), solution, step, kernel, map_logits)
 
     def recording(self, **changes: Any) -> Planner:
         """Return this planner, its weights shared, with solvers that keep the residual of each step.

@@ -154,6 +154,9 @@ class TrainingSpec(Spec):
             mapper owes the map nothing from then on.
         mapper_learning_rate: The mapper's own step size at the first epoch; None is the planner's.
         tested_checkpoint: "last" epoch, or the "best" on validation.
+        precision: "float32", or "bfloat16" for training steps that compute in half precision where torch's autocast
+            allows; weights, validation and tests stay in float32. A solve then gets no nearer to its fixed point than
+            the result's `residual_floor`.
         most_steps: Training steps after which training ends, in the middle of an epoch if need be; None for no such
             limit. Of several limits, `epochs` among them, the first that is reached ends training.
         most_seconds: The same for the wall time of training steps; what comes out then depends on the machine.
@@ -176,6 +179,7 @@ class TrainingSpec(Spec):
     mapper_weight: float = Field(0.0, ge=0.0)
     mapper_learning_rate: float | None = Field(None, gt=0.0)
     tested_checkpoint: Literal["last", "best"] = "last"
+    precision: Literal["float32", "bfloat16"] = "float32"
     most_steps: int | None = Field(None, ge=1)
     most_seconds: float | None = Field(None, gt=0.0)
     most_applications: float | None = Field(None, gt=0.0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 os.environ["IDP_CHECK_SHAPES"] = "1"  # before anything of ours is imported, see datagen/shapes.py
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels run here on the CPU
 
 from cluster import Head, token_environment
 from forkserver import Forkserver

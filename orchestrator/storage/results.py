@@ -59,13 +59,15 @@ class TrialResult(BaseModel):
         forward_trace: Median over some test problems of the relative residual after each forward step, after training;
             None where it is not finite.
         backward_trace: The same for the adjoint system; empty where there is none.
+        residual_floor: Least relative residual that a forward solve in the half precision of training comes down to,
+            after training, in the median over some test problems; None for training in float32.
         peak_bytes: Largest memory held by a training step.
         train_seconds: Wall time of all epochs, validation excluded.
         epochs: Epochs trained.
         steps: Training steps.
         ended_by_budget: Whether `most_steps`, `most_seconds` or `most_applications` ended training.
         not_finite: Loss or gradient stopped being finite, which ended training.
-        kernel: "compiled", or "reference" and why.
+        kernel: "compiled", "triton", or "reference" and why.
         test_accuracy: Share of test cells whose action is one of the optimal ones, 0..1.
         test_exact: Share of maps whose whole way from the problem's start, or else from the farthest cell, is a
             shortest one.
@@ -96,6 +98,7 @@ class TrialResult(BaseModel):
     backward_residual: Amount | None = None
     forward_trace: list[Amount | None] = []
     backward_trace: list[Amount | None] = []
+    residual_floor: Amount | None = None
     peak_bytes: Count | None = None
     train_seconds: Seconds | None = None
     epochs: Count = 0

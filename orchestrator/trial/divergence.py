@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from datagen.problem import Problems
 from datagen.tasks.registry import TASKS
@@ -23,7 +25,7 @@ from planners.fixed_points import Result
 from planners.planner import Plan, build_planner
 from planners.training.evaluation import ProblemSource, evaluate
 from planners.training.rollout import Evaluation
-from planners.training.trainer import Trainer
+from planners.training.trainer import EpochRecord, Trainer
 from planners.trial_files import PlannerError, read_checkpoint
 
 
@@ -37,43 +39,98 @@ class WatchedTrainer(Trainer):
 
     keep: Callable[[bytes], None] | None = None
     advance: Callable[..., None] | None = None
+    _first: _First | None = None
+    _random_states: list[dict[str, Tensor]] = []
 
     def on_step(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
-        """Tell of the step; hand over the state if this is the first one whose forward iteration diverged."""
+        """Tell of the step; hand over the state if this is the first one whose forward iteration diverged.
+
+        On a device other than the CPU that is at the end of the epoch: nothing is waited for before.
+        """
         if self.advance is not None:
             self.advance()
-        if self.keep is not None and bool((plan.solution.result == Result.DIVERGED).any()):
-            self.keep(self._state(plan, random_state))
-            self.keep = None
+        if self.keep is None:
+            return
+        diverged = (plan.solution.result == Result.DIVERGED).any()
+        if self.device.type != "cpu":
+            self._first = _First.of(self, plan, diverged, self._first)
+            self._random_states.append(random_state)
+        elif bool(diverged):
+            self._hand_over(self._tensors(plan), self.epoch, self.step, random_state)
+
+    def run_epoch(self) -> EpochRecord:
+        """Train for one epoch; see `Trainer`."""
+        epoch, self._first, self._random_states = self.epoch, None, []
+        record = super().run_epoch()
+        if self._first is not None and bool(self._first.found):
+            step = int(self._first.step)
+            self._hand_over(self._first.tensors, epoch, step, self._random_states[step])
+        return record
+
+    def _tensors(self, plan: Plan) -> dict[str, Any]:
+        solution = plan.solution
+        return {
+            "weights": self.planner.state_dict(),
+            "residual": solution.residual.detach(),
+            "result": solution.result.detach(),
+            "steps": solution.steps.detach(),
+        }
 
     def _evaluate(self, problems: ProblemSource) -> Evaluation:
         size = self.training.batch_size
         return evaluate(self.planner, problems, moves=self.moves, batch_size=size, progress=self.advance)
 
-    def _state(self, plan: Plan, random_state: dict[str, Tensor]) -> bytes:
+    def _hand_over(self, tensors: dict[str, Any], epoch: int, step: int, random_state: dict[str, Tensor]) -> None:
+        assert self.keep is not None
         content = BytesIO()
         state = {
             "code": code_hash(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "indices": self._indices(),
-            "weights": self.planner.state_dict(),
+            "epoch": epoch,
+            "step": step,
+            "indices": self._indices(epoch, step),
             "random_state": random_state,
-            "residual": plan.solution.residual.detach(),
-            "result": plan.solution.result.detach(),
-            "steps": plan.solution.steps.detach(),
         }
-        torch.save(state, content)
-        return content.getvalue()
+        torch.save(state | tree_map(lambda part: part.cpu() if isinstance(part, Tensor) else part, tensors), content)
+        self.keep(content.getvalue())
+        self.keep = None
 
-    def _indices(self) -> list[int] | None:
+    def _indices(self, epoch: int, step: int) -> list[int] | None:
         """Return the numbers of the batch's problems; of a stream None, whose batches follow from seed and epoch."""
         if not isinstance(self.train, Problems):
             return None
         size = self.training.batch_size
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.train))
-        chosen: list[int] = order[self.step * size : (self.step + 1) * size].tolist()
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
+        chosen: list[int] = order[step * size : (step + 1) * size].tolist()
         return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class _First:
+    """The first step of an epoch whose forward iteration diverged, as the device knows it.
+
+    Attributes:
+        found: Whether there is one, bool.
+        step: Its number, int64.
+        tensors: What there was before its update; of the first step of the epoch where none was found.
+    """
+
+    found: Tensor
+    step: Tensor
+    tensors: dict[str, Any]
+
+    @classmethod
+    def of(cls, trainer: WatchedTrainer, plan: Plan, diverged: Tensor, before: _First | None) -> _First:
+        """Return the first one up to this step, given the first before it."""
+        tensors, step = trainer._tensors(plan), torch.full_like(diverged, trainer.step, dtype=torch.int64)
+        if before is None:
+            return cls(diverged, step, tree_map(Tensor.clone, tensors))
+
+        def chosen(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(now, new, old) if new.device == now.device else old  # what is the host's is alike in all of them
+
+        now = diverged & ~before.found
+        kept = tree_map(chosen, tensors, before.tensors)
+        return cls(before.found | diverged, chosen(step, before.step), kept)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from orchestrator.trial.cancel import Cancelled
 from orchestrator.trial.device import device_of, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
-from orchestrator.trial.trained import Convergence, convergence
+from orchestrator.trial.trained import Convergence, convergence, residual_floor
 from orchestrator.trial.watchdog import STALL_SECONDS, watched
 from orchestrator.words import first_line
 from planners.compiled.conv_gru.buffers import release_pages
@@ -158,12 +158,13 @@ def _run(attempt: Attempt) -> TrialResult:
             trainer.advance = watchdog.advance
             records, alone = _resume(trainer, attempt)
             identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
-            evaluation, traces = _train_and_test(trainer, records, attempt, datasets, alone)
+            evaluation, traces, floor = _train_and_test(trainer, records, attempt, datasets, alone)
         found = numbers(records, evaluation) | {
             "steps": trainer.spent.steps,
             "ended_by_budget": trainer.spent.exhausts(spec.training),
             "forward_trace": traces.forward,
             "backward_trace": traces.backward,
+            "residual_floor": floor,
         }
         result = TrialResult(status="COMPLETED", **identity, **found)
     except (MemoryLimitExceeded, torch.OutOfMemoryError) as error:
@@ -225,6 +226,7 @@ def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str
         device=device,
         kernel=spec.execution.kernel,
         memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
+        graphs=spec.execution.graphs and device == "cuda",
     )
     trainer.keep = lambda content: keep_divergence(trial, content)
     return trainer
@@ -236,7 +238,7 @@ def _train_and_test(
     attempt: Attempt,
     datasets: Path,
     alone: bool,
-) -> tuple[Evaluation, Convergence]:
+) -> tuple[Evaluation, Convergence, float | None]:
     """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
     spec, trial = attempt.spec, attempt.trial
     if trial.is_cancelled():
@@ -261,7 +263,8 @@ def _train_and_test(
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
     with phase("test"):
-        return trainer.test(test), convergence(trainer.planner, traced, trainer.moves)
+        floor = residual_floor(trainer.planner, traced, spec.training.precision, trainer.moves)
+        return trainer.test(test), convergence(trainer.planner, traced, trainer.moves), floor
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from planners.edge import on_map, plan_walled
 from planners.planner import Plan, Planner, build_planner
 from planners.published import read_state
 from planners.training.evaluation import Inputs
+from planners.training.precision import autocast
 from planners.trial_files import PlannerError
 
 
@@ -95,6 +96,19 @@ class Convergence:
 
     forward: list[float | None]
     backward: list[float | None]
+
+
+def residual_floor(planner: Planner, problems: Problems, precision: str, moves: Moves = FOUR) -> float | None:
+    """Return the least relative residual, in the median over problems, that a solve in this precision comes down to.
+
+    Twice the planner's own steps, for rounding is to end the descent, not the number of steps; None for "float32".
+    """
+    if precision == "float32":
+        return None
+    planner = planner.recording(tolerance=0.0, max_steps=2 * planner.solver.max_steps)
+    with autocast(precision, _device(planner)):
+        trace = solve(planner, problems, moves=moves).solution.trace
+    return min((residual for residual in _median(trace) if residual is not None), default=None)
 
 
 def convergence(planner: Planner, problems: Problems, moves: Moves = FOUR) -> Convergence:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,20 @@ _ENOUGH = {"reachability": {"hidden_channels": 32}}
 """With fewer rectified units all of one may be silent: the map then says nothing, and all cells tie."""
 
 
+_device = torch.device("cpu")
+
+
+@contextmanager
+def checked_on(device: torch.device | str) -> Iterator[None]:
+    """Have the checks made in the block on this device."""
+    global _device
+    before, _device = _device, torch.device(device)
+    try:
+        yield
+    finally:
+        _device = before
+
+
 def small_spec(core: str, **fields: Any) -> PlannerSpec:
     """A planner of small sizes; of the fields given, those that its adjoint has no use for are left out."""
     sizes: dict[str, Any] = SMALL | _ENOUGH.get(core, {})
@@ -31,22 +46,23 @@ def problem(batch: int, height: int, width: int, dtype: torch.dtype = torch.floa
     """Random reals instead of zeros and ones: no two actions tie, so the step is differentiable where we test it."""
     generator = torch.Generator().manual_seed(height * 100 + width)
     x = torch.rand(2, batch, 1, height, width, dtype=torch.float64, generator=generator)
-    return x[0].to(dtype), x[1].to(dtype)
+    return x[0].to(_device, dtype), x[1].to(_device, dtype)
 
 
 def planner_for(spec: PlannerSpec, seed: int = 0) -> Planner:
     """A planner in torch's own operations; `check_compiled_loop` compares the compiled loop, where there is one."""
     torch.manual_seed(seed)
-    return build_planner(spec, kernel="reference")
+    return build_planner(spec, kernel="reference").to(_device)
 
 
 def contracting(core: str, options: dict[str, Any] | None = None, **fields: Any) -> Planner:
     """A planner in float64 whose step contracts well within 100 steps, and depends on v all the same."""
     options = {"discount": 0.7} | (options or {}) if core == "contractive" else options or {}
-    planner = planner_for(small_spec(core, options=options, **fields)).double()
-    with torch.no_grad():
-        _CONTRACTIONS.get(core, _shrink)(cast(nn.Module, planner.core))
-    return planner
+    with checked_on("cpu"):
+        planner = planner_for(small_spec(core, options=options, **fields)).double()
+        with torch.no_grad():
+            _CONTRACTIONS.get(core, _shrink)(cast(nn.Module, planner.core))
+    return planner.to(_device)
 
 
 def _shrink(core: nn.Module) -> None:

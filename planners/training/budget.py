@@ -24,6 +24,10 @@ class Spent:
     seconds: float = 0.0
     applications: float = 0.0
 
+    def after(self, steps: int, seconds: float, applications: float) -> Spent:
+        """Return what is spent after so much more."""
+        return Spent(self.steps + steps, self.seconds + seconds, self.applications + applications)
+
     def exhausts(self, training: TrainingSpec) -> bool:
         """True where one of the spec's limits is reached."""
         limits = (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from datagen.expert.graph import read_links
 from datagen.problem import Moves, Problems
 from datagen.shapes import shaped
 from planners.edge import enclosed, plan_walled
+from planners.fixed_points.transfers import sent
 from planners.planner import Planner
 from planners.registry import Measure
 from planners.training.measures import Facts, cosines, measure
@@ -45,6 +47,8 @@ class Inputs:
     label: Int64[Tensor, "B h w"]
     optimal_actions: Int64[Tensor, "B h w"]
     observation: Shaped[Tensor, "B ..."] | None
+    open_edge: bool
+    """Whether any map has a free cell at its edge."""
 
     @classmethod
     def of(cls, batch: Problems, device: torch.device | str = "cpu") -> Inputs:
@@ -52,13 +56,17 @@ class Inputs:
         n, height, width = batch.map.shape
         goal = torch.zeros(n, 1, height, width)
         goal[torch.arange(n), 0, batch.goal[:, 0].astype("int64"), batch.goal[:, 1].astype("int64")] = 1.0
-        observation = None if batch.observation is None else torch.from_numpy(batch.observation).to(device)
+
+        def there(array: np.ndarray) -> Tensor:
+            return sent(torch.from_numpy(array), torch.device(device))
+
         return cls(
-            map=torch.from_numpy(batch.map).to(device).float().unsqueeze(1),
-            goal=goal.to(device),
-            label=torch.from_numpy(batch.label).to(device).long(),
-            optimal_actions=torch.from_numpy(batch.optimal_actions).to(device).long(),
-            observation=observation,
+            map=there(batch.map).float().unsqueeze(1),
+            goal=sent(goal, torch.device(device)),
+            label=there(batch.label).long(),
+            optimal_actions=there(batch.optimal_actions).long(),
+            observation=None if batch.observation is None else there(batch.observation),
+            open_edge=bool((batch.map[:, [0, -1]] > 0).any() or (batch.map[:, :, [0, -1]] > 0).any()),
         )
 
 

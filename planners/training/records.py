@@ -33,7 +33,7 @@ class EpochRecord:
         backward_residual: The same of the adjoint solve; nan where there is none.
         forward_diverged: Whether any sample's forward iteration diverged (B.2).
         not_finite: Whether loss or gradient stopped being finite; training ends there, before the update.
-        kernel: "compiled", or "reference" and why.
+        kernel: "compiled", "triton", or "reference" and why.
         peak_bytes: Most tensor memory a metered step needed; 0 where none was metered.
         train_seconds: Wall time of the epoch's training steps.
         steps: Training steps since the start.
@@ -142,10 +142,12 @@ class StepLog:
 
     Attributes:
         at_once: Whether each step is read when it is added.
+        applications: Applications of f of the steps that were read.
     """
 
     def __init__(self, at_once: bool) -> None:
         self.at_once = at_once
+        self.applications = 0.0
         self._read: list[StepRecord] = []
         self._unread: list[Step] = []
 
@@ -163,17 +165,13 @@ class StepLog:
         """Whether the last step, as far as it was read, had a loss or gradient that is not finite."""
         return bool(self._read) and self._read[-1].not_finite
 
-    @property
-    def applications(self) -> float:
-        """Applications of f of the steps that were read."""
-        return sum(step.applications for step in self._read)
-
     def records(self) -> list[StepRecord]:
         """Return the steps up to the first that was not finite: those after it changed nothing."""
         if self._unread and not self.not_finite:
-            rows = torch.stack([step.numbers for step in self._unread]).tolist()
+            rows = torch.stack([step.numbers for step in self._unread]).cpu().tolist()
             for step, row in zip(self._unread, rows, strict=True):
                 self._read.append(_read(step, dict(zip(_NUMBERS, row, strict=True))))
+                self.applications += self._read[-1].applications
                 if self.not_finite:
                     break
         self._unread.clear()

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from datagen.problem import Moves, Problems
 from planners.cores import BoundStep, DiscountedCore, RegularisedCore
 from planners.edge import on_map, plan_walled
-from planners.fixed_points import Result, Solution
 from planners.planner import Plan, build_planner
 from planners.specs import PlannerSpec, TrainingSpec
-from planners.training.budget import Spent, applications
+from planners.training.budget import Spent
 from planners.training.denormals import flushed_denormals
 from planners.training.evaluation import Inputs, ProblemSource, evaluate
+from planners.training.graphs import GraphedSteps, refusal
+from planners.training.losses import cross_entropy, map_loss
 from planners.training.memory import MemoryLimitExceeded, TensorMemory, phase, state_tensors
 from planners.training.records import EpochRecord as EpochRecord
-from planners.training.records import StepRecord, epoch_record
+from planners.training.precision import autocast
+from planners.training.records import Step, StepLog, StepRecord, epoch_record, mark, step_numbers
 from planners.training.rollout import Evaluation
 
 WARM_UP_STEPS = 3
@@ -54,11 +55,13 @@ class Trainer:
         device: str = "cpu",
         kernel: str = "auto",
         memory_limit_bytes: int | None = None,
+        graphs: bool = False,
     ) -> None:
         """Build the planner and its optimiser.
 
         Raises:
-            ValueError: There is training to do, and less than one batch of problems to do it on.
+            ValueError: There is training to do, and less than one batch of problems to do it on; or its steps can't go
+                into graphs.
 
         Args:
             planner: What to train.
@@ -70,11 +73,14 @@ class Trainer:
             device: "cpu" or "cuda".
             kernel: "auto" or "reference"; see `Planner`.
             memory_limit_bytes: Tensor memory at which `MemoryLimitExceeded` is raised; None for no limit.
+            graphs: Whether training steps are replayed as CUDA graphs; see `planners.training.graphs`.
         """
         if training.epochs > 0 and len(train) < training.batch_size:
             raise ValueError(
                 f"train: expected at least one batch of {training.batch_size} problems (batch_size), got {len(train)}"
             )
+        if graphs and (reason := refusal(torch.device(device), planner, training)):
+            raise ValueError(f"graphs: {reason}")
         self.spec = planner
         self.training = training
         self.train = train
@@ -93,6 +99,8 @@ class Trainer:
         self._steps_in_process = 0
         self._steps_metered = 0
         self._peak_bytes = 0
+        self._sound: Tensor | None = None
+        self._graphs = GraphedSteps(self._captured, self.optimizer.zero_grad) if graphs else None
 
     def _optimizer(self) -> torch.optim.Optimizer:
         training, named = self.training, dict(self.planner.named_parameters())
@@ -126,21 +134,20 @@ class Trainer:
         # whatever the device, so that all devices draw the same.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         started, before = time.perf_counter(), self.spent
-        steps: list[StepRecord] = []
+        # A limit of applications must be looked at after each step, whatever a look costs.
+        log = StepLog(at_once=self.device.type == "cpu" or self.training.most_applications is not None)
         core = self.planner.core
         if isinstance(core, RegularisedCore):
             core.set_progress((self.epoch + 1) / self.training.epochs)
         self.planner.train()
         for batch in self.train.batches(self.training.batch_size, self.seed, self.epoch):
-            self.step = len(steps)
-            steps.append(self._step(batch, generator))
-            self.spent = Spent(
-                self.spent.steps + 1,
-                before.seconds + time.perf_counter() - started,
-                self.spent.applications + steps[-1].applications,
-            )
-            if steps[-1].not_finite or self.spent.exhausts(self.training):
+            self.step = len(log)
+            log.add(self._step(batch, generator))
+            self.spent = before.after(len(log), time.perf_counter() - started, log.applications)
+            if log.not_finite or self.spent.exhausts(self.training):
                 break
+        steps = log.records()
+        self.spent = before.after(len(steps), time.perf_counter() - started, log.applications)
         train_seconds = self.spent.seconds - before.seconds
         self.epoch += 1
         done = self.epoch >= self.training.epochs or self.spent.exhausts(self.training)
@@ -163,8 +170,7 @@ class Trainer:
         (problem,) = (batch for batch in islice(self.train.in_order(1), 1))
         own = {"batch_size": 1, "most_steps": None, "most_seconds": None, "most_applications": None}
         training = self.training.model_copy(update=own)
-        devices = [] if self.device.type == "cpu" else [self.device]
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng([]):  # nothing is drawn on a device
             twin = Trainer(
                 self.spec,
                 training,
@@ -197,7 +203,7 @@ class Trainer:
         )
 
     @flushed_denormals()
-    def _step(self, batch: Problems, generator: torch.Generator) -> StepRecord:
+    def _step(self, batch: Problems, generator: torch.Generator) -> Step:
         metered = self._steps_metered < 2  # the second step sees the optimiser's state too
         self._steps_metered += metered
         self._steps_in_process += 1
@@ -209,49 +215,70 @@ class Trainer:
                 record = self._update(batch, generator)
             peak = memory.peak_bytes
         else:
-            torch.cuda.reset_peak_memory_stats(self.device)
+            allocator = torch.get_device_module(self.device)
+            allocator.reset_peak_memory_stats(self.device)
             record = self._update(batch, generator)
-            peak = torch.cuda.max_memory_allocated(self.device)
+            peak = allocator.max_memory_allocated(self.device)
             if self.memory_limit_bytes is not None and peak > self.memory_limit_bytes:
                 with phase("update"):
                     raise MemoryLimitExceeded(peak, self.memory_limit_bytes)
         self._peak_bytes = max(self._peak_bytes, peak)
         return record
 
-    def _update(self, batch: Problems, generator: torch.Generator) -> StepRecord:
-        self.optimizer.zero_grad(set_to_none=True)
+    def _update(self, batch: Problems, generator: torch.Generator) -> Step:
         with phase("forward"):
             inputs = Inputs.of(batch, self.device)
+            graph = self._graph(inputs)
+            if graph is None:  # a graph writes over the gradients that it made
+                self.optimizer.zero_grad(set_to_none=True)
             random_state = {"torch": torch.get_rng_state(), "penalty": generator.get_state()}
-            started = self._clock()
-            with self._drawn_discount(generator):
-                plan, loss = self._loss(inputs, generator)
-            forward_seconds = self._clock() - started
+            before_forward = mark(self.device)
+            with self._drawn_discount(generator), self._precision():
+                plan, loss = self._loss(inputs, generator) if graph is None else graph.forward(inputs)
+            after_forward = mark(self.device)
         self.on_step(plan, random_state)
         with phase("backward"):
-            started = self._clock()
-            loss.backward()
-            backward_seconds = self._clock() - started
+            before_backward = mark(self.device)
+            loss.backward() if graph is None else graph.backward()
+            after_backward = mark(self.device)
         self._check_mapper(inputs)
         with phase("update"):
             clip = self.training.gradient_clip or float("inf")
             norm = torch.nn.utils.clip_grad_norm_(self.planner.parameters(), clip)
-            finite = bool(torch.isfinite(norm) & torch.isfinite(loss.detach()))
-            if finite:
+            finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
+            self._move_weights(finite)
+        marks = (before_forward, after_forward, before_backward, after_backward)
+        return Step(marks, step_numbers(loss, plan.solution, self.spec.adjoint, finite), plan.kernel)
+
+    def _graph(self, inputs: Inputs) -> Any:
+        """Return the graph of the step on these inputs, or None where it runs operation by operation."""
+        if self._graphs is None or self._steps_in_process <= WARM_UP_STEPS:
+            return None
+        # A core that changes as training goes on is another one in each epoch.
+        changing = self.epoch if isinstance(self.planner.core, RegularisedCore) else -1
+        return self._graphs.graph(inputs, (changing, self.epoch < self.training.mapper_pretrain_epochs))
+
+    def _captured(self, inputs: Inputs) -> tuple[Plan, Tensor]:
+        return self._loss(inputs, torch.Generator())  # of which nothing is drawn, see `refusal`
+
+    @torch.no_grad()
+    def _move_weights(self, finite: Tensor) -> None:
+        """Update the weights, unless loss or gradient is not finite or was not in an earlier step of the epoch."""
+        if self.device.type == "cpu":
+            if bool(finite):
                 self.optimizer.step()
-        solution = plan.solution
-        return StepRecord(
-            loss=float(loss.detach()),
-            forward_seconds=forward_seconds,
-            backward_seconds=backward_seconds,
-            forward_steps=float(solution.steps.float().mean()),
-            forward_residual=float(solution.residual.mean()),
-            backward_residual=_adjoint_residual(solution),
-            forward_diverged=bool((solution.result == Result.DIVERGED).any()),
-            not_finite=not finite,
-            kernel=plan.kernel,
-            applications=applications(solution, self.spec.adjoint),
-        )
+            return
+        # Whether it is the host learns only at the end of the epoch; by then nothing must have changed.
+        self._sound = finite if self._sound is None else finite & self._sound
+        weights = list(self.planner.parameters())
+        before = [part.detach().clone() for part in weights]
+        self.optimizer.step()
+        for part, kept in zip(weights, before, strict=True):
+            part.copy_(torch.where(self._sound, part, kept))
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """Return the context in which a training step plans: autocast where the spec asks for half precision."""
+        return autocast(self.training.precision, self.device)
 
     def on_step(self, plan: Plan, random_state: dict[str, Tensor]) -> None:
         """See what a training step has planned, before the weights change; does nothing here.
@@ -286,26 +313,21 @@ class Trainer:
         finally:
             core.discount = gamma
 
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> tuple[Plan, Tensor]:
         apart = self.epoch < self.training.mapper_pretrain_epochs
         if inputs.observation is None or self.spec.mapper == "identity":
             channels = inputs.observation if self.spec.channels else None
-            plan = plan_walled(self.planner, inputs.map, inputs.goal, channels, moves=self.moves)
+            plan = plan_walled(self.planner, inputs.map, inputs.goal, channels, moves=self.moves, open_edge=inputs.open_edge)
             loss = self._cross_entropy(plan.logits, inputs)
         elif apart:
-            plan = plan_walled(self.planner, inputs.map, inputs.goal, moves=self.moves)
+            plan = plan_walled(self.planner, inputs.map, inputs.goal, moves=self.moves, open_edge=inputs.open_edge)
             map_logits = self.planner.mapper(inputs.observation, tuple(inputs.goal.shape[-2:]))
-            loss = self._cross_entropy(plan.logits, inputs) + _map_loss(map_logits, inputs)
+            loss = self._cross_entropy(plan.logits, inputs) + map_loss(map_logits, inputs)
         else:
             plan = self.planner.plan(None, inputs.goal, inputs.observation)
             loss = self._cross_entropy(plan.logits, inputs)
             if self.training.mapper_weight > 0:
-                loss = loss + self.training.mapper_weight * _map_loss(plan.map_logits, inputs)
+                loss = loss + self.training.mapper_weight * map_loss(plan.map_logits, inputs)
         if isinstance(self.planner.core, RegularisedCore):
             given = plan.step.injected if isinstance(plan.step, BoundStep) else plan.step
             arriving = inputs.optimal_actions > 0
@@ -321,13 +343,7 @@ class Trainer:
         return bool(torch.rand((), generator=generator) < self.training.jacobian_frequency)
 
     def _cross_entropy(self, logits: Tensor, inputs: Inputs) -> Tensor:
-        if self.training.labels == "one_hot":
-            return functional.cross_entropy(logits, inputs.label)
-        bits = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
-        optimal = ((inputs.optimal_actions.unsqueeze(1) >> bits) & 1).to(logits.dtype)
-        count = optimal.sum(1, keepdim=True)
-        loss = -(logits.log_softmax(1) * optimal / count.clamp(min=1)).sum()
-        return loss / (count > 0).sum().clamp(min=1)
+        return cross_entropy(logits, inputs, one_hot=self.training.labels == "one_hot")
 
     def test(self, problems: ProblemSource) -> Evaluation:
         """Return how the checkpoint that `tested_checkpoint` names does on `problems`."""
@@ -370,14 +386,3 @@ class Trainer:
         self._peak_bytes = state["peak_bytes"]
         self._steps_metered = state["steps_metered"]
         torch.set_rng_state(state["torch_random_state"])
-
-
-def _map_loss(map_logits: Tensor | None, inputs: Inputs) -> Tensor:
-    assert map_logits is not None
-    return functional.binary_cross_entropy_with_logits(map_logits, inputs.map)
-
-
-def _adjoint_residual(solution: Solution) -> float:
-    if solution.adjoint is None or solution.adjoint.residual is None:
-        return float("nan")
-    return float(solution.adjoint.residual.mean())

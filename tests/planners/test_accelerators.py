@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
 from pretended import DEVICE, OnDevice, Waited, no_waiting, pretended_device
 
-from planners import Anderson, Broyden, ForwardIteration, PlannerSpec, build_planner
+from datagen.problem import FOUR
+from datagen.tasks.navigation import draw
+from datagen.tasks.registry import DatasetSpec
+from orchestrator.trial.divergence import WatchedTrainer
+from planners import Anderson, Broyden, ForwardIteration, PlannerSpec, TrainingSpec, build_planner
 
 CORES = {
     "vin": {"hidden_channels": 6, "q_channels": 8},
@@ -85,6 +94,56 @@ def test_what_has_stopped_leaves_the_batch_on_the_device_too(solver):
     assert len(sizes) <= len(late) < 200
     if solver is ForwardIteration:
         assert late[0] == 4 and late[-1] == 1
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return tuple(draw(DatasetSpec(map_size=9, train=64, valid=8, test=8), split, 0, 32) for split in ("train", "valid"))
+
+
+def _trained(problems, device, *, spoilt=False, **settings):
+    planner = PlannerSpec(core="contractive", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=6)
+    training = TrainingSpec(
+        epochs=2, batch_size=8, jacobian_weight=1.0, jacobian_frequency=0.5, optimizer="adam", **settings
+    )
+    kept, (train, valid) = [], problems
+    kind = _Spoiling if spoilt else WatchedTrainer
+    learner = kind(planner, training, train, valid[:0], moves=FOUR, seed=3, device=device, kernel="reference")
+    learner.keep = kept.append
+    with no_waiting() if device != "cpu" else nullcontext():
+        for batch in learner.train.batches(8, 3, 0):
+            learner._step(batch, torch.Generator().manual_seed(1))
+    return learner.run_epoch(), learner, kept
+
+
+class _Spoiling(WatchedTrainer):
+    """Training whose weights are no numbers any more at the third step of an epoch."""
+
+    def _step(self, batch, generator):
+        if self.step == 2:
+            with torch.no_grad():
+                self.planner.core.transition_logits.fill_(torch.nan)
+        return super()._step(batch, generator)
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_training_on_the_device_is_that_on_the_host_and_is_waited_for_once_an_epoch(problems, spoilt, monkeypatch):
+    here, one, kept = _trained(problems, "cpu", spoilt=spoilt)
+    with pretended_device():
+        there, other, late = _trained(problems, "pretended:0", spoilt=spoilt)
+    times = {"forward_seconds", "backward_seconds", "train_seconds", "peak_bytes"}
+    assert here.kernel == "reference: asked for" == there.kernel
+    for name in {field.name for field in dataclasses.fields(here)} - times - {"kernel"}:
+        assert getattr(there, name) == pytest.approx(getattr(here, name), rel=1e-4, nan_ok=True), name
+    assert here.not_finite == spoilt and other.finished == one.finished == spoilt and there.forward_seconds > 0.0
+    for mine, its in zip(one.planner.parameters(), other.planner.parameters(), strict=True):
+        torch.testing.assert_close(mine.data, its.data.raw, rtol=1e-4, atol=1e-6, equal_nan=True)
+    assert len(kept) == len(late) == spoilt
+    if spoilt:
+        before, after = (torch.load(io.BytesIO(content[0]), weights_only=True) for content in (kept, late))
+        assert before["step"] == after["step"] == 2 and before["indices"] == after["indices"]
+        for name, weights in before["weights"].items():
+            torch.testing.assert_close(weights, after["weights"][name], rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def test_the_device_tells_who_waits():

@@ -15,6 +15,7 @@ from datagen.problem import FOUR, FOUR_WRAP
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import DatasetSpec
 from planners.specs import PlannerSpec, TrainingSpec
+from planners.training import records as records_module
 from planners.training import trainer as training_module
 from planners.training.evaluation import Inputs, evaluate
 from planners.training.memory import MemoryLimitExceeded
@@ -408,7 +409,8 @@ def clock(monkeypatch):
             return self.seconds
 
     stopped = Clock()
-    monkeypatch.setattr(training_module, "time", stopped)
+    for module in (training_module, records_module):
+        monkeypatch.setattr(module, "time", stopped)
     return stopped
 
 
