@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test test-fast check bench chaos multinode-test fuzz secrets wheelhouse image compose-test clean
+.PHONY: setup quickstart smoke-all test test-fast gpu-test check bench chaos multinode-test fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,10 @@ test: $(STAMP) $(VENV)/.system
 # For between two edits; what it leaves out is marked slow.
 test-fast: $(STAMP)
 	$(SIDE_BY_SIDE) -m "not slow"
+
+# On a machine with a GPU: is it right there, does it keep its limits, how fast is it; all of it into gpu-test.json.
+gpu-test: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu
 
 check: $(STAMP)
 	$(BIN)/ruff check .

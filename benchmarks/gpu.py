@@ -135,7 +135,9 @@ def conformance(run: Run) -> Rows:
     rows = []
     with checked_on(run.device):
         for core in cores:
-            checks = [(check.__name__, adjoint, partial(check, core, adjoint)) for adjoint in adjoints for check in every]
+            checks = [
+                (check.__name__, adjoint, partial(check, core, adjoint)) for adjoint in adjoints for check in every
+            ]
             checks += [(check.__name__, "", partial(check, core)) for check in core_checks.EVERY_CORE]
             for name, adjoint, check in checks:
                 try:
@@ -226,8 +228,8 @@ def steps(run: Run) -> Rows:
             net, x = build_planner(run.spec(core)).core.to(run.device), torch.cat([map, goal], dim=1)
             k, k_bwd = run.steps, 3 if run.tiny else 15
             loop = partial(others.loop_of, net, x)
-            timed(core, "plain loop", lambda loop=loop: others.unrolled(loop(), k)[0])
-            timed(core, "torchdeq", lambda loop=loop: others.in_torchdeq(loop(), k, k_bwd, 0.0)[0])
+            timed(core, "plain loop", lambda loop=loop, k=k: others.unrolled(loop(), k)[0])
+            timed(core, "torchdeq", lambda loop=loop, k=k, k_bwd=k_bwd: others.in_torchdeq(loop(), k, k_bwd, 0.0)[0])
     return rows
 
 
@@ -275,9 +277,13 @@ def _sweep(run: Run, name: str, profile: str | None, *settings: str) -> Rows:
             made = result.get("provenance", {})
             found |= {name: made.get(name) for name in ("accelerator", "float32", "exclusive")}
             planner = spec["planner"]
-            rows.append({"core": planner.get("core"), "k": planner.get("k_fwd"), "adjoint": planner.get("adjoint"), **found})
+            rows.append(
+                {"core": planner.get("core"), "k": planner.get("k_fwd"), "adjoint": planner.get("adjoint"), **found}
+            )
     _expect(done.returncode == 0, f"idp run {name} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    _expect(bool(rows) and all(row["status"] == "COMPLETED" for row in rows), f"{name}: not all trials completed: {rows}")
+    _expect(
+        bool(rows) and all(row["status"] == "COMPLETED" for row in rows), f"{name}: not all trials completed: {rows}"
+    )
     on_cpu = [row for row in rows if row["accelerator"] == "cpu"]
     _expect(run.device.type == "cpu" or not on_cpu, f"{name}: trials ran on the CPU")
     return rows
@@ -313,7 +319,9 @@ def missing(device: torch.device) -> str:
         return f"device: expected 'cuda' or 'cpu', got {str(device)!r}"
     if not torch.cuda.is_available():
         built = torch.version.cuda or "no CUDA"
-        return f"no GPU: torch {torch.__version__} (built for {built}) finds none; --device cpu runs the same on the CPU"
+        return (
+            f"no GPU: torch {torch.__version__} (built for {built}) finds none; --device cpu runs the same on the CPU"
+        )
     return ""
 
 
@@ -335,7 +343,9 @@ def as_text(results: dict[str, Any]) -> str:
         lines.append(f"{name:12} {verdict}  {found['seconds']:8.1f} s  {found.get('error', '')}".rstrip()[:200])
         if name in ("kernels", "steps"):
             for row in found.get("rows", []):
-                told = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+                told = (
+                    f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+                )
                 lines.append("    " + ", ".join(told))
     return "\n".join(lines)
 

@@ -134,7 +134,7 @@ class RoutePlanner:
             )
         free = _checked_grid(grid)
         goal, start = (_checked_cell(name, cell, free) for name, cell in (("goal", goal), ("start", start)))
-        given = {} if costs is None else {"costs": self._checked_costs(costs, free)}
+        given: dict[str, Any] = {} if costs is None else {"costs": self._checked_costs(costs, free)}
         steps = trial_files.most_steps(self.planner.solver.max_steps, self.steps_per_row, max(free.shape))
         if k is not None:
             steps = _checked_steps(k)

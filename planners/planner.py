@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, backends, cat, nn
+from torch import Tensor, backends, cat, is_autocast_enabled, nn
 
 from datagen.problem import ACTIONS
 from datagen.shapes import shaped, shaped_last
@@ -152,7 +152,7 @@ class Planner(nn.Module):
                     f"costs and goal must have one shape, got {tuple(costs.shape)} and {tuple(goal.shape)}"
                 )
         step = encoded(self.core, x, costs)
-        reason = "asked for" if self.kernel == "reference" else unsupported(step, solver, self.adjoint)
+        reason = self._refused(x) or unsupported(step, solver, self.adjoint)
         if reason is None:
             value, solution = solve_compiled(step, solver=solver, adjoint=self.adjoint)
             return Plan(policy(step, value), solution, step, "compiled", map_logits)
@@ -161,11 +161,17 @@ class Planner(nn.Module):
         if isinstance(step, CompactStep):
             step = step.prepared()
         kernel = f"reference: {reason}"
-        if self.kernel == "auto" and (on_a_chip := on_chip(step, solver, self.adjoint)) is not None:
+        if not self._refused(x) and (on_a_chip := on_chip(step, solver, self.adjoint)) is not None:
             solver, kernel = on_a_chip, "triton"
         # Not `fixed_point`, which warns where K steps do not reach the tolerance: here they are the plan.
         solution = self.adjoint.solve(step, step.initial_value(), solver)
         return Plan(step.policy(solution.value), solution, step, kernel, map_logits)
+
+    def _refused(self, x: Tensor) -> str:
+        """Return why no kernel is to be tried, empty where one is."""
+        if self.kernel == "reference":
+            return "asked for"
+        return "autocast computes in half precision" if is_autocast_enabled(x.device.type) else ""
 
     def recording(self, **changes: Any) -> Planner:
         """Return this planner, its weights shared, with solvers that keep the residual of each step.

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -55,7 +54,9 @@ class Event:
 
 class _Module(_DummyBackendModule):
     Event = Event
-    synchronized = 0
+
+    def is_current_stream_capturing(self) -> bool:
+        return _Device.capturing
 
     def synchronize(self, device: Any = None) -> None:
         if _Device.waiting_forbidden:
@@ -95,29 +96,22 @@ class OnDevice(Tensor):
 
 class _Device(TorchDispatchMode):
     waiting_forbidden = False
+    capturing = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 
 
-class _PinnedMemory(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is Tensor.pin_memory:
-            made = args[0].clone()
-        elif kwargs.pop("pin_memory", False):
-            made = func(*args, **kwargs)
-        else:
-            return func(*args, **kwargs)
-        made.pinned = True
-        return made
-
-
 @contextmanager
 def pretended_device() -> Iterator[torch.device]:
     """Have `DEVICE` in the block."""
-    with _Device(), _PinnedMemory():
-        yield DEVICE
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # `data = ...` would leave `raw` what it was
+    try:
+        with _Device():
+            yield DEVICE
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
 
 
 @contextmanager
@@ -128,6 +122,17 @@ def no_waiting() -> Iterator[None]:
         yield
     finally:
         _Device.waiting_forbidden = before
+
+
+@contextmanager
+def capture() -> Iterator[None]:
+    """Refuse what no graph could hold: waiting, and anything that comes from the host or goes there."""
+    _Device.capturing = True
+    try:
+        with no_waiting():
+            yield
+    finally:
+        _Device.capturing = False
 
 
 def _raw(leaf: Any) -> Any:
@@ -143,6 +148,7 @@ def _check(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) 
         kinds = {end is OnDevice or isinstance(end, OnDevice) for end in ends}
         host = [tensor for tensor in tensors if not isinstance(tensor, OnDevice)]
         queued = kwargs.get("non_blocking", len(args) > 2 and args[2]) and all(hasattr(one, "pinned") for one in host)
+        queued = queued and not _Device.capturing
         if len(kinds) == 2 and not (queued and host) and _Device.waiting_forbidden:
             raise Waited(f"{func}: a copy between host and device that is waited for")
         return
@@ -166,7 +172,19 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     given = tree_map(_raw, kwargs)
     if there and wanted is not None:
         given["device"] = "cpu"
-    found = func(*tree_map(_raw, args), **given)
-    if not there or isinstance(args[0] if args else None, Tensor) and found is _raw(args[0]):
-        return args[0] if ours and args and found is _raw(args[0]) else found
-    return tree_map(lambda leaf: own.get(id(leaf)) or OnDevice(leaf) if isinstance(leaf, Tensor) else leaf, found)
+    name = func._schema.name.removeprefix("aten::")
+    if name == "is_pinned":
+        return hasattr(args[0], "pinned")
+    pinned = given.pop("pin_memory", False) or name == "_pin_memory"
+    found = args[0].clone() if name == "_pin_memory" else func(*tree_map(_raw, args), **given)
+    if pinned:
+        found.pinned = True
+    if ours and args and found is _raw(args[0]):
+        return args[0]  # changed in place
+    if not there:
+        return found
+
+    def on_device(leaf: Any) -> Any:
+        return own.get(id(leaf), OnDevice(leaf)) if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(on_device, found)

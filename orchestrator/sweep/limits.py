@@ -66,7 +66,8 @@ class ExecutionSpec(Spec):
             says which it was.
         memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
         kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
-        graphs: Whether a trial on a GPU replays its training steps as CUDA graphs; for planners whose steps draw nothing.
+        graphs: Whether a trial on a GPU replays its training steps as CUDA graphs, for planners whose steps draw
+            nothing.
     """
 
     threads: int = Field(1, ge=1, le=1024)

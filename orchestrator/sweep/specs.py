@@ -71,6 +71,8 @@ class TrialSpec(Spec):
             for field, value in (("device", "cuda"), ("kernel", "reference")):
                 if getattr(self.execution, field) == value:
                     raise ValueError(f"execution.{field} is {value!r}, but solver {solver!r} is compiled, for CPUs")
+            if self.training.precision != "float32":
+                raise ValueError(f"training.precision is {self.training.precision!r}; solver {solver!r} takes float32")
             if smoothed := getattr(self.planner.options, "temperature", 0.0):
                 raise ValueError(f"solver {solver!r} takes the maximum as it is; got temperature {smoothed}")
         self.planner.check_moves(TASKS[self.data.task].moves)

@@ -126,7 +126,9 @@ class _First:
             return cls(diverged, step, tree_map(Tensor.clone, tensors))
 
         def chosen(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(now, new, old) if new.device == now.device else old  # what is the host's is alike in all of them
+            return (
+                torch.where(now, new, old) if new.device == now.device else old
+            )  # what is the host's is alike in all of them
 
         now = diverged & ~before.found
         kept = tree_map(chosen, tensors, before.tensors)

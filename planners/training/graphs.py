@@ -44,7 +44,8 @@ class StepGraph:
 
     def __init__(self, compute: Compute, inputs: Inputs) -> None:
         """Capture; no gradient of a weight may exist, so that the graphs make them, and the first replay fills them."""
-        self.inputs = replace(inputs, **{name: part.clone() for name, part in _tensors(inputs).items()})
+        copies: dict[str, Any] = {name: part.clone() for name, part in _tensors(inputs).items()}
+        self.inputs = replace(inputs, **copies)
         pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         torch.cuda.synchronize()

@@ -23,8 +23,8 @@ from planners.training.evaluation import Inputs, ProblemSource, evaluate
 from planners.training.graphs import GraphedSteps, refusal
 from planners.training.losses import cross_entropy, map_loss
 from planners.training.memory import MemoryLimitExceeded, TensorMemory, phase, state_tensors
-from planners.training.records import EpochRecord as EpochRecord
 from planners.training.precision import autocast
+from planners.training.records import EpochRecord as EpochRecord
 from planners.training.records import Step, StepLog, StepRecord, epoch_record, mark, step_numbers
 from planners.training.rollout import Evaluation
 
@@ -317,7 +317,9 @@ class Trainer:
         apart = self.epoch < self.training.mapper_pretrain_epochs
         if inputs.observation is None or self.spec.mapper == "identity":
             channels = inputs.observation if self.spec.channels else None
-            plan = plan_walled(self.planner, inputs.map, inputs.goal, channels, moves=self.moves, open_edge=inputs.open_edge)
+            plan = plan_walled(
+                self.planner, inputs.map, inputs.goal, channels, moves=self.moves, open_edge=inputs.open_edge
+            )
             loss = self._cross_entropy(plan.logits, inputs)
         elif apart:
             plan = plan_walled(self.planner, inputs.map, inputs.goal, moves=self.moves, open_edge=inputs.open_edge)

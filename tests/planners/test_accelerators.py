@@ -6,16 +6,21 @@ import dataclasses
 import io
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
-from pretended import DEVICE, OnDevice, Waited, no_waiting, pretended_device
+from pretended import DEVICE, OnDevice, Waited, capture, no_waiting, pretended_device
 
 from datagen.problem import FOUR
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.trial.divergence import WatchedTrainer
+from orchestrator.trial.trained import residual_floor
 from planners import Anderson, Broyden, ForwardIteration, PlannerSpec, TrainingSpec, build_planner
+from planners.conformance.cores import EVERY_ADJOINT, check_saved_memory
+from planners.conformance.planners import checked_on
+from planners.training.evaluation import Inputs
+from planners.training.graphs import GraphedSteps, refusal
+from planners.training.trainer import Trainer
 
 CORES = {
     "vin": {"hidden_channels": 6, "q_channels": 8},
@@ -144,6 +149,92 @@ def test_training_on_the_device_is_that_on_the_host_and_is_waited_for_once_an_ep
         assert before["step"] == after["step"] == 2 and before["indices"] == after["indices"]
         for name, weights in before["weights"].items():
             torch.testing.assert_close(weights, after["weights"][name], rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_training_step_can_be_captured_and_gives_the_same_numbers(core, problem):
+    spec = PlannerSpec(core=core, k_fwd=12, options=CORES[core], **ADJOINTS["implicit"])
+    planner = build_planner(spec, kernel="reference")
+    with pretended_device():
+        planner.to(DEVICE)
+        given = [part.to(DEVICE) for part in problem]
+        expected = _numbers(planner, *given)
+        planner.zero_grad()
+        with capture():
+            found = _numbers(planner, *given)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one.raw, other.raw, rtol=1e-5, atol=1e-6)
+
+
+def test_which_steps_go_into_graphs_and_when_a_new_one_is_captured(problems):
+    cuda, planner, training = torch.device("cuda"), PlannerSpec(), TrainingSpec(batch_size=8, epochs=2)
+    assert not refusal(cuda, planner, training)
+    assert "CUDA" in refusal(torch.device("cpu"), planner, training)
+    assert "draws" in refusal(cuda, planner, training.model_copy(update={"jacobian_weight": 1.0}))
+    assert "gmres" in refusal(cuda, PlannerSpec(solver_bwd="gmres"), training)
+    with pytest.raises(ValueError, match="graphs: there are graphs on CUDA devices only"):
+        Trainer(planner, training, *problems, moves=FOUR, seed=0, graphs=True)
+    captured, forgotten = [], []
+    steps = GraphedSteps(
+        len, lambda: forgotten.append(True), lambda compute, inputs: captured.append(inputs) or captured
+    )
+    inputs = Inputs.of(problems[0][:8])
+    for given, stage in ((inputs, 0), (inputs, 0), (Inputs.of(problems[0][:4]), 0), (inputs, 0), (inputs, 1)):
+        assert steps.graph(given, (stage,)) is captured
+    assert len(captured) == len(forgotten) == 4
+
+
+class _Replayed:
+    """What a graph does, without one: the step runs again where it is replayed."""
+
+    def __init__(self, compute, inputs):
+        self.compute, self.replays, self.weights = compute, 0, compute.__self__.planner
+
+    def forward(self, inputs):
+        self.weights.zero_grad()  # a graph writes over the gradients that it made
+        self.loss = self.compute(inputs)
+        return self.loss
+
+    def backward(self):
+        self.replays += 1
+        self.loss[1].backward()
+
+
+def test_steps_from_graphs_train_as_those_without(problems):
+    records = []
+    for replayed in (False, True):
+        learner = Trainer(
+            PlannerSpec(hidden_channels=4, q_channels=4, k_fwd=4), TrainingSpec(epochs=1, batch_size=4),
+            problems[0], problems[1][:0], moves=FOUR, seed=3, kernel="reference",
+        )  # fmt: skip
+        if replayed:
+            learner._graphs = GraphedSteps(learner._captured, learner.optimizer.zero_grad, _Replayed)
+        records.append(learner.run_epoch())
+    assert records[0].train_loss == records[1].train_loss and learner._graphs._graph.replays == 5
+
+
+@pytest.mark.parametrize("core", ["vin", "symvin", "contractive", "reachability"])
+def test_half_precision_reaches_every_weight_and_has_a_floor(core, problems):
+    spec = PlannerSpec(core=core, k_fwd=20, k_bwd=6, options=CORES[core])
+    train = problems[0][:16]
+    learners = [
+        Trainer(spec, TrainingSpec(epochs=1, batch_size=8, precision=precision), train, train[:0], moves=FOUR, seed=3)
+        for precision in ("float32", "bfloat16")
+    ]
+    exact, half = (learner.run_epoch() for learner in learners)
+    assert "autocast" in half.kernel and half.train_loss == pytest.approx(exact.train_loss, rel=0.1)
+    names = [{n for n, w in one.planner.named_parameters() if w.grad is not None and w.grad.any()} for one in learners]
+    assert names[0] == names[1] and all(w.dtype == torch.float32 for w in learners[1].planner.parameters())
+    assert residual_floor(learners[1].planner, train, "float32", FOUR) is None
+    floor = residual_floor(learners[1].planner, train, "bfloat16", FOUR)
+    assert 0.0 <= floor < 0.1
+
+
+@pytest.mark.parametrize("check", [check for check in EVERY_ADJOINT if check is not check_saved_memory])
+def test_conformance_can_be_checked_on_a_device(check):
+    """All but what looks at addresses, which this device has none of."""
+    with pretended_device(), checked_on(DEVICE):
+        check("vin", "implicit")
 
 
 def test_the_device_tells_who_waits():

@@ -1,4 +1,4 @@
-"""The kernels that iterate on a GPU's chip: their numbers under Triton's interpreter, and that they compile for GPUs."""
+"""The kernels that iterate on a GPU's chip: their numbers under Triton's interpreter; that they compile for GPUs."""
 
 from __future__ import annotations
 

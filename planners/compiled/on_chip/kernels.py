@@ -16,6 +16,9 @@ are not sharp with an exponential each (16 a clock): A S T / 16 clocks. With sha
 reads bound it, A S / 16 clocks, and the gather's two barriers, some 60 clocks, count on small maps.
 """
 
+# Kernels are another language in Python's syntax: what a parameter is, Triton finds out at each call.
+# mypy: disable-error-code="no-untyped-def,assignment,misc"
+
 from __future__ import annotations
 
 import triton
@@ -80,7 +83,7 @@ def value_iteration(
     while (live != 0) & (k < K):
         near = ()
         for t in tl.static_range(FILTER * FILTER):
-            near = near + (_neighbour(z, cell, t, H, W, FILTER, WRAP, 0.0),)
+            near = near + (_neighbour(z, cell, t, H, W, FILTER, WRAP, 0.0),)  # noqa: RUF005 (Triton knows no other way)
         fz = tl.full([BLOCK], float("-inf"), tl.float32)
         for a in range(A):
             q = tl.load(rewards + a * S + cell, mask=on_map, other=0.0)
@@ -128,7 +131,7 @@ def reachability(
     while (live != 0) & (k < K):
         near = ()
         for t in tl.static_range(COUNT):
-            near = near + (_neighbour(z, cell, NEIGHBOURS[t], H, W, 3, WRAP, floor),)
+            near = near + (_neighbour(z, cell, NEIGHBOURS[t], H, W, 3, WRAP, floor),)  # noqa: RUF005
         best = tl.full([BLOCK], 0.0, tl.float32) + floor
         for a in range(A):
             arriving = near[0]

@@ -144,8 +144,9 @@ class _Found:
 
     @classmethod
     def like(cls, v: Tensor) -> _Found:
-        batch, kinds = len(v), (torch.float32, torch.int64, torch.int8)
-        return cls((torch.empty_like(v), *(torch.empty(batch, dtype=kind, device=v.device) for kind in kinds)))
+        residual = v.new_empty(len(v))
+        steps, result = (torch.empty_like(residual, dtype=kind) for kind in (torch.int64, torch.int8))
+        return cls((torch.empty_like(v), residual, steps, result))
 
     def solution(self) -> Solution:
         value, residual, steps, result = self.parts
