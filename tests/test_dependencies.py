@@ -11,8 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datagen", "planners", "orchestrator")
 CALLED = {"yaml": "pyyaml"}
-FOR_TESTS = {"jaxtyping", "beartype"}
-"""Imported by datagen/shapes.py where tests ask for it, and by annotations for the type checker."""
+FOR_TESTS = {"jaxtyping", "beartype", "triton"}
+"""Imported by datagen/shapes.py where tests ask for it, and by annotations for the type checker; by the kernels for
+GPUs, where torch brings it along, and in tests."""
 
 
 def imported():

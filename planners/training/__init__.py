@@ -1,4 +1,11 @@
-"""Training and testing of a planner: budgets, memory, roll-outs."""
+"""Training and testing of a planner: budgets, memory, roll-outs.
+
+Begin with `trainer.Trainer`.
+
+- A step: `losses.cross_entropy`, `precision.autocast`, `denormals.flushed_denormals`, `graphs.StepGraph`.
+- What it did and cost: `records.EpochRecord`, `budget.Spent`, `memory.TensorMemory`.
+- How good a planner is: `evaluation.evaluate`, `rollout.Evaluation`, `measures.measure`.
+"""
 
 from datagen.moved import attributes
 

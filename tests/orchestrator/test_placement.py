@@ -39,6 +39,8 @@ def test_what_is_compiled_for_processors_alone_gets_no_gpu(planner):
     for field, value in (("device", "cuda"), ("kernel", "reference")):
         with pytest.raises(ValueError, match=f"execution.{field} is '{value}', but solver 'gauss_seidel' is compiled"):
             TrialSpec.model_validate({"planner": planner, "execution": {field: value}})
+    with pytest.raises(ValueError, match=r"precision is 'bfloat16'; solver 'gauss_seidel' takes float32"):
+        TrialSpec.model_validate({"planner": planner, "training": {"precision": "bfloat16"}})
     if "core" not in planner:
         with pytest.raises(ValueError, match=r"takes the maximum as it is; got temperature 0\.5"):
             TrialSpec.model_validate({"planner": planner | {"temperature": 0.5}})

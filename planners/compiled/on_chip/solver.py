@@ -36,7 +36,9 @@ class OnChip(ForwardIteration):
 
 def on_chip(step: Any, solver: Any, adjoint: Any) -> OnChip | None:
     """Return the solver that does on the chip what this one does for the step, None where none does."""
-    if step_refusal(step) or solver_refusal(solver, adjoint) or missing(step.initial_value().device):
+    if solver_refusal(solver, adjoint) or step_refusal(step):
+        return None
+    if missing((step.reward if isinstance(step, ValueIteration) else step.goal).device):
         return None
     return OnChip(**{field.name: getattr(solver, field.name) for field in fields(solver)})
 
