@@ -9,6 +9,7 @@ file: a section each with its rows and whether it holds, and printed as a table.
 - conformance: the checks of `planners.conformance` on the device
 - kernels: the iterations on the chip are the reference's, and their times beside it
 - steps: times of a training step of every core beside the plain loop and torchdeq
+- graphs: training steps as CUDA graphs give the losses of those without, and their times
 - memory: a limit ends a trial as OUT_OF_MEMORY, and the process can go on
 - figure6: the sweep's smoke profile with a device of its own a trial, and what its trials took
 - quickstart: the first sweep, trained on the device
@@ -45,6 +46,7 @@ from planners.cores import encoded
 from planners.fixed_points import ForwardIteration
 from planners.planner import Planner, ieee_float32
 from planners.registry import ADJOINTS, CORES
+from planners.training.graphs import refusal
 from planners.training.memory import MemoryLimitExceeded
 from planners.training.precision import autocast
 from planners.training.trainer import Trainer
@@ -57,24 +59,21 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """What is asked for: a device, and sizes that say something or only run."""
+    """What is asked for: a device, and sizes that say something or only run; rows of the maps, maps of a step, K."""
 
     device: torch.device
     tiny: bool
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Rows of the maps."""
         return (5,) if self.tiny else (15, 27, 49)
 
     @property
     def batch(self) -> int:
-        """Maps of a step."""
         return 2 if self.tiny else 32
 
     @property
     def steps(self) -> int:
-        """K."""
         return 4 if self.tiny else 30
 
     def spec(self, core: str, adjoint: str = "implicit", **fields: Any) -> PlannerSpec:
@@ -233,6 +232,28 @@ def steps(run: Run) -> Rows:
     return rows
 
 
+def graphs(run: Run) -> Rows:
+    """Train an epoch of every core with and without graphs."""
+    problems, training = problems_of(run.sizes[0], 8 * run.batch), TrainingSpec(epochs=1, batch_size=run.batch)
+    rows = []
+    for core in CORES:
+        spec = run.spec(core)
+        reason = refusal(run.device, spec, training)
+        _expect(run.device.type != "cuda" or not reason, f"{core}: {reason}")
+        found = {}
+        for name in ("plain",) if reason else ("plain", "graphs"):
+            given = (spec, training, problems, problems[:0])
+            trainer = Trainer(*given, moves=FOUR, seed=0, device=str(run.device), graphs=name == "graphs")
+            record = trainer.run_epoch()
+            found[f"{name}_ms"] = 1e3 * (record.forward_seconds + record.backward_seconds)
+            found[f"{name}_loss"] = record.train_loss
+        rows.append({"core": core, "refused": reason, **found})
+        if not reason:
+            off = abs(found["graphs_loss"] - found["plain_loss"])
+            _expect(off <= AGREES * abs(found["plain_loss"]), f"{core}: losses differ by {off:.1e} with graphs")
+    return rows
+
+
 def memory(run: Run) -> Rows:
     """Exceed a trainer's limit, and where there is one the device's own, and train on."""
     problems = problems_of(9, 16)
@@ -290,10 +311,7 @@ def _sweep(run: Run, name: str, profile: str | None, *settings: str) -> Rows:
 
 
 _FOUND = {"PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)}
-_TOLD = (
-    "status", "test_success_rate", "forward_seconds", "backward_seconds", "forward_residual", "peak_bytes",
-    "train_seconds", "kernel",
-)  # fmt: skip
+_TOLD = ("status", "test_success_rate", "forward_seconds", "backward_seconds", "peak_bytes", "train_seconds", "kernel")
 
 
 def figure6(run: Run) -> Rows:
@@ -308,16 +326,14 @@ def quickstart(run: Run) -> Rows:
     return _sweep(run, "quickstart", "smoke" if run.tiny else None)
 
 
-SECTIONS = (agreement, conformance, kernels, steps, memory, figure6, quickstart)
+SECTIONS = (agreement, conformance, kernels, steps, graphs, memory, figure6, quickstart)
 
 
 def missing(device: torch.device) -> str:
     """Return what is missing for a run on this device, in one line; empty where nothing is."""
-    if device.type == "cpu":
-        return ""
-    if device.type != "cuda":
+    if device.type not in ("cpu", "cuda"):
         return f"device: expected 'cuda' or 'cpu', got {str(device)!r}"
-    if not torch.cuda.is_available():
+    if device.type == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or "no CUDA"
         return (
             f"no GPU: torch {torch.__version__} (built for {built}) finds none; --device cpu runs the same on the CPU"
@@ -341,7 +357,7 @@ def as_text(results: dict[str, Any]) -> str:
     for name, found in results["sections"].items():
         verdict = "holds" if found["holds"] else "FAILS"
         lines.append(f"{name:12} {verdict}  {found['seconds']:8.1f} s  {found.get('error', '')}".rstrip()[:200])
-        if name in ("kernels", "steps"):
+        if name in ("kernels", "steps", "graphs"):
             for row in found.get("rows", []):
                 told = (
                     f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()

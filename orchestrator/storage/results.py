@@ -59,8 +59,8 @@ class TrialResult(BaseModel):
         forward_trace: Median over some test problems of the relative residual after each forward step, after training;
             None where it is not finite.
         backward_trace: The same for the adjoint system; empty where there is none.
-        residual_floor: Least relative residual that a forward solve in the half precision of training comes down to,
-            after training, in the median over some test problems; None for training in float32.
+        residual_floor: Relative residual, in float32, of what a forward solve in the half precision of training ends
+            with, after training, in the median over some test problems; None for training in float32.
         peak_bytes: Largest memory held by a training step.
         train_seconds: Wall time of all epochs, validation excluded.
         epochs: Epochs trained.

@@ -17,6 +17,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec
 from planners import trial_files
 from planners.edge import on_map, plan_walled
+from planners.fixed_points.stopping import relative_residual
 from planners.planner import Plan, Planner, build_planner
 from planners.published import read_state
 from planners.training.evaluation import Inputs
@@ -98,17 +99,23 @@ class Convergence:
     backward: list[float | None]
 
 
+@torch.no_grad()
 def residual_floor(planner: Planner, problems: Problems, precision: str, moves: Moves = FOUR) -> float | None:
-    """Return the least relative residual, in the median over problems, that a solve in this precision comes down to.
+    """Return the relative residual, in float32, of what a solve in this precision ends with; the median over problems.
 
-    Twice the planner's own steps, for rounding is to end the descent, not the number of steps; None for "float32".
+    In its own precision a solve may end with a residual of exactly 0, which says nothing: rounding hides what f would
+    still change. Twice the planner's own steps, for rounding is to end the descent, not their number.
+
+    Returns:
+        None for "float32", and where it is not finite.
     """
     if precision == "float32":
         return None
     planner = planner.recording(tolerance=0.0, max_steps=2 * planner.solver.max_steps)
     with autocast(precision, _device(planner)):
-        trace = solve(planner, problems, moves=moves).solution.trace
-    return min((residual for residual in _median(trace) if residual is not None), default=None)
+        value = _plan(planner, problems, moves).solution.value.float()
+    exact = _plan(planner, problems, moves).step(value)
+    return _median(relative_residual(value, exact)[None])[0]
 
 
 def convergence(planner: Planner, problems: Problems, moves: Moves = FOUR) -> Convergence:

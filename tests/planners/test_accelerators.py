@@ -227,7 +227,8 @@ def test_half_precision_reaches_every_weight_and_has_a_floor(core, problems):
     assert names[0] == names[1] and all(w.dtype == torch.float32 for w in learners[1].planner.parameters())
     assert residual_floor(learners[1].planner, train, "float32", FOUR) is None
     floor = residual_floor(learners[1].planner, train, "bfloat16", FOUR)
-    assert 0.0 <= floor < 0.1
+    # Moves that are decided survive for certain or not at all, in any precision.
+    assert floor == 0.0 if core == "reachability" else 1e-6 < floor < 0.1
 
 
 @pytest.mark.parametrize("check", [check for check in EVERY_ADJOINT if check is not check_saved_memory])
