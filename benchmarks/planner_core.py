@@ -6,7 +6,7 @@ Batch 32, sizes of D.2 (100 Q channels or fields, 40 state channels), 15 vector-
 are random and fixed, scaled so that the spectral radius of df/dv at the fixed point is 0.9; cores other than the
 paper's three stay as they start. "fixed" rows run exactly K steps (tolerance 0); "1e-4" rows stop at that relative
 residual, at K steps at the latest, and say how many they took. All methods of a case run in turn, round after round;
-times are medians over the rounds. A method gets 6 s for its rounds of a case: fewer rounds where they are long, and
+times are medians over the rounds. A method gets 3 s for its rounds of a case: fewer rounds where they are long, and
 fewer maps where one is longer than that; its row then says how many, its times and bytes scaled up to a batch. Peak
 memory is that of all tensors of one training step, parameters and batch left out; "saved" is what is alive between the
 two passes. JAX's rows (`benchmarks.planner_xla`) are there where it is installed; their backward pass is what the

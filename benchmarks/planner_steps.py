@@ -26,7 +26,7 @@ from planners.training.memory import TensorMemory, state_tensors
 
 BATCH, K_BWD, TOLERANCE, RADIUS = 32, 15, 1e-4, 0.9
 SWEPT = ("vin", "symvin", "contractive", "conv_gppn")
-MOST_SECONDS, PROBE = 6.0, 2
+MOST_SECONDS, PROBE = 3.0, 2
 """A method may take so long on a case, all rounds together; what takes longer once gets fewer maps, at least PROBE."""
 SCALED = {
     "vin": lambda core: [core.w_v],
@@ -270,27 +270,28 @@ def rows_of(
     map, goal, label = inputs_of(problems_of(size, BATCH))
 
     def works(maps: int) -> list[Work]:
-        return works_of(name, core, map[:maps], goal[:maps], steps, mode, label[:maps] if maps == BATCH else None)
+        return works_of(name, core, map[:maps], goal[:maps], steps, mode, label[:maps])
+
+    def turn_of(i: int, maps: int) -> _Turn:
+        work, part = works(maps)[i], label[:maps]
+        if work.peer is not None:
+            return _turn_of_peer(work, maps, clock)
+        entry = metered(work, core, part)
+        return _Turn(work.name, partial(timed, work, core, part, clock), maps, entry, [])
 
     turns = []
-    for i, work in enumerate(works(BATCH)):
-        if work.peer is not None:
-            turns.append(_turn_of_peer(work, clock))
-            continue
-        probe = works(PROBE)[i]
-        metered(probe, core, label[:PROBE])
-        seconds = sum(timed(probe, core, label[:PROBE], clock)) * BATCH / PROBE
+    for i in range(len(works(PROBE))):
+        probe = turn_of(i, PROBE)
+        seconds = sum(probe.once()) * BATCH / PROBE
         maps = BATCH if seconds < MOST_SECONDS else max(PROBE, int(BATCH * MOST_SECONDS / seconds))
-        chosen, part = works(maps)[i], label[:maps]
-        entry = metered(chosen, core, part)
-        turns.append(_Turn(work.name, partial(timed, chosen, core, part, clock), maps, entry, []))
+        turns.append(probe if maps == PROBE else turn_of(i, maps))
     while waiting := [turn for turn in turns if turn.wants(rounds)]:
         for turn in waiting:
             turn.times.append(turn.once())
     return [_row(name, size, steps, mode, turn, limits) for turn in turns]
 
 
-def _turn_of_peer(work: Work, clock: Callable[[], float]) -> _Turn:
+def _turn_of_peer(work: Work, maps: int, clock: Callable[[], float]) -> _Turn:
     peer = work.peer()
     _, taken = xla().logits_of(peer)
     xla().run_both(peer)
@@ -305,7 +306,7 @@ def _turn_of_peer(work: Work, clock: Callable[[], float]) -> _Turn:
         return forward, max(clock() - middle - forward, 0.0)
 
     entry = {"steps_taken": taken, "kernel": "XLA", "peak_mib": mib, "saved_mib": 0.0}
-    return _Turn(work.name, once, BATCH, entry, [])
+    return _Turn(work.name, once, maps, entry, [])
 
 
 def _row(name: str, size: int, steps: int, mode: str, turn: _Turn, limits: dict[str, float]) -> Row:
