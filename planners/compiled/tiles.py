@@ -35,6 +35,7 @@ OUTPUTS = 32
 TILE = LANES * LANES
 TILES = OUTPUTS * CELLS
 TAPS_OF_A_TILE = 2 * LANES
+# UNSPECIFIED: the arithmetic; see docs/decisions/0073-float32-by-bfloat16.md.
 QUICK_FROM = 1e-5
 """Tolerance from which on three products will do."""
 
