@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchdeq import get_deq
 
+from planners.cores import CompactStep, Core, encoded
 from planners.cores.conv_gppn import ConvGPPN
 from planners.cores.steerable import e2cnn_conditions, space
 from planners.cores.symvin import SymVIN
@@ -36,8 +37,8 @@ class Loop:
     read: Step
 
 
-def loop_of(core: VIN | SymVIN | ConvGPPN, x: Tensor) -> Loop:
-    """Return the literature's form of a core of ours, on the same parameters."""
+def loop_of(core: Core, x: Tensor) -> Loop:
+    """Return the literature's form of a core, on the same parameters; of ours, which have none, the step in torch."""
     if isinstance(core, VIN):
         r_q = F.conv2d(core.reward(core.hidden(x)), core.w_r, padding=1)
         return Loop(
@@ -52,6 +53,10 @@ def loop_of(core: VIN | SymVIN | ConvGPPN, x: Tensor) -> Loop:
             lambda v: step.action_values(v).unflatten(1, (-1, core.order)).max(dim=1)[0],
             lambda v: step.policy(v),
         )
+    if not isinstance(core, ConvGPPN):
+        step = encoded(core, x)
+        step = step.prepared() if isinstance(step, CompactStep) else step
+        return Loop(step.initial_value(), step, step.policy)
     r = core.reward(core.hidden(x))
     state = core.candidate.shape[0]
     w_gates = torch.cat([core.from_reward.weight[: 2 * state], core.gates], dim=1)

@@ -34,7 +34,8 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _FLOATS if fe_type == _FLOAT_LANES else _INTS)
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Return where array[index] lies."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
@@ -49,8 +50,8 @@ def load(typing_context: Any, array: Any, index: Any) -> tuple[Any, Callable]:
     """Return array[index : index + 16] of a contiguous float32 vector; the caller keeps it in bounds."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], *args)
-        value = builder.load(builder.bitcast(address, _FLOATS.as_pointer()))
+        place = address(context, builder, signature.args[0], *args)
+        value = builder.load(builder.bitcast(place, _FLOATS.as_pointer()))
         value.align = 4
         return value
 
@@ -65,8 +66,8 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> tuple[Any,
         vector, lanes = (args[2], _FLOATS)
         if signature.args[2] == _INT_LANES:
             vector, lanes = builder.trunc(vector, _SHORTS), _SHORTS
-        address = _address(context, builder, signature.args[0], args[0], args[1])
-        instruction = builder.store(vector, builder.bitcast(address, lanes.as_pointer()))
+        place = address(context, builder, signature.args[0], args[0], args[1])
+        instruction = builder.store(vector, builder.bitcast(place, lanes.as_pointer()))
         instruction.align = array.dtype.bitwidth // 8
         return context.get_dummy_value()
 
@@ -78,7 +79,7 @@ def broadcast(typing_context: Any, array: Any, index: Any) -> tuple[Any, Callabl
     """Return sixteen copies of array[index] of a contiguous float32 vector; the caller keeps it in bounds."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, builder.load(_address(context, builder, signature.args[0], *args)), _FLOATS)
+        return _splat(builder, builder.load(address(context, builder, signature.args[0], *args)), _FLOATS)
 
     return _FLOAT_LANES(array, types.intp), codegen
 
@@ -88,7 +89,7 @@ def item(typing_context: Any, array: Any, index: Any) -> tuple[Any, Callable]:
     """Return array[index] for an index known to be in bounds and not negative."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *args))
+        return builder.load(address(context, builder, signature.args[0], *args))
 
     return array.dtype(array, types.intp), codegen
 
@@ -118,6 +119,16 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> tuple[Any, Callable]:
 
 
 @intrinsic
+def plus(typing_context: Any, a: Any, b: Any) -> tuple[Any, Callable]:
+    """Return a + b."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(*args)
+
+    return _FLOAT_LANES(_FLOAT_LANES, _FLOAT_LANES), codegen
+
+
+@intrinsic
 def where_greater(typing_context: Any, a: Any, b: Any, x: Any, y: Any) -> tuple[Any, Callable]:
     """Return x where a > b, else y (also where a or b is not a number)."""
 
@@ -125,6 +136,43 @@ def where_greater(typing_context: Any, a: Any, b: Any, x: Any, y: Any) -> tuple[
         return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
 
     return x(_FLOAT_LANES, _FLOAT_LANES, x, x), codegen
+
+
+@intrinsic
+def nearest_bfloat16(typing_context: Any, a: Any) -> tuple[Any, Callable]:
+    """Return the floats nearest to `a` whose lower 16 bits are zero; of two as near, the larger in size."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.add(builder.bitcast(args[0], _INTS), ir.Constant(_INTS, [0x8000] * LANES))
+        return builder.bitcast(builder.and_(bits, ir.Constant(_INTS, [0xFFFF0000] * LANES)), _FLOATS)
+
+    return _FLOAT_LANES(_FLOAT_LANES), codegen
+
+
+@intrinsic
+def paired(typing_context: Any, even: Any, odd: Any) -> tuple[Any, Callable]:
+    """Return words of the upper halves of two floats each, the even one's below, as sixteen floats to be stored."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        below, above = (builder.bitcast(x, _INTS) for x in args)
+        below = builder.lshr(below, ir.Constant(_INTS, [16] * LANES))
+        above = builder.and_(above, ir.Constant(_INTS, [0xFFFF0000] * LANES))
+        return builder.bitcast(builder.or_(below, above), _FLOATS)
+
+    return _FLOAT_LANES(_FLOAT_LANES, _FLOAT_LANES), codegen
+
+
+@intrinsic
+def neighbours(typing_context: Any, a: Any, b: Any) -> tuple[Any, Callable]:
+    """Return words of the upper halves of each two neighbours in 32 floats, the first below, as sixteen floats."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        above = ir.Constant(_INTS, [16] * LANES)
+        halves = [builder.trunc(builder.lshr(builder.bitcast(x, _INTS), above), _SHORTS) for x in args]
+        order = ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), list(range(2 * LANES)))
+        return builder.bitcast(builder.shuffle_vector(*halves, order), _FLOATS)
+
+    return _FLOAT_LANES(_FLOAT_LANES, _FLOAT_LANES), codegen
 
 
 @intrinsic

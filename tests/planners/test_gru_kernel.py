@@ -1,4 +1,7 @@
-"""The compiled ConvGRU equals the generic path: values, residuals, steps, results and all gradients."""
+"""The compiled ConvGRU equals the generic path: values, residuals, steps, results and all gradients.
+
+On vector registers, as on processors without tile registers; `test_tiles` compares those with these.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,13 @@ ADJOINTS = {
     "one step": OneStep(),
     "unrolled": Unrolled(),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def vector_registers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "tiles_available", lambda: False)
+        yield
 
 
 def problem(

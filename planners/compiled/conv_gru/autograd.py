@@ -18,11 +18,14 @@ from planners.compiled.conv_gru.forward import GRUResult, solve_gru
 from planners.compiled.conv_gru.gauss_seidel import sweep_gru
 from planners.compiled.conv_gru.gauss_seidel_adjoint import sweep_gru_adjoint
 from planners.compiled.conv_gru.step import GRUFilters
+from planners.compiled.conv_gru.tile_step import GRUTiles
 from planners.compiled.conv_gru.unrolled import GRUGradients, back_through_gru, unroll_gru
 from planners.compiled.layout import Grid, grid_of, tap_offsets
 from planners.compiled.linalg import Options
 from planners.compiled.solvers import GaussSeidel
 from planners.compiled.threads import run_in_threads
+from planners.compiled.tile_registers import available as tiles_available
+from planners.compiled.tiles import QUICK_FROM, pack_tiles
 from planners.compiled.value_iteration.autograd import anderson_options, other_rule
 from planners.compiled.value_iteration.step import pack_weights
 from planners.cores.steps import GRUIteration
@@ -81,7 +84,7 @@ def fixed_point(step: GRUIteration, *, solver: Solver, adjoint: Any) -> Solution
     reason = unsupported(step, solver, adjoint)
     if reason is not None:
         raise ValueError(reason)
-    packed = _PackedStep(step)
+    packed = _PackedStep(step, solver.tolerance >= QUICK_FROM)
     last: Step = step
     if isinstance(adjoint, Unrolled):
         return _unrolled(packed, solver)
@@ -114,20 +117,24 @@ class _PackedStep:
 
     Attributes:
         step: The step.
+        quick: Whether the solver's tolerance leaves room for quick products (`planners.compiled.tiles`).
         state: Its channels.
         missing: Channels of zeros that the kernel is given beside them.
         grid: How a map lies in memory.
         filters: Gates, candidate and what of them reads r, packed.
+        tiles: The same for tile registers, where the processor has some and quick products will do.
         reward: r [B, 1, h, w].
         at: The state that the next steps start from: v_0, and what a forward solve ends with once it has run.
         kept: What the steps taken for the backward pass kept; there once those steps have run.
     """
 
     step: GRUIteration
+    quick: bool = False
     state: int = field(init=False)
     missing: int = field(init=False)
     grid: Grid = field(init=False)
     filters: GRUFilters = field(init=False)
+    tiles: GRUTiles | None = field(init=False)
     reward: np.ndarray = field(init=False)
     at: np.ndarray = field(init=False)
     kept: np.ndarray = field(init=False)
@@ -147,13 +154,24 @@ class _PackedStep:
             torch.cat((candidate, _padded(w_r[1], 1, missing)), 1),
         )
         turned = (w.transpose(0, 1).flip(2, 3) for w in (*gates.chunk(2), candidate))
-        packed = (pack_weights(np.ascontiguousarray(w.numpy())[None])[0] for w in (*reading, *turned))
+        all_filters = [np.ascontiguousarray(w.numpy()) for w in (*reading, *turned)]
+        packed = (pack_weights(w[None])[0] for w in all_filters)
+        self.tiles = None
+        if self.quick and tiles_available():  # with six products for each they take as long as the vector registers
+            offsets, length = tap_offsets(1, size, self.grid), self.grid.length
+            tiles = (pack_tiles(w.reshape(*w.shape[:2], -1), offsets, length) for w in all_filters)
+            self.tiles = GRUTiles(*tiles)
         biases = (_padded(part, halves, missing).flatten().numpy() for part, halves in zip(bias, (2, 1), strict=True))
         offsets = tap_offsets(state + missing + 1, size, self.grid)
         zeros = np.zeros(state + missing, np.float32)
         self.filters = GRUFilters(*packed, *biases, zeros, offsets)  # type: ignore[call-arg]
         self.reward = self.step.reward.detach().contiguous().numpy()
         self.at = self.padded(self.step.initial)
+
+    @property
+    def layout(self) -> tuple[GRUFilters, GRUTiles | None, Grid]:
+        """Return what all kernels but the sweeps are told of the step."""
+        return self.filters, self.tiles, self.grid
 
     def padded(self, x: Tensor) -> np.ndarray:
         """Return x [B, S, h, w] with channels of zeros up to a multiple of five."""
@@ -169,16 +187,17 @@ class _PackedStep:
             np.empty(batch, np.int8),
             np.empty((solver.max_steps, batch), np.float32),
         )
-        layout, limits = (self.filters, self.grid), (solver.max_steps, solver.tolerance)
+        plain_layout, limits = (self.filters, self.grid), (solver.max_steps, solver.tolerance)
         if not isinstance(solver, GaussSeidel):
             plain = Options(solver.max_steps, solver.tolerance, 0, 1.0, 0.0)
             options = anderson_options(solver) if isinstance(solver, Anderson) else plain
             kept = self.kept if adjoint else np.empty((batch, 0, 0), np.float32)
-            run_in_threads(solve_gru, batch, start, self.reward, kept, *layout, options, found)
+            quick = self.quick and (not adjoint or solver.tolerance >= QUICK_FROM)
+            run_in_threads(solve_gru, batch, start, self.reward, kept, *self.layout, quick, options, found)
         elif adjoint:
-            run_in_threads(sweep_gru_adjoint, batch, start, self.kept, *layout, *limits, found)
+            run_in_threads(sweep_gru_adjoint, batch, start, self.kept, *plain_layout, *limits, found)
         else:
-            run_in_threads(sweep_gru, batch, start, self.reward, *layout, *limits, found)
+            run_in_threads(sweep_gru, batch, start, self.reward, *plain_layout, *limits, found)
         return found
 
 
@@ -267,7 +286,7 @@ class _Unroll(torch.autograd.Function):
         value = np.empty(start.shape, np.float32)
         out = (value, *measured)
         run_in_threads(
-            unroll_gru, len(start), start, packed.reward, packed.filters, packed.grid, ctx.kept.numpy(), every, out
+            unroll_gru, len(start), start, packed.reward, *packed.layout, packed.quick, ctx.kept.numpy(), every, out
         )
         tensors = (initial, part, gates, candidate)
         if not all(torch.isfinite(each).all() for each in tensors):  # the compiled tanh cuts off what is no number
@@ -292,8 +311,8 @@ class _Unroll(torch.autograd.Function):
         dv0, d_part = np.empty_like(u), np.empty((batch, 3 * padded, *u.shape[2:]), np.float32)
         dw_gates, dw_candidate = (np.empty((batch, n * padded**2 * len(offsets)), np.float32) for n in (2, 1))
         gradients = GRUGradients(dv0, d_part, dw_gates, dw_candidate)
-        layout, kept, to_start = (packed.filters, offsets, packed.grid), ctx.kept.numpy(), ctx.needs_input_grad[0]
-        run_in_threads(back_through_gru, batch, u, *layout, kept, gradients, to_start)
+        how = (packed.filters, packed.tiles, offsets, packed.grid, packed.quick)
+        run_in_threads(back_through_gru, batch, u, *how, ctx.kept.numpy(), gradients, ctx.needs_input_grad[0])
         d_part = torch.from_numpy(d_part).unflatten(1, (3, padded))[:, :, :state].flatten(1, 2)
         d_gates = torch.from_numpy(dw_gates).sum(0).view(2, padded, padded, -1)[:, :state].flatten(0, 1)
         d_candidate = torch.from_numpy(dw_candidate).sum(0).view(padded, padded, -1)[:state]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planners.compiled.conv_gru.step import GRUPlanes, gru_step, linearise_gru, transposed_gru
+from planners.compiled.conv_gru.tile_step import tile_gru_step, tile_transposed_gru
 from planners.compiled.layout import Floats, as_planes, compiled, fastmath, from_planes, to_planes
 from planners.compiled.linalg import (
     DIVERGED,
@@ -27,6 +28,7 @@ from planners.compiled.linalg import (
     relative,
     verdict,
 )
+from planners.compiled.tiles import begin_tiles, release_tiles
 from planners.compiled.value_iteration.step import Ints
 
 
@@ -61,7 +63,7 @@ def _extrapolate(z: Floats, change: Floats, moves: Floats, gamma: Floats, mixing
 
 
 @compiled
-def solve_gru(first, last, start, reward, kept, filters, grid, options, out):  # type: ignore[no-untyped-def]
+def solve_gru(first, last, start, reward, kept, filters, tiles, grid, quick, options, out):  # type: ignore[no-untyped-def]
     """Solve v = f(v) from v = start; or, given what a step kept, w = J^T w + start from w = start, J that step's.
 
     Args:
@@ -71,7 +73,9 @@ def solve_gru(first, last, start, reward, kept, filters, grid, options, out):  #
         reward: [B, 1, h, w].
         kept: [B, 1, 4 S x length] planes v, u, s, n of the step; or [B, 0, 0].
         filters: `GRUFilters`.
+        tiles: `GRUTiles`, where tile registers take the steps; None where they don't.
         grid: Layout.
+        quick: Whether three products of bfloat16 numbers will do for one of float32, before the last step.
         options: `Options`.
         out: `GRUResult`.
     """
@@ -85,6 +89,8 @@ def solve_gru(first, last, start, reward, kept, filters, grid, options, out):  #
     )
     finite_filters = np.isfinite(norm(filters.gates.ravel())) and np.isfinite(norm(filters.candidate.ravel()))
     finite_filters &= np.isfinite(norm(filters.gates_bias)) and np.isfinite(norm(filters.candidate_bias))
+    if tiles is not None:
+        work = begin_tiles(tiles.gates, grid, start.shape[1] // 2 + 1)
     slopes, none = np.empty(5 * size if adjoint else 0, np.float32), np.zeros(0, np.float32)
     for b in range(first, last):
         z, given = np.zeros(size + grid.length, np.float32), as_planes(reward[b], grid)
@@ -104,7 +110,13 @@ def solve_gru(first, last, start, reward, kept, filters, grid, options, out):  #
         # The compiled tanh cuts off what is not a number: nothing would show that an input was none.
         sound = np.isfinite(norm(given)) and np.isfinite(norm(z)) and finite_filters
         while k < options.max_steps:
-            if adjoint:
+            if tiles is not None:
+                three = quick and k + 1 < options.max_steps
+                if adjoint:
+                    tile_transposed_gru(z, given, slopes, tiles, filters, grid, planes, work, three, fz)
+                else:
+                    tile_gru_step(z, tiles, filters, grid, planes, work, three, fz)
+            elif adjoint:
                 transposed_gru(z, given, slopes, filters, grid, planes, fz)
             else:
                 gru_step(z, filters, grid, planes, fz)
@@ -130,11 +142,15 @@ def solve_gru(first, last, start, reward, kept, filters, grid, options, out):  #
                     slot = (k - 2) % depth
                     _remember(z, z_old, change, change_old, mixing, changes[slot], moves[slot])
                     for i in range(depth):
-                        gram[slot, i] = gram[i, slot] = inner(changes[i], changes[slot])
-                        against[i] = inner(changes[i], change)
+                        before, against[i] = against[i], inner(changes[i], change)
+                        # <dc_i, dc> of dc = change - change_old, where dc_i is as old as `before`.
+                        gram[slot, i] = gram[i, slot] = against[i] - before
+                    gram[slot, slot] = inner(changes[slot], changes[slot])
                     gamma = anderson_weights(gram, against, options.weight)
                 _extrapolate(z, change, moves, gamma.astype(np.float32), mixing, z_old)
                 z, z_old, change, change_old = z_old, z, change_old, change
         out.trace[k:, b] = now
         from_planes(z[:size] if depth == 0 else best, out.value[b], grid)
         out.residual[b], out.steps[b], out.result[b] = lowest, k, result
+    if tiles is not None:
+        release_tiles()

@@ -88,7 +88,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 
 @fastmath
-def _open_gates(gates: Floats, v: Floats, grid: Grid, first: int, p: Floats) -> None:
+def open_gates(gates: Floats, v: Floats, grid: Grid, first: int, p: Floats) -> None:
     """Turn a block of the reset gate's pre-activations into s, and write p = s v."""
     half, size = np.float32(0.5), len(gates) // 2
     for c in range(first, size, grid.length):
@@ -100,7 +100,7 @@ def _open_gates(gates: Floats, v: Floats, grid: Grid, first: int, p: Floats) -> 
 
 
 @fastmath
-def _mix(gates: Floats, candidate: Floats, v: Floats, grid: Grid, first: int, out: Floats) -> None:
+def mix(gates: Floats, candidate: Floats, v: Floats, grid: Grid, first: int, out: Floats) -> None:
     """Turn a block of the other pre-activations into u and n, and write v' = v + u (n - v)."""
     half = np.float32(0.5)
     for c in range(first, len(candidate), grid.length):
@@ -122,7 +122,7 @@ def gru_step(v, filters, grid, planes, out):  # type: ignore[no-untyped-def]
         first = grid.origin + block * BLOCK
         if block < grid.blocks:
             convolve_block(v, filters.gates_bias, filters.gates, filters.offsets, grid, first, planes.gates)
-            _open_gates(planes.gates, v, grid, first, planes.reset)
+            open_gates(planes.gates, v, grid, first, planes.reset)
         if grid.wrap and block == grid.blocks - 1:
             clear_borders(v, grid)
             set_borders(planes.reset, grid)
@@ -131,7 +131,7 @@ def gru_step(v, filters, grid, planes, out):  # type: ignore[no-untyped-def]
             convolve_block(
                 planes.reset, filters.candidate_bias, filters.candidate, filters.offsets, grid, first, planes.candidate
             )
-            _mix(planes.gates, planes.candidate, v, grid, first, out)
+            mix(planes.gates, planes.candidate, v, grid, first, out)
     clear_borders(out, grid)
 
 
@@ -149,13 +149,14 @@ def linearise_gru(v: Floats, planes: GRUPlanes, slopes: Floats) -> None:
 
 
 @fastmath
-def _into_candidate(w: Floats, slopes: Floats, grid: Grid, out: Floats) -> None:
+def into_candidate(w: Floats, slopes: Floats, grid: Grid, out: Floats) -> None:
+    """Write the cotangent of the candidate, before its activation."""
     for i in range(len(w)):
         out[i] = slopes[i] * w[i]
 
 
 @fastmath
-def _into_gates(w: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, both: Floats) -> None:
+def into_gates(w: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, both: Floats) -> None:
     """Write a block of the cotangents of both gates."""
     size = len(w)
     for c in range(first, size, grid.length):
@@ -167,7 +168,7 @@ def _into_gates(w: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, b
 
 
 @fastmath
-def _past_gates(w: Floats, right: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, out: Floats) -> None:
+def past_gates(w: Floats, right: Floats, slopes: Floats, dp: Floats, grid: Grid, first: int, out: Floats) -> None:
     """Add what reaches v directly and through p, and the right-hand side."""
     size = len(w)
     for c in range(first, size, grid.length):
@@ -181,7 +182,7 @@ def _past_gates(w: Floats, right: Floats, slopes: Floats, dp: Floats, grid: Grid
 def transposed_gru(w, right, slopes, filters, grid, planes, out):  # type: ignore[no-untyped-def]
     """Write J^T w + right, planes [S] with zero borders."""
     size, lag = len(w), second_pass_lag(grid)
-    _into_candidate(w, slopes, grid, planes.candidate)
+    into_candidate(w, slopes, grid, planes.candidate)
     set_borders(planes.candidate, grid)
     for block in range(grid.blocks + lag):
         first = grid.origin + block * BLOCK
@@ -189,12 +190,12 @@ def transposed_gru(w, right, slopes, filters, grid, planes, out):  # type: ignor
             convolve_block(
                 planes.candidate, filters.zeros, filters.candidate_turned, filters.offsets, grid, first, planes.reset
             )
-            _into_gates(w, slopes, planes.reset, grid, first, planes.both)
+            into_gates(w, slopes, planes.reset, grid, first, planes.both)
         if grid.wrap and block == grid.blocks - 1:
             set_borders(planes.both, grid)
         if block >= lag:
             first -= lag * BLOCK
             convolve_block(planes.both[:size], filters.zeros, filters.updates_turned, filters.offsets, grid, first, out)
             add_block(planes.both[size:], filters.zeros, filters.resets_turned, filters.offsets, grid, first, out)
-            _past_gates(w, right, slopes, planes.reset, grid, first, out)
+            past_gates(w, right, slopes, planes.reset, grid, first, out)
     clear_borders(out, grid)

@@ -15,6 +15,13 @@ import numpy as np
 from planners.compiled.conv_gru.convolution import add_block, convolve_block
 from planners.compiled.conv_gru.filter_gradient import add_lanes, gru_filter_gradient
 from planners.compiled.conv_gru.step import GRUPlanes, clear_borders, gru_step, second_pass_lag
+from planners.compiled.conv_gru.tile_filter_gradient import (
+    gradient_work,
+    sums_size,
+    take_sums,
+    tile_filter_gradient,
+)
+from planners.compiled.conv_gru.tile_step import tile_gru_step
 from planners.compiled.layout import (
     BLOCK,
     Floats,
@@ -28,6 +35,7 @@ from planners.compiled.layout import (
 )
 from planners.compiled.linalg import compare, relative
 from planners.compiled.simd import LANES
+from planners.compiled.tiles import aligned_zeros, begin_tiles, convolve, release_tiles
 
 
 class GRUGradients(NamedTuple):
@@ -43,7 +51,7 @@ class GRUGradients(NamedTuple):
 
 
 @compiled
-def unroll_gru(first, last, start, reward, filters, grid, kept, every, out):  # type: ignore[no-untyped-def]
+def unroll_gru(first, last, start, reward, filters, tiles, grid, quick, kept, every, out):  # type: ignore[no-untyped-def]
     """Take K steps of the samples first..last-1 and keep what the way back needs.
 
     Args:
@@ -52,12 +60,16 @@ def unroll_gru(first, last, start, reward, filters, grid, kept, every, out):  # 
         start: [B, S, h, w].
         reward: [B, 1, h, w].
         filters: `GRUFilters`.
+        tiles: `GRUTiles`, where tile registers take the steps; None where they don't.
         grid: Layout.
+        quick: Whether three products of bfloat16 numbers will do for one of float32, before the last step.
         kept: [B, K, 4 S x length] planes v, u, s, n of each step, written.
         every: Whether all steps' residuals and sizes are wanted, or the first's and the last's alone.
         out: Value [B, S, h, w], trace [K, B] and size of f(v) [K, B], written.
     """
     value, trace, sizes = out
+    if tiles is not None:
+        work = begin_tiles(tiles.gates, grid, start.shape[1] // 2 + 1)
     size = start.shape[1] * grid.length
     reset, none, change = np.zeros(size + grid.length, np.float32), np.zeros(0, np.float32), np.zeros(size, np.float32)
     for b in range(first, last):
@@ -68,12 +80,18 @@ def unroll_gru(first, last, start, reward, filters, grid, kept, every, out):  # 
         for k in range(kept.shape[1]):
             step = kept[b, k]
             step[:size] = z[:size]
-            gru_step(z, filters, grid, GRUPlanes(step[size : 3 * size], reset, step[3 * size :], none), fz)
+            planes = GRUPlanes(step[size : 3 * size], reset, step[3 * size :], none)
+            if tiles is None:
+                gru_step(z, filters, grid, planes, fz)
+            else:
+                tile_gru_step(z, tiles, filters, grid, planes, work, quick and k + 1 < kept.shape[1], fz)
             if every or k == 0 or k == kept.shape[1] - 1:
                 difference, sizes[k, b] = compare(z, fz, change)
                 trace[k, b] = relative(difference, sizes[k, b])
             z, fz = fz, z
         from_planes(z[:size], value[b], grid)
+    if tiles is not None:
+        release_tiles()
 
 
 @fastmath
@@ -147,7 +165,33 @@ def _back_through_step(w, step, filters, grid, through, work, total, out):  # ty
 
 
 @compiled
-def back_through_gru(first, last, u, filters, offsets, grid, kept, gradients, to_start):  # type: ignore[no-untyped-def]
+def _tile_back_through_step(w, step, tiles, filters, grid, through, work, total, tile_work, quick, out):  # type: ignore[no-untyped-def]
+    """Do what `_back_through_step` does on tile registers."""
+    size, channels = len(w), len(w) // grid.length
+    blocks = range(grid.origin, grid.origin + grid.blocks * BLOCK, BLOCK)
+    updates, resets = work.both[:size], work.both[size:]
+    for first in blocks:
+        _into_candidate(w, step, grid, first, work.candidate, total[2 * size :])
+    set_borders(work.candidate, grid)
+    convolve(work.candidate, channels, tiles.candidate_turned, filters.zeros, grid, tile_work, quick, False, work.reset)
+    for first in blocks:
+        _into_gates(w, work.reset, step, grid, first, work.both, total)
+    if grid.wrap:
+        set_borders(work.both, grid)
+    if through:
+        convolve(updates, channels, tiles.updates_turned, filters.zeros, grid, tile_work, quick, False, out)
+        convolve(resets, channels, tiles.resets_turned, filters.zeros, grid, tile_work, quick, True, out)
+    for first in blocks:
+        _past_gates(w, step, grid, first, out, work.reset)
+    clear_borders(out, grid)
+    clear_borders(work.both, grid)
+    clear_borders(work.candidate, grid)
+
+
+@compiled
+def back_through_gru(  # type: ignore[no-untyped-def]
+    first, last, u, filters, tiles, offsets, grid, quick, kept, gradients, to_start
+):
     """Go back through the kept steps from u [B, S, h, w], the cotangent of the last one's value.
 
     Args:
@@ -155,15 +199,23 @@ def back_through_gru(first, last, u, filters, offsets, grid, kept, gradients, to
         last: One past the last sample.
         u: [B, S, h, w].
         filters: `GRUFilters`.
+        tiles: `GRUTiles` or None.
         offsets: [T] of one plane, T a multiple of 9.
         grid: Layout.
+        quick: Whether three products of bfloat16 numbers will do for one of float32.
         kept: As `unroll_gru` wrote it.
         gradients: `GRUGradients`, written.
         to_start: Whether that of v0 is wanted.
     """
     channels, size = u.shape[1], u.shape[1] * grid.length
-    sums_gates = np.empty(gradients.gates.shape[1] * LANES, np.float32)
-    sums_candidate = np.empty(gradients.candidate.shape[1] * LANES, np.float32)
+    if tiles is None:
+        sums_gates = np.empty(gradients.gates.shape[1] * LANES, np.float32)
+        sums_candidate = np.empty(gradients.candidate.shape[1] * LANES, np.float32)
+    else:
+        sums_gates = aligned_zeros(sums_size(2 * channels, channels, len(offsets)))
+        sums_candidate = aligned_zeros(sums_size(channels, channels, len(offsets)))
+        for_filters = gradient_work(2 * channels, channels, grid)
+        for_steps = begin_tiles(tiles.gates, grid, channels // 2 + 1)
     work = GRUPlanes(
         np.zeros(0, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(2 * size, np.float32)
     )
@@ -173,15 +225,31 @@ def back_through_gru(first, last, u, filters, offsets, grid, kept, gradients, to
         sums_candidate[:] = 0
         for k in range(kept.shape[1] - 1, -1, -1):
             step = kept[b, k]
-            _back_through_step(w, step, filters, grid, to_start or k > 0, work, total, image)
-            v = step[:size]
-            set_borders(v, grid)
-            gru_filter_gradient(work.both, v, channels, offsets, grid, sums_gates)
-            clear_borders(v, grid)
-            set_borders(work.reset, grid)
-            gru_filter_gradient(work.candidate, work.reset, channels, offsets, grid, sums_candidate)
+            through, v = to_start or k > 0, step[:size]
+            if tiles is None:
+                _back_through_step(w, step, filters, grid, through, work, total, image)
+                set_borders(v, grid)
+                gru_filter_gradient(work.both, v, channels, offsets, grid, sums_gates)
+                clear_borders(v, grid)
+                set_borders(work.reset, grid)
+                gru_filter_gradient(work.candidate, work.reset, channels, offsets, grid, sums_candidate)
+            else:
+                _tile_back_through_step(w, step, tiles, filters, grid, through, work, total, for_steps, quick, image)
+                set_borders(v, grid)
+                tile_filter_gradient(work.both, v, channels, offsets, grid, for_filters, quick, sums_gates)
+                clear_borders(v, grid)
+                set_borders(work.reset, grid)
+                tile_filter_gradient(
+                    work.candidate, work.reset, channels, offsets, grid, for_filters, quick, sums_candidate
+                )
             w, image = image, w
         from_planes(w, gradients.v0[b], grid)
         from_planes(total, gradients.part[b], grid)
-        add_lanes(sums_gates, gradients.gates[b])
-        add_lanes(sums_candidate, gradients.candidate[b])
+        if tiles is None:
+            add_lanes(sums_gates, gradients.gates[b])
+            add_lanes(sums_candidate, gradients.candidate[b])
+        else:
+            take_sums(sums_gates, 2 * channels, channels, gradients.gates[b])
+            take_sums(sums_candidate, channels, channels, gradients.candidate[b])
+    if tiles is not None:
+        release_tiles()

@@ -19,6 +19,8 @@ from planners.compiled.layout import BLOCK, Grid, grid_of, tap_offsets
 from planners.compiled.linalg import Options
 from planners.compiled.solvers import GaussSeidel
 from planners.compiled.threads import run_in_threads
+from planners.compiled.tile_registers import available as tiles_available
+from planners.compiled.tiles import TAPS_OF_A_TILE, TileFilters, pack_tiles
 from planners.compiled.value_iteration.backward import anderson, backward, linearise, transposed
 from planners.compiled.value_iteration.forward import Filters, Schedule, VIGradients, VIResult, forward
 from planners.compiled.value_iteration.gauss_seidel import SweepFilters, pack_by_tap, sweep_batch, tap_order
@@ -178,6 +180,14 @@ class _PackedSolve:
         filters = Filters(r, v, pack_weights(r), pack_weights(v), r_offsets, v_offsets, *sizes)
         return cls(grid, filters, solver, adjoint, AdjointSlot(), torch.is_grad_enabled())
 
+    def tiles(self) -> TileFilters | None:
+        """Return the filters of v as tiles, where the processor has registers for them and a filter fills one."""
+        channels, actions, taps = self.filters.v.shape
+        if taps < TAPS_OF_A_TILE or not tiles_available():
+            return None
+        w = self.filters.v.reshape(channels * actions, channels, taps // channels)
+        return pack_tiles(w, tap_offsets(1, self.filters.v_size, self.grid), self.grid.length)
+
 
 def _by_channel(w: Tensor, channels: int) -> np.ndarray:
     """Return filters [A x G, C, F, F] as [G, A, T]."""
@@ -209,7 +219,8 @@ class _Iterate(torch.autograd.Function):
             torch.empty((batch, recorded, channels * packed.grid.blocks * BLOCK), dtype=torch.int16).numpy(),
         )
         schedule = Schedule(unrecorded, recorded, not unrolled, packed.solver.tolerance)
-        run_in_threads(forward, batch, _numpy(r), _numpy(v0), packed.filters, packed.grid, schedule, out)
+        layout = (packed.filters, packed.tiles(), packed.grid)
+        run_in_threads(forward, batch, _numpy(r), _numpy(v0), *layout, schedule, out)
         packed.out = out
         ctx.packed = packed
         ctx.save_for_backward(r, w_r, w_v)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from planners.compiled.layout import BLOCK, Floats, Grid, as_planes, compiled, fastmath, from_planes, set_borders
 from planners.compiled.linalg import DIVERGED, SETTLED, growth_limit, relative, verdict
+from planners.compiled.tiles import QUICK_FROM, begin_tiles, release_tiles
 from planners.compiled.value_iteration.step import (
     ACTIONS_AT_ONCE,
     Ints,
@@ -23,6 +24,13 @@ from planners.compiled.value_iteration.step import (
     reward_part,
     sweep,
     sweep_greedy,
+)
+from planners.compiled.value_iteration.tile_sweep import (
+    tile_field_part,
+    tile_part_size,
+    tile_reward_part,
+    tile_sweep,
+    tile_sweep_greedy,
 )
 
 
@@ -102,7 +110,7 @@ def _norms(z: Floats, fz: Floats, grid: Grid) -> tuple[float, float]:
 
 
 @compiled
-def forward(first, last, r, v0, filters, grid, schedule, out):  # type: ignore[no-untyped-def]
+def forward(first, last, r, v0, filters, tiles, grid, schedule, out):  # type: ignore[no-untyped-def]
     """Take the steps of a schedule: unrecorded ones, fewer where a sample stops, then those that are kept.
 
     Args:
@@ -111,30 +119,44 @@ def forward(first, last, r, v0, filters, grid, schedule, out):  # type: ignore[n
         r: [B, C, h, w] reward, or [B, A x G, h, w] its part of Q, action-major, when the filters of r have no taps.
         v0: [B, G, h, w] where to start.
         filters: `Filters`.
+        tiles: Those of v as `TileFilters`, where tile registers take the steps; None where they don't.
         grid: Layout.
         schedule: `Schedule`.
         out: `VIResult`.
     """
     unrecorded, stop, tolerance = schedule.unrecorded, schedule.stop, schedule.tolerance
     groups, fives = filters.v_packed.shape[0], filters.v_packed.shape[1]
-    part = np.empty(groups * grid.blocks * fives * ACTIONS_AT_ONCE * BLOCK, np.float32)
+    if tiles is None:
+        part = np.empty(groups * grid.blocks * fives * ACTIONS_AT_ONCE * BLOCK, np.float32)
+    else:
+        part = np.empty(tile_part_size(tiles, grid), np.float32)
+        work, quick = begin_tiles(tiles, grid, tiles.pairs), tolerance >= QUICK_FROM
     scratch = np.zeros(groups * grid.length, np.float32)
     sound = _is_finite(filters.r) and _is_finite(filters.v)
     for b in range(first, last):
         z, fz = as_planes(v0[b], grid), scratch
         set_borders(z, grid)
         if filters.r.shape[2] == 0:
-            field_part(r[b], filters.v.shape[1], grid, part)
+            if tiles is None:
+                field_part(r[b], filters.v.shape[1], grid, part)
+            else:
+                tile_field_part(r[b], filters.v.shape[1], grid, part)
         else:
             reward = as_planes(r[b], grid)
             set_borders(reward, grid)
-            reward_part(reward, filters.r_packed, filters.r_offsets, grid, part)
+            if tiles is None:
+                reward_part(reward, filters.r_packed, filters.r_offsets, grid, part)
+            else:
+                tile_reward_part(reward, filters.r, filters.r_offsets, grid, part)
         now, limit, size = np.float32(np.inf), np.float32(np.inf), np.float32(0)
         diverged = not (sound and _is_finite(r[b]))
         start = max(np.float32(1), _norms(z, z, grid)[1])
         steps = 0
         while steps < unrecorded and not (diverged and stop):
-            sweep(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, 0])
+            if tiles is None:
+                sweep(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, 0])
+            else:
+                tile_sweep(z, part, tiles, grid, work, quick, fz, out.greedy[b, 0])
             change, size = _norms(z, fz, grid)
             now = relative(change, size)
             limit = growth_limit(start, size) if steps == 0 else limit
@@ -151,7 +173,10 @@ def forward(first, last, r, v0, filters, grid, schedule, out):  # type: ignore[n
         out.trace[steps:unrecorded, b] = now
         for k in range(schedule.recorded):
             out.before[b, k] = z
-            sweep_greedy(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, k])
+            if tiles is None:
+                sweep_greedy(z, part, filters.v_packed, filters.v_offsets, grid, fz, out.greedy[b, k])
+            else:
+                tile_sweep_greedy(z, part, tiles, grid, work, quick and k + 1 < schedule.recorded, fz, out.greedy[b, k])
             change, size = _norms(z, fz, grid)
             now = relative(change, size)
             limit = growth_limit(start, size) if unrecorded == 0 and k == 0 else limit
@@ -168,3 +193,5 @@ def forward(first, last, r, v0, filters, grid, schedule, out):  # type: ignore[n
         out.residual[b], out.steps[b] = now, steps + schedule.recorded
         out.result[b] = result
         scratch = fz
+    if tiles is not None:
+        release_tiles()
