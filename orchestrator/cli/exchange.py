@@ -37,10 +37,18 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     take.add_argument("file", metavar="FILE.npz", type=Path)
     take.add_argument("--labels", choices=("one_hot", "full"), default="one_hot", help="one action a cell, or all ties")
     take.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
-    give = verbs.add_parser("export-model", help="Write a trained planner as a folder: safetensors, spec, model card.")
+    give = verbs.add_parser("export-model", help="Write a trained planner to hand on: safetensors, torch.export, ONNX.")
     give.set_defaults(verb=_export_model)
     give.add_argument("trial", metavar="TRIAL", help=TRIAL_HELP)
-    give.add_argument("out", metavar="OUT", type=Path, help="the folder, for `load_planner(OUT)`")
+    give.add_argument(
+        "out", metavar="OUT", type=Path, help="the folder, for `load_planner(OUT)`; or the file, NAME.pt2 or NAME.onnx"
+    )
+    give.add_argument(
+        "--format",
+        choices=("safetensors", "torch", "onnx"),
+        default="safetensors",
+        help="a folder of weights, spec and card (default), or the whole plan as one graph: torch.export's, or ONNX",
+    )
     give.add_argument("--licence", default="not stated", help="what the card says of it (default: not stated)")
     add_storage(give)
     for exchange in (bring, take, give):
@@ -85,9 +93,13 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _export_model(options: argparse.Namespace) -> int:
-    from orchestrator.trial.export import export_model
+    from orchestrator.trial.export import export_graph, export_model
 
-    export_model(TrialDirectory(trial_folder(options.trial, options.storage)), options.out, options.licence)
+    trial = TrialDirectory(trial_folder(options.trial, options.storage))
+    if options.format == "safetensors":
+        export_model(trial, options.out, options.licence)
+    else:
+        export_graph(trial, options.out, options.format, options.licence)
     print(options.out)
     return 0
 

@@ -4,6 +4,7 @@ Begin with `train.run_trial`, the whole way of a trial in one process.
 
 - While it runs: `device.device_of`, `watchdog.watched`, `cancel.cancel`.
 - How it ends other than well: `failure.record_failure`, `divergence.WatchedTrainer`.
-- Afterwards: `trained.load_trained`, `evaluate.evaluate_trial`, `healing.heal`, `export.export_model`.
+- Afterwards: `trained.load_trained`, `evaluate.evaluate_trial`, `healing.heal`, `export.export_model`,
+  `export.export_graph`.
 - Before a sweep: `measure.measure_cells`, some steps of each of its cells.
 """

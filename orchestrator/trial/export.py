@@ -1,4 +1,4 @@
-"""A trained planner as a folder to hand on: its weights as safetensors, its spec, and a model card."""
+"""A trained planner to hand on: a folder of weights, spec and model card, or one file with the graph of its plan."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from datagen.storage.manifest import DatasetError
 from orchestrator.storage.evaluations import read_evaluation
 from orchestrator.storage.files import ResultError, write_bytes
 from orchestrator.storage.layout import Storage
+from orchestrator.storage.provenance import provenance
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.trial.trained import Trained, load_trained
 from planners.certificate import certify
+from planners.portable.agreement import VERIFIED, check
+from planners.portable.formats import SUFFIXES, Format, check_installed, exported, opened, written
+from planners.portable.inference_form import FEWEST_CELLS, InferenceForm
 from planners.published import CARD_FILE, MODEL_FILE, model_bytes
 from planners.trial_files import SPEC_FILE, STEPS_FILE, read_json
 
@@ -53,6 +57,57 @@ def export_model(trial: TrialDirectory, out: Path, licence: str) -> None:
         (out / STEPS_FILE).unlink(missing_ok=True)
     write_bytes(out / CARD_FILE, card.encode())
     write_bytes(out / MODEL_FILE, content)
+
+
+def export_graph(trial: TrialDirectory, out: Path, format: Format, licence: str) -> None:
+    """Write the planner with its loop as one file, after it has planned as the planner does.
+
+    Args:
+        trial: A trained trial.
+        out: The file.
+        format: "torch" (torch.export) or "onnx".
+        licence: What the file says of it.
+
+    Raises:
+        ResultError: There is no trained planner, or the file can't be one.
+        PlannerError: No such graph can be made of the planner, or it does not plan as that does.
+    """
+    if out.suffix != SUFFIXES[format]:
+        raise ResultError(f"{out}: expected a name that ends in {SUFFIXES[format]}, for format {format}")
+    if out.exists() and not out.is_file():
+        raise ResultError(f"{out}: expected a file, found a folder")
+    check_installed(format)
+    trained = load_trained(trial.path)
+    form = InferenceForm(trained.planner, trained.moves, trained.steps_per_row)
+    about = about_graph(trained, trial, form, licence)
+    content = written(exported(form), format, about)
+    check(opened(content, format), trained.planner, trained.moves, trained.steps, out.name)
+    write_bytes(out, content)
+
+
+def about_graph(trained: Trained, trial: TrialDirectory, form: InferenceForm, licence: str) -> dict[str, Any]:
+    """Return what such a file says of itself."""
+    result, moves = trial.read_result(), trained.moves
+    commit = provenance().git_commit if result is None else result.provenance.git_commit
+    sizes = f"h and w from {FEWEST_CELLS}"
+    wall = "over the edge lies the opposite one" if moves.wrap else "the edge is a wall; no ring of obstacles is needed"
+    return {
+        "format": 1,
+        "task": trained.spec.data.task,
+        "map_size": trained.spec.data.map_size,
+        "core": trained.spec.planner.core,
+        "moves": asdict(moves),
+        "steps": str(form.rule),
+        "trial": trial.name,
+        "verified": VERIFIED,
+        "licence": licence,
+        "source_commit": commit,
+        "feed": f"map: float32 [batch, 1, h, w], 1 free and 0 obstacle, {sizes}; {wall}. goal: float32 of the same "
+        "shape, 1 at the goal and 0 elsewhere. max_steps: int64 scalar, most steps; 0 takes the planner's own "
+        "rule. Out come logits [batch, actions, h, w]; actions int64 [batch, h, w], the number of the "
+        "move in `moves`; steps and residual [batch]. A map with free cells at its edge has the whole batch planned "
+        "inside a ring.",
+    }
 
 
 def model_card(trained: Trained, trial: TrialDirectory, name: str, licence: str) -> str:

@@ -71,7 +71,8 @@ class ReachabilityStep:
         scale: See head.
         discount: gamma; 1 where there are costs.
         costs: What entering each cell costs, [B, 1, h, w], positive; None where costs are not given.
-        floor: Value of what has no way; [B, 1, 1, 1] where there are costs, which lower it.
+        floor: Value of what has no way; [B, 1, 1, 1] where there are costs, which lower it. In a graph whose sizes are
+            not known yet it is a tensor too.
     """
 
     given: Tensor | LookedUp
@@ -99,15 +100,17 @@ class ReachabilityStep:
 
     def _near(self, u: Tensor) -> Tensor:
         """Return what it is worth to enter each neighbour, [B, neighbours, h, w]; nothing lies beyond the edge."""
-        entered, outside = (u, floor_of(u)) if self.costs is None else (u - self.costs, -math.inf)
+        entered, outside = (u, self.floor) if self.costs is None else (u - self.costs, -math.inf)
         ring, (h, w) = (1, 1, 1, 1), u.shape[-2:]
         if self.wrap:
             padded = functional.pad(entered, ring, mode="circular")
         else:
-            padded = functional.pad(entered, ring, value=outside)
+            padded = functional.pad(entered, ring, value=-math.inf if isinstance(outside, Tensor) else outside)
         if self.costs is not None:
             padded = padded.clamp(min=2 * self.floor)  # a sum of nothing but infinities has no gradient
-        return torch.cat([padded[:, :, n // 3 : n // 3 + h, n % 3 : n % 3 + w] for n in self.neighbours], dim=1)
+        elif isinstance(outside, Tensor):
+            padded = padded.clamp(min=outside)
+        return torch.cat([padded.narrow(2, n // 3, h).narrow(3, n % 3, w) for n in self.neighbours], dim=1)
 
     def action_values(self, u: Tensor) -> Tensor:
         """Return log Q, [B, q_channels, h, w], at least the floor."""
@@ -276,8 +279,10 @@ class Reachability(nn.Module):
 
     def _given(self, x: Tensor, discount: float) -> Tensor | LookedUp:
         """Return log(discount m); where that is exact, pays and needs no gradient, from a table of all patterns."""
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return _log(discount * self.survival(x))
         worth = self._table is not None or x[0, 0].numel() >= _LOOKED_UP_FROM
-        found = None if torch.is_grad_enabled() or not worth else patterns(x, self.wrap)
+        found = patterns(x, self.wrap) if worth else None
         if found is None:
             return _log(discount * self.survival(x))
         if discount != self.discount:
@@ -324,8 +329,8 @@ class Reachability(nn.Module):
         return self._step(x, 1.0, costs, floor_of(x) - costs.detach().sum((1, 2, 3), keepdim=True))
 
     def _step(self, x: Tensor, discount: float, costs: Tensor | None, floor: float | Tensor) -> ReachabilityStep:
-        lowest = floor.to(x.dtype) if isinstance(floor, Tensor) else x.new_full((), floor)
-        goal = torch.where(x[:, 1:2] > 0.5, 0.0, lowest)
+        least = floor.to(x) if isinstance(floor, Tensor) else x.new_full((), floor)
+        goal = torch.where(x[:, 1:2] > 0.5, x.new_zeros(()), least)
         head, scale = self.symmetry.acting(self.head_weight), self.options.advantage_scale
         given, taps, sharp = self._given(x, discount), _log(self.taps()), self.sharp
         rule = (self.neighbours, self.wrap, sharp, head, scale)

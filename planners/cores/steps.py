@@ -58,7 +58,7 @@ class ValueIteration:
     @shaped
     def initial_value(self) -> Float[Tensor, "B G h w"]:
         """Return zeros, [B, G, h, w]."""
-        return self.reward.new_zeros(len(self.reward), self.channels, *self.reward.shape[2:])
+        return self.reward.new_zeros(self.reward.shape[0], self.channels, *self.reward.shape[2:])
 
     @shaped
     def action_values(self, v: Float[Tensor, "B G h w"]) -> Float[Tensor, "B AG h w"]:
