@@ -16,7 +16,7 @@ from planners.compiled.solvers import BestFirst
 from planners.cores import CompactStep, CoreStep, encoded
 from planners.cores.reachability import ReachabilityStep, floor_of
 from planners.fixed_points import ForwardIteration, Unrolled
-from planners.fixed_points.stopping import growth_limit, has_diverged, relative_residual, rows
+from planners.fixed_points.stopping import ResidualRule, relative_residual, rows
 from planners.mappers import Identity
 from planners.planner import Planner
 from planners.trial_files import PlannerError
@@ -136,7 +136,8 @@ class InferenceForm(nn.Module):
     def _iterated(self, step: CoreStep, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return value, steps [B] and residual [B]; the last step is for all, as `Implicit.solve` takes it."""
         start = step.initial_value().clone(memory_format=torch.contiguous_format)
-        limit, tolerance = growth_limit(start, step(start)), self.rule.tolerance
+        rule = ResidualRule(self.rule.tolerance or 0.0)
+        first = rule.judge(start, step(start))  # from here on it knows above which size a sample has diverged
 
         def going(k: Tensor, v: Tensor, steps: Tensor, live: Tensor) -> Tensor:
             return (k < bound - 1) & live.any()
@@ -145,13 +146,16 @@ class InferenceForm(nn.Module):
             torch._check(v.shape[-2] * v.shape[-1] != 0)  # of a map in a ring that is not known yet
             image = step(v).contiguous()
             after = steps + live
-            if tolerance is None:
+            if self.rule.tolerance is None:
                 return k + 1, image, after, live.clone()
-            residual = relative_residual(v, image)
-            moving = live & ~has_diverged(image, residual, limit)
-            return k + 1, torch.where(rows(moving, v), image, v), after, moving & ~(residual <= tolerance)
+            verdict = rule.judge(v, image)
+            moving = live & ~verdict.diverged
+            # A tolerance of 0, which that rule never meets, is met here where a step changes nothing.
+            done = verdict.residual <= self.rule.tolerance
+            return k + 1, torch.where(rows(moving, v), image, v), after, moving & ~done
 
-        steps, live = torch.zeros_like(limit, dtype=torch.int64), torch.ones_like(limit, dtype=torch.bool)
+        steps = torch.zeros_like(first.residual, dtype=torch.int64)
+        live = torch.ones_like(steps, dtype=torch.bool)
         state: tuple[Tensor, ...] = (torch.zeros_like(bound), start, steps, live)
         if torch.compiler.is_exporting():
             state = while_loop(going, body, state)
