@@ -193,8 +193,14 @@ def test_root_names_what_is_wrong() -> None:
         root(lambda v: v[:, :1], solution=B)
 
 
-def test_there_are_three_examples() -> None:
-    assert len(EXAMPLES) == 3
+def test_there_are_five_examples() -> None:
+    assert len(EXAMPLES) == 5
+
+
+def test_the_equilibrium_classifier_learns() -> None:
+    example = runpy.run_path(str(next(path for path in EXAMPLES if path.stem == "implicit_equilibrium")))
+    model, (x, ring) = example["trained"](), example["rings"](200, seed=2)
+    assert (model(x).argmax(dim=1) == ring).double().mean() > 0.95
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
