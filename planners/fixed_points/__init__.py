@@ -6,7 +6,8 @@ Begin with `solve.fixed_point` and `solve.root`, and what they give, `solution.S
   `gmres.GMRES` for linear systems; when they stop, `stopping.ErrorRule`; of roots, `roots.find`.
 - Derivatives: `adjoints.Implicit` and `adjoints.Unrolled`; of any order by `derivatives.follow`; under torch.func by
   `transforms.Lowered`.
-- Several tensors as one state: `structures.Joined`. A look at df/dv: `jacobian.spectral_radius`.
+- Several tensors as one state: `structures.Joined`; to and from a device: `transfers.Watch`; a look at df/dv:
+  `jacobian.spectral_radius`.
 """
 
 from .adjoints import Implicit, OneStep, Phantom, Unrolled

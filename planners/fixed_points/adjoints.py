@@ -14,14 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from .derivatives import (
-    Applied,
-    Inverse,
-    Solve,
-    follow,
-    linearised,
-    reaches_more_than,
-)
+from .derivatives import Applied, Inverse, Solve, follow, linearised, reaches_more_than
 from .solution import AdjointRecord, AdjointSlot, NotSolved, Result, Solution, Solver, Step
 from .solvers import Anderson, ForwardIteration, apply, rule_of, stops
 from .stopping import (
