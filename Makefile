@@ -59,6 +59,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.planner_core
+	$(BIN)/python -m benchmarks.fixed_point
 	$(BIN)/python -m benchmarks.datagen
 	$(BIN)/python -m benchmarks.visual
 

@@ -9,6 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from planners.conformance.derivatives import (
+    check_adjoint_solver_under_transformations,
+    check_first_derivatives,
+    check_second_derivatives,
+    check_solver_under_transformations,
+)
 from planners.fixed_points import ForwardIteration, Result, Solution
 from planners.registry import ADJOINTS, MAPPERS, SOLVERS, named
 from planners.specs import PlannerSpec
@@ -224,9 +230,13 @@ EVERY_SOLVER: tuple[Callable[[str], None], ...] = (
     check_can_be_told_otherwise,
     check_keeps_to_its_own_memory,
     check_calls_nothing_converged_that_is_not,
+    check_solver_under_transformations,
+    check_adjoint_solver_under_transformations,
 )
 EVERY_ADJOINT: tuple[Callable[[str], None], ...] = (
     check_gradient_points_downhill,
     check_gradient_keeps_its_size,
     check_wants_gradients_only_where_some_are,
+    check_first_derivatives,
+    check_second_derivatives,
 )

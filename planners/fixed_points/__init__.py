@@ -1,11 +1,21 @@
-"""Fixed points and roots that can be differentiated: solvers, adjoints, Jacobians; needs torch alone."""
+"""Fixed points and roots that can be differentiated: solvers, adjoints, Jacobians; needs torch alone.
 
-from planners.fixed_points.adjoints import Implicit, OneStep, Phantom, Unrolled
-from planners.fixed_points.gmres import GMRES
-from planners.fixed_points.jacobian import jacobian_penalty, spectral_radius
-from planners.fixed_points.solution import Adjoint, AdjointRecord, Result, Solution, Solver, Step
-from planners.fixed_points.solve import fixed_point, root
-from planners.fixed_points.solvers import Anderson, Broyden, ForwardIteration
+Begin with `solve.fixed_point` and `solve.root`, and what they give, `solution.Solution`.
+
+- Solvers: `solvers.ForwardIteration`, and `solvers.Anderson` and `solvers.Broyden` with `acceleration.AndersonMemory`;
+  `gmres.GMRES` for linear systems; when they stop, `stopping.ErrorRule`; of roots, `roots.find`.
+- Derivatives: `adjoints.Implicit` and `adjoints.Unrolled`; of any order by `derivatives.follow`; under torch.func by
+  `transforms.Lowered`.
+- Several tensors as one state: `structures.Joined`; to and from a device: `transfers.Watch`; a look at df/dv:
+  `jacobian.spectral_radius`.
+"""
+
+from .adjoints import Implicit, OneStep, Phantom, Unrolled
+from .gmres import GMRES
+from .jacobian import jacobian_penalty, spectral_radius
+from .solution import Adjoint, AdjointRecord, NotSolved, Result, Solution, Solver, Step
+from .solve import fixed_point, root
+from .solvers import Anderson, Broyden, ForwardIteration
 
 __all__ = [
     "GMRES",
@@ -15,6 +25,7 @@ __all__ = [
     "Broyden",
     "ForwardIteration",
     "Implicit",
+    "NotSolved",
     "OneStep",
     "Phantom",
     "Result",

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from planners.fixed_points.stopping import flat, norm_per_sample, safe_norm_per_sample
+from .stopping import flat, norm_per_sample, safe_norm_per_sample
 
 GROWTH_OF_A_STEP = 2.0
 """Broyden's steps may make ||g|| this many times larger before a step counts as too long."""

@@ -6,18 +6,20 @@ Legend: v* fixed point, J = df/dv at v*, g = dl/dv* incoming gradient, w adjoint
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
-from planners.fixed_points.solution import AdjointRecord, AdjointSlot, Result, Solution, Solver, Step
-from planners.fixed_points.solvers import Anderson, ForwardIteration, apply, rule_of
-from planners.fixed_points.stopping import (
+from .derivatives import Applied, Inverse, Solve, follow, linearised, reaches_more_than
+from .solution import AdjointRecord, AdjointSlot, NotSolved, Result, Solution, Solver, Step
+from .solvers import Anderson, ForwardIteration, apply, rule_of, stops
+from .stopping import (
     ResidualRule,
+    Verdict,
     at_least_single,
     close,
     flat,
@@ -27,12 +29,25 @@ from planners.fixed_points.stopping import (
     safe_norm_per_sample,
     scale_per_sample,
 )
+from .transforms import Lowered, active, below, constants
 
 _COUPLED = 0.02
 """A defect of this size, relative, is coupling: f may compute in half precision (autocast), whose rounding is below."""
 
-Adjoin = Callable[[Step, Tensor, AdjointSlot], Tensor]
-"""(J^T, g, slot) -> w."""
+
+class _Adjoins(Protocol):
+    """An adjoint that solves (I - J)^T w = g, by products with J^T; or with J, for forward mode."""
+
+    @property
+    def orders(self) -> int:
+        """How many derivatives torch.autograd can take."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether more solves give more orders."""
+
+    def solves(self, slot: AdjointSlot) -> Solve | None:
+        """Return the solve, which leaves its record in the slot; None where w is g itself."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,18 @@ class Unrolled:
     """Algorithmic differentiation through exactly K applications of f (section 3; Eqs. 7-10).
 
     Memory for the backward pass grows linearly with K. The gradient reaches v0 too.
+
+    Args:
+        checkpoint: Steps between the iterates that are kept; the ones between are computed again in the backward pass,
+            which gives the same gradient with memory for K / checkpoint iterates and `checkpoint` applications of f. 0
+            keeps all.
     """
+
+    checkpoint: int = 0
+
+    def __post_init__(self) -> None:
+        if self.checkpoint < 0:
+            raise ValueError(f"checkpoint must be at least 0, got {self.checkpoint}")
 
     def solve(self, f: Step, v0: Tensor, solver: Solver) -> Solution:
         """Return f applied K times to v0 [B, ...], no sample stopping early.
@@ -58,46 +84,91 @@ class Unrolled:
                 f"adjoint Unrolled differentiates through ForwardIteration, got {type(solver).__name__}; "
                 "use Implicit with other solvers"
             )
-        z, fz, trace, rule = v0, v0, list[Tensor](), rule_of(solver)
+        lowered = Lowered(f, v0) if active() else None
+        if lowered is not None and self.checkpoint:
+            raise RuntimeError("Unrolled(checkpoint=...) needs hooks that torch.func refuses: without it, or Implicit")
+        trace, rule, applied = list[Tensor](), rule_of(solver), 0
         # The error rule learns from every step; the residual rule knows the first one's size, and judges the last.
         every = solver.record or not isinstance(rule, ResidualRule)
-        for k in range(1, solver.max_steps + 1):
-            z, fz = fz, apply(f, fz, forward_mode=True)
-            if every or k in (1, solver.max_steps):
-                with torch.no_grad():
-                    verdict = rule.judge(z, fz)
-                    trace.append(verdict.residual)
-        with torch.no_grad():
+
+        def judge(z: Tensor, fz: Tensor) -> Verdict:
+            if lowered is None:
+                return rule.judge(z, fz)
+            with below():
+                return rule.judge(lowered.plain(z), lowered.plain(fz))
+
+        verdict: Verdict | None = None
+
+        def advance(fz: Tensor, steps: int) -> Tensor:
+            nonlocal verdict, applied
+            for _ in range(steps):
+                z, fz = fz, apply(f, fz, forward_mode=True)
+                applied += 1  # beyond max_steps when the backward pass comes by once more
+                if applied <= solver.max_steps and (every or applied in (1, solver.max_steps)):
+                    with constants():
+                        verdict = judge(z, fz)
+                        trace.append(verdict.residual)
+            return fz
+
+        fz = v0
+        for start in range(0, solver.max_steps, self.checkpoint or solver.max_steps):
+            steps = min(self.checkpoint or solver.max_steps, solver.max_steps - start)
+            fz = checkpoint(advance, fz, steps, use_reentrant=False) if self.checkpoint else advance(fz, steps)
+        assert verdict is not None
+        with constants(), below():
             result = torch.where(verdict.done, int(rule.success), int(Result.MAX_STEPS))
             result = torch.where(verdict.diverged | rule.grown(), int(Result.DIVERGED), result).to(torch.int8)
-        steps = torch.full_like(result, solver.max_steps, dtype=torch.int64)
+            steps_taken = torch.full_like(result, solver.max_steps, dtype=torch.int64)
+            kept = torch.stack(trace) if solver.record else None
+        found = Solution(v0, trace[-1], steps_taken, result, kept)
         # Memory of its own: f may have given its argument, or what it captures.
-        return Solution(fz.clone(), trace[-1], steps, result, torch.stack(trace) if solver.record else None)
+        return replace(found if lowered is None else lowered.lifted(found), value=fz.clone())
 
 
 @dataclass(frozen=True)
 class Implicit:
     """Implicit differentiation at the fixed point (Eqs. 3-6).
 
-    w^T = w^T df/dv + dl/dv*, then dl/d(.) = w^T df/d(.). One application of f is saved, whatever K is. The system is
-    solved for each sample from w = g, in the backward pass, which leaves its residual and steps in `Solution.adjoint`;
-    where it fails, w is the best iterate found, `adjoint.result` says so, and a RuntimeWarning unless `inexact`: a
-    caller who asks for nothing else takes the gradient for exact. There is no gradient to v0, and the backward pass
-    itself cannot be differentiated.
+    w^T = w^T df/dv + dl/dv*, then dl/d(.) = w^T df/d(.). `order` applications of f are saved, whatever K. The system is
+    solved for each sample from w = g, in the backward pass, which leaves its residual and steps in
+    `Solution.adjoint`; where it fails, w is the best iterate found, `adjoint.result` says so, and a RuntimeWarning
+    unless `inexact`: a caller who asks for nothing else takes the gradient for exact. There is no gradient to v0.
+    Under torch.func (vmap, grad, vjp, jvp, jacrev, jacfwd, hessian) derivatives are as many as are asked for.
 
     Args:
         solver: Solver of the adjoint system; its max_steps is K_bwd (section 4.3).
         inexact: An unsolved system is wanted, as in the paper, where 10 to 15 steps leave some percent and train as
             well: no warning, and no product spent on looking whether samples are coupled. Planners set it; a solver
             of tolerance 0 means it too.
+        order: Derivatives that torch.autograd can take one of the other (create_graph=True), each for one application
+            of f kept; when not given 2, or 1 with `inexact`.
+        throw: Raise NotSolved where the system was not solved, in place of the warning.
+        start: [B, ...] w to start from, `adjoint.value` of an earlier solution; a gradient of another shape ignores it.
     """
 
     solver: Solver = field(default_factory=lambda: Anderson(max_steps=100))
     inexact: bool = False
+    order: int | None = None
+    throw: bool = False
+    start: Tensor | None = field(default=None, compare=False, repr=False)
+
+    exact = True
+
+    def __post_init__(self) -> None:
+        if self.order is not None and self.order < 1:
+            raise ValueError(f"order must be at least 1, got {self.order}")
+
+    @property
+    def orders(self) -> int:
+        """How many derivatives torch.autograd can take."""
+        return self.order or (1 if self.inexact else 2)
 
     def solve(self, f: Step, v0: Tensor, solver: Solver) -> Solution:
         """Return the solver's fixed point after K - 1 steps and one more application of f, differentiable."""
-        return _solve_and_attach(f, v0, solver, self.adjoin)
+        return _solve_and_attach(f, v0, solver, self)
+
+    def solves(self, slot: AdjointSlot) -> Solve:  # noqa: D102
+        return lambda product, g: self.adjoin(product, g, slot)
 
     def adjoin(self, transposed_jacobian: Step, g: Tensor, slot: AdjointSlot) -> Tensor:
         """Return w with w = J^T w + g, Eq. 6.
@@ -113,14 +184,16 @@ class Implicit:
         rest = at_least_single(g) / scale  # a power of two, so that a norm of tiny or huge numbers is not 0 or inf
         size = norm_per_sample(rest)
         size = rows(torch.where((size > 0.0) & torch.isfinite(size), size, 1.0), g)
-        unit = (rest / size).to(g.dtype)
-        found = self.solver.solve(lambda w: transposed_jacobian(w) + unit, unit)
-        slot.record = AdjointRecord(found.residual, found.steps, found.result, found.trace)
+        unit = start = (rest / size).to(g.dtype)
+        if self.start is not None and self.start.shape == g.shape:
+            start = (at_least_single(self.start) / scale / size).to(g.dtype)
+        found = self.solver.solve(lambda w: transposed_jacobian(w) + unit, start)
         w = (at_least_single(found.value) * size * scale).to(g.dtype)
-        if not self.inexact and self.solver.tolerance > 0.0:
+        slot.record = AdjointRecord(found.residual, found.steps, found.result, found.trace, w)
+        if not self.inexact and stops(self.solver):
             coupled = _coupling(lambda x: transposed_jacobian(x) + g - x, w, size * scale, found.residual)
             slot.record = replace(slot.record, result=found.result.masked_fill(coupled, int(Result.MAX_STEPS)))
-            warn_unsolved("fixed_point", g, slot.record, coupled)
+            report_unsolved("fixed_point", g, slot.record, coupled, throw=self.throw)
         return w
 
 
@@ -136,8 +209,10 @@ def _coupling(defect: Step, w: Tensor, sizes: Tensor, residual: Tensor) -> Tenso
     return torch.isfinite(left) & (left > 10.0 * residual + _COUPLED)
 
 
-def warn_unsolved(name: str, g: Tensor, record: AdjointRecord, coupled: Tensor | None = None) -> None:
-    """Warn where the system of a gradient that is taken for exact was not solved."""
+def report_unsolved(
+    name: str, g: Tensor, record: AdjointRecord, coupled: Tensor | None = None, *, throw: bool = False
+) -> None:
+    """Warn, or raise NotSolved, where the system of a gradient that is taken for exact was not solved."""
     failed = (record.result == Result.MAX_STEPS) | (record.result == Result.DIVERGED)
     count = int(failed.sum())
     if not count:
@@ -147,13 +222,14 @@ def warn_unsolved(name: str, g: Tensor, record: AdjointRecord, coupled: Tensor |
         why = "does f couple the samples of a batch, which must be independent (batch norm in training)"
     if not bool(torch.isfinite(flat(g)).all()):
         why = "the incoming gradient is not finite, and so is this one; does the loss overflow"
-    warnings.warn(
+    message = (
         f"{name}: the linear system of the gradient was not solved for {count} of {g.shape[0]} samples (relative "
         f"residual up to {float(record.residual.max()):.1e}); {why}, or max_steps too small? Where an approximate "
-        "gradient is wanted, Implicit(..., inexact=True) says so",
-        RuntimeWarning,
-        stacklevel=3,
+        "gradient is wanted, Implicit(..., inexact=True) says so"
     )
+    if throw:
+        raise NotSolved(message, record)
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -179,7 +255,12 @@ class Phantom:
 
     def solve(self, f: Step, v0: Tensor, solver: Solver) -> Solution:
         """Return the solver's fixed point after K - 1 steps and one more application of f, differentiable."""
-        return _solve_and_attach(f, v0, solver, self.adjoin)
+        return _solve_and_attach(f, v0, solver, self)
+
+    orders, exact = 1, False
+
+    def solves(self, slot: AdjointSlot) -> Solve:  # noqa: D102
+        return lambda product, g: self.adjoin(product, g, slot)
 
     def adjoin(self, transposed_jacobian: Step, g: Tensor, slot: AdjointSlot) -> Tensor:
         """Return the truncated series for w; the record's residual is that of w before its last step."""
@@ -203,86 +284,69 @@ class OneStep:
     Fung et al., JFB: Jacobian-free backpropagation for implicit networks, 2022.
     """
 
+    orders, exact = 1, False
+
+    def solves(self, slot: AdjointSlot) -> None:  # noqa: D102
+        return None
+
     def solve(self, f: Step, v0: Tensor, solver: Solver) -> Solution:
         """Return the solver's fixed point after K - 1 steps and one more application of f, differentiable."""
+        return _solve_and_attach(f, v0, solver, self)
+
+
+def _solve_and_attach(f: Step, v0: Tensor, solver: Solver, adjoint: _Adjoins) -> Solution:
+    """Solve for K - 1 steps, apply f once with its graph, and let the adjoint turn g into w in the backward pass."""
+    if active():
+        return _attach_under_transforms(f, v0, solver, adjoint)
+    with constants():
         found = _solve_before_last(f, v0, solver)
-        value = apply(f, found.value)
-        return _with_last_step(found, value.detach(), value.clone(), solver)
-
-
-class Attached(torch.autograd.Function):
-    """A value whose gradient is handed, as `pull_back` makes it, to the graph of another tensor."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, value: Tensor, pull_back: Step) -> Tensor:  # noqa: D102
-        ctx.pull_back = pull_back
-        return value.detach().clone()  # memory of its own: f may have given what it captures
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "an implicit gradient cannot be differentiated again (create_graph=True): the adjoint solve is not "
-                "recorded; use the Unrolled adjoint for second derivatives"
-            )
-        return ctx.pull_back(grads[0]), None, None
-
-
-def transposed_jacobian(output: Tensor, v: Tensor) -> Step:
-    """Return w -> w^T d(output)/dv from a graph that is kept for further products."""
-
-    def product(w: Tensor) -> Tensor:
-        (gradient,) = torch.autograd.grad(output, v, w, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(v) if gradient is None else gradient
-
-    return product
-
-
-def _solve_and_attach(f: Step, v0: Tensor, solver: Solver, adjoin: Adjoin) -> Solution:
-    """Solve for K - 1 steps, apply f once with its graph, and let `adjoin` turn g into w in the backward pass."""
-    found = _solve_before_last(f, v0, solver)
-    if not torch.is_grad_enabled():
+    forward_mode = forward_ad._current_level >= 0
+    if not torch.is_grad_enabled() and not forward_mode:
         value = apply(f, found.value)
         return _with_last_step(found, value, value.clone(), solver)
-    v = linearisation_point(found.value)
-    fv = apply(f, v)
+    solve = adjoint.solves(found.slot)
+    v, fv = (None, apply(f, found.value, forward_mode=True)) if solve is None else linearised(f, found.value)
     solution = _with_last_step(found, fv.detach(), fv.detach().clone(), solver)
-    if not reaches_more_than(fv, v):
+    differentiated = torch.is_grad_enabled() and reaches_more_than(fv, v)
+    carried = forward_mode and forward_ad.unpack_dual(fv).tangent is not None
+    if not differentiated and not carried:
         return solution
-    product, slot = transposed_jacobian(fv, v), solution.slot
-    value = Attached.apply(fv, fv.detach(), lambda g: adjoin(product, g, slot))
-    return replace(solution, value=value)
+    orders = adjoint.orders if differentiated else 1
+    if differentiated and carried and orders < 2:
+        raise RuntimeError(_no_more(adjoint))
+    inverse = Inverse(None if solve is None else fv, v, solve, orders)
+    with torch.set_grad_enabled(differentiated):
+        value = Applied.apply(fv, inverse, fv.detach())
+    return replace(solution, value=follow(lambda v: apply(f, v, forward_mode=True) - v, value, inverse, orders - 1))
 
 
-def linearisation_point(v: Tensor) -> Tensor:
-    """Return v as a leaf that requires a gradient; raise RuntimeError under torch.func's transformations."""
-    try:
-        return v.detach().clone().requires_grad_()
-    except RuntimeError as error:
-        raise RuntimeError(
-            "an implicit gradient can't be taken inside torch.func transformations (grad, vmap, jacrev, ...): use "
-            f"torch.autograd, or the Unrolled adjoint, whose steps they can follow ({error})"
-        ) from error
+def _attach_under_transforms(f: Step, v0: Tensor, solver: Solver, adjoint: _Adjoins) -> Solution:
+    lowered = Lowered(lambda v: apply(f, v, forward_mode=True), v0)
+    with lowered.entered() as step:
+        found = _solve_before_last(step, lowered.start, solver)
+        solve = adjoint.solves(found.slot)
+        v, fv = (None, step(found.value)) if solve is None else linearised(step, found.value)
+        plain = _with_last_step(found, fv.detach(), fv.detach().clone(), solver)
+    solution = replace(lowered.lifted(plain), value=lowered.lift(plain.value))
+    image = apply(f, lowered.lift(found.value), forward_mode=True)
+    orders = lowered.orders(image)
+    if lowered.reaches_ground(image):
+        orders += adjoint.orders
+    if orders == 0:
+        return solution
+    if orders > 1 and not adjoint.exact:
+        raise RuntimeError(_no_more(adjoint))
+    inverse = Inverse(None if solve is None else fv, v, solve, orders, lowered.spread)
+    return replace(
+        solution, value=follow(lambda v: apply(f, v, forward_mode=True) - v, solution.value, inverse, orders)
+    )
 
 
-def reaches_more_than(output: Tensor, v: Tensor) -> bool:
-    """Return whether a gradient of the output has anywhere to go but to the leaf v."""
-    if not output.requires_grad:
-        return False
-    if output.grad_fn is None:
-        return output is not v
-    seen, left = set[Node](), [output.grad_fn]
-    while left:
-        node = left.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        following = [after for after, _ in node.next_functions if after is not None]
-        # A node without followers is a leaf's, or one that hides what it reaches: that must not lose its gradient.
-        if not following and getattr(node, "variable", None) is not v:
-            return True
-        left += following
-    return False
+def _no_more(adjoint: _Adjoins) -> str:
+    return (
+        f"{type(adjoint).__name__} gives first derivatives alone as it is, and more than one is taken here (by "
+        "torch.func, in forward mode, or of parameters that require gradients): Implicit(..., order=2) gives more"
+    )
 
 
 def _solve_before_last(f: Step, v0: Tensor, solver: Solver) -> Solution:
@@ -300,14 +364,14 @@ def _solve_before_last(f: Step, v0: Tensor, solver: Solver) -> Solution:
 @torch.no_grad()
 def _with_last_step(found: Solution, image: Tensor, value: Tensor, solver: Solver) -> Solution:
     """Return the solution with `value` = f(found.value), and the quality that this last application showed."""
-    residual = relative_residual(found.value, image)
+    absolute, norm = getattr(solver, "absolute", 0.0), getattr(solver, "norm", None)
     success: Tensor | int = int(Result.SETTLED)
-    reached = (residual <= solver.tolerance) & (solver.tolerance > 0.0)
+    residual, reached = ResidualRule(solver.tolerance, absolute, norm).measure(found.value, image)
     if getattr(solver, "rule", "residual") == "error":
         residual = _exact_residual(found.value, image)
         unmoved = close(found.value, image, 0.0) if solver.max_steps == 1 else torch.zeros_like(reached)
-        kept = (found.result == Result.CONVERGED) & close(found.value, image, solver.tolerance)
-        reached, success = (kept | unmoved) & (solver.tolerance > 0.0), int(Result.CONVERGED)
+        kept = (found.result == Result.CONVERGED) & close(found.value, image, solver.tolerance, absolute, norm)
+        reached, success = (kept | unmoved) & stops(solver), int(Result.CONVERGED)
     elif not hasattr(solver, "rule"):  # from elsewhere: what it says stands, unless f's last application denies it
         success = torch.where(found.result == Result.CONVERGED, found.result, int(Result.SETTLED))
     diverged = (found.result == Result.DIVERGED) | ~torch.isfinite(residual)

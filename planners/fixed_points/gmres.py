@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.fixed_points.solution import Result, Solution, Step
-from planners.fixed_points.solvers import apply, check_options
-from planners.fixed_points.stopping import (
+from .solution import Result, Solution, Step
+from .solvers import apply, check_options
+from .stopping import (
     at_least_single,
     flat,
     norm_per_sample,

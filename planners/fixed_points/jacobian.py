@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from planners.fixed_points.solution import Step
-from planners.fixed_points.solvers import apply
-from planners.fixed_points.stopping import at_least_single, flat, rows, safe_norm_per_sample
-from planners.fixed_points.transfers import sent
+from .solution import Step
+from .solvers import apply
+from .stopping import at_least_single, flat, rows, safe_norm_per_sample
+from .transfers import sent
 
 _KRYLOV = 12
 """Dimensions of the space in which eigenvalues of one size are told apart."""

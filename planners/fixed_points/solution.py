@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -57,6 +57,18 @@ class Result(IntEnum):
     """The relative residual is at most the tolerance; the error was not judged."""
 
 
+class NotSolved(RuntimeError):
+    """A solution, or the linear system of a gradient, was not found, and `throw=True` asked for an error.
+
+    Attributes:
+        found: The `Solution` or `AdjointRecord` as far as it came.
+    """
+
+    def __init__(self, message: str, found: Any) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 @dataclass(frozen=True, eq=False)
 class AdjointRecord:
     """How the adjoint system (Eq. 6) was solved in the latest backward pass.
@@ -67,12 +79,14 @@ class AdjointRecord:
         result: [B] int8, a `Result` each; what is not CONVERGED gave an approximate gradient (SETTLED: one whose
             error was not judged).
         trace: [K_bwd, B] residual after each product, or None when the adjoint's solver recorded none.
+        value: [B, ...] w itself, where a later solve may start.
     """
 
     residual: Tensor
     steps: Tensor
     result: Tensor
     trace: Tensor | None = None
+    value: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(eq=False)
@@ -96,6 +110,7 @@ class Solution:
         trace: [K, B] residual after each step, or None when it was not recorded; a sample that has stopped keeps its
             last residual.
         slot: Filled by the backward pass; read it through `adjoint`.
+        states: [B, ...] each, differentiable like the value: the images of the applications of f that were asked for.
     """
 
     value: Tensor
@@ -104,6 +119,7 @@ class Solution:
     result: Tensor
     trace: Tensor | None = None
     slot: AdjointSlot = field(default_factory=AdjointSlot, repr=False)
+    states: tuple[Any, ...] = ()
 
     @property
     def adjoint(self) -> AdjointRecord | None:

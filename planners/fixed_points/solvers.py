@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from planners.fixed_points.acceleration import Acceleration, AndersonMemory, BroydenMemory
-from planners.fixed_points.solution import Result, Solution, Step
-from planners.fixed_points.stopping import GROWTH as GROWTH
-from planners.fixed_points.stopping import RESIDUAL_OFFSET as RESIDUAL_OFFSET
-from planners.fixed_points.stopping import (
+from .acceleration import Acceleration, AndersonMemory, BroydenMemory
+from .solution import Result, Solution, Step
+from .stopping import GROWTH as GROWTH
+from .stopping import RESIDUAL_OFFSET as RESIDUAL_OFFSET
+from .stopping import (
     ErrorRule,
+    Norm,
     ResidualRule,
     Rule,
     Verdict,
     rows,
     scale_per_sample,
 )
-from planners.fixed_points.stopping import relative_residual as relative_residual
-from planners.fixed_points.transfers import Watch, sent
+from .stopping import relative_residual as relative_residual
+from .transfers import Watch, sent
 
 CHECK_INTERVAL = {"cpu": 1}
 """Steps between looks at which samples have stopped; on a GPU 8. Stopping is exact all the same: a sample is frozen on
@@ -43,7 +44,7 @@ def apply(f: Step, z: Tensor, *, forward_mode: bool = False) -> Tensor:
     Raises:
         TypeError: f gives no real tensor.
         ValueError: f gives another shape, or changes z in place.
-        NotImplementedError: f carries a tangent of forward-mode differentiation, unless that is asked for.
+        NotImplementedError: f carries a tangent of forward-mode differentiation, and no adjoint takes it on.
     """
     version = None if z.is_inference() else z._version
     try:
@@ -65,8 +66,7 @@ def apply(f: Step, z: Tensor, *, forward_mode: bool = False) -> Tensor:
         raise ValueError("f must not change its argument in place (v.mul_(...), ReLU(inplace=True), out=v)")
     if not forward_mode and forward_ad.unpack_dual(fz).tangent is not None:
         raise NotImplementedError(
-            "forward-mode differentiation of a solution is not implemented (f carries a tangent): use reverse mode, or "
-            "the Unrolled adjoint, whose steps forward mode can follow"
+            "a solver alone gives no forward-mode derivative (f carries a tangent): fixed_point and root do"
         )
     return fz.to(z.dtype)
 
@@ -83,12 +83,17 @@ class ForwardIteration:
         tolerance: At which a sample stops, by the rule; 0 runs exactly K steps.
         record: Keep the residual after each step.
         rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.fixed_points.solution`.
+        absolute: Allowed on top of the tolerance's share, in the units of v; with one, tolerance 0 runs on no longer.
+        norm: "max", "rms", "l2" or a function [B, N] -> [B] that measures samples; when not given the error rule looks
+            at each number by itself, and the residual rule at the length.
     """
 
     max_steps: int = 30
     tolerance: float = 1e-4
     record: bool = False
     rule: RuleName = "error"
+    absolute: float = 0.0
+    norm: Norm | None = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -117,6 +122,9 @@ class Anderson:
             differences shorter than this share of their length are taken for noise.
         record: Keep the residual after each step.
         rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.fixed_points.solution`.
+        absolute: Allowed on top of the tolerance's share, in the units of v; with one, tolerance 0 runs on no longer.
+        norm: "max", "rms", "l2" or a function [B, N] -> [B] that measures samples; when not given the error rule looks
+            at each number by itself, and the residual rule at the length.
     """
 
     max_steps: int = 30
@@ -126,6 +134,8 @@ class Anderson:
     regularisation: float = 1e-4
     record: bool = False
     rule: RuleName = "error"
+    absolute: float = 0.0
+    norm: Norm | None = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -155,6 +165,9 @@ class Broyden:
         depth: Rank-one updates remembered.
         record: Keep the residual after each step.
         rule: "error" bounds the solution's error, "residual" is the paper's; see `planners.fixed_points.solution`.
+        absolute: Allowed on top of the tolerance's share, in the units of v; with one, tolerance 0 runs on no longer.
+        norm: "max", "rms", "l2" or a function [B, N] -> [B] that measures samples; when not given the error rule looks
+            at each number by itself, and the residual rule at the length.
     """
 
     max_steps: int = 30
@@ -162,6 +175,8 @@ class Broyden:
     depth: int = 10
     record: bool = False
     rule: RuleName = "error"
+    absolute: float = 0.0
+    norm: Norm | None = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -181,6 +196,11 @@ def check_options(solver: Any) -> None:
     if not isinstance(tolerance, int | float) or not tolerance >= 0.0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance!r}")
     rule = getattr(solver, "rule", "error")
+    absolute, norm = getattr(solver, "absolute", 0.0), getattr(solver, "norm", None)
+    if not isinstance(absolute, int | float) or not absolute >= 0.0:
+        raise ValueError(f"absolute must be at least 0, got {absolute!r}")
+    if norm is not None and norm not in ("max", "rms", "l2") and not callable(norm):
+        raise ValueError(f"norm must be 'max', 'rms', 'l2' or a function, got {norm!r}")
     if rule not in ("error", "residual"):
         raise ValueError(f"rule must be 'error' or 'residual', got {rule!r}")
     depth = getattr(solver, "depth", 1)
@@ -191,8 +211,13 @@ def check_options(solver: Any) -> None:
 def rule_of(solver: Any) -> Rule:
     """Return the rule by which this solver stops, at its beginning."""
     if solver.rule == "residual":
-        return ResidualRule(solver.tolerance)
-    return ErrorRule(solver.tolerance)
+        return ResidualRule(solver.tolerance, solver.absolute, solver.norm)
+    return ErrorRule(solver.tolerance, absolute=solver.absolute, norm=solver.norm)
+
+
+def stops(solver: Any) -> bool:
+    """Return whether the solver has a tolerance to reach; one that has none is asked for its steps."""
+    return solver.tolerance > 0.0 or getattr(solver, "absolute", 0.0) > 0.0
 
 
 def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ the dtype's distance from 1 to the next number, B samples, N numbers of a sample
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from planners.fixed_points.solution import Result
+from .solution import Result
 
 RESIDUAL_OFFSET = 1e-5
 """Added to ||f(z)|| in the residual rule, as in the authors' solver, so that a solution of zero is reachable."""
@@ -37,6 +38,11 @@ NOISE = 4.0
 """Changes below this many eps of the iterate tell of rounding, not of f."""
 
 
+Norm = Literal["max", "rms", "l2"] | Callable[[Tensor], Tensor]
+"""A size of each sample: the largest number, the root of the mean square, the length, or a function [B, N] -> [B] with
+norm(c x) = |c| norm(x)."""
+
+
 def flat(z: Tensor) -> Tensor:
     """Return z [B, ...] as [B, N]."""
     return z[..., None].flatten(1)
@@ -56,6 +62,20 @@ def norm_per_sample(z: Tensor) -> Tensor:
     """Return the 2-norm of each sample, [B], in at least float32; squares may leave the dtype's range."""
     dtype = torch.promote_types(z.dtype, torch.float32)
     return torch.linalg.vector_norm(flat(z), dim=1, dtype=dtype)
+
+
+def measured(x: Tensor, norm: Norm | None) -> Tensor:
+    """Return the numbers that a rule compares: |x| [B, N] without a norm, else the norm [B, 1]; x is [B, N]."""
+    if norm is None:
+        return x.abs()
+    if callable(norm):
+        return norm(x)[:, None]
+    if x.shape[1] == 0:
+        return x.new_zeros(len(x), 1)
+    if norm == "max":
+        return x.abs().amax(dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return length / x.shape[1] ** 0.5 if norm == "rms" else length
 
 
 def scale_per_sample(*parts: Tensor) -> Tensor:
@@ -98,6 +118,16 @@ def _ratio(change: Tensor, size: Tensor) -> Tensor:
     return torch.where(finite, change / (RESIDUAL_OFFSET + size), torch.inf)
 
 
+def growth_limit(v0: Tensor, fv0: Tensor) -> Tensor:
+    """Return the size of ||f(z)|| above which a sample has diverged by the residual rule, [B]."""
+    return GROWTH * torch.maximum(norm_per_sample(v0), norm_per_sample(fv0)).clamp(min=1.0)
+
+
+def has_diverged(fz: Tensor, residual: Tensor, limit: Tensor) -> Tensor:
+    """Return [B] bool: the residual is not finite, or f(z) is larger than the limit."""
+    return ~torch.isfinite(residual) | (norm_per_sample(fz) > limit)
+
+
 class Verdict(NamedTuple):
     """What a rule sees at one iterate, [B] each: the residual, which samples are done and which have diverged."""
 
@@ -126,11 +156,13 @@ class Rule(Protocol):
 
 @dataclass
 class ResidualRule:
-    """||f(z) - z|| / (1e-5 + ||f(z)||) <= tolerance: the paper's, by which planners train."""
+    """||f(z) - z|| / (1e-5 + ||f(z)||) <= tolerance: the paper's, by which planners train; or the change in bounds."""
 
     # DEVIATION(authors): their solver takes one residual of the whole batch, which so waits for its worst sample.
 
     tolerance: float
+    absolute: float = 0.0
+    norm: Norm | None = None
     success: Result = Result.SETTLED
     limit: Tensor | None = None
 
@@ -138,10 +170,24 @@ class ResidualRule:
         change, size = norm_per_sample(fz - z), norm_per_sample(fz)
         if self.limit is None:
             self.limit = GROWTH * torch.maximum(norm_per_sample(z), size).clamp(min=1.0)
-        residual = _ratio(change, size)
+        if self.norm is None and self.absolute == 0.0:
+            residual = _ratio(change, size)
+            done = residual <= self.tolerance if self.tolerance > 0.0 else torch.zeros_like(residual, dtype=torch.bool)
+        else:
+            residual, done = self.measure(z, fz)
         diverged = ~torch.isfinite(residual) | (size > self.limit)
-        done = residual <= self.tolerance if self.tolerance > 0.0 else torch.zeros_like(diverged)
         return Verdict(residual, done, diverged, residual)
+
+    def measure(self, z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the relative residual, and which samples are done, [B] each."""
+        if self.norm is None and self.absolute == 0.0:
+            residual = relative_residual(z, fz)
+            return residual, (residual <= self.tolerance) & (self.tolerance > 0.0)
+        change, size = (measured(at_least_single(flat(x)), self.norm or "l2")[:, 0] for x in (fz - z, fz))
+        finite = torch.isfinite(change) & torch.isfinite(size)
+        residual = torch.where(finite, change / (RESIDUAL_OFFSET + size), torch.inf)
+        within = (change <= self.absolute + self.tolerance * size) & finite & (self.absolute > 0.0)
+        return residual, within | ((residual <= self.tolerance) & (self.tolerance > 0.0))
 
     def grown(self) -> Tensor:  # noqa: D102
         assert self.limit is not None
@@ -188,14 +234,16 @@ class ErrorRule:
     `planners.fixed_points.solution` for what the rule promises, and what it can't see.
 
     Args:
-        tolerance: Relative error; 0 is never met.
+        tolerance: Relative error; 0 is never met, but with an absolute one.
         window: Moves that are combined.
+        absolute: Error that is allowed on top, in the units of the numbers.
+        norm: Compares A norm(g) with absolute + tolerance norm(f(z)), in place of number with number.
     """
 
     success = Result.CONVERGED
 
-    def __init__(self, tolerance: float, window: int = 4) -> None:
-        self.tolerance, self.window, self.count = tolerance, window, 0
+    def __init__(self, tolerance: float, window: int = 4, absolute: float = 0.0, norm: Norm | None = None) -> None:
+        self.tolerance, self.window, self.count, self.absolute, self.norm = tolerance, window, 0, absolute, norm
         self.memory: _Memory | None = None
 
     def judge(self, z: Tensor, fz: Tensor) -> Verdict:  # noqa: D102
@@ -207,11 +255,13 @@ class ErrorRule:
         finite = torch.isfinite(g).all(dim=1)
         before = self._opened(z, f, g) if self.memory is None else self.memory
         unit_f, unit_g = (torch.where(finite[:, None], part / scale, 0.0) for part in (f, g))
-        size, change = unit_f.abs(), norm_per_sample(unit_g)
+        size, off, change = measured(unit_f, self.norm), measured(unit_g, self.norm), norm_per_sample(unit_g)
         largest = size.amax(dim=1) if size.shape[1] else size.new_zeros(len(size))
         # Beside much larger numbers a number is only as good as their rounding; and zero is reached as near as this.
         floor = torch.maximum(eps * largest, FAR * before.start / scale[:, 0])[:, None]
         strict = tolerance * size
+        if self.absolute > 0.0:
+            strict = strict + self.absolute / scale
         lenient = strict + floor
         weight = torch.where(lenient > 0.0, 1.0 / lenient, 0.0)
         noise = eps * norm_per_sample(weight * unit_f)
@@ -226,25 +276,28 @@ class ErrorRule:
         moves, changes = (_kept(*part, self.count, tells) for part in ((before.moves, dz), (before.changes, dg)))
         self.count += 1
 
-        measure = _largest(latest[:, None].clamp(min=1.0) * unit_g.abs(), strict)
+        measure = _largest(latest[:, None].clamp(min=1.0) * off, strict)
         gained = measure < 0.99 * before.best
         best, since = torch.where(gained, measure, before.best), torch.where(gained, 0, before.since + 1)
         allowed = torch.where((since >= STALLED)[:, None], lenient, strict)
-        ready = _largest(latest[:, None].clamp(min=1.0) * unit_g.abs(), allowed) <= 1.0
+        ready = _largest(latest[:, None].clamp(min=1.0) * off, allowed) <= 1.0
         if z.device.type != "cpu" or bool(ready.any()):
             amplification = torch.maximum(latest, _amplification(moves, changes, weight / scale, noise))
-            met = _largest(amplification[:, None] * unit_g.abs(), allowed) <= 1.0
+            met = _largest(amplification[:, None] * off, allowed) <= 1.0
         else:
             met = ready
         # Without any move that told something, only a change that is rounding passes.
-        still = _largest(unit_g.abs(), NOISE * eps * size + floor) <= 1.0
+        still = _largest(off, NOISE * eps * size + floor) <= 1.0
         halfway, before_halfway = before.halfway, before.before_halfway
         if self.count & (self.count - 1) == 0:
             halfway, before_halfway = z, halfway
         if eps > HALF and self.count > 1:
             # A drift below rounding hides from every difference of two looks, but adds up over many.
-            met = met & _within(z - before_halfway, strict * scale)
-        met = torch.where(latest > 0.0, met & (0.5 * eps * latest <= tolerance), still) & finite
+            met = met & _within(measured(z - before_halfway, self.norm), strict * scale)
+        known = 0.5 * eps * latest <= tolerance  # else rounding alone is more than is allowed
+        if self.absolute > 0.0:
+            known = known | (0.5 * eps * latest * largest <= self.absolute / scale[:, 0])
+        met = torch.where(latest > 0.0, met & known, still) & finite
         streak = torch.where(met, before.streak + 1, 0)
         exact = met & ((change == 0.0) | (latest == 0.0))
         last = torch.where(finite, change.double() * scale[:, 0].double(), torch.inf)
@@ -252,7 +305,7 @@ class ErrorRule:
         snapshots = (halfway, before_halfway)
         self.memory = _Memory(z, g, moves, changes, *snapshots, before.start, first, last, latest, best, since, streak)
         residual = torch.where(finite, torch.where(change > 0.0, change / norm_per_sample(unit_f), 0.0), torch.inf)
-        done = ((streak >= LOOKS) | exact) & (self.tolerance > 0.0)
+        done = ((streak >= LOOKS) | exact) & (self.tolerance > 0.0 or self.absolute > 0.0)
         # The change itself: relative to an iterate that runs away the worst would be the best.
         return Verdict(residual, done, ~finite, last)
 
@@ -301,7 +354,7 @@ def _amplification(moves: Tensor, changes: Tensor, weight: Tensor, noise: Tensor
 
 
 def _within(numbers: Tensor, allowed: Tensor) -> Tensor:
-    return (numbers.abs() <= allowed).all(dim=1)
+    return (numbers <= allowed).all(dim=1)
 
 
 def _largest(numbers: Tensor, allowed: Tensor) -> Tensor:
@@ -311,10 +364,11 @@ def _largest(numbers: Tensor, allowed: Tensor) -> Tensor:
     return torch.where(numbers > 0.0, numbers / allowed, 0.0).amax(dim=1)
 
 
-def close(z: Tensor, fz: Tensor, tolerance: float) -> Tensor:
+def close(z: Tensor, fz: Tensor, tolerance: float, absolute: float = 0.0, norm: Norm | None = None) -> Tensor:
     """Return [B] bool: f changes every number of z by at most twice the tolerance, or by rounding of the largest."""
     eps = torch.finfo(z.dtype).eps
     z, f = at_least_single(flat(z)), at_least_single(flat(fz))
-    size = f.abs()
+    size = measured(f, norm)
     largest = size.amax(dim=1, keepdim=True) if size.shape[1] else size.new_zeros(len(size), 1)
-    return ((f - z).abs() <= 2.0 * max(tolerance, NOISE * eps) * size + eps * largest).all(dim=1)
+    allowed = 2.0 * (max(tolerance, NOISE * eps) * size + absolute) + eps * largest
+    return (measured(f - z, norm) <= allowed).all(dim=1)

@@ -28,6 +28,10 @@ def test_adjoint(adjoint, check):
     check(adjoint)
 
 
+def test_gmres_solves_for_derivatives():
+    solvers.check_adjoint_solver_under_transformations("gmres")
+
+
 @pytest.mark.parametrize("core", ["vin", "conv_gppn", "spt"])
 def test_actions(core):
     cores.check_actions(core)

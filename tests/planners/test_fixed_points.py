@@ -167,11 +167,16 @@ def test_root_without_gradients() -> None:
     assert root(condition(MATRIX, b), solution=solved_elsewhere(MATRIX, B)).value.requires_grad
 
 
-def test_root_refuses_second_derivatives() -> None:
+def test_root_takes_as_many_derivatives_as_it_says() -> None:
     b = B.clone().requires_grad_()
-    value = root(condition(MATRIX, b), solution=solved_elsewhere(MATRIX, B)).value
-    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
-        torch.autograd.grad(value.sum(), b, create_graph=True)
+
+    def solve(b: Tensor, **options: object) -> Tensor:
+        adjoint = Implicit(GMRES(10, 1e-13), **options)
+        return root(condition(MATRIX, b), solution=solved_elsewhere(MATRIX, b.detach()), adjoint=adjoint).value
+
+    assert torch.autograd.gradgradcheck(solve, b)
+    with pytest.raises(RuntimeError, match=r"cannot be differentiated again.*order=2"):
+        torch.autograd.grad(solve(b, order=1).sum(), b, create_graph=True)
 
 
 def test_root_names_what_is_wrong() -> None:
@@ -188,8 +193,14 @@ def test_root_names_what_is_wrong() -> None:
         root(lambda v: v[:, :1], solution=B)
 
 
-def test_there_are_three_examples() -> None:
-    assert len(EXAMPLES) == 3
+def test_there_are_five_examples() -> None:
+    assert len(EXAMPLES) == 5
+
+
+def test_the_equilibrium_classifier_learns() -> None:
+    example = runpy.run_path(str(next(path for path in EXAMPLES if path.stem == "implicit_equilibrium")))
+    model, (x, ring) = example["trained"](), example["rings"](200, seed=2)
+    assert (model(x).argmax(dim=1) == ring).double().mean() > 0.95
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

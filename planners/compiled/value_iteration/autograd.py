@@ -64,6 +64,8 @@ def other_rule(solver: Any) -> str | None:
     """Return why a compiled loop cannot stop as this solver does, or None when it can."""
     if solver.tolerance > 0.0 and getattr(solver, "rule", "residual") != "residual":
         return f"compiled loops stop by the residual rule; the solver's is {solver.rule!r}"
+    if getattr(solver, "absolute", 0.0) > 0.0 or getattr(solver, "norm", None) is not None:
+        return "compiled loops know neither an absolute tolerance nor another norm"
     return None
 
 
