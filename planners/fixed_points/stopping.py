@@ -118,16 +118,6 @@ def _ratio(change: Tensor, size: Tensor) -> Tensor:
     return torch.where(finite, change / (RESIDUAL_OFFSET + size), torch.inf)
 
 
-def growth_limit(v0: Tensor, fv0: Tensor) -> Tensor:
-    """Return the size of ||f(z)|| above which a sample has diverged by the residual rule, [B]."""
-    return GROWTH * torch.maximum(norm_per_sample(v0), norm_per_sample(fv0)).clamp(min=1.0)
-
-
-def has_diverged(fz: Tensor, residual: Tensor, limit: Tensor) -> Tensor:
-    """Return [B] bool: the residual is not finite, or f(z) is larger than the limit."""
-    return ~torch.isfinite(residual) | (norm_per_sample(fz) > limit)
-
-
 class Verdict(NamedTuple):
     """What a rule sees at one iterate, [B] each: the residual, which samples are done and which have diverged."""
 
