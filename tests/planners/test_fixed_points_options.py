@@ -116,7 +116,7 @@ def test_an_absolute_tolerance_ends_a_solve(kind, rule):
         assert absolute.steps[0] < absolute.steps[1] and relative.steps[0] == relative.steps[1]
 
 
-@pytest.mark.parametrize("norm", ["max", "rms", "l2", lambda x: x.abs().mean(dim=1)], ids=str)
+@pytest.mark.parametrize("norm", ["max", "rms", "l2", lambda x: x.abs().mean(dim=1)], ids=["max", "rms", "l2", "own"])
 @pytest.mark.parametrize("rule", ["error", "residual"])
 def test_a_norm_measures_the_sample_as_a_whole(norm, rule):
     """Beside a large number a small one need not be right; number by number it must."""
