@@ -55,6 +55,10 @@ class Event:
 class _Module(_DummyBackendModule):
     Event = Event
 
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        """Return what autocast may compute in; torch asks of any device before it checkpoints."""
+        return [torch.bfloat16]
+
     def is_current_stream_capturing(self) -> bool:
         return _Device.capturing
 
