@@ -103,7 +103,8 @@ class ReachabilityStep:
         entered, outside = (u, self.floor) if self.costs is None else (u - self.costs, -math.inf)
         ring, (h, w) = (1, 1, 1, 1), u.shape[-2:]
         if self.wrap:
-            padded = functional.pad(entered, ring, mode="circular")
+            tall = torch.cat([entered[:, :, -1:], entered, entered[:, :, :1]], dim=2)
+            padded = torch.cat([tall[..., -1:], tall, tall[..., :1]], dim=3)
         else:
             padded = functional.pad(entered, ring, value=-math.inf if isinstance(outside, Tensor) else outside)
         if self.costs is not None:

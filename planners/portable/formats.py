@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,11 +112,24 @@ def opened(content: bytes, format: Format) -> Run:
 
 def _torch_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:
     for module in program.graph_module.modules():
-        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+        for node in list(getattr(getattr(module, "graph", None), "nodes", ())):
             node.meta.pop("stack_trace", None)  # where on this machine the code stood that it comes from
+            if node.target is torch.sym_sum:
+                _spell_out(node)
     content = BytesIO()
     torch.export.save(program, content, extra_files={ABOUT: json.dumps(about, indent=2)})
     return content.getvalue()
+
+
+def _spell_out(node: torch.fx.Node) -> None:
+    """Write a sum of sizes as additions of two: torch 2.13 makes such sums itself and can't save them."""
+    total, *others = node.args[0]  # type: ignore[misc, union-attr]
+    with node.graph.inserting_before(node):
+        for other in others:
+            total = node.graph.call_function(operator.add, (total, other))
+            total.meta.update(node.meta)
+    node.replace_all_uses_with(total)
+    node.graph.erase_node(node)
 
 
 def _onnx_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:

@@ -143,11 +143,13 @@ class InferenceForm(nn.Module):
             return (k < bound - 1) & live.any()
 
         def body(k: Tensor, v: Tensor, steps: Tensor, live: Tensor) -> tuple[Tensor, ...]:
-            torch._check(v.shape[-2] * v.shape[-1] != 0)  # of a map in a ring that is not known yet
+            for size in v.shape[2:]:
+                torch._check(size >= 1)  # of a map in a ring that is not known yet; its product is asked for by itself
+            torch._check(v.shape[-2] * v.shape[-1] != 0)
             image = step(v).contiguous()
             after = steps + live
             if self.rule.tolerance is None:
-                return k + 1, image, after, live.clone()
+                return k + 1, torch.where(rows(live, v), image, v), after, live.clone()
             verdict = rule.judge(v, image)
             moving = live & ~verdict.diverged
             # A tolerance of 0, which that rule never meets, is met here where a step changes nothing.
