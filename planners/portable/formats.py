@@ -123,7 +123,8 @@ def _torch_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]
 
 def _spell_out(node: torch.fx.Node) -> None:
     """Write a sum of sizes as additions of two: torch 2.13 makes such sums itself and can't save them."""
-    total, *others = node.args[0]  # type: ignore[misc, union-attr]
+    parts: Any = node.args[0]
+    total, *others = parts
     with node.graph.inserting_before(node):
         for other in others:
             total = node.graph.call_function(operator.add, (total, other))
