@@ -94,6 +94,8 @@ def maximum(q: Tensor, dim: int, temperature: float = 0.0) -> Tensor:
     one alone; it is an element of the subdifferential, as the average over the ties would be.
     """
     if temperature > 0:
+        if torch.compiler.is_compiling():
+            torch._check(q.numel() != 0)  # torch asks, and in a graph for any size can't know
         return temperature * torch.logsumexp(q / temperature, dim, keepdim=True)
     if torch.is_grad_enabled() and q.requires_grad:
         return q.max(dim, keepdim=True).values

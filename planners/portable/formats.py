@@ -136,7 +136,9 @@ def _spell_out(node: torch.fx.Node) -> None:
 def _onnx_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:
     import onnx
 
-    found = torch.onnx.export(program, dynamo=True, verbose=False, input_names=list(INPUTS), output_names=list(OUTPUTS))
+    names = {"input_names": list(INPUTS), "output_names": list(OUTPUTS)}
+    more = {torch.ops.aten.sym_stride.int: _stride}
+    found = torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=more, **names)
     assert found is not None
     model = found.model_proto
     used = {name for node in _nodes(model.graph) for name in node.input}
@@ -151,6 +153,13 @@ def _onnx_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any])
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _stride(self: Any, dim: int) -> Any:
+    """Return the stride of a contiguous tensor, which torch asks for where it means a size and ONNX does not have."""
+    from onnxscript import opset18
+
+    return opset18.ReduceProd(opset18.Shape(self, start=dim + 1), keepdims=0)
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
