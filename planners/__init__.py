@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         root,
         spectral_radius,
     )
+    from planners.greedy import GreedyPolicy
     from planners.inference import Route, RoutePlanner, load_planner, plot
     from planners.planner import Plan, Planner, build_planner
     from planners.specs import PlannerSpec, TrainingSpec
@@ -55,6 +56,7 @@ _HOME = {
     "GMRES": "planners.fixed_points",
     "GRUIteration": "planners.cores.steps",
     "GaussSeidel": "planners.compiled.solvers",
+    "GreedyPolicy": "planners.greedy",
     "Implicit": "planners.fixed_points",
     "Injected": "planners.cores",
     "Moves": "datagen.problem",
@@ -91,6 +93,7 @@ __all__ = [
     "ForwardIteration",
     "GRUIteration",
     "GaussSeidel",
+    "GreedyPolicy",
     "Implicit",
     "Injected",
     "Moves",
