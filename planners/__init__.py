@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from planners.greedy import GreedyPolicy
     from planners.inference import Route, RoutePlanner, load_planner, plot
     from planners.planner import Plan, Planner, build_planner
+    from planners.search import SearchPlanner
     from planners.specs import PlannerSpec, TrainingSpec
     from planners.training.evaluation import evaluate
     from planners.training.trainer import Trainer
@@ -68,6 +69,7 @@ _HOME = {
     "Result": "planners.fixed_points",
     "Route": "planners.inference",
     "RoutePlanner": "planners.inference",
+    "SearchPlanner": "planners.search",
     "Solution": "planners.fixed_points",
     "Trainer": "planners.training.trainer",
     "TrainingSpec": "planners.specs",
@@ -105,6 +107,7 @@ __all__ = [
     "Result",
     "Route",
     "RoutePlanner",
+    "SearchPlanner",
     "Solution",
     "Trainer",
     "TrainingSpec",
