@@ -32,8 +32,10 @@ if TYPE_CHECKING:
         root,
         spectral_radius,
     )
+    from planners.greedy import GreedyPolicy
     from planners.inference import Route, RoutePlanner, load_planner, plot
     from planners.planner import Plan, Planner, build_planner
+    from planners.search import SearchPlanner
     from planners.specs import PlannerSpec, TrainingSpec
     from planners.training.evaluation import evaluate
     from planners.training.trainer import Trainer
@@ -55,6 +57,7 @@ _HOME = {
     "GMRES": "planners.fixed_points",
     "GRUIteration": "planners.cores.steps",
     "GaussSeidel": "planners.compiled.solvers",
+    "GreedyPolicy": "planners.greedy",
     "Implicit": "planners.fixed_points",
     "Injected": "planners.cores",
     "Moves": "datagen.problem",
@@ -66,6 +69,7 @@ _HOME = {
     "Result": "planners.fixed_points",
     "Route": "planners.inference",
     "RoutePlanner": "planners.inference",
+    "SearchPlanner": "planners.search",
     "Solution": "planners.fixed_points",
     "Trainer": "planners.training.trainer",
     "TrainingSpec": "planners.specs",
@@ -91,6 +95,7 @@ __all__ = [
     "ForwardIteration",
     "GRUIteration",
     "GaussSeidel",
+    "GreedyPolicy",
     "Implicit",
     "Injected",
     "Moves",
@@ -102,6 +107,7 @@ __all__ = [
     "Result",
     "Route",
     "RoutePlanner",
+    "SearchPlanner",
     "Solution",
     "Trainer",
     "TrainingSpec",

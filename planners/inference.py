@@ -132,8 +132,8 @@ class RoutePlanner:
                 f"solve: this planner reads {self.planner.channels} channels beside map and goal; "
                 "give them to `planner.planner.plan(map, goal, observation)`"
             )
-        free = _checked_grid(grid)
-        goal, start = (_checked_cell(name, cell, free) for name, cell in (("goal", goal), ("start", start)))
+        free = checked_grid(grid)
+        goal, start = (checked_cell(name, cell, free) for name, cell in (("goal", goal), ("start", start)))
         given: dict[str, Any] = {} if costs is None else {"costs": self._checked_costs(costs, free)}
         steps = trial_files.most_steps(self.planner.solver.max_steps, self.steps_per_row, max(free.shape))
         if k is not None:
@@ -171,20 +171,7 @@ class RoutePlanner:
         """Return costs as `Planner.plan` takes them, zero on obstacles."""
         if not isinstance(self.planner.core, CostCore) or self.moves.offsets != FOUR.offsets:
             raise PlannerError("costs: only a planner with core 'reachability' and the four moves takes costs of cells")
-        try:
-            array = np.ma.filled(np.ma.asarray(costs, np.float64), np.nan)
-        except (TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise PlannerError(f"costs: expected numbers [h, w], got a {type(costs).__name__} ({reason})") from error
-        if array.shape != free.shape:
-            raise PlannerError(f"costs: expected one per cell of the {free.shape} map, got {array.shape}")
-        wrong = np.argwhere((free == 1) & ~((array >= 0) & (array < np.inf)))
-        if len(wrong):
-            row, column = wrong[0].tolist()
-            raise PlannerError(
-                f"costs: expected finite ones of at least 0 on free cells, got {array[row, column]} at {(row, column)}"
-            )
-        return torch.from_numpy(np.where(free == 1, array, 0.0))[None, None]
+        return torch.from_numpy(checked_costs(costs, free))[None, None]
 
 
 def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePlanner:
@@ -294,7 +281,8 @@ def _strokes(route: Route) -> list[NDArray[np.float64]]:
     return [np.array(piece).T for piece in [*pieces, begun]]
 
 
-def _checked_grid(grid: ArrayLike) -> NDArray[np.uint8]:
+def checked_grid(grid: ArrayLike) -> NDArray[np.uint8]:
+    """Return a map as uint8 [h, w] of 1 and 0; raise PlannerError where it is none."""
     rows = grid if isinstance(grid, list | tuple) else [grid]
     masked = sum(int(np.ma.getmaskarray(row).sum()) for row in rows if np.ma.isMaskedArray(row))
     if masked:
@@ -318,7 +306,8 @@ def _checked_grid(grid: ArrayLike) -> NDArray[np.uint8]:
     return array.astype(np.uint8)
 
 
-def _checked_cell(name: str, cell: Any, free: NDArray[np.uint8]) -> Cell:
+def checked_cell(name: str, cell: Any, free: NDArray[np.uint8]) -> Cell:
+    """Return row and column of a free cell; raise PlannerError, naming it, where it is none."""
     given = cell.tolist() if isinstance(cell, Tensor | np.ndarray) else cell
     try:
         if not isinstance(given, Sequence) or len(given) != 2 or any(isinstance(at, bool | np.bool_) for at in given):
@@ -334,6 +323,24 @@ def _checked_cell(name: str, cell: Any, free: NDArray[np.uint8]) -> Cell:
     if not free[row, column]:
         raise PlannerError(f"{name}: {(row, column)} is an obstacle")
     return row, column
+
+
+def checked_costs(costs: ArrayLike, free: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return costs of cells, 0 on obstacles; raise PlannerError where a free cell has none that can be."""
+    try:
+        array = np.ma.filled(np.ma.asarray(costs, np.float64), np.nan)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise PlannerError(f"costs: expected numbers [h, w], got a {type(costs).__name__} ({reason})") from error
+    if array.shape != free.shape:
+        raise PlannerError(f"costs: expected one per cell of the {free.shape} map, got {array.shape}")
+    wrong = np.argwhere((free == 1) & ~((array >= 0) & (array < np.inf)))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise PlannerError(
+            f"costs: expected finite ones of at least 0 on free cells, got {array[row, column]} at {(row, column)}"
+        )
+    return np.where(free == 1, array, 0.0)
 
 
 def _checked_steps(k: Any) -> int:

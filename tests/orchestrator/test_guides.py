@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-STRANDS = (("add-a-planner", "use-a-trained-planner"), ("add-a-task",))
+STRANDS = (("add-a-planner", "use-a-trained-planner"), ("add-a-task",), ("environments",), ("datasets",), ("searches",))
 """Guides that build on each other, followed in one folder; strands know nothing of each other and run side by side."""
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,210 @@
+"""From a robot's occupancy grid to a path in metres: all of a planning server but the messages.
+
+Cells are (row, column) with row 0 at the origin and columns along x, as occupancy grids are stored, so no axis is
+turned: a grid's data reshaped to [height, width] is the map.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planners.inference import Cell, Route
+from planners.trial_files import PlannerError
+
+Point = tuple[float, float]
+
+Reason = Literal[
+    "INVALID_MAP", "START_OUTSIDE_MAP", "GOAL_OUTSIDE_MAP", "START_OCCUPIED", "GOAL_OCCUPIED", "NO_VALID_PATH"
+]
+
+
+class NoPath(PlannerError):
+    """There is no path; `reason` says why in the words of navigation servers."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Solver(Protocol):
+    """What plans: a trained planner, or a search."""
+
+    def solve(
+        self, grid: NDArray[np.uint8], *, start: Cell, goal: Cell, costs: NDArray[np.float64] | None = None
+    ) -> Route:
+        """Return the route."""
+
+
+@dataclass(frozen=True, eq=False)
+class OccupancyGrid:
+    """A map as robots have it.
+
+    Attributes:
+        data: Integers [height, width], 0..100 how likely a cell is occupied, -1 where that is not known.
+        resolution: Metres per cell.
+        origin: x, y in metres and heading in radians of the corner of cell (0, 0).
+    """
+
+    data: NDArray[np.int8]
+    resolution: float
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 2 or not self.data.size or self.data.dtype.kind not in "iu":
+            raise NoPath("INVALID_MAP", f"map: expected integers [height, width], got {list(self.data.shape)}")
+        if self.data.min() < -1 or self.data.max() > 100:
+            raise NoPath("INVALID_MAP", f"map: expected -1 to 100, got {self.data.min()} to {self.data.max()}")
+        if not (math.isfinite(self.resolution) and self.resolution > 0 and all(map(math.isfinite, self.origin))):
+            raise NoPath("INVALID_MAP", f"map: resolution {self.resolution} m, origin {self.origin}")
+
+    def cell(self, point: Point) -> Cell | None:
+        """Return the row and column of a point in metres, None outside."""
+        x, y, heading = self.origin
+        dx, dy = point[0] - x, point[1] - y
+        if not (math.isfinite(dx) and math.isfinite(dy)):
+            return None
+        along = dx * math.cos(heading) + dy * math.sin(heading)
+        across = dy * math.cos(heading) - dx * math.sin(heading)
+        row, column = math.floor(across / self.resolution), math.floor(along / self.resolution)
+        height, width = self.data.shape
+        return (row, column) if 0 <= row < height and 0 <= column < width else None
+
+    def points(self, cells: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the centres of cells [n, 2] in metres, x and y [n, 2]."""
+        x, y, heading = self.origin
+        across, along = (cells.T + 0.5) * self.resolution
+        cos, sin = math.cos(heading), math.sin(heading)
+        return np.stack([x + along * cos - across * sin, y + along * sin + across * cos], axis=1)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an occupancy grid becomes a map to plan on.
+
+    Attributes:
+        occupied_from: Occupancy from which a cell is an obstacle, 1..100.
+        unknown_is_free: Whether the robot may go where nobody has looked.
+        radius: Metres around obstacles that the robot's centre keeps out of.
+        inflation: Metres around obstacles within which cells cost more, for a robot that keeps its distance; 0 for a
+            shortest path.
+        penalty: What the cells next to the forbidden ones cost beyond 1; it falls to 0 at `inflation`.
+    """
+
+    occupied_from: int = 65
+    unknown_is_free: bool = False
+    radius: float = 0.0
+    inflation: float = 0.0
+    penalty: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.occupied_from <= 100:
+            raise PlannerError(f"occupied_from: expected 1 to 100, got {self.occupied_from}")
+        for name in ("radius", "inflation", "penalty"):
+            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
+                raise PlannerError(f"{name}: expected at least 0, got {value}")
+
+    def read(self, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDArray[np.float64] | None]:
+        """Return the map, uint8 [h, w], 1 where the robot's centre may be, and costs of cells or None for all equal."""
+        blocked = (grid.data >= self.occupied_from) | ((grid.data < 0) & (not self.unknown_is_free))
+        if not (self.radius or self.inflation) or not blocked.any():
+            return (~blocked).astype(np.uint8), None
+        from scipy.ndimage import distance_transform_edt
+
+        distance = distance_transform_edt(~blocked) * grid.resolution
+        free = ~blocked & (distance > self.radius)
+        if self.inflation <= self.radius or not self.penalty:
+            return free.astype(np.uint8), None
+        near = np.clip((self.inflation - distance) / (self.inflation - self.radius), 0.0, 1.0)
+        return free.astype(np.uint8), np.where(free, 1.0 + self.penalty * near, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A path for a robot.
+
+    Attributes:
+        points: x and y in metres [n, 2], from the start to the goal themselves through centres of cells.
+        headings: Radians [n], towards the next point; the last is that of the one before.
+        cost: Of the cells entered.
+        cells: Rows and columns [n, 2].
+    """
+
+    points: NDArray[np.float64]
+    headings: NDArray[np.float64]
+    cost: float
+    cells: NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class Navigator:
+    """Plans on the latest map, and again when the map changes.
+
+    Attributes:
+        solver: `load_planner("reachability")`, or anything with such a `solve`.
+        rules: How maps are read.
+    """
+
+    solver: Solver
+    rules: Rules = field(default_factory=Rules)
+    _grid: OccupancyGrid | None = None
+    _read: tuple[NDArray[np.uint8], NDArray[np.float64] | None] | None = None
+
+    def see(self, grid: OccupancyGrid) -> bool:
+        """Take a map; return whether anything that plans depend on has changed."""
+        read, before, last = self.rules.read(grid), self._read, self._grid
+        self._grid, self._read = grid, read
+        if before is None or last is None or (last.resolution, last.origin) != (grid.resolution, grid.origin):
+            return True
+        same_costs = (before[1] is None) == (read[1] is None) and (
+            before[1] is None or read[1] is None or np.array_equal(before[1], read[1])
+        )
+        return not (same_costs and np.array_equal(before[0], read[0]))
+
+    def blocks(self, path: Path) -> bool:
+        """Return whether the present map forbids a cell of a path that was planned on a map of the same cells."""
+        if self._read is None:
+            raise NoPath("INVALID_MAP", "map: none was seen yet")
+        free = self._read[0]
+        inside = (path.cells < free.shape).all()
+        return not inside or not bool(free[*path.cells.T].all())
+
+    def plan(self, start: Point, goal: Point) -> Path:
+        """Return a path between two points in metres.
+
+        Raises:
+            NoPath: Says which of the reasons it is.
+        """
+        if self._grid is None or self._read is None:
+            raise NoPath("INVALID_MAP", "map: none was seen yet")
+        free, costs = self._read
+        cells = []
+        for name, point in (("start", start), ("goal", goal)):
+            cell = self._grid.cell(point)
+            if cell is None:
+                outside: Reason = "START_OUTSIDE_MAP" if name == "start" else "GOAL_OUTSIDE_MAP"
+                raise NoPath(outside, f"{name}: ({point[0]:.3f}, {point[1]:.3f}) m is not on the map")
+            if not free[cell]:
+                taken: Reason = "START_OCCUPIED" if name == "start" else "GOAL_OCCUPIED"
+                raise NoPath(taken, f"{name}: no room for the robot at ({point[0]:.3f}, {point[1]:.3f}) m")
+            cells.append(cell)
+        route = self.solver.solve(free, start=cells[0], goal=cells[1], costs=costs)
+        if not route.arrives:
+            raise NoPath("NO_VALID_PATH", route.advice)
+        points = self._grid.points(route.cells)
+        if len(points) == 1:
+            points, route_cells = np.repeat(points, 2, axis=0), np.repeat(route.cells, 2, axis=0)
+        else:
+            route_cells = route.cells
+        points[0], points[-1] = start, goal
+        return Path(points, _headings(points), route.cost, route_cells)
+
+
+def _headings(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    ahead = np.diff(points, axis=0)
+    headings = np.arctan2(ahead[:, 1], ahead[:, 0])
+    return np.append(headings, headings[-1])

@@ -1,0 +1,67 @@
+"""Datasets load with what other people use, as they are."""
+
+import importlib.util
+import re
+
+import numpy as np
+import pandas
+import pyarrow.parquet as pq
+import pytest
+
+from datagen.storage.dataset import finish_dataset, read_split, shards, write_shard
+from datagen.tasks.registry import DatasetSpec
+
+SETS = {
+    "navigation": DatasetSpec(map_size=9, train=4, valid=2, test=3),
+    "workspace_manipulation": DatasetSpec(task="workspace_manipulation", map_size=8, train=3, valid=1, test=1),
+    "maze_unique": DatasetSpec(
+        task="maze_unique", map_size=11, train=3, valid=1, test=1, options={"shortest": 8, "longest": 30}
+    ),
+}
+ARRAYS = ("map", "distance", "optimal_actions", "label", "observation")
+
+
+@pytest.fixture(scope="module", params=SETS)
+def folder(request, tmp_path_factory):
+    root, spec = tmp_path_factory.mktemp("sets"), SETS[request.param]
+    for shard in shards(spec):
+        write_shard(spec, shard, root)
+    return root / finish_dataset(spec, root).dataset_id
+
+
+def arrays_of(file, columns):
+    """What the schema alone tells a stranger: bytes of each column to an array."""
+    for field in pq.read_schema(file):
+        if b"shape" in (field.metadata or {}):
+            shape = [int(size) for size in re.findall(r"[0-9]+", field.metadata[b"shape"].decode())]
+            kind = field.metadata[b"dtype"].decode()
+            yield field.name, np.stack([np.frombuffer(cells, kind).reshape(shape) for cells in columns[field.name]])
+
+
+def compare(file, columns, split, folder):
+    ours = read_split(folder, split)
+    found = dict(arrays_of(file, columns))
+    assert set(found) == {name for name in ARRAYS if getattr(ours, name) is not None}
+    for name, array in found.items():
+        assert np.array_equal(array, getattr(ours, name)), name
+    assert np.array_equal(np.stack([columns["goal_row"], columns["goal_col"]], 1), ours.goal)
+    if ours.start is not None:
+        assert np.array_equal(np.stack([columns["start_row"], columns["start_col"]], 1), ours.start)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pandas(folder, split):
+    (file,) = folder.glob(f"{split}-*.parquet")
+    compare(file, pandas.read_parquet(file), split, folder)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="the datasets library is not installed")
+def test_the_datasets_library(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import load_dataset
+
+    loaded = load_dataset(str(folder), cache_dir=str(tmp_path))
+    assert set(loaded) == {"train", "validation", "test"}
+    for split, ours in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        (file,) = folder.glob(f"{ours}-*.parquet")
+        compare(file, {name: loaded[split][name] for name in loaded[split].column_names}, ours, folder)
