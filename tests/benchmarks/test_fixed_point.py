@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,14 @@ from benchmarks.fixed_point_peers import PEERS, SIZES, Ours, TorchDEQ
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "fixed_points.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def single_precision_again() -> Iterator[None]:
+    """The peers compute in float64, which JAX has as a setting of the process: other tests have theirs in float32."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.config.update("jax_enable_x64", False)
 
 
 def table() -> list[list[str]]:
