@@ -26,12 +26,14 @@ from orchestrator.storage.results import (
     write_json,
 )
 from orchestrator.storage.trial_directory import TrialDirectory
+from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import SweepSpec, expand
 
 SWEEP = SweepSpec.model_validate(
     {"name": "kept", "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}}, "grid": {"k": [30], "seed": [0, 1]}}
 )
 TRIALS = expand(SWEEP)
+ROOT = Path(__file__).parents[2]
 TESTED = ("navigation-27-ab12", "test", 54)
 
 
@@ -367,17 +369,52 @@ def test_the_published_results_give_the_tables_of_the_reproduction_page(tmp_path
 
 
 @pytest.mark.slow
+def page_rows(heading):
+    """Return the cells of a table of reachability's page, row by row, without its head."""
+    text = (ROOT / "docs" / "planners" / "reachability.md").read_text()
+    lines = text.partition(heading)[2].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
 def test_the_published_results_of_reachability_are_what_its_page_says(tmp_path, capsys):
-    """Every seed is right in every set: all starts arrive, each whole way is a shortest one."""
-    root = Path(__file__).parents[2]
-    assert main(["unarchive", str(root / "docs/results/reachability.parquet"), "--storage", str(tmp_path)]) == 0
-    capsys.readouterr()
-    for name, sets in (("far", 15), ("maze_unique", 1), ("far_axes", 93)):
-        assert main(["table", str(root / f"sweeps/{name}.yaml"), "--storage", str(tmp_path), "--json"]) == 0
+    """Every seed is right in every set: all starts arrive, each whole way is a shortest one; and beside the others."""
+    assert main(["unarchive", str(ROOT / "docs/results/reachability.parquet"), "--storage", str(tmp_path)]) == 0
+
+    def table(sweep, *more):
+        capsys.readouterr()
+        assert main(["table", str(ROOT / "sweeps" / f"{sweep}.yaml"), "--storage", str(tmp_path), "--json", *more]) == 0
         document = json.loads(capsys.readouterr().out)
-        (row,), (further,) = document["rows"], document["further_tests"]
+        tests = {json.dumps(entry["axes"]): entry["tests"] for entry in document["further_tests"]}
+        return [(row, tests.get(json.dumps(row["axes"]))) for row in document["rows"] if row["used"]]
+
+    def percent(*numbers):
+        return " / ".join(f"{100 * number:.1f}" for number in numbers)
+
+    for name, sets in (("far", 15), ("maze_unique", 1), ("far_axes", 93)):
+        ((row, tests),) = table(name)
         assert (row["used"], row["success_rate"], row["exact"]) == (5, 1.0, 1.0)
-        assert len(further["tests"]) == sets
-        assert all((test["n"], test["success_rate"], test["exact"]) == (5, 1.0, 1.0) for test in further["tests"])
-    for result in tmp_path.glob("trials/*/evaluations/*.json"):
-        assert json.loads(result.read_text())["accuracy"] == 1.0
+        assert len(tests) == sets
+        assert all((test["n"], test["success_rate"], test["exact"]) == (5, 1.0, 1.0) for test in tests)
+    places = {"mazes27": 1, "mazes33": 2, "maze_unique30": 3}
+    for (row, tests), said in zip(
+        table("fair", "--profile", "laptop"), page_rows("| planner | parameters |"), strict=True
+    ):
+        cells = {places[f"{test['about']['task']}{test['map_size']}"]: test for test in tests} | {0: row}
+        found = [percent(cells[place]["exact"], cells[place]["success_rate"]) for place in range(4)]
+        assert said[0] == row["axes"]["planner"] and said[2:] == found
+    cores: dict[tuple[str, str], list[str]] = {}
+    for row, tests in table("factorial", "--profile", "laptop"):
+        cell = cores.setdefault((row["axes"]["planner"], row["axes"].get("planner.group", "trivial")), [])
+        cell += [percent(row["success_rate"])]
+        cell += [percent(test["success_rate"]) for test in tests if test["map_size"] == 33]
+    for core, recipe, tied, *said in page_rows("| core | recipe |"):
+        planner = core + ("-d2" if recipe == "the paper's" else "")
+        assert cores.pop((planner, "trivial" if tied == "-" else tied)) == said
+    assert not cores
+    spaces = table("table1_ours", "--profile", "laptop", "--only", "planner=reachability,task=manipulation")
+    assert [(row["used"], row["success_rate"], row["success_rate_std"]) for row, _ in spaces] == [(3, 1.0, 0.0)] * 4
+    trials = [
+        trial for name in ("far", "maze_unique") for trial in expand(load_sweep(ROOT / "sweeps" / f"{name}.yaml"))
+    ]
+    tested = [file for trial in trials for file in Storage(tmp_path).trial(trial.trial_id).path.glob("evaluations/*")]
+    assert len(tested) == 535 and all(json.loads(file.read_text())["accuracy"] == 1.0 for file in tested)
