@@ -136,9 +136,15 @@ def _spell_out(node: torch.fx.Node) -> None:
 def _onnx_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:
     import onnx
 
-    names = {"input_names": list(INPUTS), "output_names": list(OUTPUTS)}
-    more = {torch.ops.aten.sym_stride.int: _stride}
-    found = torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=more, **names)
+    more: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.sym_stride.int: _stride}
+    found = torch.onnx.export(
+        program,
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+        custom_translation_table=more,
+        dynamo=True,
+        verbose=False,
+    )
     assert found is not None
     model = found.model_proto
     used = {name for node in _nodes(model.graph) for name in node.input}
