@@ -136,14 +136,14 @@ def _spell_out(node: torch.fx.Node) -> None:
 def _onnx_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:
     import onnx
 
-    more: dict[Any, Any] = {torch.ops.aten.sym_stride.int: _stride}
+    more: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.sym_stride.int: _stride}
     found = torch.onnx.export(
         program,
-        dynamo=True,
-        verbose=False,
-        custom_translation_table=more,
         input_names=list(INPUTS),
         output_names=list(OUTPUTS),
+        custom_translation_table=more,
+        dynamo=True,
+        verbose=False,
     )
     assert found is not None
     model = found.model_proto
