@@ -97,7 +97,7 @@ def _folder(module: str, file: str) -> str:
     package = getattr(sys.modules.get(top), "__path__", None)
     _packages[top] = Path(next(iter(package))) if package else Path(file)
     # What a kernel's module imports is imported by now, so that its package is among those known.
-    for name, loaded in list(sys.modules.items()):
+    for name, loaded in sys.modules.copy().items():
         if "." not in name and name not in _packages and (home := _home(loaded)) is not None:
             _packages[name] = home
     parts = sources([module], _packages) or {module: Path(file).read_bytes()}

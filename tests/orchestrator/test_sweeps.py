@@ -42,7 +42,7 @@ def test_in_a_fair_sweep_nothing_differs_but_the_planner():
         for trial in trials("fair", profile):
             training = trial.spec.training.model_copy(update={"discount_from": None})
             by_rate.setdefault(training.learning_rate, set()).add((training, trial.spec.data, trial.spec.planner.k_fwd))
-        assert all(len(kinds) == 1 for kinds in by_rate.values()) and len(by_rate) == (3 if profile is None else 1)
+        assert all(len(kinds) == 1 for kinds in by_rate.values()) and len(by_rate) == 3
         assert {trial.axes["planner"] for trial in trials("fair", profile)} >= {"vin", "contractive", "reachability"}
     sweep = load_sweep(FOLDER / "fair.yaml")
     assert {entry.test_steps_per_row for entry in sweep.planners.values()} == {4}
