@@ -12,6 +12,6 @@ def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path, i
     said, kinds = [], ["driver", "checkpoint"]
     hits = campaign(
         tmp_path, tmp_path / "storage", 2, kinds, 1, said.append,
-        undisturbed=undisturbed, options=("--in-process",), seeds=[0], epochs=120, wait=2.0,
+        undisturbed=undisturbed, options=("--in-process",), seeds=[0], epochs=40, wait=2.0,
     )  # fmt: skip
     assert sum(hits.values()) >= 1, said
