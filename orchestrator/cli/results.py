@@ -13,6 +13,7 @@ from typing import cast
 from datagen.spec import nearest
 from orchestrator.api import open_sweep
 from orchestrator.command import Command
+from orchestrator.errors import SweepError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.storage.variants import folder_of_selection, make_way
@@ -135,7 +136,10 @@ def _with_other_profiles(options: argparse.Namespace) -> str:
     found = []
     for profile in (None, *profiles_of(options.sweep)):
         if profile != options.profile and there:
-            trials = open_sweep(options.sweep, options.storage, profile, options.overrides).trials
+            try:
+                trials = open_sweep(options.sweep, options.storage, profile, options.overrides).trials
+            except SweepError:
+                continue  # a profile that is wrong, or that --set does not fit, has trained nothing of this
             ended = len(options.storage.results(there & {trial.trial_id for trial in trials}))
             found += [f"{ended} {f'with --profile {profile}' if profile else 'without one'}"] if ended else []
     return f"; {', '.join(found)}" if found else ""

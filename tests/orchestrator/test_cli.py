@@ -180,3 +180,12 @@ def test_help_is_a_verb_too(capsys):
         with pytest.raises(SystemExit, match="0"):
             main(words)
         assert said in capsys.readouterr().out
+
+
+def test_a_table_of_nothing_says_what_other_profiles_have(sweep, tmp_path, capsys):
+    leave_all(sweep, tmp_path / "storage")
+    profiles = "{other: {training: {epochs: 2}}, wrong: {training: {epochs: -1}}}"  # the latter is no reason to fail
+    sweep.write_text(SWEEP.replace("{one: {grid: {seed: [0]}}}", profiles))
+    assert main(["table", str(sweep), "--profile", "other"]) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("idp: no trial of") and last.endswith("; 4 without one"), last
