@@ -61,6 +61,22 @@ def _judged(z, fz, limit, first):
 
 
 @triton.jit
+def _stopped(residual, diverged, tolerance):
+    """Return how the sample would end here, and whether it goes on."""
+    settled = (residual <= tolerance) & (tolerance > 0.0)
+    result = tl.where(diverged, DIVERGED, tl.where(settled, SETTLED, MAX_STEPS)).to(tl.int32)
+    return result, tl.where(diverged | settled, 0, 1).to(tl.int32)
+
+
+@triton.jit
+def _tell(residuals, steps, results, sample, residual, k, result):
+    """Store how the sample ended."""
+    tl.store(residuals + sample, residual)
+    tl.store(steps + sample, k.to(tl.int64))
+    tl.store(results + sample, result.to(tl.int8))
+
+
+@triton.jit
 def value_iteration(
     start, reward, taps, value, residuals, steps, results, action,
     H, W, A, K, tolerance,
@@ -94,15 +110,11 @@ def value_iteration(
             fz = tl.maximum(fz, q, propagate_nan=tl.PropagateNan.ALL)
         fz = tl.where(on_map, fz, 0.0)
         residual, diverged, limit = _judged(z, fz, limit, k == 0)
-        settled = (residual <= tolerance) & (tolerance > 0.0)
         z = tl.where(diverged, z, fz)
-        result = tl.where(diverged, DIVERGED, tl.where(settled, SETTLED, MAX_STEPS)).to(tl.int32)
-        live = tl.where(diverged | settled, 0, 1).to(tl.int32)
+        result, live = _stopped(residual, diverged, tolerance)
         k += 1
     tl.store(value + sample * S + cell, z, mask=on_map)
-    tl.store(residuals + sample, residual)
-    tl.store(steps + sample, k.to(tl.int64))
-    tl.store(results + sample, result.to(tl.int8))
+    _tell(residuals, steps, results, sample, residual, k, result)
     if ARGMAX:
         tl.store(action + sample * S + cell, best_action, mask=on_map)
 
@@ -153,12 +165,8 @@ def reachability(
             best = tl.maximum(best, q, propagate_nan=tl.PropagateNan.ALL)
         fz = tl.where(on_map & (fixed != 0.0), best, 0.0)
         residual, diverged, limit = _judged(z, fz, limit, k == 0)
-        settled = (residual <= tolerance) & (tolerance > 0.0)
         z = tl.where(diverged, z, fz)
-        result = tl.where(diverged, DIVERGED, tl.where(settled, SETTLED, MAX_STEPS)).to(tl.int32)
-        live = tl.where(diverged | settled, 0, 1).to(tl.int32)
+        result, live = _stopped(residual, diverged, tolerance)
         k += 1
     tl.store(value + sample * S + cell, z, mask=on_map)
-    tl.store(residuals + sample, residual)
-    tl.store(steps + sample, k.to(tl.int64))
-    tl.store(results + sample, result.to(tl.int8))
+    _tell(residuals, steps, results, sample, residual, k, result)
