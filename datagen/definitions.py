@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -29,21 +29,32 @@ def digest(files: Mapping[str, bytes]) -> str:
     Args:
         files: Text of each file, by the full name of its module; of a package, "name.__init__".
     """
-    key = hashlib.sha256(f"{sys.version_info[:2]} ".encode() + Path(__file__).read_bytes())
+    key = hashlib.sha256()
     for name, text in sorted(files.items()):
         key.update(f"{name}\0{len(text)}\0".encode() + text)
-    kept = Path(__file__).parent / "__pycache__" / f"definitions-{key.hexdigest()[:32]}"
+    return kept(key.hexdigest(), lambda: _digest(files))
+
+
+def kept(key: str, find: Callable[[], str]) -> str:
+    """Return 64 digits that take long to find, from beside this module where they were found before.
+
+    Args:
+        key: What they follow from, beside this module and Python's version.
+        find: Finds them.
+    """
+    whole = hashlib.sha256(f"{sys.version_info[:2]} {key} ".encode() + Path(__file__).read_bytes()).hexdigest()
+    place = Path(__file__).parent / "__pycache__" / f"definitions-{whole[:32]}"
     try:
-        if _DIGEST.fullmatch(found := kept.read_text()):
+        if _DIGEST.fullmatch(found := place.read_text()):
             return found
     except (OSError, UnicodeDecodeError):
         pass  # not read before, or not by us
-    found = _digest(files)
+    found = find()
     with suppress(OSError):  # of a read-only installation it is found anew each time
-        kept.parent.mkdir(exist_ok=True)
-        temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
+        place.parent.mkdir(exist_ok=True)
+        temporary = place.with_name(f"{place.name}.{os.getpid()}")
         temporary.write_text(found)
-        temporary.replace(kept)
+        temporary.replace(place)
     return found
 
 

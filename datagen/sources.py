@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
 
-def sources(modules: Iterable[str], roots: Mapping[str, Path], leaves: Collection[str] = ()) -> dict[str, bytes]:
+def sources(
+    modules: Iterable[str],
+    roots: Mapping[str, Path],
+    leaves: Collection[str] = (),
+    without: Callable[[str], bool] = lambda module: False,
+) -> dict[str, bytes]:
     """Return the sources of modules and of all that they import, by module, in the order of their names.
 
     Args:
@@ -16,13 +21,14 @@ def sources(modules: Iterable[str], roots: Mapping[str, Path], leaves: Collectio
         roots: Where each top-level package lies (its folder; of a module by itself, its file). Imports from elsewhere
             are left out.
         leaves: Modules that count, but not what they import.
+        without: Whether a module does not count, nor what is reached through it alone.
     """
     found: dict[str, bytes] = {}
     ahead = list(modules)
     while ahead:
         name = ahead.pop()
         path = module_path(name, roots)
-        if name in found or path is None:  # None: an imported name that is no module
+        if name in found or path is None or without(name):  # None: an imported name that is no module
             continue
         found[name] = path.read_bytes()
         if name not in leaves:

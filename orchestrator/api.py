@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage, default_storage
-from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select

@@ -20,8 +20,8 @@ from forkserver import Forkserver
 
 from datagen.plugins import LOADED, OWNERS
 from datagen.tasks.registry import TASKS
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import code_hash
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)

@@ -84,7 +84,7 @@ def serve(place: str) -> None:
     """Fork a process for each that asks, until standard input ends."""
     for library in LIBRARIES:
         __import__(library)
-    from orchestrator.storage.provenance import code_hash, whole_code
+    from orchestrator.storage.code import code_hash, whole_code
 
     code_hash(), whole_code()  # read once, as the libraries are: every command would find the same
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that see to a command

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from datagen.tasks.registry import dataset_id
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.curves import curves_file
 from orchestrator.storage.evaluations import Bins, EvaluationResult, planned_evaluations
 from orchestrator.storage.files import sealed, write_bytes, write_json
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep

@@ -11,9 +11,9 @@ from datagen.storage import dataset as parquet
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.campaign.estimates import effort, expectation
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.evaluations import planned_evaluations
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
 

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from orchestrator.campaign.estimates import Schedule, schedule, side_by_side
 from orchestrator.campaign.plan import Plan, State, by_cell, make_plan
 from orchestrator.cli.results import AddSweepVerb, Load
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement
-from orchestrator.storage.provenance import code_hash
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.table import headings
 from orchestrator.terminal import aligned

@@ -12,8 +12,8 @@ from typing import Any
 
 from orchestrator.cluster.ray_cluster import finished
 from orchestrator.errors import ClusterError
+from orchestrator.storage.code import whole_code
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import whole_code
 from orchestrator.words import last_line
 
 APPEAR_SECONDS = 5.0

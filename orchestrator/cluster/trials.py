@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.errors import ClusterError
+from orchestrator.storage.code import code_hash, whole_code
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, holder
-from orchestrator.storage.provenance import code_hash, provenance, whole_code
+from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Resources
 from orchestrator.trial.cancel import cancel

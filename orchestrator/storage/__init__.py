@@ -4,7 +4,7 @@ Begin with `layout.Storage` and `trial_directory.TrialDirectory`, which own all 
 
 - Who may write, and how: `leases.Lease`, `files.write_bytes`.
 - Of a trial: `results.TrialResult`, `curves.read_curves`, `checkpoints.load_checkpoint`, `provenance.Provenance`,
-  `evaluations.EvaluationResult`.
+  `code.parts_of`, `evaluations.EvaluationResult`.
 - Of a sweep: `suggestions.planned_trials`, `variants.every_trial`, `measurements.Measurement`.
 - Of the storage as a whole: `archive.write_archive`, `cleanup.rebuildable`.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.storage.provenance import code_hash
+from orchestrator.storage.code import code_hash, parts_of
 from orchestrator.storage.results import write_bytes
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
@@ -33,7 +33,7 @@ def save_checkpoint(trial: TrialDirectory, state: dict[str, Any]) -> None:
 
 def code_of(spec: TrialSpec) -> str:
     """Return what tells one version of the code behind a trial from another: ours, and its plug-ins'."""
-    return " ".join([code_hash(), *map(code_hash, spec.plugins)])
+    return " ".join([*parts_of(spec.data, spec.planner, spec.plugins).values(), *map(code_hash, spec.plugins)])
 
 
 def is_of(state: dict[str, Any], spec: TrialSpec) -> bool:

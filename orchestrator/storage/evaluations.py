@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from datagen.spec import first_problem
 from datagen.tasks.registry import DatasetSpec, Split, dataset_id
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.files import read_object, read_stored, sealed, unsealed
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import (
     Count,
     Fraction,

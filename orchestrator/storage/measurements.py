@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from datagen.spec import digest
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import code_hash
 from orchestrator.storage.results import write_json
 from orchestrator.sweep.specs import TrialSpec
 

@@ -9,17 +9,15 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from datagen.definitions import digest
-from datagen.plugins import LOADED, source_files
+from datagen.plugins import LOADED
+from orchestrator.storage.code import code_hash, part_hash
 from orchestrator.storage.files import Line
-
-CODE_PACKAGES = ("datagen", "planners")
-"""The packages whose sources decide a trial's numbers."""
 
 _VERSIONED = ("torch", "numpy", "numba", "pyarrow", "ray", "mlflow", "e2cnn", "pydantic")
 
@@ -29,6 +27,7 @@ class Provenance(BaseModel):
 
     Attributes:
         code: Hash of the datagen and planners sources (`code_hash`).
+        parts: Hash of each module that the trial's numbers begin from, with all that it imports (`code.parts_of`).
         plugins: Hash of each plug-in's sources that the trial used.
         git_commit: Commit of the source tree, empty outside one.
         git_dirty: True where the tree had changes that are not in the commit.
@@ -48,6 +47,7 @@ class Provenance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     code: Line = ""
+    parts: dict[Line, Line] = Field({}, max_length=1000)
     plugins: dict[str, str] = {}
     git_commit: Line = ""
     git_dirty: bool = False
@@ -71,40 +71,24 @@ class Provenance(BaseModel):
     def made_by(self, code: str) -> bool:
         """Return whether the project's code `code` and the plug-ins as they are now made it.
 
-        A plug-in that is not loaded did not: what a file names is neither looked for nor read.
+        Code that differs elsewhere alone, in another task, say, made it too: its own parts are the present ones.
+        A plug-in that is not loaded did not make it: what a file names is neither looked for nor read.
         """
-        return self.code == code and all(
-            name in LOADED and code_hash(name) == digest for name, digest in self.plugins.items()
-        )
+        return (
+            self.code == code or (bool(self.parts) and code == code_hash() and _present(self.parts, part_hash))
+        ) and _present(self.plugins, lambda name: code_hash(name) if name in LOADED else "")
 
 
-@functools.cache
-def code_hash(*packages: str) -> str:
-    """Return twelve digits that change when the code of datagen or planners does, or that of other packages.
-
-    What is defined is hashed, not its text or place (`datagen.definitions`): a comment, a docstring, a reformatted
-    line or a module with another name leave thousands of results fresh. Syntax trees depend on the minor version of
-    Python, which all machines of a cluster must share anyway.
-
-    Args:
-        packages: Packages to hash instead, such as a plug-in.
-    """
-    files: dict[str, bytes] = {}
-    for package in packages or CODE_PACKAGES:
-        for name, path in source_files(package).items():
-            if package in CODE_PACKAGES and name.startswith(f"{package}/conformance/"):
-                continue  # what examines planners and tasks makes no number of a trial
-            files[name.removesuffix(".py").replace("/", ".")] = path.read_bytes()
-    return digest(files)[:12]
-
-
-def whole_code() -> str:
-    """Return twelve digits that tell whether another process runs this project's code, the orchestrator's included."""
-    return code_hash(*CODE_PACKAGES, "orchestrator")
+def _present(digests: Mapping[str, str], present: Callable[[str], str]) -> bool:
+    return all(found and found == present(name) for name, found in digests.items())
 
 
 def provenance(
-    dataset_id: str = "", device: str = "cpu", plugins: Iterable[str] = (), exclusive: bool = False
+    dataset_id: str = "",
+    device: str = "cpu",
+    plugins: Iterable[str] = (),
+    exclusive: bool = False,
+    parts: Mapping[str, str] = MappingProxyType({}),
 ) -> Provenance:
     """Return what produces the numbers of a trial that runs here and now.
 
@@ -113,11 +97,13 @@ def provenance(
         device: The torch device that it runs on.
         plugins: The plug-ins that the trial uses.
         exclusive: Whether the trial has the device to itself.
+        parts: The modules that its numbers begin from, with their digests.
     """
     commit, dirty = _git()
     accelerator, accelerator_bytes, driver = _accelerator(device)
     return Provenance(
         code=code_hash(),
+        parts=dict(parts),
         plugins={name: code_hash(name) for name in plugins},
         git_commit=commit,
         git_dirty=dirty,

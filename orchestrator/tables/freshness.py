@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.code import code_hash
+from orchestrator.storage.provenance import Provenance
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.code import code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.sweep.specs import PlannedTrial
 from orchestrator.tables.freshness import version
 

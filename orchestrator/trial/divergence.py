@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from datagen.problem import Problems
 from datagen.tasks.registry import TASKS
-from orchestrator.storage.provenance import code_hash
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.results import ResultError, write_bytes
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec

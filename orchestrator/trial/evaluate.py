@@ -10,6 +10,7 @@ from pathlib import Path
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import TASKS, Split
 from orchestrator.errors import ResultError
+from orchestrator.storage.code import parts_of
 from orchestrator.storage.evaluations import EvaluationResult, known_evaluation, write_evaluation
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.trial_directory import TrialDirectory
@@ -79,6 +80,7 @@ def evaluate_trial(
     steps = k or trained.steps(problems.map.shape[1])
     before = known_evaluation(trial.evaluation(manifest.dataset_id, split, steps))
     wanted = sorted({*measures, *(before.measured if before else ())})
+    plugins = used_by(manifest.spec, trained.spec.planner)
     started = time.perf_counter()
     found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps, progress=progress, measures=wanted)
     result = EvaluationResult(
@@ -98,7 +100,11 @@ def evaluate_trial(
         measured=wanted,
         **asdict(found.measured),
         seconds=time.perf_counter() - started,
-        provenance=provenance(manifest.dataset_id, plugins=used_by(manifest.spec, trained.spec.planner)),
+        provenance=provenance(
+            manifest.dataset_id,
+            plugins=plugins,
+            parts=parts_of(manifest.spec, trained.spec.planner, plugins, wanted),
+        ),
     )
     write_evaluation(trial, result)
     return result

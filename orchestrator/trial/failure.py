@@ -8,8 +8,9 @@ import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.leases import Owner
-from orchestrator.storage.provenance import code_hash, provenance
+from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 

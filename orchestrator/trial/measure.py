@@ -10,9 +10,10 @@ import torch
 
 from datagen.problem import Problems
 from datagen.tasks.registry import TASKS
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement, cell_of, write_measurement
-from orchestrator.storage.provenance import code_hash, provenance
+from orchestrator.storage.provenance import provenance
 from orchestrator.sweep.specs import PlannedTrial
 from orchestrator.trial.device import device_of
 from orchestrator.trial.failure import memory_phase

@@ -17,9 +17,10 @@ from datagen.storage.staging import staged
 from datagen.storage.stream import ProblemStream
 from datagen.tasks.registry import TASKS, DatasetSpec, Split, dataset_id
 from orchestrator.storage.checkpoints import code_of, is_of, load_checkpoint, save_checkpoint
+from orchestrator.storage.code import code_hash, parts_of
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Lease, LeaseLost, Owner
-from orchestrator.storage.provenance import code_hash, provenance
+from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import ResultError, TrialResult, no_room
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
@@ -146,7 +147,13 @@ def _run(attempt: Attempt) -> TrialResult:
     ieee_float32()
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
-        "provenance": provenance(dataset_id(spec.data), device, spec.plugins, attempt.options.exclusive),
+        "provenance": provenance(
+            dataset_id(spec.data),
+            device,
+            spec.plugins,
+            attempt.options.exclusive,
+            parts_of(spec.data, spec.planner, spec.plugins),
+        ),
     }
     try:
         trial.note(f"started on {identity['provenance'].host}, {device}, lease {lease.number}")

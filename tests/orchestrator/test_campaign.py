@@ -16,9 +16,9 @@ from cluster import ROOT
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import dataset_id
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import latest_lease
-from orchestrator.storage.provenance import code_hash
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 

@@ -7,9 +7,10 @@ import pytest
 from samples import put_result
 
 from orchestrator.cli.main import _found, _parser, main
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, TrialHeld
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand

@@ -10,8 +10,9 @@ from samples import put_curves, put_result, sample_run
 from datagen.plugins import LOADED
 from orchestrator.figures.registry import draw
 from orchestrator.report.page import report
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import write_json
 from orchestrator.sweep.specs import SweepSpec, expand
 from orchestrator.tables.comparison import paired_difference

@@ -15,8 +15,9 @@ import pytest
 from mutations import EXAMPLES, mutated
 from samples import put_curves, put_result
 
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.variants import make_way
 from orchestrator.sweep.specs import SweepSpec, expand

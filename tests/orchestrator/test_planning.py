@@ -12,9 +12,10 @@ from orchestrator.campaign import estimates
 from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
 from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import cell_of
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import SweepSpec, expand

@@ -20,8 +20,9 @@ from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import TASKS, DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.report.keeper import FreshReport
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult, write_json
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep

@@ -20,8 +20,8 @@ from orchestrator.cluster.ray_cluster import (
     ray_cluster,
 )
 from orchestrator.cluster.resources import alone, requested_resources
+from orchestrator.storage.code import whole_code
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import whole_code
 from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
 
 pytestmark = pytest.mark.sweeps

@@ -12,8 +12,9 @@ from datagen.spec import Spec
 from orchestrator import api
 from orchestrator.api import read_results
 from orchestrator.storage import results as stored
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash, provenance
+from orchestrator.storage.provenance import Provenance, provenance
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,

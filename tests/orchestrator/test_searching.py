@@ -13,8 +13,9 @@ from samples import put_curves, put_result
 from orchestrator.campaign import search as searching
 from orchestrator.campaign.search import EarlyStopping, StudyStopping, next_suggestions, state_of_search
 from orchestrator.cli.main import main
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.suggestions import planned_trials, read_suggestions, write_suggestions
 from orchestrator.storage.trial_directory import TrialDirectory

@@ -7,9 +7,10 @@ import pytest
 from samples import put_result
 
 from orchestrator.storage import leases
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, TrialHeld, free, latest_lease, take
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.trial.cancel import cancel, retry

@@ -13,8 +13,9 @@ from samples import put_result, sample_runs
 
 from orchestrator.campaign.progress import Progress
 from orchestrator.cli.main import main
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand

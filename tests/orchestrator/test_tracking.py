@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from samples import put_curves, put_result
 
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import SweepSpec, expand
 from orchestrator.tracking import note as tracking_note

@@ -12,8 +12,9 @@ from samples import put_result
 from orchestrator.cluster.ray_cluster import ClusterError
 from orchestrator.cluster.trials import Round, Terms
 from orchestrator.cluster.tuning import Relay, _Stopped
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.provenance import Provenance, code_hash
+from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import PlannedTrial, Resources, TrialSpec, trial_id
