@@ -71,6 +71,7 @@ class EvaluationResult(BaseModel):
         spl: Mean of success x optimal / taken, 0..1.
         accuracy: Share of cells whose action is one of the optimal ones, 0..1.
         exact: Share of maps whose whole way from the problem's start, or else the farthest cell, is a shortest one.
+        searched: Success of a graph search in the planner's place, on the maps that its mapper drew, 0..1.
         cells_by_distance: Cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         arrivals_by_distance: How many of them arrive.
         measured: What else was asked for; see `planners.training.measures`, for the four fields below too.
@@ -95,6 +96,7 @@ class EvaluationResult(BaseModel):
     spl: Fraction
     accuracy: Fraction
     exact: Fraction | None = None
+    searched: Fraction | None = None
     cells_by_distance: list[Count] = Field([], max_length=64)
     arrivals_by_distance: list[Count] = Field([], max_length=64)
     measured: list[Measure] = Field([], max_length=64)

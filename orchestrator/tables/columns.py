@@ -44,6 +44,7 @@ DEVIATION = Quantity("std %", "SuccessStd", attrgetter("success_rate_std"), 100)
 OPTIMALITY = Quantity("optimality %", "Optimality", attrgetter("optimality"), 100)
 SPL = Quantity("SPL %", "Spl", attrgetter("spl"), 100)
 EXACT = Quantity("exact %", "Exact", attrgetter("exact"), 100)
+SEARCHED = Quantity("search on its map %", "Searched", attrgetter("searched"), 100)
 COSTS = (
     Quantity("forward ms", "ForwardMs", attrgetter("forward_seconds"), 1e3),
     Quantity("backward ms", "BackwardMs", attrgetter("backward_seconds"), 1e3),
@@ -72,7 +73,7 @@ DISTANCES = tuple(
 def quantities(wide: bool = False) -> tuple[Quantity, ...]:
     """Return every quantity of a row; parameters are counted, and path lengths told apart, in wide tables alone."""
     more = [quantity for quantity in WIDE if wide or quantity is not PARAMETERS]
-    return (MEAN, DEVIATION, OPTIMALITY, SPL, *COSTS, *more, *(DISTANCES if wide else ()))
+    return (MEAN, DEVIATION, OPTIMALITY, SPL, SEARCHED, *COSTS, *more, *(DISTANCES if wide else ()))
 
 
 def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
@@ -86,6 +87,7 @@ def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
     columns: dict[str, Callable[[Row], Cell | str]] = {
         "success %": lambda row: Cell(success(row), "italic" if row.trial_diverged else ""),
         SPL.heading: SPL,
+        **({SEARCHED.heading: SEARCHED} if any(row.searched is not None for row in rows) else {}),
         "n": lambda row: f"{row.used}/{row.expected}",
         **{cost.heading: cost for cost in COSTS},
     }

@@ -37,6 +37,7 @@ class Row:
         optimality: Mean, 0..1.
         spl: Mean, 0..1.
         exact: Mean share of maps whose whole way from the start, or else from the farthest cell, is a shortest one.
+        searched: Mean success of a graph search in the planner's place, on the maps that its mapper drew, 0..1.
         forward_seconds: Mean over trials of the median seconds of a training step's forward pass.
         backward_seconds: The same for the backward pass.
         peak_bytes: Largest over trials.
@@ -64,6 +65,7 @@ class Row:
     optimality: float | None = None
     spl: float | None = None
     exact: float | None = None
+    searched: float | None = None
     forward_seconds: float | None = None
     backward_seconds: float | None = None
     peak_bytes: int | None = None
@@ -112,6 +114,7 @@ def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: s
         optimality=_mean(_present(result.test_optimality for result in used)),
         spl=_mean(_present(result.test_spl for result in used)),
         exact=_mean(_present(result.test_exact for result in used)),
+        searched=_mean(_present(result.test_searched for result in used)),
         forward_seconds=_mean(_present(result.forward_seconds for result in timed)),
         backward_seconds=_mean(_present(result.backward_seconds for result in timed)),
         peak_bytes=max((result.peak_bytes for result in timed if result.peak_bytes is not None), default=None),

@@ -321,6 +321,7 @@ class View:
             "test_optimality": row.optimality,
             "test_spl": row.spl,
             "test_exact": row.exact,
+            "test_searched": row.searched,
             "forward_seconds": row.forward_seconds,
             "backward_seconds": row.backward_seconds,
             "peak_bytes": row.peak_bytes,

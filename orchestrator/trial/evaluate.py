@@ -95,6 +95,7 @@ def evaluate_trial(
         spl=found.spl,
         accuracy=found.accuracy,
         exact=found.exact,
+        searched=found.searched,
         cells_by_distance=list(found.cells_by_distance),
         arrivals_by_distance=list(found.arrivals_by_distance),
         measured=wanted,

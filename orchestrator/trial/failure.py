@@ -47,6 +47,7 @@ def numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any
         "test_spl": evaluation.spl,
         "test_accuracy": evaluation.accuracy,
         "test_exact": evaluation.exact,
+        "test_searched": evaluation.searched,
         "test_cells_by_distance": list(evaluation.cells_by_distance),
         "test_arrivals_by_distance": list(evaluation.arrivals_by_distance),
         "trial_diverged": evaluation.success_rate < DIVERGED_BELOW,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datagen.expert.graph import read_links
+from datagen.expert.grid import goal_distances, tied_actions
 from datagen.problem import Moves, Problems
 from datagen.shapes import shaped
 from planners.edge import enclosed, plan_walled
@@ -106,13 +107,16 @@ def evaluate(
         parts = list(_planned(planner, problems, moves, batch_size, k_fwd, progress, "path_independence" in measures))
     finally:
         planner.train(was_training)
-    residual, cosine, actions, *told = (torch.cat(part) for part in zip(*parts, strict=True))
+    residual, cosine, actions, searched, *told = (torch.cat(part) for part in zip(*parts, strict=True))
     free, goal, distance, optimal_actions, *more = told
     roads = (more.pop(0), more.pop(0)) if moves.links else None
     if roads:
         found = evaluate_by_squaring(actions, free, goal, distance, optimal_actions, roads, *more)
     else:
         found = evaluate_policy(actions, free, goal, distance, optimal_actions, moves, *more)
+        if searched.numel():
+            there = evaluate_policy(searched, free, goal, distance, optimal_actions, moves, *more)
+            found = replace(found, searched=there.success_rate)
     if not measures:
         return found
     facts = Facts(actions, free, goal, distance, optimal_actions, roads or moves, *more)
@@ -128,7 +132,7 @@ def _planned(
     progress: Callable[[int], None] | None,
     twice: bool,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield residuals, cosines and greedy actions of each batch with the facts that they are judged by."""
+    """Yield what `_plan` returns of each batch, with the facts that policies are judged by."""
     device = next(planner.parameters()).device
     done = 0
     for batch in problems.in_order(batch_size):
@@ -148,8 +152,10 @@ def _planned(
 
 def _plan(
     planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None, first: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each problem's residual, its cosine [B] (see `cosines`) and the greedy action of each cell.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return each problem's residual, its cosine [B] (see `cosines`), and the actions of planner and search.
+
+    The actions are the greedy ones of each cell, and those of `searched`, of which there are none without a mapper.
 
     Args:
         planner: The planner.
@@ -161,6 +167,7 @@ def _plan(
     inside = enclosed(planner, inputs.map, inputs.observation, moves)
     actions = torch.empty(inputs.label.shape, dtype=torch.int64, device=inputs.map.device)
     residual, cosine = torch.empty(len(actions)), torch.full((len(actions),), torch.nan)
+    search = actions.new_empty((len(actions), 0, 0))
     # Maps with and without a wall round them apart: no result may depend on the rest of its batch.
     for chosen in (inside, ~inside):
         if chosen.any():
@@ -169,7 +176,33 @@ def _plan(
             plan = plan_walled(planner, inputs.map[rows], inputs.goal[rows], observation, moves=moves, k_fwd=k_fwd)
             actions[rows] = plan.logits.max(1).indices
             residual[rows] = plan.solution.residual.float().cpu()
+            if plan.map_logits is not None:
+                search = searched(plan.map_logits, inputs.goal, moves)  # a mapper's maps are planned all at once
             if first is not None:
                 numbers = first + torch.arange(len(actions))[rows if isinstance(rows, slice) else rows.cpu()]
                 cosine[rows] = cosines(planner, plan, numbers.tolist(), k_fwd)
-    return residual, cosine, actions
+    return residual, cosine, actions, search
+
+
+def searched(
+    map_logits: Float[Tensor, "B 1 h w"], goal: Float[Tensor, "B 1 h w"], moves: Moves
+) -> Int64[Tensor, "B h w"]:
+    """Return the actions of a graph search in the planner's place, int64 [B, h, w].
+
+    It is told what the planner is told: the map that a mapper has drawn, free where that is more likely than not.
+
+    Args:
+        map_logits: [B, 1, h, w], the logit that a cell is free.
+        goal: [B, 1, h, w], one at the goal.
+        moves: What the actions do.
+
+    Returns:
+        In each cell the first of the actions that a shortest path begins with; any where the drawn map has no path.
+    """
+    at = goal[:, 0].flatten(1).argmax(1).cpu().numpy()
+    drawn = (map_logits[:, 0] > 0).to(torch.uint8).cpu().numpy()
+    places = np.stack(np.divmod(at, drawn.shape[2]), axis=1)
+    drawn[np.arange(len(drawn)), places[:, 0], places[:, 1]] = 1
+    tied = tied_actions(drawn, goal_distances(drawn, places.astype(np.int16), moves), moves)
+    first = np.log2(tied & -tied.astype(np.int16)).astype(np.int64)
+    return torch.from_numpy(first).to(map_logits.device)

@@ -83,6 +83,8 @@ class Evaluation:
         exact: Share of the maps whose whole way from one start is a shortest one: from the problem's own start, or
             where it names none from the cell that is farthest from the goal (the first such in reading order).
         measured: What else was asked for, see `planners.training.measures`.
+        searched: The success of a graph search in the planner's place, on the map that its mapper drew; None where the
+            map is given, on which a search always arrives.
     """
 
     maps: int
@@ -94,6 +96,7 @@ class Evaluation:
     arrivals_by_distance: tuple[int, ...]
     exact: float
     measured: Measured = Measured()
+    searched: float | None = None
 
 
 @shaped

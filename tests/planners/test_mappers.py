@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from planners import PlannerSpec, build_planner
-from planners.mappers import Panorama, UNet
+from planners.mappers import Panorama, UNet, different
 from planners.options import PanoramaOptions, UNetOptions
 
 SMALL = {"hidden_channels": 8, "q_channels": 8}
@@ -131,3 +131,21 @@ def test_a_mapper_learns_a_map_apart(mapper):
         if loss < 0.2:
             return
     raise AssertionError(f"loss {loss.item()}")
+
+
+def test_views_that_are_alike_are_embedded_once_and_change_nothing():
+    """Forward to the bit as view by view; gradients within the rounding of another order of sums."""
+    torch.manual_seed(0)
+    mapper = Panorama(PanoramaOptions(views=2, resolution=20), wrap=False).double()
+    few = torch.randint(0, 256, (5, 20, 20, 3), dtype=torch.uint8)
+    seen = few[torch.randint(0, 5, (3 * 4 * 5 * 2,))].unflatten(0, (3, 4, 5, 2))
+    kept, places = different(seen.flatten(0, 3))
+    assert len(kept) == 5 and torch.equal(kept[places], seen.flatten(0, 3))
+    logits = mapper(seen, (4, 5))
+    one_by_one = mapper.view(seen.flatten(0, 3).permute(0, 3, 1, 2).double().div(255))
+    expected = mapper.map(one_by_one.unflatten(0, seen.shape[:4]).flatten(3).permute(0, 3, 1, 2))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-14)
+    weights = list(mapper.parameters())
+    ours, theirs = (torch.autograd.grad(found.square().sum(), weights) for found in (logits, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)

@@ -8,12 +8,14 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from datagen.problem import FOUR, FOUR_WRAP
 from datagen.tasks.navigation import draw
-from datagen.tasks.registry import DatasetSpec
+from datagen.tasks.registry import TASKS, DatasetSpec
+from planners.planner import build_planner
 from planners.specs import PlannerSpec, TrainingSpec
 from planners.training import records as records_module
 from planners.training import trainer as training_module
@@ -530,3 +532,30 @@ def test_an_error_says_in_which_phase_it_happened(problems):
     with pytest.raises(MemoryError) as failed:
         one.test(problems[1])
     assert failed.value.phase == "test"
+
+
+class _Drawn(torch.nn.Module):
+    """A mapper that draws what it is shown, so that tests decide what is on its map."""
+
+    def forward(self, observation, size):
+        return 10 * (observation.float() - 0.5)
+
+
+def test_a_search_on_the_map_that_a_mapper_drew_arrives_as_far_as_the_map_is_right():
+    spec = DatasetSpec(task="workspace_manipulation", map_size=9, train=1, valid=1, test=6)
+    problems = TASKS[spec.task].draw()(spec, "test", 0, 6)
+    planner = build_planner(PlannerSpec(core="vin", k_fwd=2, wrap=True, mapper="unet", q_channels=8))
+    planner.mapper = _Drawn()
+    moves = TASKS[spec.task].moves
+
+    def found(drawn):
+        seen = dataclasses.replace(problems, observation=drawn[:, None])
+        return evaluate(planner, seen, moves=moves).searched
+
+    everything, nothing = np.ones_like(problems.map), np.zeros_like(problems.map)
+    assert found(problems.map) == 1, "on the true map a search arrives from everywhere"
+    # Where nothing is free a search still sees the goal beside it; where all is, it walks into the first obstacle.
+    assert 1 / 81 < found(nothing) < found(everything) < 1
+    given = build_planner(PlannerSpec(core="vin", k_fwd=2, wrap=True, q_channels=8))
+    bare = dataclasses.replace(problems, observation=None)
+    assert evaluate(given, bare, moves=moves).searched is None, "there is nothing that a mapper drew"
