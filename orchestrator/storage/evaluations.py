@@ -18,6 +18,7 @@ from orchestrator.storage.files import read_object, read_stored, sealed, unseale
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import (
+    Amount,
     Count,
     Fraction,
     ResultError,
@@ -71,6 +72,7 @@ class EvaluationResult(BaseModel):
         spl: Mean of success x optimal / taken, 0..1.
         accuracy: Share of cells whose action is one of the optimal ones, 0..1.
         exact: Share of maps whose whole way from the problem's start, or else the farthest cell, is a shortest one.
+        success_deviation: Sample standard deviation of the success rates of the maps.
         searched: Success of a graph search in the planner's place, on the maps that its mapper drew, 0..1.
         cells_by_distance: Cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         arrivals_by_distance: How many of them arrive.
@@ -97,6 +99,7 @@ class EvaluationResult(BaseModel):
     accuracy: Fraction
     exact: Fraction | None = None
     searched: Fraction | None = None
+    success_deviation: Amount | None = None
     cells_by_distance: list[Count] = Field([], max_length=64)
     arrivals_by_distance: list[Count] = Field([], max_length=64)
     measured: list[Measure] = Field([], max_length=64)

@@ -71,6 +71,7 @@ class TrialResult(BaseModel):
         test_accuracy: Share of test cells whose action is one of the optimal ones, 0..1.
         test_exact: Share of maps whose whole way from the problem's start, or else from the farthest cell, is a
             shortest one.
+        test_success_deviation: Sample standard deviation of the success rates of the test maps.
         test_searched: Success of a graph search in the planner's place, on the maps that its mapper drew, 0..1.
         test_cells_by_distance: Test cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         test_arrivals_by_distance: How many of them arrive.
@@ -110,6 +111,7 @@ class TrialResult(BaseModel):
     test_accuracy: Fraction | None = None
     test_exact: Fraction | None = None
     test_searched: Fraction | None = None
+    test_success_deviation: Amount | None = None
     test_cells_by_distance: list[Count] = Field([], max_length=64)
     test_arrivals_by_distance: list[Count] = Field([], max_length=64)
     curves: str = Field(FILE, pattern=r"^[A-Za-z0-9._-]{1,100}$")

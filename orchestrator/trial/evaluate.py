@@ -96,6 +96,7 @@ def evaluate_trial(
         accuracy=found.accuracy,
         exact=found.exact,
         searched=found.searched,
+        success_deviation=found.success_deviation,
         cells_by_distance=list(found.cells_by_distance),
         arrivals_by_distance=list(found.arrivals_by_distance),
         measured=wanted,

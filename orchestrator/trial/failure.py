@@ -48,6 +48,7 @@ def numbers(records: list[EpochRecord], evaluation: Evaluation) -> dict[str, Any
         "test_accuracy": evaluation.accuracy,
         "test_exact": evaluation.exact,
         "test_searched": evaluation.searched,
+        "test_success_deviation": evaluation.success_deviation,
         "test_cells_by_distance": list(evaluation.cells_by_distance),
         "test_arrivals_by_distance": list(evaluation.arrivals_by_distance),
         "trial_diverged": evaluation.success_rate < DIVERGED_BELOW,

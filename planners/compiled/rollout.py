@@ -43,12 +43,12 @@ class Rules(NamedTuple):
 
 @kernel
 def _add_maps(policies: Policies, rules: Rules, shares: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
-    """Add success, optimality, SPL and accuracy, each a share per map, and cells and arrivals per bin of distance.
+    """Add success, optimality, SPL, accuracy and success squared, each of a map, and cells and arrivals per bin.
 
     Args:
         policies: What is rolled out.
         rules: What actions do.
-        shares: float64 [4], added to.
+        shares: float64 [5], added to.
         counts: int64 [2, bins], added to.
     """
     actions, free, goal, distance, optimal_actions = policies
@@ -102,6 +102,7 @@ def _add_maps(policies: Policies, rules: Rules, shares: NDArray[np.float64], cou
         shares[1] += optimal / max(reachable, 1)
         shares[2] += spl / max(reachable, 1)
         shares[3] += accurate / away if away else 1.0
+        shares[4] += (arrivals / max(reachable, 1)) ** 2
 
 
 def sums_over_maps(
@@ -111,8 +112,8 @@ def sums_over_maps(
     wrap: bool,
     ends: tuple[float, ...],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return success, optimality, SPL and accuracy summed over maps, and cells and arrivals per bin; see `Rules`."""
-    shares, counts = np.zeros(4), np.zeros((2, len(ends)), np.int64)
+    """Return the sums of `_add_maps`: shares float64 [5], cells and arrivals per bin int64 [2, bins]; see `Rules`."""
+    shares, counts = np.zeros(5), np.zeros((2, len(ends)), np.int64)
     rules = Rules(np.array(offsets, np.int64), np.array(costs, np.float32), wrap, np.array(ends, np.float32))
     _add_maps(policies, rules, shares, counts)
     return shares, counts

@@ -74,6 +74,7 @@ class Evaluation:
     Attributes:
         maps: Number of maps.
         success_rate: Share of the cells that can reach the goal (goal included) whose roll-out arrives.
+        success_deviation: Sample standard deviation of that share over the maps (n - 1); 0 for a single map.
         optimality: Share of those cells whose roll-out arrives at the optimal cost.
         spl: Mean of success x optimal cost / cost taken (1 at the goal).
         accuracy: Share of the non-goal cells that can reach the goal whose action is one of the optimal ones; 1 where
@@ -95,6 +96,7 @@ class Evaluation:
     cells_by_distance: tuple[int, ...]
     arrivals_by_distance: tuple[int, ...]
     exact: float
+    success_deviation: float
     measured: Measured = Measured()
     searched: float | None = None
 
@@ -232,7 +234,7 @@ def evaluate_by_squaring(
 ) -> Evaluation:
     """Do what `evaluate_policy` does, on any device, on graphs too; arguments as there."""
     n = len(actions)
-    shares = torch.zeros(4, dtype=torch.float64)
+    shares = torch.zeros(5, dtype=torch.float64)
     by_distance = torch.zeros(2, len(DISTANCE_BINS), dtype=torch.int64)
     for part in parts(actions):
         own = moves_of(moves, part)
@@ -271,9 +273,10 @@ def _exact(
 
 
 def _evaluation(n: int, shares: Tensor, by_distance: Tensor, exact: float) -> Evaluation:
-    success_rate, optimality, spl, accuracy = (shares / n).tolist()
-    cells_by_distance, arrivals_by_distance = (tuple(row) for row in by_distance.tolist())
-    return Evaluation(n, success_rate, optimality, spl, accuracy, cells_by_distance, arrivals_by_distance, exact)
+    success_rate, optimality, spl, accuracy, squared = (shares / n).tolist()
+    deviation = math.sqrt(max(0.0, squared - success_rate**2) * n / (n - 1)) if n > 1 else 0.0
+    cells, arrivals = (tuple(row) for row in by_distance.tolist())
+    return Evaluation(n, success_rate, optimality, spl, accuracy, cells, arrivals, exact, deviation)
 
 
 def _sums(
@@ -288,12 +291,16 @@ def _sums(
     away = optimal_actions > 0
     right = away & ((optimal_actions.long() >> actions) & 1).bool()
 
+    def shares_of(part: Tensor, whole: Tensor) -> Tensor:
+        return part.double().sum((1, 2)) / whole.sum((1, 2)).clamp(min=1)
+
     def share(part: Tensor, whole: Tensor) -> Tensor:
-        return (part.double().sum((1, 2)) / whole.sum((1, 2)).clamp(min=1)).sum()
+        return shares_of(part, whole).sum()
 
     alone = ~away.flatten(1).any(1)  # the goal: nowhere is anything to decide, and nothing is wrong
     accurate = share(right, away) + alone.sum()
     shares = [share(arrived, reachable), share(optimal, reachable), share(ratio, reachable), accurate]
+    shares += [shares_of(arrived, reachable).square().sum()]
     ends = torch.tensor(DISTANCE_BINS, device=distance.device)
     bins = torch.bucketize(distance[away], ends)
     counts = [torch.bincount(bins, weights=w, minlength=len(ends)) for w in (None, arrived[away].double())]

@@ -61,7 +61,7 @@ def test_measures_agree_with_a_walker(moves, seed, height, width, mixed):
         torch.from_numpy(actions), torch.from_numpy(free), torch.from_numpy(goal), torch.from_numpy(distance),
         torch.from_numpy(best), moves,
     )  # fmt: skip
-    for name in set(vars(squared)) - {"measured"}:
+    for name in set(vars(squared)) - {"measured", "searched"}:
         assert getattr(result, name) == pytest.approx(getattr(squared, name), rel=1e-6), name
 
     cells = [tuple(cell) for cell in np.argwhere(np.isfinite(distance[0]))]
@@ -129,3 +129,4 @@ def test_maps_are_averaged_not_cells():
         actions, free, torch.from_numpy(goal), torch.from_numpy(distance), torch.from_numpy(best), FOUR
     )
     assert result.success_rate == pytest.approx((1 / 2 + 1) / 2)
+    assert result.success_deviation == pytest.approx(np.std([1 / 2, 1], ddof=1))
