@@ -4,6 +4,6 @@ Begin with `summary.summarise`; `columns.Quantity` is where a column is added.
 
 - What is read: `records.collect`; what of it may stand together: `freshness.of_one_version`.
 - Numbers: `rows.rows`, `generalisation.further`, `measures.measured_tables`, `comparison.compared`,
-  `paper.beside_paper`, `statistics.sample`.
+  `aggregates.aggregates`, `paper.beside_paper`, `statistics.sample`.
 - How they look: `table.Table`, `latex.fragment`, `formats.render`.
 """

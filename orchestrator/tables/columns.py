@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from orchestrator.tables.aggregates import Aggregate
 from orchestrator.tables.comparison import Comparison
 from orchestrator.tables.generalisation import Further, sets_of_maps
 from orchestrator.tables.paper import Entry
@@ -43,6 +44,8 @@ MEAN = Quantity("mean %", "SuccessMean", attrgetter("success_rate"), 100)
 DEVIATION = Quantity("std %", "SuccessStd", attrgetter("success_rate_std"), 100)
 OPTIMALITY = Quantity("optimality %", "Optimality", attrgetter("optimality"), 100)
 SPL = Quantity("SPL %", "Spl", attrgetter("spl"), 100)
+OVER_SEEDS = Quantity("± over seeds", "OverSeeds", attrgetter("over_seeds"), 100)
+OVER_MAPS = Quantity("± over maps", "OverMaps", attrgetter("over_maps"), 100)
 EXACT = Quantity("exact %", "Exact", attrgetter("exact"), 100)
 SEARCHED = Quantity("search on its map %", "Searched", attrgetter("searched"), 100)
 COSTS = (
@@ -52,7 +55,7 @@ COSTS = (
 )
 TRAINING = Quantity("training s", "TrainSeconds", attrgetter("train_seconds"))
 PARAMETERS = Quantity("parameters", "Parameters", attrgetter("parameters"), form=",")
-WIDE = (EXACT, TRAINING, PARAMETERS)
+WIDE = (OVER_SEEDS, OVER_MAPS, EXACT, TRAINING, PARAMETERS)
 
 
 def _share(place: int, row: Row) -> float | None:
@@ -94,10 +97,23 @@ def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
     if wide:
         counted = any(row.counted_by_distance for row in rows)
         columns |= {quantity.heading: quantity for quantity in (*WIDE, *(DISTANCES if counted else ()))}
+        columns[EXACT.heading] = _exact
     columns["notes"] = lambda row: "; ".join(notes(row))
     axes = varying([row.axes for row in rows])
     lines = [[*_place(row, axes), *(column(row) for column in columns.values())] for row in rows]
-    return Table.of("cells", f"{title}, mean ± std over seeds", [*headings(axes), *columns], lines)
+    return Table.of(
+        "cells",
+        f"{title}, mean ± std over seeds; breadth-first search on the given map: 100 %",
+        [*headings(axes), *columns],
+        lines,
+    )
+
+
+def _exact(row: Row) -> str:
+    if row.exact_interval is None:
+        return EXACT(row)
+    low, high = row.exact_interval
+    return f"{EXACT(row)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def further_table(further: Sequence[Further], axes: Sequence[str]) -> Table:
@@ -154,9 +170,32 @@ def _notes(entry: Entry) -> list[str]:
     return [*words, "of other code"] if entry.stale else words
 
 
+def aggregates_table(found: Sequence[Aggregate]) -> Table:
+    """Return the table of planners over all problems and seeds."""
+    header = ["planner", "middle half %", "95 %", f"better than {found[0].planner} %", "95 % ", "n"]
+    lines = []
+    for one in found:
+        mean, better = one.interquartile_mean, one.better_than_first
+        lines.append(
+            [
+                one.planner,
+                f"{mean.value:.1f}",
+                f"[{mean.low:.1f}, {mean.high:.1f}]",
+                MISSING if better is None else f"{100 * better.value:.0f}",
+                MISSING if better is None else f"[{100 * better.low:.0f}, {100 * better.high:.0f}]",
+                str(mean.n),
+            ]
+        )
+    title = (
+        f"Over the {found[0].problems} problems that all planners have (task, size, K): mean of the middle half of all "
+        "trials, and how often a seed beats one of the first planner; intervals by bootstrap over seeds"
+    )
+    return Table.of("aggregates", title, header, lines)
+
+
 def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
     """Return the table of planners against each other."""
-    header = ["planner", "against", "task", "size", "difference [95 %]", "pairs"]
+    header = ["planner", "against", "task", "size", "difference [95 %]", "better %", "pairs"]
     lines: list[list[Cell | str]] = [
         [
             one.first,
@@ -164,11 +203,12 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
             one.task or "all",
             "all" if one.map_size is None else str(one.map_size),
             difference(one.difference),
+            MISSING if one.better is None else f"{100 * one.better.value:.0f}",
             f"{one.difference.n if one.difference else 0}/{one.expected}",
         ]
         for one in comparisons
     ]
-    title = "Success % of the first planner minus that of the second, paired by seed and K"
+    title = "Success % of the first planner minus that of the second, paired by seed and K; how often a seed is better"
     return Table.of("compared", title, header, lines)
 
 

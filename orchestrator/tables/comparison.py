@@ -9,9 +9,10 @@ from typing import Any
 
 from datagen.spec import nearest
 from orchestrator.sweep.specs import SweepError
+from orchestrator.tables.aggregates import shared_problems, success_by_problem
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import TrialRecord, grouped, once, percents_of, problem_of, provenance_of
-from orchestrator.tables.statistics import Difference, mean_difference
+from orchestrator.tables.statistics import Difference, Estimate, mean_difference, probability_of_improvement
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Comparison:
         task: Name of the task; None for all tasks and sizes together.
         map_size: Rows of the map; None for all.
         difference: Success rate of the first minus that of the second, percentage points; None without a pair.
+        better: Probability that a seed of the first beats one of the second; None without a pair.
         expected: Pairs of the sweep.
     """
 
@@ -32,6 +34,7 @@ class Comparison:
     task: str | None
     map_size: int | None
     difference: Difference | None
+    better: Estimate | None
     expected: int
 
 
@@ -70,7 +73,13 @@ def compared_twins(runs: Sequence[TrialRecord]) -> list[Comparison]:
 
 def _comparison(runs: Sequence[TrialRecord], first: str, second: str, task: str | None, size: int | None) -> Comparison:
     expected = len(pairs(runs, first, second))
-    return Comparison(first, second, task, size, paired_difference(runs, first, second), expected)
+    scores = success_by_problem(
+        runs, lambda run: str(run.axis("planner")), lambda axis: axis not in ("planner", "seed")
+    )
+    shared = shared_problems(scores) if len(scores) == 2 else []
+    ours, theirs = ([scores[name][problem] for problem in shared] for name in (first, second))
+    better = probability_of_improvement(ours, theirs) if shared else None
+    return Comparison(first, second, task, size, paired_difference(runs, first, second), better, expected)
 
 
 def paired_difference(runs: Sequence[TrialRecord], first: str, second: str) -> Difference | None:

@@ -11,7 +11,13 @@ from typing import Any
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Scalar
 from orchestrator.tables.freshness import is_present, of_commonest, of_one_version
-from orchestrator.tables.statistics import deviation_of, with_deviation
+from orchestrator.tables.statistics import (
+    deviation_of,
+    reach_over_maps,
+    reach_over_seeds,
+    wilson,
+    with_deviation,
+)
 from orchestrator.tables.table import MISSING
 
 DISTANCE_BIN_NAMES = ("≤ 10", "≤ 20", "≤ 40", "≤ 80", "≤ 160", "> 160")
@@ -34,9 +40,12 @@ class Row:
         used: Trials behind the averages.
         success_rate: Mean test success rate, 0..1; None where there is none.
         success_rate_std: Sample standard deviation over seeds (n - 1), None for fewer than two.
+        over_seeds: Half the width of the 95 % interval of the mean, by Student's distribution over the seeds.
+        over_maps: The same over the test maps, as other maps might have it; None for results that do not say.
         optimality: Mean, 0..1.
         spl: Mean, 0..1.
         exact: Mean share of maps whose whole way from the start, or else from the farthest cell, is a shortest one.
+        exact_interval: Wilson's 95 % interval of that over the test maps.
         searched: Mean success of a graph search in the planner's place, on the maps that its mapper drew, 0..1.
         forward_seconds: Mean over trials of the median seconds of a training step's forward pass.
         backward_seconds: The same for the backward pass.
@@ -62,9 +71,12 @@ class Row:
     used: int = 0
     success_rate: float | None = None
     success_rate_std: float | None = None
+    over_seeds: float | None = None
+    over_maps: float | None = None
     optimality: float | None = None
     spl: float | None = None
     exact: float | None = None
+    exact_interval: tuple[float, float] | None = None
     searched: float | None = None
     forward_seconds: float | None = None
     backward_seconds: float | None = None
@@ -92,13 +104,20 @@ def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], cod
         results: What there is, by trial id.
         code: Hash of the project's code that counts as present, None for what it is; results of other code are stale.
     """
-    cells: dict[tuple[tuple[str, Scalar], ...], dict[str, TrialResult | None]] = {}
+    cells: dict[tuple[tuple[str, Scalar], ...], dict[str, PlannedTrial]] = {}
     for trial in trials:
-        cells.setdefault(tuple(trial.cell.items()), {})[trial.trial_id] = results.get(trial.trial_id)
-    return [_row(dict(cell), list(members.values()), code) for cell, members in cells.items()]
+        cells.setdefault(tuple(trial.cell.items()), {}).setdefault(trial.trial_id, trial)
+    return [
+        _row(dict(cell), [results.get(trial_id) for trial_id in members], _maps(members.values()), code)
+        for cell, members in cells.items()
+    ]
 
 
-def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: str | None) -> Row:
+def _maps(trials: Iterable[PlannedTrial]) -> int:
+    return min(trial.spec.data.test for trial in trials)
+
+
+def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], maps: int, code: str | None) -> Row:
     results = [result for result in planned if result is not None]
     completed = [result for result in results if result.status == "COMPLETED"]
     used = of_one_version(completed, lambda result: result.provenance, code)
@@ -113,6 +132,7 @@ def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: s
         success_rate_std=deviation_of(rates),
         optimality=_mean(_present(result.test_optimality for result in used)),
         spl=_mean(_present(result.test_spl for result in used)),
+        **_intervals(used, maps),
         exact=_mean(_present(result.test_exact for result in used)),
         searched=_mean(_present(result.test_searched for result in used)),
         forward_seconds=_mean(_present(result.forward_seconds for result in timed)),
@@ -130,6 +150,18 @@ def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: s
         device=timed[0].provenance.device_name if timed else "",
         exclusive=bool(alone),
     )
+
+
+def _intervals(used: Sequence[TrialResult], maps: int) -> dict[str, Any]:
+    """Return how far the means may be off, over seeds and over the test maps, which all seeds share."""
+    deviation = deviation_of(_present(result.test_success_rate for result in used))
+    between_maps = _mean(_present(result.test_success_deviation for result in used))
+    exact = _mean(_present(result.test_exact for result in used))
+    return {
+        "over_seeds": None if deviation is None else reach_over_seeds(deviation, len(used)),
+        "over_maps": None if between_maps is None else reach_over_maps(between_maps, maps),
+        "exact_interval": None if exact is None else wilson(exact, maps),
+    }
 
 
 def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 CONFIDENCE = 0.95
+RESAMPLES = 2000
+"""Of a bootstrap, whose generator is seeded: the same results have the same interval."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,100 @@ def welch(ours: Sample, theirs: Sample) -> Difference:
     freedom = total**2 / (ours_share**2 / (ours.n - 1) + their_share**2 / (theirs.n - 1))
     reach = _reach(freedom) * math.sqrt(total)
     return Difference(value, value - reach, value + reach, ours.n)
+
+
+def reach_over_seeds(deviation: float, n: int) -> float:
+    """Return half the width of Student's 95 % interval of a mean over n >= 2 seeds."""
+    return _reach(n - 1) * deviation / math.sqrt(n)
+
+
+def reach_over_maps(deviation: float, n: int) -> float:
+    """Return half the width of the normal 95 % interval of a mean over n maps: what other maps might have shown.
+
+    For the hundreds of maps of a test set it is the percentile bootstrap's, without keeping each map's success.
+    """
+    return _normal() * deviation / math.sqrt(n)
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of n maps, 0..1.
+
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); Wilson, Probable inference, 1927.
+    """
+    square = _normal() ** 2 / n
+    middle, reach = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
+    return max(0.0, (middle - reach) / (1 + square)), min(1.0, (middle + reach) / (1 + square))
+
+
+Scores = Sequence[Sequence[float]]
+"""Success of one planner: for each problem (task, size, K) those of its seeds."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval by bootstrap, seeds drawn anew within each problem.
+
+    Attributes:
+        value: The number.
+        low: 2.5th percentile of the resamples.
+        high: 97.5th.
+        n: Trials behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def interquartile_mean(scores: Scores) -> Estimate:
+    """Return the mean of the middle half of all trials, problems and seeds together.
+
+    Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice, 2021.
+    """
+    return _bootstrapped(lambda drawn: _middle_half(np.concatenate(drawn, axis=-1)), [scores])
+
+
+def probability_of_improvement(first: Scores, second: Scores) -> Estimate:
+    """Return how often a seed of the first planner beats one of the second, ties half, averaged over problems.
+
+    Mean over problems of #{(i, j): x_i > y_j} / (n m) + half of the ties; Agarwal et al., 2021.
+
+    Args:
+        first: Success of one planner.
+        second: Of another, on the same problems.
+    """
+
+    def often(drawn: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        ours, theirs = drawn[: len(first)], drawn[len(first) :]
+        each = [
+            (x[..., :, None] > y[..., None, :]).mean((-2, -1)) + (x[..., :, None] == y[..., None, :]).mean((-2, -1)) / 2
+            for x, y in zip(ours, theirs, strict=True)
+        ]
+        return np.mean(each, axis=0)
+
+    return _bootstrapped(often, [first, second])
+
+
+def _bootstrapped(
+    number: Callable[[Sequence[NDArray[np.float64]]], NDArray[np.float64]], of: Sequence[Scores]
+) -> Estimate:
+    """Return a number of some planners' scores; it is given [..., seeds] of each problem of each planner in turn."""
+    problems = [np.asarray(seeds, np.float64) for scores in of for seeds in scores]
+    generator = np.random.default_rng(0)
+    drawn = [seeds[generator.integers(0, len(seeds), (RESAMPLES, len(seeds)))] for seeds in problems]
+    low, high = np.quantile(number(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(float(number(problems)), float(low), float(high), sum(map(len, problems)))
+
+
+def _middle_half(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    ordered, cut = np.sort(values, axis=-1), values.shape[-1] // 4
+    return np.asarray(ordered[..., cut : values.shape[-1] - cut].mean(-1))
+
+
+@functools.cache
+def _normal() -> float:
+    return statistics.NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
 def _reach(freedom: float) -> float:

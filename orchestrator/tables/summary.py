@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from datagen.tasks.registry import TASKS
-from orchestrator.tables.columns import cells_table, comparisons_table, further_table, paper_table
+from orchestrator.tables.aggregates import Aggregate, aggregates
+from orchestrator.tables.columns import aggregates_table, cells_table, comparisons_table, further_table, paper_table
 from orchestrator.tables.comparison import Comparison, compared
 from orchestrator.tables.generalisation import Further, further
 from orchestrator.tables.measures import measured_tables
@@ -29,6 +30,7 @@ class Summary:
         scale: In what the sweep differs from the paper's scale, in words; empty where it does not.
         entries: The cells of the paper's Table 1 that the sweep has, all seeds and K together.
         comparisons: Planners against each other, as asked for.
+        aggregates: Planners over all problems and seeds together.
         further: What the trained planners do on the sweep's `test_on` maps.
         wide: Whether the columns that most readers do not need were asked for.
         training: How long the planners were trained at most, and which of their checkpoints was tested.
@@ -40,6 +42,7 @@ class Summary:
     scale: list[str]
     entries: list[Entry]
     comparisons: list[Comparison]
+    aggregates: Sequence[Aggregate] = ()
     further: Sequence[Further] = ()
     wide: bool = False
     training: str = ""
@@ -66,6 +69,11 @@ class Summary:
                 "Stale, or of other code: trained by another version of the code; where there is nothing newer, shown "
                 "as it was; idp run --rerun stale trains it again."
             )
+        if self.wide:
+            words.append(
+                "95 % intervals of success: over seeds (Student), over the test maps (normal); of exact, the share of "
+                "maps whose whole way is a shortest one, over the maps (Wilson)."
+            )
         if self.wide and any(row.counted_by_distance for row in self.rows):
             words.append("The columns of steps: success of the starts whose shortest path has so many.")
         if self.damaged:
@@ -79,6 +87,7 @@ class Summary:
         cells = cells_table(self.title, self.rows, self.wide)
         tables = [paper_table(self.entries)] if self.entries else []
         tables += [comparisons_table(self.comparisons)] if self.comparisons else []
+        tables += [aggregates_table(self.aggregates)] if self.aggregates else []
         measured = measured_tables(self.further, self.row_axes())
         if self.further and not measured:
             measured = [further_table(self.further, self.row_axes())]
@@ -102,6 +111,7 @@ class Summary:
             "rows": cells,
             "beside_paper": [asdict(entry) for entry in self.entries],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
+            "aggregates": [asdict(one) for one in self.aggregates],
             "further_tests": [_plain(row) for row in self.further],
         }
 
@@ -136,6 +146,7 @@ def summarise(
         scale_differences(runs),
         beside_paper(runs),
         [comparison for first, second in compare for comparison in compared(runs, first, second)],
+        aggregates(runs),
         further(runs),
         wide,
         _training(runs),

@@ -12,6 +12,7 @@ import subprocess
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 from samples import SWEEPS, put_result, sample_runs
 
@@ -116,7 +117,7 @@ def test_a_cell_with_less_than_all_trials_says_how_many():
     for line in lines_of(text, "Beside"):
         assert ("  0/15 " if line.startswith("id-vin") else "/15 ") in line and " 15/15 " not in line
     none, some = (line for line in lines_of(text, "Success %") if line.split()[2] == "all")
-    assert none.split()[4:] == [MISSING, "0/60"] and some.split()[-1] == "12/60"
+    assert none.split()[4:] == [MISSING, MISSING, "0/60"] and some.split()[-1] == "12/60"
 
 
 def test_two_planners_are_compared_by_problem_and_in_all():
@@ -131,6 +132,20 @@ def test_two_planners_are_compared_by_problem_and_in_all():
     assert all(one.difference.n == one.expected for one in summary.comparisons)
     with pytest.raises(SweepError, match="did you mean 'id-vin'"):
         summarise("table1", runs, compare=[("id-win", "vin")])
+
+
+def test_planners_are_compared_over_all_problems_that_all_of_them_have():
+    _, every = samples("table1")
+    runs = [run for run in every if run.axis("planner") in ("vin", "id-vin")]
+    vin, implicit = summarise("table1", runs).aggregates
+    assert (vin.planner, implicit.planner) == ("vin", "id-vin") and vin.better_than_first is None
+    assert (vin.problems, vin.interquartile_mean.n, implicit.interquartile_mean.n) == (12, 60, 60)
+    rates = sorted(100 * run.result.test_success_rate for run in runs if run.axis("planner") == "id-vin")
+    assert implicit.interquartile_mean.value == pytest.approx(np.mean(rates[15:45]))
+    fewer = [run for run in runs if (run.axis("planner"), run.axis("k")) != ("id-vin", 80)]
+    assert {one.problems for one in summarise("table1", fewer).aggregates} == {8}
+    alone = [run for run in runs if run.axis("planner") == "vin"]
+    assert not summarise("table1", alone).aggregates, "nothing to compare"
 
 
 def test_planners_of_other_k_are_paired_by_the_mean_over_k_or_not_at_all():
@@ -226,7 +241,7 @@ def test_tex_is_a_fragment_that_compiles(profile, tmp_path):
     summary = summary_of("table1", profile, wide=True, compare=[("id-vin", "vin")])
     text = render(summary, "tex")
     tables = list(Tex(text).tables())
-    assert [len(lines) - 1 for lines in tables] == [24, 5, len(summary.rows)]
+    assert [len(lines) - 1 for lines in tables] == [24, 5, 6, len(summary.rows)]
     assert r"\documentclass" not in text and r"\usepackage" not in text
     diverged = [line for line in tables[0] if r"\textit{" in line]
     assert len(diverged) == sum(bool(entry.diverged) for entry in summary.entries)
