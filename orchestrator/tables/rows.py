@@ -21,6 +21,19 @@ FEW_STEPS = 50
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A number of a system's tests.
+
+    Attributes:
+        mean: Over trials.
+        deviation: Sample standard deviation over seeds (n - 1), None for fewer than two.
+    """
+
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One cell of the paper's tables: all seeds of a planner at one task, size and K.
 
@@ -54,6 +67,8 @@ class Row:
         device: The device of the times.
         exclusive: Whether it did nothing else meanwhile.
         parameters: What the planner learns, as far as it was counted.
+        system: Name of the system, empty for a planner.
+        metrics: Of a system, the numbers of its tests by name, those that there are.
     """
 
     axes: dict[str, Scalar]
@@ -80,6 +95,8 @@ class Row:
     device: str = ""
     exclusive: bool = False
     parameters: int | None = None
+    system: str = ""
+    metrics: dict[str, Measured] = field(default_factory=dict)
 
 
 def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str | None = None) -> list[Row]:
@@ -91,12 +108,15 @@ def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], cod
         code: Hash of the project's code that counts as present, None for what it is; results of other code are stale.
     """
     cells: dict[tuple[tuple[str, Scalar], ...], dict[str, TrialResult | None]] = {}
+    systems: dict[tuple[tuple[str, Scalar], ...], str] = {}
     for trial in trials:
-        cells.setdefault(tuple(trial.cell.items()), {})[trial.trial_id] = results.get(trial.trial_id)
-    return [_row(dict(cell), list(members.values()), code) for cell, members in cells.items()]
+        place = tuple(trial.cell.items())
+        cells.setdefault(place, {})[trial.trial_id] = results.get(trial.trial_id)
+        systems[place] = trial.spec.system.name if trial.spec.system else ""
+    return [_row(dict(cell), list(members.values()), code, systems[cell]) for cell, members in cells.items()]
 
 
-def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: str | None) -> Row:
+def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: str | None, system: str) -> Row:
     results = [result for result in planned if result is not None]
     completed = [result for result in results if result.status == "COMPLETED"]
     used = of_one_version(completed, lambda result: result.provenance, code)
@@ -126,7 +146,14 @@ def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], code: s
         timed=len(timed),
         device=timed[0].provenance.device_name if timed else "",
         exclusive=bool(alone),
+        system=system,
+        metrics=_measured(used),
     )
+
+
+def _measured(used: Sequence[TrialResult]) -> dict[str, Measured]:
+    values = {name: _present(result.metrics.get(name) for result in used) for result in used for name in result.metrics}
+    return {name: Measured(math.fsum(v) / len(v), deviation_of(v)) for name, v in values.items() if v}
 
 
 def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:
@@ -152,7 +179,7 @@ def notes(row: Row) -> list[str]:
     """Return what a reader must know about a row beyond its numbers, shortest first in importance."""
     words = []
     if row.trial_diverged:
-        words.append(f"{row.trial_diverged}/{row.used} under 20 %")
+        words.append(f"{row.trial_diverged}/{row.used} {'diverged' if row.system else 'under 20 %'}")
     if row.forward_diverged:
         words.append(f"{row.forward_diverged}/{row.used} forward diverged")
     if row.cut_short:
