@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from datagen.problem import Problems
 from datagen.storage import dataset as parquet
 from datagen.tasks.distinct import distinct_hashes
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
+from datagen.tasks.samples import SampleColumns
 
 
 def _draw(spec: DatasetSpec, split: Split, start: int, stop: int) -> Problems:
@@ -135,6 +137,26 @@ def check_dataset(spec: DatasetSpec) -> None:
     for name in ("map", "goal", "distance", "optimal_actions", "label"):
         assert np.array_equal(getattr(read, name), getattr(drawn, name)), f"{name} is another after writing and reading"
 
+
+def check_any_sample_by_itself(spec: DatasetSpec) -> None:
+    """Sample 7 of a split is the same when it is made alone, and every time."""
+    make = TASKS[spec.task].draw()
+    several, alone = cast(SampleColumns, make(spec, "train", 5, 9)), cast(SampleColumns, make(spec, "train", 7, 8))
+    for name, values in several.items():
+        assert np.array_equal(values[2:3], alone[name]), f"{name}: sample 7 is {alone[name][0]} alone, {values[2]} not"
+
+
+def check_samples_are_kept(spec: DatasetSpec) -> None:
+    """Samples that have been written are read as they were made, and no two splits share one."""
+    with tempfile.TemporaryDirectory() as root:
+        parquet.make_dataset(spec, Path(root))
+        read = parquet.read_samples(parquet.directory_of(spec, Path(root)), "train")
+    for name, values in cast(SampleColumns, TASKS[spec.task].draw()(spec, "train", 0, spec.train)).items():
+        assert np.array_equal(read[name], values), f"{name}: what was read is not what was made"
+
+
+EVERY_SAMPLES: tuple[Callable[[DatasetSpec], None], ...] = (check_any_sample_by_itself, check_samples_are_kept)
+"""Of a task of samples (`datagen.tasks.samples`): with at least 9 training samples."""
 
 EVERY_TASK: tuple[Callable[[DatasetSpec], None], ...] = (
     check_moves,

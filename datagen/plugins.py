@@ -1,7 +1,8 @@
 """Plug-ins: packages of other people's whose dictionaries add lines to the registries.
 
-A plug-in is a module that holds any of `TASKS`, `CORES`, `MAPPERS`, `SOLVERS` and `ADJOINTS`, written as those of this
-project are: names to `Task` (datagen.tasks.registry) or `Entry` (planners.specs). Importing it has no further effect.
+A plug-in is a module that holds any of `TASKS`, `CORES`, `MAPPERS`, `SOLVERS`, `ADJOINTS` and `SYSTEMS`, written as
+those of this project are: names to `Task` (datagen.tasks.registry), `Entry` (planners.specs) or `System`
+(orchestrator.sweep.systems). Importing it has no further effect.
 
 A plug-in is code, so only a user brings one in: by the sweep in use, `--plugin`, or IDP_PLUGINS. A file that is read
 from a storage or got from somebody else (a spec, a manifest, an archive) may say that it needs one, never import it.

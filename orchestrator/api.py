@@ -15,6 +15,7 @@ from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.sweep.systems import METRIC
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,6 +100,7 @@ def read_results(
             # A mapping would become a column per key of any row, whether the row has it or not.
             origin["provenance_versions"] = json.dumps(result.provenance.versions)
             origin["provenance_plugins"] = json.dumps(result.provenance.plugins)
+            content |= {f"{METRIC}{name}": value for name, value in content.pop("metrics").items()}
             row |= {**content, **origin, "stale": result.final and not result.provenance.made_by(code_hash())}
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)

@@ -30,6 +30,10 @@ class Outcome(Protocol):
         """Share of starts that arrive, 0..1."""
 
     @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """Of a system, what it is judged by."""
+
+    @property
     def trial_diverged(self) -> bool:
         """Whether that is under 20 %."""
 
@@ -67,7 +71,9 @@ def counted(count: int, noun: str) -> str:
 def trial_name(trial: Placed) -> str:
     """Return a trial's name for people, e.g. "id-vin navigation-15 K=30 seed=0"."""
     axes = dict(trial.axes)
-    name = f"{axes.pop('planner')} {axes.pop('task')}-{axes.pop('map_size')} K={axes.pop('k')}"
+    name = f"{axes.pop('planner')} {axes.pop('task')}"
+    if "map_size" in axes:  # as a planner has
+        name += f"-{axes.pop('map_size')} K={axes.pop('k')}"
     return " ".join([name, *(f"{axis.rpartition('.')[2]}={value}" for axis, value in sorted(axes.items()))])
 
 
@@ -75,6 +81,9 @@ def outcome(result: Outcome) -> str:
     """Return how a trial ended, in a few words."""
     if result.status != "COMPLETED":
         return f"{result.status}: {result.reason}" if result.reason else result.status
+    if result.metrics:
+        numbers = [f"{name} {value:.3g}" for name, value in result.metrics.items() if value is not None]
+        return ", ".join([*numbers, *(["diverged"] if result.trial_diverged else [])])
     rate = "no success rate" if result.test_success_rate is None else f"success {100 * result.test_success_rate:.1f} %"
     said = {"under 20 %": result.trial_diverged, "forward iteration diverged": result.forward_diverged}
     return ", ".join([rate, *(words for words, true in said.items() if true)])

@@ -22,9 +22,10 @@ from datagen.plugins import LOADED, OWNERS
 from datagen.tasks.registry import TASKS
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
+from orchestrator.sweep.systems import SYSTEMS
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
-REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, OWNERS, LOADED)
+REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, SYSTEMS, OWNERS, LOADED)
 RUNS_SWEEPS = {"idp", "head", "campaign"}
 """Fixtures of tests that run sweeps, or what costs as much."""
 SWEEPS = {

@@ -2,7 +2,8 @@
 
 Begin with `dataset.write_shard` and `dataset.read_split`.
 
-- Files of a dataset: `schema.table_from_problems`, `manifest.Manifest`, `provenance.code_hash`, `files.read_file`.
+- Files of a dataset: `encoding.shard_bytes`, `schema.table_from_problems`, `samples.samples_schema`,
+  `manifest.Manifest`, `provenance.code_hash`, `files.read_file`.
 - What a file from elsewhere must be: `checks.checked_problems`, `pages.oversized`.
 - To where it is trained on: `staging.staged`, `stream.ProblemStream`.
 - From and to others' layouts: `npz.import_npz`, `npy.NpzArray`, `maze_unique.import_mazes`.

@@ -15,8 +15,10 @@ from datagen.problem import Moves, Problems
 from datagen.spec import canonical_json
 from datagen.storage.manifest import DatasetError, ShardRecord
 from datagen.storage.pages import oversized
+from datagen.storage.samples import samples_schema
 from datagen.storage.schema import SCENE, problems_from_table, schema_of
 from datagen.tasks.registry import TASKS, DatasetSpec, Split
+from datagen.tasks.samples import Samples
 
 _MOST_NUMBERS = 10_000
 """Numbers of one problem in one column, corners of obstacles: equal ones are packed so well that sizes say little."""
@@ -84,8 +86,10 @@ def check_pages(source: BinaryIO, file: pq.ParquetFile, groups: Iterable[int], p
 
 
 def _check_schema(schema: pa.Schema, spec: DatasetSpec, split: Split, path: Path) -> None:
-    expected = schema_of(empty_problems(spec), TASKS[spec.task].moves)
-    if sorted(set(schema.names) - {"obstacles"}) != sorted(expected.names) or len(set(schema.names)) != len(schema):
+    samples = isinstance(TASKS[spec.task], Samples)
+    expected = samples_schema(spec) if samples else schema_of(empty_problems(spec), TASKS[spec.task].moves)
+    further = set() if samples else {"obstacles"}
+    if sorted(set(schema.names) - further) != sorted(expected.names) or len(set(schema.names)) != len(schema):
         names = ", ".join(schema.names)
         raise DatasetError(f"{path}: expected the columns {', '.join(expected.names)}, got {names:.300}")
     for field in expected:
@@ -98,7 +102,7 @@ def _check_schema(schema: pa.Schema, spec: DatasetSpec, split: Split, path: Path
                 )
         if found.type != field.type:
             raise DatasetError(f"{path}: column {field.name!r}: expected {field.type}, got {found.type}")
-    if "obstacles" in schema.names and schema.field("obstacles").type != SCENE:
+    if further & set(schema.names) and schema.field("obstacles").type != SCENE:
         raise DatasetError(f"{path}: column 'obstacles': expected {SCENE}, got {schema.field('obstacles').type}")
     metadata = schema.metadata or {}
     for name, text in (("spec", canonical_json(spec)), ("split", split)):

@@ -23,20 +23,19 @@ from pydantic import ValidationError
 
 from datagen.plugins import OWNERS, PluginNotLoaded
 from datagen.problem import Problems, concatenate
-from datagen.spec import canonical_json
 from datagen.storage.checks import check_file, check_pages, checked_problems, readable
+from datagen.storage.encoding import hashes_of, shard_bytes
 from datagen.storage.files import open_file, read_file, write_atomically
 from datagen.storage.manifest import DatasetError, Manifest, ShardRecord, card, manifest_bytes, shard_name
 from datagen.storage.provenance import code_hash
-from datagen.storage.schema import array_of, parquet_file, schema_of, table_from_problems
+from datagen.storage.samples import samples_from_table
+from datagen.storage.schema import parquet_file
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id
+from datagen.tasks.samples import SampleColumns, Samples
 
 PROBLEMS_PER_SHARD = 1000
 _SHARD_BYTES = 400_000_000
 """Raw bytes after which a shard is full, whatever the number of problems."""
-_ROW_GROUP = 256
-_IMAGE_ROW_GROUP = 16
-"""Problems per row group where observations are large: what a shuffling reader holds at a time."""
 _SUM_BYTES, _MANIFEST_BYTES = 2**12, 2**26
 _ABANDONED_SECONDS = 3600.0
 _DATASET_ID = re.compile(r".+-[0-9]+-[0-9a-f]{12}")
@@ -59,15 +58,18 @@ class Shard:
 
 
 def bytes_per_problem(spec: DatasetSpec) -> int:
-    """Return the raw size of one problem: map, distance, optimal actions, label, observation."""
+    """Return the raw size of one problem: map, distance, optimal actions, label, observation; or a sample's columns."""
     task = TASKS[spec.task]
+    if isinstance(task, Samples):
+        return task.bytes_per_sample(spec)
     return 7 * math.prod(task.map_shape(spec)) + math.prod(task.observation_shape(spec) or (0,))
 
 
 def shards(spec: DatasetSpec) -> list[Shard]:
     """Return the shards of a dataset, a function of the spec alone."""
-    size = max(1, min(PROBLEMS_PER_SHARD, _SHARD_BYTES // bytes_per_problem(spec)))
-    result = []
+    task, result = TASKS[spec.task], []
+    most = task.per_file if isinstance(task, Samples) else PROBLEMS_PER_SHARD
+    size = max(1, min(most, _SHARD_BYTES // bytes_per_problem(spec)))
     for split in SPLITS:
         count = spec.count(split)
         of = max(1, -(-count // size))
@@ -152,33 +154,6 @@ def missing_shards(spec: DatasetSpec, root: Path) -> list[Shard]:
     return [s for s in shards(spec) if s.name not in known or not intact(directory, known[s.name])]
 
 
-def shard_bytes(spec: DatasetSpec, shard: Shard, problems: Problems) -> bytes:
-    """Return the Parquet file that holds `problems` as `shard` of `spec`."""
-    task = TASKS[spec.task]
-    schema = schema_of(problems, task.moves).with_metadata(
-        {
-            **schema_of(problems, task.moves).metadata,
-            b"task": spec.task.encode(),
-            b"spec": canonical_json(spec).encode(),
-            b"split": shard.split.encode(),
-        }
-    )
-    table = table_from_problems(problems, schema, shard.start)
-    rows = _ROW_GROUP if problems.observation is None else _IMAGE_ROW_GROUP
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=rows,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=False,
-        write_statistics=False,
-        store_schema=True,
-    )
-    return bytes(sink.getvalue())
-
-
 def write_shard(spec: DatasetSpec, shard: Shard, root: Path) -> None:
     """Make a shard and write it atomically with its checksum; the same bytes whoever writes it, and however often.
 
@@ -204,9 +179,9 @@ def write_shard(spec: DatasetSpec, shard: Shard, root: Path) -> None:
     store_shard(spec, shard, problems, directory)
 
 
-def store_shard(spec: DatasetSpec, shard: Shard, problems: Problems, directory: Path) -> None:
+def store_shard(spec: DatasetSpec, shard: Shard, problems: Problems | SampleColumns, directory: Path) -> None:
     """Write `problems` as `shard` into `directory`, then its checksum."""
-    content = shard_bytes(spec, shard, problems)
+    content = shard_bytes(spec, shard.split, shard.start, problems)
     # The sum after its shard, never removed before it: another process may be finishing the set.
     write_atomically(directory / shard.name, content)
     record = ShardRecord(
@@ -221,15 +196,16 @@ def store_shard(spec: DatasetSpec, shard: Shard, problems: Problems, directory: 
 
 
 def _shared_maps(spec: DatasetSpec, directory: Path, records: list[ShardRecord]) -> int:
-    """Return the number of distinct maps that are in more than one split."""
-    from datagen.tasks.distinct import distinct_hashes  # compiled code, which planning a sweep does without
-
+    """Return the number of distinct maps, or of samples that are to be distinct, that are in more than one split."""
+    task = TASKS[spec.task]
+    if isinstance(task, Samples) and not task.distinct:
+        return 0
     hashes: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for record in records:
         path = directory / record.name
         with readable(path):
-            table = _shard_file(path, spec, record, verify=True).read(columns=["map"], use_threads=False)
-            hashes[record.split].append(distinct_hashes(array_of(table, "map"), spec))
+            file = _shard_file(path, spec, record, verify=True)
+            hashes[record.split].append(hashes_of(file, spec))
     unique = np.concatenate([np.unique(np.concatenate(parts)) for parts in hashes.values()])
     found, splits = np.unique(unique, return_counts=True)
     return int(np.count_nonzero(splits > 1)) if len(found) else 0
@@ -259,7 +235,8 @@ def finish_dataset(spec: DatasetSpec, root: Path) -> Manifest:
         records.append(known[shard.name])
     shared_maps = _shared_maps(spec, directory, records)
     if shared_maps and spec.imported is None:
-        raise DatasetError(f"{directory}: {shared_maps} maps are in more than one split; the generator is at fault")
+        what = "samples" if isinstance(TASKS[spec.task], Samples) else "maps"
+        raise DatasetError(f"{directory}: {shared_maps} {what} are in more than one split; the generator is at fault")
     manifest = Manifest(
         dataset_id=dataset_id(spec),
         spec=spec,
@@ -364,22 +341,40 @@ def _shard_file(path: Path, spec: DatasetSpec, record: ShardRecord, verify: bool
     return file
 
 
+def _tables(directory: Path, split: Split, verify: bool, samples: bool) -> Iterator[tuple[pa.Table, int, Path]]:
+    """Yield the tables of a split's shards, each with the number of its first problem and its path."""
+    manifest, first = load_manifest(directory), 0
+    if isinstance(TASKS[manifest.spec.task], Samples) != samples:
+        expected, got = ("samples", "maps") if samples else ("maps", "samples")
+        raise DatasetError(f"{directory}: expected a dataset of {expected}, got {got}: of {manifest.spec.task!r}")
+    for record in manifest.shards:
+        if record.split == split:
+            path = Path(directory) / record.name
+            with readable(path):
+                table = _shard_file(path, manifest.spec, record, verify).read(use_threads=False)
+            yield table, first, path
+            first += record.rows
+
+
 def read_shards(directory: Path, split: Split, *, verify: bool = True) -> Iterator[Problems]:
     """Yield the shards of a split in order, one in memory at a time.
 
     Raises:
         DatasetError: A shard is missing, fails its checksum, or is none of this dataset; names the file.
     """
-    manifest = load_manifest(directory)
-    moves, first = TASKS[manifest.spec.task].moves, 0
-    for record in manifest.shards:
-        if record.split == split:
-            path = Path(directory) / record.name
-            with readable(path):
-                table = _shard_file(path, manifest.spec, record, verify).read(use_threads=False)
-                problems = checked_problems(table, moves, first, path)
-            yield problems
-            first += record.rows
+    moves = TASKS[load_manifest(directory).spec.task].moves
+    for table, first, path in _tables(directory, split, verify, samples=False):
+        with readable(path):
+            problems = checked_problems(table, moves, first, path)
+        yield problems
+
+
+def read_samples(directory: Path, split: Split, *, verify: bool = True) -> SampleColumns:
+    """Return a split of a dataset of samples, in memory, by column; errors as of `read_shards`."""
+    parts = [
+        samples_from_table(table, first, path) for table, first, path in _tables(directory, split, verify, samples=True)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def read_split(directory: Path, split: Split, verify: bool = True) -> Problems:

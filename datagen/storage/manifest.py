@@ -13,6 +13,10 @@ from datagen.errors import UserError
 from datagen.plugins import require
 from datagen.spec import Spec
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id, input_channels
+from datagen.tasks.samples import Samples
+
+NUMBER = "sample"
+"""The column that numbers the samples of a split, of a dataset that has no maps."""
 
 
 class DatasetError(UserError):
@@ -109,13 +113,47 @@ def _size_category(rows: int) -> str:
 
 def card(manifest: Manifest) -> str:
     """Return the dataset's README: front matter for dataset hubs, then a page for people."""
-    spec, task = manifest.spec, TASKS[manifest.spec.task]
+    spec = manifest.spec
     files = "".join(
         f"  - split: {'validation' if split == 'valid' else split}\n    path: {split}-*.parquet\n" for split in SPLITS
     )
     counts = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
     total = sum(manifest.rows(split) for split in SPLITS)
-    size = sum(record.bytes for record in manifest.shards)
+    ours = manifest.source == "generated" and not manifest.plugins
+    origin = "the file that was imported" if manifest.source == "imported" else f"plug-in {', '.join(manifest.plugins)}"
+    licence = "MIT" if ours else f"that of {origin}, which this project does not know"
+    front = "license: mit\n" if ours else ""
+    what, columns, said = _samples(manifest) if isinstance(TASKS[spec.task], Samples) else _maps(manifest)
+    return f"""---
+pretty_name: {manifest.dataset_id}
+{front}tags: [differentiable-planning, {spec.task}]
+size_categories: ["{_size_category(total)}"]
+configs:
+- config_name: default
+  data_files:
+{files}---
+
+# {manifest.dataset_id}
+
+{counts} {what},
+{sum(record.bytes for record in manifest.shards):,} bytes, {manifest.source}.
+
+| column | type | meaning |
+|---|---|---|
+{columns}
+Arrays are fixed-size binary in C order, little-endian; shape, type and axes are in the field's metadata. {said}
+Licence: {licence}.
+The spec, which determines every byte unless the set was imported:
+
+```json
+{spec.model_dump_json(indent=1)}
+```
+"""
+
+
+def _maps(manifest: Manifest) -> tuple[str, str, str]:
+    """Return what is in a dataset of maps: in a few words, its columns, and what else to know."""
+    spec, task = manifest.spec, TASKS[manifest.spec.task]
     observation = task.observation_shape(spec)
     reads = (
         "what the planner sees beside map and goal"
@@ -133,44 +171,32 @@ def card(manifest: Manifest) -> str:
         else "No map is in two splits"
         + (", nor turned, mirrored or shifted." if spec.distinct == "up_to_symmetry" else ", cell for cell.")
     )
-    ours = manifest.source == "generated" and not manifest.plugins
-    origin = "the file that was imported" if manifest.source == "imported" else f"plug-in {', '.join(manifest.plugins)}"
-    licence = "MIT" if ours else f"that of {origin}, which this project does not know"
-    front = "license: mit\n" if ours else ""
     height, width = task.map_shape(spec)
     side = f"[{height}, {width}]"
-    return f"""---
-pretty_name: {manifest.dataset_id}
-{front}tags: [differentiable-planning, {spec.task}]
-size_categories: ["{_size_category(total)}"]
-configs:
-- config_name: default
-  data_files:
-{files}---
-
-# {manifest.dataset_id}
-
-{counts} problems of the task `{spec.task}` on {height} x {width} maps,
-{size:,} bytes, {manifest.source}.
-
-| column | type | meaning |
-|---|---|---|
-| `problem` | int64 | number of the problem in its split |
+    columns = f"""| `problem` | int64 | number of the problem in its split |
 | `goal_row`, `goal_col` | int16 | the goal, a free cell |
 | `map` | uint8 {side} | 1 = free, 0 = obstacle |
 | `distance` | float32 {side} | cost of the cheapest path to the goal, else inf |
 | `optimal_actions` | uint8 {side} | bit a is set where action a is optimal |
 | `label` | uint8 {side} | one action per cell, ties drawn once |
-{seen}
-Arrays are fixed-size binary in C order, little-endian; shape, type and axes are in the field's metadata. Actions:
-{actions}; {edge}.
-{disjoint} Licence: {licence}.
-The spec, which determines every byte unless the set was imported:
+{seen}"""
+    return (
+        f"problems of the task `{spec.task}` on {height} x {width} maps",
+        columns,
+        (f"Actions:\n{actions}; {edge}.\n{disjoint}"),
+    )
 
-```json
-{spec.model_dump_json(indent=1)}
-```
-"""
+
+def _samples(manifest: Manifest) -> tuple[str, str, str]:
+    """Return the same of a dataset of samples."""
+    spec, task = manifest.spec, TASKS[manifest.spec.task]
+    assert isinstance(task, Samples)
+    lines = [f"| `{NUMBER}` | int64 | number of the sample in its split |"]
+    for name, column in task.columns(spec.options).items():
+        kind = f"{column.dtype} {list(column.shape)}" if column.shape else column.dtype
+        lines.append(f"| `{name}` | {kind} | {column.meaning} |")
+    said = "No sample is in two splits." if task.distinct else "Splits may share samples, of which there are few."
+    return f"samples of the task `{spec.task}`", "".join(f"{line}\n" for line in lines), said
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -62,7 +62,8 @@ def parquet_file(content: bytes) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
 
 
-def _to_binary(array: NDArray[Any], dtype: str) -> pa.Array:
+def binary_of(array: NDArray[Any], dtype: str) -> pa.Array:
+    """Return arrays [n, ...] as fixed-size binary in C order."""
     content = np.ascontiguousarray(array, dtype=dtype)
     width = math.prod(array.shape[1:]) * content.itemsize
     return pa.Array.from_buffers(pa.binary(width), len(array), [None, pa.py_buffer(content)])
@@ -81,7 +82,7 @@ def table_from_problems(problems: Problems, schema: pa.Schema, first: int) -> pa
     for name, (dtype, _) in _ARRAYS.items():
         array = getattr(problems, name)
         if array is not None:
-            columns[name] = _to_binary(array, dtype)
+            columns[name] = binary_of(array, dtype)
     if problems.obstacles is not None:
         scenes = [[polygon.ravel() for polygon in scene] for scene in problems.obstacles]
         columns["obstacles"] = pa.array(scenes, SCENE)

@@ -32,6 +32,8 @@ def effort(spec: TrialSpec) -> float:
 
 def _steps(spec: TrialSpec) -> int:
     training = spec.training
+    if spec.system is not None:
+        return training.epochs
     steps = training.epochs * (spec.data.train // training.batch_size)
     if training.most_steps is not None:
         steps = min(steps, training.most_steps)
@@ -43,7 +45,9 @@ def _steps(spec: TrialSpec) -> int:
 
 
 def _step_effort(spec: TrialSpec) -> tuple[float, float]:
-    """Return map cells x planner steps of the forward and the backward pass of a training step."""
+    """Return map cells x planner steps of the two passes of a training step; of a system, the samples of an epoch."""
+    if spec.system is not None:  # whose two passes nobody tells apart: all is said to be forward
+        return float(max(1, spec.data.train)), 1.0
     cells = spec.training.batch_size * spec.data.map_size**2
     unrolled = spec.planner.adjoint == "unrolled"
     return float(cells * spec.planner.k_fwd), float(cells * (spec.planner.k_fwd if unrolled else spec.planner.k_bwd))
@@ -95,6 +99,8 @@ class _Earlier:
     def kinds(self, spec: TrialSpec) -> list[tuple[str, ...]]:
         """Return the kinds of trial that a trial is of, the narrowest first: a mapper can cost more than a planner."""
         planner = spec.planner
+        if spec.system is not None:
+            return [(self.cell(spec),), ("system", spec.system.name)]
         return [(self.cell(spec),), (planner.core, planner.adjoint, planner.mapper)]
 
     def learn(self, spec: TrialSpec, forward_seconds: float, backward_seconds: float) -> None:
@@ -106,6 +112,9 @@ class _Earlier:
 
     def learn_from(self, spec: TrialSpec | None, result: TrialResult | None) -> None:
         """Take in what an earlier trial took, as far as that is known."""
+        if spec is not None and result is not None and spec.system is not None and result.epochs:
+            self.learn(spec, (result.train_seconds or 0.0) / max(1, _steps(spec)) / BESIDE_STEPS, 0.0)
+            self.hosts[result.provenance.host] += 1
         if spec is None or result is None or result.forward_seconds is None or result.backward_seconds is None:
             return
         self.learn(spec, result.forward_seconds, result.backward_seconds)

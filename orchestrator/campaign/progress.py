@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from orchestrator.sweep.systems import METRIC
 from orchestrator.words import duration
 
 REDRAW_SECONDS = 0.2
@@ -101,6 +102,9 @@ class Progress:
             loss = record.get("train_loss")
             shown = "" if rate is None else f"  success {100 * rate:5.1f} %"
             shown += "" if loss is None else f"  loss {loss:.3f}"
+            shown += "".join(
+                f"  {key.removeprefix(METRIC)} {value:.4g}" for key, value in record.items() if key.startswith(METRIC)
+            )
             self.say(f"{trial_id[:8]}  {name}  epoch {epoch}/{epochs}{shown}{self._time_left()}")
 
     def finish(self, trial_id: str, name: str, outcome: str, failed: bool = False) -> None:

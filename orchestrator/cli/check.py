@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datagen.plugins import OWNERS, PluginError, source_files
 from datagen.tasks.registry import TASKS, DatasetSpec
+from datagen.tasks.samples import Samples
 from orchestrator.sweep.plugins import load_plugins
+from orchestrator.sweep.systems import SYSTEMS
 
 FAILED = 1
 
@@ -55,12 +58,12 @@ def check_plugin(name: str, beside: Path | None = None) -> Iterator[Finding]:
         PluginError: It can't be loaded, or has nothing to check.
     """
     load_plugins([name], beside=[] if beside is None else [beside])
-    kinds = ("CORES", "SOLVERS", "ADJOINTS", "MAPPERS", "TASKS")
+    kinds = ("CORES", "SOLVERS", "ADJOINTS", "MAPPERS", "TASKS", "SYSTEMS")
     own = {kind: [line for (of, line), owner in OWNERS.items() if (of, owner) == (kind, name)] for kind in kinds}
     if not any(own.values()):
-        raise PluginError(f"plugins: {name} has none of CORES, SOLVERS, ADJOINTS, MAPPERS and TASKS")
+        raise PluginError(f"plugins: {name} has none of CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS and SYSTEMS")
     files = {str(path) for path in source_files(name).values()}
-    for check in (*_planner_checks(own), *_task_checks(own["TASKS"])):
+    for check in (*_planner_checks(own), *_task_checks(own["TASKS"]), *_system_checks(own["SYSTEMS"])):
         yield _finding(check, files)
 
 
@@ -106,15 +109,27 @@ def _map_observations(mapper: str) -> None:
 
 
 def _task_checks(tasks: list[str]) -> Iterator[_Check]:
-    from datagen.conformance import EVERY_TASK
+    from datagen.conformance import EVERY_SAMPLES, EVERY_TASK
 
     for task in tasks:
-        for check in EVERY_TASK:
-            yield _Check(f"task {task}", _asked(check), partial(_of_small_set, check, task))
+        few = isinstance(TASKS[task], Samples)  # each of which may take seconds
+        train, other = (9, 4) if few else (60, 20)
+        spec = {"task": task, "train": train, "valid": other, "test": other}
+        for check in EVERY_SAMPLES if few else EVERY_TASK:
+            yield _Check(f"task {task}", _asked(check), partial(_of_set, check, spec))
 
 
-def _of_small_set(check: Callable[[DatasetSpec], None], task: str) -> None:
-    check(DatasetSpec(task=task, train=60, valid=20, test=20))
+def _of_set(check: Callable[[DatasetSpec], None], fields: dict[str, Any]) -> None:
+    check(DatasetSpec(**fields))
+
+
+def _system_checks(systems: list[str]) -> Iterator[_Check]:
+    from orchestrator.trial.conformance import EVERY_SYSTEM
+
+    for system in systems:
+        for task in SYSTEMS[system].tasks:
+            for check in EVERY_SYSTEM:
+                yield _Check(f"system {system}", f"{_asked(check)} [{task}]", partial(check, system, task))
 
 
 def _asked(check: Callable[..., None]) -> str:
@@ -137,7 +152,7 @@ def _finding(check: _Check, files: set[str]) -> Finding:
 
 def add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `check` to the command line's verbs."""
-    check = verbs.add_parser("check", help="Try a plug-in's cores, solvers, adjoints, mappers and tasks.")
+    check = verbs.add_parser("check", help="Try a plug-in's cores, solvers, adjoints, mappers, tasks and systems.")
     check.set_defaults(verb=_check)
     check.add_argument("plugin", metavar="PLUGIN", help="its module, or its folder")
     check.add_argument("--json", action="store_true", help="one JSON object on standard output")

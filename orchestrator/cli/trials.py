@@ -84,7 +84,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         result = run_trial(
             trial.spec,
             options.storage,
-            lambda record: progress.epoch(trial.trial_id, name, epochs, asdict(record)),
+            lambda record: progress.epoch(trial.trial_id, name, epochs, record),
             TrialOptions(instead_of=max(gone, default=0), stall_seconds=sweep.resources.stall_seconds),
         )
     except (TrialHeld, LeaseLost) as other:
@@ -105,6 +105,8 @@ def _replay(options: argparse.Namespace, trial: PlannedTrial) -> int:
     from orchestrator.trial.divergence import replay
     from orchestrator.trial.train import open_split
 
+    if trial.spec.system is not None:
+        raise ResultError(f"{trial.trial_id}: --replay runs a planner's forward iteration; this is a system's trial")
     source = open_split(trial.spec.data, options.storage.datasets, "train")
     found = replay(options.storage.trial(trial.trial_id), trial.spec, source)
     scratch = Path(tempfile.mkdtemp(prefix=f"idp-replay-{trial.trial_id[:8]}-"))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from datagen.storage.dataset import Shard, directory_of, finish_dataset, is_complete, missing_shards, write_shard
 from datagen.storage.manifest import DatasetError
-from datagen.tasks.registry import DatasetSpec, dataset_id
+from datagen.tasks.registry import TASKS, DatasetSpec, dataset_id
+from datagen.tasks.samples import Samples
 from orchestrator.cluster.ray_cluster import ClusterError, finished, machines, most_cpus
 from orchestrator.words import first_line
 
@@ -109,8 +110,8 @@ def make_on_cluster(work: _Work, root: Path, report: Report) -> None:
     actor = ray.remote(num_cpus=1, max_restarts=0)(ShardWriter)
     total, done = len(work), 0
     most = min(total, max(1, int(ray.cluster_resources().get("CPU", 1))))
-    problems = sum(shard.stop - shard.start for _, shard in work if shard is not None)
-    idle = [actor.remote() for _ in range(min(most, math.ceil(problems / PROBLEMS_PER_WRITER)))]
+    enough = sum((shard.stop - shard.start) / _writers_share(spec) for spec, shard in work if shard is not None)
+    idle = [actor.remote() for _ in range(min(most, math.ceil(enough)))]
     running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard | None]] = {}
     left = Counter(dataset_id(spec) for spec, _ in work)
     deaths = Counter[tuple[str, str]]()
@@ -144,6 +145,12 @@ def make_on_cluster(work: _Work, root: Path, report: Report) -> None:
         report(DatasetProgress(name, done, total))
     for writer in idle:
         ray.kill(writer)
+
+
+def _writers_share(spec: DatasetSpec) -> int:
+    """Return how many problems are enough for a process to be started for them."""
+    task = TASKS[spec.task]
+    return min(task.per_file, PROBLEMS_PER_WRITER) if isinstance(task, Samples) else PROBLEMS_PER_WRITER
 
 
 def _whole(spec: DatasetSpec, root: Path) -> bool:

@@ -187,7 +187,7 @@ def train(config: Mapping[str, Any], say: Callable[[dict[str, Any]], None], excl
         run_trial(
             trial.read_spec(),
             storage,
-            report=lambda record: say(dataclasses.asdict(record)),
+            report=say,
             options=TrialOptions(
                 campaign=campaign,
                 instead_of=config["expired"].get(trial.name, 0),

@@ -1,1 +1,1 @@
-"""Pictures: of a sweep's results, of a problem and its plan."""
+"""Pictures: of a sweep's results (of systems in `metrics`), of a problem and its plan."""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from datagen.spec import nearest
 from orchestrator.figures.measures import cost, detours, lengths
+from orchestrator.figures.metrics import epochs, metrics
 from orchestrator.figures.parts import NothingToDraw, TrialRecords
 from orchestrator.figures.published import SOURCE
 from orchestrator.figures.solvers import backward, jacobian, residuals, solvers
@@ -71,7 +72,8 @@ def figures_of(sweep: SweepSpec) -> list[str]:
     Raises:
         NothingToDraw: When it names one that does not exist.
     """
-    names = sweep.figures or list(DEFAULT_FIGURES)
+    systems = any(entry.is_system for entry in sweep.planners.values())
+    names = sweep.figures or list(OF_SYSTEMS if systems else DEFAULT_FIGURES)
     for name in names:
         if name not in FIGURES:
             raise NothingToDraw(f"figures: unknown name {name!r}; {nearest(name, FIGURES)}")
@@ -99,8 +101,12 @@ def draw(name: str, runs: TrialRecords, width: float = PAGE_WIDTH_INCHES) -> Fig
     Raises:
         NothingToDraw: When no trial has what it shows.
     """
+    systems = name in OF_SYSTEMS
+    shown = [run for run in runs if (run.trial.spec.system is not None) == systems]
+    if runs and not shown:
+        raise NothingToDraw(f"{name}: is a figure of {'systems' if systems else 'planners'}, and the sweep has none")
     with style():
-        return FIGURES[name].draw(runs, width)
+        return FIGURES[name].draw(shown, width)
 
 
 FIGURES: dict[str, Drawing] = {
@@ -180,8 +186,21 @@ FIGURES: dict[str, Drawing] = {
         f"published for {SOURCE}, trained on its 1,000 training mazes and tested on its test split, which ours is not; "
         "their operations were not published. Operations: those of encoder, K steps and policy.",
     ),
+    "metrics": Drawing(
+        metrics,
+        "Metrics of the tests",
+        "Mean and standard deviation over seeds, one faint dot per seed, of each number on the test samples.",
+    ),
+    "epochs": Drawing(
+        epochs,
+        "Metrics over training",
+        "Numbers of each epoch, mean over seeds in a band of one standard deviation.",
+    ),
 }
 
 
 DEFAULT_FIGURES = ("success", "curves", "distance", "seconds")
 """What a sweep shows that does not say."""
+
+OF_SYSTEMS = ("metrics", "epochs")
+"""The figures of systems, all of which a sweep of systems shows that does not say; the others are planners'."""

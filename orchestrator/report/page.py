@@ -30,6 +30,18 @@ from orchestrator.tables.rows import rows
 from orchestrator.tables.table import MISSING, Cell, Table
 from orchestrator.words import counted, trial_name
 
+OF_PLANNERS = (
+    "Mean ± standard deviation over seeds; n is the number of trials behind the numbers, of those planned; times are "
+    "medians of a training step. Italics: a trial under 20 %; OOM: out of memory; a dash: no trial is done. Stale: of "
+    "other code than the present. Click a head to sort."
+)
+OF_SYSTEMS = (
+    "Mean ± standard deviation over seeds, on test samples; an arrow says which way is better; n is the number of "
+    "trials behind the numbers, of those planned; a dash: there is no number. Stale: of other code than the present. "
+    "Click a head to sort."
+)
+"""How to read the table of results."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -107,7 +119,7 @@ def report(sweep: SweepSpec, runs: Sequence[TrialRecord], page: Page = Page()) -
         figures=[_figure(name, runs) for name in figures_of(sweep)],
         twins=comparisons_table(twins) if twins else None,
         results=cells_table(sweep.name, cells),
-        k_are_different=K_ARE_DIFFERENT,
+        reading=OF_SYSTEMS if any(row.system for row in cells) else f"{OF_PLANNERS} {K_ARE_DIFFERENT}",
         trouble=_trouble(runs, "diverged or under-trained" if scale else "trial diverged"),
         missing=_missing(missing),
         missing_trials=len(missing),
@@ -194,6 +206,8 @@ def _trouble(runs: Sequence[TrialRecord], low: str) -> Table:
             notes.append(f"{result.status.replace('_', ' ').lower()}: {result.reason}".rstrip(": "))
         if result is not None and result.trial_diverged and result.test_success_rate is not None:
             notes.append(f"{low}: success {100 * result.test_success_rate:.1f} %, under 20 %")
+        if result is not None and result.trial_diverged and run.trial.spec.system is not None:
+            notes.append("diverged: a number of an epoch was not finite")
         if result is not None and result.forward_diverged:
             notes.append("forward iteration diverged")
         if notes:

@@ -125,10 +125,10 @@ def _row(trial: TrialDirectory, result: TrialResult, say: Callable[[str], object
             evaluations.append(found.model_dump(mode="json"))
     row = {
         "trial_id": trial.name,
-        "core": spec.planner.core,
-        "adjoint": spec.planner.adjoint,
+        "core": spec.system.name if spec.system else spec.planner.core,
+        "adjoint": None if spec.system else spec.planner.adjoint,
         "task": spec.data.task,
-        "map_size": spec.data.map_size,
+        "map_size": None if spec.system else spec.data.map_size,
         "seed": spec.seed,
         "status": result.status,
         "test_success_rate": result.test_success_rate,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.storage.files import ResultError, checksum_of, read_stored
+from orchestrator.sweep.systems import METRIC
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -115,6 +116,7 @@ def _check_value(name: str, value: Any) -> None:
     if not isinstance(value, (int, float)):
         raise ValueError(f"{name}: expected a number or a word, got {value!r:.80}")
     least, most = (0.0, 1.0 + 1e-6) if name.startswith("valid_") else (0.0, 1e300)
+    least = -most if name.startswith(METRIC) else least
     # A number that is not finite says that there is none.
     if math.isfinite(value) and not least <= value <= most:
         raise ValueError(f"{name}: expected a number from {least:g} to {most:g}, got {value!r:.80}")

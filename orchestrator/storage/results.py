@@ -30,6 +30,7 @@ _TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0 + 1e-6)]
 Seconds = Annotated[float, Field(ge=0.0, le=1e10)]
 Amount = Annotated[float, Field(ge=0.0, le=1e300)]
+Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -49,7 +50,8 @@ class TrialResult(BaseModel):
         test_spl: Mean of success x optimal / taken, 0..1.
         valid_success_rate: The same on the validation maps after the last epoch, 0..1.
         train_loss: Mean cross-entropy of the last epoch, nats.
-        trial_diverged: The paper's italics in Table 1: test success rate under 20 %.
+        trial_diverged: The paper's italics in Table 1: test success rate under 20 %. Of a system: a number of an epoch
+            was not finite, which ended training.
         forward_diverged: The forward iteration left its fixed point at some step (App. B.2).
         forward_seconds: Median seconds of the forward pass of a training step.
         backward_seconds: Median seconds of the backward pass of a training step.
@@ -75,6 +77,7 @@ class TrialResult(BaseModel):
         test_searched: Success of a graph search in the planner's place, on the maps that its mapper drew, 0..1.
         test_cells_by_distance: Test cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         test_arrivals_by_distance: How many of them arrive.
+        metrics: Of a system, the numbers of its test by name; None for one that is not finite.
         curves: Per-epoch records, relative to the trial directory.
         provenance: What produced these numbers.
     """
@@ -114,17 +117,20 @@ class TrialResult(BaseModel):
     test_success_deviation: Amount | None = None
     test_cells_by_distance: list[Count] = Field([], max_length=64)
     test_arrivals_by_distance: list[Count] = Field([], max_length=64)
+    metrics: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Number | None] = Field({}, max_length=32)
     curves: str = Field(FILE, pattern=r"^[A-Za-z0-9._-]{1,100}$")
     provenance: Provenance = Provenance()
 
     @model_validator(mode="before")
     @classmethod
-    def _finite(cls, data: Any) -> Any:
+    def _finite_or_none(cls, data: Any) -> Any:
         data = unsealed(data)
         if not isinstance(data, Mapping):
             return data
         return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            name: {key: _finite(part) for key, part in value.items()}
+            if name == "metrics" and isinstance(value, Mapping)
+            else _finite(value)
             for name, value in data.items()
         }
 
@@ -147,6 +153,10 @@ class TrialResult(BaseModel):
         """
         timed = self.provenance.exclusive or not alone
         return self.final and self.provenance.made_by(code) and timed
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_arrivals(cells: Sequence[int], arrivals: Sequence[int]) -> None:

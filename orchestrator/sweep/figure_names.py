@@ -14,4 +14,6 @@ FIGURE_NAMES = (
     "lengths",
     "detours",
     "cost",
+    "metrics",
+    "epochs",
 )

@@ -116,8 +116,10 @@ def set_field(fields: dict[str, Any], axis: str, value: Scalar) -> None:
     section, _, field = field_of(axis).partition(".")
     if section == "" and field == "seed":
         fields["seed"] = value
-    elif section in ("planner", "training") and field and "." not in field:
+    elif section in ("planner", "system", "training") and section in fields and field and "." not in field:
         fields[section] = {**fields[section], field: value}
+    elif "system" in fields and section == "planner":
+        raise GridError(f"grid.{axis}: a system has none; its own axes are system.FIELD, training.FIELD and seed")
     else:
         raise GridError(
             f"grid.{axis}: expected k, seed, planner.FIELD or training.FIELD; "

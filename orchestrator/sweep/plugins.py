@@ -16,6 +16,7 @@ from typing import Any
 from datagen.plugins import LOADED, OWNERS, PluginError, failed, import_plugin, named_in_environment
 from datagen.tasks.registry import DatasetSpec, load_tasks
 from orchestrator.signals import Interrupted
+from orchestrator.sweep.systems import SystemSpec, load_systems
 from planners.registry import load_parts
 from planners.specs import PlannerSpec
 
@@ -48,6 +49,7 @@ def load_plugins(names: Any, beside: Iterable[Path] = ()) -> None:
             raise PluginError(failed(name, error)) from error
         load_tasks([name])
         load_parts([name])
+        load_systems([name])
 
 
 def load_plugins_at_hand() -> None:
@@ -81,7 +83,7 @@ def _put_on_path(name: str, folders: list[Path]) -> None:
             return
 
 
-def used_by(data: DatasetSpec, planner: PlannerSpec) -> tuple[str, ...]:
+def used_by(data: DatasetSpec, planner: PlannerSpec, system: SystemSpec | None = None) -> tuple[str, ...]:
     """Return the plug-ins that a trial needs, sorted; empty where it is made of this project's own parts."""
     names = [
         ("TASKS", data.task),
@@ -91,6 +93,8 @@ def used_by(data: DatasetSpec, planner: PlannerSpec) -> tuple[str, ...]:
         ("SOLVERS", planner.solver_bwd),
         ("ADJOINTS", planner.adjoint),
     ]
+    if system is not None:
+        names = [("TASKS", data.task), ("SYSTEMS", system.name)]
     return tuple(sorted({OWNERS[name] for name in names if name in OWNERS}))
 
 

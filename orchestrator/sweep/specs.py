@@ -10,9 +10,9 @@ from typing import Any, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from datagen.plugins import require
-from datagen.spec import Spec, digest, first_problem
+from datagen.spec import Spec, first_problem
 from datagen.tasks.registry import TASKS, DatasetSpec, input_channels
+from datagen.tasks.samples import Samples
 from orchestrator.errors import SweepError as SweepError
 from orchestrator.sweep import grid
 from orchestrator.sweep.grid import MOST_TRIALS, GridError
@@ -22,8 +22,9 @@ from orchestrator.sweep.limits import ExecutionSpec as ExecutionSpec
 from orchestrator.sweep.limits import Resources as Resources
 from orchestrator.sweep.plugins import used_by
 from orchestrator.sweep.search_space import SearchSpec, Suggestions
+from orchestrator.sweep.trial import TrialSpec as TrialSpec
+from orchestrator.sweep.trial import trial_id as trial_id
 from planners.registry import Measure
-from planners.specs import PlannerSpec, TrainingSpec
 from planners.trial_files import MOST_STEPS_PER_ROW
 
 S = TypeVar("S", bound=Spec)
@@ -31,72 +32,12 @@ _ROW_FIELDS = ("training", "grid", "test_steps_per_row")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
-class TrialSpec(Spec):
-    """One trial, fully determined.
-
-    Attributes:
-        data: What it trains, validates and tests on.
-        planner: What it trains.
-        training: How.
-        execution: Where, as far as that changes numbers.
-        seed: Seed of the initial weights and of the order of the training data.
-        plugins: The plug-ins that its parts come from, which a reader must have loaded; none for this project's own.
-    """
-
-    plugins: tuple[str, ...] = ()
-    data: DatasetSpec = DatasetSpec()
-    planner: PlannerSpec = PlannerSpec()
-    training: TrainingSpec = TrainingSpec()
-    execution: ExecutionSpec = ExecutionSpec()
-    seed: int = Field(0, ge=0, lt=2**32)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plugins_first(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "plugins" in data:
-            require(data["plugins"])
-        return data
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.training.epochs > 0 and self.data.train < self.training.batch_size:
-            raise ValueError(
-                f"data.train is {self.data.train}, less than one batch (training.batch_size {self.training.batch_size})"
-            )
-        if self.data.test == 0:
-            raise ValueError("data.test is 0: a trial is judged by its test maps")
-        if self.training.tested_checkpoint == "best" and self.data.valid == 0:
-            raise ValueError("training.tested_checkpoint 'best' needs validation maps, but data.valid is 0")
-        if solver := self.planner.compiled_solver:
-            for field, value in (("device", "cuda"), ("kernel", "reference")):
-                if getattr(self.execution, field) == value:
-                    raise ValueError(f"execution.{field} is {value!r}, but solver {solver!r} is compiled, for CPUs")
-            if self.training.precision != "float32":
-                raise ValueError(f"training.precision is {self.training.precision!r}; solver {solver!r} takes float32")
-            if smoothed := getattr(self.planner.options, "temperature", 0.0):
-                raise ValueError(f"solver {solver!r} takes the maximum as it is; got temperature {smoothed}")
-        self.planner.check_moves(TASKS[self.data.task].moves)
-        least = self.training.discount_from
-        if least is not None and least > (discount := getattr(self.planner.options, "discount", 0.0)):
-            expected = (
-                f"at most the planner's, {discount}"
-                if discount
-                else f"none: core {self.planner.core!r} has no discount"
-            )
-            raise ValueError(f"training.discount_from is {least}, expected {expected}")
-        return self
-
-
-def trial_id(spec: TrialSpec) -> str:
-    """Return the trial's identity: sixteen hexadecimal digits of the sha256 of its canonical JSON."""
-    return digest(spec, 16)
-
-
 class PlannerEntry(Spec):
     """A row of the sweep's table: a planner (without K), and what it does differently from the rest of the sweep.
 
     Attributes:
-        planner: Fields of `PlannerSpec`; in the YAML they stand directly in the entry.
+        planner: Fields of `PlannerSpec`; in the YAML they stand directly in the entry. Where one of them is `system`,
+            the row is a system, and they are its name and its options.
         training: Fields of `TrainingSpec` that differ for this planner.
         grid: Axes that differ for this planner.
         test_steps_per_row: Forward steps per row of the map where the planner is tested on the sweep's `test_on` maps,
@@ -115,6 +56,11 @@ class PlannerEntry(Spec):
             return data
         own = {key: data[key] for key in _ROW_FIELDS if key in data}
         return {"planner": {key: data[key] for key in data if key not in _ROW_FIELDS}, **own}
+
+    @property
+    def is_system(self) -> bool:
+        """Whether the row is a system, which has no K and is tested on no further maps."""
+        return "system" in self.planner
 
 
 class SweepSpec(Spec):
@@ -200,6 +146,13 @@ class SweepSpec(Spec):
             if f"training.{field}" in space:
                 raise ValueError(f"search.space.training.{field}: the sweep's budget fixes it for all planners")
         grid.check_searched(space, grids)
+        systems = [name for name, entry in self.planners.items() if entry.is_system]
+        for field in ("test_on", "measure", "search"):
+            if systems and getattr(self, field):
+                raise ValueError(f"{field}: is for planners, and planners.{systems[0]} is a system")
+        for name in systems:
+            if self.planners[name].test_steps_per_row is not None:
+                raise ValueError(f"planners.{name}.test_steps_per_row: a system takes no steps per row of a map")
         return self
 
 
@@ -297,20 +250,25 @@ class Expansion:
 
     def _spec(self, data: DatasetSpec, entry: PlannerEntry, axes: dict[str, Scalar]) -> TrialSpec:
         task = TASKS[data.task]
-        surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
+        if entry.is_system:
+            part = {"system": {**entry.planner, "name": entry.planner["system"]}}
+            del part["system"]["system"]
+        else:
+            surroundings = {"wrap": task.moves.wrap, "mapper": task.mapper, "channels": input_channels(data)}
+            part = {"planner": {**surroundings, **entry.planner}}
         fields: dict[str, Any] = {
             "data": data,
-            "planner": {**surroundings, **entry.planner},
+            **part,
             "training": {**self.sweep.training, **entry.training, **self.sweep.budget.training()},
             "execution": self.sweep.execution,
         }
         for axis, value in axes.items():
             grid.set_field(fields, axis, value)
         # Many trials share a planner or a training: what has been checked once stands for the same words.
-        said = {section: f"{section} {fields[section]!r}" for section in ("planner", "training")}
+        said = {section: f"{section} {fields[section]!r}" for section in (*part, "training")}
         spec = TrialSpec.model_validate(fields | {s: self._parts[said[s]] for s in said if said[s] in self._parts})
         self._parts |= {words: getattr(spec, section) for section, words in said.items()}
-        return spec.model_copy(update={"plugins": used_by(spec.data, spec.planner)})
+        return spec.model_copy(update={"plugins": used_by(spec.data, spec.planner, spec.system)})
 
 
 @contextmanager
@@ -327,21 +285,27 @@ def _at(where: str) -> Iterator[None]:
 def _places(
     sweep: SweepSpec, task_grid: dict[str, list[Scalar]], entry: PlannerEntry, chosen: dict[str, Scalar], most: int
 ) -> Iterable[dict[str, Scalar]]:
-    axes = {**sweep.grid, **task_grid, **entry.grid}
+    shared = sweep.grid
+    if entry.is_system and "grid" not in sweep.model_fields_set:
+        shared = {axis: values for axis, values in shared.items() if axis != "k"}
+    axes = {**shared, **task_grid, **entry.grid}
     grid.check_values(axes)
     searched = {grid.field_of(axis) for axis in chosen}
     axes = {axis: values for axis, values in axes.items() if grid.field_of(axis) not in searched}
     axes |= {axis: [value] for axis, value in chosen.items()}
     options = entry.planner.get("options")
-    own = [(f"planner.{name}", name) for name in (*entry.planner, *(options if isinstance(options, Mapping) else ()))]
+    section = "system" if entry.is_system else "planner"
+    own = [(f"{section}.{name}", name) for name in (*entry.planner, *(options if isinstance(options, Mapping) else ()))]
     own += [(f"training.{name}", f"training.{name}") for name in entry.training]
     grid.check_places(axes, own)
     return grid.product(axes, most)
 
 
 def _place(spec: TrialSpec, name: str, axes: dict[str, Scalar], apart: dict[str, Scalar]) -> dict[str, Scalar]:
-    place: dict[str, Scalar] = {"planner": name, "task": spec.data.task, "map_size": spec.data.map_size}
-    place |= {"k": spec.planner.k_fwd, "seed": spec.seed, **apart}
+    place: dict[str, Scalar] = {"planner": name, "task": spec.data.task}
+    if spec.system is None:
+        place |= {"map_size": spec.data.map_size, "k": spec.planner.k_fwd}
+    place |= {"seed": spec.seed, **apart}
     for axis, value in axes.items():
         if axis not in ("k", "seed"):
             section, _, field = axis.partition(".")
@@ -392,7 +356,8 @@ def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> Dat
 def _ruled(fields: Mapping[str, Any], but: str = "") -> dict[str, Any]:
     """Return the fields of a dataset but one, by the newer rule of what is distinct unless they say which."""
     given = {key: value for key, value in fields.items() if key != but}
-    if "distinct" in given or given.get("imported") is not None:
+    samples = isinstance(TASKS.get(str(given.get("task"))), Samples)
+    if "distinct" in given or given.get("imported") is not None or samples:
         return given
     return {**given, "distinct": "up_to_symmetry"}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from orchestrator.sweep.systems import SYSTEMS, Metric
 from orchestrator.tables.aggregates import Aggregate
 from orchestrator.tables.comparison import Comparison
 from orchestrator.tables.generalisation import Further, sets_of_maps
@@ -79,6 +80,39 @@ def quantities(wide: bool = False) -> tuple[Quantity, ...]:
     return (MEAN, DEVIATION, OPTIMALITY, SPL, SEARCHED, *COSTS, *more, *(DISTANCES if wide else ()))
 
 
+@dataclass(frozen=True)
+class MetricColumn:
+    """A metric of a system as a column: mean ± std over seeds, in the metric's own unit and form.
+
+    Attributes:
+        name: Its name.
+        metric: What it is.
+    """
+
+    name: str
+    metric: Metric
+
+    def value(self, number: float) -> str:
+        """Return a number as it is written."""
+        return f"{number * self.metric.scale:{self.metric.form}}"
+
+    def __call__(self, row: Row) -> str:
+        """Return what stands in its column, a dash where there is no number."""
+        found = row.metrics.get(self.name)
+        if found is None:
+            return MISSING
+        return self.value(found.mean) + ("" if found.deviation is None else f" ± {self.value(found.deviation)}")
+
+
+def metric_columns(rows: Iterable[Row]) -> dict[str, MetricColumn]:
+    """Return the columns, by heading, of the metrics that any of the rows has; none for planners."""
+    found: dict[str, MetricColumn] = {}
+    for row in rows:
+        known = SYSTEMS[row.system].metrics if row.system in SYSTEMS else {}
+        found |= {m.label(name): MetricColumn(name, m) for name, m in known.items() if name in row.metrics}
+    return found
+
+
 def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
     """Return the table of a sweep's cells.
 
@@ -87,6 +121,8 @@ def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
         rows: Its cells.
         wide: Whether to add the columns that most readers do not need.
     """
+    if any(row.system for row in rows):
+        return _systems_table(title, rows)
     columns: dict[str, Callable[[Row], Cell | str]] = {
         "success %": lambda row: Cell(success(row), "italic" if row.trial_diverged else ""),
         SPL.heading: SPL,
@@ -114,6 +150,19 @@ def _exact(row: Row) -> str:
         return EXACT(row)
     low, high = row.exact_interval
     return f"{EXACT(row)} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _systems_table(title: str, rows: Sequence[Row]) -> Table:
+    """Return the table of cells that are systems: their metrics, and how long training took."""
+    columns: dict[str, Callable[[Row], Cell | str]] = {
+        **metric_columns(rows),
+        "n": lambda row: f"{row.used}/{row.expected}",
+        TRAINING.heading: TRAINING,
+        "notes": lambda row: "; ".join(notes(row)),
+    }
+    axes = varying([row.axes for row in rows])
+    lines = [[*_place(row, axes), *(column(row) for column in columns.values())] for row in rows]
+    return Table.of("cells", f"{title}, mean ± std over seeds", [*headings(axes), *columns], lines)
 
 
 def further_table(further: Sequence[Further], axes: Sequence[str]) -> Table:

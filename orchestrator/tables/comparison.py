@@ -48,6 +48,8 @@ def compared(runs: Sequence[TrialRecord], first: str, second: str) -> list[Compa
     for name in (first, second):
         if name not in known:
             raise SweepError(f"--compare: no planner {name!r} in the sweep; {nearest(name, known)}")
+    if any(run.trial.spec.system for run in runs):
+        raise SweepError("--compare: compares the success of planners, and the sweep's trials are of systems")
     both = [run for run in runs if run.axis("planner") in (first, second)]
     each = [
         _comparison(members, first, second, str(task), int(str(size)))
@@ -58,7 +60,7 @@ def compared(runs: Sequence[TrialRecord], first: str, second: str) -> list[Compa
 
 def compared_twins(runs: Sequence[TrialRecord]) -> list[Comparison]:
     """Return each implicit planner against its unrolled twin on each task and size, as far as there are pairs."""
-    specs = {str(run.axis("planner")): run.trial.spec.planner for run in runs}
+    specs = {str(run.axis("planner")): run.trial.spec.planner for run in runs if run.trial.spec.system is None}
     problems = grouped(runs, problem_of)
     comparisons = [
         _comparison(members, first, second, str(task), int(str(size)))

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 
+from orchestrator.sweep.systems import METRIC
+from orchestrator.tables.columns import metric_columns
 from orchestrator.tables.latex import fragment, macros
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, Row
 from orchestrator.tables.summary import Summary
@@ -42,19 +44,23 @@ def render(summary: Summary, format: Format) -> str:
 def _csv(summary: Summary) -> str:
     """Return one line per row with unrounded numbers."""
     axes = list(dict.fromkeys(name for row in summary.rows for name in row.axes))
-    apart = ("axes", "outcomes", "success_by_distance", "parameters")
+    apart = ("axes", "outcomes", "success_by_distance", "parameters", "system", "metrics")
     numbers = [name for name in Row.__dataclass_fields__ if name not in apart]
     statuses = ("COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED", "MISSING")
     bins = [f"success_at_{name.replace('≤ ', 'most_').replace('> ', 'over_')}" for name in DISTANCE_BIN_NAMES]
     wide = ["parameters", *bins] if summary.wide else []
+    metrics = [column.name for column in metric_columns(summary.rows).values()]
+    both = [f"{METRIC}{name}{end}" for name in metrics for end in ("", "_std")]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow([*axes, *numbers, *(status.lower() for status in statuses), *wide])
+    writer.writerow([*axes, *numbers, *(status.lower() for status in statuses), *wide, *both])
     for row in summary.rows:
         line = [*(row.axes.get(name) for name in axes), *(getattr(row, name) for name in numbers)]
         line += [row.outcomes.get(status, 0) for status in statuses]
         if summary.wide:
             line += [row.parameters, *(row.success_by_distance or [None] * len(bins))]
+        for found in (row.metrics.get(name) for name in metrics):
+            line += [None, None] if found is None else [found.mean, found.deviation]
         writer.writerow([_cell(value) for value in line])
     return lines.getvalue()
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.columns import quantities
-from orchestrator.tables.rows import success
+from orchestrator.tables.columns import metric_columns, quantities
+from orchestrator.tables.rows import Row, success
 from orchestrator.tables.statistics import Difference
 from orchestrator.tables.summary import Summary
 from orchestrator.tables.table import MISSING, Table
@@ -26,6 +26,8 @@ _CHARACTERS = str.maketrans(
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "±": r"$\pm$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
         "≤": r"$\leq$",
         "<": r"$<$",
         ">": r"$>$",
@@ -114,9 +116,12 @@ def _numbers(summary: Summary) -> Iterator[tuple[str, str]]:
     axes = sorted(summary.row_axes(), key=lambda axis: _NAMED.index(axis) if axis in _NAMED else len(_NAMED))
     for row in summary.rows:
         place = start + _place({axis: row.axes.get(axis) for axis in axes})
-        yield f"{place}Success", escaped(success(row))
-        for quantity in quantities(summary.wide):
-            yield place + _letters(quantity.macro), escaped(quantity(row))
+        if row.system:
+            yield from _metrics(place, row)
+        else:
+            yield f"{place}Success", escaped(success(row))
+            for quantity in quantities(summary.wide):
+                yield place + _letters(quantity.macro), escaped(quantity(row))
         yield f"{place}Trials", str(row.used)
         yield f"{place}TrialsExpected", str(row.expected)
         yield f"{place}Diverged", str(row.trial_diverged)
@@ -137,6 +142,13 @@ def _numbers(summary: Summary) -> Iterator[tuple[str, str]]:
         yield from _difference(place, one.difference)
         yield f"{place}Pairs", str(one.difference.n if one.difference else 0)
         yield f"{place}PairsExpected", str(one.expected)
+
+
+def _metrics(place: str, row: Row) -> Iterator[tuple[str, str]]:
+    for column in metric_columns([row]).values():
+        found, name = row.metrics[column.name], place + _letters(column.name)
+        yield name, escaped(column.value(found.mean))
+        yield f"{name}Std", "---" if found.deviation is None else escaped(column.value(found.deviation))
 
 
 def _difference(place: str, one: Difference | None) -> Iterator[tuple[str, str]]:

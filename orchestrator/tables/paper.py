@@ -84,7 +84,8 @@ def beside_paper(runs: Sequence[TrialRecord]) -> list[Entry]:
     # Of a planner's trials each once: one that two spellings of an axis list is one entry, and no further seed.
     each = {(run.axis("planner"), run.trial.trial_id): run for run in reversed(runs)}
     for (planner, task, size), members in grouped(list(each.values())[::-1], _cell).items():
-        theirs = printed(members[0].trial.spec.planner, str(task), int(str(size)))
+        spec = members[0].trial.spec
+        theirs = None if spec.system else printed(spec.planner, str(task), int(str(size)))
         if theirs is None:
             continue
         done = usable(members)

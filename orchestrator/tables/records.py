@@ -14,11 +14,12 @@ from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import ResultError, TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
+from orchestrator.sweep.systems import METRIC
 from orchestrator.tables.freshness import is_present, of_one_version, version
 
 K = TypeVar("K", bound=Hashable)
 CURVES = ("epoch", "train_seconds", "valid_success_rate")
-"""What pictures need of an epoch."""
+"""What pictures need of an epoch; of a system's, its metrics instead of the last."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TrialRecord:
     Attributes:
         trial: The trial and its place in the sweep.
         result: Its result, None where there is none yet.
-        curves: `CURVES` of each of its epochs, also of a trial that still runs.
+        curves: `CURVES` of each of its epochs, or what a system has of them and its metrics, also of a trial that runs.
         evaluations: What it does on the sweep's `test_on` maps, as far as that is known.
         damaged: What could not be read of it, a line per file.
         maps: What those maps are, by their dataset's id.
@@ -98,7 +99,10 @@ def _read(
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
     records = read_whole_curves(storage.trial(trial.trial_id), damaged.append) if curves else []
-    drawn = [{name: record[name] for name in CURVES} for record in records]
+    drawn = [
+        {name: value for name, value in record.items() if name in CURVES or name.startswith(METRIC)}
+        for record in records
+    ]
     return TrialRecord(trial, result, drawn, tests, tuple(damaged))
 
 
@@ -112,7 +116,8 @@ def read_whole_curves(trial: TrialDirectory, say: Callable[[str], object]) -> li
     try:
         records = trial.read_curves()
         for record in records:
-            for name in CURVES:
+            system = any(name.startswith(METRIC) for name in record)
+            for name in CURVES[:2] if system else CURVES:
                 if not isinstance(record.get(name), (int, float)):
                     raise ResultError(f"{trial.curves_file}: {name}: expected a number in each epoch")
     except ResultError as error:

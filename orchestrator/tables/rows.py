@@ -27,6 +27,19 @@ FEW_STEPS = 50
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A number of a system's tests.
+
+    Attributes:
+        mean: Over trials.
+        deviation: Sample standard deviation over seeds (n - 1), None for fewer than two.
+    """
+
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One cell of the paper's tables: all seeds of a planner at one task, size and K.
 
@@ -64,6 +77,8 @@ class Row:
         device: The device of the times.
         exclusive: Whether it did nothing else meanwhile.
         parameters: What the planner learns, as far as it was counted.
+        system: Name of the system, empty for a planner.
+        metrics: Of a system, the numbers of its tests by name, those that there are.
     """
 
     axes: dict[str, Scalar]
@@ -94,6 +109,8 @@ class Row:
     device: str = ""
     exclusive: bool = False
     parameters: int | None = None
+    system: str = ""
+    metrics: dict[str, Measured] = field(default_factory=dict)
 
 
 def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str | None = None) -> list[Row]:
@@ -107,17 +124,15 @@ def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], cod
     cells: dict[tuple[tuple[str, Scalar], ...], dict[str, PlannedTrial]] = {}
     for trial in trials:
         cells.setdefault(tuple(trial.cell.items()), {}).setdefault(trial.trial_id, trial)
-    return [
-        _row(dict(cell), [results.get(trial_id) for trial_id in members], _maps(members.values()), code)
-        for cell, members in cells.items()
-    ]
+    return [_row(dict(cell), list(members.values()), results, code) for cell, members in cells.items()]
 
 
-def _maps(trials: Iterable[PlannedTrial]) -> int:
-    return min(trial.spec.data.test for trial in trials)
-
-
-def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], maps: int, code: str | None) -> Row:
+def _row(
+    axes: dict[str, Scalar], trials: Sequence[PlannedTrial], known: Mapping[str, TrialResult], code: str | None
+) -> Row:
+    planned = [known.get(trial.trial_id) for trial in trials]
+    maps = min(trial.spec.data.test for trial in trials)
+    system = next((trial.spec.system.name for trial in trials if trial.spec.system), "")
     results = [result for result in planned if result is not None]
     completed = [result for result in results if result.status == "COMPLETED"]
     used = of_one_version(completed, lambda result: result.provenance, code)
@@ -149,6 +164,8 @@ def _row(axes: dict[str, Scalar], planned: Sequence[TrialResult | None], maps: i
         timed=len(timed),
         device=timed[0].provenance.device_name if timed else "",
         exclusive=bool(alone),
+        system=system,
+        metrics=_measured(used),
     )
 
 
@@ -162,6 +179,11 @@ def _intervals(used: Sequence[TrialResult], maps: int) -> dict[str, Any]:
         "over_maps": None if between_maps is None else reach_over_maps(between_maps, maps),
         "exact_interval": None if exact is None else wilson(exact, maps),
     }
+
+
+def _measured(used: Sequence[TrialResult]) -> dict[str, Measured]:
+    values = {name: _present(result.metrics.get(name) for result in used) for result in used for name in result.metrics}
+    return {name: Measured(math.fsum(v) / len(v), deviation_of(v)) for name, v in values.items() if v}
 
 
 def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:
@@ -187,7 +209,7 @@ def notes(row: Row) -> list[str]:
     """Return what a reader must know about a row beyond its numbers, shortest first in importance."""
     words = []
     if row.trial_diverged:
-        words.append(f"{row.trial_diverged}/{row.used} under 20 %")
+        words.append(f"{row.trial_diverged}/{row.used} {'diverged' if row.system else 'under 20 %'}")
     if row.forward_diverged:
         words.append(f"{row.forward_diverged}/{row.used} forward diverged")
     if row.cut_short:

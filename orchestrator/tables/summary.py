@@ -55,7 +55,7 @@ class Summary:
             words.append(f"Not the paper's scale: {'; '.join(self.scale)}.")
         if self.training:
             words.append(self.training)
-        if any(row.trial_diverged for row in self.rows):
+        if any(row.trial_diverged and not row.system for row in self.rows):
             words.append(
                 "A trial under 20 % may be under-trained at this scale rather than diverged."
                 if self.scale
@@ -101,8 +101,9 @@ class Summary:
         """Return all numbers, unrounded, as plain data."""
         cells = [asdict(row) for row in self.rows]
         for cell in cells:
-            if cell["parameters"] is None:
-                del cell["parameters"]
+            for name in ("parameters", "system", "metrics"):  # what most sweeps' rows have not
+                if not cell[name]:
+                    del cell[name]
         return {
             "title": self.title,
             "not_the_papers_scale": self.scale,
@@ -139,7 +140,10 @@ def summarise(
     """
     cells = rows([run.trial for run in runs], {run.trial.trial_id: run.result for run in runs if run.result})
     if wide:
-        cells = [replace(row, parameters=count) for row, count in zip(cells, _parameters(runs), strict=True)]
+        cells = [
+            row if row.system else replace(row, parameters=count)
+            for row, count in zip(cells, _parameters(runs), strict=True)
+        ]
     return Summary(
         title,
         cells,
@@ -177,7 +181,9 @@ def _training(runs: Sequence[TrialRecord]) -> str:
 def _parameters(runs: Sequence[TrialRecord]) -> list[int]:
     """Return the trained parameters of each row's planner, mapper included."""
     specs = [members[0].trial.spec for members in grouped(runs, cell_of).values()]
-    return [count_parameters(spec.planner, len(TASKS[spec.data.task].moves.names)) for spec in specs]
+    return [
+        0 if spec.system else count_parameters(spec.planner, len(TASKS[spec.data.task].moves.names)) for spec in specs
+    ]
 
 
 def count_parameters(planner: PlannerSpec, actions: int) -> int:

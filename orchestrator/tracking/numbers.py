@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.provenance import Provenance
 from orchestrator.sweep.specs import PlannedTrial
+from orchestrator.sweep.systems import SYSTEMS
 from orchestrator.tables.freshness import version
 
 MOST_PER_BATCH = 900
@@ -19,6 +20,11 @@ _CENTURY = 3.2e9
 def params_of(trial: PlannedTrial) -> dict[str, str]:
     """Return flat params, so that MLflow's pages can group and compare by them."""
     spec = trial.spec
+    if spec.system is not None:
+        options = {f"system.{name}": value for name, value in spec.system.options.model_dump(mode="json").items()}
+        training = {name: getattr(spec.training, name) for name in ("epochs", *SYSTEMS[spec.system.name].training)}
+        said = {**trial.axes, "system": spec.system.name, **options, **training, "train_samples": spec.data.train}
+        return {name: str(value)[:500] for name, value in said.items()}
     params = {
         **trial.axes,
         "core": spec.planner.core,
@@ -65,6 +71,8 @@ def metrics_of(
 
 def solved_by(trial: PlannedTrial) -> tuple[str, ...]:
     """Return the quantities that every epoch of the trial has."""
+    if trial.spec.system is not None:
+        return ()
     backward = () if trial.spec.planner.adjoint == "unrolled" else ("backward_residual",)
     return ("train_loss", "forward_residual", *backward)
 

@@ -17,6 +17,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.variants import variant
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.sweep.systems import METRIC
 from orchestrator.tables.freshness import version
 from orchestrator.tables.records import read_whole_curves
 from orchestrator.tables.rows import Row
@@ -252,6 +253,8 @@ class View:
         if run_id not in self._epochs:
             history = self._client.get_metric_history(run_id, "epoch/train_loss")
             history += self._client.get_metric_history(run_id, "epoch/train_loss_not_finite")
+            if trial.spec.system is not None:
+                history = self._client.get_metric_history(run_id, "epoch/train_seconds")
             self._epochs[run_id] = max((metric.step for metric in history), default=0)
         found = []
         for record, when in zip(curves, times, strict=True):
@@ -330,6 +333,8 @@ class View:
             "trials_expected": row.expected,
             "trials_diverged": row.trial_diverged,
             "trials_out_of_memory": out_of_memory,
+            **{f"{METRIC}{name}": found.mean for name, found in row.metrics.items()},
+            **{f"{METRIC}{name}_std": found.deviation for name, found in row.metrics.items()},
         }
         self._send(run_id, [metrics_of(numbers, row.used, time.time())], params, {"idp.result": content})
         self._set_status(key, "FINISHED")
@@ -357,6 +362,7 @@ class View:
 def _numbers(trial: PlannedTrial, result: TrialResult, end: float) -> list[Any]:
     """Return the metrics of a result."""
     numbers = {name: getattr(result, name) for name in TrialResult.model_fields}
+    numbers |= {f"{METRIC}{name}": value for name, value in result.metrics.items()}
     return metrics_of(numbers, result.epochs, end, solved_by(trial) if result.not_finite else ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.sweep.specs import TrialSpec
+from orchestrator.sweep.systems import SYSTEMS
 
 
 class PlacementError(RuntimeError):
@@ -11,7 +12,8 @@ class PlacementError(RuntimeError):
 
 def may_use_gpu(spec: TrialSpec) -> bool:
     """Return whether a trial computes on a GPU where it is lent one."""
-    return spec.execution.device != "cpu" and not spec.planner.compiled_solver
+    able = not spec.planner.compiled_solver if spec.system is None else SYSTEMS[spec.system.name].gpu
+    return spec.execution.device != "cpu" and able
 
 
 def device_of(spec: TrialSpec) -> str:

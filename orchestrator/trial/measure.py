@@ -31,11 +31,12 @@ def measure_cells(
     """Measure every distinct cell on this machine and keep what was found in the storage.
 
     Args:
-        trials: The sweep's trials; of those that differ in the seed alone, one is measured.
+        trials: The sweep's trials; of those that differ in the seed alone, one is measured, and none that is a system.
         storage: The storage directory.
         say: Is told of each measurement.
     """
-    cells = {cell_of(trial.spec): trial for trial in reversed(list(trials)) if trial.spec.training.epochs}
+    planners = [trial for trial in trials if trial.spec.training.epochs and trial.spec.system is None]
+    cells = {cell_of(trial.spec): trial for trial in reversed(planners)}
     found = []
     for cell, trial in reversed(cells.items()):
         measurement = _measure(trial, cell)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,22 @@ from datagen.storage import dataset as parquet
 from datagen.storage.staging import staged
 from datagen.storage.stream import ProblemStream
 from datagen.tasks.registry import TASKS, DatasetSpec, Split, dataset_id
-from orchestrator.storage.checkpoints import code_of, is_of, load_checkpoint, save_checkpoint
 from orchestrator.storage.code import code_hash, parts_of
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.leases import Lease, LeaseLost, Owner
+from orchestrator.storage.leases import LeaseLost, Owner
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import ResultError, TrialResult, no_room
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
+from orchestrator.trial.attempt import DOES_NOT_FIT, Attempt, Report
+from orchestrator.trial.attempt import TrialOptions as TrialOptions
 from orchestrator.trial.cancel import Cancelled
 from orchestrator.trial.device import device_of, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
+from orchestrator.trial.system import system_numbers
 from orchestrator.trial.trained import Convergence, convergence, residual_floor
-from orchestrator.trial.watchdog import STALL_SECONDS, watched
+from orchestrator.trial.watchdog import Watchdog, watched
 from orchestrator.words import first_line
 from planners.compiled.conv_gru.buffers import release_pages
 from planners.planner import ieee_float32
@@ -44,52 +46,14 @@ IN_MEMORY_BYTES = 2**31
 TRACED_PROBLEMS = 32
 """Test problems whose residuals are recorded step by step."""
 
-Report = Callable[[EpochRecord], None]
-
-
-@dataclass(frozen=True)
-class TrialOptions:
-    """How a process goes about a trial.
-
-    Attributes:
-        campaign: The run of a sweep that it works for; takes over from its own dead processes at once. Empty for none.
-        instead_of: Number of a lease whose owner has given no sign of life for long enough.
-        exclusive: Whether the trial has its device to itself; the result says so if that was so from the first epoch.
-        retime: Train again what was trained on a shared device.
-        stall_seconds: Time without a training step or a tested batch after which the process ends itself; None to
-            wait for ever.
-    """
-
-    campaign: str = ""
-    instead_of: int = 0
-    exclusive: bool = False
-    retime: bool = False
-    stall_seconds: float | None = STALL_SECONDS
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What one process does about one trial, under its lease; the other fields are `run_trial`'s arguments."""
-
-    spec: TrialSpec
-    storage: Storage
-    lease: Lease
-    report: Report | None
-    options: TrialOptions
-
-    @property
-    def trial(self) -> TrialDirectory:
-        """The trial directory."""
-        return TrialDirectory(self.lease.directory)
-
 
 def run_trial(
     spec: TrialSpec,
     storage: Storage,
     report: Report | None = None,
-    options: TrialOptions = TrialOptions(),
+    options: TrialOptions | None = None,
 ) -> TrialResult:
-    """Train and test one planner and leave everything in its trial directory.
+    """Train and test one planner, or one system, and leave everything in its trial directory.
 
     A trial that is done is left as it is. One that was interrupted goes on after its last completed epoch and ends with
     the same numbers. Running out of memory is an outcome; any other exception ends the trial as FAILED, with its
@@ -99,7 +63,7 @@ def run_trial(
         spec: The trial.
         storage: The storage directory; the trial's dataset must be in it, complete.
         report: Called after each epoch.
-        options: How this process goes about it.
+        options: How this process goes about it; None for the defaults.
 
     Returns:
         The result, which is also in `result.json`.
@@ -109,7 +73,7 @@ def run_trial(
         LeaseLost: Another process took it over meanwhile; what this one made since then is discarded.
         StorageFull: There is no room; running the trial again goes on from its last checkpoint.
     """
-    trial = storage.trial(trial_id(spec))
+    trial, options = storage.trial(trial_id(spec)), options or TrialOptions()
     try:
         lease = trial.take(Owner.here(options.campaign), options.instead_of)
         try:
@@ -161,18 +125,13 @@ def _run(attempt: Attempt) -> TrialResult:
             watched(trial, attempt.options.stall_seconds, alone=not attempt.options.campaign) as watchdog,
             dataset_folder(spec.data, attempt.storage) as datasets,
         ):
-            trainer = _trainer(spec, datasets, trial, device)
-            trainer.advance = watchdog.advance
-            records, alone = _resume(trainer, attempt)
+            state = attempt.kept()
+            alone = attempt.alone(state)
             identity["provenance"] = identity["provenance"].model_copy(update={"exclusive": alone})
-            evaluation, traces, floor = _train_and_test(trainer, records, attempt, datasets, alone)
-        found = numbers(records, evaluation) | {
-            "steps": trainer.spent.steps,
-            "ended_by_budget": trainer.spent.exhausts(spec.training),
-            "forward_trace": traces.forward,
-            "backward_trace": traces.backward,
-            "residual_floor": floor,
-        }
+            if spec.system is None:
+                found = _planner_numbers(attempt, state, datasets, device, watchdog)
+            else:
+                found = system_numbers(attempt, state, parquet.directory_of(spec.data, datasets), device, watchdog)
         result = TrialResult(status="COMPLETED", **identity, **found)
     except (MemoryLimitExceeded, torch.OutOfMemoryError) as error:
         result = _out_of_memory(error, device, spec.execution.memory_limit_gib, identity)
@@ -218,6 +177,24 @@ def _out_of_memory(
     )
 
 
+def _planner_numbers(
+    attempt: Attempt, state: dict[str, Any] | None, datasets: Path, device: str, watchdog: Watchdog
+) -> dict[str, Any]:
+    """Train and test the trial's planner, and return the numbers of its result."""
+    spec, alone = attempt.spec, attempt.alone(state)
+    trainer = _trainer(spec, datasets, attempt.trial, device)
+    trainer.advance = watchdog.advance
+    records = [] if state is None else _resume(trainer, attempt, state)
+    evaluation, traces, floor = _train_and_test(trainer, records, attempt, datasets, alone)
+    return numbers(records, evaluation) | {
+        "steps": trainer.spent.steps,
+        "ended_by_budget": trainer.spent.exhausts(spec.training),
+        "forward_trace": traces.forward,
+        "backward_trace": traces.backward,
+        "residual_floor": floor,
+    }
+
+
 def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str) -> WatchedTrainer:
     torch.set_num_threads(spec.execution.threads)
     release_pages()  # of an earlier trial of this process
@@ -248,8 +225,7 @@ def _train_and_test(
 ) -> tuple[Evaluation, Convergence, float | None]:
     """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
     spec, trial = attempt.spec, attempt.trial
-    if trial.is_cancelled():
-        raise Cancelled(f"{trial.why_cancelled()} after epoch {trainer.epoch} of {spec.training.epochs}")
+    attempt.check(trainer.epoch)
     if records:
         trial.write_curves(attempt.lease, records)
     while not trainer.finished:
@@ -262,9 +238,9 @@ def _train_and_test(
             f"residual {record.forward_residual:.2e}, {record.train_seconds:.1f} s",
         )
         if attempt.report is not None:
-            attempt.report(record)
-        if trial.is_cancelled() and not trainer.finished:
-            raise Cancelled(f"{trial.why_cancelled()} after epoch {trainer.epoch} of {spec.training.epochs}")
+            attempt.report(asdict(record))
+        if not trainer.finished:
+            attempt.check(trainer.epoch)
     if not records:
         _save(trainer, records, attempt, alone)
     test = open_split(spec.data, datasets, "test")
@@ -301,45 +277,15 @@ def _save(trainer: Trainer, records: list[EpochRecord], attempt: Attempt, alone:
     if not all(bool(torch.isfinite(weights).all()) for weights in trainer.planner.parameters()):
         attempt.trial.note("weights are not finite: the checkpoint of the epoch before is kept")
         return
-    state = {
-        "code": code_of(attempt.spec),
-        "spec": attempt.spec.model_dump(mode="json"),  # so that a checkpoint tells whose it is
-        "exclusive": alone,
-        "records": [asdict(record) for record in records],
-        "trainer": trainer.state_dict(),
-    }
-    save_checkpoint(attempt.trial, state)
+    attempt.keep([asdict(record) for record in records], alone, {"trainer": trainer.state_dict()})
 
 
-def _resume(trainer: Trainer, attempt: Attempt) -> tuple[list[EpochRecord], bool]:
-    """Load the trial's checkpoint into the trainer; return the epochs it holds and whether all are timed alone.
-
-    None of other code's epochs are taken, nor of another trial's, nor, where they are to be timed again, of those on a
-    shared device.
-    """
-    trial = attempt.trial
-    state, wrong = load_checkpoint(trial)
-    for reason in wrong:
-        trial.note(f"{reason}; " + ("the one before is taken" if state else "training starts again"))
-    if state is not None and state.get("code") != code_of(attempt.spec):
-        trial.note("the checkpoint was made by other code: training starts again")
-        state = None
-    if state is not None and not is_of(state, attempt.spec):
-        trial.note("the checkpoint is another trial's: training starts again")
-        state = None
-    if state is not None and attempt.options.retime and not state.get("exclusive", False):
-        trial.note("the checkpoint's epochs were timed on a shared device: training starts again")
-        state = None
-    if state is None:
-        trial.divergence.unlink(missing_ok=True)
-        return [], attempt.options.exclusive
+def _resume(trainer: Trainer, attempt: Attempt, state: dict[str, Any]) -> list[EpochRecord]:
+    """Load the trial's checkpoint into the trainer; return the epochs it holds."""
     try:
         records = [EpochRecord(**record) for record in state["records"]]
         trainer.load_state_dict(state["trainer"])
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ResultError(
-            f"{trial.checkpoint}: does not fit this trial ({reason}); delete it to train again"
-        ) from error
-    trial.note(f"goes on after epoch {trainer.epoch}")
-    return records, attempt.options.exclusive and bool(state.get("exclusive", False))
+    except DOES_NOT_FIT as error:
+        raise attempt.does_not_fit(error) from error
+    attempt.trial.note(f"goes on after epoch {trainer.epoch}")
+    return records

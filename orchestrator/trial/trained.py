@@ -62,6 +62,8 @@ def load_trained(directory: Path) -> Trained:
     """
     trial = TrialDirectory(directory)
     spec = trial.read_spec()
+    if spec.system is not None:
+        raise ResultError(f"{directory}: a trial of system {spec.system.name!r}; expected one of a planner")
     try:
         path, state = read_state(trial.path)
         trial_files.agreed_spec(spec.model_dump(mode="json"), state, path)

@@ -298,7 +298,7 @@ def test_observations_and_obstacles_survive(tmp_path):
     images = rng.integers(0, 256, (10, 2, 4, 8, 3), np.uint8)
     problems = Problems(**{name: getattr(plain, name) for name in PARTS}, observation=images, obstacles=scenes)
     path = tmp_path / "shard.parquet"
-    path.write_bytes(parquet.shard_bytes(SPEC, shards(SPEC)[0], problems))
+    path.write_bytes(parquet.shard_bytes(SPEC, shards(SPEC)[0].split, shards(SPEC)[0].start, problems))
     found = problems_from_table(pq.read_table(path))
     np.testing.assert_array_equal(found.observation, images)
     assert [len(scene) for scene in found.obstacles] == [len(scene) for scene in scenes]

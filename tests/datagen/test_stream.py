@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 import datagen.storage.dataset as parquet
+from datagen.storage import encoding
 from datagen.storage.dataset import directory_of, finish_dataset, read_split, shards, write_shard
 from datagen.storage.manifest import DatasetError
 from datagen.storage.stream import ProblemStream
@@ -28,7 +29,7 @@ def make(root, spec=SPEC):
 def dataset(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parquet, "PROBLEMS_PER_SHARD", 20)
-        patch.setattr(parquet, "_ROW_GROUP", 4)
+        patch.setattr(encoding, "_ROW_GROUP", 4)
         return make(tmp_path_factory.mktemp("datasets"))
 
 
@@ -113,7 +114,7 @@ def test_an_empty_split_gives_nothing(tmp_path):
 def test_memory_stays_within_the_bound(tmp_path, monkeypatch):
     """Images of 0.6 MB a problem, 26 problems, 7 MB allowed."""
     spec = DatasetSpec(task="visual_navigation", map_size=7, train=26, valid=1, test=1)
-    monkeypatch.setattr(parquet, "_IMAGE_ROW_GROUP", 1)
+    monkeypatch.setattr(encoding, "_IMAGE_ROW_GROUP", 1)
     directory = make(tmp_path, spec)
     each = 49 * 4 * 32 * 32 * 3
     stream = ProblemStream(directory, "train", max_bytes=12 * each)

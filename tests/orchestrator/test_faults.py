@@ -64,7 +64,7 @@ def undisturbed(datasets):
 
 def stop_after(epoch):
     def stop(record):
-        if record.epoch == epoch:
+        if record["epoch"] == epoch:
             raise Stop
 
     return stop
@@ -97,7 +97,7 @@ def test_a_damaged_file_costs_epochs_but_not_the_trial(storage, undisturbed, dam
     directory = Storage(storage).trial(trial_id(SPEC)).path
     damage(directory)
     seen = []
-    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record["epoch"]))
     assert seen == epochs
     assert result.status == "COMPLETED"
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
@@ -146,8 +146,8 @@ def test_a_cancelled_trial_stops_stays_stopped_and_goes_on_when_asked(storage, u
     seen = []
 
     def cancel_in_the_second_epoch(record):
-        seen.append(record.epoch)
-        if record.epoch == 2:
+        seen.append(record["epoch"])
+        if record["epoch"] == 2:
             assert cancel(Storage(storage).trial(trial_id(SPEC))) == "at the next epoch"
 
     result = run_trial(SPEC, Storage(storage), cancel_in_the_second_epoch)
@@ -155,7 +155,7 @@ def test_a_cancelled_trial_stops_stays_stopped_and_goes_on_when_asked(storage, u
     assert run_trial(SPEC, Storage(storage), cancel_in_the_second_epoch) == result
     assert seen == [1, 2]
     assert retry(Storage(storage).trial(trial_id(SPEC))) and not retry(Storage(storage).trial(trial_id(SPEC)))
-    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record["epoch"]))
     assert seen == [1, 2, 3, 4]
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
     assert cancel(Storage(storage).trial(trial_id(SPEC))) == "already done"
@@ -231,12 +231,15 @@ def test_a_full_disk_is_no_failure_of_the_trial(storage, monkeypatch, undisturbe
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(StorageFull, match=r"make room, then run the same command"),
     ):
-        run_trial(
-            SPEC, Storage(storage), lambda record: record.epoch == 2 and patch.setattr(checkpoints, "write_bytes", full)
-        )
+
+        def fill_the_disk(record):
+            if record["epoch"] == 2:
+                patch.setattr(checkpoints, "write_bytes", full)
+
+        run_trial(SPEC, Storage(storage), fill_the_disk)
     assert checkpoints.write_bytes is whole
     assert Storage(storage).trial(trial_id(SPEC)).read_result() is None
-    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record["epoch"]))
     assert seen == [3, 4]
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
 
@@ -327,7 +330,7 @@ def test_a_checkpoint_of_0_1_0_which_does_not_say_whose_it_is_is_not_taken(stora
     checkpoints.save_checkpoint(TrialDirectory(directory), state)
     (directory / "result.json").unlink()
     seen = []
-    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record["epoch"]))
     assert seen == [1, 2, 3, 4] and [getattr(result, name) for name in NUMBERS] == undisturbed
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-STRANDS = (("add-a-planner", "use-a-trained-planner"), ("add-a-task",), ("environments",), ("datasets",), ("searches",))
+STRANDS = (
+    ("add-a-planner", "use-a-trained-planner"), ("add-a-task",), ("add-a-system",), ("environments",), ("datasets",),
+    ("searches",),
+)  # fmt: skip
 """Guides that build on each other, followed in one folder; strands know nothing of each other and run side by side."""
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -80,6 +83,15 @@ def test_a_task_is_added(followed):
     assert "2 trials: 0 done, 2 to run" in printed["idp plan islands.yaml"]
     rows = [line.split() for line in printed["idp run islands.yaml"].splitlines() if "  1/1  " in line]
     assert len(rows) == 2 and all("id-vin" in row for row in rows) and {"0.2", "0.4"} <= {*rows[0], *rows[1]}
+
+
+def test_a_system_is_added(followed):
+    printed = followed["add-a-system"]
+    assert "4 of 4 checks passed" in printed["idp check my_systems"]
+    assert "8 trials: 0 done, 8 to run" in printed["idp plan springs.yaml"]
+    lines = printed["idp table springs.yaml"].splitlines()
+    assert sum("2/2" in line for line in lines) == 4 and any("error cm ↓" in line for line in lines)
+    assert "springs-epochs.svg" in printed["idp figures springs.yaml"]
 
 
 def test_a_trained_planner_is_used(followed):

@@ -155,7 +155,7 @@ from orchestrator.sweep.specs import TrialSpec
 from orchestrator.storage.layout import Storage
 from orchestrator.trial.train import run_trial
 def sleep_after_the_second_epoch(record):
-    if record.epoch == 2:
+    if record["epoch"] == 2:
         print("asleep", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 try:
@@ -181,7 +181,7 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
         time.sleep(0.1)
     epochs = []
     options = TrialOptions(instead_of=held.number)
-    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch), options)
+    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record["epoch"]), options)
     assert epochs == [3] and result.status == "COMPLETED"
     files = {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"}
     os.kill(sleeper.pid, signal.SIGCONT)

@@ -57,7 +57,7 @@ def test_a_trial_leaves_the_contract_behind(storage):
     assert 0 <= raw["test_spl"] <= raw["test_success_rate"] <= 1
     assert raw["provenance"]["dataset_id"] == "navigation-9-" + raw["provenance"]["dataset_id"].split("-")[-1]
     curves = TrialDirectory(directory).read_curves()
-    assert [row["epoch"] for row in curves] == [1, 2, 3] == [record.epoch for record in seen]
+    assert [row["epoch"] for row in curves] == [1, 2, 3] == [record["epoch"] for record in seen]
     assert torch.load(directory / "checkpoint.pt", weights_only=True)["trainer"]["epoch"] == 3
 
 
@@ -90,14 +90,14 @@ def test_an_interrupted_trial_ends_with_the_numbers_of_an_undisturbed_one(storag
         path.unlink()
 
     def stop(record):
-        if record.epoch == 2:
+        if record["epoch"] == 2:
             raise Stop
 
     with pytest.raises(Stop):
         run_trial(SPEC, Storage(storage), stop)
     assert TrialDirectory(directory).read_result() is None
     epochs = []
-    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch))
+    result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record["epoch"]))
     assert epochs == [3]
     assert [getattr(result, name) for name in NUMBERS] == [getattr(expected, name) for name in NUMBERS]
 
@@ -109,7 +109,7 @@ def test_epochs_of_other_code_are_not_mixed_in(storage):
     torch.save({**state, "code": "of yesterday"}, directory / "checkpoint.pt")
     (directory / "result.json").unlink()
     epochs = []
-    run_trial(SPEC, Storage(storage), lambda record: epochs.append(record.epoch))
+    run_trial(SPEC, Storage(storage), lambda record: epochs.append(record["epoch"]))
     assert epochs == [1, 2, 3]
     assert "made by other code" in (directory / "log.txt").read_text()
 
