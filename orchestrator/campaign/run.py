@@ -29,7 +29,7 @@ from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.tracker import Tracker, Untracked
 from orchestrator.words import counted, outcome, trial_name
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Onlookers:
     """Passes what happens to the trials on to the terminal and to MLflow."""
 
-    def __init__(self, progress: Progress, tracker: Tracker, report: FreshReport) -> None:
+    def __init__(self, progress: Progress, tracker: Tracker | Untracked, report: FreshReport) -> None:
         self._progress, self._tracker, self._report = progress, tracker, report
         self.failures = 0
 
@@ -119,7 +119,8 @@ def run_campaign(
     uri = command.tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
-    unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
+    untracked = uri == tracking.NOWHERE
+    unsent = set() if untracked else set(tracking.unsent(storage, plan.sweep.name, uri, done))
     tests = planned_evaluations(plan.sweep, plan.trials)
     keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
@@ -134,7 +135,7 @@ def run_campaign(
         stack.enter_context(storage.at_work())
         if todo or waiting:
             stack.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
-        tracker = Tracker(uri, plan.sweep, storage, progress.say)
+        tracker = Untracked() if untracked else Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
         status = "KILLED"
         try:
