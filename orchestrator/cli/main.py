@@ -27,6 +27,7 @@ from orchestrator.cli.check import add_check
 from orchestrator.cli.doctor import add_doctor
 from orchestrator.cli.exchange import add_interchange
 from orchestrator.cli.jobs import add_job_verbs
+from orchestrator.cli.metrics import add_metrics
 from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.plan import add_plan, disk, expected_time
 from orchestrator.cli.results import add_table, add_verbs
@@ -180,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     add_check(verbs)
     add_certify(verbs)
     add_doctor(verbs)
+    add_metrics(verbs)
     return parser
 
 
