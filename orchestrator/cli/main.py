@@ -209,13 +209,13 @@ def _again(options: argparse.Namespace, verb: str) -> str:
     return shlex.join([_program("idp"), *Command.of(options).words(verb)[1:]])
 
 
-def _found(sweep: str, beside: Path) -> str:
-    """Return where the next sweep is, from here: `next:` counts from the folder of all sweeps, or from its parent."""
 def _going_on(options: argparse.Namespace) -> str:
     """Return how to go on: what a job's script says of itself, since its cluster may be gone when that is read."""
     return os.environ.get("IDP_TO_GO_ON") or _again(options, "run")
 
 
+def _found(sweep: str, beside: Path) -> str:
+    """Return where the next sweep is, from here: `next:` counts from the folder of all sweeps, or from its parent."""
     places = [folder / sweep for folder in (Path(), beside, beside.parent)]
     return next((os.path.relpath(place) for place in places if place.is_file()), "")
 

@@ -22,9 +22,10 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Lease, LeaseLost, Owner
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import ResultError, TrialResult, no_room
+from orchestrator.storage.runs import asked_to_give_way
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
-from orchestrator.trial.cancel import Cancelled
+from orchestrator.trial.cancel import Cancelled, GaveWay
 from orchestrator.trial.device import device_of, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
@@ -58,6 +59,7 @@ class TrialOptions:
         retime: Train again what was trained on a shared device.
         stall_seconds: Time without a training step or a tested batch after which the process ends itself; None to
             wait for ever.
+        run: The folder in which the run of the sweep asks trials to give way; None for none.
     """
 
     campaign: str = ""
@@ -65,6 +67,7 @@ class TrialOptions:
     exclusive: bool = False
     retime: bool = False
     stall_seconds: float | None = STALL_SECONDS
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def run_trial(
 
     Raises:
         TrialHeld: Another process works on the trial.
+        GaveWay: The run of the sweep has asked for it; the trial goes on after its last epoch another time.
         LeaseLost: Another process took it over meanwhile; what this one made since then is discarded.
         StorageFull: There is no room; running the trial again goes on from its last checkpoint.
     """
@@ -178,7 +182,7 @@ def _run(attempt: Attempt) -> TrialResult:
         result = _out_of_memory(error, device, spec.execution.memory_limit_gib, identity)
     except Cancelled as stopped:
         result = TrialResult(status="CANCELLED", reason=str(stopped), **identity)
-    except LeaseLost:
+    except (LeaseLost, GaveWay):
         raise
     except Exception as error:
         if full := no_room(error, trial.path):
@@ -248,8 +252,8 @@ def _train_and_test(
 ) -> tuple[Evaluation, Convergence, float | None]:
     """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
     spec, trial = attempt.spec, attempt.trial
-    if trial.is_cancelled():
-        raise Cancelled(f"{trial.why_cancelled()} after epoch {trainer.epoch} of {spec.training.epochs}")
+    if trial.is_cancelled() or not trainer.finished:
+        _leave_where_asked(trainer, attempt)
     if records:
         trial.write_curves(attempt.lease, records)
     while not trainer.finished:
@@ -263,8 +267,8 @@ def _train_and_test(
         )
         if attempt.report is not None:
             attempt.report(record)
-        if trial.is_cancelled() and not trainer.finished:
-            raise Cancelled(f"{trial.why_cancelled()} after epoch {trainer.epoch} of {spec.training.epochs}")
+        if not trainer.finished:
+            _leave_where_asked(trainer, attempt)
     if not records:
         _save(trainer, records, attempt, alone)
     test = open_split(spec.data, datasets, "test")
@@ -272,6 +276,17 @@ def _train_and_test(
     with phase("test"):
         floor = residual_floor(trainer.planner, traced, spec.training.precision, trainer.moves)
         return trainer.test(test), convergence(trainer.planner, traced, trainer.moves), floor
+
+
+def _leave_where_asked(trainer: WatchedTrainer, attempt: Attempt) -> None:
+    """Leave between two epochs, for good where the trial is cancelled, or until the run has room for it again."""
+    trial, run = attempt.trial, attempt.options.run
+    there = f"after epoch {trainer.epoch} of {attempt.spec.training.epochs}"
+    if trial.is_cancelled():
+        raise Cancelled(f"{trial.why_cancelled()} {there}")
+    if run is not None and asked_to_give_way(run, trial.name):
+        trial.note(f"gives way to another sweep {there}")
+        raise GaveWay(there)
 
 
 @contextmanager
