@@ -83,6 +83,12 @@ fuzz: $(STAMP)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 secrets:
+# The templates in a Slurm of one node, with GPUs that are counted and not there; as root, since Slurm is.
+slurm-test: $(STAMP)
+	dpkg -s slurm-wlm munge >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
+	IDP_SLURM_TEST=1 $(BIN)/python -m pytest -rs tests/orchestrator/test_slurm.py tests/orchestrator/test_slurm_jobs.py
+
 	docker/secrets.sh
 
 wheelhouse: $(STAMP)

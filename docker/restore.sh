@@ -4,28 +4,13 @@
 # backup has been read; .env, secrets and the storage are put back only where there are none.
 set -Eeuo pipefail
 saved=$(realpath -e "${1:?usage: docker/restore.sh FOLDER}")
-cd "$(dirname "$0")/.."
 refuse() {
     echo "restore: $saved: $1; nothing that was here has changed" >&2
     exit 2
 }
 
-for name in mlflow.dump artifacts.tar env secrets; do
-    [ -e "$saved/$name" ] || refuse "no $name: it is no backup, or not all of one"
-done
-if [ -e "$saved/SHA256SUMS" ]; then
-    (cd "$saved" && sha256sum --check --quiet --strict SHA256SUMS >&2) || refuse "what is in it is not what was saved"
-else
-    echo "restore: $saved has no checksums, as before 0.2: its files are read, but what was altered can't be told" >&2
-fi
-# tar takes an archive that breaks off between two files, or an empty one, for all of it: its end is two empty blocks.
-whole() {
-    [ -s "$1" ] && [ $(($(stat -c %s "$1") % 512)) = 0 ] && [ "$(tail -c 1024 "$1" | tr -d '\0' | wc -c)" = 0 ] &&
-        tar -tf "$1" > /dev/null
-}
-for name in artifacts.tar storage.tar; do
-    [ ! -e "$saved/$name" ] || whole "$saved/$name" || refuse "$name is no whole archive"
-done
+. "$(dirname "$0")/whole.sh"
+cd "$(dirname "$0")/.."
 
 [ -e .env ] || cp -p "$saved/env" .env
 [ -e docker/secrets ] || cp -rp "$saved/secrets" docker/secrets

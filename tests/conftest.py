@@ -30,7 +30,7 @@ RUNS_SWEEPS = {"idp", "head", "campaign"}
 """Fixtures of tests that run sweeps, or what costs as much."""
 SWEEPS = {
     "test_campaign", "test_chaos", "test_checking", "test_executors", "test_guides", "test_jobs", "test_leases",
-    "test_notebook", "test_plugins", "test_preflight", "test_searching", "test_show",
+    "test_notebook", "test_plugins", "test_preflight", "test_searching", "test_sharing", "test_show", "test_slurm_jobs",
 }  # fmt: skip
 """Files with such tests."""
 

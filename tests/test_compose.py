@@ -13,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("docker-compose.yml", "compose.worker.yml")
+WATCHERS = {"metrics", "prometheus", "grafana"}
 MADE_OF = ("docker-compose.yml", "compose.worker.yml", "docker/ray-node.yml", ".env.example", "Dockerfile")
 
 
@@ -66,6 +67,9 @@ def test_every_service_restarts_is_probed_and_gains_no_privileges(file: dict) ->
 
 def test_no_service_takes_the_machine_along(file: dict) -> None:
     for name, service in file["services"].items():
+        if name in WATCHERS:
+            assert (service["pids_limit"], service["mem_limit"]) <= (256, "2g"), name
+            continue
         assert 256 <= service["pids_limit"] <= 32768, name
         variable = {"postgres": "POSTGRES_MEMORY", "mlflow": "MLFLOW_MEMORY", "head": "HEAD_MEMORY"}.get(name)
         assert service["mem_limit"] == (settings()[variable] if variable else 0), name
@@ -90,8 +94,25 @@ def test_images_are_pinned(file: dict) -> None:
         assert f"ARG {variable}={settings()[variable]}\n" in (ROOT / "Dockerfile").read_text()
 
 
+def test_who_watches_is_asked_for_sees_and_changes_nothing_and_is_seen_from_here_alone() -> None:
+    services = resolved(FILES[0], BIND_ADDRESS="10.0.0.7", COMPOSE_PROFILES="cpu,monitoring")["services"]
+    assert {name for name, service in services.items() if service.get("profiles") == ["monitoring"]} == WATCHERS
+    for name in WATCHERS:
+        service = services[name]
+        assert service["networks"] == ["front"] and "secrets" not in service, name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert all(volume.endswith(":ro") for volume in service["volumes"] if volume != "prometheus:/prometheus"), name
+    config = yaml.safe_load((ROOT / "docker/monitoring/prometheus/prometheus.yml").read_text())
+    asked = {name: job for job in config["scrape_configs"] for name in [job["job_name"]]}
+    assert asked["idp"]["static_configs"] == [{"targets": ["metrics:9464"]}]
+    nodes = {entry["names"][0]: entry["port"] for entry in asked["ray"]["dns_sd_configs"]}
+    ports = {name: int(services[name]["environment"]["NODE_PORTS"]) for name in ("head", "worker-cpu", "worker-gpu")}
+    assert nodes == ports
+
+
 def test_only_two_ports_are_published_and_on_loopback() -> None:
-    ports = {name: service.get("ports", []) for name, service in resolved(FILES[0])["services"].items()}
+    every = resolved(FILES[0])["services"].items()
+    ports = {name: service.get("ports", []) for name, service in every if name not in WATCHERS}
     assert {name: each for name, each in ports.items() if each} == {
         "head": ["127.0.0.1:8265:8265"],
         "mlflow": ["127.0.0.1:5000:5000"],
@@ -109,7 +130,7 @@ def test_ray_asks_for_a_token_on_every_node(file: dict) -> None:
 
 
 def test_services_start_when_what_they_need_is_healthy() -> None:
-    services = resolved(FILES[0])["services"]
+    services = {name: each for name, each in resolved(FILES[0])["services"].items() if name not in WATCHERS}
     needs = {name: service.get("depends_on", {}) for name, service in services.items()}
     assert needs == {
         "postgres": {},

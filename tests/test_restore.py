@@ -36,8 +36,8 @@ class Stack:
     def __init__(self, scratch: Path, socket: Path) -> None:
         self.tree, self.artifacts, self.storage = scratch / "tree", scratch / "artifacts", scratch / "storage"
         (self.tree / "docker" / "secrets").mkdir(parents=True)
-        for name in ("backup.sh", "restore.sh", "stack.sh", "secrets.sh"):
-            shutil.copy(ROOT / "docker" / name, self.tree / "docker")
+        for name in ("backup", "restore", "stack", "secrets", "whole", "rehearse", "nightly"):
+            shutil.copy(ROOT / "docker" / f"{name}.sh", self.tree / "docker")
         for folder in (self.artifacts, self.storage, scratch / "bin"):
             folder.mkdir()
         owner = os.getuid() or 1000
@@ -193,3 +193,45 @@ def test_a_dump_that_the_database_refuses_is_rolled_back(stack, tmp_path):
     assert failed.returncode != 0 and "already exists" in failed.stderr
     assert stack.content() == before
     stack.sql("DROP SCHEMA elsewhere CASCADE")
+
+
+def databases(stack):
+    return stack.sql("SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE NOT datistemplate")
+
+
+def test_a_restore_is_rehearsed_and_touches_nothing(stack, tmp_path):
+    before = stack.content(), databases(stack), sorted(stack.storage.rglob("*"))
+    done = stack.script("rehearse.sh", str(tmp_path / "backup"))
+    assert done.returncode == 0, done.stderr
+    assert "1 tables with 5000 runs, 2 artifacts, 1 results: it can be restored" in done.stdout
+    assert (stack.content(), databases(stack), sorted(stack.storage.rglob("*"))) == before
+    log = stack.log.read_text()
+    assert "--dbname mlflow" not in log and " stop " not in log and "idp_rehearsal" in log
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_rehearsal_finds_what_a_restore_would(stack, tmp_path, checksums):
+    dump = tmp_path / "backup" / "mlflow.dump"
+    dump.write_bytes(dump.read_bytes()[:-400])
+    if not checksums:
+        (tmp_path / "backup" / "SHA256SUMS").unlink()
+    refused = stack.script("rehearse.sh", str(tmp_path / "backup"))
+    assert refused.returncode == 2 and "rehearse: " in refused.stderr.splitlines()[-1]
+    assert "idp_rehearsal" not in databases(stack)
+
+
+def test_every_night_a_backup_and_the_oldest_goes_when_the_new_one_has_been_rehearsed(stack, tmp_path):
+    folder = tmp_path / "nights"
+    for name in ("idp-20260101T033000Z", "idp-20260102T033000Z", "idp-20260103T033000Z", "mine", "idp-other"):
+        (folder / name).mkdir(parents=True)
+    failed = stack.script("nightly.sh", str(folder), "2", FAILS="pg_restore")
+    assert failed.returncode != 0 and len(list(folder.iterdir())) == 6  # nothing goes for one that can't be restored
+    newest = max(path for path in folder.iterdir() if path.name.startswith("idp-2"))
+    newest.rename(folder / "idp-20260104T033000Z")
+    done = stack.script("nightly.sh", str(folder), "2")
+    assert done.returncode == 0, done.stderr
+    left = sorted(path.name for path in folder.iterdir())
+    assert left[0] == "idp-20260104T033000Z" and left[2:] == ["idp-other", "mine"] and len(left) == 4
+    for words in (["0"], ["all"]):
+        refused = stack.script("nightly.sh", str(folder), *words)
+        assert refused.returncode == 2 and "expected how many" in refused.stderr

@@ -15,6 +15,7 @@ from orchestrator.campaign.plan import Plan
 from orchestrator.campaign.progress import Progress
 from orchestrator.cluster.datasets import DatasetProgress
 from orchestrator.cluster.executors import Executor, InProcess, OnCluster
+from orchestrator.cluster.sharing import Sharing
 from orchestrator.command import Command
 from orchestrator.report.keeper import FreshReport, ReportError
 from orchestrator.storage.evaluations import (
@@ -25,11 +26,12 @@ from orchestrator.storage.evaluations import (
 )
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
+from orchestrator.storage.runs import RunNote, host_here, job_here, user_here
 from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.tracker import Tracker, Untracked
 from orchestrator.words import counted, outcome, trial_name
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 class Onlookers:
     """Passes what happens to the trials on to the terminal and to MLflow."""
 
-    def __init__(self, progress: Progress, tracker: Tracker, report: FreshReport) -> None:
+    def __init__(self, progress: Progress, tracker: Tracker | Untracked, report: FreshReport) -> None:
         self._progress, self._tracker, self._report = progress, tracker, report
         self.failures = 0
 
@@ -73,6 +75,10 @@ class Onlookers:
     def left(self, trial: PlannedTrial) -> None:
         """Note that another process turned out to work on the trial."""
         self._progress.leave(trial.trial_id)
+
+    def behind(self, users: str) -> None:
+        """Note that others have all of the cluster for now."""
+        self._progress.say(f"waiting for a part of the cluster, which {users} have for now")
 
     def tick(self) -> None:
         """Redraw the terminal if it is time to, and leave where a signal asks for it."""
@@ -119,7 +125,8 @@ def run_campaign(
     uri = command.tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
-    unsent = set(tracking.unsent(storage, plan.sweep.name, uri, done))
+    untracked = uri == tracking.NOWHERE
+    unsent = set() if untracked else set(tracking.unsent(storage, plan.sweep.name, uri, done))
     tests = planned_evaluations(plan.sweep, plan.trials)
     keep_test_steps(plan.sweep, plan.trials, storage)
     waiting = bool(todo and tests) or bool(missing_evaluations(tests, storage))
@@ -131,10 +138,10 @@ def run_campaign(
     trials = list(plan.trials)  # a search adds to it, which MLflow's thread and the report's see
     with ExitStack() as stack:
         stack.callback(progress.close)
-        stack.enter_context(storage.at_work())
+        mark = stack.enter_context(storage.at_work())
         if todo or waiting:
             stack.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
-        tracker = Tracker(uri, plan.sweep, storage, progress.say)
+        tracker = Untracked() if untracked else Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
         status = "KILLED"
         try:
@@ -144,7 +151,8 @@ def run_campaign(
             onlookers = Onlookers(progress, tracker, report)
             ending = Ending(trials)
             if todo or waiting:
-                ending = _Running(plan, trials, storage, progress, onlookers, command, executor).run(todo)
+                sharing = Sharing(storage, mark, _note(plan, executor.shared()))
+                ending = _Running(plan, trials, storage, progress, onlookers, command, executor, sharing).run(todo)
             status = "FAILED" if onlookers.failures else "FINISHED"
         except interruption.Interrupted as stopped:
             progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
@@ -173,6 +181,7 @@ class _Running:
         onlookers: Are told what happens to the trials.
         command: What was asked.
         executor: Does the work.
+        sharing: The run's part in sharing the cluster.
         made: The datasets that are there by now.
     """
 
@@ -183,6 +192,7 @@ class _Running:
     onlookers: Onlookers
     command: Command
     executor: Executor
+    sharing: Sharing
     made: set[str] = field(default_factory=set)
 
     def run(self, todo: list[PlannedTrial]) -> Ending:
@@ -212,7 +222,7 @@ class _Running:
         retime = self.command.rerun == "shared"
         while todo:
             self._make_datasets(trial.spec.data for trial in todo)
-            terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime)
+            terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime, self.sharing)
             run_trials(todo, self.storage, self.onlookers, terms, self.executor.fit)
             ran += len(todo)
             todo = _next_round(sweep, self.trials, self.storage, self.command.only)
@@ -235,6 +245,23 @@ class _Running:
             self.progress.say(line)
 
         return self.executor.evaluate(missing, self.storage, say, sweep.resources.stall_seconds)
+
+
+def _note(plan: Plan, cluster: str) -> RunNote:
+    """Return what a run that begins says of itself."""
+    resources = plan.sweep.resources
+    return RunNote(
+        sweep=plan.sweep.name,
+        user=user_here(),
+        host=host_here(),
+        job=job_here(),
+        cluster=cluster,
+        priority=resources.priority,
+        most_cpus=resources.at_most and resources.at_most.cpus,
+        most_gpus=resources.at_most and resources.at_most.gpus,
+        total=len(plan.trials),
+        done=plan.count("done"),
+    )
 
 
 def _stopping(sweep: SweepSpec, storage: Storage) -> StudyStopping | None:

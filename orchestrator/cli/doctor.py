@@ -344,11 +344,12 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
         uri: The store; None for the SQLite file in the storage.
         storage: The storage directory.
     """
-    from orchestrator.tracking.tracker import default_uri, shown_uri
+    from orchestrator.tracking.tracker import NOWHERE, default_uri, shown_uri
     from orchestrator.tracking.view import connect
 
-    if uri is None and not storage.mlflow.exists():
-        yield Finding("MLflow", "ok", f"{shown_uri(default_uri(storage))} will be made by the first run")
+    if uri == NOWHERE or (uri is None and not storage.mlflow.exists()):
+        said = "none is kept" if uri else f"{shown_uri(default_uri(storage))} will be made by the first run"
+        yield Finding("MLflow", "ok", said)
         return
     uri = uri or default_uri(storage)
     advice = "results are kept without it; once it is back, idp sync SWEEP sends them"

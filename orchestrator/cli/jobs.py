@@ -21,6 +21,7 @@ from orchestrator.cluster import jobs
 from orchestrator.cluster.package import pack
 from orchestrator.command import Command
 from orchestrator.storage.layout import Storage, default_storage
+from orchestrator.storage.runs import Run, runs
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
@@ -131,6 +132,11 @@ def _status(options: argparse.Namespace, load: Load) -> int:
             shown |= _counts(sweep, trials, options.storage)
         if not options.json:
             print(_progress_line(shown, options.storage), flush=True)
+    working = [run for run in runs(options.storage) if options.sweep is None or run.note.sweep == shown["sweep"]]
+    if working and not options.json:
+        print("\n".join(run_lines(working, time.time())) + "\n", flush=True)
+    if options.json:
+        shown["runs"] = [run.note.model_dump() | {"silent_seconds": run.silent_seconds} for run in working]
     found = jobs.list_jobs(jobs.connect(options.address))
     if options.sweep is not None:
         found = [job for job in found if job.sweep == shown["sweep"]]
@@ -158,6 +164,31 @@ def _progress_line(shown: dict[str, Any], storage: Storage) -> str:
         return f"{start}; what is done is known where the storage is (there is no {storage} here)"
     kept = ("done", "missing", "failed", "stale", "cancelled")
     return f"{start}: " + ", ".join(f"{shown[k]} {k}" for k in kept if shown[k] or k in ("done", "missing"))
+
+
+def run_lines(working: Sequence[Run], now: float) -> list[str]:
+    """Return who runs what, a line each below a heading."""
+    lines = [("user", "sweep", "priority", "runs", "waiting", "done", "for", "last epoch", "where")]
+    for run in working:
+        note = run.note
+        where = ", ".join(filter(None, [note.job, f"cluster {note.cluster}" if note.cluster else "", note.host]))
+        if run.lost:
+            where += f" (no sign of life for {duration(run.silent_seconds)})"
+        each = f"{note.gpus:g} GPU" if note.gpus else f"{note.cpus:g} CPU"
+        lines.append(
+            (
+                note.user,
+                note.sweep,
+                str(note.priority),
+                f"{note.running} x {each}",
+                str(max(0, note.wants - note.running)),
+                f"{note.done}/{note.total}",
+                duration(max(0.0, now - note.began)),
+                f"{duration(max(0.0, now - note.moved))} ago",
+                where,
+            )
+        )
+    return aligned(lines)
 
 
 def _job_table(found: Sequence[jobs.Job], now: float) -> str:

@@ -27,6 +27,7 @@ from orchestrator.cli.check import add_check
 from orchestrator.cli.doctor import add_doctor
 from orchestrator.cli.exchange import add_interchange
 from orchestrator.cli.jobs import add_job_verbs
+from orchestrator.cli.metrics import add_metrics
 from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.plan import add_plan, disk, expected_time
 from orchestrator.cli.results import add_table, add_verbs
@@ -170,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         mlflow.add_argument(
             "--tracking-uri",
             default=os.environ.get("MLFLOW_TRACKING_URI"),
-            help="MLflow's store (default: MLFLOW_TRACKING_URI; without it, sqlite in the storage)",
+            help="MLflow's store, or none (default: MLFLOW_TRACKING_URI; without it, sqlite in the storage)",
         )
     run.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
     add_trial_verbs(verbs, verb, _load)
@@ -180,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     add_check(verbs)
     add_certify(verbs)
     add_doctor(verbs)
+    add_metrics(verbs)
     return parser
 
 
@@ -205,6 +207,11 @@ def _program(name: str) -> str:
 def _again(options: argparse.Namespace, verb: str) -> str:
     """Return the command that does `verb` with the same options, as a shell takes it."""
     return shlex.join([_program("idp"), *Command.of(options).words(verb)[1:]])
+
+
+def _going_on(options: argparse.Namespace) -> str:
+    """Return how to go on: what a job's script says of itself, since its cluster may be gone when that is read."""
+    return os.environ.get("IDP_TO_GO_ON") or _again(options, "run")
 
 
 def _found(sweep: str, beside: Path) -> str:
@@ -272,7 +279,7 @@ def _run(options: argparse.Namespace) -> int:
     except Interrupted:
         sweep, trials = _load(options)  # a search has perhaps added some
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")
-        progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_again(options, 'run')}")
+        progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_going_on(options)}")
         raise
     from orchestrator.tables.formats import render
     from orchestrator.tables.records import collect
@@ -292,14 +299,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace) -> str:
-    from orchestrator.tracking.tracker import default_uri, page_of, shown_uri
+    from orchestrator.tracking.tracker import NOWHERE, default_uri, page_of, shown_uri
 
     uri = options.tracking_uri or default_uri(options.storage)
-    page = page_of(options.storage, plan.sweep.name, uri)
+    page = "" if uri == NOWHERE else page_of(options.storage, plan.sweep.name, uri)
+    sync = replace(Command.of(options), tracking_uri=None)
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage.sweep(plan.sweep.name).report
     lines += [f"report:       {report}"] if report.exists() else []
-    if uri.startswith("http"):
+    if uri == NOWHERE:
+        lines.append(f"MLflow:       {shlex.join([_program('idp'), *sync.words('sync')[1:]])} fills it")
+    elif uri.startswith("http"):
         lines.append(f"MLflow page:  {shown_uri(uri).rstrip('/')}{page}")
     else:
         lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")

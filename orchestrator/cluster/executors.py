@@ -15,6 +15,7 @@ from orchestrator.cluster import ray_cluster as cluster
 from orchestrator.cluster.datasets import Report, make_datasets, make_here
 from orchestrator.cluster.preflight import check_machines
 from orchestrator.cluster.resources import check_here, left_out, requested_resources
+from orchestrator.cluster.sharing import most_at_once
 from orchestrator.storage.evaluations import PlannedEvaluation
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep.specs import PlannedTrial, Resources
@@ -38,6 +39,9 @@ class Executor(Protocol):
         self, storage: Storage, resources: Resources, todo: list[PlannedTrial], say: Say
     ) -> AbstractContextManager[None]:
         """Be ready for the work of a run until the end of the block."""
+
+    def shared(self) -> str:
+        """Return the cluster, once open, that other runs may work on too; empty for none."""
 
     def make_datasets(self, specs: list[DatasetSpec], root: Path, report: Report) -> None:
         """Make what is missing of each dataset."""
@@ -75,6 +79,7 @@ class OnCluster:
             if todo:
                 machines = cluster.machines()
                 request = requested_resources(resources, todo[0].spec, machines)
+                most_at_once(resources, request)  # refuses what would never begin
                 if resources.exclusive and (small := left_out(request, machines)):
                     cpus = f"{request['cpu']:g}"
                     say(
@@ -82,6 +87,10 @@ class OnCluster:
                         f"{small} smaller ones get none"
                     )
             yield
+
+    def shared(self) -> str:
+        """Return the address of the cluster's head."""
+        return "" if self.address is None else cluster.head_address()
 
     def make_datasets(self, specs: list[DatasetSpec], root: Path, report: Report) -> None:
         """Make them shard by shard on all processors."""
@@ -110,6 +119,10 @@ class InProcess:
         say(f"{counted(len(todo), 'trial')} in this process, one after the other, without Ray")
         yield
 
+    def shared(self) -> str:
+        """Return nothing: a process is not shared."""
+        return ""
+
     def make_datasets(self, specs: list[DatasetSpec], root: Path, report: Report) -> None:
         """Make them shard by shard."""
         make_datasets(specs, root, report, make_here)
@@ -118,7 +131,7 @@ class InProcess:
         """Run the trials; nobody ends this process where one of them stands still, as it does in a debugger."""
         from orchestrator.cluster.trials import train
 
-        for trial_id in together.planned:
+        while (trial_id := together.next()) is not None:
             together.started(trial_id)
             config = {**constants, "trial_id": trial_id, "storage": str(together.storage), "stall_seconds": None}
             # The driver's own threads work beside it: its times are none of a trial that has its device to itself.
@@ -126,12 +139,12 @@ class InProcess:
             if together.stop is not None:
                 raise together.stop
             together.ended(trial_id, "the trial ended without a result")
-            together.watcher.tick()
+            together.tick()
 
     @staticmethod
     def _said(together: Round, trial_id: str, report: dict[str, Any]) -> None:
         together.said(trial_id, report)
-        together.watcher.tick()
+        together.tick()
 
     def evaluate(self, tests: list[PlannedEvaluation], storage: Storage, say: Tested, stall: float | None) -> int:
         """Test them one after the other."""

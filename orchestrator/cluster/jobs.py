@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import JobError as JobError
+from orchestrator.storage.runs import user_here
 from orchestrator.words import first_line
 
 if TYPE_CHECKING:
@@ -212,9 +213,9 @@ def submit(
                 f"{sweep}: job {job.job_id} runs it already (idp logs {job.job_id} --follow shows how far it is)"
             )
     job_id = _new_id([job.job_id for job in jobs], sweep, profile)
-    runtime_env: dict[str, Any] = {"working_dir": str(package)}
-    if environment:
-        runtime_env["env_vars"] = environment
+    # By these, who shares the cluster sees whose run it is.
+    variables = {"IDP_USER": user_here(), "IDP_JOB": job_id, **(environment or {})}
+    runtime_env: dict[str, Any] = {"working_dir": str(package), "env_vars": variables}
     with _answers(client.get_address()):
         # Two that submit at the same moment choose the same id, and Ray refuses the second.
         return client.submit_job(

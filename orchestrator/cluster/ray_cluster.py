@@ -98,6 +98,13 @@ def machines() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
+def head_address() -> str:
+    """Return where the head of the open cluster is, the same to all its processes."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def most_cpus(every: list[dict[str, float]]) -> float:
     """Return the processors of the largest of the machines: a task that asks for more would wait for ever."""
     return max((machine.get("CPU", 0.0) for machine in every), default=0.0)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import socket
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.cluster.sharing import Sharing
 from orchestrator.errors import ClusterError
 from orchestrator.storage.code import code_hash, whole_code
 from orchestrator.storage.layout import Storage
@@ -17,7 +20,7 @@ from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, gi
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Resources
-from orchestrator.trial.cancel import cancel
+from orchestrator.trial.cancel import GaveWay, cancel
 from orchestrator.trial.failure import STAYS, record_failure, stalled
 
 MOST_DEATHS = 2
@@ -52,6 +55,9 @@ class Watcher(Protocol):
     def left(self, trial: PlannedTrial) -> None:
         """Note that another process turned out to work on the trial, or that it can't go on for now."""
 
+    def behind(self, users: str) -> None:
+        """Note that others have all of the cluster for now."""
+
     def tick(self) -> None:
         """Do what is due from time to time."""
 
@@ -78,12 +84,14 @@ class Terms:
         scratch: A directory of this run for Tune's own files, which nothing ever reads; removed at the end.
         stopping: What may stop them early.
         retime: Train again those that were trained on a shared device.
+        sharing: The run's part in sharing the cluster; None for as many trials at once as fit.
     """
 
     resources: Resources
     scratch: Path
     stopping: Stopping | None = None
     retime: bool = False
+    sharing: Sharing | None = None
 
 
 Fit = Callable[["Round", dict[str, Any]], None]
@@ -119,6 +127,7 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
         "retime": terms.retime,
         "code": whole_code(),
         "stall_seconds": terms.resources.stall_seconds,
+        "run": None if terms.sharing is None else str(terms.sharing.mark),
     }
     while pending:
         for trial_id in list(pending):
@@ -194,8 +203,11 @@ def train(config: Mapping[str, Any], say: Callable[[dict[str, Any]], None], excl
                 exclusive=exclusive,
                 retime=config["retime"],
                 stall_seconds=config["stall_seconds"],
+                run=config["run"] and Path(config["run"]),
             ),
         )
+    except GaveWay:
+        say({"gave_way": True})
     except (TrialHeld, LeaseLost):
         say({"left": True})
     except StorageFull as error:
@@ -230,6 +242,51 @@ class Round:
         self.stop: StorageFull | ClusterError | None = None
         self._epochs: dict[str, int] = {}
         self._left: set[str] = set()
+        self._gave_way: set[str] = set()
+        self._waiting = deque(self.planned)
+        self._given: dict[str, None] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether no trial has a process, and none will have one before others give this run a part again."""
+        return not self._given and (not self._waiting or self._share() < 1)
+
+    @property
+    def has_its_part(self) -> bool:
+        """Whether a process that is free now is somebody else's."""
+        return len(self._given) >= self._share()
+
+    def wait_for_a_part(self) -> None:
+        """Return once this run may work on a trial."""
+        told = False
+        while self._share() < 1:
+            if not told and self.terms.sharing is not None:
+                self.watcher.behind(self.terms.sharing.others())
+                told = True
+            self.watcher.tick()
+            time.sleep(WAIT_SECONDS)
+
+    def next(self) -> str | None:
+        """Return a trial that is to be given to a process; None where none waits, or this run has its part."""
+        if len(self._given) >= self._share() or not self._waiting:
+            return None
+        trial_id = self._waiting.popleft()
+        self._given[trial_id] = None
+        return trial_id
+
+    def tick(self) -> None:
+        """Do what is due from time to time."""
+        self.watcher.tick()
+        self._share()
+
+    def _share(self) -> float:
+        """Return how many trials may have a process; the latest of those that are too many are asked to give way."""
+        sharing = self.terms.sharing
+        if sharing is None:
+            return math.inf
+        allowed = sharing.allowed(len(self._given), len(self._waiting))
+        sharing.ask(list(self._given)[int(allowed) :] if allowed < len(self._given) else [])
+        return allowed
 
     def started(self, trial_id: str) -> None:
         """Note that a process works on the trial."""
@@ -248,11 +305,15 @@ class Round:
             )
         if "left" in report:
             self._left.add(trial_id)
+        if "gave_way" in report:
+            self._gave_way.add(trial_id)
         # Tune repeats the last report when a trial ends, and a trial that died may report an epoch again.
         if epoch is not None and epoch > self._epochs.get(trial_id, -1):
             self._epochs[trial_id] = epoch
             planned = self.planned[trial_id]
             self.watcher.epoch(planned, report)
+            if self.terms.sharing is not None:
+                self.terms.sharing.moved(epochs=1)
             unfinished = epoch < planned.spec.training.epochs
             stopping = self.terms.stopping
             if stopping is not None and stopping.stops(planned, report) and unfinished:
@@ -277,6 +338,12 @@ class Round:
         if self.stop is not None:
             return
         planned = self.planned[trial_id]
+        self._given.pop(trial_id, None)
+        if trial_id in self._gave_way:
+            self._gave_way.remove(trial_id)
+            self._waiting.appendleft(trial_id)
+            self.watcher.left(planned)
+            return
         try:
             result = None if trial_id in self._left else self._result(trial_id, otherwise)
         except TrialHeld:
@@ -285,6 +352,9 @@ class Round:
             self.watcher.left(planned)
             return
         self.done.add(trial_id)
+        if self.terms.sharing is not None:
+            failed = result.status == "FAILED"
+            self.terms.sharing.moved(done=not failed, failed=failed)
         self.watcher.finished(planned, result)
 
     def _result(self, trial_id: str, reason: str) -> TrialResult:

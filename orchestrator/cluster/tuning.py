@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
 from orchestrator.cluster.ray_cluster import machine_here, machines
 from orchestrator.cluster.resources import alone, requested_resources
 from orchestrator.cluster.trials import MOST_DEATHS, Round, train
+
+MOST_PENDING = "200"
+"""Trials that Tune keeps ready for processes to come; with a list of its own it would be one."""
 
 
 def fit(together: Round, constants: dict[str, Any]) -> None:
@@ -26,16 +32,21 @@ def fit(together: Round, constants: dict[str, Any]) -> None:
     """
     spec = next(iter(together.planned.values())).spec
     request = requested_resources(together.terms.resources, spec, machines())
+    if together.terms.sharing is not None:
+        together.terms.sharing.begins(together.terms.resources, request, machines)
+    together.wait_for_a_part()
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", MOST_PENDING)
     scratch = together.terms.scratch
     tuner = tune.Tuner(
         tune.with_resources(_train, request),
         param_space={
-            "trial_id": tune.grid_search(list(together.planned)),
             "storage": str(together.storage),
             "request": request,
             **constants,
         },
-        tune_config=tune.TuneConfig(reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            reuse_actors=True, search_alg=Turns(together), scheduler=Thrift(together), num_samples=-1
+        ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch.resolve()),
@@ -65,6 +76,64 @@ def _train(config: dict[str, Any]) -> None:
     train(config, tune.report, exclusive=alone(config["request"], machine_here()))
 
 
+class Turns(Searcher):
+    """Hands Tune one trial after the other, as many at once as are this run's part of the cluster.
+
+    Tune saves its searchers, to be able to restore what we never restore: nothing of this one is kept.
+
+    Args:
+        together: The trials that Tune runs.
+    """
+
+    def __init__(self, together: Round) -> None:
+        super().__init__()
+        self.together = together
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial, None while there is none, and that it is over."""
+        if self.together.stop is not None:
+            raise _Stopped
+        self.together.tick()  # while none of its trials runs, Tune asks here and nowhere else
+        if self.together.over:
+            return Searcher.FINISHED
+        ours = self.together.next()
+        return None if ours is None else {"trial_id": ours}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Learn nothing: `Relay` hears it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Take nothing up again."""
+
+
+class Thrift(FIFOScheduler):
+    """Ends the process that Tune keeps for a next trial, where this run has its part and others wait for theirs.
+
+    Args:
+        together: The trials that Tune runs.
+    """
+
+    def __init__(self, together: Round) -> None:
+        super().__init__()
+        self.together = together
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the next trial, as Tune does without a scheduler."""
+        chosen = super().choose_trial_to_run(tune_controller)
+        if chosen is None and self.together.has_its_part:
+            tune_controller._cleanup_cached_actors(force_all=True)
+        return chosen
+
+
 class Relay(tune.Callback):
     """Passes Tune's events on.
 
@@ -84,7 +153,7 @@ class Relay(tune.Callback):
         """Let the watcher do what is due."""
         if self.together.stop is not None:
             raise _Stopped
-        self.together.watcher.tick()
+        self.together.tick()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on that a process works on the trial."""

@@ -6,5 +6,6 @@ Begin with `layout.Storage` and `trial_directory.TrialDirectory`, which own all 
 - Of a trial: `results.TrialResult`, `curves.read_curves`, `checkpoints.load_checkpoint`, `provenance.Provenance`,
   `code.parts_of`, `evaluations.EvaluationResult`.
 - Of a sweep: `suggestions.planned_trials`, `variants.every_trial`, `measurements.Measurement`.
-- Of the storage as a whole: `archive.write_archive`, `cleanup.rebuildable`.
+- Of the storage as a whole: `archive.write_archive`, `cleanup.rebuildable`, `census.Census`.
+- Who runs what in it: `runs.runs`.
 """

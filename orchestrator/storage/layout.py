@@ -227,7 +227,7 @@ class Storage(Folder):
         self.check_writable()
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def at_work(self) -> AbstractContextManager[None]:
+    def at_work(self) -> AbstractContextManager[Path]:
         """Show, until the end of the block, that this process writes here without holding a trial."""
         return leases.at_work(self.working)
 

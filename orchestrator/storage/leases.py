@@ -256,13 +256,17 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
 
 
 @contextmanager
-def at_work(folder: Path) -> Iterator[None]:
-    """Show by a lease in a folder, until the end of the block, that this process works though it holds no trial."""
+def at_work(folder: Path) -> Iterator[Path]:
+    """Show by a lease in a folder, until the end of the block, that this process works though it holds no trial.
+
+    Yields:
+        The folder of the lease, in which others may be told more.
+    """
     mark = folder / uuid.uuid4().hex[:12]
     lease = take(mark, Owner.here())
     try:
         with lease.beating():
-            yield
+            yield mark
     finally:
         # A storage that has gone away meanwhile has its own story to tell.
         shutil.rmtree(mark, ignore_errors=True)

@@ -9,6 +9,18 @@ from pydantic import Field
 from datagen.spec import Spec
 
 
+class AtMost(Spec):
+    """What all trials of a sweep together may take of a cluster.
+
+    Attributes:
+        cpus: Processors; None for any number.
+        gpus: GPUs; None for any number.
+    """
+
+    cpus: float | None = Field(None, gt=0.0)
+    gpus: float | None = Field(None, gt=0.0)
+
+
 class Resources(Spec):
     """What one trial asks of the cluster; no part of a trial's identity.
 
@@ -21,6 +33,8 @@ class Resources(Spec):
             can be reported.
         stall_seconds: Time without a training step or a tested batch (loading and compiling apart) after which a
             trial's process is ended and its trial taken up again, as if it had died; None to wait for ever.
+        at_most: What its trials together may take of a cluster.
+        priority: Runs of a higher one get what they want of a cluster first; those of the same share it by user.
     """
 
     cpus: float | None = Field(None, gt=0.0)
@@ -29,6 +43,8 @@ class Resources(Spec):
     min_memory_gib: float | None = Field(None, gt=0.0)
     exclusive: bool = False
     stall_seconds: float | None = Field(1800.0, gt=0.0, le=30 * 86400.0)
+    at_most: AtMost | None = None
+    priority: int = Field(0, ge=-1000, le=1000)
 
 
 class Budget(Spec):

@@ -31,6 +31,8 @@ from orchestrator.tracking.store import shown_uri as shown_uri
 from orchestrator.tracking.view import View
 
 Event = Literal["started", "epoch", "finished"]
+NOWHERE = "none"
+"""The address of no store: MLflow is not asked, and `idp sync` fills it afterwards."""
 MOST_SECONDS_BETWEEN = 30.0
 """Between two attempts to reach a store that does not answer."""
 
@@ -148,6 +150,17 @@ class Tracker:
                     self._sent[trial.trial_id] = result_digest(result)
 
 
+class Untracked:
+    """Tells nobody."""
+
+    def note(self, trial: PlannedTrial, event: Event) -> None:
+        """Do nothing."""
+
+    def close(self, status: str, patience: float = 10.0) -> int:
+        """Return that nothing is left to be sent."""
+        return 0
+
+
 def seconds_between(attempt: int) -> float:
     """Return how long to wait after the n-th failure in a row."""
     return min(MOST_SECONDS_BETWEEN, 0.2 * 2.0 ** min(attempt, 10))
@@ -186,6 +199,8 @@ def sync(
     Raises:
         TrackingError: MLflow does not answer.
     """
+    if uri == NOWHERE:
+        raise TrackingError("--tracking-uri (or MLFLOW_TRACKING_URI) is none: name the store that is to be filled")
     chosen = {trial.trial_id: trial for trial in trials}
     results = storage.results(chosen)
     notices: dict[str, None] = {}

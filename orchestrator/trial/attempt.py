@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator.storage.checkpoints import code_of, is_of, load_checkpoint, save_checkpoint
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Lease
 from orchestrator.storage.results import ResultError
+from orchestrator.storage.runs import asked_to_give_way
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec
-from orchestrator.trial.cancel import Cancelled
+from orchestrator.trial.cancel import Cancelled, GaveWay
 from orchestrator.trial.watchdog import STALL_SECONDS
 
 Report = Callable[[dict[str, Any]], None]
@@ -30,6 +32,7 @@ class TrialOptions:
         retime: Train again what was trained on a shared device.
         stall_seconds: Time without a training step or a tested batch after which the process ends itself; None to
             wait for ever.
+        run: The folder in which the run of the sweep asks trials to give way; None for none.
     """
 
     campaign: str = ""
@@ -37,6 +40,7 @@ class TrialOptions:
     exclusive: bool = False
     retime: bool = False
     stall_seconds: float | None = STALL_SECONDS
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,24 @@ class Attempt:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return ResultError(f"{self.trial.checkpoint}: does not fit this trial ({reason}); delete it to train again")
 
-    def check(self, epoch: int) -> None:
-        """Raise Cancelled where the trial is to stop after that epoch."""
-        if self.trial.is_cancelled():
-            why, epochs = self.trial.why_cancelled(), self.spec.training.epochs
-            raise Cancelled(f"{why} after epoch {epoch} of {epochs}")
+    def check(self, epoch: int, finished: bool = False) -> None:
+        """Leave after that epoch where the trial is to stop, or to give way to another run.
+
+        Args:
+            epoch: Epochs that are done.
+            finished: Whether there is none to come, so that there is nothing to give way with.
+
+        Raises:
+            Cancelled: It was cancelled.
+            GaveWay: The run of the sweep has asked for it; the trial goes on after its last epoch another time.
+        """
+        trial, run = self.trial, self.options.run
+        there = f"after epoch {epoch} of {self.spec.training.epochs}"
+        if trial.is_cancelled():
+            raise Cancelled(f"{trial.why_cancelled()} {there}")
+        if run is not None and not finished and asked_to_give_way(run, trial.name):
+            trial.note(f"gives way to another sweep {there}")
+            raise GaveWay(there)
 
 
 DOES_NOT_FIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)

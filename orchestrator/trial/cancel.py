@@ -14,6 +14,10 @@ class Cancelled(Exception):
     """The trial is to stop and to stay stopped."""
 
 
+class GaveWay(Exception):
+    """The trial was given back, to go on when the run has room for it again."""
+
+
 def cancel(
     trial: TrialDirectory, reason: str = "cancelled"
 ) -> Literal["cancelled", "at the next epoch", "already done"]:

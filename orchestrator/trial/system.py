@@ -107,7 +107,7 @@ def system_numbers(
     samples: dict[Split, SampleColumns] = {split: read_samples(dataset, split) for split in SPLITS}
     system = made(spec, samples, device, watchdog.advance)
     records = [] if state is None else _resumed(system, attempt, state)
-    attempt.check(len(records))
+    attempt.check(len(records), finished=len(records) >= spec.training.epochs)
     if records:
         trial.write_curves(attempt.lease, records)
     while len(records) < spec.training.epochs and not _diverged(records):

@@ -25,7 +25,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from orchestrator.trial.attempt import DOES_NOT_FIT, Attempt, Report
 from orchestrator.trial.attempt import TrialOptions as TrialOptions
-from orchestrator.trial.cancel import Cancelled
+from orchestrator.trial.cancel import Cancelled, GaveWay
 from orchestrator.trial.device import device_of, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
@@ -70,6 +70,7 @@ def run_trial(
 
     Raises:
         TrialHeld: Another process works on the trial.
+        GaveWay: The run of the sweep has asked for it; the trial goes on after its last epoch another time.
         LeaseLost: Another process took it over meanwhile; what this one made since then is discarded.
         StorageFull: There is no room; running the trial again goes on from its last checkpoint.
     """
@@ -137,7 +138,7 @@ def _run(attempt: Attempt) -> TrialResult:
         result = _out_of_memory(error, device, spec.execution.memory_limit_gib, identity)
     except Cancelled as stopped:
         result = TrialResult(status="CANCELLED", reason=str(stopped), **identity)
-    except LeaseLost:
+    except (LeaseLost, GaveWay):
         raise
     except Exception as error:
         if full := no_room(error, trial.path):
@@ -225,7 +226,7 @@ def _train_and_test(
 ) -> tuple[Evaluation, Convergence, float | None]:
     """Train from where the trainer stands, adding an epoch to the records at a time, and test."""
     spec, trial = attempt.spec, attempt.trial
-    attempt.check(trainer.epoch)
+    attempt.check(trainer.epoch, trainer.finished)
     if records:
         trial.write_curves(attempt.lease, records)
     while not trainer.finished:

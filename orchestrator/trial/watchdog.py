@@ -2,13 +2,15 @@
 
 Progress is a number that the training loop advances: a step, a batch of a test. A thread's beat would go on while a
 plug-in waits for ever, and no thread of Python runs while compiled code spins; so the clock is faulthandler's, which
-needs neither, and which writes down where every thread stood before it ends the process.
+needs neither, and which writes down where every thread stood before it ends the process. Where that can't be written,
+since it is the file system that gives no answer, the kernel's own alarm ends the process a little later.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +26,9 @@ STALL_SECONDS = 1800.0
 
 LOADING_SECONDS = 1800.0
 """Least time until the first progress, and for the compilation of any kernel: data is read, kernels are compiled."""
+
+WRITING_SECONDS = 30.0
+"""How long it may take to write down where threads stood, before the process is ended without it."""
 
 _MOST_OFTEN = 1.0
 
@@ -66,6 +71,8 @@ class Watchdog(event.Listener):
     def _set(self, seconds: float) -> None:
         self._set_at = time.monotonic()
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
+        # Nobody handles this signal, so that the kernel ends the process, even while it waits for a dead server.
+        signal.setitimer(signal.ITIMER_REAL, seconds + WRITING_SECONDS)
 
     @contextmanager
     def watching(self) -> Iterator[Watchdog]:
@@ -76,6 +83,7 @@ class Watchdog(event.Listener):
                 yield self
         finally:
             faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 @contextmanager

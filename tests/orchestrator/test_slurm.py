@@ -15,7 +15,8 @@ PATIENCE = 120.0
 """Seconds after which what has not come is given up; it takes one or two, unless the machine is busy."""
 PROGRAMS = {
     # Ends by itself, or like idp run on a signal.
-    "idp": 'echo "idp $* $RAY_AUTH_MODE $MLFLOW_TRACKING_URI" >> "$LOG"\n'
+    "idp": 'echo "idp $* $RAY_AUTH_MODE $RAY_ADDRESS $MLFLOW_TRACKING_URI $RAY_OVERRIDE_RESOURCES" >> "$LOG"\n'
+    'echo "$IDP_TO_GO_ON" > "$LOG.to-go-on"\n'
     "trap 'echo gave back >> \"$LOG\"; exit 143' TERM\n"
     '[ -z "$LONG" ] || { touch "$LOG.running"; for i in $(seq 100); do sleep 0.1; done; }',
     "srun": '"$@"',
@@ -40,6 +41,7 @@ def node(tmp_path):
         "SLURMD_NODENAME": "node1",
         "SLURM_JOB_ID": "70042",
         "SLURM_JOB_NUM_NODES": "4",
+        "SLURM_CPUS_PER_TASK": "8",
     }
     return tmp_path, variables
 
@@ -59,17 +61,18 @@ def test_a_cluster_runs_the_sweep_on_the_first_node_with_a_token(node):
     assert start("cluster.sbatch", variables).wait(PATIENCE) == 0
     started, ran = log(folder)
     assert started.startswith("ray symmetric-run --address node1:20042 --min-nodes 4 -- ")
-    assert ran.startswith("idp run my sweep.yaml --profile smoke --address node1:20042 token")
+    # In the variable, so that no command which is shown names a head that is gone with the job.
+    assert ran.startswith("idp run my sweep.yaml --profile smoke token node1:20042")
     assert list((folder / "storage").iterdir()) == []  # nothing of the token is left
 
 
-def test_a_task_of_an_array_runs_the_sweep_with_a_database_of_its_own(node):
+def test_a_task_of_an_array_keeps_no_database_and_takes_the_processors_it_was_given(node):
     folder, variables = node
     assert start("array.sbatch", variables).wait(PATIENCE) == 0
     (ran,) = log(folder)
-    assert ran.startswith("idp run my sweep.yaml --profile smoke") and "sqlite:////tmp/" in ran
+    assert ran.startswith("idp run my sweep.yaml --profile smoke") and ran.endswith(' none {"CPU": 8}')
     assert start("array.sbatch", {**variables, "MLFLOW_TRACKING_URI": "http://mlflow:5000"}).wait(PATIENCE) == 0
-    assert log(folder)[-1].endswith(" http://mlflow:5000")
+    assert log(folder)[-1].endswith(' http://mlflow:5000 {"CPU": 8}')
 
 
 @pytest.mark.parametrize("template", ["cluster.sbatch", "array.sbatch"])
@@ -84,6 +87,7 @@ def test_a_preempted_job_gives_its_trials_back_and_queues_again(node, template):
     assert job.wait(PATIENCE) == 143
     queued = "70042" if template == "cluster.sbatch" else "7_3"
     assert log(folder)[-2:] == ["gave back", f"scontrol requeue {queued}"]
+    assert (folder / "log.to-go-on").read_text() == f"Slurm queues {queued} again\n"
 
 
 @pytest.mark.parametrize("template", ["cluster.sbatch", "array.sbatch"])

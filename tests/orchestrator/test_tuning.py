@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,6 +128,33 @@ def test_what_ends_a_run_records_nothing(tmp_path, report, kind, words):
         relay.on_step_end(0, [])
     assert isinstance(relay.together.stop, kind) and words in str(relay.together.stop)
     assert watcher.told == [] and Storage(tmp_path).trial(TRIAL.trial_id).read_result() is None
+
+
+DEAD_FILE_SYSTEM = """
+import os, sys, time
+from pathlib import Path
+from orchestrator.storage.trial_directory import TrialDirectory
+from orchestrator.trial import watchdog
+
+folder = Path(sys.argv[1])
+os.mkfifo(folder / "log.txt")
+pipe = os.open(folder / "log.txt", os.O_RDWR | os.O_NONBLOCK)
+while True:
+    try:
+        os.write(pipe, bytes(1024))
+    except BlockingIOError:
+        break
+watchdog.WRITING_SECONDS = watchdog.LOADING_SECONDS = 0.2
+with watchdog.watched(TrialDirectory(folder), 0.2) as dog:
+    dog.advance()
+    while True:
+        time.sleep(1)
+"""
+
+
+def test_a_process_whose_file_system_takes_no_word_is_ended_all_the_same(tmp_path):
+    done = subprocess.run([sys.executable, "-c", DEAD_FILE_SYSTEM, str(tmp_path)], timeout=120, capture_output=True)
+    assert done.returncode == -signal.SIGALRM, done.stderr
 
 
 def test_the_clock_of_a_stall_allows_for_loading_and_compiling(tmp_path, monkeypatch):

@@ -1,0 +1,285 @@
+"""Several runs on one cluster: how its machines are divided, what gives way, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+
+import pytest
+
+from orchestrator.cli.main import main
+from orchestrator.cluster import sharing as shares
+from orchestrator.cluster import trials
+from orchestrator.cluster.datasets import make_datasets, make_here
+from orchestrator.cluster.ray_cluster import ClusterError
+from orchestrator.cluster.sharing import Sharing, division, most_at_once
+from orchestrator.cluster.trials import Round, Terms
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.runs import RunNote, ask_to_give_way, asked_to_give_way, runs, user_here
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.limits import Resources
+from orchestrator.sweep.specs import expand
+from orchestrator.trial.cancel import GaveWay, cancel
+from orchestrator.trial.train import TrialOptions, run_trial
+
+FOUR_GPUS = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0, "GPU": 2.0}]
+SWEEP = """
+name: NAME
+planners: {vin: {core: vin, adjoint: unrolled, hidden_channels: 8, q_channels: 4}}
+data: {train: 128, valid: 16, test: 16}
+tasks: [{map_size: 9}]
+grid: {k: [6], seed: SEEDS}
+training: {epochs: EPOCHS}
+"""
+
+
+def note(user, wants=99, gpus=1.0, cpus=1.0, **more):
+    return RunNote(**{"sweep": "s", "user": user, "wants": wants, "gpus": gpus, "cpus": cpus, "cluster": "c", **more})
+
+
+def divided(*notes, machines=FOUR_GPUS):
+    parts = division({str(number): note for number, note in enumerate(notes)}, machines)
+    return [parts[str(number)] for number in range(len(notes))]
+
+
+def test_users_have_equal_parts_however_many_sweeps_they_run():
+    assert divided(note("anna")) == [4]
+    assert divided(note("anna"), note("boris")) == [2, 2]
+    assert divided(note("anna"), note("boris"), note("boris", sweep="t")) == [2, 1, 1]
+    assert divided(note("anna", wants=1), note("boris")) == [1, 3]
+    assert divided(note("anna", wants=0), note("boris")) == [0, 4]
+
+
+def test_a_higher_priority_has_what_it_wants_first():
+    assert divided(note("anna"), note("boris", priority=1, wants=3)) == [1, 3]
+    assert divided(note("anna"), note("boris", priority=1)) == [0, 4]
+    assert divided(note("anna", priority=-1), note("anna")) == [0, 4]
+
+
+def test_at_most_is_for_all_runs_of_a_sweep_together():
+    assert divided(note("anna", most_gpus=1.0), note("boris", wants=2)) == [1, 2]
+    assert divided(note("anna", most_gpus=3.0), note("anna", most_gpus=3.0)) == [2, 1]
+    assert divided(note("anna", cpus=4.0, most_cpus=9.0)) == [2]
+
+
+def test_who_needs_processors_and_who_needs_gpus_are_in_nobodys_way():
+    # Five eighths of the processors for the one, three quarters of the GPUs for the other.
+    assert divided(note("anna", gpus=0.0, cpus=4.0), note("boris", cpus=4.0)) == [5, 3]
+
+
+def test_a_trial_goes_to_a_machine_that_has_room_for_all_of_it():
+    machines = [{"CPU": 12.0}, {"CPU": 12.0}, {}]
+    assert divided(note("anna", gpus=0.0, cpus=8.0), machines=machines) == [2]
+    assert divided(note("anna", gpus=0.0, cpus=8.0), note("boris", gpus=0.0, cpus=4.0), machines=machines) == [2, 2]
+    assert divided(note("anna", cpus=1.0), machines=machines) == [0]
+
+
+def test_the_last_device_goes_to_whoever_has_had_less_of_late():
+    one = [{"CPU": 1.0}]
+    both = {"gpus": 0.0}
+    assert divided(note("anna", **both), note("boris", **both), machines=one) == [1, 0]
+    assert divided(note("anna", used=700.0, **both), note("boris", used=500.0, **both), machines=one) == [0, 1]
+    # Not for a moment's difference: a turn is of ten minutes.
+    assert divided(note("anna", used=900.0, **both), note("boris", used=700.0, **both), machines=one) == [1, 0]
+
+
+def test_what_would_never_begin_is_refused():
+    resources = Resources.model_validate({"at_most": {"gpus": 2, "cpus": 8}})
+    assert most_at_once(resources, {"cpu": 1.0, "gpu": 0.5}) == 4
+    assert most_at_once(resources, {"cpu": 3.0}) == 2
+    assert most_at_once(Resources(), {"cpu": 3.0}) == math.inf
+    with pytest.raises(ClusterError, match=r"resources.at_most.cpus is 8, but one trial needs 16"):
+        most_at_once(resources, {"cpu": 16.0})
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Two runs by two users on one cluster with four GPUs."""
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    storage = Storage(tmp_path)
+    with storage.at_work() as first, storage.at_work() as second:
+        both = [Sharing(storage, mark, note(user, wants=0)) for mark, user in ((first, "anna"), (second, "boris"))]
+        for each in both:
+            each.begins(Resources(), {"cpu": 1.0, "gpu": 1.0}, lambda: FOUR_GPUS)
+        yield storage, *both
+
+
+def test_a_run_gives_way_to_another_and_has_all_again_when_that_has_ended(two):
+    storage, anna, boris = two
+    assert anna.allowed(running=4, waiting=5) == math.inf  # nobody else wants anything
+    assert boris.allowed(running=0, waiting=7) == 2
+    assert anna.allowed(running=4, waiting=5) == 2
+    assert {run.note.user: (run.note.running, run.note.wants) for run in runs(storage)} == {
+        "anna": (4, 9),
+        "boris": (0, 7),
+    }
+    anna.ask(["3" * 32, "4" * 32])
+    assert asked_to_give_way(anna.mark, "3" * 32) and not asked_to_give_way(boris.mark, "3" * 32)
+    anna.ask(["4" * 32])
+    assert not asked_to_give_way(anna.mark, "3" * 32) and asked_to_give_way(anna.mark, "4" * 32)
+    boris.allowed(running=0, waiting=0)
+    assert anna.allowed(running=2, waiting=7) == math.inf
+
+
+def test_what_a_run_has_used_counts_less_and_less(two, monkeypatch):
+    _, anna, _ = two
+    clock = time.monotonic()
+    monkeypatch.setattr(shares.time, "monotonic", lambda: clock)
+    anna.allowed(running=3, waiting=0)
+    clock += 100.0
+    anna.allowed(running=0, waiting=3)
+    assert anna.note.used == pytest.approx(300.0)
+    clock += 3600.0
+    anna.allowed(running=0, waiting=3)
+    assert anna.note.used == pytest.approx(150.0)
+
+
+def test_a_run_that_gives_no_sign_of_life_has_no_part(two, monkeypatch):
+    _, anna, boris = two
+    boris.allowed(running=2, waiting=2)
+    anna._patience = shares.Patience(0.0)
+    assert anna.allowed(running=2, waiting=2) == 2  # seen for the first time
+    assert anna.allowed(running=2, waiting=2) == math.inf
+
+
+def test_the_latest_trials_are_asked_and_the_first_to_come_back(two, tmp_path):
+    storage, anna, boris = two
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1, 2, 3, 4]").replace("EPOCHS", "2"))
+    planned = expand(load_sweep(path))
+    ids = [trial.trial_id for trial in planned]
+    told = []
+
+    class Watcher:
+        def tick(self):
+            pass
+
+        def left(self, trial):
+            told.append(trial.trial_id)
+
+    terms = Terms(Resources(), tmp_path / "scratch", sharing=anna)
+    together = Round(planned, storage, Watcher(), dict.fromkeys(ids), terms, "run")
+    assert [together.next() for _ in range(6)] == [*ids, None]
+    boris.allowed(running=0, waiting=9)
+    together.tick()
+    assert [asked_to_give_way(anna.mark, name) for name in ids] == [False, False, True, True, True]
+    for _ in range(2):  # Tune repeats the last report when a trial ends
+        together.said(ids[3], {"gave_way": True})
+    together.ended(ids[3], "the trial ended without a result")
+    assert told == [ids[3]] and not together.over and together.next() is None
+    assert not asked_to_give_way(anna.mark, ids[3])
+    boris.allowed(running=0, waiting=0)
+    assert together.next() == ids[3] and together.next() is None
+    assert not any(asked_to_give_way(anna.mark, name) for name in ids)
+
+
+def test_a_run_without_a_part_ends_its_round_and_waits(two, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "WAIT_SECONDS", 0.0)
+    storage, anna, boris = two
+    for each in (anna, boris):
+        each.begins(Resources(), {"cpu": 1.0}, lambda: [{"CPU": 1.0}])
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1]").replace("EPOCHS", "2"))
+    planned = expand(load_sweep(path))
+    told = []
+
+    class Watcher:
+        def tick(self):
+            told.append("tick")
+            if len(told) > 3:
+                anna.allowed(running=0, waiting=0)
+
+        def behind(self, users):
+            told.append(users)
+
+    terms = Terms(Resources(), tmp_path / "scratch", sharing=boris)
+    before = {trial.trial_id: None for trial in planned}
+    together = Round(planned, storage, Watcher(), before, terms, "run")
+    anna.allowed(running=1, waiting=4)
+    assert together.over and together.has_its_part and together.next() is None
+    together.wait_for_a_part()
+    assert told == ["anna (s)", "tick", "tick", "tick"]
+    assert together.next() == planned[0].trial_id and not together.over and not together.has_its_part
+
+
+def test_a_trial_gives_way_between_two_epochs_and_ends_with_the_same_numbers(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0]").replace("EPOCHS", "3"))
+    (trial,) = expand(load_sweep(path))
+    assert main(["run", str(path), "--in-process", "--storage", str(tmp_path / "a"), "--tracking-uri", "none"]) == 0
+    storage = Storage(tmp_path / "b")
+    storage.path.mkdir()
+    (storage.path / "datasets").symlink_to(tmp_path / "a" / "datasets")
+    with storage.at_work() as mark:
+        options = TrialOptions(run=mark)
+        with pytest.raises(GaveWay, match="after epoch 2 of 3"):
+            run_trial(
+                trial.spec,
+                storage,
+                lambda record: ask_to_give_way(mark, trial.trial_id) if record["epoch"] == 2 else None,
+                options,
+            )
+        with pytest.raises(GaveWay, match="after epoch 2 of 3"):
+            run_trial(trial.spec, storage, options=options)  # it does not begin while it is asked for
+    given_back = storage.trial(trial.trial_id)
+    assert given_back.read_result() is None and "gives way to another sweep after epoch 2" in given_back.log.read_text()
+    found = run_trial(trial.spec, storage)
+    expected = Storage(tmp_path / "a").trial(trial.trial_id).read_result()
+    for name in ("status", "epochs", "train_loss", "test_success_rate", "test_cells_by_distance"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
+def test_the_user_is_who_has_submitted(monkeypatch):
+    monkeypatch.setenv("IDP_USER", "anna")
+    assert user_here() == "anna"
+    monkeypatch.delenv("IDP_USER")
+    monkeypatch.setenv("LOGNAME", "boris")
+    assert user_here() == "boris"
+
+
+def test_two_users_share_the_one_processor_of_a_cluster(tmp_path, idp, head, storage_with_database):
+    for name, seeds, epochs in (("long", "[0]", "100000"), ("short", "[2]", "2")):
+        text = SWEEP.replace("NAME", name).replace("SEEDS", seeds).replace("EPOCHS", epochs)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    storage = Storage(storage_with_database)
+    long, short = (expand(load_sweep(tmp_path / f"{name}.yaml"))[0] for name in ("long", "short"))
+    make_datasets([long.spec.data], storage.datasets, make=make_here)
+    where = ("--storage", storage_with_database, "--address", head.address, "--tracking-uri", "none")
+    done = {}
+
+    def start(name, user):
+        def work():
+            done[name] = idp("run", tmp_path / f"{name}.yaml", *where, env={"IDP_USER": user}, timeout=500.0)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def wait(come, what):
+        until = time.monotonic() + 300.0
+        while not come():
+            assert time.monotonic() < until and "long" not in done, (what, done)
+            time.sleep(0.1)
+
+    trial = storage.trial(long.trial_id)
+    first = start("long", "boris")
+    try:
+        wait(trial.checkpoint.exists, "an epoch")
+        second = start("short", "anna")
+        wait(lambda: len(runs(storage)) == 2, "another run")
+        said = idp("status", "--storage", storage.path, "--address", head.jobs_address, "--json")
+        told = json.loads(said.stdout)
+        assert [(run["user"], run["sweep"]) for run in told["runs"]] == [("boris", "long"), ("anna", "short")]
+        second.join()
+        assert done["short"].returncode == 0, done
+        wait(lambda: "goes on after epoch" in trial.log.read_text(), "what gave way")
+    finally:
+        cancel(trial)
+        first.join()
+    assert done["long"].returncode == 0, done
+    assert "gives way to another sweep after epoch" in trial.log.read_text()
+    ended = {result.trial_id: (result.status, result.epochs) for result in storage.results().values()}
+    assert ended[short.trial_id] == ("COMPLETED", 2) and ended[long.trial_id][0] == "CANCELLED"
+    assert runs(storage) == []

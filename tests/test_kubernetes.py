@@ -1,0 +1,108 @@
+"""The manifests for Kubernetes against KubeRay's schema, as strictly as its server would read them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import lzma
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from orchestrator.cli.main import _parser
+from orchestrator.sweep.files import load_sweep
+
+ROOT = Path(__file__).parents[1]
+RAYJOB, STORAGE = ROOT / "kubernetes" / "rayjob.yaml", ROOT / "kubernetes" / "storage.yaml"
+
+
+def strict(schema: Any) -> Any:
+    """Return a structural schema of Kubernetes as JSON Schema that refuses unknown fields."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: strict(part) for key, part in schema.items() if not key.startswith("x-kubernetes-")}
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    open_ended = schema.get("x-kubernetes-preserve-unknown-fields") or schema.get("x-kubernetes-embedded-resource")
+    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema and not open_ended:
+        found["additionalProperties"] = False
+    return found
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    text = lzma.decompress((ROOT / "tests" / "kuberay" / "rayjob-v1.json.xz").read_bytes())
+    schema = strict(json.loads(text))
+    schema["properties"]["metadata"] = {"type": "object"}  # the server's own, of which the schema says nothing more
+    return schema
+
+
+@pytest.fixture
+def job() -> Any:
+    return yaml.safe_load(RAYJOB.read_text())
+
+
+def pods(job: Any) -> list[Any]:
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
+def test_the_job_is_what_kuberay_accepts(job: Any, schema: Any) -> None:
+    jsonschema.Draft202012Validator(schema).validate(job)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["spec", "entrypont"], "idp"),
+        (["spec", "backoffLimit"], "5"),
+        (["spec", "rayClusterSpec", "authOptions", "mode"], "tokens"),
+        (["spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "containers", 0, "volumeMount"], []),
+        (["spec", "rayClusterSpec", "workerGroupSpecs", 0, "minReplicas"], None),
+    ],
+)
+def test_the_schema_would_notice(job: Any, schema: Any, path: list[Any], value: Any) -> None:
+    wrong = copy.deepcopy(job)
+    place = wrong
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate(wrong)
+
+
+def test_it_runs_a_sweep_of_the_image_with_our_versions(job: Any) -> None:
+    words = shlex.split(job["spec"]["entrypoint"])
+    options = _parser().parse_args(words[1:])
+    assert words[0] == "idp" and options.address == "auto" and options.tracking_uri == "none"
+    assert options.sweep.startswith("/srv/idp/sweeps/")
+    load_sweep(ROOT / Path(options.sweep).relative_to("/srv/idp"))
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == pinned["ray"].split()[0]
+    assert "IDP_USER" in yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]
+
+
+def test_every_pod_has_the_storage_no_privileges_and_a_token(job: Any) -> None:
+    claim = yaml.safe_load(STORAGE.read_text())
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod in pods(job):
+        (container,) = pod["containers"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+        assert mounts["/storage"]["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+        assert {"name": "IDP_STORAGE", "value": "/storage"} in container["env"]
+        assert pod["securityContext"]["runAsNonRoot"] and container["securityContext"]["capabilities"] == {
+            "drop": ["ALL"]
+        }
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert all(group["minReplicas"] >= 1 for group in cluster["workerGroupSpecs"])
