@@ -33,7 +33,12 @@ def save_checkpoint(trial: TrialDirectory, state: dict[str, Any]) -> None:
 
 def code_of(spec: TrialSpec) -> str:
     """Return what tells one version of the code behind a trial from another: ours, and its plug-ins'."""
-    return " ".join([*parts_of(spec.data, spec.planner, spec.plugins).values(), *map(code_hash, spec.plugins)])
+    return " ".join(
+        [
+            *parts_of(spec.data, None if spec.system else spec.planner, spec.plugins).values(),
+            *map(code_hash, spec.plugins),
+        ]
+    )
 
 
 def is_of(state: dict[str, Any], spec: TrialSpec) -> bool:

@@ -51,7 +51,7 @@ def whole_code() -> str:
 
 
 def parts_of(
-    data: DatasetSpec, planner: PlannerSpec, plugins: Iterable[str] = (), measures: Collection[str] = ()
+    data: DatasetSpec, planner: PlannerSpec | None, plugins: Iterable[str] = (), measures: Collection[str] = ()
 ) -> dict[str, str]:
     """Return the modules that a trial's numbers begin from, each with the digest of all that it imports.
 
@@ -59,13 +59,14 @@ def parts_of(
 
     Args:
         data: What it is trained or tested on.
-        planner: Its planner.
+        planner: Its planner; None where it is a system, which is its plug-in's and what that imports.
         plugins: Plug-ins that it uses; what they import of this project counts.
         measures: What is measured beside success.
     """
-    targets = [TASKS[data.task].target]
-    targets += [registry[getattr(planner, field)].target for field, (registry, _) in OPTIONS.items()]
-    modules = {*_ALWAYS, *(target.partition(":")[0] for target in targets), *([_MEASURES] if measures else [])}
+    targets, always = [TASKS[data.task].target], () if planner is None else _ALWAYS
+    if planner is not None:
+        targets += [registry[getattr(planner, field)].target for field, (registry, _) in OPTIONS.items()]
+    modules = {*always, *(target.partition(":")[0] for target in targets), *([_MEASURES] if measures else [])}
     for plugin in plugins:
         for name, path in source_files(plugin).items():
             modules |= imports(path.read_bytes(), name.removesuffix(".py").replace("/", ".").rpartition(".")[0])

@@ -117,7 +117,7 @@ def _run(attempt: Attempt) -> TrialResult:
             device,
             spec.plugins,
             attempt.options.exclusive,
-            parts_of(spec.data, spec.planner, spec.plugins),
+            parts_of(spec.data, None if spec.system else spec.planner, spec.plugins),
         ),
     }
     try:

@@ -151,6 +151,9 @@ def test_an_interrupted_trial_ends_with_the_same_numbers(sweep, tmp_path):
     storage = Storage(tmp_path / "parted")
     with pytest.raises(KeyboardInterrupt):
         ran(sweep, storage, report=stop)
+    # Its code is that of its plug-in and of what that imports: a change of VIN leaves it fresh.
+    parts = whole.provenance.parts
+    assert "datagen.tasks.samples" in parts and not any(name.startswith("planners.") for name in parts)
     seen = []
     _, parted = ran(sweep, storage, report=lambda record: seen.append(record["epoch"]))
     assert seen == [3] and parted.status == whole.status == "COMPLETED" and parted.metrics == whole.metrics

@@ -1,0 +1,95 @@
+"""The example of a system: is its simulator's step right, are its derivatives, and does it learn through them?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from datagen.storage.dataset import make_dataset
+from orchestrator.storage.layout import Storage
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.plugins import load_plugins
+from orchestrator.sweep.specs import expand
+from orchestrator.trial.train import run_trial
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SECONDS, GRAVITY = 0.05, 9.81
+
+
+@pytest.fixture
+def contact():
+    """The simulator."""
+    load_plugins(["contact"], beside=[EXAMPLES])
+    import contact.dynamics
+
+    return contact.dynamics
+
+
+def numbers(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def a_box(contact, friction=0.4):
+    return contact.Box(torch.tensor([0.5, 0.3], dtype=torch.float64), torch.tensor(friction, dtype=torch.float64))
+
+
+def steps(contact, box, q, v, count, central_path=1e-8):
+    for _ in range(count):
+        after = contact.step(box, q, v, seconds=SECONDS, central_path=central_path)
+        assert after.converged.all()
+        q, v = after.q, after.v
+    return q, v
+
+
+def test_it_falls_slides_sticks_and_tips(contact):
+    falling, v = steps(contact, a_box(contact), numbers([0.0, 5.0, 0.3]), numbers([1.0, 0.0, 2.0]), 4)
+    assert torch.allclose(v, numbers([1.0, -GRAVITY * 4 * SECONDS, 2.0]), atol=1e-6) and falling[0, 1] < 5.0
+    flat, moving = numbers([0.0, 0.3 + 1e-6, 0.0]), numbers([2.0, 0.0, 0.0])
+    _, v = steps(contact, a_box(contact, friction=0.4), flat, moving, 4)
+    assert v[0, 0].item() == pytest.approx(2.0 - 0.4 * GRAVITY * 4 * SECONDS, abs=1e-4)
+    _, v = steps(contact, a_box(contact, friction=0.4), flat, moving, 14)
+    assert v.abs().max() < 1e-4
+    upright = torch.pi / 2.0
+    _, v = steps(
+        contact, a_box(contact, friction=2.0), numbers([0.0, 0.5 + 1e-6, upright]), numbers([3.0, 0.0, 0.0]), 6
+    )
+    assert v[0, 2] < -0.5  # it trips over its edge, clockwise
+
+
+def test_tossed_boxes_stay_above_the_ground_and_come_to_rest(contact):
+    torch.manual_seed(0)
+    box, count = a_box(contact), 8
+    q = torch.stack((torch.zeros(count), 0.7 + 0.4 * torch.rand(count), 6.0 * torch.rand(count)), 1).double()
+    q, v = steps(contact, box, q, 2.0 * torch.randn(count, 3).double(), 45, central_path=1e-6)
+    _, up = box.corners(q)
+    assert (q[:, 1:2] + up).min() > 0 and v.abs().amax() < 1e-3
+    assert torch.allclose(q[:, 1] % 0.2, torch.full((count,), 0.1, dtype=torch.float64), atol=1e-3)  # 0.3 or 0.5
+
+
+@pytest.mark.parametrize("central_path", [1e-2, 1e-6])
+def test_the_step_has_the_derivatives_of_its_values(contact, central_path):
+    places = numbers([0.0, 0.35, 0.1], [0.3, 0.8, 0.4], [0.0, 0.31, 0.001])
+    speeds = numbers([1.0, -2.0, 0.3], [0.1, 0.0, 0.0], [0.3, 0.0, 0.0])
+    inputs = (places, speeds, torch.tensor([0.5, 0.3], dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64))
+
+    def after(q, v, half, friction):
+        found = contact.step(contact.Box(half, friction), q, v, seconds=SECONDS, central_path=central_path)
+        return found.q, found.v
+
+    inputs = tuple(part.clone().requires_grad_() for part in inputs)
+    assert torch.autograd.gradcheck(after, inputs, eps=1e-7, atol=1e-4, rtol=1e-3)
+
+
+def test_it_learns_through_implicit_gradients_as_through_differences(contact, tmp_path):
+    changes = ["data.train=4", "data.valid=1", "data.test=1", "tasks=[{task: tosses, options: {steps: 4}}]"]
+    sweep = load_sweep(EXAMPLES / "contact.yaml", "smoke", [*changes, "training.epochs=2"])
+    results = {}
+    for trial in expand(sweep):
+        make_dataset(trial.spec.data, Storage(tmp_path).datasets)
+        results[trial.axes["planner"]] = run_trial(trial.spec, Storage(tmp_path))
+    implicit, differences = results["implicit"], results["differences"]
+    assert implicit.status == differences.status == "COMPLETED" and not implicit.forward_diverged
+    assert implicit.metrics == pytest.approx(differences.metrics, rel=1e-3)
+    assert implicit.metrics["size"] < 0.5 * (0.1 / 0.5 + 0.1 / 0.3)  # what is believed at first
