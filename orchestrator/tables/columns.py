@@ -13,7 +13,7 @@ from orchestrator.tables.comparison import Comparison
 from orchestrator.tables.generalisation import Further, sets_of_maps
 from orchestrator.tables.paper import Entry
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, Row, notes, success
-from orchestrator.tables.statistics import Difference
+from orchestrator.tables.statistics import Difference, Estimate
 from orchestrator.tables.table import MISSING, Cell, Table, headings, varying
 
 
@@ -229,9 +229,9 @@ def aggregates_table(found: Sequence[Aggregate]) -> Table:
             [
                 one.planner,
                 f"{mean.value:.1f}",
-                f"[{mean.low:.1f}, {mean.high:.1f}]",
+                _interval(mean, 1, ".1f"),
                 MISSING if better is None else f"{100 * better.value:.0f}",
-                MISSING if better is None else f"[{100 * better.low:.0f}, {100 * better.high:.0f}]",
+                MISSING if better is None else _interval(better, 100, ".0f"),
                 str(mean.n),
             ]
         )
@@ -240,6 +240,12 @@ def aggregates_table(found: Sequence[Aggregate]) -> Table:
         "trials, and how often a seed beats one of the first planner; intervals by bootstrap over seeds"
     )
     return Table.of("aggregates", title, header, lines)
+
+
+def _interval(one: Estimate, scale: float, form: str) -> str:
+    if one.low is None or one.high is None:
+        return MISSING
+    return f"[{scale * one.low:{form}}, {scale * one.high:{form}}]"
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> Table:

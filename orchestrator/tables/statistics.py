@@ -131,14 +131,14 @@ class Estimate:
 
     Attributes:
         value: The number.
-        low: 2.5th percentile of the resamples.
+        low: 2.5th percentile of the resamples; None where some problem has one seed alone, which tells of no spread.
         high: 97.5th.
         n: Trials behind it.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -176,10 +176,13 @@ def _bootstrapped(
 ) -> Estimate:
     """Return a number of some planners' scores; it is given [..., seeds] of each problem of each planner in turn."""
     problems = [np.asarray(seeds, np.float64) for scores in of for seeds in scores]
+    n = sum(map(len, problems))
+    if any(len(seeds) < 2 for seeds in problems):
+        return Estimate(float(number(problems)), None, None, n)
     generator = np.random.default_rng(0)
     drawn = [seeds[generator.integers(0, len(seeds), (RESAMPLES, len(seeds)))] for seeds in problems]
     low, high = np.quantile(number(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(float(number(problems)), float(low), float(high), sum(map(len, problems)))
+    return Estimate(float(number(problems)), float(low), float(high), n)
 
 
 def _middle_half(values: NDArray[np.float64]) -> NDArray[np.float64]:

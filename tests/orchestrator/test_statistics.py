@@ -60,8 +60,10 @@ def test_the_probability_of_improvement_is_that_of_rliable():
 
 
 def test_a_planner_that_always_wins_has_no_doubt():
-    best = probability_of_improvement([[90, 91], [95]], [[10, 20, 30], [94, 93]])
-    assert (best.value, best.low, best.high, best.n) == (1, 1, 1, 8)
+    best = probability_of_improvement([[90, 91], [95, 96]], [[10, 20, 30], [94, 93]])
+    assert (best.value, best.low, best.high, best.n) == (1, 1, 1, 9)
+    alone = interquartile_mean([[90, 91], [95]])
+    assert (alone.value, alone.low, alone.high) == (pytest.approx(92), None, None), "one seed tells of no spread"
 
 
 def test_the_interval_over_maps_is_that_of_a_bootstrap():
