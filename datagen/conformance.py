@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from datagen.expert.cells import cell_links
 from datagen.expert.graph import Links, link_distances, optimal_links, read_links
 from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import Problems
@@ -57,13 +58,20 @@ def check_vocabulary(spec: DatasetSpec) -> None:
     expected = TASKS[spec.task].observation_shape(spec)
     found = None if problems.observation is None else problems.observation.shape[1:]
     assert found == expected, f"observation: observation_shape says {expected}, the problems have {found}"
+    priced = TASKS[spec.task].cell_costs
+    assert (problems.costs is not None) == priced, f"costs: the task says cell_costs={priced}"
+    if problems.costs is not None:
+        assert problems.costs.shape == shape and (problems.costs > 0).all(), f"costs: expected {list(shape)}, positive"
 
 
 def check_labels(spec: DatasetSpec) -> None:
     """Distances, optimal actions and labels are those of the task's moves."""
     problems, moves = _draw(spec, "train", 0, 20), TASKS[spec.task].moves
-    if moves.links:
-        links = read_links(moves, problems.observation)
+    if moves.links or problems.costs is not None:
+        if problems.costs is not None:
+            links = cell_links(problems.map, problems.costs, moves)
+        else:
+            links = read_links(moves, problems.observation)
         _check_roads(links, problems.map)
         distance = link_distances(problems.goal, links, problems.map.shape[2])
         best = optimal_links(distance, links).reshape(problems.map.shape)
@@ -102,13 +110,20 @@ def check_any_part_by_itself(spec: DatasetSpec) -> None:
             same = np.array_equal(getattr(later, name), getattr(whole, name)[5:])
             assert same, f"{name}: problems 5 to 7 of {split} are others when drawn by themselves"
     longer = _draw(spec.model_copy(update={"train": spec.train + 50}), "train", 0, 8)
-    assert np.array_equal(longer.map, _draw(spec, "train", 0, 8).map), "a longer training split begins differently"
+    assert _same_maps(longer, _draw(spec, "train", 0, 8)), "a longer training split begins differently"
+
+
+def _same_maps(one: Problems, other: Problems) -> bool:
+    """Return whether the cells are the same, and what they cost where that differs."""
+    if one.costs is None or other.costs is None:
+        return np.array_equal(one.map, other.map)
+    return np.array_equal(one.map, other.map) and np.array_equal(one.costs, other.costs)
 
 
 def check_seeds(spec: DatasetSpec) -> None:
     """Another seed gives other problems."""
     first, other = _draw(spec, "train", 0, 8), _draw(spec.model_copy(update={"seed": spec.seed + 1}), "train", 0, 8)
-    same = np.array_equal(first.map, other.map) and np.array_equal(first.goal, other.goal)
+    same = _same_maps(first, other) and np.array_equal(first.goal, other.goal)
     assert not same, "seeds 0 and 1 give the same problems"
 
 
@@ -116,8 +131,8 @@ def check_splits_share_no_map(spec: DatasetSpec) -> None:
     """No map is in two splits, by either rule of what is distinct."""
     for distinct in ("maps", "up_to_symmetry"):
         ruled = DatasetSpec.model_validate({**dict(spec), "distinct": distinct})
-        drawn = [_draw(ruled, split, 0, ruled.count(split)).map for split in SPLITS]
-        found = [set(distinct_hashes(maps, ruled).tolist()) for maps in drawn]
+        drawn = [_draw(ruled, split, 0, ruled.count(split)) for split in SPLITS]
+        found = [set(distinct_hashes(part.map, ruled, part.costs).tolist()) for part in drawn]
         shared = len((found[0] & found[1]) | (found[0] & found[2]) | (found[1] & found[2]))
         assert not shared, (
             f"distinct: {distinct}: {shared} maps are in more than one split; "
@@ -134,7 +149,7 @@ def check_dataset(spec: DatasetSpec) -> None:
         parquet.finish_dataset(spec, root)
         read = parquet.read_split(parquet.directory_of(spec, root), "train")
     drawn = _draw(spec, "train", 0, spec.train)
-    for name in ("map", "goal", "distance", "optimal_actions", "label"):
+    for name in ("map", "goal", "distance", "optimal_actions", "label", "start", "costs"):
         assert np.array_equal(getattr(read, name), getattr(drawn, name)), f"{name} is another after writing and reading"
 
 

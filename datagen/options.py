@@ -101,6 +101,21 @@ class MazeUniqueOptions(Spec):
         return self
 
 
+class TerrainOptions(Spec):
+    """Choices of the task `terrain`.
+
+    Attributes:
+        ends: Where ways begin and end: in the upper left and lower right "corners", or "anywhere", at least half the
+            map's side apart.
+        noise: Standard deviation of each pixel, of a range of 1.
+        pixels: Rows and columns of a tile's picture.
+    """
+
+    ends: Literal["corners", "anywhere"] = "corners"
+    noise: float = Field(0.15, ge=0.0, le=1.0)
+    pixels: int = Field(8, ge=2, le=64)
+
+
 View = Literal["north", "west", "south", "east"]
 """A direction to look at; the names and the default order of `ACTIONS`."""
 

@@ -69,6 +69,13 @@ FOUR = Moves()
 FOUR_WRAP = Moves(wrap=True)
 """The same on the torus (joint angles)."""
 
+EIGHT = Moves(
+    names=("northwest", "north", "northeast", "west", "east", "southwest", "south", "southeast"),
+    offsets=((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)),
+    costs=(1.0,) * 8,
+)
+"""To all cells around, row by row, diagonals at the price of the others, as on the literature's terrain."""
+
 
 @shaped
 @dataclass(frozen=True, eq=False)
@@ -84,6 +91,8 @@ class Problems:
         label: uint8 [n, h, w], one action per cell, every cell, ties drawn once (the literature's one-hot label).
         start: int16 [n, 2], row and column of the cell that the problem starts from, where it names one; else None.
         observation: uint8 [n, ...] what a mapper sees instead of the map, or None.
+        costs: float32 [n, h, w], by what entering a cell multiplies the cost of the move, where cells differ, or None.
+            The expert's: no planner and no agent is shown them.
         obstacles: per problem a list of polygons, float32 [vertices, 2] in workspace coordinates, or None.
     """
 
@@ -95,6 +104,7 @@ class Problems:
     observation: UInt8[NDArray[np.uint8], "n ..."] | None = None
     start: Int16[NDArray[np.int16], "n 2"] | None = None
     obstacles: list[list[NDArray[np.float32]]] | None = None
+    costs: Float32[NDArray[np.float32], "n h w"] | None = None
 
     def __len__(self) -> int:
         return len(self.map)
@@ -153,5 +163,6 @@ def concatenate(parts: list[Problems]) -> Problems:
         label=joined("label"),
         observation=None if parts[0].observation is None else joined("observation"),
         start=None if parts[0].start is None else joined("start"),
+        costs=None if parts[0].costs is None else joined("costs"),
         obstacles=None if obstacles[0] is None else [scene for part in obstacles for scene in part or []],
     )

@@ -23,6 +23,7 @@ from datagen.problem import FOUR, Moves
 from datagen.shapes import shaped
 from planners import advice, trial_files
 from planners.cores import CostCore
+from planners.cores.reachability import Reachability
 from planners.edge import on_map, plan_walled
 from planners.planner import Planner, build_planner
 from planners.published import folder_of, read_state
@@ -118,7 +119,7 @@ class RoutePlanner:
             k: Most forward steps; None is as many as the planner was trained or is tested with, `steps_per_row` on maps
                 that are larger. Values move a cell or so a step.
             costs: [h, w], what entering each free cell costs, at least 0; those of obstacles do not count. For planners
-                with core `reachability`, which then look for the way that costs least.
+                with core `reachability` or `shortest_path`, which then look for the way that costs least.
 
         Returns:
             The route, with values, residual and steps; its `advice` says what to try where it does not arrive.
@@ -169,8 +170,12 @@ class RoutePlanner:
 
     def _checked_costs(self, costs: ArrayLike, free: NDArray[np.uint8]) -> Tensor:
         """Return costs as `Planner.plan` takes them, zero on obstacles."""
-        if not isinstance(self.planner.core, CostCore) or self.moves.offsets != FOUR.offsets:
-            raise PlannerError("costs: only a planner with core 'reachability' and the four moves takes costs of cells")
+        core = self.planner.core
+        if not isinstance(core, CostCore) or (isinstance(core, Reachability) and self.moves.offsets != FOUR.offsets):
+            raise PlannerError(
+                "costs: only a planner with core 'reachability' and the four moves, or with core 'shortest_path', "
+                "takes costs of cells"
+            )
         return torch.from_numpy(checked_costs(costs, free))[None, None]
 
 

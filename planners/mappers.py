@@ -15,7 +15,7 @@ from planners.cores.layers import same_conv
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, Shaped
 
-    from planners.options import NoOptions, PanoramaOptions, UNetOptions
+    from planners.options import NoOptions, PanoramaOptions, TilesOptions, UNetOptions
 
 WORKSPACE_PIXELS = 96
 
@@ -174,3 +174,45 @@ class UNet(nn.Module):
             skip = F.adaptive_avg_pool2d(skips.pop(), at)
             x = block(torch.cat([F.interpolate(x, at, mode="nearest"), skip], dim=1))
         return self.last(x)
+
+
+_FREE = -1.0
+"""Logit that a tile is free before anything is learned: it costs 1.3, in a unit that learning chooses."""
+
+
+class Tiles(nn.Module):
+    """From a picture of tiles to a map of them: how likely each is survived, exp(-its cost).
+
+    3x3 convolutions that halve rows and columns, the average over what is then a tile, and two layers on each tile.
+    """
+
+    def __init__(self, options: TilesOptions, *, wrap: bool) -> None:
+        super().__init__()
+        channels = options.channels
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *channels[:-1]), channels, strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
+        self.levels = nn.Sequential(*layers)
+        self.tile = nn.Sequential(nn.Conv2d(channels[-1], channels[-1], 1), nn.ReLU(), nn.Conv2d(channels[-1], 1, 1))
+
+    @shaped_last
+    def forward(
+        self, observation: Shaped[Tensor, "B 3 height width"], size: tuple[int, int]
+    ) -> Float[Tensor, "B 1 h w"]:
+        """Return map logits.
+
+        Args:
+            observation: [B, 3, height, width]; 0..255; the same number of pixels for each tile.
+            size: (h, w), the size of the map.
+
+        Returns:
+            [B, 1, h, w].
+
+        Raises:
+            ValueError: If the observation has another shape.
+        """
+        shape, (h, w) = tuple(observation.shape), size
+        if len(shape) != 4 or shape[1] != 3 or shape[2] % h or shape[3] % w or shape[2] // h != shape[3] // w:
+            raise ValueError(f"observation: expected [B, 3, n * {h}, n * {w}], n pixels a tile, got {shape}")
+        x = self.levels(observation.to(next(self.parameters())).div(255).sub(0.5))
+        return _FREE + self.tile(x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size))

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from datagen.problem import Moves
+from datagen.problem import EIGHT, FOUR, Moves
 from datagen.spec import Spec
 
 
@@ -198,6 +198,26 @@ class ReachabilityOptions(Spec):
             )
 
 
+class ShortestPathOptions(Spec):
+    """Cheapest ways over what the map's cells cost.
+
+    Attributes:
+        advantage_scale: Factor on the log advantages that the policy reads, at the end of the training.
+        first_scale: The same at its beginning; it grows by equal factors.
+    """
+
+    advantage_scale: float = Field(100.0, gt=0.0)
+    first_scale: float = Field(3.0, gt=0.0)
+
+    def check_moves(self, moves: Moves) -> None:
+        """Refuse other moves than the four or eight that lead to neighbouring cells, in the order of their rows."""
+        if moves.links or moves.offsets not in (FOUR.offsets, EIGHT.offsets):
+            raise ValueError(
+                "core 'shortest_path' moves to the 4 neighbours of a cell (north, west, south, east) or to all 8, row "
+                "by row (datagen.problem.EIGHT); leave it out of this task"
+            )
+
+
 class PanoramaOptions(Spec):
     """Convolutional network from views per cell to a map (D.1); sizes of the observation."""
 
@@ -211,6 +231,19 @@ class UNetOptions(Spec):
 
     channels: tuple[int, ...] = (16, 32, 64, 128)
     """Channels per level, finest first; each level below the first halves height and width."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels: expected at least one positive number, got {self.channels}")
+        return self
+
+
+class TilesOptions(Spec):
+    """Convolutional network from a picture of tiles to a map of them."""
+
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Channels of the levels, each of which halves rows and columns; what is left is averaged over a tile."""
 
     @model_validator(mode="after")
     def _levels(self) -> Self:

@@ -58,6 +58,7 @@ CORES: dict[str, Entry] = {
     "spt": Entry("planners.cores.spt:SPT", "planners.options:SPTOptions"),
     "contractive": Entry("planners.cores.contractive:Contractive", "planners.options:ContractiveOptions"),
     "reachability": Entry("planners.cores.reachability:Reachability", "planners.options:ReachabilityOptions"),
+    "shortest_path": Entry("planners.cores.shortest_path:ShortestPath", "planners.options:ShortestPathOptions"),
 }
 SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.fixed_points:ForwardIteration"),
@@ -73,8 +74,8 @@ SOLVERS: dict[str, Entry] = {
     ),
     "best_first": Entry(
         "planners.compiled.solvers:BestFirst",
-        cores=("reachability",),
-        adjoint_cores=("reachability",),
+        cores=("reachability", "shortest_path"),
+        adjoint_cores=("reachability", "shortest_path"),
         adjoint_after=("best_first",),
         compiled_only=True,
     ),
@@ -90,6 +91,7 @@ MAPPERS: dict[str, Entry] = {
     "identity": Entry("planners.mappers:Identity"),
     "panorama": Entry("planners.mappers:Panorama", "planners.options:PanoramaOptions"),
     "unet": Entry("planners.mappers:UNet", "planners.options:UNetOptions"),
+    "tiles": Entry("planners.mappers:Tiles", "planners.options:TilesOptions"),
 }
 
 
@@ -114,6 +116,6 @@ def load_parts(plugins: Iterable[str]) -> None:
         extend(registry, attribute, Entry, plugins)
 
 
-Measure = Literal["lengths", "detours", "path_independence", "residual_auroc"]
+Measure = Literal["lengths", "detours", "path_independence", "residual_auroc", "cost_ratio", "cost_rank"]
 """What tests can measure beside success; see `planners.training.measures`."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)

@@ -142,8 +142,9 @@ class TrainingSpec(Spec):
         learning_rate_decay: Factor on the step size after each epoch.
         epsilon: The optimiser's denominator offset.
         gradient_clip: Largest 2-norm of the whole gradient; 0 switches clipping off.
-        labels: "one_hot" (one optimal action per cell, all cells) or "all_optimal" (uniform over all optimal actions,
-            cells that can reach the goal).
+        labels: "one_hot" (one optimal action per cell, all cells), "all_optimal" (uniform over all optimal actions,
+            cells that can reach the goal), or "path" (one optimal action per cell, the cells of one shortest way from
+            the problem's start alone: for tasks whose problems name one).
         discount_from: A core with a discount gamma < 1 plans each training step with one drawn between this and gamma,
             1 - gamma log-uniform, and is tested with gamma. At distance d a goal's pull is gamma^d: less of it in
             training is like larger maps. None draws nothing.
@@ -171,7 +172,7 @@ class TrainingSpec(Spec):
     learning_rate_decay: float = Field(1.0, gt=0.0, le=1.0)
     epsilon: float = Field(1e-6, gt=0.0)
     gradient_clip: float = Field(40.0, ge=0.0)
-    labels: Literal["one_hot", "all_optimal"] = "one_hot"
+    labels: Literal["one_hot", "all_optimal", "path"] = "one_hot"
     discount_from: float | None = Field(None, gt=0.0, lt=1.0)
     jacobian_weight: float = Field(0.0, ge=0.0)
     jacobian_frequency: float = Field(0.0, ge=0.0, le=1.0)

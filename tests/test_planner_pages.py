@@ -16,8 +16,8 @@ from planners.registry import CORES, SOLVERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "planners"
-FROM_REPRODUCTION = sorted(set(CORES) - {"reachability"})
-"""Cores whose numbers stand in REPRODUCTION.md; those of `reachability` have their home on its page."""
+FROM_REPRODUCTION = sorted(set(CORES) - {"reachability", "shortest_path"})
+"""Cores whose numbers stand in REPRODUCTION.md; those of the others have their home on a page."""
 
 
 def page(core):

@@ -107,6 +107,7 @@ class Episodes:
         """Return where actions lead, int64 [n, 2], and what they cost, float32 [n].
 
         A bump stays and costs its move; a road that is not there stays and costs what the graph's dearest road does.
+        Where cells have costs, a move costs as often its price as the cell says that it enters, or the one it stays in.
         """
         height, width = self.problems.map.shape[1:]
         if self.moves.links:
@@ -123,7 +124,10 @@ class Episodes:
         row, column = np.where(inside[:, None], to, position).T
         enters = inside & (self.problems.map[number, row, column] == 1)
         cost = np.array(self.moves.costs, np.float32)[action]
-        return np.where(enters[:, None], to, position), cost
+        to = np.where(enters[:, None], to, position)
+        if self.problems.costs is not None:
+            cost = cost * self.problems.costs[number, to[:, 0], to[:, 1]]
+        return to, cost
 
     def arrived(self, state: State) -> NDArray[np.bool_]:
         """Return who is at the goal, bool [n]."""

@@ -6,5 +6,6 @@ Begin with `dataset.write_shard` and `dataset.read_split`.
   `manifest.Manifest`, `provenance.code_hash`, `files.read_file`.
 - What a file from elsewhere must be: `checks.checked_problems`, `pages.oversized`.
 - To where it is trained on: `staging.staged`, `stream.ProblemStream`.
-- From and to others' layouts: `npz.import_npz`, `npy.NpzArray`, `maze_unique.import_mazes`.
+- From and to others' layouts: `npz.import_npz`, `npy.NpzArray`, `maze_unique.import_mazes`,
+  `terrain.import_terrain`.
 """

@@ -48,6 +48,7 @@ def empty_problems(spec: DatasetSpec) -> Problems:
         label=maps,
         observation=None if observation is None else np.zeros((0, *observation), np.uint8),
         start=np.zeros((0, 2), np.int16) if TASKS[spec.task].starts(spec) else None,
+        costs=maps.astype(np.float32) if TASKS[spec.task].cell_costs else None,
     )
 
 
@@ -135,6 +136,8 @@ def checked_problems(table: pa.Table, moves: Moves, first: int, path: Path) -> P
         "distance: negative or not a number": not (problems.distance >= 0).all(),
         f"optimal_actions: not of {actions} actions": (problems.optimal_actions >> (actions - 1) > 1).any(),
         f"label: not one of {actions} actions": (problems.label >= actions).any(),
+        "costs: not positive and finite": problems.costs is not None
+        and not ((problems.costs > 0) & np.isfinite(problems.costs)).all(),
     }
     for what, found in wrong.items():
         if found:

@@ -58,11 +58,12 @@ class Shard:
 
 
 def bytes_per_problem(spec: DatasetSpec) -> int:
-    """Return the raw size of one problem: map, distance, optimal actions, label, observation; or a sample's columns."""
+    """Return the raw size of one problem: map, distance, actions, label, costs, observation; or a sample's columns."""
     task = TASKS[spec.task]
     if isinstance(task, Samples):
         return task.bytes_per_sample(spec)
-    return 7 * math.prod(task.map_shape(spec)) + math.prod(task.observation_shape(spec) or (0,))
+    cell = 7 + 4 * task.cell_costs
+    return cell * math.prod(task.map_shape(spec)) + math.prod(task.observation_shape(spec) or (0,))
 
 
 def shards(spec: DatasetSpec) -> list[Shard]:

@@ -50,4 +50,7 @@ def hashes_of(file: pq.ParquetFile, spec: DatasetSpec) -> NDArray[np.uint64]:
         return sample_hashes(file.read(use_threads=False))
     from datagen.tasks.distinct import distinct_hashes  # compiled code, which planning a sweep does without
 
-    return distinct_hashes(array_of(file.read(columns=["map"], use_threads=False), "map"), spec)
+    columns = ["map", "costs"] if TASKS[spec.task].cell_costs else ["map"]
+    table = file.read(columns=columns, use_threads=False)
+    map_, *costs = (array_of(table, name) for name in columns)
+    return distinct_hashes(map_, spec, *costs)

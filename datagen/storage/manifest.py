@@ -155,12 +155,16 @@ def _maps(manifest: Manifest) -> tuple[str, str, str]:
     """Return what is in a dataset of maps: in a few words, its columns, and what else to know."""
     spec, task = manifest.spec, TASKS[manifest.spec.task]
     observation = task.observation_shape(spec)
+    height, width = task.map_shape(spec)
+    side = f"[{height}, {width}]"
     reads = (
         "what the planner sees beside map and goal"
         if input_channels(spec)
         else "what the planner's mapper sees instead of the map"
     )
     seen = f"| `observation` | uint8 {list(observation)} | {reads} |\n" if observation else ""
+    told = "by what entering a cell multiplies a move's cost; the expert's alone"
+    priced = f"| `costs` | float32 {side} | {told} |\n" if task.cell_costs else ""
     actions = ", ".join(f"{i} = {name}" for i, name in enumerate(task.moves.names))
     edge = "on the torus" if task.moves.wrap else "a move over the edge stays"
     if task.moves.links:
@@ -171,15 +175,13 @@ def _maps(manifest: Manifest) -> tuple[str, str, str]:
         else "No map is in two splits"
         + (", nor turned, mirrored or shifted." if spec.distinct == "up_to_symmetry" else ", cell for cell.")
     )
-    height, width = task.map_shape(spec)
-    side = f"[{height}, {width}]"
     columns = f"""| `problem` | int64 | number of the problem in its split |
 | `goal_row`, `goal_col` | int16 | the goal, a free cell |
 | `map` | uint8 {side} | 1 = free, 0 = obstacle |
 | `distance` | float32 {side} | cost of the cheapest path to the goal, else inf |
 | `optimal_actions` | uint8 {side} | bit a is set where action a is optimal |
 | `label` | uint8 {side} | one action per cell, ties drawn once |
-{seen}"""
+{priced}{seen}"""
     return (
         f"problems of the task `{spec.task}` on {height} x {width} maps",
         columns,

@@ -41,9 +41,10 @@ def reason(error: BaseException) -> str:
 class NpzArray:
     """One array of the file, read from its start in pieces."""
 
-    def __init__(self, archive: zipfile.ZipFile, path: object, number: int) -> None:
-        self.name = f"{path}: arr_{number}"
-        self._archive, self._member = archive, f"arr_{number}.npy"
+    def __init__(self, archive: zipfile.ZipFile, path: object, array: int | str) -> None:
+        own = array if isinstance(array, str) else f"arr_{array}"
+        self.name = f"{path}: {own}"
+        self._archive, self._member = archive, f"{own}.npy"
         with self._damage("not a readable array"), archive.open(self._member) as file:
             self.shape, self._fortran, self.dtype, header = npy_header(file)
         self._bytes = math.prod(self.shape) * self.dtype.itemsize

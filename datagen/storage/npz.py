@@ -307,6 +307,8 @@ def export_npz(
     """
     directory, path = Path(directory), Path(path)
     spec = load_manifest(directory).spec
+    if TASKS[spec.task].cell_costs:
+        raise DatasetError(f"{directory}: cells of task {spec.task!r} have costs, for which the layout has no place")
     moves, observation = TASKS[spec.task].moves, TASKS[spec.task].observation_shape(spec)
     if actions == "news" and len(moves.names) != len(_NEWS):
         raise DatasetError(f"actions: 'news' is an order of four moves, task {spec.task!r} has {len(moves.names)}")

@@ -18,6 +18,7 @@ _ARRAYS = {
     "distance": ("<f4", "row,column"),
     "optimal_actions": ("|u1", "row,column"),
     "label": ("|u1", "row,column"),
+    "costs": ("<f4", "row,column"),
     "observation": ("|u1", "see the task"),
 }
 """Type and axis order of the array columns. One codec for maps and images: docs/decisions/0001."""
@@ -131,5 +132,6 @@ def problems_from_table(table: pa.Table) -> Problems:
         label=array_of(table, "label"),
         observation=array_of(table, "observation") if "observation" in names else None,
         start=_places(table, "start") if "start_row" in names else None,
+        costs=array_of(table, "costs") if "costs" in names else None,
         obstacles=obstacles,
     )

@@ -9,9 +9,17 @@ from typing import Any, Literal, Protocol, Self, cast
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from datagen.options import IMAGE_SIZE, ArmOptions, MazeOptions, MazeUniqueOptions, NoOptions, VisualOptions
+from datagen.options import (
+    IMAGE_SIZE,
+    ArmOptions,
+    MazeOptions,
+    MazeUniqueOptions,
+    NoOptions,
+    TerrainOptions,
+    VisualOptions,
+)
 from datagen.plugins import extend
-from datagen.problem import FOUR, FOUR_WRAP, Moves, Problems
+from datagen.problem import EIGHT, FOUR, FOUR_WRAP, Moves, Problems
 from datagen.rendering.textures import textures
 from datagen.spec import Spec, digest, first_problem, nearest
 
@@ -79,6 +87,13 @@ def _workspace_shape(spec: DatasetSpec) -> tuple[int, ...] | None:
     return (1, IMAGE_SIZE, IMAGE_SIZE)
 
 
+def _terrain_shape(spec: DatasetSpec) -> tuple[int, ...] | None:
+    """Return the shape of one problem's image: colour, pixel row, pixel column."""
+    assert isinstance(spec.options, TerrainOptions)
+    side = spec.map_size * spec.options.pixels
+    return (3, side, side)
+
+
 @dataclass(frozen=True)
 class Task:
     """One line of the registry of tasks.
@@ -93,6 +108,7 @@ class Task:
         map_shape: Rows and columns of the map; `map_size` of each where the task does not say otherwise.
         libraries: Distributions whose versions a set's manifest records, beside those that every task uses.
         starts: Whether each problem names the cell that it starts from.
+        cell_costs: Whether each problem says what entering its cells costs (`Problems.costs`).
         check: Raises ValueError, naming the field, for a spec that the generator could not make.
     """
 
@@ -104,6 +120,7 @@ class Task:
     map_shape: Callable[[DatasetSpec], tuple[int, int]] = _square
     libraries: tuple[str, ...] = ()
     starts: Callable[[DatasetSpec], bool] = _no_start
+    cell_costs: bool = False
     check: Callable[[DatasetSpec], None] = _any
 
     def draw(self) -> Draw:
@@ -131,6 +148,15 @@ TASKS: dict[str, Task] = {
         observation_shape=_panorama_shape,
         check=_check_visual,
         libraries=("miniworld", "pyglet"),
+    ),
+    "terrain": Task(
+        "datagen.tasks.terrain:draw",
+        EIGHT,
+        mapper="tiles",
+        options=TerrainOptions,
+        observation_shape=_terrain_shape,
+        starts=_start,
+        cell_costs=True,
     ),
 }
 

@@ -20,9 +20,11 @@ ORDER_HELP = "order of the file's actions; 4abs-cc (default): north, west, south
 
 def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs `import` and `export` to the command line's."""
-    bring = verbs.add_parser("import", help="Make a dataset of a .npz file in the GPPN layout, or of Maze-Unique.")
+    bring = verbs.add_parser(
+        "import", help="Make a dataset of a .npz file in the GPPN layout, of Maze-Unique or terrain."
+    )
     bring.set_defaults(verb=_import)
-    bring.add_argument("file", metavar="FILE.npz", type=Path, help="for maze_unique: the folder with *_inputs.npy")
+    bring.add_argument("file", metavar="FILE.npz", type=Path, help="for maze_unique and terrain: their folder")
     bring.add_argument("--task", required=True, help=f"its moves and observations: {', '.join(sorted(TASKS))}")
     bring.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of datasets; its name is printed")
     bring.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
@@ -70,6 +72,11 @@ def _import(options: argparse.Namespace) -> int:
 
     if options.task not in TASKS:  # the plug-ins have been loaded by now
         raise SweepError(f"--task: unknown name {options.task!r}; {nearest(options.task, TASKS)}")
+    if options.task == "terrain" and options.crops is None:
+        from datagen.storage.terrain import import_terrain
+
+        print(import_terrain(options.file, options.out))
+        return 0
     if options.task == "maze_unique":
         from datagen.storage.maze_unique import import_crops, import_mazes
 

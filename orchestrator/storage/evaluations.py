@@ -76,11 +76,13 @@ class EvaluationResult(BaseModel):
         searched: Success of a graph search in the planner's place, on the maps that its mapper drew, 0..1.
         cells_by_distance: Cells per bin of `planners.training.rollout.DISTANCE_BINS`.
         arrivals_by_distance: How many of them arrive.
-        measured: What else was asked for; see `planners.training.measures`, for the four fields below too.
+        measured: What else was asked for; see `planners.training.measures`, for the fields below too.
         lengths: Starts by the cost of their shortest path.
         detours: Starts by the way round that an adjacent wall would save.
         path_independence: Mean cosine of the fixed points from two starts; None where no second one is free.
         residual_auroc: How well the residual tells wrong plans from right ones; None where all are right, or all wrong.
+        cost_ratio: Cost of the way from the one start over the least, mean over maps; None where none arrives.
+        cost_rank: Rank correlation of the costs that a mapper recovers with those of the cells; None without either.
         seconds: Wall time.
         provenance: What produced the numbers.
     """
@@ -107,6 +109,8 @@ class EvaluationResult(BaseModel):
     detours: Bins | None = None
     path_independence: float | None = Field(None, ge=-1.0 - 1e-6, le=1.0 + 1e-6)
     residual_auroc: Fraction | None = None
+    cost_ratio: float | None = Field(None, ge=1.0 - 1e-5, allow_inf_nan=False)
+    cost_rank: float | None = Field(None, ge=-1.0 - 1e-6, le=1.0 + 1e-6)
     seconds: Seconds
     provenance: Provenance = Provenance()
 

@@ -65,6 +65,7 @@ class TrialSpec(Spec):
             if smoothed := getattr(self.planner.options, "temperature", 0.0):
                 raise ValueError(f"solver {solver!r} takes the maximum as it is; got temperature {smoothed}")
         self.planner.check_moves(TASKS[self.data.task].moves)
+        self._check_task()
         least = self.training.discount_from
         if least is not None and least > (discount := getattr(self.planner.options, "discount", 0.0)):
             expected = (
@@ -74,6 +75,20 @@ class TrialSpec(Spec):
             )
             raise ValueError(f"training.discount_from is {least}, expected {expected}")
         return self
+
+    def _check_task(self) -> None:
+        task = TASKS[self.data.task]
+        if self.training.labels == "path" and (task.moves.links or not task.starts(self.data)):
+            raise ValueError(
+                f"training.labels is 'path', but the problems of task {self.data.task!r} name no start on a grid"
+            )
+        if task.cell_costs and self.planner.mapper != "identity":
+            for field in ("mapper_pretrain_epochs", "mapper_weight"):
+                if getattr(self.training, field):
+                    raise ValueError(
+                        f"training.{field} is {getattr(self.training, field):g}, expected 0: the maps of task "
+                        f"{self.data.task!r} say where one can go, and teach its mapper nothing of costs"
+                    )
 
     def _has_a_batch(self) -> None:
         if self.data.train < (size := self.training.batch_size):

@@ -33,6 +33,8 @@ class Tested:
         detours: The same by the way round that an adjacent wall would save.
         path_independence: Mean over planners; None where there is none.
         residual_auroc: The same.
+        cost_ratio: The same.
+        cost_rank: The same.
     """
 
     map_size: int
@@ -48,11 +50,14 @@ class Tested:
     detours: Bins | None = None
     path_independence: float | None = None
     residual_auroc: float | None = None
+    cost_ratio: float | None = None
+    cost_rank: float | None = None
 
     @property
     def measured(self) -> bool:
         """True where more than success was measured."""
-        parts = (self.lengths, self.detours, self.path_independence, self.residual_auroc)
+        numbers = (self.path_independence, self.residual_auroc, self.cost_ratio, self.cost_rank)
+        parts = (self.lengths, self.detours, *numbers)
         return any(part is not None for part in parts)
 
     def __str__(self) -> str:
@@ -125,6 +130,8 @@ def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult],
         detours=merged([test.detours for test in used if test.detours is not None]),
         path_independence=_mean([test.path_independence for test in used]),
         residual_auroc=_mean([test.residual_auroc for test in used]),
+        cost_ratio=_mean([test.cost_ratio for test in used]),
+        cost_rank=_mean([test.cost_rank for test in used]),
     )
 
 

@@ -36,8 +36,10 @@ def measured_tables(further: Sequence[Further], axes: Sequence[str]) -> list[Tab
         for row, test in tests
     ]
     header = [*(f"trained: {name}" if name == "size" else name for name in headings(axes)), "test size", *columns]
-    words = ["test K", "success %", "exact %", "starts lost", "wrong actions", "same fixed point", "AUROC", "n"]
-    lines = [[*place, *_numbers(test)] for place, (_, test) in zip(places, tests, strict=True)]
+    words = ["test K", "success %", "exact %", "starts lost", "wrong actions", "same fixed point", "AUROC"]
+    priced = any(part is not None for _, test in tests for part in (test.cost_ratio, test.cost_rank))
+    words += [*(("cost ratio", "cost rank") if priced else ()), "n"]
+    lines = [[*place, *_numbers(test, priced)] for place, (_, test) in zip(places, tests, strict=True)]
     tables = [Table.of("tests", "Tests on further maps, all seeds together", [*header, *words], lines)]
     for name, title in (
         ("lengths", "Success % by length of the shortest path"),
@@ -52,7 +54,7 @@ def measured_tables(further: Sequence[Further], axes: Sequence[str]) -> list[Tab
     return tables
 
 
-def _numbers(test: Tested) -> list[str]:
+def _numbers(test: Tested, priced: bool) -> list[str]:
     bins = test.lengths
     lost, wrong = ("", "") if bins is None else (_missed(bins, bins.arrivals), _missed(bins, bins.right))
     return [
@@ -63,8 +65,13 @@ def _numbers(test: Tested) -> list[str]:
         wrong or MISSING,
         MISSING if test.path_independence is None else f"{test.path_independence:.4f}",
         MISSING if test.residual_auroc is None else f"{test.residual_auroc:.3f}",
+        *([_shown(test.cost_ratio), _shown(test.cost_rank)] if priced else []),
         str(test.n),
     ]
+
+
+def _shown(number: float | None) -> str:
+    return MISSING if number is None else f"{number:.4f}"
 
 
 def _missed(bins: Bins, of: Sequence[int]) -> str:
@@ -93,6 +100,8 @@ def words_of_measures(found: EvaluationResult) -> list[str]:
     for name, value in (
         ("path_independence", found.path_independence),
         ("residual_auroc", found.residual_auroc),
+        ("cost_ratio", found.cost_ratio),
+        ("cost_rank", found.cost_rank),
     ):
         if name in found.measured:
             lines.append(f"{name.replace('_', ' ')}: {'none' if value is None else f'{value:.4f}'}")

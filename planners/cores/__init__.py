@@ -13,7 +13,7 @@ The function "encoded" gives the step of either.
 Begin with `vin.VIN`.
 
 - The paper's: `vin.VIN`, `symvin.SymVIN`, `conv_gppn.ConvGPPN`, `spt.SPT`. Ours: `contractive.Contractive`,
-  `reachability.Reachability`.
+  `reachability.Reachability`, `shortest_path.ShortestPath`.
 - Their steps: `steps.ValueIteration`, `steps.GRUIteration`.
 - What they are made of: `layers.convolve`, `symmetry.Symmetry`, `steerable.SteerableBasis`, `patterns.LookedUp`.
 """

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datagen.expert.graph import read_links
+from datagen.expert.graph import Links, read_links
 from datagen.expert.grid import goal_distances, tied_actions
 from datagen.problem import Moves, Problems
 from datagen.shapes import shaped
@@ -50,6 +50,7 @@ class Inputs:
     observation: Shaped[Tensor, "B ..."] | None
     open_edge: bool
     """Whether any map has a free cell at its edge."""
+    start: Int64[Tensor, "B 2"] | None = None
 
     @classmethod
     def of(cls, batch: Problems, device: torch.device | str = "cpu") -> Inputs:
@@ -67,6 +68,7 @@ class Inputs:
             label=there(batch.label).long(),
             optimal_actions=there(batch.optimal_actions).long(),
             observation=None if batch.observation is None else there(batch.observation),
+            start=None if batch.start is None else there(batch.start).long(),
             open_edge=bool((batch.map[:, [0, -1]] > 0).any() or (batch.map[:, :, [0, -1]] > 0).any()),
         )
 
@@ -107,9 +109,10 @@ def evaluate(
         parts = list(_planned(planner, problems, moves, batch_size, k_fwd, progress, "path_independence" in measures))
     finally:
         planner.train(was_training)
-    residual, cosine, actions, searched, *told = (torch.cat(part) for part in zip(*parts, strict=True))
+    residual, cosine, recovered, actions, searched, *told = (torch.cat(part) for part in zip(*parts, strict=True))
     free, goal, distance, optimal_actions, *more = told
-    roads = (more.pop(0), more.pop(0)) if moves.links else None
+    costs = more.pop() if len(more) > 2 and not moves.links else None
+    roads = (more.pop(0), more.pop(0)) if moves.links or costs is not None else None
     if roads:
         found = evaluate_by_squaring(actions, free, goal, distance, optimal_actions, roads, *more)
     else:
@@ -120,7 +123,7 @@ def evaluate(
     if not measures:
         return found
     facts = Facts(actions, free, goal, distance, optimal_actions, roads or moves, *more)
-    return replace(found, measured=measure(measures, facts, residual, cosine))
+    return replace(found, measured=measure(measures, facts, residual, cosine, costs, recovered))
 
 
 def _planned(
@@ -132,17 +135,19 @@ def _planned(
     progress: Callable[[int], None] | None,
     twice: bool,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield what `_plan` returns of each batch, with the facts that policies are judged by."""
+    """Yield what `_plan` returns of each batch, with the facts that policies are judged by, costs of cells last."""
     device = next(planner.parameters()).device
     done = 0
     for batch in problems.in_order(batch_size):
         inputs = Inputs.of(batch, device)
         facts: tuple[Any, ...] = (batch.map, batch.goal, batch.distance, batch.optimal_actions)
-        if moves.links:
-            links = read_links(moves, batch.observation)
+        if moves.links or batch.costs is not None:
+            links = _links(batch, moves)
             facts += (links.target, links.cost)
         if batch.start is not None:
             facts += (batch.start,)
+        if batch.costs is not None:
+            facts += (batch.costs,)
         found = _plan(planner, inputs, moves, k_fwd, done if twice else None)
         yield *found, *(torch.from_numpy(fact).to(device) for fact in facts)
         done += len(batch)
@@ -150,12 +155,22 @@ def _planned(
             progress(done)
 
 
+def _links(batch: Problems, moves: Moves) -> Links:
+    """Return the roads of a batch, of graphs or of grids whose cells have costs."""
+    if batch.costs is None:
+        return read_links(moves, batch.observation)
+    from datagen.expert.cells import cell_links  # compiled code, which other tasks' tests do without
+
+    return cell_links(batch.map, batch.costs, moves)
+
+
 def _plan(
     planner: Planner, inputs: Inputs, moves: Moves, k_fwd: int | None, first: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return each problem's residual, its cosine [B] (see `cosines`), and the actions of planner and search.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return each problem's residual, its cosine [B] (see `cosines`), costs of cells, and two policies.
 
-    The actions are the greedy ones of each cell, and those of `searched`, of which there are none without a mapper.
+    Costs are those that a mapper has recovered, in any order-preserving measure of theirs; nan without a mapper. The
+    policies are the planner's greedy one, and that of `searched`, of which there is none without a mapper.
 
     Args:
         planner: The planner.
@@ -168,6 +183,7 @@ def _plan(
     actions = torch.empty(inputs.label.shape, dtype=torch.int64, device=inputs.map.device)
     residual, cosine = torch.empty(len(actions)), torch.full((len(actions),), torch.nan)
     search = actions.new_empty((len(actions), 0, 0))
+    recovered = torch.full(actions.shape, torch.nan)
     # Maps with and without a wall round them apart: no result may depend on the rest of its batch.
     for chosen in (inside, ~inside):
         if chosen.any():
@@ -177,11 +193,13 @@ def _plan(
             actions[rows] = plan.logits.max(1).indices
             residual[rows] = plan.solution.residual.float().cpu()
             if plan.map_logits is not None:
-                search = searched(plan.map_logits, inputs.goal, moves)  # a mapper's maps are planned all at once
+                # A mapper's maps are planned all at once.
+                search = searched(plan.map_logits, inputs.goal, moves)
+                recovered[rows] = -plan.map_logits[:, 0].float().cpu()
             if first is not None:
                 numbers = first + torch.arange(len(actions))[rows if isinstance(rows, slice) else rows.cpu()]
                 cosine[rows] = cosines(planner, plan, numbers.tolist(), k_fwd)
-    return residual, cosine, actions, search
+    return residual, cosine, recovered, actions, search
 
 
 def searched(

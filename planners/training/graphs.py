@@ -28,6 +28,8 @@ def refusal(device: torch.device, planner: PlannerSpec, training: TrainingSpec) 
         return "there are graphs on CUDA devices only"
     if training.discount_from is not None or training.jacobian_weight > 0:
         return "a step that draws (discount_from, jacobian_weight) is another one each time"
+    if training.labels == "path":
+        return "labels 'path' are followed from cell to cell, as far as each goes"
     if planner.adjoint == "implicit" and planner.solver_bwd == "gmres":
         return "solver_bwd 'gmres' looks at its residual at each step"
     return ""

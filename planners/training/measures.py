@@ -11,6 +11,7 @@
   swept in place, or where the map enters through the start (`spt` without `inject_map`).
 - *AUROC of the residual*: how often a plan whose way from its one start (as `exact` judges it) is wrong has a larger
   residual than one whose way is right; ties count half. 0.5 tells nothing, 1 tells all.
+- *Cost ratio* and *cost rank*: see `planners.training.costs`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from planners.cores.reachability import ReachabilityStep
 from planners.fixed_points import Solution
 from planners.planner import Plan, Planner
 from planners.registry import Measure
+from planners.training.costs import cost_ratio, rank_correlation
 from planners.training.rollout import ENDS, Counts, Measured, Roads, exact_ways, follow, moves_of, parts
 
 
@@ -61,7 +63,14 @@ class Facts:
         return exact_ways(self.actions, self.goal, self.distance, self.optimal_actions, self.moves, self.start)
 
 
-def measure(names: Collection[Measure], facts: Facts, residual: Tensor, cosine: Tensor) -> Measured:
+def measure(
+    names: Collection[Measure],
+    facts: Facts,
+    residual: Tensor,
+    cosine: Tensor,
+    costs: Tensor | None = None,
+    recovered: Tensor | None = None,
+) -> Measured:
     """Return what was asked for.
 
     Args:
@@ -69,6 +78,8 @@ def measure(names: Collection[Measure], facts: Facts, residual: Tensor, cosine: 
         facts: The policy.
         residual: [n], of each problem's solve.
         cosine: [n], of its two fixed points; nan where there is one.
+        costs: [n, h, w], what cells cost; None where that is all the same.
+        recovered: [n, h, w], what a mapper says that they cost, in any unit; nan without one.
     """
     found: dict[str, Any] = {}
     every = [facts.take(part) for part in parts(facts.actions)]
@@ -80,6 +91,10 @@ def measure(names: Collection[Measure], facts: Facts, residual: Tensor, cosine: 
         found["path_independence"] = float(cosine.double().mean())
     if "residual_auroc" in names:
         found["residual_auroc"] = auroc(residual, ~torch.cat([some.exact() for some in every]).cpu())
+    if "cost_ratio" in names:
+        found["cost_ratio"] = cost_ratio([vars(some) for some in every])
+    if "cost_rank" in names and costs is not None and recovered is not None:
+        found["cost_rank"] = rank_correlation(recovered, costs.cpu())
     return Measured(**found)
 
 

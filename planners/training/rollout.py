@@ -59,12 +59,16 @@ class Measured:
         detours: By the way round that an adjacent wall would save.
         path_independence: Mean cosine, -1..1.
         residual_auroc: 0..1; none where all plans are right, or all wrong.
+        cost_ratio: 1 or more; none where no way from a start arrives.
+        cost_rank: -1..1; none where cells have no costs, or nothing has recovered them.
     """
 
     lengths: Counts | None = None
     detours: Counts | None = None
     path_independence: float | None = None
     residual_auroc: float | None = None
+    cost_ratio: float | None = None
+    cost_rank: float | None = None
 
 
 @dataclass(frozen=True)

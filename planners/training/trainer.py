@@ -23,6 +23,7 @@ from planners.training.evaluation import Inputs, ProblemSource, evaluate
 from planners.training.graphs import GraphedSteps, refusal
 from planners.training.losses import cross_entropy, map_loss
 from planners.training.memory import MemoryLimitExceeded, TensorMemory, phase, state_tensors
+from planners.training.paths import path_cross_entropy
 from planners.training.precision import autocast
 from planners.training.records import EpochRecord as EpochRecord
 from planners.training.records import Step, StepLog, StepRecord, epoch_record, mark, step_numbers
@@ -345,6 +346,8 @@ class Trainer:
         return bool(torch.rand((), generator=generator) < self.training.jacobian_frequency)
 
     def _cross_entropy(self, logits: Tensor, inputs: Inputs) -> Tensor:
+        if self.training.labels == "path":
+            return path_cross_entropy(logits, inputs, self.moves)
         return cross_entropy(logits, inputs, one_hot=self.training.labels == "one_hot")
 
     def test(self, problems: ProblemSource) -> Evaluation:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from datagen.conformance import EVERY_TASK
-from datagen.sampling.unique_maps import map_hashes, owner
+from datagen.sampling.unique_maps import owner
+from datagen.tasks.distinct import distinct_hashes
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, dataset_id
 
 # Panoramas need OpenGL; they have tests of their own, and their maps are those of "navigation".
@@ -18,6 +19,7 @@ GOLDEN = {
     "maze_unique": "36914195122b01b5",
     "mazes": "0bd7a88d709ff1bb",
     "navigation": "10519b490552cb7f",
+    "terrain": "9e751255a87fb64c",
     "workspace_manipulation": "62ff4d82c651d3bd",
 }
 
@@ -58,17 +60,18 @@ def test_problems_are_what_the_vocabulary_says(name, split):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_map_comes_twice_in_the_whole_set(name):
-    maps = [draw(name, split, 0, 150).map for split in SPLITS]
-    hashes = [map_hashes(part) for part in maps]
+    drawn = [draw(name, split, 0, 150) for split in SPLITS]
+    hashes = [distinct_hashes(part.map, spec(name), part.costs) for part in drawn]
     assert [{int(owner(h)) for h in part} for part in hashes] == [{0}, {1}, {2}]
-    assert len(np.unique(np.concatenate(maps).reshape(450, -1), axis=0)) == 450
+    told_apart = [part.map if part.costs is None else part.costs for part in drawn]
+    assert len(np.unique(np.concatenate(told_apart).reshape(450, -1), axis=0)) == 450
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_seeds_and_splits_differ(name):
     first = draw(name, "train", 0, 20)
-    assert not np.array_equal(first.map, draw(name, "train", 0, 20, seed=1).map)
-    assert not np.array_equal(first.map, draw(name, "valid", 0, 20).map)
+    for other in (draw(name, "train", 0, 20, seed=1), draw(name, "valid", 0, 20)):
+        assert not (np.array_equal(first.map, other.map) and np.array_equal(first.costs, other.costs))
 
 
 @pytest.mark.parametrize("name", NAMES)

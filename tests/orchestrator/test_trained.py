@@ -17,7 +17,7 @@ from planners.specs import PlannerSpec
 
 K_FWD, K_BWD = 4, 3
 NARROW = {"hidden_channels": 8, "q_channels": 8}
-SIZES = {"spt": {"embedding": 8, "heads": 2, "feedforward": 8}}
+SIZES = {"spt": {"embedding": 8, "heads": 2, "feedforward": 8}, "shortest_path": {}}
 
 
 def specs():

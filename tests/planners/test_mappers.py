@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from planners import PlannerSpec, build_planner
-from planners.mappers import Panorama, UNet, different
-from planners.options import PanoramaOptions, UNetOptions
+from planners.mappers import Panorama, Tiles, UNet, different
+from planners.options import PanoramaOptions, TilesOptions, UNetOptions
 
 SMALL = {"hidden_channels": 8, "q_channels": 8}
 TINY_UNET = {"channels": (4, 6, 6, 8)}
@@ -149,3 +149,30 @@ def test_views_that_are_alike_are_embedded_once_and_change_nothing():
     ours, theirs = (torch.autograd.grad(found.square().sum(), weights) for found in (logits, expected))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_tiles_takes_any_number_of_pixels_a_tile():
+    mapper = Tiles(TilesOptions(), wrap=False)
+    for pixels in (2, 8, 16):
+        image = torch.zeros(2, 3, 5 * pixels, 6 * pixels, dtype=torch.uint8)
+        assert mapper(image, (5, 6)).shape == (2, 1, 5, 6)
+    with pytest.raises(ValueError, match=r"observation: expected \[B, 3, n \* 5, n \* 6\], n pixels a tile"):
+        mapper(torch.zeros(2, 3, 40, 47), (5, 6))
+    assert [tuple(p.shape) for p in mapper.parameters()][::2] == [
+        (16, 3, 3, 3),
+        (32, 16, 3, 3),
+        (32, 32, 3, 3),
+        (32, 32, 1, 1),
+        (1, 32, 1, 1),
+    ]
+
+
+def test_tiles_sees_each_tile_where_it_is():
+    torch.manual_seed(0)
+    mapper = Tiles(TilesOptions(), wrap=False)
+    image = torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    changed = image.clone()
+    changed[..., 16:24, 40:48] = 255 - changed[..., 16:24, 40:48]
+    rows, columns = torch.nonzero((mapper(image, (6, 8)) - mapper(changed, (6, 8)))[0, 0].abs() > 1e-6, as_tuple=True)
+    assert {(2, 5)} <= set(zip(rows.tolist(), columns.tolist(), strict=True))
+    assert {*rows.tolist()} <= {2, 3} and {*columns.tolist()} <= {5, 6}  # strides look up and left
