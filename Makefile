@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test test-fast gpu-test check bench chaos multinode-test fuzz secrets wheelhouse image compose-test clean
+.PHONY: setup quickstart smoke-all test test-fast gpu-test check bench chaos soak multinode-test slurm-test fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -71,9 +71,23 @@ chaos: $(STAMP)
 	$(BIN)/python tests/chaos.py --faults 20 --storage $(CHAOS)/storage; code=$$?; \
 	    umount $(CHAOS) 2>/dev/null; rm -rf $(CHAOS); exit $$code
 
+# Thousands of small trials with faults all along, for so many minutes: memory, files and numbers stay as they are.
+SOAK    := /tmp/idp-soak
+MINUTES := 240
+soak: $(STAMP)
+	mkdir -p $(SOAK) && { mount -t tmpfs -o size=500m tmpfs $(SOAK) || echo "can't mount: no disk will be filled"; }
+	$(BIN)/python tests/soak.py --minutes $(MINUTES) --storage $(SOAK)/storage; code=$$?; \
+	    umount $(SOAK) 2>/dev/null; rm -rf $(SOAK); exit $$code
+
 # Four machines in one, by network namespaces (as root): one is cut off and one is killed in the middle of a sweep.
 multinode-test: $(STAMP)
 	$(BIN)/python tests/multinode.py
+
+# The templates in a Slurm of one node, with GPUs that are counted and not there; as root, since Slurm is.
+slurm-test: $(STAMP)
+	dpkg -s slurm-wlm munge >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
+	IDP_SLURM_TEST=1 $(BIN)/python -m pytest -rs tests/orchestrator/test_slurm.py tests/orchestrator/test_slurm_jobs.py
 
 # Thousands of damaged files of every kind that is read: each taken for what it says, or refused with one clear message.
 fuzz: $(STAMP)
@@ -83,12 +97,6 @@ fuzz: $(STAMP)
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 secrets:
-# The templates in a Slurm of one node, with GPUs that are counted and not there; as root, since Slurm is.
-slurm-test: $(STAMP)
-	dpkg -s slurm-wlm munge >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
-	IDP_SLURM_TEST=1 $(BIN)/python -m pytest -rs tests/orchestrator/test_slurm.py tests/orchestrator/test_slurm_jobs.py
-
 	docker/secrets.sh
 
 wheelhouse: $(STAMP)

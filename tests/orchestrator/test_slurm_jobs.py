@@ -17,7 +17,7 @@ from orchestrator.storage.layout import Storage
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.sweeps]
 long = pytest.mark.skipif("IDP_SLURM_TEST" not in os.environ, reason="takes minutes: make slurm-test")
 ROOT = Path(__file__).parents[2]
-PATIENCE = 200.0
+PATIENCE = 400.0
 SWEEP = """
 name: slurm
 planners: {vin: {core: vin, adjoint: unrolled, hidden_channels: 8, q_channels: 4}}
