@@ -26,6 +26,7 @@ from orchestrator.cli.certify import add_certify
 from orchestrator.cli.check import add_check
 from orchestrator.cli.doctor import add_doctor
 from orchestrator.cli.exchange import add_interchange
+from orchestrator.cli.fields import add_fields
 from orchestrator.cli.jobs import add_job_verbs
 from orchestrator.cli.metrics import add_metrics
 from orchestrator.cli.options import Joined, add_storage
@@ -178,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     add_verbs(verbs, verb, _load)
     add_job_verbs(verbs, verb, _load)
     add_interchange(verbs)
+    add_fields(verbs)
     add_check(verbs)
     add_certify(verbs)
     add_doctor(verbs)
