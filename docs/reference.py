@@ -40,7 +40,8 @@ the first line of a sweep:
 ```yaml
 # yaml-language-server: $schema=../docs/sweep.schema.json
 ```
-or for many files in the editor's settings (VS Code: `"yaml.schemas": {"docs/sweep.schema.json": "sweeps/*.yaml"}`). For an installed package
+or for many files in the settings of the editor, which in VS Code are
+`"yaml.schemas": {"docs/sweep.schema.json": "sweeps/*.yaml"}`. For an installed package
 `idp fields --schema > sweep.schema.json` writes it, and with `--plugin MODULE` one that knows a plug-in's parts too.
 """
 
