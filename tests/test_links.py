@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MADE = ("idp-storage", "wheelhouse", "secrets")
+MADE = ("idp-storage", "wheelhouse", "secrets", "build")
 """Folders that runs and builds make; hidden ones are not the repository's either."""
 
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
