@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import re
+import secrets
 import sys
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u
 _HANDLER = "idp.plain"
 Colour = Literal["bold", "faint", "red", "green", "yellow"]
 _CODES: dict[Colour, str] = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33"}
-# Letters that nobody uses stand for the codes until they are written: codes in a text are escaped.
-_MARKS = {chr(0x10F000 + number): f"\x1b[{code}m" for number, code in enumerate(("0", *_CODES.values()))}
+# Letters that nobody uses stand for the codes until they are written, since codes in a text are escaped; which ones is
+# drawn anew by each process, so that no file can have them.
+_FIRST = 0x100000 + 16 * secrets.randbelow(4000)
+_MARKS = {chr(_FIRST + number): f"\x1b[{code}m" for number, code in enumerate(("0", *_CODES.values()))}
 _MARK = re.compile("[" + "".join(_MARKS) + "]")
 
 
@@ -31,9 +34,9 @@ def printable(text: str) -> str:
 
 def painted(text: str, colour: Colour, stream: object = None) -> str:
     """Return the text in a colour where the stream it is for shows any; standard output where none is named."""
-    if not getattr(sys.stdout if stream is None else stream, "colours", False):
+    if not text or not getattr(sys.stdout if stream is None else stream, "colours", False):
         return text
-    return f"{chr(0x10F001 + list(_CODES).index(colour))}{text}{chr(0x10F000)}"
+    return f"{chr(_FIRST + 1 + list(_CODES).index(colour))}{text}{chr(_FIRST)}"
 
 
 def _shows_colours(stream: TextIO) -> bool:

@@ -6,7 +6,7 @@ Begin with `main.main`; each of the other files adds its verbs' parsers to it.
 - The sweep file's reference: `fields.add_fields`.
 - Single trials and the storage: `trials.add_trial_verbs`, `certify.add_certify`.
 - This machine, and plug-ins: `doctor.add_doctor`, `check.add_check`; for Prometheus: `metrics.add_metrics`.
-- What verbs share: `options.add_storage`.
+- What verbs share: `options.add_storage`; for shells: `completion.add_completion`.
 """
 
 from datagen.moved import attributes

@@ -21,6 +21,7 @@ from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.table import FORMATS
+from orchestrator.words import counted
 from planners.registry import MEASURES, Measure
 
 Run = Callable[[argparse.Namespace], int]
@@ -123,9 +124,12 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     runs = collect(sweep, trials, options.storage, curves=False)
     summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
     sys.stdout.write(render(summary, "json" if options.json else options.format))
-    if not any(run.result for run in runs):
+    ended = sum(run.result is not None for run in runs)
+    if not ended or (options.format == "text" and not options.json):  # what is read by programs comes without words
+        sys.stdout.flush()
+        of = f"{ended} of {counted(len(runs), 'trial')}" if ended else "no trial"
         profile = f"with --profile {options.profile}" if options.profile else "without a profile"
-        said = f"idp: no trial of {sweep.name} {profile} has ended in {options.storage}"
+        said = f"idp: {of} of {sweep.name} {profile} {'have' if ended > 1 else 'has'} ended in {options.storage}"
         print(said + _with_other_profiles(options), file=sys.stderr)
     return 0
 
