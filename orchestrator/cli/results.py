@@ -39,6 +39,13 @@ def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
     table.add_argument("--format", choices=FORMATS, default="text", help="default: text; macros: one for every number")
     table.add_argument("--wide", action="store_true", help="add training seconds, parameters, success by path length")
     table.add_argument(
+        "--columns",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="A,B",
+        help="only these, e.g. success,SPL,parameters, in text, md and tex",
+    )
+    table.add_argument(
         "--compare",
         type=two_planners,
         action="append",
@@ -122,7 +129,7 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     from orchestrator.tables.summary import summarise
 
     runs = collect(sweep, trials, options.storage, curves=False)
-    summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
+    summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare, columns=options.columns)
     sys.stdout.write(render(summary, "json" if options.json else options.format))
     ended = sum(run.result is not None for run in runs)
     if not ended or (options.format == "text" and not options.json):  # what is read by programs comes without words
