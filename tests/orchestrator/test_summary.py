@@ -224,8 +224,8 @@ class Tex:
         assert not opened
         known = {
             "begin", "end", "centering", "providecommand", "toprule", "midrule", "bottomrule", "hline", "caption",
-            "label", "textit", "pm", "leq", "newcommand", "resizebox", "small", "setlength", "tabcolsep", "vspace", "par",
-            "smallskip", "footnotesize", "raggedright", "shortstack", "textbf", "times",
+            "label", "textit", "pm", "leq", "newcommand", "resizebox", "small", "setlength", "tabcolsep", "vspace",
+            "par", "smallskip", "footnotesize", "raggedright", "shortstack", "textbf", "times",
         }  # fmt: skip
         self.names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}\{", self.text)
         assert set(re.findall(r"\\([A-Za-z]+)", self.text)) <= known | set(self.names)
