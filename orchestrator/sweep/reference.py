@@ -40,7 +40,7 @@ _SAME = (
     ("test_on.N.", "data."),
 )
 """Places that take the fields of another."""
-_OF_EVERY_PLANNER = (*PlannerSpec.model_fields, "training", "grid", "test_steps_per_row")
+_OF_EVERY_PLANNER = (*PlannerSpec.model_fields, "training", "grid", "test_steps_per_row", "system")
 
 
 @dataclass(frozen=True)

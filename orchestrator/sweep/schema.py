@@ -210,9 +210,17 @@ def _planner() -> Schema:
     for name, entry in registry.items():
         mine = _fields(entry.options_type)
         conditions.append(_when("core", name, {"properties": mine, "propertyNames": {"enum": [*fields, *mine]}}))
+    fields["system"] = {
+        "type": "string",
+        "description": "A plug-in's system, which takes the place of a planner; its options stand beside it.",
+        "examples": ["projected_gradient"],
+    }
     every = {**_core_fields(), **fields}
     # Of a core that is not known here nothing is; one that is not named may be named by the file that is extended.
-    unnamed = {"if": {"not": {"required": ["core"]}}, "then": {"propertyNames": {"enum": list(every)}}}
+    unnamed = {
+        "if": {"not": {"anyOf": [{"required": ["core"]}, {"required": ["system"]}]}},
+        "then": {"propertyNames": {"enum": list(every)}},
+    }
     return {"type": "object", "properties": every, "allOf": [*conditions, unnamed]}
 
 
@@ -241,7 +249,7 @@ def _axes(parts: Mapping[str, Schema], more: str = "") -> Schema:
 def axes() -> dict[str, Schema]:
     """Return the axes of a grid or a search with what each stands for."""
     planner, training = _planner()["properties"], _fields(TrainingSpec)
-    apart = ("training", "grid", "test_steps_per_row")
+    apart = ("training", "grid", "test_steps_per_row", "system")
     found = {"k": {**planner["k_fwd"], "description": "`k_fwd` of every planner: the axis K of the tables."}}
     found["seed"] = {
         "type": "integer",
@@ -254,7 +262,10 @@ def axes() -> dict[str, Schema]:
 
 
 def _grid() -> Schema:
-    return _axes(axes(), "planner.")
+    found = _axes(axes(), "planner.")
+    return found | {
+        "patternProperties": {"^(planner|system)[.][^.]+$": next(iter(found["patternProperties"].values()))}
+    }
 
 
 def _search() -> Schema:
