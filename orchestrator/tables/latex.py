@@ -99,10 +99,10 @@ def _float(table: Table, warnings: str, label: str) -> list[str]:
 
 
 def _heading(name: str) -> str:
-    """Return a heading, its words above each other where it has several."""
+    """Return a heading; the problem of a column stands below its size, "18x18 Mani."."""
     written = re.sub(r"(?<=\d)x(?=\d)", lambda _: r"$\times$", escaped(name))
     first, _, rest = written.partition(" ")
-    return rf"\shortstack[r]{{{first}\\ {rest}}}" if rest and len(name) > 8 else written
+    return rf"\shortstack[r]{{{first}\\ {rest}}}" if rest and re.match(r"\d+x\d+ ", name) else written
 
 
 def macros(summary: Summary) -> str:
