@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test test-fast gpu-test check bench chaos soak multinode-test slurm-test fuzz secrets wheelhouse image compose-test clean
+.PHONY: setup quickstart smoke-all test test-fast gpu-test check docs bench chaos soak multinode-test slurm-test fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,14 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site, warnings as errors: build/site/index.html.
+$(VENV)/.docs: pyproject.toml constraints.txt | $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/pages.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.planner_core

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import re
+import secrets
 import sys
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Literal, TextIO
 
 WIDTH = 80
 """Columns of a usual terminal."""
@@ -16,11 +18,30 @@ _PLAIN = {"±": "+-", "—": "-", "≤": "<=", "≥": ">=", "─": "-", "━": "
 # C0 and C1 controls but tab and line feed, and what turns the direction of writing.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _HANDLER = "idp.plain"
+Colour = Literal["bold", "faint", "red", "green", "yellow"]
+_CODES: dict[Colour, str] = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33"}
+# Letters that nobody uses stand for the codes until they are written, since codes in a text are escaped; which ones is
+# drawn anew by each process, so that no file can have them.
+_FIRST = 0x100000 + 16 * secrets.randbelow(4000)
+_MARKS = {chr(_FIRST + number): f"\x1b[{code}m" for number, code in enumerate(("0", *_CODES.values()))}
+_MARK = re.compile("[" + "".join(_MARKS) + "]")
 
 
 def printable(text: str) -> str:
     """Return the text with its control characters written as escapes; lines and tabs stay."""
     return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def painted(text: str, colour: Colour, stream: object = None) -> str:
+    """Return the text in a colour where the stream it is for shows any; standard output where none is named."""
+    if not text or not getattr(sys.stdout if stream is None else stream, "colours", False):
+        return text
+    return f"{chr(_FIRST + 1 + list(_CODES).index(colour))}{text}{chr(_FIRST)}"
+
+
+def _shows_colours(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that shows colours, and nobody asks for none (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def aligned(lines: Sequence[Sequence[str]], right: Container[int] = (), rule: str = "") -> list[str]:
@@ -70,10 +91,12 @@ class Printable:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.colours = _shows_colours(stream)
 
     def write(self, text: str) -> int:
-        """Write the text, cleaned."""
-        self._stream.write(printable(text))
+        """Write the text, cleaned, in its colours."""
+        clean = printable(text)
+        self._stream.write(_MARK.sub(lambda found: _MARKS[found[0]], clean) if self.colours else clean)
         return len(text)
 
     def steer(self, code: str) -> None:

@@ -27,13 +27,19 @@ def _check_tied(group: str, options: Spec) -> None:
 
 
 class VINOptions(Spec):
-    """Value Iteration Network (Eqs. 1-2); sizes from D.2."""
+    """Value Iteration Network (Eqs. 1-2); sizes from D.2.
+
+    Attributes:
+        hidden_channels: Channels of the layer that reads map and goal.
+        q_channels: Latent actions, over which the maximum is taken: channels of Q.
+        kernel_size: Cells that a latent action may look over, F x F; odd.
+        temperature: 0 is the maximum over actions; T > 0 is T * logsumexp(Q / T).
+    """
 
     hidden_channels: int = Field(150, ge=1)
     q_channels: int = Field(100, ge=1)
     kernel_size: int = Field(3, ge=1)
     temperature: float = Field(0.0, ge=0.0)
-    """0 is the maximum over actions; T > 0 is T * logsumexp(Q / T)."""
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> Self:
@@ -80,11 +86,17 @@ class SymVINOptions(VINOptions):
 
 
 class ConvGPPNOptions(Spec):
-    """Gated path planning network made of ConvGRU cells (section 4.2); sizes from D.2."""
+    """Gated path planning network made of ConvGRU cells (section 4.2); sizes from D.2.
+
+    Attributes:
+        hidden_channels: Channels of the layer that reads map and goal.
+        q_channels: Channels of the recurrent state. The authors' code has 150 here (its state is as wide as its hidden
+            layer).
+        kernel_size: Cells that a step may look over, F x F; odd.
+    """
 
     hidden_channels: int = Field(150, ge=1)
     q_channels: int = Field(40, ge=1)
-    """Channels of the recurrent state. The authors' code has 150 here (its state is as wide as its hidden layer)."""
     kernel_size: int = Field(3, ge=1)
 
     @model_validator(mode="after")
@@ -97,6 +109,14 @@ class SPTOptions(Spec):
     """Spatial planning transformer (C.1); `layers` = 1 is ID-SPT's tied step.
 
     The original SPT is `layers=5` with `k_fwd=1` and the unrolled adjoint: one step, a stack of five untied layers.
+
+    Attributes:
+        embedding: Numbers per cell that attention works on; a multiple of 4.
+        heads: Attention heads, which divide the embedding.
+        feedforward: Width of the layer between two attentions.
+        layers: Untied layers in one step.
+        inject_map: False: the map enters through the initial value alone (the paper). True: its encoding is added at
+            every step.
     """
 
     embedding: int = Field(64, ge=4, multiple_of=4)
@@ -104,7 +124,6 @@ class SPTOptions(Spec):
     feedforward: int = Field(512, ge=1)
     layers: int = Field(1, ge=1)
     inject_map: bool = False
-    """False: the map enters through the initial value alone (the paper). True: its encoding is added at every step."""
 
     def check_mapper(self, mapper: str, adjoint: str) -> None:
         """Refuse a mapper that no gradient would reach: a fixed point does not depend on where its iteration starts."""
@@ -222,6 +241,7 @@ class PanoramaOptions(Spec):
     """Convolutional network from views per cell to a map (D.1); sizes of the observation."""
 
     views: int = Field(4, ge=1)
+    """Views per cell."""
     resolution: int = Field(32, ge=20)
     """Rows and columns of a view; below 20 nothing is left of it after the two convolutions."""
 
@@ -253,7 +273,13 @@ class TilesOptions(Spec):
 
 
 class AndersonOptions(Spec):
-    """Anderson acceleration: history depth, mixing, and regularisation of the least squares."""
+    """Anderson acceleration.
+
+    Attributes:
+        depth: Earlier steps that the next one is put together of.
+        mixing: Share of the new values in it; 1 takes them whole.
+        regularisation: Added to the diagonal of the least squares.
+    """
 
     depth: int = Field(5, ge=1)
     mixing: float = Field(1.0, gt=0.0, le=1.0)
@@ -261,13 +287,22 @@ class AndersonOptions(Spec):
 
 
 class BroydenOptions(Spec):
-    """Broyden's method: rank-one updates remembered before it starts again."""
+    """Broyden's method.
+
+    Attributes:
+        depth: Rank-one updates that are remembered before it starts again.
+    """
 
     depth: int = Field(10, ge=1)
 
 
 class PhantomOptions(Spec):
-    """Phantom gradient: terms of the Neumann series, and their damping."""
+    """Phantom gradient.
+
+    Attributes:
+        steps: Terms of the Neumann series.
+        damping: Damping of each term; 1 damps nothing.
+    """
 
     steps: int = Field(5, ge=1)
     damping: float = Field(1.0, gt=0.0, le=1.0)

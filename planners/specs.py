@@ -27,13 +27,17 @@ class PlannerSpec(Spec):
         core: The step v' = f(v, r; theta); a name in `CORES`.
         options: The core's own sizes and choices.
         adjoint: How gradients pass through the solution; a name in `ADJOINTS`.
+        adjoint_options: The adjoint's own choices.
         solver: Forward solver; a name in `SOLVERS`. The unrolled adjoint differentiates forward iteration only.
+        solver_options: The forward solver's own choices.
         solver_bwd: Solver of the adjoint system (Eq. 6), used by the implicit adjoint.
+        solver_bwd_options: Its own choices.
         k_fwd: Most forward steps (K_layer when unrolled, which runs exactly as many).
         k_bwd: Most vector-Jacobian products of the adjoint solve (section 4.3).
         tolerance: Relative residual at which a sample's forward iteration stops; 0 runs exactly k_fwd steps.
         tolerance_bwd: The same for the adjoint system.
         mapper: What turns an observation into a map; a name in `MAPPERS`.
+        mapper_options: The mapper's own sizes.
         wrap: True where the map is a torus.
         channels: Channels of the core's input beside map and goal: the observation of a task that has one per cell and
             no mapper.

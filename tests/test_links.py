@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MADE = ("idp-storage", "wheelhouse", "secrets")
+MADE = ("idp-storage", "wheelhouse", "secrets", "build")
 """Folders that runs and builds make; hidden ones are not the repository's either."""
 
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -63,7 +63,7 @@ def missing(text, page):
 
 def _is_there(word, page):
     path = re.sub(r":\d+(?:-\d+)?$", "", word).rstrip("/.")
-    if "=" in word or any(part.isupper() or part in MADE for part in path.split("/")):
+    if "=" in word or "NAME" in path.split(".") or any(part.isupper() or part in MADE for part in path.split("/")):
         return True  # a setting, or with a placeholder
     if re.fullmatch(r"[\w.*-]+(?:/[\w.*-]+)+", path) and Path(path.partition("/")[0]) in files():
         return any(True for folder in (ROOT, page.parent) for _ in folder.glob(path))

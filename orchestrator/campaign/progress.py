@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from orchestrator.sweep.systems import METRIC
+from orchestrator.terminal import painted
 from orchestrator.words import duration
 
 REDRAW_SECONDS = 0.2
+LOOK_SECONDS = 1.0
+"""How often a terminal is told where each trial stands."""
 BAR_CELLS = 28
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A trial that runs: epochs that it had when this run began, and has now."""
+    """A trial that runs: epochs that it had when this run began, and has now, and where it stands, in words."""
 
     name: str
     begun: int | None
     epoch: int
     epochs: int
     rate: float | None = None
+    where: str = ""
 
     def share(self) -> float:
         """Return the share of the trial that this run has done."""
@@ -58,6 +64,8 @@ class Progress:
         self._finished_work = 0.0
         self._running: dict[str, _Running] = {}
         self._started = time.monotonic()
+        self._worked_since: float | None = None
+        self._doing = ""
         self._drawn_lines = 0
         self._drawn_at = 0.0
         self._lock = threading.RLock()  # MLflow's thread speaks too
@@ -68,6 +76,42 @@ class Progress:
             self._erase()
             self._write(f"{line}\n")
             self._draw(force=True)
+
+    def doing(self, what: str) -> None:
+        """Note what is done that is no trial, "" for nothing: a terminal shows it beside the clock."""
+        with self._lock:
+            self._doing = what
+            self._draw(force=True)
+
+    @contextmanager
+    def watched(self, where: Callable[[str], str]) -> Iterator[None]:
+        """Keep a terminal fresh until the end of the block, whatever the process is busy with.
+
+        Args:
+            where: From a trial's id to where it stands, in words.
+        """
+        if not self._live:
+            yield
+            return
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(LOOK_SECONDS):
+                with self._lock:
+                    names = list(self._running)
+                found = {name: where(name) for name in names}  # reads files: nobody waits for that
+                with self._lock:
+                    for name in found.keys() & self._running.keys():
+                        self._running[name] = replace(self._running[name], where=found[name])
+                    self._draw(force=True)
+
+        looking = threading.Thread(target=look, name="idp-terminal", daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            looking.join()
 
     def add(self, work: Mapping[str, float]) -> None:
         """Note that there are more trials than was said.
@@ -83,6 +127,7 @@ class Progress:
         """Note that a trial runs."""
         with self._lock:
             before = self._running.get(trial_id)
+            self._doing = ""
             # One whose process has died goes on.
             self._running[trial_id] = before or _Running(name, None, 0, epochs)
             self._draw(force=True)
@@ -95,6 +140,9 @@ class Progress:
             before = self._running.get(trial_id)
             # What an earlier run has done says nothing about how fast this one is.
             begun = epoch - 1 if before is None or before.begun is None else before.begun
+            if self._worked_since is None:
+                # Ray, data and compilation came before, and do not come again for each epoch.
+                self._worked_since = max(self._started, time.monotonic() - (record.get("train_seconds") or math.inf))
             self._running[trial_id] = _Running(name, begun, epoch, epochs, rate)
             if self._live:
                 self._draw(force=True)
@@ -116,7 +164,8 @@ class Progress:
                 self._finished_work += work * (ran.share() if ran.epochs else 1.0)
             self._done += not failed
             self._failed += failed
-            self.say(f"{trial_id[:8]}  {name}  {outcome}  [{self._done}/{self._total}]")
+            shown = painted(outcome, "red", self._stream) if failed else outcome
+            self.say(f"{trial_id[:8]}  {name}  {shown}  [{self._done}/{self._total}]")
 
     def leave(self, trial_id: str) -> None:
         """Note that a trial runs here no more, though it has not ended."""
@@ -145,7 +194,8 @@ class Progress:
         if worked <= 0:
             return ""
         left = sum(work * shares.get(trial_id, (0.0, 1.0))[1] for trial_id, work in self._work.items())
-        rate = worked / (time.monotonic() - self._started)
+        since = self._started if self._worked_since is None else self._worked_since
+        rate = worked / max(1e-9, time.monotonic() - since)
         return f"  about {duration(left / rate)} left"
 
     def _draw(self, force: bool = False) -> None:
@@ -158,15 +208,18 @@ class Progress:
         failed = f", {self._failed} failed" if self._failed else ""
         lines = [
             f"{'━' * full}{'╌' * (BAR_CELLS - full)} {self._done}/{self._total} trials{failed}, "
-            f"{duration(now - self._started)}{self._time_left()}"
+            f"{duration(now - self._started)}{self._time_left()}{self._doing and f'  {self._doing}'}"
         ]
         for trial_id, trial in self._running.items():
             shown = "" if trial.rate is None else f"  success {100 * trial.rate:5.1f} %"
-            lines.append(f"  {trial_id[:8]}  {trial.name}  epoch {trial.epoch}/{trial.epochs}{shown}")
+            where = trial.where or f"epoch {trial.epoch}/{trial.epochs}"
+            lines.append(f"  {trial_id[:8]}  {trial.name}  {where}{shown}")
         if len(lines) > most:  # what has left the screen at its top can't be erased
             lines[most - 1 :] = [f"  and {len(lines) - most + 1} more"]
         self._erase()
-        self._write("".join(f"{line[:width]}\n" for line in lines))
+        head = lines[0][:width]
+        lines[0] = f"{painted(head[:full], 'green', self._stream)}{head[full:]}"
+        self._write("".join(f"{line}\n" for line in (lines[0], *(line[:width] for line in lines[1:]))))
         self._drawn_lines, self._drawn_at = len(lines), now
 
     def _size(self) -> os.terminal_size:

@@ -27,7 +27,9 @@ from orchestrator.storage.evaluations import (
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.runs import RunNote, host_here, job_here, user_here
+from orchestrator.storage.standing import read_standing
 from orchestrator.storage.suggestions import planned_trials
+from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tracking import tracker as tracking
@@ -139,7 +141,9 @@ def run_campaign(
     with ExitStack() as stack:
         stack.callback(progress.close)
         mark = stack.enter_context(storage.at_work())
+        stack.enter_context(progress.watched(lambda trial_id: where(storage.trial(trial_id))))
         if todo or waiting:
+            progress.doing("" if command.in_process else "starting Ray")
             stack.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
         tracker = Untracked() if untracked else Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
@@ -156,6 +160,7 @@ def run_campaign(
             status = "FAILED" if onlookers.failures else "FINISHED"
         except interruption.Interrupted as stopped:
             progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
+            progress.doing("stopping")
             raise
         finally:
             progress.close()
@@ -210,8 +215,10 @@ class _Running:
 
     def _make_datasets(self, specs: Iterable[DatasetSpec]) -> None:
         new = {name: spec for spec in specs if (name := dataset_id(spec)) not in self.made}
+        self.progress.doing("looking at the datasets" if new else "")
         self.executor.make_datasets(list(new.values()), self.storage.datasets, dataset_lines(self.progress))
         self.made.update(new)
+        self.progress.doing("starting trials")
 
     def _train(self, todo: list[PlannedTrial]) -> int:
         """Run trials, round after round where the sweep has a search, and return how many that were."""
@@ -283,6 +290,12 @@ def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Storage, o
         return []
     there = {trial.trial_id for trial in known}
     return [trial for trial in select(planned_trials(sweep, storage)[0], only) if trial.trial_id not in there]
+
+
+def where(trial: TrialDirectory) -> str:
+    """Return in words where a trial stands, nothing where nobody says."""
+    standing = read_standing(trial)
+    return standing.words() if standing is not None else ""
 
 
 def dataset_lines(progress: Progress) -> Callable[[DatasetProgress], None]:

@@ -23,6 +23,7 @@ from orchestrator.cluster import jobs
 from orchestrator.errors import ClusterError, JobError, SweepError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Lease, Owner, latest_lease
+from orchestrator.terminal import Colour, painted
 from orchestrator.words import first_line, last_line, size_words
 
 State = Literal["ok", "warning", "failed", "not used"]
@@ -33,6 +34,7 @@ MOST_SKEW_SECONDS = 2.0
 CUDA_TOLERANCE = 1e-3
 """Most that a logit or gradient may differ from the CPU's, as a share of the largest: above rounding, below TF32."""
 
+_COLOURS: dict[State, Colour] = {"ok": "green", "warning": "yellow", "failed": "red"}
 _LOCAL_FILE_SYSTEMS = {"ext4", "ext3", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs"}
 
 
@@ -104,7 +106,9 @@ def _examined(name: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[F
 
 
 def _line(finding: Finding) -> str:
-    line = f"{finding.state:<8}  {finding.name:<12}  {finding.what}"
+    state = f"{finding.state:<8}"
+    shown = painted(state, _COLOURS[finding.state]) if finding.state in _COLOURS else state
+    line = f"{shown}  {finding.name:<12}  {finding.what}"
     return f"{line}\n{'':24}-> {finding.advice}" if finding.advice else line
 
 

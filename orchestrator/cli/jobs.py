@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,12 +22,14 @@ from orchestrator.cluster import jobs
 from orchestrator.cluster.package import pack
 from orchestrator.command import Command
 from orchestrator.storage.layout import Storage, default_storage
+from orchestrator.storage.leases import EXPIRY_SECONDS, free
 from orchestrator.storage.runs import Run, runs
+from orchestrator.storage.standing import read_standing
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
 from orchestrator.terminal import aligned
-from orchestrator.words import counted, duration
+from orchestrator.words import counted, duration, trial_name
 
 JOB_FAILED = 1
 
@@ -46,9 +49,11 @@ def add_job_verbs(
     submit.set_defaults(storage=None, storage_elsewhere=True)
     submit.add_argument("--tracking-uri", help="MLflow's store, as the cluster's head sees it")
     submit.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
-    status = verbs.add_parser("status", help="The jobs of a cluster, and what is done of a sweep.")
+    status = verbs.add_parser("status", help="What runs, where it stands, what is done of a sweep; a cluster's jobs.")
     status.set_defaults(verb=lambda options: _status(options, load))
-    status.add_argument("sweep", metavar="SWEEP", nargs="?", help="a sweep's YAML file; all jobs without one")
+    status.add_argument(
+        "sweep", metavar="SWEEP", nargs="?", help="a sweep's YAML file; without one, all that runs in the storage"
+    )
     status.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
     add_storage(status)
     status.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
@@ -125,8 +130,10 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
 
 def _status(options: argparse.Namespace, load: Load) -> int:
     shown: dict[str, Any] = {}
+    names: dict[str, str] = {}
     if options.sweep is not None:
         sweep, trials = load(options)
+        names = {trial.trial_id: trial_name(trial) for trial in trials}
         shown = {"sweep": sweep.name, "trials": len(trials)}
         if options.storage.path.is_dir():
             shown |= _counts(sweep, trials, options.storage)
@@ -137,14 +144,51 @@ def _status(options: argparse.Namespace, load: Load) -> int:
         print("\n".join(run_lines(working, time.time())) + "\n", flush=True)
     if options.json:
         shown["runs"] = [run.note.model_dump() | {"silent_seconds": run.silent_seconds} for run in working]
-    found = jobs.list_jobs(jobs.connect(options.address))
+    at_work = _at_work(options.storage, names if options.sweep is not None else None)
+    on_cluster = _is_on_cluster(options)
+    if not options.json and (at_work or not (working or on_cluster)):
+        print(_running_table(at_work, names, options.storage), flush=True)
+    found = jobs.list_jobs(jobs.connect(options.address)) if on_cluster else []
     if options.sweep is not None:
         found = [job for job in found if job.sweep == shown["sweep"]]
     if options.json:
-        print(json.dumps(shown | {"jobs": [asdict(job) for job in found]}, indent=2))
-        return 0
-    print(_job_table(found, time.time()))
+        print(json.dumps(shown | {"running": at_work, "jobs": [asdict(job) for job in found]}, indent=2))
+    elif on_cluster:
+        print(_job_table(found, time.time()))
     return 0
+
+
+def _is_on_cluster(options: argparse.Namespace) -> bool:
+    """Return whether a cluster is named, or one runs here: else a run has no job."""
+    return bool(options.address or os.environ.get("RAY_API_SERVER_ADDRESS")) or jobs.listens()
+
+
+def _at_work(storage: Storage, chosen: Container[str] | None) -> list[dict[str, Any]]:
+    """Return who works on which trials of a storage, as far as they say, and where they stand."""
+    found = []
+    for trial in storage.trial_folders():
+        held = trial.latest_lease() if chosen is None or trial.name in chosen else None
+        if held is None or held.owner is None or free(held):
+            continue
+        standing = read_standing(trial)
+        quiet = max(0.0, time.time() - held.touched / 1e9)
+        who = {"trial_id": trial.name, "host": held.owner.host, "pid": held.owner.pid, "quiet_seconds": round(quiet)}
+        found.append(
+            who | {"standing": standing and standing.model_dump(), "words": standing.words() if standing else ""}
+        )
+    return found
+
+
+def _running_table(at_work: Sequence[dict[str, Any]], names: Mapping[str, str], storage: Storage) -> str:
+    if not at_work:
+        return f"no trial runs in {storage}"
+    lines = [("trial", "what", "where it stands", "who")]
+    for one in at_work:
+        who = f"process {one['pid']} on {one['host']}"
+        if one["quiet_seconds"] > EXPIRY_SECONDS:  # by two clocks, so only said
+            who += f", no sign of life for {duration(one['quiet_seconds'])}"
+        lines.append((one["trial_id"][:8], names.get(one["trial_id"], ""), one["words"] or "runs", who))
+    return "\n".join(aligned(lines))
 
 
 def _counts(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) -> dict[str, int]:

@@ -24,8 +24,10 @@ from orchestrator.campaign.plan import RERUN_HELP, RERUNS, Plan, make_plan
 from orchestrator.campaign.progress import Progress
 from orchestrator.cli.certify import add_certify
 from orchestrator.cli.check import add_check
+from orchestrator.cli.completion import add_completion
 from orchestrator.cli.doctor import add_doctor
 from orchestrator.cli.exchange import add_interchange
+from orchestrator.cli.fields import add_fields
 from orchestrator.cli.jobs import add_job_verbs
 from orchestrator.cli.metrics import add_metrics
 from orchestrator.cli.options import Joined, add_storage
@@ -38,10 +40,10 @@ from orchestrator.errors import UserError
 from orchestrator.signals import Interrupted, interruptible
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import no_room
-from orchestrator.sweep.files import profiles_of
+from orchestrator.sweep.files import found, profiles_of
 from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.terminal import printing
+from orchestrator.terminal import painted, printing
 from orchestrator.words import counted, duration, size_words
 
 BAD_INPUT = 2
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(wrong[0])
         if getattr(options, "storage", None) is not None and not getattr(options, "storage_elsewhere", False):
             options.storage = Storage.given(options.storage)
+        if getattr(options, "sweep", None) is not None:
+            options.sweep = found(options.sweep)
         with interruptible():
             if hasattr(options, "plugins"):
                 load_plugins_at_hand()
@@ -83,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("idp: stopped by KeyboardInterrupt", file=sys.stderr)
         return 128 + signal.SIGINT
     except UserError as error:
-        print(f"idp: {error}", file=sys.stderr)
+        print(f"{painted('idp:', 'red', sys.stderr)} {error}", file=sys.stderr)
         return BAD_INPUT
     except SystemExit as ended:
         # No verb ends the process itself: a plug-in's code has, and its status would be taken for the verb's.
@@ -135,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=description, description=description)
         added.set_defaults(verb=run)
-        added.add_argument("sweep", metavar="SWEEP", help="a sweep's YAML file")
+        added.add_argument("sweep", metavar="SWEEP", help="a sweep's YAML file, or the name of one that comes along, e.g. quickstart")
         added.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
         add_storage(added)
         added.add_argument(
@@ -178,10 +182,12 @@ def _parser() -> argparse.ArgumentParser:
     add_verbs(verbs, verb, _load)
     add_job_verbs(verbs, verb, _load)
     add_interchange(verbs)
+    add_fields(verbs)
     add_check(verbs)
     add_certify(verbs)
     add_doctor(verbs)
     add_metrics(verbs)
+    add_completion(verbs, parser)
     return parser
 
 

@@ -21,6 +21,7 @@ from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.table import FORMATS
+from orchestrator.words import counted
 from planners.registry import MEASURES, Measure
 
 Run = Callable[[argparse.Namespace], int]
@@ -37,6 +38,13 @@ def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
     )
     table.add_argument("--format", choices=FORMATS, default="text", help="default: text; macros: one for every number")
     table.add_argument("--wide", action="store_true", help="add training seconds, parameters, success by path length")
+    table.add_argument(
+        "--columns",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="A,B",
+        help="only these, e.g. success,SPL,parameters, in text, md and tex",
+    )
     table.add_argument(
         "--compare",
         type=two_planners,
@@ -121,11 +129,14 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     from orchestrator.tables.summary import summarise
 
     runs = collect(sweep, trials, options.storage, curves=False)
-    summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare)
+    summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare, columns=options.columns)
     sys.stdout.write(render(summary, "json" if options.json else options.format))
-    if not any(run.result for run in runs):
+    ended = sum(run.result is not None for run in runs)
+    if not ended or (options.format == "text" and not options.json):  # what is read by programs comes without words
+        sys.stdout.flush()
+        of = f"{ended} of {counted(len(runs), 'trial')}" if ended else "no trial"
         profile = f"with --profile {options.profile}" if options.profile else "without a profile"
-        said = f"idp: no trial of {sweep.name} {profile} has ended in {options.storage}"
+        said = f"idp: {of} of {sweep.name} {profile} {'have' if ended > 1 else 'has'} ended in {options.storage}"
         print(said + _with_other_profiles(options), file=sys.stderr)
     return 0
 

@@ -81,6 +81,16 @@ def api_address(given: str | None = None) -> str:
     return address.rstrip("/")
 
 
+def listens() -> bool:
+    """Return whether anything listens at the default address, on this machine."""
+    parts = urlsplit(DEFAULT_ADDRESS)
+    try:
+        socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=REACHABLE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def connect(given: str | None = None) -> JobSubmissionClient:
     """Return a client of the cluster's Jobs API.
 

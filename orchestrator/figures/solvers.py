@@ -75,7 +75,7 @@ def residuals(runs: TrialRecords, width: float) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         if left_of(axes):
             axes.set_ylabel("relative residual")
-        axes.set_xlabel("iteration" if field == "forward_trace" else "vector-Jacobian product")
+        axes.set_xlabel("planner step" if field == "forward_trace" else "vector-Jacobian product")
     legend(figure, [handle(pen, planner) for planner, pen in pen_of.items()], width)
     return figure
 
@@ -129,7 +129,7 @@ def backward(runs: TrialRecords, width: float) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sorted({float(run.trial.spec.planner.k_bwd) for run in members})))
         if left_of(axes):
             axes.set_ylabel("backward pass (ms)")
-        label_below(axes, r"$K_{\mathrm{bwd}}$")
+        label_below(axes, r"backward steps $K_{\mathrm{bwd}}$")
     legend(figure, [handle(_solver_pen(i), f"backward solver {name}") for i, name in enumerate(solvers)], width)
     return figure
 
@@ -179,7 +179,7 @@ def solvers(runs: TrialRecords, width: float) -> Figure:
         axes.set_ylim(0, 103)
         axes.set_xticks(range(len(steps)), [str(k) for k in steps])
         axes.grid(axis="x", visible=False)
-        label_below(axes, r"$K_{\mathrm{bwd}}$")
+        label_below(axes, r"backward steps $K_{\mathrm{bwd}}$")
     handles = [
         Patch(facecolor=_solver_pen(i).colour, edgecolor="white", hatch=hatches[i % 4], linewidth=0,
                           label=f"backward solver {name}")
@@ -217,7 +217,7 @@ def jacobian(runs: TrialRecords, width: float) -> Figure:
             seed_line(axes, pen, list(line), list(line.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sorted({k for _, line in lines for k in line})))
-        label_below(axes, r"$K_{\mathrm{bwd}}$")
+        label_below(axes, r"backward steps $K_{\mathrm{bwd}}$")
     handles = [
         handle(pen, f"{side}: {name}" if len(pens) > 1 else side)
         for side, pens in (("no penalty", plain_pens), ("with Jacobian penalty", pen_of))

@@ -19,6 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from orchestrator.tables.layout import in_print
+
 Picture = Literal["svg", "png", "pdf"]
 PICTURES: tuple[Picture, ...] = ("svg", "png", "pdf")
 
@@ -113,6 +115,8 @@ _OF_CORE = {
 _OTHERS = ((SLATE, "v"), (SKY, "P"), (ORANGE, "X"), (PURPLE, "h"), (BLUE, "<"), (VERMILION, ">"), (GREEN, "*"))
 _DASHES = (0.0, (3.2, 1.4))
 _DOTS = (0.0, (1.0, 1.2))
+MOST_NAMED = 24
+"""Entries of a legend: a search may have hundreds of suggestions, whose colours nobody tells apart."""
 
 
 def pens(planners: Sequence[tuple[str, str, str]]) -> dict[str, Pen]:
@@ -203,14 +207,16 @@ def lowest(axes: Axes) -> bool:
 
 
 def handle(pen: Pen, label: str) -> Line2D:
-    """Return a legend entry."""
-    return Line2D(
-        [], [], color=pen.colour, linestyle=pen.line, marker=pen.marker, markerfacecolor=pen.face, label=label
-    )
+    """Return a legend entry; planners have their names in print."""
+    look = {"color": pen.colour, "linestyle": pen.line, "marker": pen.marker, "markerfacecolor": pen.face}
+    return Line2D([], [], **look, label=in_print(label))
 
 
 def legend(figure: Figure, handles: Sequence[Artist], width: float) -> None:
-    """Put one legend under all panels."""
+    """Put one legend under all panels; of more than can be told apart only the first are named."""
+    if len(handles) > MOST_NAMED:
+        more = Line2D([], [], linestyle="", label=f"and {len(handles) - MOST_NAMED + 1} more")
+        handles = [*handles[: MOST_NAMED - 1], more]
     if handles:
         longest = max(len(str(entry.get_label())) for entry in handles)
         columns = max(1, min(len(handles), int(width / (0.62 + 0.062 * longest))))

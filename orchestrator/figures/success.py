@@ -73,7 +73,7 @@ def success(runs: TrialRecords, width: float) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(ks))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.margins(x=0.1)
-        label_below(axes, "K")
+        label_below(axes, "planner steps K")
     # Panels share their scale, so the strip for missing dots is as deep as the deepest.
     every[0].set_ylim(min(axes.get_ylim()[0] for axes in every), 103)
     handles = [handle(pen, name) for name, pen in pen_of.items()]
@@ -122,7 +122,7 @@ def runtime(runs: TrialRecords, width: float) -> Figure:
         if left_of(axes):
             axes.set_ylabel("forward (ms)" if field == "forward_seconds" else "backward (ms)")
         name = r"$K_{\mathrm{fwd}}$" if implicit else r"$K_{\mathrm{layer}}$"
-        label_below(axes, name if wide else "K")
+        label_below(axes, name if wide else "planner steps K")
     legend(figure, [handle(pen, name) for name, pen in pen_of.items()], width)
     return figure
 

@@ -91,6 +91,11 @@ class TrialDirectory(Folder):
         return self.path / "evaluations" / f"{dataset}-{split}-k{k}.json"
 
     @property
+    def standing(self) -> Path:
+        """Where it stands, while a process works on it."""
+        return self.path / "standing.json"
+
+    @property
     def mark(self) -> Path:
         """The mark that the trial is to stop, or not to start; holds the reason."""
         return self.path / "cancelled"

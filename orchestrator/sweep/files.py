@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,20 @@ from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml, read_yaml
 from planners.specs import PlannerSpec, TrainingSpec
 
 MOST_EXTENDED = 20
+
+
+def shipped() -> dict[str, Path]:
+    """Return the sweeps that come with the package, by their names: `sweeps/`, which a wheel has inside."""
+    package = Path(__file__).parents[1]
+    folder = next((place for place in (package / "sweeps", package.parent / "sweeps") if place.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def found(name: str) -> str:
+    """Return the file of a sweep that is named by it; a shipped one by its mere name, where no file here has that."""
+    if os.path.lexists(name) or Path(name).name != name:
+        return name
+    return str(shipped().get(name, name))
 
 
 def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable[str] = ()) -> SweepSpec:
@@ -125,7 +140,10 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
 
 def _like(path: Path) -> str:
     """Return a hint at the sweep whose name is nearest to that of a file which is not there, empty for none."""
-    there = {file.stem: file for folder in (path.parent, path.parent / "sweeps") for file in folder.glob("*.yaml")}
+    there: dict[str, Path | str] = {}
+    if path.name == str(path) and not path.suffix:
+        there |= {name: name for name in shipped()}
+    there |= {file.stem: file for folder in (path.parent, path.parent / "sweeps") for file in folder.glob("*.yaml")}
     close = difflib.get_close_matches(path.stem, there, n=1)
     return f"; did you mean {there[close[0]]}?" if close else ""
 

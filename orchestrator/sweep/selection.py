@@ -11,7 +11,7 @@ from orchestrator.words import counted
 
 
 def select(trials: list[PlannedTrial], only: str | None) -> list[PlannedTrial]:
-    """Return the trials that match `only`, such as `planner=vin,id-vin,k=80` or `id=3f2a`.
+    """Return the trials that match `only`, such as `planner=vin,id-vin,k=80`, `planner=vin|id-vin` or `id=3f2a`.
 
     A key matches any of its values, whether they follow it or it is given several times; different keys must all match.
 
@@ -44,7 +44,7 @@ def _wanted(only: str, known: set[str]) -> dict[str, list[str]]:
             raise SweepError(f"--only {part!r:.80}: expected key=value, for example planner=id-vin")
         if key not in known:
             raise SweepError(f"--only: unknown key {key!r:.80}; {nearest(key, known)}")
-        wanted.setdefault(key, []).append(value)
+        wanted.setdefault(key, []).extend(filter(None, (piece.strip() for piece in value.split("|"))))
     return wanted
 
 

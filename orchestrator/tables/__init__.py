@@ -5,5 +5,5 @@ Begin with `summary.summarise`; `columns.Quantity` is where a column is added.
 - What is read: `records.collect`; what of it may stand together: `freshness.of_one_version`.
 - Numbers: `rows.rows`, `generalisation.further`, `measures.measured_tables`, `comparison.compared`,
   `aggregates.aggregates`, `paper.beside_paper`, `statistics.sample`.
-- How they look: `table.Table`, `latex.fragment`, `formats.render`.
+- How they look: `table.Table`, `layout.layout_table` as papers have it, `latex.fragment`, `formats.render`.
 """

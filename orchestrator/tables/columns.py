@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from datagen.spec import nearest
+from orchestrator.errors import SweepError
 from orchestrator.sweep.systems import SYSTEMS, Metric
 from orchestrator.tables.aggregates import Aggregate
 from orchestrator.tables.comparison import Comparison
@@ -113,13 +115,35 @@ def metric_columns(rows: Iterable[Row]) -> dict[str, MetricColumn]:
     return found
 
 
-def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
+_NUMBERS = (SPL, SEARCHED, *COSTS, *WIDE, *DISTANCES)
+_EVERY = ("success %", *(one.heading for one in _NUMBERS), "n", "notes")
+
+
+def headings_of(columns: Iterable[str]) -> tuple[str, ...]:
+    """Return the headings of columns that are named by them, or by their first words.
+
+    Raises:
+        SweepError: There is no such column, or there are several.
+    """
+    found = []
+    for name in columns:
+        alike = [one for one in _EVERY if one.lower().startswith(name.strip().lower()) and name.strip()]
+        exact = [one for one in alike if one.lower() in (name.strip().lower(), f"{name.strip().lower()} %")]
+        if len(exact or alike) != 1:
+            known = nearest(name, [one.removesuffix(" %") for one in _EVERY])
+            raise SweepError(f"--columns: no single column {name!r:.80}; {known}")
+        found += exact or alike
+    return tuple(found)
+
+
+def cells_table(title: str, rows: Sequence[Row], wide: bool = False, only: Sequence[str] = ()) -> Table:
     """Return the table of a sweep's cells.
 
     Args:
         title: Name of the sweep.
         rows: Its cells.
         wide: Whether to add the columns that most readers do not need.
+        only: Headings of the columns to be shown beside the axes; all where none is named.
     """
     if any(row.system for row in rows):
         return _systems_table(title, rows)
@@ -135,6 +159,7 @@ def cells_table(title: str, rows: Sequence[Row], wide: bool = False) -> Table:
         columns |= {quantity.heading: quantity for quantity in (*WIDE, *(DISTANCES if counted else ()))}
         columns[EXACT.heading] = _exact
     columns["notes"] = lambda row: "; ".join(notes(row))
+    columns = {heading: columns[heading] for heading in only or columns if heading in columns}
     axes = varying([row.axes for row in rows])
     lines = [[*_place(row, axes), *(column(row) for column in columns.values())] for row in rows]
     return Table.of(

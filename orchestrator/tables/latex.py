@@ -36,6 +36,7 @@ _CHARACTERS = str.maketrans(
         MISSING: "---",
     }
 )
+_LOOKS = {"italic": r"\textit{{{}}}", "bold": r"\textbf{{{}}}", "bold italic": r"\textbf{{\textit{{{}}}}}"}
 _NAMED = ("task", "map_size", "planner", "k")
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
@@ -49,11 +50,12 @@ def escaped(text: str) -> str:
 def fragment(summary: Summary) -> str:
     r"""Return the summary's tables, each a float with a caption and a label; rules are booktabs' where it is loaded.
 
-    What the paper must not hide stands in the captions: the scale, and what italics mean.
+    What the paper must not hide stands below each: the scale, and what italics mean.
     """
     label = _letters(summary.title, "-").strip("-").lower()
     parts = [f"% {line}" for line in _comment(summary)]
-    for table in summary.tables():
+    layout = [summary.layout] if summary.layout is not None else []
+    for table in (*layout, *summary.tables()):
         parts += _float(table, " ".join(summary.warnings()), f"tab:{label}-{table.name}")
     return "\n".join(parts) + "\n"
 
@@ -61,7 +63,7 @@ def fragment(summary: Summary) -> str:
 def _comment(summary: Summary) -> list[str]:
     return [
         f"The results of the sweep {_plain(summary.title)}, by `idp table --format tex`, to \\input.",
-        "Needs no package; with booktabs its rules are nicer.",
+        "Needs no package; with booktabs its rules are nicer, with graphicx what is too wide is made to fit a column.",
     ]
 
 
@@ -70,27 +72,37 @@ def _float(table: Table, warnings: str, label: str) -> list[str]:
     lines = []
     for cells in table.lines:
         words = [escaped(cell.text) for cell in cells]
-        written = [rf"\textit{{{w}}}" if c.look == "italic" else w for c, w in zip(cells, words, strict=True)]
+        written = [_LOOKS.get(c.look, "{}").format(w) for c, w in zip(cells, words, strict=True)]
         # A line that starts with [ or * would be read as an argument of the \\ before it.
         guard = "{}" if written[0][:1] in ("[", "*") else ""
         lines.append("    " + guard + " & ".join(written) + r" \\")
-    caption = " ".join(text for text in (f"{escaped(table.title)}.", escaped(warnings)) if text)
     return [
         r"\begin{table}",
-        r"  \centering",
+        r"  \centering\small\setlength{\tabcolsep}{3pt}",
         # Inside the float, so that they end with it.
         r"  \providecommand{\toprule}{\hline}\providecommand{\midrule}{\hline}\providecommand{\bottomrule}{\hline}",
-        rf"  \caption{{{caption}}}",
+        r"  \providecommand{\resizebox}[3]{#3}",
+        rf"  \caption{{{escaped(table.title)}.}}",
         rf"  \label{{{label}}}",
-        rf"  \begin{{tabular}}{{{align}}}",
+        r"  \vspace{3pt}",
+        r"  \resizebox{\ifdim\width>\columnwidth\columnwidth\else\width\fi}{!}"
+        rf"{{\begin{{tabular}}{{{align}}}",
         r"    \toprule",
-        "    " + " & ".join(escaped(name) for name in table.header) + r" \\",
+        "    " + " & ".join(_heading(name) for name in table.header) + r" \\",
         r"    \midrule",
         *lines,
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}",
+        *([rf"  \par\smallskip{{\footnotesize\raggedright {escaped(warnings)}\par}}"] if warnings else []),
         r"\end{table}",
     ]
+
+
+def _heading(name: str) -> str:
+    """Return a heading; the problem of a column stands below its size, "18x18 Mani."."""
+    written = re.sub(r"(?<=\d)x(?=\d)", lambda _: r"$\times$", escaped(name))
+    first, _, rest = written.partition(" ")
+    return rf"\shortstack[r]{{{first}\\ {rest}}}" if rest and re.match(r"\d+x\d+ ", name) else written
 
 
 def macros(summary: Summary) -> str:

@@ -17,6 +17,8 @@ from orchestrator.tables.statistics import Difference, Sample, sample, welch
 from planners.registry import CORES
 from planners.specs import PlannerSpec, TrainingSpec
 
+MOST_LISTED = 6
+
 
 @functools.cache
 def paper() -> dict[str, Any]:
@@ -135,7 +137,7 @@ def scale_differences(runs: Sequence[TrialRecord]) -> list[str]:
         if values and not field.startswith("jacobian"):
             usual = getattr(plain, field)
             instead = "" if usual is None else f", not {usual}"
-            words.append(f"training.{field} {_list(sorted(values, key=str))}{instead}")
+            words.append(f"training.{field} {_list(_in_order(values))}{instead}")
     seeds = len({spec.seed for spec in specs})
     if seeds != scale["seeds"]:
         words.append(f"{seeds} seed{'s' if seeds != 1 else ''}, not {scale['seeds']}")
@@ -153,4 +155,12 @@ def _plain_sizes(planner: PlannerSpec) -> bool:
 
 
 def _list(values: Sequence[Any]) -> str:
+    if len(values) > MOST_LISTED:  # a search has as many as suggestions
+        return f"{len(values)} values from {values[0]} to {values[-1]}"
     return "/".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+
+
+def _in_order(values: set[Any]) -> list[Any]:
+    """Return values in order: numbers by size, what can't be compared by its letters."""
+    numbers = all(isinstance(value, int | float) for value in values)
+    return sorted(values) if numbers else sorted(values, key=str)

@@ -9,9 +9,18 @@ from typing import Any
 
 from datagen.tasks.registry import TASKS
 from orchestrator.tables.aggregates import Aggregate, aggregates
-from orchestrator.tables.columns import aggregates_table, cells_table, comparisons_table, further_table, paper_table
+from orchestrator.tables.columns import (
+    WIDE,
+    aggregates_table,
+    cells_table,
+    comparisons_table,
+    further_table,
+    headings_of,
+    paper_table,
+)
 from orchestrator.tables.comparison import Comparison, compared
 from orchestrator.tables.generalisation import Further, further
+from orchestrator.tables.layout import layout_table
 from orchestrator.tables.measures import measured_tables
 from orchestrator.tables.paper import Entry, beside_paper, paper, scale_differences
 from orchestrator.tables.records import TrialRecord, cell_of, grouped
@@ -35,6 +44,8 @@ class Summary:
         wide: Whether the columns that most readers do not need were asked for.
         training: How long the planners were trained at most, and which of their checkpoints was tested.
         damaged: What could not be read, a line per file.
+        layout: Success in the paper's own layout; None where there is one planner alone.
+        columns: Headings of the columns that were asked for; all where none was.
     """
 
     title: str
@@ -47,6 +58,8 @@ class Summary:
     wide: bool = False
     training: str = ""
     damaged: Sequence[str] = ()
+    layout: Table | None = None
+    columns: Sequence[str] = ()
 
     def warnings(self) -> list[str]:
         """Return what must be known before any number is read."""
@@ -84,7 +97,7 @@ class Summary:
 
     def tables(self) -> list[Table]:
         """Return the tables, the paper's first; those that would be empty are left out."""
-        cells = cells_table(self.title, self.rows, self.wide)
+        cells = cells_table(self.title, self.rows, self.wide, self.columns)
         tables = [paper_table(self.entries)] if self.entries else []
         tables += [comparisons_table(self.comparisons)] if self.comparisons else []
         tables += [aggregates_table(self.aggregates)] if self.aggregates else []
@@ -125,7 +138,12 @@ def _plain(row: Further) -> dict[str, Any]:
 
 
 def summarise(
-    title: str, runs: Sequence[TrialRecord], *, wide: bool = False, compare: Iterable[tuple[str, str]] = ()
+    title: str,
+    runs: Sequence[TrialRecord],
+    *,
+    wide: bool = False,
+    compare: Iterable[tuple[str, str]] = (),
+    columns: Iterable[str] = (),
 ) -> Summary:
     """Return what there is to say.
 
@@ -134,10 +152,13 @@ def summarise(
         runs: Its trials and their results.
         wide: Also count the planners' parameters.
         compare: Pairs of planners; the second is subtracted from the first.
+        columns: Columns of the table of cells, by their headings or the first words of them; all where none is named.
 
     Raises:
-        SweepError: A planner to compare is not in the sweep.
+        SweepError: A planner to compare is not in the sweep, or there is no such column.
     """
+    chosen = headings_of(columns)
+    wide = wide or any(quantity.heading in chosen for quantity in WIDE)
     cells = rows([run.trial for run in runs], {run.trial.trial_id: run.result for run in runs if run.result})
     if wide:
         cells = [
@@ -155,6 +176,8 @@ def summarise(
         wide,
         _training(runs),
         [line for run in runs for line in run.damaged],
+        layout_table(runs),
+        chosen,
     )
 
 

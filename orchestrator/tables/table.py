@@ -12,7 +12,7 @@ from orchestrator.terminal import aligned, printable
 MISSING = "—"
 Format = Literal["text", "md", "tex", "macros", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("text", "md", "tex", "macros", "csv", "json")
-Look = Literal["", "italic", "better", "worse", "code"]
+Look = Literal["", "italic", "bold", "bold italic", "better", "worse", "code"]
 _LEFT = ("planner", "against", "task", "notes", "what")
 _ALWAYS = ("planner", "k")
 
@@ -23,7 +23,8 @@ class Cell:
 
     Attributes:
         text: As people read it.
-        look: "italic" where a trial diverged, "better" or "worse" where a difference is significant, "code" for an id.
+        look: "italic" where a trial diverged, "bold" for the best of a column, "better" or "worse" where a difference
+            is significant, "code" for an id.
     """
 
     text: str

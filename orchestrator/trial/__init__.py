@@ -3,7 +3,7 @@
 Begin with `train.run_trial`, the whole way of a trial in one process.
 
 - What is tried: `attempt.Attempt`; of a system `system.system_numbers`, what every one must do in `conformance`.
-- While it runs: `device.device_of`, `watchdog.watched`, `cancel.cancel`.
+- While it runs: `device.device_of`, `watchdog.watched`, `telling.telling`, `cancel.cancel`.
 - How it ends other than well: `failure.record_failure`, `divergence.WatchedTrainer`.
 - Afterwards: `trained.load_trained`, `evaluate.evaluate_trial`, `healing.heal`, `export.export_model`,
   `export.export_graph`.

@@ -30,6 +30,7 @@ from orchestrator.trial.device import device_of, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
 from orchestrator.trial.system import system_numbers
+from orchestrator.trial.telling import telling
 from orchestrator.trial.trained import Convergence, convergence, residual_floor
 from orchestrator.trial.watchdog import Watchdog, watched
 from orchestrator.words import first_line
@@ -183,10 +184,11 @@ def _planner_numbers(
 ) -> dict[str, Any]:
     """Train and test the trial's planner, and return the numbers of its result."""
     spec, alone = attempt.spec, attempt.alone(state)
-    trainer = _trainer(spec, datasets, attempt.trial, device)
-    trainer.advance = watchdog.advance
-    records = [] if state is None else _resume(trainer, attempt, state)
-    evaluation, traces, floor = _train_and_test(trainer, records, attempt, datasets, alone)
+    with telling(attempt.trial, spec) as teller:
+        trainer = _trainer(spec, datasets, attempt.trial, device)
+        trainer.advance = teller.after(watchdog.advance, trainer)
+        records = [] if state is None else _resume(trainer, attempt, state)
+        evaluation, traces, floor = _train_and_test(trainer, records, attempt, datasets, alone)
     return numbers(records, evaluation) | {
         "steps": trainer.spent.steps,
         "ended_by_budget": trainer.spent.exhausts(spec.training),

@@ -63,7 +63,7 @@ def test_the_command_line_is_a_contract():
     assert options("doctor") == {"--address", "--storage", "--tracking-uri", "--json"}
     assert options("certify") == {"--storage", "--json"}
     assert options("gc") == {"--storage", "--remove", "--dry-run", "--datasets", "--json", "--plugin"}
-    assert options("table") == every | {"--format", "--wide", "--compare"}
+    assert options("table") == every | {"--format", "--wide", "--columns", "--compare"}
     assert options("sync") == every | {"--tracking-uri"}
 
 
@@ -181,6 +181,16 @@ def test_help_is_a_verb_too(capsys):
         with pytest.raises(SystemExit, match="0"):
             main(words)
         assert said in capsys.readouterr().out
+
+
+def test_a_table_says_what_it_is_of_and_what_other_profiles_have(sweep, tmp_path, capsys):
+    leave_all(sweep, tmp_path / "storage")
+    assert main(["table", str(sweep), "--profile", "one", "--only", "planner=vin|id-vin"]) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    of = "2 of 2 trials of small with --profile one have ended"
+    assert said == f"idp: {of} in {tmp_path / 'storage'}; 4 without one"
+    assert main(["table", str(sweep), "--format", "csv"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_table_of_nothing_says_what_other_profiles_have(sweep, tmp_path, capsys):

@@ -12,7 +12,18 @@ from samples import SWEEPS, sample_runs
 
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.figures.registry import DEFAULT_FIGURES, FIGURES, draw
-from orchestrator.figures.style import inline_svg, pens, picture, style, write_picture
+from orchestrator.figures.style import (
+    MOST_NAMED,
+    Pen,
+    handle,
+    inline_svg,
+    legend,
+    panels,
+    pens,
+    picture,
+    style,
+    write_picture,
+)
 from orchestrator.sweep.figure_names import FIGURE_NAMES
 from orchestrator.sweep.files import load_sweep
 from orchestrator.tables.records import cell_of, usable, usable_by_cell
@@ -128,7 +139,7 @@ def test_generalisation_says_how_many_steps_were_taken():
     _, runs = samples("figure10", overrides=FEW)
     texts = [text.get_text() for text in draw("generalisation", runs).legends[0].get_texts()]
     assert "contractive (K = 80)" in texts and "contractive-grown (K = 60 to 396)" in texts
-    assert "vin (K = 50)" in texts and "id-vin (K = 80)" in texts
+    assert "VIN (K = 50)" in texts and "ID-VIN (K = 80)" in texts
 
 
 def test_results_of_other_code_are_left_out_and_shown_only_alone():
@@ -197,7 +208,7 @@ def test_inline_svgs_are_xml_with_ids_of_their_own_and_the_pages_colours():
 def test_what_differs_on_a_further_axis_is_not_averaged():
     _, runs = samples("figure11", "smoke")
     labels = [text.get_text() for text in draw("success", runs).legends[0].get_texts()]
-    assert len(labels) == 18 and "id-vin solver=forward solver_bwd=anderson k_bwd=8" in labels
+    assert len(labels) == 18 and "ID-VIN solver=forward solver_bwd=anderson k_bwd=8" in labels
     residuals = draw("residuals", samples("figure12", "smoke")[1])
     assert [axes.get_title("left") for axes in residuals.axes] == [
         "7x7, forward solve, forward",
@@ -227,5 +238,13 @@ def test_the_chart_of_the_penalty_keeps_other_axes_apart():
     _, runs = samples("figure15", "smoke", overrides=("grid.training.learning_rate=[0.001, 0.01]",))
     figure = draw("jacobian", runs)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts[0] == "no penalty: id-vin learning_rate=0.001" and len(texts) == 4
+    assert texts[0] == "no penalty: ID-VIN learning_rate=0.001" and len(texts) == 4
     assert all(len(axes.containers) == 4 for axes in figure.axes)
+
+
+def test_of_many_suggestions_the_first_are_named():
+    figure, _ = panels(["a"], 7.0)
+    legend(figure, [handle(Pen("#000000", "o"), f"id-vin {number}") for number in range(50)], 7.0)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(texts) == MOST_NAMED and texts[0] == "ID-VIN 0"
+    assert texts[-1] == f"and {50 - MOST_NAMED + 1} more"

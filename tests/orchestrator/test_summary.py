@@ -204,6 +204,8 @@ class Tex:
     def __init__(self, text):
         assert text.isascii(), [c for c in text if not c.isascii()][:5]
         self.text = re.sub(r"(?m)^%.*\n", "", text)
+        for fits_a_column in (r"[3]{#3}", r"\ifdim\width>\columnwidth\columnwidth\else\width\fi"):
+            self.text = self.text.replace(fits_a_column, "")
         bare = re.sub(r"\\[\\{}%&$#_]", "", self.text)
         assert "%" not in bare and "#" not in bare
         depth = 0
@@ -222,7 +224,8 @@ class Tex:
         assert not opened
         known = {
             "begin", "end", "centering", "providecommand", "toprule", "midrule", "bottomrule", "hline", "caption",
-            "label", "textit", "pm", "leq", "newcommand",
+            "label", "textit", "pm", "leq", "newcommand", "resizebox", "small", "setlength", "tabcolsep", "vspace",
+            "par", "smallskip", "footnotesize", "raggedright", "shortstack", "textbf", "times",
         }  # fmt: skip
         self.names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}\{", self.text)
         assert set(re.findall(r"\\([A-Za-z]+)", self.text)) <= known | set(self.names)
@@ -241,18 +244,52 @@ def test_tex_is_a_fragment_that_compiles(profile, tmp_path):
     summary = summary_of("table1", profile, wide=True, compare=[("id-vin", "vin")])
     text = render(summary, "tex")
     tables = list(Tex(text).tables())
-    assert [len(lines) - 1 for lines in tables] == [24, 5, 6, len(summary.rows)]
+    assert [len(lines) - 1 for lines in tables] == [6, 24, 5, 6, len(summary.rows)]
     assert r"\documentclass" not in text and r"\usepackage" not in text
-    diverged = [line for line in tables[0] if r"\textit{" in line]
+    diverged = [line for line in tables[1] if r"\textit{" in line]
     assert len(diverged) == sum(bool(entry.diverged) for entry in summary.entries)
     assert ("Not the paper's scale" in text) == (profile == "laptop")
     compiler = shutil.which("tectonic") or shutil.which("pdflatex")
     if compiler is not None:
         (tmp_path / "numbers.tex").write_text(render(summary, "macros"))
         (tmp_path / "results.tex").write_text(text)
-        document = r"\documentclass{article}\input{numbers}\begin{document}\input{results}\end{document}"
-        (tmp_path / "paper.tex").write_text(document)
-        subprocess.run([compiler, "paper.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+        start = r"\documentclass[twocolumn]{article}\usepackage{graphicx}\input{numbers}"
+        (tmp_path / "paper.tex").write_text(rf"{start}\begin{{document}}\input{{results}}\end{{document}}")
+        ran = subprocess.run([compiler, "paper.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+        assert b"Overfull" not in ran.stdout, "it fits a column of two"
+
+
+def test_the_papers_layout_has_planners_down_and_problems_across():
+    layout = summary_of().layout
+    assert layout.header == ["planner", "18x18 Mani.", "36x36 Mani.", "18x18 Workspace Mani.", "15x15 Visual Nav."]
+    assert [line[0].text for line in layout.lines] == [
+        "VIN", "SymVIN", "ConvGPPN", "ID-VIN", "ID-SymVIN", "ID-ConvGPPN",
+    ]  # fmt: skip
+    for column in range(1, 5):
+        means = [line[column].text.partition(" ")[0] for line in layout.lines]
+        best = max((mean for mean in means if mean != "OOM"), key=float)
+        bold = [line[column].look.startswith("bold") for line in layout.lines]
+        assert bold == [mean == best for mean in means]
+    entry = next(e for e in summary_of().entries if (e.planner, e.map_size) == ("id-symvin", 36))
+    assert layout.lines[4][2].text == str(entry.ours)
+    assert any("italic" in cell.look for line in layout.lines for cell in line)
+
+
+def test_of_one_problem_the_layout_has_k_across():
+    _, runs = samples("table1", None)
+    one = [run for run in runs if run.axis("map_size") == 36]
+    assert summarise("one", one).layout.header == ["planner", "K = 30", "K = 50", "K = 80"]
+    assert "36x36 Mani." in summarise("one", one).layout.title
+    assert summarise("one", [run for run in one if run.axis("planner") == "vin"]).layout is None
+
+
+def test_columns_are_chosen_by_their_first_words(storage, capsys):
+    words = ["table", str(SWEEPS / "figure7.yaml"), "--profile", "smoke", "--storage", str(storage)]
+    assert main([*words, "--columns", "success,param,notes"]) == 0
+    text = capsys.readouterr().out.split("\n\n")[-1]
+    assert "parameters" in text and "SPL" not in text and "backward" not in text
+    assert main([*words, "--columns", "sucess"]) == 2
+    assert "did you mean 'success'?" in capsys.readouterr().err
 
 
 def test_every_number_has_a_macro_of_its_own():

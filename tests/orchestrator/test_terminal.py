@@ -21,7 +21,7 @@ from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 from orchestrator.tables.formats import render
 from orchestrator.tables.summary import summarise
-from orchestrator.terminal import printable, printing
+from orchestrator.terminal import Printable, painted, printable, printing
 
 SWEEP = """
 name: words
@@ -43,6 +43,11 @@ class Terminal(io.TextIOWrapper):
 
     def text(self):
         return self.sent.getvalue().decode(self.encoding)
+
+
+@pytest.fixture(autouse=True)
+def no_colours(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")  # codes of our own, where all others are to be found out
 
 
 @pytest.fixture
@@ -119,3 +124,29 @@ def test_no_cell_of_a_csv_is_a_formula_and_no_text_breaks_a_table():
             written = render(summary, format)
             assert "\x1b" not in written and "\x9b" not in written
         json.loads(render(summary, "json"))
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "variables", "coloured"),
+    [
+        (Screen, {}, True),
+        (Screen, {"NO_COLOR": "1"}, False),
+        (Screen, {"TERM": "dumb"}, False),
+        (io.StringIO, {}, False),
+    ],
+)
+def test_colours_are_for_terminals_whose_owner_wants_them(monkeypatch, stream, variables, coloured):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    inner = stream()
+    outer = Printable(inner)
+    outer.write(f"{painted('ok', 'green', outer)} \x1b[31mnot by a file\x1b[0m\n")
+    ok = "\x1b[32mok\x1b[0m" if coloured else "ok"
+    assert inner.getvalue() == f"{ok} \\x1b[31mnot by a file\\x1b[0m\n"
