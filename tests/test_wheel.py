@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import tomllib
@@ -42,7 +43,8 @@ def test_every_file_of_the_packages_is_in_it(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {path.suffix for path in here} >= {".py", ".css", ".js", ".yaml"}
-    assert here == {path for path in wheel if path.parts[0] in PACKAGES}
+    sweeps = {PurePosixPath("orchestrator", "sweeps", path.name) for path in (ROOT / "sweeps").iterdir()}
+    assert here | sweeps == {path for path in wheel if path.parts[0] in PACKAGES}
     assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= wheel, "users' type checkers see no types"
 
 
@@ -56,6 +58,32 @@ def test_it_clobbers_no_other_distribution(wheel):
         files = [PurePosixPath(line.partition(",")[0]) for line in record.splitlines()]
         assert not ours & {path.parts[0].removesuffix(".py") for path in files}, found.name
         assert not commands & {path.name for path in files if "bin" in path.parts[:-1]}, found.name
+
+
+def test_unpacked_anywhere_it_plans_a_shipped_sweep_by_its_name(tmp_path):
+    """Without the source tree: the packages of the wheel, and the libraries of this environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        name = build_wheel(str(tmp_path))
+    with zipfile.ZipFile(tmp_path / name) as archive:
+        archive.extractall(tmp_path / "installed")
+    (tmp_path / "elsewhere").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "IDP_STORAGE": str(tmp_path / "storage")}
+
+    def idp(*words):
+        ran = subprocess.run(
+            [sys.executable, "-P", "-m", "orchestrator", *words],
+            capture_output=True, text=True, cwd=tmp_path / "elsewhere", env=environment, check=False,
+        )  # fmt: skip
+        return ran.returncode, ran.stdout + ran.stderr
+
+    code, said = idp("plan", "quickstart")
+    assert code == 0 and said.startswith("quickstart: ") and "4 trials" in said, said
+    code, said = idp("plan", "quickstrat")
+    assert code == 2 and "did you mean quickstart?" in said
+    (tmp_path / "elsewhere" / "quickstart").write_text("name: mine\nplanners: {vin: {core: vin}}\n")
+    code, said = idp("plan", "quickstart")
+    assert code == 0 and said.startswith("mine\n"), "a file of that name goes first"
 
 
 @pytest.mark.parametrize("hidden", ["planners.py", "datagen/__init__.py"])

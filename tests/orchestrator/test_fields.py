@@ -136,7 +136,7 @@ def test_a_field_is_found_by_the_path_that_a_sweep_has(path, place, of):
 def test_the_terminal_says_all_of_a_field_and_lists_a_section(capsys):
     assert main(["fields", "training.labels"]) == 0
     said = capsys.readouterr().out
-    assert "one_hot or all_optimal; default one_hot" in said and "labels: all_optimal" in said
+    assert "one_hot, all_optimal" in said and "default one_hot" in said and "labels: all_optimal" in said
     assert main(["fields", "training"]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name}  " in said for name in TrainingSpec.model_fields)
