@@ -308,7 +308,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
     from orchestrator.tracking.tracker import NOWHERE, default_uri, page_of, shown_uri
 
     uri = options.tracking_uri or default_uri(options.storage)
-    page = "" if uri == NOWHERE else page_of(options.storage, plan.sweep.name, uri)
+    page = "" if uri == NOWHERE else page_of(options.storage, plan.sweep, uri)
     sync = replace(Command.of(options), tracking_uri=None)
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage.sweep(plan.sweep.name).report
