@@ -79,7 +79,12 @@ def place_name(place: Mapping[str, Any]) -> str:
     name = f"{axes.pop('planner')} {axes.pop('task')}"
     if "map_size" in axes:  # as a planner has
         name += f"-{axes.pop('map_size')} K={axes.pop('k')}"
-    return " ".join([name, *(f"{axis.rpartition('.')[2]}={value}" for axis, value in sorted(axes.items()))])
+    return " ".join([name, *(f"{axis.rpartition('.')[2]}={shown(value)}" for axis, value in sorted(axes.items()))])
+
+
+def shown(value: object) -> str:
+    """Return a setting as people read it: of a number's digits, four say enough."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def cell_name(place: Mapping[str, Any], varying: Collection[str]) -> str:

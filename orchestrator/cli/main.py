@@ -139,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=description, description=description)
         added.set_defaults(verb=run)
-        added.add_argument("sweep", metavar="SWEEP", help="a sweep's YAML file, or the name of one that comes along, e.g. quickstart")
+        added.add_argument(
+            "sweep", metavar="SWEEP", help="a sweep's YAML file, or the name of one that comes along, e.g. quickstart"
+        )
         added.add_argument("--profile", help="one of the sweep's profiles; none is the paper's own scale")
         add_storage(added)
         added.add_argument(
@@ -294,7 +296,11 @@ def _run(options: argparse.Namespace) -> int:
     trials = ending.trials
     if todo or sweep.search is not None:
         plan = make_plan(sweep, trials, options.storage)
-    summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
+    summary = summarise(
+        sweep.name,
+        collect(sweep, trials, options.storage, curves=sweep.search is not None),
+        search=sweep.search,
+    )
     if options.json:
         sys.stdout.write(render(summary, "json"))
     else:

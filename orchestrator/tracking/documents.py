@@ -45,7 +45,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[TrialRecord], storage: Stor
     from orchestrator.tables.summary import summarise
 
     write_json(folder / "plan.json", _plan(sweep, runs))
-    summary = summarise(sweep.name, runs)
+    summary = summarise(sweep.name, runs, search=sweep.search)
     write_bytes(folder / "table.md", render(summary, "md").encode())
     write_bytes(folder / "table.csv", render(summary, "csv").encode())
     kept = report_path(sweep, storage)
@@ -62,10 +62,12 @@ def write_documents(sweep: SweepSpec, runs: Sequence[TrialRecord], storage: Stor
 
 def said_of(sweep: SweepSpec, runs: Sequence[TrialRecord]) -> str:
     """Return what the sweep's run says of itself, in Markdown: its question and its table, as far as there is room."""
+
     from orchestrator.tables.formats import render
     from orchestrator.tables.summary import summarise
 
-    parts = [sweep.description.strip(), *render(summarise(sweep.name, runs), "md").split("\n\n")[1:]]
+    table = render(summarise(sweep.name, runs, search=sweep.search), "md")
+    parts = [sweep.description.strip(), *table.split("\n\n")[1:]]
     # The tables first: MLflow shows the beginning alone until it is asked for the rest.
     parts.sort(key=lambda part: not part.startswith(("|", "#")))
     lines = "\n\n".join(part for part in parts if part).splitlines(keepends=True)

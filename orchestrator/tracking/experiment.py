@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.storage.layout import Storage
 from orchestrator.tracking.store import Client, relocate, sqlite_path
@@ -14,6 +15,9 @@ _TAGS = {
     "mlflow.experiment.primaryMetric.name": "test_success_rate",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
 }
+
+REMEMBERED = ("idp.code", "idp.result", "idp.documents", "idp.variant")
+"""The tags of a run that are looked at again."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,23 @@ def find_experiment(client: Client, uri: str, name: str, storage: Storage) -> Ex
             client.set_experiment_tag(experiment.experiment_id, tag, value)
     artifacts = experiment.artifact_location if place is None or database != storage.resolve().mlflow else place
     return Experiment(experiment.experiment_id, artifacts, dict(experiment.tags), made=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """What is remembered of a run: MLflow's own record of it has every number, too much for thousands of runs."""
+
+    run_id: str
+    status: str
+    start: int
+    tags: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, run: Any) -> KnownRun:
+        """Return what is remembered of MLflow's own record."""
+        tags = tuple(run.data.tags.get(name) for name in REMEMBERED)
+        return cls(run.info.run_id, run.info.status, run.info.start_time or 0, tags)
+
+    def tag(self, name: str) -> str | None:
+        """Return one of `REMEMBERED`."""
+        return self.tags[REMEMBERED.index(name)]

@@ -21,6 +21,7 @@ from orchestrator.storage.variants import every_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.records import collect
 from orchestrator.tables.rows import rows
+from orchestrator.tables.studies import studies_of
 from orchestrator.tracking.documents import digest_of_documents, said_of, write_documents
 from orchestrator.tracking.note import page_of as page_of
 from orchestrator.tracking.note import result_digest, write_sent
@@ -175,7 +176,9 @@ def _end(view: View, sweep: SweepSpec, storage: Storage, status: str, say: Calla
     trials = every_trial(sweep, storage)
     runs = collect(sweep, trials, storage)
     table = rows(trials, {run.trial.trial_id: run.result for run in runs if run.result})
-    view.close(table, trials, status, said_of(sweep, runs))
+    tried = [one for study in (studies_of(sweep.search, runs) if sweep.search else ()) for one in study.tried]
+    searched = {trial_id: one.value for one in tried if one.value is not None for trial_id in one.trials}
+    view.close(table, trials, status, said_of(sweep, runs), searched)
     if status != "KILLED":  # whoever stops a sweep does not wait for pictures; the next run sends them
         for line in (line for run in runs for line in run.damaged):
             say(line)

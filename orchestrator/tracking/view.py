@@ -9,8 +9,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.storage.layout import Storage
@@ -22,7 +23,7 @@ from orchestrator.tables.rows import Row
 from orchestrator.tables.table import varying
 from orchestrator.tracking.bulk import insert_runs, keep_files
 from orchestrator.tracking.comparison import colour_of, comparison
-from orchestrator.tracking.experiment import find_experiment
+from orchestrator.tracking.experiment import REMEMBERED, KnownRun, find_experiment
 from orchestrator.tracking.note import note_path, result_digest
 from orchestrator.tracking.numbers import MOST_PER_BATCH, means_of, means_together, metrics_of, shared_params
 from orchestrator.tracking.store import StoreError, locked, open_store, send_folder, sqlite_path
@@ -30,29 +31,10 @@ from orchestrator.tracking.store import connect as connect
 from orchestrator.tracking.trial_run import EPOCH, STATUS, TrialRun, trial_key, trial_run
 from orchestrator.words import cell_name
 
-_REMEMBERED = ("idp.code", "idp.result", "idp.documents", "idp.variant")
 _MEANS = 4
 """Version of how means are shown; another one shows them all again."""
 _AT_ONCE = 200
 """Finished trials in one transaction."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is remembered of a run: MLflow's own record of it has every number, too much for thousands of runs."""
-
-    run_id: str
-    status: str
-    start: int
-    tags: tuple[str | None, ...]
-
-    @classmethod
-    def of(cls, run: Any) -> _Known:
-        tags = tuple(run.data.tags.get(name) for name in _REMEMBERED)
-        return cls(run.info.run_id, run.info.status, run.info.start_time or 0, tags)
-
-    def tag(self, name: str) -> str | None:
-        return self.tags[_REMEMBERED.index(name)]
 
 
 class View:
@@ -81,7 +63,7 @@ class View:
             self._experiment = find_experiment(self._client, uri, sweep.name, storage)
         self.experiment, self.made = self._experiment.id, self._experiment.made
         self._takes_files = True
-        self._runs: dict[str, _Known] = {}
+        self._runs: dict[str, KnownRun] = {}
         self._epochs: dict[str, int] = {}
         self._look()
         self._scope = ""
@@ -99,7 +81,7 @@ class View:
         """Read which runs there are; of several with the same key all but the newest go."""
         from mlflow.entities import ViewType
 
-        runs_of: dict[str, list[_Known]] = {}
+        runs_of: dict[str, list[KnownRun]] = {}
         token = None
         while True:
             page = self._client.search_runs(
@@ -110,7 +92,7 @@ class View:
             )
             for run in page:
                 if key := run.data.tags.get("idp.key"):
-                    runs_of.setdefault(key, []).append(_Known.of(run))
+                    runs_of.setdefault(key, []).append(KnownRun.of(run))
             token = page.token
             if not token:
                 break
@@ -161,7 +143,7 @@ class View:
             run_name=name,
             tags={"idp.key": key, "mlflow.source.name": "idp", **parent, **tags},
         )
-        self._runs[key] = _Known.of(run)
+        self._runs[key] = KnownRun.of(run)
         self._epochs[run.info.run_id] = 0
 
     def show(self, trial: PlannedTrial, running: bool, epochs: bool = True) -> None:
@@ -217,8 +199,8 @@ class View:
                 break  # they go one by one
             for run in runs:
                 tags = {**run.tags, **run.facts}
-                remembered = tuple(tags.get(name) for name in _REMEMBERED)
-                self._runs[run.key] = _Known(ids[run.key], run.status, run.start, remembered)
+                remembered = tuple(tags.get(name) for name in REMEMBERED)
+                self._runs[run.key] = KnownRun(ids[run.key], run.status, run.start, remembered)
         for trial in ended:
             self.show(trial, running=False)
 
@@ -262,7 +244,7 @@ class View:
 
     def _remember(self, key: str, tags: Mapping[str, str]) -> None:
         run = self._runs[key]
-        new = tuple(tags.get(name, old) for name, old in zip(_REMEMBERED, run.tags, strict=True))
+        new = tuple(tags.get(name, old) for name, old in zip(REMEMBERED, run.tags, strict=True))
         self._runs[key] = replace(run, tags=new)
 
     def _set_status(self, key: str, status: str, end_ms: int | None = None) -> None:
@@ -298,7 +280,14 @@ class View:
             steps = [metric.step for metric in batch if metric.key.startswith(EPOCH)]
             self._epochs[run_id] = max(steps, default=self._epochs.get(run_id, 0))
 
-    def close(self, table: Sequence[Row], trials: Iterable[PlannedTrial], status: str, said: str) -> None:
+    def close(
+        self,
+        table: Sequence[Row],
+        trials: Iterable[PlannedTrial],
+        status: str,
+        said: str,
+        searched: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Bring the runs with mean and std up to date, and the page that compares them, and end the parent run.
 
         Args:
@@ -306,6 +295,7 @@ class View:
             trials: The trials of the sweep.
             status: How the sweep ended: FINISHED, FAILED or KILLED.
             said: The table in Markdown.
+            searched: Of a search, by trial, what its suggestion has reached of what is made largest.
         """
         self._end_open_runs()
         cells: dict[str, list[PlannedTrial]] = {}
@@ -315,9 +305,12 @@ class View:
         first = int(time.time() * 1000) - len(table)
         axes = varying([row.axes for row in table])
         for number, row in enumerate(table):
-            self._show_mean(row, cells[_place(row.axes)], self._named(cell_name(row.axes, axes)), first + number)
+            self._show_mean(
+                row, cells[_place(row.axes)], self._named(cell_name(row.axes, axes)), first + number, searched
+            )
         self._show_together(means_together(table, axes), said)
-        for name, value in comparison(self._variant, axes, len(table)).items():
+        metric = self._sweep.search.metric if self._sweep.search else None
+        for name, value in comparison(self._variant, axes, len(table), metric).items():
             if self._experiment.tags.get(name) != value:
                 self._client.set_experiment_tag(self.experiment, name, value)
                 self._experiment.tags[name] = value
@@ -335,11 +328,15 @@ class View:
             if result is None or version(result.provenance) != run.tag("idp.code"):
                 self._set_status(key, "KILLED")
 
-    def _show_mean(self, row: Row, trials: Sequence[PlannedTrial], name: str, start: int) -> None:
+    def _show_mean(
+        self, row: Row, trials: Sequence[PlannedTrial], name: str, start: int, searched: Mapping[str, float]
+    ) -> None:
         """Show a cell's means in a run that knows no others: what is left of older numbers would look like these."""
         key = "mean:" + hashlib.sha256((_place(row.axes) + self._scope).encode()).hexdigest()[:16]
         params = shared_params(trials)
-        content = _digest([_MEANS, name, asdict(row), params])
+        search = self._sweep.search
+        reached = {} if search is None else {search.metric: searched.get(trials[0].trial_id)}
+        content = _digest([_MEANS, name, asdict(row), params, reached])
         if self._tag(key, "idp.result") == content:
             return
         if key in self._runs:
@@ -350,7 +347,7 @@ class View:
         tags = {"idp.kind": "mean", "idp.variant": self._variant, "mlflow.runColor": colour}
         run_id = self._ensure(key, name, tags, start)
         # Step 0, as for a trial's result.
-        metrics = metrics_of(means_of(row), 0, time.time())
+        metrics = metrics_of(means_of(row) | reached, 0, time.time())
         self._send(run_id, [metrics], params, {"idp.result": content})
         # As long as a trial trains on average.
         self._set_status(key, "FINISHED", start + int(1000 * (row.train_seconds or 0.0)))
