@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 
@@ -70,11 +70,28 @@ def counted(count: int, noun: str) -> str:
 
 def trial_name(trial: Placed) -> str:
     """Return a trial's name for people, e.g. "id-vin navigation-15 K=30 seed=0"."""
-    axes = dict(trial.axes)
+    return place_name(trial.axes)
+
+
+def place_name(place: Mapping[str, Any]) -> str:
+    """Return the name of a place in a sweep for people: "id-vin navigation-15 K=30", for all seeds without one."""
+    axes = dict(place)
     name = f"{axes.pop('planner')} {axes.pop('task')}"
     if "map_size" in axes:  # as a planner has
         name += f"-{axes.pop('map_size')} K={axes.pop('k')}"
-    return " ".join([name, *(f"{axis.rpartition('.')[2]}={value}" for axis, value in sorted(axes.items()))])
+    return " ".join([name, *(f"{axis.rpartition('.')[2]}={shown(value)}" for axis, value in sorted(axes.items()))])
+
+
+def shown(value: object) -> str:
+    """Return a setting as people read it: of a number's digits, four say enough."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def cell_name(place: Mapping[str, Any], varying: Collection[str]) -> str:
+    """Return the name of a cell among others, without the task and size that all of them have: "id-vin K=30"."""
+    if {"task", "map_size"} & set(varying) or "map_size" not in place:
+        return place_name(place)
+    return place_name({**place, "task": "", "map_size": ""}).replace(" - ", " ", 1)
 
 
 def outcome(result: Outcome) -> str:

@@ -207,8 +207,9 @@ class _Running:
         self._make_datasets([*(trial.spec.data for trial in todo), *(test.data for test in tests)])
         ran = self._train(todo)
         if sweep.search is not None:
-            from orchestrator.campaign.search import state_of_search
+            from orchestrator.campaign.search import keep_journal, state_of_search
 
+            keep_journal(sweep, self.storage)
             for line in state_of_search(sweep, self.storage):
                 self.progress.say(line)
         return Ending(self.trials, ran, self.onlookers.failures, self._test())
@@ -284,8 +285,9 @@ def _next_round(sweep: SweepSpec, known: list[PlannedTrial], storage: Storage, o
     """Return the trials that a search suggests after those that have ended."""
     if sweep.search is None:
         return []
-    from orchestrator.campaign.search import next_suggestions
+    from orchestrator.campaign.search import keep_journal, next_suggestions
 
+    keep_journal(sweep, storage)
     if not next_suggestions(sweep, storage, only):
         return []
     there = {trial.trial_id for trial in known}

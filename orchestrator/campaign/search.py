@@ -1,4 +1,4 @@
-"""Suggestions of a `search:` sweep, from the results so far; the only file that knows Optuna.
+"""Suggestions of a `search:` sweep, from the results so far, by Optuna's samplers.
 
 A study is nothing but the suggestions in the storage and the results of their trials, so it can be taken up anywhere.
 """
@@ -8,16 +8,21 @@ from __future__ import annotations
 import random
 import statistics
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import ResultError, TrialResult
-from orchestrator.storage.suggestions import next_round, read_suggestions, write_suggestions
-from orchestrator.sweep.search_space import Scalar, SearchAxis, SearchSpec, Suggestions
+from orchestrator.storage.suggestions import next_round, planned_trials, read_suggestions, write_suggestions
+from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions, rounded
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, studies
 from orchestrator.sweep.suggestions import expansion, fitting, trials_of
+from orchestrator.tables.optuna_study import distribution, write_journal
+from orchestrator.tables.records import collect
+from orchestrator.tables.studies import studies_of
+from orchestrator.words import shown
 
 _ASKED, _DRAWN = 20, 1000
 """How often the sampler is asked for a suggestion that is possible and new, and how many are then drawn at random."""
@@ -83,8 +88,29 @@ def state_of_search(sweep: SweepSpec, storage: Storage) -> list[str]:
         failed = sum(any(i in results and results[i].status == "FAILED" for i in ran) for ran in ids)
         ended = sum(all(i in results for i in ran) for ran in ids)
         words = f"search: {study}: {ended} of at most {sweep.search.trials} suggestions tried"
-        lines.append(f"{words}, {failed} of them failed" if failed else words)
+        words += f", {failed} of them failed" if failed else ""
+        lines.append(words + _best(sweep.search, known.get(study, []), ids, results, storage))
     return lines
+
+
+def _best(
+    search: SearchSpec,
+    suggestions: list[dict[str, Scalar]],
+    ids: list[tuple[str, ...]],
+    results: Mapping[str, TrialResult],
+    storage: Storage,
+) -> str:
+    """Return in words the suggestion that is best so far, empty for none."""
+    best: tuple[float, dict[str, Scalar]] | None = None
+    for suggestion, ran in zip(suggestions, ids, strict=True):
+        if all(i in results for i in ran):
+            complete, value = _outcome(search, ran, results, storage)
+            if complete and value is not None and (best is None or value > best[0]):
+                best = value, suggestion
+    if best is None:
+        return ""
+    settings = ", ".join(f"{axis}={shown(value)}" for axis, value in best[1].items())
+    return f"; best {search.metric} {best[0]:.3f} with {settings}"
 
 
 def _outcome(
@@ -119,15 +145,13 @@ def _suggest(
     assert sweep.search is not None
     search = sweep.search
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    distributions = {name: _distribution(axis) for name, axis in search.space.items()}
+    distributions = {name: distribution(axis) for name, axis in search.space.items()}
     state_of = optuna.trial.TrialState
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # One seed per round, or every round of a young study would begin with the same suggestion; and those that are
         # made together must not be near copies of each other, which taking the others for bad ones sees to.
-        sampler = optuna.samplers.TPESampler(
-            seed=search.seed + len(known), n_startup_trials=max(4, search.at_once), constant_liar=True
-        )
+        sampler = _sampler(search, search.seed + len(known))
     found = optuna.create_study(direction="maximize", sampler=sampler)
     for suggestion, (complete, value) in zip(known, outcomes, strict=True):
         if complete and value is not None:
@@ -141,6 +165,7 @@ def _suggest(
 
     def take(suggestion: dict[str, Scalar]) -> Any:
         """Take a suggestion that is possible and new; return what the sampler is to think of it, None for nothing."""
+        suggestion = {name: rounded(search.space[name], value) for name, value in suggestion.items()}
         try:
             trials = trials_of(sweep, study, suggestion)
         except SweepError:
@@ -165,15 +190,27 @@ def _suggest(
     return new
 
 
-def _distribution(axis: SearchAxis) -> Any:
+def _sampler(search: SearchSpec, seed: int) -> Any:
     import optuna
 
-    if axis.choices is not None:
-        return optuna.distributions.CategoricalDistribution(axis.choices)
-    assert axis.low is not None and axis.high is not None
-    if axis.whole:
-        return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
-    return optuna.distributions.FloatDistribution(float(axis.low), float(axis.high), log=axis.log)
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    first = max(4, search.at_once)
+    if search.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=first, deterministic_objective=False)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, constant_liar=True)
+
+
+def keep_journal(sweep: SweepSpec, storage: Storage) -> None:
+    """Bring the file that Optuna's dashboard opens up to date with what the search has come to.
+
+    Args:
+        sweep: A sweep with a `search`.
+        storage: The storage directory.
+    """
+    assert sweep.search is not None
+    runs = collect(sweep, planned_trials(sweep, storage)[0], storage)
+    write_journal(storage.sweep(sweep.name).journal, sweep.name, sweep.search, studies_of(sweep.search, runs))
 
 
 class StudyStopping:
@@ -215,11 +252,12 @@ class EarlyStopping:
     """Says which of some comparable trials are not worth going on with; a paper's table never uses it.
 
     Args:
-        kind: "asha" or "median".
+        kind: "asha", "hyperband", "median" or "percentile".
     """
 
     LEAST_OTHERS = 3
     REDUCTION = 3
+    BRACKETS = 3
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -235,7 +273,10 @@ class EarlyStopping:
             return False
         if self._kind == "median":
             return value < statistics.median(others)
-        if epoch not in {self.REDUCTION**power for power in range(12)}:
+        if self._kind == "percentile":
+            return sum(old > value for old in others) > len(others) // 4
+        bracket = zlib.crc32(trial_id.encode()) % self.BRACKETS if self._kind == "hyperband" else 0
+        if epoch not in {self.REDUCTION**power for power in range(bracket, 12)}:
             return False
         kept = max(1, (len(others) + 1) // self.REDUCTION)
         return sum(old > value for old in others) >= kept

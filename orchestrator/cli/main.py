@@ -296,7 +296,11 @@ def _run(options: argparse.Namespace) -> int:
     trials = ending.trials
     if todo or sweep.search is not None:
         plan = make_plan(sweep, trials, options.storage)
-    summary = summarise(sweep.name, collect(sweep, trials, options.storage, curves=False))
+    summary = summarise(
+        sweep.name,
+        collect(sweep, trials, options.storage, curves=sweep.search is not None),
+        search=sweep.search,
+    )
     if options.json:
         sys.stdout.write(render(summary, "json"))
     else:
@@ -310,7 +314,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
     from orchestrator.tracking.tracker import NOWHERE, default_uri, page_of, shown_uri
 
     uri = options.tracking_uri or default_uri(options.storage)
-    page = "" if uri == NOWHERE else page_of(options.storage, plan.sweep.name, uri)
+    page = "" if uri == NOWHERE else page_of(options.storage, plan.sweep, uri)
     sync = replace(Command.of(options), tracking_uri=None)
     lines = [] if todo else ["nothing to run: every trial is done"]
     report = options.storage.sweep(plan.sweep.name).report

@@ -128,8 +128,15 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     from orchestrator.tables.records import collect
     from orchestrator.tables.summary import summarise
 
-    runs = collect(sweep, trials, options.storage, curves=False)
-    summary = summarise(sweep.name, runs, wide=options.wide, compare=options.compare, columns=options.columns)
+    runs = collect(sweep, trials, options.storage, curves=sweep.search is not None)
+    summary = summarise(
+        sweep.name,
+        runs,
+        wide=options.wide,
+        compare=options.compare,
+        columns=options.columns,
+        search=sweep.search,
+    )
     sys.stdout.write(render(summary, "json" if options.json else options.format))
     ended = sum(run.result is not None for run in runs)
     if not ended or (options.format == "text" and not options.json):  # what is read by programs comes without words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from orchestrator.figures.measures import cost, detours, lengths
 from orchestrator.figures.metrics import epochs, metrics
 from orchestrator.figures.parts import NothingToDraw, TrialRecords
 from orchestrator.figures.published import SOURCE
+from orchestrator.figures.search import history, importances, intermediate, slices
 from orchestrator.figures.solvers import backward, jacobian, residuals, solvers
 from orchestrator.figures.style import PAGE_WIDTH_INCHES, Picture, style, write_picture
 from orchestrator.figures.success import curves, distance, generalisation, runtime, seconds, success
+from orchestrator.sweep.search_space import SearchSpec
 from orchestrator.sweep.specs import SweepSpec
+from orchestrator.tables.studies import Study, best_runs, studies_of
 
 K_ARE_DIFFERENT = (
     "K of an unrolled planner (dashed, open markers) is its number of layers, K of an implicit one (solid, filled) the "
@@ -52,7 +55,7 @@ def write_figures(
     skipped: dict[str, str] = {}
     for name in figures_of(sweep):
         try:
-            drawn[name] = draw(name, runs, width)
+            drawn[name] = draw(name, runs, width, sweep.search)
         except NothingToDraw as error:
             skipped[name] = str(error)
     if not drawn:
@@ -73,10 +76,11 @@ def figures_of(sweep: SweepSpec) -> list[str]:
         NothingToDraw: When it names one that does not exist.
     """
     systems = any(entry.is_system for entry in sweep.planners.values())
-    names = sweep.figures or list(OF_SYSTEMS if systems else DEFAULT_FIGURES)
+    usual = OF_SYSTEMS if systems else DEFAULT_FIGURES if sweep.search is None else SEARCH_FIGURES
+    names, every = sweep.figures or list(usual), [*FIGURES, *SEARCH_FIGURES]
     for name in names:
-        if name not in FIGURES:
-            raise NothingToDraw(f"figures: unknown name {name!r}; {nearest(name, FIGURES)}")
+        if name not in every:
+            raise NothingToDraw(f"figures: unknown name {name!r}; {nearest(name, every)}")
     return names
 
 
@@ -95,18 +99,51 @@ class Drawing:
     caption: str
 
 
-def draw(name: str, runs: TrialRecords, width: float = PAGE_WIDTH_INCHES) -> Figure:
-    """Return the figure `name` of `FIGURES`.
+@dataclass(frozen=True)
+class SearchDrawing:
+    """One line of the registry of figures of a search.
+
+    Attributes:
+        draw: From a search, what it has found and a width in inches to the figure.
+        title: What it shows, in a few words.
+        caption: What a reader must know to read it.
+    """
+
+    draw: Callable[[SearchSpec, Sequence[Study], float], Figure]
+    title: str
+    caption: str
+
+
+def draw(name: str, runs: TrialRecords, width: float = PAGE_WIDTH_INCHES, search: SearchSpec | None = None) -> Figure:
+    """Return the figure `name` of `FIGURES`, or of `SEARCH_FIGURES`.
+
+    Args:
+        name: Of the figure.
+        runs: The sweep's trials with all that they left behind.
+        width: Inches.
+        search: Of a sweep with one: other figures are then of its best settings alone.
 
     Raises:
         NothingToDraw: When no trial has what it shows.
     """
+    studies = studies_of(search, runs) if search is not None else []
+    if name in SEARCH_FIGURES:
+        if search is None:
+            raise NothingToDraw(f"{name}: the sweep has no search")
+        with style():
+            return SEARCH_FIGURES[name].draw(search, studies, width)
     systems = name in OF_SYSTEMS
-    shown = [run for run in runs if (run.trial.spec.system is not None) == systems]
-    if runs and not shown:
+    kept = runs if search is None else best_runs(studies, runs)
+    shown = [run for run in kept if (run.trial.spec.system is not None) == systems]
+    if kept and not shown:
         raise NothingToDraw(f"{name}: is a figure of {'systems' if systems else 'planners'}, and the sweep has none")
     with style():
         return FIGURES[name].draw(shown, width)
+
+
+def drawing(name: str) -> Drawing | SearchDrawing:
+    """Return the line of the registry."""
+    return SEARCH_FIGURES[name] if name in SEARCH_FIGURES else FIGURES[name]
 
 
 FIGURES: dict[str, Drawing] = {
@@ -195,6 +232,27 @@ FIGURES: dict[str, Drawing] = {
         epochs,
         "Metrics over training",
         "Numbers of each epoch, mean over seeds in a band of one standard deviation.",
+    ),
+}
+
+
+_MARKS = "Orange: the best of those that were trained to the end; hollow or dashed: stopped early. Validation maps."
+SEARCH_FIGURES: dict[str, SearchDrawing] = {
+    "history": SearchDrawing(
+        history,
+        "History of the search",
+        "What is searched for, of each suggestion in the order in which they were made, and the best so far. " + _MARKS,
+    ),
+    "importances": SearchDrawing(
+        importances,
+        "Importance of the settings",
+        "The share of the variance of what is searched for that each setting explains (fANOVA).",
+    ),
+    "slices": SearchDrawing(slices, "Slices", "What is searched for, over each setting. " + _MARKS),
+    "intermediate": SearchDrawing(
+        intermediate,
+        "Intermediate values",
+        "What is searched for after each epoch, a line for each suggestion. " + _MARKS,
     ),
 }
 

@@ -15,11 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from datagen.tasks.registry import dataset_id
 from orchestrator.command import Command
 from orchestrator.figures.parts import NothingToDraw
-from orchestrator.figures.registry import FIGURES, K_ARE_DIFFERENT, draw, figures_of
+from orchestrator.figures.registry import K_ARE_DIFFERENT, draw, drawing, figures_of
 from orchestrator.figures.style import inline_svg, style
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import write_bytes
 from orchestrator.storage.variants import every_trial, make_way
+from orchestrator.sweep.search_space import SearchSpec
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.columns import cells_table, comparisons_table, difference, our_success
 from orchestrator.tables.comparison import compared_twins
@@ -27,6 +28,7 @@ from orchestrator.tables.freshness import is_present
 from orchestrator.tables.paper import beside_paper, paper, scale_differences
 from orchestrator.tables.records import TrialRecord, cell_of, collect, grouped
 from orchestrator.tables.rows import rows
+from orchestrator.tables.studies import best_runs, studies_of, studies_table
 from orchestrator.tables.table import MISSING, Cell, Table
 from orchestrator.words import counted, trial_name
 
@@ -98,32 +100,37 @@ def encoded(page: str) -> bytes:
 
 
 def report(sweep: SweepSpec, runs: Sequence[TrialRecord], page: Page = Page()) -> str:
-    """Return the report as HTML."""
+    """Return the report as HTML; of a search, numbers of the test maps are of its best settings alone."""
+    every, studies = runs, studies_of(sweep.search, runs) if sweep.search is not None else []
+    missing = [run for run in runs if run.result is None]
+    share = 100 * (len(runs) - len(missing)) / max(1, len(runs))
+    if sweep.search is not None:
+        runs = best_runs(studies, runs)
     scale = scale_differences(runs)
     entries = {(entry.planner, (entry.task, entry.map_size)): entry for entry in beside_paper(runs)}
     cells = rows([run.trial for run in runs], {run.trial.trial_id: run.result for run in runs if run.result})
     twins = compared_twins(runs)
-    missing = [run for run in runs if run.result is None]
     return _template().render(
         sweep=sweep,
         page=page,
         facts=_facts(page),
-        share=100 * (len(runs) - len(missing)) / max(1, len(runs)),
-        tiles=_tiles(runs, "under 20 %" if scale else "diverged"),
+        share=share,
+        tiles=_tiles(every, "under 20 %" if scale else "diverged"),
         scale=scale,
         claim=paper()["claims"].get(sweep.name),
         source=paper()["source"],
         entries=entries,
         planners=list(dict.fromkeys(planner for planner, _ in entries)),
         problems=list(dict.fromkeys(problem for _, problem in entries)),
-        figures=[_figure(name, runs) for name in figures_of(sweep)],
+        figures=[_figure(name, every, sweep.search) for name in figures_of(sweep)],
         twins=comparisons_table(twins) if twins else None,
         results=cells_table(sweep.name, cells),
         reading=OF_SYSTEMS if any(row.system for row in cells) else f"{OF_PLANNERS} {K_ARE_DIFFERENT}",
-        trouble=_trouble(runs, "diverged or under-trained" if scale else "trial diverged"),
+        trouble=_trouble(every, "diverged or under-trained" if scale else "trial diverged"),
+        studies=studies_table(studies) if studies else None,
         missing=_missing(missing),
         missing_trials=len(missing),
-        provenance=_provenance(sweep, runs),
+        provenance=_provenance(sweep, every),
         commands=_commands(page),
     )
 
@@ -182,14 +189,14 @@ class _Figure:
     svg: str = ""
 
 
-def _figure(name: str, runs: Sequence[TrialRecord]) -> _Figure:
-    drawing = FIGURES[name]
+def _figure(name: str, runs: Sequence[TrialRecord], search: SearchSpec | None) -> _Figure:
+    line = drawing(name)
     try:
-        figure = draw(name, runs)
+        figure = draw(name, runs, search=search)
     except NothingToDraw as error:
         return _Figure(str(error))
     with style():
-        return _Figure(drawing.caption, drawing.title, inline_svg(figure, f"figure-{name}", drawing.title))
+        return _Figure(line.caption, line.title, inline_svg(figure, f"figure-{name}", line.title))
 
 
 def _trouble(runs: Sequence[TrialRecord], low: str) -> Table:

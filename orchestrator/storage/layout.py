@@ -51,6 +51,11 @@ class SweepFolder(Folder):
         return self.path / "search"
 
     @property
+    def journal(self) -> Path:
+        """What Optuna's dashboard opens of a search."""
+        return self.search / "optuna.journal"
+
+    @property
     def variants(self) -> Path:
         """The note which variant of the sweep each document here is of."""
         return self.path / "variants.json"

@@ -12,10 +12,10 @@ from datagen.spec import digest
 from orchestrator.storage.layout import Storage, SweepFolder
 from orchestrator.storage.results import write_json
 from orchestrator.storage.suggestions import planned_trials
-from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.sweep.specs import PlannedTrial, Resources, SweepSpec
 
-_VARIANT = re.compile(r"[0-9a-f]{6}")
-_NO_OTHER_NUMBERS: dict[str, Any] = {"description": "", "next": None, "figures": []}
+_OWNER = re.compile(r"([A-Za-z0-9=,._+-]{1,60}-)?[0-9a-f]{6}")
+_NO_OTHER_NUMBERS: dict[str, Any] = {"description": "", "next": None, "figures": [], "resources": Resources()}
 
 
 def every_trial(sweep: SweepSpec, storage: Storage) -> list[PlannedTrial]:
@@ -24,7 +24,7 @@ def every_trial(sweep: SweepSpec, storage: Storage) -> list[PlannedTrial]:
 
 
 def variant(sweep: SweepSpec) -> str:
-    """Return six digits that tell sweeps of one name apart; more seeds make no other sweep, another budget does."""
+    """Return six digits that tell sweeps of one name apart: another budget makes another, more seeds do not."""
     planners = {
         name: entry.model_copy(update={"grid": _without_seeds(entry.grid)}) for name, entry in sweep.planners.items()
     }
@@ -40,6 +40,16 @@ def _without_seeds(grid: dict[str, Any]) -> dict[str, Any]:
     return {axis: values for axis, values in grid.items() if axis != "seed"}
 
 
+def _owner(sweep: SweepSpec) -> str:
+    """Return what tells a sweep's documents from those of others, with words for people: "smoke-1a2b3c"."""
+    words = _plain(sweep.label)[:60]
+    return f"{words}-{variant(sweep)}" if words else variant(sweep)
+
+
+def _plain(words: str) -> str:
+    return re.sub(r"[^A-Za-z0-9=,._+-]+", "_", words)
+
+
 def make_way(sweep: SweepSpec, storage: Storage, name: str) -> Path | None:
     """Keep what another variant of the sweep left at `sweeps/NAME/name`, and note that it is now this one's.
 
@@ -51,10 +61,10 @@ def make_way(sweep: SweepSpec, storage: Storage, name: str) -> Path | None:
     Returns:
         Where the other's is now; None where there was none.
     """
-    folder, own = storage.sweep(sweep.name), variant(sweep)
+    folder, own = storage.sweep(sweep.name), _owner(sweep)
     path, owners = folder.path / name, _owners(folder)
     other, kept = owners.get(name), None
-    if other not in (None, own) and path.exists():
+    if other is not None and not _same(other, own) and path.exists():
         kept = path.with_name(f"{path.stem}-{other}{path.suffix}")
         if kept.is_dir():
             shutil.rmtree(kept)  # what it has is older
@@ -66,13 +76,17 @@ def make_way(sweep: SweepSpec, storage: Storage, name: str) -> Path | None:
 
 def is_of(sweep: SweepSpec, storage: Storage, name: str) -> bool:
     """Return whether `sweeps/NAME/name` is this variant's, as far as is noted."""
-    return _owners(storage.sweep(sweep.name)).get(name) in (None, variant(sweep))
+    owner = _owners(storage.sweep(sweep.name)).get(name)
+    return owner is None or _same(owner, variant(sweep))
+
+
+def _same(one: str, other: str) -> bool:
+    return one[-6:] == other[-6:]
 
 
 def folder_of_selection(sweep: SweepSpec, storage: Storage, chosen: str) -> Path:
     """Return where the documents of `--only` go: beside the whole sweep's, not over them."""
-    name = re.sub(r"[^A-Za-z0-9=,._+-]+", "_", chosen)[:100]
-    return storage.sweep(sweep.name).selection(f"{variant(sweep)}-{name}")
+    return storage.sweep(sweep.name).selection(f"{variant(sweep)}-{_plain(chosen)[:100]}")
 
 
 def _owners(folder: SweepFolder) -> dict[str, str]:
@@ -83,4 +97,4 @@ def _owners(folder: SweepFolder) -> dict[str, str]:
     if not isinstance(found, dict):
         return {}
     # They become parts of names.
-    return {name: own for name, own in found.items() if isinstance(own, str) and _VARIANT.fullmatch(own)}
+    return {name: own for name, own in found.items() if isinstance(own, str) and _OWNER.fullmatch(own)}

@@ -16,4 +16,8 @@ FIGURE_NAMES = (
     "cost",
     "metrics",
     "epochs",
+    "history",
+    "importances",
+    "slices",
+    "intermediate",
 )

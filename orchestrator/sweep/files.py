@@ -52,7 +52,7 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         SweepError: When the file can't be read or says something impossible.
     """
     path = Path(path)
-    document = _read_document(path, seen=())
+    document, overrides = _read_document(path, seen=()), list(overrides)
     profiles = document.pop("profiles", {})
     if not isinstance(profiles, dict):
         raise SweepError(f"{path}: profiles: expected a mapping of names to overrides, got {profiles!r:.80}")
@@ -67,7 +67,7 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
     try:
         load_plugins_at_hand()
         load_plugins(document.get("plugins", []), beside=[path.parent])
-        sweep = SweepSpec.model_validate(document)
+        sweep = SweepSpec.model_validate(document).labelled(_label(profile, overrides))
         for name in sweep.figures:
             if name not in FIGURE_NAMES:  # here, and not when the trials have run
                 raise SweepError(f"figures: unknown name {name!r:.80}; {nearest(name, FIGURE_NAMES)}")
@@ -79,6 +79,13 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
     except (SweepError, PluginError) as error:
         raise SweepError(f"{path}: {error}") from None
     return sweep
+
+
+def _label(profile: str | None, overrides: Iterable[str]) -> str:
+    """Return in words what was asked for of a file; more seeds make no other sweep."""
+    settings = (override.partition("=") for override in overrides)
+    other = [f"{path.strip()}={value.strip()}" for path, _, value in settings if path.strip() != "grid.seed"]
+    return ", ".join([*([profile] if profile else []), *other])
 
 
 def sweep_files(path: str | Path) -> list[Path]:

@@ -87,6 +87,14 @@ class SearchAxis(Spec):
         return min(self.high, max(self.low, value))
 
 
+def rounded(axis: SearchAxis, value: Scalar) -> Scalar:
+    """Return a value with four digits, which people can read and copy, where the axis goes from number to number."""
+    if axis.choices is not None or not isinstance(value, float):
+        return value
+    assert axis.low is not None and axis.high is not None
+    return min(float(axis.high), max(float(axis.low), float(f"{value:.4g}")))
+
+
 def _number(value: Scalar) -> float | None:
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
@@ -110,8 +118,10 @@ class SearchSpec(Spec):
         at_once: Suggestions made together, before the results of the others are known.
         metric: What is made largest on the validation maps, averaged over the grid.
         seed: Seed of the suggestions.
+        sampler: Optuna's that suggests: "tpe" (tree-structured Parzen estimators), "gp" (Gaussian processes), "random".
         stopping: "median" stops a trial that is worse than half of the others of its planner and task were at its
-            epoch; "asha" keeps the best third at epochs 1, 3, 9, ...; "none" lets all of them end.
+            epoch, "percentile" one that is not among the best quarter; "asha" keeps the best third at epochs 1, 3,
+            9, ..., "hyperband" does so in brackets, which begin at epochs 1, 3 and 9; "none" lets all of them end.
     """
 
     space: dict[str, SearchAxis] = Field(min_length=1)
@@ -119,7 +129,8 @@ class SearchSpec(Spec):
     at_once: int = Field(4, ge=1, le=1000)
     metric: Literal["valid_success_rate", "valid_optimality", "valid_spl"] = "valid_success_rate"
     seed: int = Field(0, ge=0, lt=2**32)
-    stopping: Literal["none", "asha", "median"] = "none"
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    stopping: Literal["none", "asha", "hyperband", "median", "percentile"] = "none"
 
     @field_validator("space", mode="before")
     @classmethod

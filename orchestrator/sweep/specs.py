@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from datagen.spec import Spec, first_problem
 from datagen.tasks.registry import TASKS, DatasetSpec, input_channels
@@ -107,6 +107,18 @@ class SweepSpec(Spec):
     measure: list[Measure] = []
     plugins: list[str] = []
     search: SearchSpec | None = None
+    _label: str = PrivateAttr("")
+
+    @property
+    def label(self) -> str:
+        """What of the file was asked for, "smoke, training.epochs=3", empty for the file as it is: words alone."""
+        return self._label
+
+    def labelled(self, label: str) -> Self:
+        """Return the sweep with these words for what was asked for."""
+        sweep = self.model_copy()
+        sweep._label = label
+        return sweep
 
     @field_validator("name")
     @classmethod

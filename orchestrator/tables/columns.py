@@ -17,6 +17,7 @@ from orchestrator.tables.paper import Entry
 from orchestrator.tables.rows import DISTANCE_BIN_NAMES, Row, notes, success
 from orchestrator.tables.statistics import Difference, Estimate
 from orchestrator.tables.table import MISSING, Cell, Table, headings, varying
+from orchestrator.words import shown
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def further_table(further: Sequence[Further], axes: Sequence[str]) -> Table:
 
 
 def _place(row: Row | Further, axes: Sequence[str]) -> list[str]:
-    return [str(row.axes.get(axis, MISSING)) for axis in axes]
+    return [shown(row.axes.get(axis, MISSING)) for axis in axes]
 
 
 def paper_table(entries: Sequence[Entry]) -> Table:

@@ -20,6 +20,8 @@ from orchestrator.tables.freshness import is_present, of_one_version, version
 K = TypeVar("K", bound=Hashable)
 CURVES = ("epoch", "train_seconds", "valid_success_rate")
 """What pictures need of an epoch; of a system's, its metrics instead of the last."""
+SEARCHED = ("valid_optimality", "valid_spl")
+"""What a search may make largest besides, where an epoch has it."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ def _read(
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
     records = read_whole_curves(storage.trial(trial.trial_id), damaged.append) if curves else []
+    kept = (*CURVES, *SEARCHED)
     drawn = [
-        {name: value for name, value in record.items() if name in CURVES or name.startswith(METRIC)}
-        for record in records
+        {name: value for name, value in record.items() if name in kept or name.startswith(METRIC)} for record in records
     ]
     return TrialRecord(trial, result, drawn, tests, tuple(damaged))
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from datagen.tasks.registry import TASKS
+from orchestrator.sweep.search_space import SearchSpec
 from orchestrator.tables.aggregates import Aggregate, aggregates
 from orchestrator.tables.columns import (
     WIDE,
@@ -25,6 +26,7 @@ from orchestrator.tables.measures import measured_tables
 from orchestrator.tables.paper import Entry, beside_paper, paper, scale_differences
 from orchestrator.tables.records import TrialRecord, cell_of, grouped
 from orchestrator.tables.rows import Row, rows
+from orchestrator.tables.studies import BEST, Study, best_runs, studies_of, studies_table
 from orchestrator.tables.table import Table, varying
 from planners.specs import PlannerSpec
 
@@ -46,6 +48,7 @@ class Summary:
         damaged: What could not be read, a line per file.
         layout: Success in the paper's own layout; None where there is one planner alone.
         columns: Headings of the columns that were asked for; all where none was.
+        studies: What a search has found; all else is then of each study's best suggestion alone.
     """
 
     title: str
@@ -60,6 +63,7 @@ class Summary:
     damaged: Sequence[str] = ()
     layout: Table | None = None
     columns: Sequence[str] = ()
+    studies: Sequence[Study] = ()
 
     def warnings(self) -> list[str]:
         """Return what must be known before any number is read."""
@@ -97,14 +101,17 @@ class Summary:
 
     def tables(self) -> list[Table]:
         """Return the tables, the paper's first; those that would be empty are left out."""
-        cells = cells_table(self.title, self.rows, self.wide, self.columns)
+        cells = cells_table(f"{self.title}: {BEST}" if self.studies else self.title, self.rows, self.wide, self.columns)
+        if self.studies:
+            return [studies_table(self.studies), *([cells] if self.rows else []), *self._further_tables()]
         tables = [paper_table(self.entries)] if self.entries else []
         tables += [comparisons_table(self.comparisons)] if self.comparisons else []
         tables += [aggregates_table(self.aggregates)] if self.aggregates else []
+        return [*tables, cells, *self._further_tables()]
+
+    def _further_tables(self) -> list[Table]:
         measured = measured_tables(self.further, self.row_axes())
-        if self.further and not measured:
-            measured = [further_table(self.further, self.row_axes())]
-        return [*tables, cells, *measured]
+        return measured or ([further_table(self.further, self.row_axes())] if self.further else [])
 
     def row_axes(self) -> list[str]:
         """Return the axes that tell rows apart."""
@@ -122,6 +129,7 @@ class Summary:
             "not_the_papers_scale": self.scale,
             "training": self.training,
             "damaged": list(self.damaged),
+            **({"studies": [study.document() for study in self.studies]} if self.studies else {}),
             "rows": cells,
             "beside_paper": [asdict(entry) for entry in self.entries],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
@@ -144,6 +152,7 @@ def summarise(
     wide: bool = False,
     compare: Iterable[tuple[str, str]] = (),
     columns: Iterable[str] = (),
+    search: SearchSpec | None = None,
 ) -> Summary:
     """Return what there is to say.
 
@@ -153,12 +162,18 @@ def summarise(
         wide: Also count the planners' parameters.
         compare: Pairs of planners; the second is subtracted from the first.
         columns: Columns of the table of cells, by their headings or the first words of them; all where none is named.
+        search: Of a sweep with one, whose runs then have their curves: of the test maps, only what its best settings
+            do there is shown.
 
     Raises:
         SweepError: A planner to compare is not in the sweep, or there is no such column.
     """
     chosen = headings_of(columns)
     wide = wide or any(quantity.heading in chosen for quantity in WIDE)
+    training, damaged = _training(runs), [line for run in runs for line in run.damaged]
+    studies = studies_of(search, runs) if search is not None else []
+    if search is not None:
+        runs = best_runs(studies, runs)
     cells = rows([run.trial for run in runs], {run.trial.trial_id: run.result for run in runs if run.result})
     if wide:
         cells = [
@@ -174,10 +189,11 @@ def summarise(
         aggregates(runs),
         further(runs),
         wide,
-        _training(runs),
-        [line for run in runs for line in run.damaged],
+        training,
+        damaged,
         layout_table(runs),
         chosen,
+        studies,
     )
 
 

@@ -15,6 +15,9 @@ from orchestrator.storage.variants import is_of
 from orchestrator.sweep.specs import SweepSpec
 from orchestrator.tables.records import TrialRecord
 
+_LONGEST = 4900
+"""Signs of a description: of a tag of MLflow's."""
+
 
 def digest_of_documents(sweep: SweepSpec, runs: Sequence[TrialRecord]) -> str:
     """Return what changes whenever one of the documents does, without making them."""
@@ -42,7 +45,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[TrialRecord], storage: Stor
     from orchestrator.tables.summary import summarise
 
     write_json(folder / "plan.json", _plan(sweep, runs))
-    summary = summarise(sweep.name, runs)
+    summary = summarise(sweep.name, runs, search=sweep.search)
     write_bytes(folder / "table.md", render(summary, "md").encode())
     write_bytes(folder / "table.csv", render(summary, "csv").encode())
     kept = report_path(sweep, storage)
@@ -55,6 +58,24 @@ def write_documents(sweep: SweepSpec, runs: Sequence[TrialRecord], storage: Stor
     except NothingToDraw as error:
         # The report says so too, in the figure's place.
         write_bytes(folder / "figures" / "none.txt", f"{error}\n".encode())
+
+
+def said_of(sweep: SweepSpec, runs: Sequence[TrialRecord]) -> str:
+    """Return what the sweep's run says of itself, in Markdown: its question and its table, as far as there is room."""
+
+    from orchestrator.tables.formats import render
+    from orchestrator.tables.summary import summarise
+
+    table = render(summarise(sweep.name, runs, search=sweep.search), "md")
+    parts = [sweep.description.strip(), *table.split("\n\n")[1:]]
+    # The tables first: MLflow shows the beginning alone until it is asked for the rest.
+    parts.sort(key=lambda part: not part.startswith(("|", "#")))
+    lines = "\n\n".join(part for part in parts if part).splitlines(keepends=True)
+    said, taken = "", 0
+    while taken < len(lines) and len(said) + len(lines[taken]) <= _LONGEST:
+        said += lines[taken]
+        taken += 1
+    return said if taken == len(lines) else f"{said}\nThe rest is in the artifact table.md.\n"
 
 
 def _newest(runs: Sequence[TrialRecord], storage: Storage) -> float:

@@ -10,6 +10,9 @@ from typing import Any
 
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult, write_json
+from orchestrator.storage.variants import variant
+from orchestrator.sweep.specs import SweepSpec
+from orchestrator.tracking.comparison import address_of
 from orchestrator.tracking.store import knows_experiment
 
 
@@ -19,11 +22,25 @@ def unsent(storage: Storage, sweep: str, uri: str, results: Mapping[str, TrialRe
     return [trial_id for trial_id, result in results.items() if sent.get(trial_id) != result_digest(result)]
 
 
-def write_sent(storage: Storage, sweep: str, uri: str, experiment: str, sent: Mapping[str, str]) -> None:
-    """Note what MLflow has been sent, and where to; of an experiment that is there no more, nothing is kept."""
-    old = _read_note(storage, sweep, uri)
-    before = _sent(old) if old.get("experiment") == experiment else {}
-    write_json(note_path(storage, sweep, uri), {"experiment": experiment, "sent": {**before, **sent}})
+def write_sent(
+    storage: Storage, sweep: SweepSpec, uri: str, experiment: str, sent: Mapping[str, str], *, compared: bool
+) -> None:
+    """Note what MLflow has been sent, and where to; of an experiment that is there no more, nothing is kept.
+
+    Args:
+        storage: The storage directory.
+        sweep: The sweep.
+        uri: MLflow's store.
+        experiment: MLflow's id of the experiment.
+        sent: Digests of results by trial.
+        compared: Whether it has the means, and the page that compares them.
+    """
+    old = _read_note(storage, sweep.name, uri)
+    old = old if old.get("experiment") == experiment else {}
+    pages = old.get("compared")
+    pages = dict.fromkeys([*(pages if isinstance(pages, list) else []), *([variant(sweep)] if compared else [])])
+    note = {"experiment": experiment, "compared": list(pages), "sent": {**_sent(old), **sent}}
+    write_json(note_path(storage, sweep.name, uri), note)
 
 
 def result_digest(result: TrialResult) -> str:
@@ -31,11 +48,16 @@ def result_digest(result: TrialResult) -> str:
     return hashlib.sha256(result.model_dump_json().encode()).hexdigest()[:16]
 
 
-def page_of(storage: Storage, sweep: str, uri: str) -> str:
-    """Return the path and fragment of the sweep's page below MLflow's address; "" where MLflow never answered."""
-    experiment = _read_note(storage, sweep, uri).get("experiment")
-    # Without its last word, MLflow's pages open on its views for language models.
-    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
+def page_of(storage: Storage, sweep: SweepSpec, uri: str) -> str:
+    """Return the path and fragment of the sweep's page below MLflow's address; "" where MLflow never answered.
+
+    It compares the sweep's cells, where MLflow has been sent the means of this variant of it.
+    """
+    note = _read_note(storage, sweep.name, uri)
+    if not note.get("experiment"):
+        return ""
+    own, compared = variant(sweep), note.get("compared")
+    return address_of(note["experiment"], own if isinstance(compared, list) and own in compared else None)
 
 
 def note_path(storage: Storage, sweep: str, uri: str) -> Path:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.provenance import Provenance
 from orchestrator.sweep.specs import PlannedTrial
-from orchestrator.sweep.systems import SYSTEMS
+from orchestrator.sweep.systems import METRIC, SYSTEMS
 from orchestrator.tables.freshness import version
+from orchestrator.tables.rows import Row
+from orchestrator.words import cell_name
 
 MOST_PER_BATCH = 900
 """Metrics per request; the server takes 1,000."""
 _CENTURY = 3.2e9
+_TOGETHER = ("test_success_rate", "trials_diverged", "trials_out_of_memory", "train_seconds")
 
 
 def params_of(trial: PlannedTrial) -> dict[str, str]:
@@ -41,6 +45,49 @@ def params_of(trial: PlannedTrial) -> dict[str, str]:
         "threads": spec.execution.threads,
     }
     return {name: str(value)[:500] for name, value in params.items()}
+
+
+def means_of(row: Row) -> dict[str, float | int | None]:
+    """Return the metrics of a cell."""
+    return {
+        "test_success_rate": row.success_rate,
+        "test_success_rate_std": row.success_rate_std,
+        "test_optimality": row.optimality,
+        "test_spl": row.spl,
+        "test_exact": row.exact,
+        "test_searched": row.searched,
+        "forward_seconds": row.forward_seconds,
+        "backward_seconds": row.backward_seconds,
+        "peak_bytes": row.peak_bytes,
+        "train_seconds": row.train_seconds,
+        "trials": row.used,
+        "trials_expected": row.expected,
+        "trials_diverged": row.trial_diverged,
+        "trials_out_of_memory": row.outcomes.get("OUT_OF_MEMORY", 0),
+        **{f"{METRIC}{name}": found.mean for name, found in row.metrics.items()},
+        **{f"{METRIC}{name}_std": found.deviation for name, found in row.metrics.items()},
+    }
+
+
+def means_together(rows: Collection[Row], axes: Collection[str]) -> dict[str, float | int | None]:
+    """Return the means of all cells, which `axes` tell apart, as metrics of one run: QUANTITY/CELL."""
+    found: dict[str, float | int | None] = {}
+    for row in rows:
+        # MLflow allows few signs in a metric's name.
+        cell = re.sub(r"[^\w. :/-]", " ", cell_name(row.axes, axes), flags=re.ASCII)[:200]
+        for name, value in means_of(row).items():
+            shown = name in _TOGETHER or (name.startswith(METRIC) and not name.endswith("_std"))
+            if shown and (row.used or name == "trials_out_of_memory"):
+                found[f"{name}/{cell}"] = value
+    return found
+
+
+def shared_params(trials: Collection[PlannedTrial]) -> dict[str, str]:
+    """Return the params that trials have in common, and their seeds."""
+    every = [params_of(trial) for trial in trials]
+    shared = {name: value for name, value in every[0].items() if all(one[name] == value for one in every)}
+    seeds = dict.fromkeys(str(trial.spec.seed) for trial in trials)
+    return {**shared, "seed": ", ".join(seeds)[:500]}
 
 
 def metrics_of(

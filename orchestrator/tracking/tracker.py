@@ -21,7 +21,8 @@ from orchestrator.storage.variants import every_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.records import collect
 from orchestrator.tables.rows import rows
-from orchestrator.tracking.documents import digest_of_documents, write_documents
+from orchestrator.tables.studies import studies_of
+from orchestrator.tracking.documents import digest_of_documents, said_of, write_documents
 from orchestrator.tracking.note import page_of as page_of
 from orchestrator.tracking.note import result_digest, write_sent
 from orchestrator.tracking.note import unsent as unsent
@@ -54,6 +55,7 @@ class Tracker:
         self._sent: dict[str, str] = {}
         self._told: set[str] = set()
         self._experiment: str | None = None
+        self._compared = False
         self._changed = threading.Condition()
         self._closing: str | None = None
         self._failing_since: float | None = None
@@ -86,7 +88,7 @@ class Tracker:
             unsent = len(self._dirty) or int(self._thread.is_alive())
             sent = dict(self._sent)
         if self._experiment is not None:
-            _note(self._storage, self._sweep.name, self._uri, self._experiment, sent)
+            _note(self._storage, self._sweep, self._uri, self._experiment, sent, self._compared)
         return unsent
 
     def _work(self) -> None:
@@ -104,6 +106,7 @@ class Tracker:
                     self._show(view, *item)
                 elif self._closing is not None:
                     _end(view, self._sweep, self._storage, self._closing, self._tell)
+                    self._compared = True
             except StoreError as error:  # the sweep goes on
                 attempt += 1
                 if item is not None:
@@ -130,9 +133,11 @@ class Tracker:
         self._experiment = view.experiment
         if view.made:
             # Whatever was sent before went to an experiment that is there no more.
-            for trial in every_trial(self._sweep, self._storage):
-                if trial.trial_id not in self._noted:
-                    self.note(trial, "finished")
+            others = [t for t in every_trial(self._sweep, self._storage) if t.trial_id not in self._noted]
+            results = self._storage.results([trial.trial_id for trial in others])
+            view.show_finished(others, results)
+            with self._changed:
+                self._sent |= {trial_id: result_digest(result) for trial_id, result in results.items()}
         return view
 
     def _tell(self, line: str) -> None:
@@ -170,7 +175,10 @@ def _end(view: View, sweep: SweepSpec, storage: Storage, status: str, say: Calla
     """Send what is about the sweep as a whole, whatever part of it was looked at: means, documents, how it ended."""
     trials = every_trial(sweep, storage)
     runs = collect(sweep, trials, storage)
-    view.close(rows(trials, {run.trial.trial_id: run.result for run in runs if run.result}), status)
+    table = rows(trials, {run.trial.trial_id: run.result for run in runs if run.result})
+    tried = [one for study in (studies_of(sweep.search, runs) if sweep.search else ()) for one in study.tried]
+    searched = {trial_id: one.value for one in tried if one.value is not None for trial_id in one.trials}
+    view.close(table, trials, status, said_of(sweep, runs), searched)
     if status != "KILLED":  # whoever stops a sweep does not wait for pictures; the next run sends them
         for line in (line for run in runs for line in run.damaged):
             say(line)
@@ -209,8 +217,7 @@ def sync(
         if view.made:  # what was sent before is gone
             chosen = {trial.trial_id: trial for trial in every_trial(sweep, storage)}
             results = storage.results(chosen)
-        for trial_id in results:
-            view.show(chosen[trial_id], running=False)
+        view.show_finished(chosen.values(), results)
         failed = any(result.status == "FAILED" for result in results.values())
         _end(view, sweep, storage, "FAILED" if failed else "FINISHED", notices.setdefault)
     except StoreError as error:
@@ -218,14 +225,15 @@ def sync(
     finally:
         for line in notices:
             say(line)
-    _note(storage, sweep.name, uri, view.experiment, {i: result_digest(result) for i, result in results.items()})
+    sent = {trial_id: result_digest(result) for trial_id, result in results.items()}
+    _note(storage, sweep, uri, view.experiment, sent, compared=True)
     return len(results)
 
 
-def _note(storage: Storage, sweep: str, uri: str, experiment: str, sent: dict[str, str]) -> None:
+def _note(storage: Storage, sweep: SweepSpec, uri: str, experiment: str, sent: dict[str, str], compared: bool) -> None:
     # Without the note, MLflow is asked; a storage that can't be written is told of by whoever must write there.
     with suppress(PermissionError):
-        write_sent(storage, sweep, uri, experiment, sent)
+        write_sent(storage, sweep, uri, experiment, sent, compared=compared)
 
 
 def _named(error: BaseException) -> str:

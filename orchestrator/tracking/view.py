@@ -7,51 +7,34 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.variants import variant
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.sweep.systems import METRIC
 from orchestrator.tables.freshness import version
-from orchestrator.tables.records import read_whole_curves
 from orchestrator.tables.rows import Row
+from orchestrator.tables.table import varying
+from orchestrator.tracking.bulk import insert_runs, keep_files
+from orchestrator.tracking.comparison import colour_of, comparison
+from orchestrator.tracking.experiment import REMEMBERED, KnownRun, find_experiment
 from orchestrator.tracking.note import note_path, result_digest
-from orchestrator.tracking.numbers import MOST_PER_BATCH, metrics_of, params_of, present_version, seconds_of, solved_by
+from orchestrator.tracking.numbers import MOST_PER_BATCH, means_of, means_together, metrics_of, shared_params
+from orchestrator.tracking.store import StoreError, locked, open_store, send_folder, sqlite_path
 from orchestrator.tracking.store import connect as connect
-from orchestrator.tracking.store import locked, open_store, relocate, send_folder, sqlite_path
-from orchestrator.words import trial_name
+from orchestrator.tracking.trial_run import EPOCH, STATUS, TrialRun, trial_key, trial_run
+from orchestrator.words import cell_name
 
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Opens the experiment's page on its runs, where MLflow would guess, or ask."""
-_REMEMBERED = ("idp.code", "idp.result", "idp.documents", "idp.variant")
-_MEANS = 2
+_MEANS = 4
 """Version of how means are shown; another one shows them all again."""
-_EPOCH = "epoch/"
-_STATUS = {"COMPLETED": "FINISHED", "OUT_OF_MEMORY": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is remembered of a run: MLflow's own record of it has every number, too much for thousands of runs."""
-
-    run_id: str
-    status: str
-    start: int
-    tags: tuple[str | None, ...]
-
-    @classmethod
-    def of(cls, run: Any) -> _Known:
-        tags = tuple(run.data.tags.get(name) for name in _REMEMBERED)
-        return cls(run.info.run_id, run.info.status, run.info.start_time or 0, tags)
-
-    def tag(self, name: str) -> str | None:
-        return self.tags[_REMEMBERED.index(name)]
+_AT_ONCE = 200
+"""Finished trials in one transaction."""
 
 
 class View:
@@ -72,53 +55,33 @@ class View:
 
     def __init__(self, uri: str, sweep: SweepSpec, storage: Storage, say: Callable[[str], object] = str) -> None:
         self._client = open_store(uri, say)
+        self._database = sqlite_path(uri)
         self._sweep, self._storage, self._say = sweep, storage, say
         self._lock_path = note_path(storage, sweep.name, uri).with_suffix(".lock")
         self._variant, self._creator = variant(sweep), uuid.uuid4().hex
-        self.made = False
         with self._creating():
-            self.experiment = self._find_experiment(uri)
-        self._runs: dict[str, _Known] = {}
+            self._experiment = find_experiment(self._client, uri, sweep.name, storage)
+        self.experiment, self.made = self._experiment.id, self._experiment.made
+        self._takes_files = True
+        self._runs: dict[str, KnownRun] = {}
         self._epochs: dict[str, int] = {}
         self._look()
         self._scope = ""
-        self._parent = self._ensure("sweep", sweep.name, self._parent_tags())
+        self._label = sweep.label
+        self._parent = self._ensure("sweep", self._named(sweep.name), self._parent_tags())
         if not self._is_ours():
-            self._scope = f":{self._variant}"
-            name = f"{sweep.name} ({self._variant})"
-            self._parent = self._ensure(f"sweep{self._scope}", name, self._parent_tags())
+            self._scope, self._label = f":{self._variant}", sweep.label or self._variant
+            self._parent = self._ensure(f"sweep{self._scope}", self._named(sweep.name), self._parent_tags())
 
-    def _find_experiment(self, uri: str) -> str:
-        """Return the sweep's experiment, whose artifacts are never in another storage than this one."""
-        database = sqlite_path(uri)
-        place = None if database is None else self._storage.resolve().artifacts.as_uri()
-        name = self._sweep.name
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None and place and experiment.artifact_location != place:
-            if database == self._storage.resolve().mlflow:
-                # The storage was moved or copied, the database with it.
-                relocate(uri, experiment.experiment_id, experiment.artifact_location, place)
-            elif experiment.artifact_location.startswith("file:") and experiment.artifact_location.endswith("/mlruns"):
-                # A database that several storages share: this is another storage's experiment.
-                name += f"@{hashlib.sha256(place.encode()).hexdigest()[:6]}"
-                experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            self.made = True
-            created: str = self._client.create_experiment(name, artifact_location=place, tags=_KIND)
-            return created
-        if experiment.lifecycle_stage != "active":
-            self._client.restore_experiment(experiment.experiment_id)
-        for tag, value in _KIND.items():
-            if tag not in experiment.tags:
-                self._client.set_experiment_tag(experiment.experiment_id, tag, value)
-        experiment_id: str = experiment.experiment_id
-        return experiment_id
+    def _named(self, name: str) -> str:
+        """Return a run's name, which tells variants of a sweep apart."""
+        return f"{name} ({self._label})"[:250] if self._label else name[:250]
 
     def _look(self) -> None:
         """Read which runs there are; of several with the same key all but the newest go."""
         from mlflow.entities import ViewType
 
-        runs_of: dict[str, list[_Known]] = {}
+        runs_of: dict[str, list[KnownRun]] = {}
         token = None
         while True:
             page = self._client.search_runs(
@@ -129,7 +92,7 @@ class View:
             )
             for run in page:
                 if key := run.data.tags.get("idp.key"):
-                    runs_of.setdefault(key, []).append(_Known.of(run))
+                    runs_of.setdefault(key, []).append(KnownRun.of(run))
             token = page.token
             if not token:
                 break
@@ -140,7 +103,8 @@ class View:
                 self._client.delete_run(twin.run_id)
 
     def _parent_tags(self) -> dict[str, str]:
-        return {"mlflow.note.content": self._sweep.description, "idp.variant": self._variant}
+        kind = {"idp.kind": "sweep", "idp.variant": self._variant}
+        return {"mlflow.note.content": self._sweep.description, **kind}
 
     def _is_ours(self) -> bool:
         """Return whether the experiment's first parent is this sweep's, not that of another one of its name."""
@@ -171,14 +135,15 @@ class View:
         return self._runs[key].run_id
 
     def _create(self, key: str, name: str, tags: dict[str, str], start_ms: int | None) -> None:
-        parent = {} if key.startswith("sweep") else {"mlflow.parentRunId": self._parent}
+        # Means stand beside their sweep, not below it, where MLflow shows neither them nor their charts.
+        parent = {"mlflow.parentRunId": self._parent} if key.startswith("trial:") else {}
         run = self._client.create_run(
             self.experiment,
             start_time=start_ms,
             run_name=name,
             tags={"idp.key": key, "mlflow.source.name": "idp", **parent, **tags},
         )
-        self._runs[key] = _Known.of(run)
+        self._runs[key] = KnownRun.of(run)
         self._epochs[run.info.run_id] = 0
 
     def show(self, trial: PlannedTrial, running: bool, epochs: bool = True) -> None:
@@ -190,40 +155,81 @@ class View:
             epochs: False where the curves in its directory may be of an earlier attempt.
         """
         result = None if running else self._storage.results([trial.trial_id]).get(trial.trial_id)
-        if result is None and not running:
+        if (result is None and not running) or (result is not None and self._is_shown(trial, result)):
             return
-        code = present_version(trial) if result is None else version(result.provenance)
-        key = f"trial:{trial.trial_id}"
-        old = self._runs.get(key)
-        if old is not None and old.tag("idp.code") not in (None, code):
-            # Numbers of other code belong to another run; a param or a step can't be overwritten.
-            self._delete(key)
-        content = "" if result is None else result_digest(result)
-        if result is not None and self._tag(key, "idp.result") == content:
-            if self._runs[key].status != _STATUS[result.status]:
-                self._set_status(key, _STATUS[result.status])
-            return
-        directory = self._storage.trial(trial.trial_id)
-        curves = read_whole_curves(directory, self._say) if epochs else []
-        seconds = [seconds_of(record) for record in curves]
-        # Copies and archives may have lost the file's time; MLflow takes no time before 1970.
-        end = max(time.time() if result is None else directory.result_file.stat().st_mtime, sum(seconds) + 1.0)
-        times = [end - sum(seconds[number + 1 :]) for number in range(len(curves))]
-        tags = {"idp.trial_id": trial.trial_id, "idp.code": code, "idp.kind": "trial"}
-        known = key in self._runs
-        run_id = self._ensure(key, trial_name(trial), tags, int((end - sum(seconds)) * 1000))
-        if self._runs[key].status != "RUNNING" and running:
-            self._set_status(key, "RUNNING")
-        metrics, facts = self._new_epochs(run_id, trial, curves, times), {}
+        run = trial_run(trial, self._storage, result, self._label, self._say, epochs=epochs)
+        self._forget_other_code(run)
+        known = run.key in self._runs
+        run_id = self._ensure(run.key, run.name, run.tags, run.start)
+        if running and self._runs[run.key].status != "RUNNING":
+            self._set_status(run.key, "RUNNING")
+        metrics = self._new_epochs(run_id, run)
         if result is not None:
-            metrics.append(_numbers(trial, result, end))
-            facts = _facts(result)
-        # Of a run that is known, too: whoever made it may have died before they were sent.
-        self._send(run_id, metrics, {} if known and result is None else params_of(trial), facts)
+            metrics.append(run.numbers)
+            self._keep(run, run_id)
+        # Of a run that is known, too: whoever made it may have died before they were sent. The last of the facts says
+        # that all has arrived, but for how it ended, which is looked at anyway.
+        self._send(run_id, metrics, {} if known and result is None else run.params, run.facts)
         if result is not None:
-            self._set_status(key, _STATUS[result.status], int(end * 1000))
-            # The digest goes last, alone: it says that everything before it has arrived.
-            self._set_tag(key, "idp.result", content)
+            self._remember(run.key, run.facts)
+            self._set_status(run.key, run.status, run.end)
+
+    def show_finished(self, trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult]) -> None:
+        """Show trials that have ended: those that an SQLite file knows no runs of in a transaction for many of them.
+
+        Args:
+            trials: The trials.
+            results: Their results; those without one are left out.
+        """
+        ended = [trial for trial in trials if trial.trial_id in results]
+        new = [trial for trial in ended if trial_key(trial) not in self._runs] if self._database else []
+        for first in range(0, len(new), _AT_ONCE):
+            some = new[first : first + _AT_ONCE]
+            with self._creating() as others:
+                if others:
+                    self._look()
+                runs = [
+                    trial_run(trial, self._storage, results[trial.trial_id], self._label, self._say)
+                    for trial in some
+                    if trial_key(trial) not in self._runs
+                ]
+                assert self._database is not None
+                ids = insert_runs(self._database, self.experiment, self._experiment.artifacts, self._parent, runs)
+            if ids is None:
+                break  # they go one by one
+            for run in runs:
+                tags = {**run.tags, **run.facts}
+                remembered = tuple(tags.get(name) for name in REMEMBERED)
+                self._runs[run.key] = KnownRun(ids[run.key], run.status, run.start, remembered)
+        for trial in ended:
+            self.show(trial, running=False)
+
+    def _is_shown(self, trial: PlannedTrial, result: TrialResult) -> bool:
+        key = trial_key(trial)
+        if self._tag(key, "idp.result") != result_digest(result):
+            return False
+        if self._runs[key].status != STATUS[result.status]:
+            self._set_status(key, STATUS[result.status])
+        return True
+
+    def _forget_other_code(self, run: TrialRun) -> None:
+        """Delete a run with numbers of other code: a param or a step can't be overwritten."""
+        old = self._runs.get(run.key)
+        if old is not None and old.tag("idp.code") not in (None, run.code):
+            self._delete(run.key)
+
+    def _keep(self, run: TrialRun, run_id: str) -> None:
+        """Send what a trial learned from, and its files, which are a convenience: without them the view is whole."""
+        self._client.log_inputs(run_id, datasets=[run.data.as_input()])
+        if self._experiment.artifacts.startswith("file:"):
+            keep_files(run.files, f"{self._experiment.artifacts}/{run_id}/artifacts")
+        elif self._takes_files:
+            try:
+                for file in run.files:
+                    self._client.log_artifact(run_id, str(file))
+            except StoreError as error:
+                self._takes_files = False
+                self._say(f"MLflow takes no files of trials: {error}")
 
     def _delete(self, key: str) -> None:
         self._client.delete_run(self._runs.pop(key).run_id)
@@ -233,10 +239,13 @@ class View:
         return None if run is None else run.tag(name)
 
     def _set_tag(self, key: str, name: str, value: str) -> None:
+        self._client.set_tag(self._runs[key].run_id, name, value)
+        self._remember(key, {name: value})
+
+    def _remember(self, key: str, tags: Mapping[str, str]) -> None:
         run = self._runs[key]
-        self._client.set_tag(run.run_id, name, value)
-        tags = tuple(value if other == name else old for other, old in zip(_REMEMBERED, run.tags, strict=True))
-        self._runs[key] = replace(run, tags=tags)
+        new = tuple(tags.get(name, old) for name, old in zip(REMEMBERED, run.tags, strict=True))
+        self._runs[key] = replace(run, tags=new)
 
     def _set_status(self, key: str, status: str, end_ms: int | None = None) -> None:
         run_id = self._runs[key].run_id
@@ -246,23 +255,12 @@ class View:
             self._client.set_terminated(run_id, status=status, end_time=end_ms)
         self._runs[key] = replace(self._runs[key], status=status)
 
-    def _new_epochs(
-        self, run_id: str, trial: PlannedTrial, curves: list[dict[str, Any]], times: list[float]
-    ) -> list[list[Any]]:
+    def _new_epochs(self, run_id: str, run: TrialRun) -> list[list[Any]]:
         """Return the metrics of each epoch that MLflow has not."""
         if run_id not in self._epochs:
-            history = self._client.get_metric_history(run_id, "epoch/train_loss")
-            history += self._client.get_metric_history(run_id, "epoch/train_loss_not_finite")
-            if trial.spec.system is not None:
-                history = self._client.get_metric_history(run_id, "epoch/train_seconds")
+            history = self._client.get_metric_history(run_id, f"{EPOCH}train_seconds")
             self._epochs[run_id] = max((metric.step for metric in history), default=0)
-        found = []
-        for record, when in zip(curves, times, strict=True):
-            if (epoch := int(record["epoch"])) > self._epochs[run_id]:
-                values = {name: value for name, value in record.items() if name != "epoch"}
-                solved = solved_by(trial) if record.get("not_finite") else ()
-                found.append(metrics_of(values, epoch, when, solved, _EPOCH))
-        return found
+        return [metrics for epoch, metrics in run.epochs.items() if epoch > self._epochs[run_id]]
 
     def _send(self, run_id: str, metrics: list[list[Any]], params: dict[str, str], tags: dict[str, str]) -> None:
         """Send what belongs together in as few requests as can be; the lists of metrics are never parted."""
@@ -279,16 +277,47 @@ class View:
             said = [RunTag(name, value) for name, value in tags.items()] if last else []
             if batch or words or said:
                 self._client.log_batch(run_id, metrics=batch, params=words, tags=said)
-            steps = [metric.step for metric in batch if metric.key.startswith(_EPOCH)]
+            steps = [metric.step for metric in batch if metric.key.startswith(EPOCH)]
             self._epochs[run_id] = max(steps, default=self._epochs.get(run_id, 0))
 
-    def close(self, table: Iterable[Row], status: str) -> None:
-        """Bring the runs with mean and std up to date and end the parent run.
+    def close(
+        self,
+        table: Sequence[Row],
+        trials: Iterable[PlannedTrial],
+        status: str,
+        said: str,
+        searched: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Bring the runs with mean and std up to date, and the page that compares them, and end the parent run.
 
         Args:
             table: The rows of the sweep's table.
+            trials: The trials of the sweep.
             status: How the sweep ended: FINISHED, FAILED or KILLED.
+            said: The table in Markdown.
+            searched: Of a search, by trial, what its suggestion has reached of what is made largest.
         """
+        self._end_open_runs()
+        cells: dict[str, list[PlannedTrial]] = {}
+        for trial in trials:
+            cells.setdefault(_place(trial.cell), []).append(trial)
+        # In the order of the table, which MLflow can put runs in by their start alone.
+        first = int(time.time() * 1000) - len(table)
+        axes = varying([row.axes for row in table])
+        for number, row in enumerate(table):
+            self._show_mean(
+                row, cells[_place(row.axes)], self._named(cell_name(row.axes, axes)), first + number, searched
+            )
+        self._show_together(means_together(table, axes), said)
+        metric = self._sweep.search.metric if self._sweep.search else None
+        for name, value in comparison(self._variant, axes, len(table), metric).items():
+            if self._experiment.tags.get(name) != value:
+                self._client.set_experiment_tag(self.experiment, name, value)
+                self._experiment.tags[name] = value
+        if self._runs[self._parent_key].status != status:
+            self._set_status(self._parent_key, status)
+
+    def _end_open_runs(self) -> None:
         open_runs = {
             key: run for key, run in self._runs.items() if key.startswith("trial:") and run.status == "RUNNING"
         }
@@ -298,46 +327,41 @@ class View:
             # One that has ended meanwhile, in another driver, is that one's to show.
             if result is None or version(result.provenance) != run.tag("idp.code"):
                 self._set_status(key, "KILLED")
-        for row in table:
-            self._show_mean(row)
-        if self._runs[self._parent_key].status != status:
-            self._set_status(self._parent_key, status)
 
-    def _show_mean(self, row: Row) -> None:
+    def _show_mean(
+        self, row: Row, trials: Sequence[PlannedTrial], name: str, start: int, searched: Mapping[str, float]
+    ) -> None:
         """Show a cell's means in a run that knows no others: what is left of older numbers would look like these."""
-        place = json.dumps(row.axes, sort_keys=True) + self._scope
-        key = "mean:" + hashlib.sha256(place.encode()).hexdigest()[:16]
-        out_of_memory = row.outcomes.get("OUT_OF_MEMORY", 0)
-        content = hashlib.sha256(json.dumps([_MEANS, asdict(row)], sort_keys=True).encode()).hexdigest()[:16]
+        key = "mean:" + hashlib.sha256((_place(row.axes) + self._scope).encode()).hexdigest()[:16]
+        params = shared_params(trials)
+        search = self._sweep.search
+        reached = {} if search is None else {search.metric: searched.get(trials[0].trial_id)}
+        content = _digest([_MEANS, name, asdict(row), params, reached])
         if self._tag(key, "idp.result") == content:
             return
         if key in self._runs:
             self._delete(key)
-        if not row.used and not out_of_memory:
+        if not row.used and not row.outcomes.get("OUT_OF_MEMORY"):
             return
-        name = " ".join(["mean", *(f"{axis}={value}" for axis, value in row.axes.items())])
-        params = {**{axis: str(value) for axis, value in row.axes.items()}, "seed": "all"}
-        run_id = self._ensure(key, name[:250], {"idp.kind": "mean"})
-        numbers = {
-            "test_success_rate": row.success_rate,
-            "test_success_rate_std": row.success_rate_std,
-            "test_optimality": row.optimality,
-            "test_spl": row.spl,
-            "test_exact": row.exact,
-            "test_searched": row.searched,
-            "forward_seconds": row.forward_seconds,
-            "backward_seconds": row.backward_seconds,
-            "peak_bytes": row.peak_bytes,
-            "train_seconds": row.train_seconds,
-            "trials": row.used,
-            "trials_expected": row.expected,
-            "trials_diverged": row.trial_diverged,
-            "trials_out_of_memory": out_of_memory,
-            **{f"{METRIC}{name}": found.mean for name, found in row.metrics.items()},
-            **{f"{METRIC}{name}_std": found.deviation for name, found in row.metrics.items()},
-        }
-        self._send(run_id, [metrics_of(numbers, row.used, time.time())], params, {"idp.result": content})
-        self._set_status(key, "FINISHED")
+        colour = colour_of(list(self._sweep.planners).index(str(row.axes["planner"])))
+        tags = {"idp.kind": "mean", "idp.variant": self._variant, "mlflow.runColor": colour}
+        run_id = self._ensure(key, name, tags, start)
+        # Step 0, as for a trial's result.
+        metrics = metrics_of(means_of(row) | reached, 0, time.time())
+        self._send(run_id, [metrics], params, {"idp.result": content})
+        # As long as a trial trains on average.
+        self._set_status(key, "FINISHED", start + int(1000 * (row.train_seconds or 0.0)))
+
+    def _show_together(self, means: Mapping[str, Any], said: str) -> None:
+        """Give the sweep's own run the table, and the means of all cells as metrics."""
+        together = metrics_of(means, 0, time.time())
+        content = _digest([_MEANS, said, [[metric.key, metric.value] for metric in together]])
+        if self._tag(self._parent_key, "idp.result") != content:
+            tags = {"mlflow.note.content": said, "idp.result": content}
+            for first in range(0, len(together), MOST_PER_BATCH):
+                self._send(self._parent, [together[first : first + MOST_PER_BATCH]], {}, {})
+            self._send(self._parent, [], {}, tags)
+            self._remember(self._parent_key, tags)
 
     def attach(self, content: str, write: Callable[[Path], None]) -> None:
         """Bring the artifacts of the parent run up to date.
@@ -359,23 +383,9 @@ class View:
         return f"sweep{self._scope}"
 
 
-def _numbers(trial: PlannedTrial, result: TrialResult, end: float) -> list[Any]:
-    """Return the metrics of a result."""
-    numbers = {name: getattr(result, name) for name in TrialResult.model_fields}
-    numbers |= {f"{METRIC}{name}": value for name, value in result.metrics.items()}
-    return metrics_of(numbers, result.epochs, end, solved_by(trial) if result.not_finite else ())
+def _place(axes: Mapping[str, Any]) -> str:
+    return json.dumps(axes, sort_keys=True)
 
 
-def _facts(result: TrialResult) -> dict[str, str]:
-    """Return the tags that say how a result came about."""
-    origin = result.provenance
-    facts = {
-        "idp.status": result.status,
-        "idp.reason": result.reason[:4000],
-        "idp.host": origin.host,
-        "idp.commit": origin.git_commit + ("-dirty" if origin.git_dirty else ""),
-        "idp.dataset_id": origin.dataset_id,
-        "idp.accelerator": origin.accelerator,
-        "mlflow.source.git.commit": origin.git_commit,
-    }
-    return {name: value for name, value in facts.items() if value}
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

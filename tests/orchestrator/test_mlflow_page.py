@@ -1,9 +1,14 @@
-"""MLflow's own pages over a sweep: a real server and a real browser, from the list of runs to curves and report."""
+"""MLflow's own pages over a sweep: a real server and a real browser, from the printed address to curves and report.
+
+With IDP_SCREENSHOTS=FOLDER the pages are kept there as pictures.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from mlflow_server import MLflowServer
@@ -76,6 +81,7 @@ class Page:
         self.driver, self.address = driver, address
 
     def open(self, place):
+        self.driver.get("about:blank")  # a page that only moves on to another view never ends loading
         self.driver.get(f"{self.address}/#{place}")
 
     def text(self):
@@ -98,6 +104,17 @@ class Page:
             return found if len(found) >= least else None
 
         return wait_for(enough, otherwise=self._state)
+
+    def keep(self, name):
+        """Take a picture of the page, which is not empty; keep it where pictures are asked for."""
+        for button in self.driver.find_elements(
+            "css selector", "button[data-component-id*='assistant'][aria-label*='lose']"
+        ):
+            self.click(button)
+        picture = self.driver.get_screenshot_as_png()
+        assert len(picture) > 20_000
+        if folder := os.environ.get("IDP_SCREENSHOTS"):
+            (Path(folder) / f"mlflow-{name}.png").write_bytes(picture)
 
     def click(self, element):
         # Past whatever floats above it: these pages greet with notices.
@@ -144,31 +161,59 @@ def test_the_list_of_experiments_leads_to_the_runs(page, experiment, storage):
     # MLflow's pages are for language models until one says otherwise, once per browser; this address says it.
     page.wait_for_text("Model training")
     page.wait_for_place("workflowType=genai")  # it moves on once it knows: an address given before that would be lost
-    page.open(page_of(Storage(storage), SWEEP.name, default_uri(Storage(storage))).removeprefix("/#"))
-    page.wait_for_text(SWEEP.name, "matching runs")
+    page.open(page_of(Storage(storage), SWEEP, default_uri(Storage(storage))).removeprefix("/#"))
+    page.wait_for_text(SWEEP.name, "Cells: success, divergence, runtime")
+
+
+def test_the_printed_address_compares_the_cells(page, experiment, storage):
+    """In one click: success, divergence and runtime of each cell, charts filled, and no trial among them."""
+    page.open(page_of(Storage(storage), SWEEP, default_uri(Storage(storage))).removeprefix("/#"))
+    page.wait_for_text("Cells: success, divergence, runtime", "Settings", "vin K=30", "id-vin K=30")
+    titles = ("test_success_rate", "trials_diverged", "train_seconds", "Parallel Coordinates")
+    page.wait_for_text(*titles)
+    assert "Loading" not in page.text() and "invalid" not in page.text()
+    bars = page.wait_for_all(".js-plotly-plot .bars .point path", 2 * 2)
+    lengths = [bar.rect["width"] for bar in bars[:2]]
+    means = [run.data.metrics for run in experiment[1].values() if run.data.tags["idp.kind"] == "mean"]
+    rates = sorted(mean["test_success_rate"] for mean in means)
+    assert len(rates) == 2 and min(lengths) / max(lengths) == pytest.approx(rates[0] / rates[1], abs=0.02)
+    labels = page.wait_for_all(".js-plotly-plot .bars .point text", 2)
+    assert {f"{rate:.2f}" for rate in rates} <= {label.text or label.get_attribute("textContent") for label in labels}
+    page.keep("comparison")
 
 
 def test_runs_are_listed_selected_and_compared(page, experiment):
     number, runs = experiment
     assert len(runs) == 1 + 4 + 2
     page.open(f"/experiments/{number}/runs?workflowType=machine_learning")
-    (unfold,) = page.wait_for_all('.ag-row button[data-component-id*="runnamecellrenderer"]')
-    page.click(unfold)
-    page.wait_for_text("mean planner=id-vin", "vin navigation-15 K=30 seed=1")
-    boxes = page.wait_for_all(".ag-row .ag-selection-checkbox input", 7)
-    # The means come first, below their sweep: two clicks for the paper's comparison.
-    for box in boxes[1:3]:
+    page.wait_for_text("vin K=30", "id-vin K=30", SWEEP.name)
+    boxes = page.wait_for_all(".ag-row .ag-selection-checkbox input", 3)
+    # The means come first: two clicks for the paper's comparison.
+    for box in boxes[:2]:
         page.click(box)
     (compare,) = wait_for(
         lambda: [b for b in page.driver.find_elements("css selector", "button") if b.text.strip() == "Compare"]
     )
     page.click(compare)
-    page.wait_for_text("Comparing 2 Runs from 1 Experiment", "mean planner=id-vin", "mean planner=vin")
+    page.wait_for_text("Comparing 2 Runs from 1 Experiment", "id-vin K=30", "vin K=30")
     page.wait_for_text("test_success_rate")
-    for name in ("vin", "id-vin"):
-        mean = next(run for title, run in runs.items() if title.startswith(f"mean planner={name} "))
+    for name in ("vin K=30", "id-vin K=30"):
         for metric in ("test_success_rate", "test_success_rate_std"):
-            page.wait_for_text(f"{mean.data.metrics[metric]:.3f}".rstrip("0"))
+            page.wait_for_text(f"{runs[name].data.metrics[metric]:.3f}".rstrip("0"))
+    page.keep("compare-runs")
+
+
+def test_a_run_shows_where_it_comes_from(page, experiment, storage):
+    number, runs = experiment
+    run = runs["id-vin navigation-15 K=30 seed=1"]
+    page.open(f"/experiments/{number}/runs/{run.info.run_id}")
+    directory = str(Storage(storage).trial(run.data.tags["idp.trial_id"]).path)
+    page.wait_for_text("Datasets", run.inputs.dataset_inputs[0].dataset.name, "Its directory:", directory)
+    page.keep("trial")
+    page.open(f"/experiments/{number}/runs/{runs[SWEEP.name].info.run_id}")
+    page.wait_for_text("test_success_rate/id-vin K 30", "Description")
+    page.wait_for_all("table th", 5)  # the table of the description
+    page.keep("sweep")
 
 
 def test_a_trial_shows_its_curves(page, experiment):

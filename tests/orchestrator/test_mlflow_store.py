@@ -19,9 +19,10 @@ from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
-from orchestrator.storage.variants import make_way
+from orchestrator.storage.variants import make_way, variant
 from orchestrator.sweep.specs import SweepSpec, expand
 from orchestrator.tracking import store as mlflow_store
+from orchestrator.tracking.comparison import address_of
 from orchestrator.tracking.note import note_path
 from orchestrator.tracking.store import default_uri, locked, open_store, sqlite_path
 from orchestrator.tracking.tracker import Tracker, TrackingError, page_of, seconds_between, sync, unsent
@@ -260,7 +261,7 @@ def test_storages_that_share_a_database_keep_their_artifacts_apart(storage, tmp_
     assert "25.0" in artifact(storage, "table.md")
     client = connect(uri)
     assert sorted(e.name.partition("@")[0] for e in client.search_experiments()) == ["Default", "kept", "kept"]
-    assert unsent(Storage(other), "kept", uri, {}) == [] and page_of(Storage(other), "kept", uri)
+    assert unsent(Storage(other), "kept", uri, {}) == [] and page_of(Storage(other), SWEEP, uri)
 
 
 @pytest.mark.slow
@@ -268,12 +269,12 @@ def test_a_deleted_database_is_made_again_as_a_whole(storage, whole):
     results = {trial.trial_id: leave(storage, trial) for trial in TRIALS[:2]}
     uri = default_uri(Storage(storage))
     sync(uri, SWEEP, TRIALS, Storage(storage))
-    assert unsent(Storage(storage), SWEEP.name, uri, results) == [] and page_of(Storage(storage), SWEEP.name, uri)
+    assert unsent(Storage(storage), SWEEP.name, uri, results) == [] and page_of(Storage(storage), SWEEP, uri)
     other = storage.with_name("fresh.db")
     other.write_bytes(whole)
     os.replace(other, storage / "mlflow.db")  # as MLflow would leave it for another sweep
     assert unsent(Storage(storage), SWEEP.name, uri, results) == list(results)
-    assert not page_of(Storage(storage), SWEEP.name, uri)
+    assert not page_of(Storage(storage), SWEEP, uri)
     leave(storage, TRIALS[2])
     tracker = Tracker(uri, SWEEP, Storage(storage), print)
     tracker.note(TRIALS[2], "finished")
@@ -307,7 +308,7 @@ def test_a_driver_that_ends_leaves_the_trials_that_another_has_ended(storage):
         view.show(TRIALS[1], running=True)
     leave(storage, TRIALS[0])
     one.show(TRIALS[0], running=False)
-    other.close([], "FINISHED")
+    other.close([], TRIALS, "FINISHED", "")
     assert len(shown(storage)[1]) == 1 + 2, "each trial has one run"
     status = {run.data.tags["idp.key"]: run.info.status for run in shown(storage)[1]}
     assert [status[f"trial:{trial.trial_id}"] for trial in TRIALS[:2]] == ["FINISHED", "KILLED"]
@@ -404,7 +405,7 @@ def test_fuzzed_notes_are_taken_or_forgotten(storage):
         for path, content in notes.items():
             path.write_bytes(mutated(content, number))
         report.write_text("mine")
-        assert page_of(Storage(storage), "kept", uri) in ("", "/#/experiments/1/runs?workflowType=machine_learning")
+        assert page_of(Storage(storage), SWEEP, uri) in ("", address_of("1", None), address_of("1", variant(SWEEP)))
         assert isinstance(unsent(Storage(storage), "kept", uri, {}), list)
         kept = make_way(SWEEP, Storage(storage), report.name)
         left = report if kept is None else kept

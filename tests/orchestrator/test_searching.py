@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import zlib
 
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 from samples import put_curves, put_result
 
 from orchestrator.campaign import search as searching
-from orchestrator.campaign.search import EarlyStopping, StudyStopping, next_suggestions, state_of_search
+from orchestrator.campaign.search import EarlyStopping, StudyStopping, keep_journal, next_suggestions, state_of_search
 from orchestrator.cli.main import main
+from orchestrator.figures.parts import NothingToDraw
+from orchestrator.figures.registry import draw
+from orchestrator.report.page import report
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
@@ -21,6 +25,8 @@ from orchestrator.storage.suggestions import planned_trials, read_suggestions, w
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import Expansion, SweepError, expand
+from orchestrator.tables.records import collect
+from orchestrator.tables.studies import studies_of
 
 SWEEP = """
 name: hunt
@@ -399,3 +405,120 @@ def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, storage_wi
     assert again.returncode == 0 and "in this process" not in again.stderr
     assert {directory: (directory / "result.json").stat().st_mtime_ns for directory in directories} == before
     assert json.loads(again.stdout)
+
+
+def curves_of(storage, trial, values, status="COMPLETED", reason=""):
+    directory = Storage(storage).trial(trial.trial_id).path
+    records = [
+        {"epoch": epoch, "train_seconds": 1.0, "train_loss": 1.0, "valid_success_rate": value}
+        for epoch, value in enumerate(values, start=1)
+    ]
+    put_curves(directory, records)
+    result = TrialResult(
+        trial_id=trial.trial_id, status=status, reason=reason, test_success_rate=1 - values[-1], epochs=len(values),
+        provenance=Provenance(code=code_hash()),
+    )  # fmt: skip
+    put_result(directory, result)
+
+
+def searched(path, storage):
+    """A search that has ended: the larger the learning rate, the better on validation and the worse on test maps."""
+    sweep = with_space(
+        path, "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}, k: {choices: [2, 4]}}", trials=8,
+        at_once=4, stopping="median",
+    )  # fmt: skip
+    while next_suggestions(sweep, Storage(storage)):
+        for number, trial in enumerate(planned_trials(sweep, Storage(storage))[0]):
+            if Storage(storage).trial(trial.trial_id).read_result() is None:
+                good = 0.6 + 0.05 * math.log10(trial.spec.training.learning_rate) + 0.01 * trial.spec.seed
+                early = number // 2 == 3
+                status = ("CANCELLED", "stopped early (median)") if early else ("COMPLETED", "")
+                curves_of(storage, trial, [good / 2] if early else [good / 2, good], *status)
+    return sweep
+
+
+def test_what_a_search_found_is_shown_by_validation_and_the_test_maps_of_the_best_alone(path, tmp_path, capsys):
+    sweep, storage = searched(path, tmp_path / "s"), Storage(tmp_path / "s")
+    (study,) = studies_of(sweep.search, collect(sweep, planned_trials(sweep, storage)[0], storage))
+    rates = {one.number: one.settings["training.learning_rate"] for one in study.tried}
+    ended = [one for one in study.tried if one.state == "complete"]
+    assert study.best.settings["training.learning_rate"] == max(rates[one.number] for one in ended)
+    assert [one.state for one in study.ranked] == ["complete"] * 7 + ["stopped"]
+    values = [one.value for one in study.ranked[:7]]
+    assert values == sorted(values, reverse=True)
+    assert all(rate == float(f"{rate:.4g}") for rate in rates.values()), "four digits say enough"
+    assert main(["table", str(path), "--storage", str(storage.path)]) == 0
+    said = capsys.readouterr().out
+    search, test = said.split("the best settings by validation")
+    assert "best valid_success_rate first" in search and "stopped early after epoch 1" in search
+    tested = 100 * (1 - study.best.value)
+    assert f"{tested:.1f} ±" in test and said.count(" 2/2 ") == 1, "one row of the test maps"
+    assert all(f"{100 * (1 - one.value):.1f} ±" not in search for one in ended)
+    assert main(["table", str(path), "--storage", str(storage.path), "--json"]) == 0
+    (plain,) = json.loads(capsys.readouterr().out)["studies"]
+    assert [one["value"] for one in plain["suggestions"][:7]] == values
+    (line,) = state_of_search(sweep, storage)
+    assert f"best valid_success_rate {study.best.value:.3f} with training.learning_rate=" in line
+
+
+def test_optuna_and_its_dashboard_open_the_search(path, tmp_path):
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    sweep, storage = searched(path, tmp_path / "s"), Storage(tmp_path / "s")
+    keep_journal(sweep, storage)
+    journal = storage.sweep("hunt").journal
+    before = journal.read_bytes()
+    keep_journal(sweep, storage)
+    assert journal.read_bytes() == before, "what is there stays"
+    (study,) = studies_of(sweep.search, collect(sweep, planned_trials(sweep, storage)[0], storage))
+    opened = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
+    assert opened.study_name == "hunt vin navigation-9" and len(opened.trials) == 8
+    assert opened.best_params == study.best.settings and opened.best_value == study.best.value
+    assert [trial.state.name for trial in opened.trials].count("PRUNED") == 1
+    assert opened.trials[0].user_attrs["idp.trial_ids"] == list(study.tried[0].trials)
+    # A trial that ends otherwise after all makes the file anew.
+    trial = planned_trials(sweep, storage)[0][0]
+    curves_of(storage.path, trial, [0.1, 0.99])
+    keep_journal(sweep, storage)
+    opened = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
+    assert len(opened.trials) == 8 and opened.trials[0].value > study.tried[0].value
+
+
+def test_a_search_has_its_pictures_and_a_report_that_is_of_the_best(path, tmp_path, capsys):
+    sweep, storage = searched(path, tmp_path / "s"), Storage(tmp_path / "s")
+    runs = collect(sweep, planned_trials(sweep, storage)[0], storage)
+    (study,) = studies_of(sweep.search, runs)
+    history = draw("history", runs, search=sweep.search).axes[0]
+    assert max(history.lines[0].get_ydata()) == pytest.approx(100 * study.best.value)
+    bars = draw("importances", runs, search=sweep.search).axes[0]
+    names = [tick.get_text() for tick in bars.get_yticklabels()]
+    widths = dict(zip(names, [bar.get_width() for bar in bars.patches], strict=True))
+    assert sum(widths.values()) == pytest.approx(1.0) and widths["training.learning_rate"] > widths["k"]
+    assert len(draw("slices", runs, search=sweep.search).axes) == 2
+    assert len(draw("intermediate", runs, search=sweep.search).axes[0].lines) == 8
+    with pytest.raises(NothingToDraw, match="the sweep has no search"):
+        draw("history", runs)
+    page = report(sweep, runs)
+    assert "The search" in page and all(f">{name}<" in page for name in ("History of the search", "Slices"))
+    assert page.count("<td>2/2</td>") == 1
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_samplers_by_name(path, tmp_path, sampler):
+    space = "{training.learning_rate: {low: 1.0e-5, high: 1.0, log: true}}"
+    sweep = with_space(path, space, trials=6, at_once=3, sampler=sampler)
+    assert len(all_rounds(sweep, tmp_path, lambda trial: trial.spec.training.learning_rate)) == 6
+
+
+def test_percentile_and_hyperband_stop_by_their_names():
+    stopping = EarlyStopping("percentile")
+    assert [stopping.stops(str(i), 1, i / 10) for i in (5, 6, 7, 4, 9)] == [False, False, False, True, False]
+    stopping = EarlyStopping("hyperband")
+    brackets = {str(i): zlib.crc32(str(i).encode()) % 3 for i in range(40)}
+    for name in brackets:
+        stopping.stops(name, 1, 0.5), stopping.stops(name, 3, 0.5), stopping.stops(name, 9, 0.5)
+    one_of_each = {bracket: name for name, bracket in brackets.items()}
+    stopped = {b: [stopping.stops(name, e, 0.1) for e in (1, 3, 9)] for b, name in one_of_each.items()}
+    assert stopped == {0: [True] * 3, 1: [False, True, True], 2: [False, False, True]}

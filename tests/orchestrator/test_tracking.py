@@ -1,4 +1,5 @@
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -7,12 +8,16 @@ from pathlib import Path
 import pytest
 from samples import put_curves, put_result
 
+from datagen.tasks.registry import dataset_id
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
+from orchestrator.storage.variants import variant
 from orchestrator.sweep.specs import SweepSpec, expand
+from orchestrator.tracking import bulk
 from orchestrator.tracking import note as tracking_note
+from orchestrator.tracking import store as tracking_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking import view as tracking_view
 from orchestrator.tracking.tracker import Tracker, TrackingError, default_uri, shown_uri, sync, unsent
@@ -46,6 +51,7 @@ def leave(storage, trial, rate=0.5, code=None, epochs=2, status="COMPLETED"):
         test_success_rate=rate,
         trial_diverged=rate < 0.2,
         epochs=epochs,
+        train_seconds=3.0,
         provenance=Provenance(code=code or code_hash(), host="here", git_commit="c0ffee"),
     )
     put_result(Storage(storage).trial(trial.trial_id).path, result)
@@ -84,6 +90,106 @@ def test_a_parent_a_run_per_trial_and_the_mean(storage):
     (mean,) = (run for key, run in found.items() if key.startswith("mean:"))
     assert mean.data.metrics["test_success_rate"] == pytest.approx(0.5)
     assert mean.data.metrics["test_success_rate_std"] == pytest.approx(0.02**0.5)
+    assert mean.info.run_name == "vin K=30" and "mlflow.parentRunId" not in mean.data.tags
+    assert {"seed": "0, 1", "epochs": "60", "core": "vin"}.items() <= mean.data.params.items()
+    assert mean.info.end_time - mean.info.start_time == 1000 * 3
+
+
+def test_the_sweeps_run_has_the_table_and_the_means(storage):
+    for trial, rate in zip(TRIALS, (0.4, 0.6), strict=True):
+        leave(storage, trial, rate)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
+    parent = runs(storage)[1]["sweep"]
+    said = parent.data.tags["mlflow.note.content"]
+    assert "| vin | 30 | 50.0 ± 14.1 |" in said and said.index("| vin") < said.index("Not the paper's scale")
+    assert parent.data.metrics["test_success_rate/vin K 30"] == pytest.approx(0.5)
+    assert parent.data.metrics["trials_diverged/vin K 30"] == 0
+    leave(storage, TRIALS[0], 0.1)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
+    parent = runs(storage)[1]["sweep"]
+    assert parent.data.metrics["test_success_rate/vin K 30"] == pytest.approx(0.35)
+    assert "35.0 ±" in parent.data.tags["mlflow.note.content"]
+
+
+def test_a_trials_run_has_its_files_its_data_and_its_place(storage):
+    leave(storage, TRIALS[0])
+    directory = Storage(storage).trial(TRIALS[0].trial_id)
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
+    client, found = runs(storage)
+    run = found[f"trial:{TRIALS[0].trial_id}"]
+    assert run.data.tags["idp.directory"] == str(directory.path)
+    assert sorted(item.path for item in client.list_artifacts(run.info.run_id)) == ["curves.parquet", "result.json"]
+    kept = Path(client.download_artifacts(run.info.run_id, "result.json"))
+    assert kept.read_bytes() == directory.result_file.read_bytes()
+    (given,) = run.inputs.dataset_inputs
+    data = dataset_id(TRIALS[0].spec.data)
+    assert (given.dataset.name, given.dataset.digest) == (data, data.rpartition("-")[2])
+    assert json.loads(given.dataset.source)["uri"] == (storage / "datasets" / data).as_uri()
+
+
+def whole(storage):
+    """All that MLflow shows, but for the ids and moments of its runs."""
+    client, found = runs(storage)
+    names = {run.info.run_id: key for key, run in found.items()}
+    shown = {}
+    for key, run in found.items():
+        tags = {name: names.get(value, value) for name, value in run.data.tags.items()}
+        histories = {
+            name: sorted(
+                (m.step, m.value, m.timestamp // 1000) for m in client.get_metric_history(run.info.run_id, name)
+            )
+            for name in (run.data.metrics if key.startswith("trial:") else ())
+        }
+        times = (run.info.start_time, run.info.end_time) if key.startswith("trial:") else ()
+        files = sorted(item.path for item in client.list_artifacts(run.info.run_id))
+        inputs = [(i.dataset.to_dictionary(), [dict(t) for t in i.tags]) for i in run.inputs.dataset_inputs]
+        info = (run.info.run_name, run.info.status, run.info.user_id, run.info.lifecycle_stage)
+        shown[key] = (info, tags, run.data.params, run.data.metrics, histories, times, files, inputs)
+    return shown
+
+
+def test_many_at_once_are_shown_as_one_by_one_are(storage, tmp_path, monkeypatch):
+    """Also where MLflow's tables are others than those known: then each goes by MLflow's own calls."""
+    other = tmp_path / "other"
+    for number, trial in enumerate(TRIALS):
+        leave(storage, trial, 0.3 + 0.1 * number, status=("COMPLETED", "FAILED")[number])
+    shutil.copytree(storage, other)
+    calls = []
+    ask = tracking_store.Client.__getattr__
+    monkeypatch.setattr(tracking_store.Client, "__getattr__", lambda self, name: calls.append(name) or ask(self, name))
+    sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
+    assert "log_inputs" not in calls and calls.count("create_run") == 2  # the sweep's and the means'
+    at_once = whole(storage)
+    monkeypatch.setattr(bulk, "_METRICS", bulk._METRICS.replace("is_nan", "is_none"))
+    sync(default_uri(Storage(other)), SWEEP, TRIALS, Storage(other))
+    assert calls.count("log_inputs") == 2
+    expected = json.loads(json.dumps(whole(other)).replace(str(other), str(storage)))
+    assert json.loads(json.dumps(at_once)) == expected
+
+
+def test_variants_of_a_sweep_are_told_apart(storage):
+    """By their names, in pages of their own; each with its own means and documents."""
+    short = SWEEP.model_copy(update={"training": {"epochs": 3}}).labelled("training.epochs=3")
+    uri = default_uri(Storage(storage))
+    for sweep, rate in ((SWEEP, 0.4), (short, 0.8)):
+        for trial in expand(sweep):
+            leave(storage, trial, rate)
+        sync(uri, sweep, expand(sweep), Storage(storage))
+    client, found = runs(storage)
+    names = [run.info.run_name for run in found.values()]
+    assert len(names) == len(set(names)) == 8
+    assert {"seen (training.epochs=3)", "vin K=30 (training.epochs=3)"} <= set(names)
+    assert {"vin navigation-15 K=30 seed=0", "vin navigation-15 K=30 seed=0 (training.epochs=3)"} <= set(names)
+    means = {run.info.run_name: run.data for run in found.values() if run.data.tags["idp.kind"] == "mean"}
+    assert means["vin K=30"].metrics["test_success_rate"] == pytest.approx(0.4)
+    assert means["vin K=30"].params["epochs"] == "60"
+    assert means["vin K=30 (training.epochs=3)"].params["epochs"] == "3"
+    pages = [tracking.page_of(Storage(storage), sweep, uri) for sweep in (SWEEP, short)]
+    assert len(set(pages)) == 2
+    tags = client.get_experiment_by_name(SWEEP.name).tags
+    for page, sweep in zip(pages, (SWEEP, short), strict=True):
+        state = json.loads(tags["mlflow.sharedViewState." + page.partition("viewStateShareKey=")[2]])
+        assert f"'{variant(sweep)}'" in state["searchFilter"]
 
 
 @pytest.mark.slow
@@ -234,7 +340,7 @@ def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage, monkeyp
 def test_a_password_is_not_shown_nor_stored(storage):
     uri = "postgresql://user:secret@db:5432/mlflow"
     assert shown_uri(uri) == "postgresql://***@db:5432/mlflow"
-    tracking_note.write_sent(Storage(storage), SWEEP.name, uri, "1", {"x": "y"})
+    tracking_note.write_sent(Storage(storage), SWEEP, uri, "1", {"x": "y"}, compared=True)
     for path in (storage / "sweeps").rglob("*"):
         assert "secret" not in path.name
         assert path.is_dir() or b"secret" not in path.read_bytes()
