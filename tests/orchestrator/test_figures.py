@@ -49,7 +49,9 @@ samples = cache(sample_runs)
 
 @pytest.mark.slow
 def test_every_figure_is_drawn_here_and_every_sweep_asks_for_figures_that_exist():
-    assert {name for _, name in DRAWN} == {*FIGURES} - {*OF_SYSTEMS} and {*FIGURES, *SEARCH_FIGURES} == set(FIGURE_NAMES)
+    assert {name for _, name in DRAWN} == {*FIGURES} - {*OF_SYSTEMS} and {*FIGURES, *SEARCH_FIGURES} == set(
+        FIGURE_NAMES
+    )
     asked = {name for path in SWEEPS.glob("*.yaml") for name in load_sweep(path).figures}
     assert asked <= set(FIGURES) and set(DEFAULT_FIGURES) <= set(FIGURES)
 
