@@ -13,6 +13,7 @@ import torch
 
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
+from planners import build_planner
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,27 +31,34 @@ def test_its_make_targets_exist():
 
 
 def test_its_verbs_exist():
-    verbs = set(re.findall(r"`idp (\w+)", README))
+    verbs = set(re.findall(r"`idp (\w+)", README + (ROOT / "docs" / "commands.md").read_text()))
     usage = subprocess.run([sys.executable, "-m", "orchestrator", "--help"], capture_output=True, text=True, check=True)
     assert {"plan", "run", "table"} <= verbs
     assert all(re.search(rf"^    {verb}\b", usage.stdout, re.MULTILINE) for verb in verbs), usage.stdout
 
 
 def test_its_python_runs():
-    (code,) = blocks("python")
+    _, code = blocks("python")
     names = {"map": torch.ones(2, 1, 15, 15), "goal": torch.zeros(2, 1, 15, 15)}
     exec(code, names)
     assert names["logits"].shape == (2, 4, 15, 15)
 
 
-def test_its_extension_adds_one_row_to_table_1(tmp_path):
-    (text,) = blocks("yaml")
+def test_its_own_planner_is_a_row_of_table_1_and_learns(tmp_path, monkeypatch):
+    (code, _), (text,) = blocks("python"), blocks("yaml")
+    assert code.count("\n") <= 36, "thirty lines, and what is between them"
+    (tmp_path / "my_planner.py").write_text(code)
     for path in (ROOT / "sweeps").glob("*.yaml"):
         (tmp_path / path.name).write_text(path.read_text())
     (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
     base = {trial.trial_id for trial in expand(load_sweep(tmp_path / "table1.yaml"))}
-    mine = {trial.trial_id for trial in expand(load_sweep(tmp_path / "mine.yaml"))}
-    assert base < mine and len(mine - base) == 60
+    mine = {trial.trial_id: trial for trial in expand(load_sweep(tmp_path / "mine.yaml"))}
+    assert base < set(mine) and len(mine) - len(base) == 60
+    spec = next(trial.spec.planner for trial_id, trial in mine.items() if trial_id not in base)
+    planner = build_planner(spec.model_copy(update={"k_fwd": 5, "wrap": False}))
+    planner(torch.ones(2, 1, 7, 7), torch.zeros(2, 1, 7, 7)).square().sum().backward()
+    assert all(weights.grad is not None for weights in planner.parameters())
 
 
 @pytest.mark.slow
