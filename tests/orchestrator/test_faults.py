@@ -378,7 +378,7 @@ def test_fuzzed_checkpoint_resume_gives_the_same_numbers(storage, undisturbed):
 def test_what_fails_beside_a_final_result_does_not_replace_it(storage, monkeypatch):
     first = run_trial(SPEC, Storage(storage))
     directory = Storage(storage).trial(trial_id(SPEC)).path
-    stale = first.model_copy(update={"provenance": first.provenance.model_copy(update={"code": "other"})})
+    stale = first.model_copy(update={"provenance": first.provenance.model_copy(update={"code": "other", "parts": {}})})
     put_result(directory, stale)
     (directory / "checkpoint.pt").unlink()
 

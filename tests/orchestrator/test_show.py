@@ -338,7 +338,7 @@ test_on: [{map_size: 9, test: 3}, {map_size: 7, test: 5}]
     done = evaluate_trial(TrialDirectory(trial), dataset, k=27)
     assert len(missing_evaluations(planned, Storage(storage))) == 3
     path = TrialDirectory(trial).evaluation(done.dataset_id, "test", 27)
-    for other in ({"code": "0" * 12}, {"plugins": {"a_plug_in_that_went": "0" * 12}}):
+    for other in ({"code": "0" * 12, "parts": {}}, {"plugins": {"a_plug_in_that_went": "0" * 12}}):
         made = done.provenance.model_copy(update=other)
         path.write_text(done.model_copy(update={"provenance": made}).model_dump_json())
         assert len(missing_evaluations(planned, Storage(storage))) == 4, other
