@@ -31,15 +31,13 @@ class Aggregate:
 
 
 def aggregates(runs: Sequence[TrialRecord]) -> list[Aggregate]:
-    """Return the planners in the order of the sweep; none where fewer than two share a problem, or of single trials."""
+    """Return the planners in the order of the sweep; none where fewer than two of them share two problems."""
     # Further axes tell planners apart, see `planner_of`.
     scores = success_by_problem(runs, planner_of, lambda axis: axis in ("task", "map_size", "k"))
     shared = shared_problems(scores)
-    if len(scores) < 2 or not shared:
+    if len(scores) < 2 or len(shared) < 2:
         return []
     each = {planner: [found[problem] for problem in shared] for planner, found in scores.items()}
-    if all(len(found) == 1 and len(found[0]) == 1 for found in each.values()):
-        return []
     first = next(iter(each))
     return [
         Aggregate(
