@@ -18,7 +18,7 @@ Pairs = NDArray[np.int64]
 LEAVE = 0.1
 """Probability that a walker leaves the graph at a step."""
 
-DEMAND = 0.6
+DEMAND = 0.25
 """Most that sets out from a node of a graph of traffic."""
 
 MARKED = {"sources": 0.15, "destinations": 0.08}
