@@ -1,0 +1,75 @@
+"""A system: a neural solver that satisfies its PDE by least squares, the domain parted among experts."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from datagen.spec import Spec
+from datagen.tasks.samples import Column, Samples
+from orchestrator.sweep.systems import Metric, System
+
+
+class DiffusionOptions(Spec):
+    """Which equation, on which mesh.
+
+    Attributes:
+        cells: Cells of the mesh.
+        reaction: sigma, the weight of the cubic term.
+        roughness: Standard deviation of the conductivity's logarithm.
+    """
+
+    cells: int = Field(128, ge=16, le=4096)
+    reaction: float = Field(20.0, ge=0.0)
+    roughness: float = Field(0.5, ge=0.0)
+
+
+class SolverOptions(Spec):
+    """What the network's output has to satisfy, and how it is made to.
+
+    Attributes:
+        constraint: "hard": weights of basis functions by least squares of the PDE's residual; "soft": its mean square
+            is added to the loss.
+        experts: Parts of the domain, each solved and differentiated on its own.
+        bases: Basis functions of an expert.
+        penalty: Weight of the mean square where the constraint is soft.
+        channels: Of the network.
+    """
+
+    constraint: Literal["hard", "soft"] = "hard"
+    experts: int = Field(1, ge=1)
+    bases: int = Field(8, ge=1)
+    penalty: float = Field(0.01, ge=0.0)
+    channels: int = Field(24, ge=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.constraint == "soft" and (self.experts, self.bases) != (1, 8):
+            raise ValueError("experts, bases: a soft constraint has none; leave them out")
+        return self
+
+
+def _columns(options: DiffusionOptions) -> dict[str, Column]:
+    nodes = (options.cells + 1,)
+    return {
+        "conductivity": Column("kappa in the middle of each cell", (options.cells,), "float64"),
+        "source": Column("f at each node", nodes, "float64"),
+        "solution": Column("u at each node", nodes, "float64"),
+    }
+
+
+TASKS = {"diffusion": Samples("experts.diffusion:sample", options=DiffusionOptions, columns=_columns)}
+SYSTEMS = {
+    "experts": System(
+        "experts.training:Training",
+        tasks=("diffusion",),
+        options=SolverOptions,
+        training=("batch_size", "learning_rate"),
+        metrics={
+            "loss": Metric("squared error of u in training, and the penalty"),
+            "error": Metric("error of u", "%", "lower", scale=100, form=".2f"),
+            "residual": Metric("residual of the PDE over the source", "%", "lower", scale=100, form=".2f"),
+            "processor": Metric("processor time of layer and gradient, per sample", "ms", "lower", scale=1e3),
+            "kept": Metric("kept by the layer for the backward pass, per sample", "KiB", "lower", scale=2.0**-10),
+        },
+    )
+}
