@@ -13,6 +13,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import expand
+from orchestrator.trial.conformance import check_goes_on
 from orchestrator.trial.train import run_trial
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -98,3 +99,10 @@ def test_experts_that_can_not_share_the_mesh_are_one_message(experts, tmp_path):
     trial = next(trial for trial in expand(sweep) if trial.axes["planner"] == "odd")
     make_dataset(trial.spec.data, Storage(tmp_path).datasets)
     assert "5 experts share 128 cells" in run_trial(trial.spec, Storage(tmp_path)).reason
+
+
+def test_a_trial_goes_on_where_it_was_put_down_but_for_times(experts):
+    check_goes_on("experts", "diffusion")
+    with pytest.raises(AssertionError, match="after an interruption"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experts.training.Training.load_state_dict", lambda self, state: setattr(self, "measured", {}))
+        check_goes_on("experts", "diffusion")

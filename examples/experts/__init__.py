@@ -68,8 +68,12 @@ SYSTEMS = {
             "loss": Metric("squared error of u in training, and the penalty"),
             "error": Metric("error of u", "%", "lower", scale=100, form=".2f"),
             "residual": Metric("residual of the PDE over the source", "%", "lower", scale=100, form=".2f"),
-            "processor": Metric("processor time of layer and gradient, per sample", "ms", "lower", scale=1e3),
-            "kept": Metric("kept by the layer for the backward pass, per sample", "KiB", "lower", scale=2.0**-10),
+            "processor": Metric(
+                "processor time of layer and gradient, per sample", "ms", "lower", scale=1e3, measured=True
+            ),
+            "kept": Metric(
+                "kept by the layer for the backward pass, per sample", "KiB", "lower", scale=2.0**-10, measured=True
+            ),
         },
     )
 }

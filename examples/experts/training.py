@@ -129,7 +129,10 @@ class Training:
 
 
 class Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that are kept for the backward pass while it is entered, each tensor's memory once."""
+    """Counts the bytes that are kept for the backward pass while it is entered, each tensor's memory once.
+
+    What a solve within keeps for its own derivatives, and lets go, is counted too: a bound from above.
+    """
 
     def __init__(self) -> None:
         self.seen: dict[int, int] = {}

@@ -37,6 +37,7 @@ class Metric:
         better: Which of two is better, "higher" or "lower"; None where neither is.
         scale: The shown unit in the number's: 100 shows a share in percent.
         form: How it is written in tables.
+        measured: Whether it is of the machine, a time say, and so another one each time; `idp check` lets it differ.
     """
 
     meaning: str
@@ -44,6 +45,7 @@ class Metric:
     better: Literal["higher", "lower"] | None = None
     scale: float = 1.0
     form: str = ".3g"
+    measured: bool = False
 
     def label(self, name: str) -> str:
         """Return what stands above its column: its name, its unit, and an arrow to where it is better."""

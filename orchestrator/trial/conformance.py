@@ -11,7 +11,7 @@ import torch
 
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
 from datagen.tasks.samples import SampleColumns
-from orchestrator.sweep.systems import SYSTEMS, SystemSpec
+from orchestrator.sweep.systems import METRIC, SYSTEMS, SystemSpec
 from orchestrator.sweep.trial import TrialSpec
 from orchestrator.trial.system import made, tested, trained_epoch, trained_state
 from planners.specs import TrainingSpec
@@ -39,8 +39,10 @@ def check_goes_on(system: str, task: str) -> None:
     resumed.load_state_dict(kept["system"])
     torch.set_rng_state(kept["torch"])
     found = trained_epoch(resumed, spec, 2), tested(resumed, SystemSpec(name=system))
+    measured = {name for name, metric in SYSTEMS[system].metrics.items() if metric.measured}
+    free_to_differ = {"train_seconds", *measured, *(f"{METRIC}{name}" for name in measured)}
     for before, after in zip(wanted, found, strict=True):
-        for name in before.keys() - {"train_seconds"}:
+        for name in before.keys() - free_to_differ:
             assert before[name] == after[name], f"{name}: {after[name]} after an interruption, {before[name]} without"
 
 
