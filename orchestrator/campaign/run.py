@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator import signals as interruption
 from orchestrator.campaign.plan import Plan
 from orchestrator.campaign.progress import Progress
+from orchestrator.campaign.webhook import Webhook
 from orchestrator.cluster.datasets import DatasetProgress
 from orchestrator.cluster.executors import Executor, InProcess, OnCluster
 from orchestrator.cluster.sharing import Sharing
@@ -34,18 +36,19 @@ from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker, Untracked
-from orchestrator.words import counted, outcome, trial_name
+from orchestrator.words import counted, first_line, outcome, trial_name
 
 if TYPE_CHECKING:
     from orchestrator.campaign.search import StudyStopping
 
 
 class Onlookers:
-    """Passes what happens to the trials on to the terminal and to MLflow."""
+    """Passes what happens to the trials on to the terminal, to MLflow and to a chat room."""
 
-    def __init__(self, progress: Progress, tracker: Tracker | Untracked, report: FreshReport) -> None:
-        self._progress, self._tracker, self._report = progress, tracker, report
+    def __init__(self, progress: Progress, tracker: Tracker | Untracked, report: FreshReport, webhook: Webhook) -> None:
+        self._progress, self._tracker, self._report, self._webhook = progress, tracker, report, webhook
         self.failures = 0
+        self.ended = 0
 
     def started(self, trial: PlannedTrial) -> None:
         """Note that a process works on the trial."""
@@ -57,6 +60,9 @@ class Onlookers:
         self._progress.epoch(trial.trial_id, trial_name(trial), trial.spec.training.epochs, record)
         self._tracker.note(trial, "epoch")
         self._report.note()
+        if record.get("forward_diverged"):
+            what = f"the forward iteration of {trial_name(trial)} diverged in epoch {record['epoch']}"
+            self._webhook.send(what, once="divergence")
 
     def died(self, trial: PlannedTrial, deaths: int, why: str) -> None:
         """Note that the trial's process died and that another goes on from its checkpoint."""
@@ -68,7 +74,10 @@ class Onlookers:
         self._progress.finish(trial.trial_id, trial_name(trial), outcome(result), failed=result.status == "FAILED")
         self._tracker.note(trial, "finished")
         self._report.note()
-        self.failures += result.status == "FAILED"
+        self.ended += 1
+        if result.status == "FAILED":
+            self.failures += 1
+            self._webhook.send(f"{trial_name(trial)} failed: {first_line(result.reason)}", once="failure")
 
     def waiting(self, trials: list[PlannedTrial], holder: str) -> None:
         """Note that the trials that are left are being run elsewhere."""
@@ -123,6 +132,7 @@ def run_campaign(
     Returns:
         What it has come to; a trial that has failed says so in its result.
     """
+    webhook = Webhook.of_environment(plan.sweep.name, progress.say)
     executor: Executor = InProcess() if command.in_process else OnCluster(command.address)
     uri = command.tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
@@ -148,17 +158,23 @@ def run_campaign(
         tracker = Untracked() if untracked else Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
         status = "KILLED"
+        stack.callback(webhook.close)
         try:
             for trial in plan.trials:
                 if trial.trial_id in unsent:
                     tracker.note(trial, "finished")
-            onlookers = Onlookers(progress, tracker, report)
+            onlookers = Onlookers(progress, tracker, report, webhook)
             ending = Ending(trials)
             if todo or waiting:
                 sharing = Sharing(storage, mark, _note(plan, executor.shared()))
                 ending = _Running(plan, trials, storage, progress, onlookers, command, executor, sharing).run(todo)
             status = "FAILED" if onlookers.failures else "FINISHED"
+            failed = f", {onlookers.failures} of them FAILED" if onlookers.failures else ""
+            webhook.send(
+                f"done: {counted(onlookers.ended, 'trial')} ended{failed}; {shlex.join(command.words('table'))}"
+            )
         except interruption.Interrupted as stopped:
+            webhook.send(f"stopped by {stopped}; run again, it goes on")
             progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
             progress.doing("stopping")
             raise
