@@ -169,10 +169,10 @@ def run_campaign(
                 sharing = Sharing(storage, mark, _note(plan, executor.shared()))
                 ending = _Running(plan, trials, storage, progress, onlookers, command, executor, sharing).run(todo)
             status = "FAILED" if onlookers.failures else "FINISHED"
-            failed = f", {onlookers.failures} of them FAILED" if onlookers.failures else ""
-            webhook.send(
-                f"done: {counted(onlookers.ended, 'trial')} ended{failed}; {shlex.join(command.words('table'))}"
-            )
+            if todo:
+                failed = f", {onlookers.failures} of them FAILED" if onlookers.failures else ""
+                ended = f"{counted(onlookers.ended, 'trial')} ended{failed}"
+                webhook.send(f"done: {ended}; {shlex.join(command.words('table'))}")
         except interruption.Interrupted as stopped:
             webhook.send(f"stopped by {stopped}; run again, it goes on")
             progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
