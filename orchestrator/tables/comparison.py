@@ -75,8 +75,9 @@ def compared_twins(runs: Sequence[TrialRecord]) -> list[Comparison]:
 
 def _comparison(runs: Sequence[TrialRecord], first: str, second: str, task: str | None, size: int | None) -> Comparison:
     expected = len(pairs(runs, first, second))
+    both = [run for run in runs if run.axis("planner") in (first, second)]
     scores = success_by_problem(
-        runs, lambda run: str(run.axis("planner")), lambda axis: axis not in ("planner", "seed")
+        both, lambda run: str(run.axis("planner")), lambda axis: axis not in ("planner", "seed")
     )
     shared = shared_problems(scores) if len(scores) == 2 else []
     ours, theirs = ([scores[name][problem] for problem in shared] for name in (first, second))

@@ -21,7 +21,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.sweep.specs import SweepError
 from orchestrator.tables import columns
 from orchestrator.tables.columns import Quantity
-from orchestrator.tables.comparison import paired_difference
+from orchestrator.tables.comparison import compared_twins, paired_difference
 from orchestrator.tables.formats import render
 from orchestrator.tables.latex import escaped
 from orchestrator.tables.paper import beside_paper
@@ -146,6 +146,15 @@ def test_planners_are_compared_over_all_problems_that_all_of_them_have():
     assert {one.problems for one in summarise("table1", fewer).aggregates} == {8}
     alone = [run for run in runs if run.axis("planner") == "vin"]
     assert not summarise("table1", alone).aggregates, "nothing to compare"
+
+
+def test_twins_are_compared_where_only_others_are_done():
+    _, every = samples("table1")
+    done = ("vin", "symvin")  # two planners with results, of which no pair of twins is made
+    runs = [run if run.axis("planner") in done else replace(run, result=None) for run in every]
+    assert compared_twins(runs) == []
+    (one, *_) = [one for one in compared_twins(every) if (one.first, one.second) == ("id-vin", "vin")]
+    assert one.better is not None and 0 <= one.better.value <= 1
 
 
 def test_planners_of_other_k_are_paired_by_the_mean_over_k_or_not_at_all():
