@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from queue import SimpleQueue
 from typing import Self
 from urllib.parse import urlsplit
@@ -83,7 +84,7 @@ class Webhook:
             try:
                 with urllib.request.urlopen(request, timeout=SECONDS):
                     pass
-            except (OSError, ValueError) as error:
+            except (OSError, HTTPException, ValueError) as error:
                 why = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
                 if not self._refused:
                     self._refused = True

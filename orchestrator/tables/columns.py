@@ -247,20 +247,16 @@ def _notes(entry: Entry) -> list[str]:
 
 def aggregates_table(found: Sequence[Aggregate]) -> Table:
     """Return the table of planners over all problems and seeds."""
-    header = ["planner", "middle half %", "95 %", f"better than {found[0].planner} %", "95 % ", "n"]
-    lines = []
-    for one in found:
-        mean, better = one.interquartile_mean, one.better_than_first
-        lines.append(
-            [
-                one.planner,
-                f"{mean.value:.1f}",
-                _interval(mean, 1, ".1f"),
-                MISSING if better is None else f"{100 * better.value:.0f}",
-                MISSING if better is None else _interval(better, 100, ".0f"),
-                str(mean.n),
-            ]
-        )
+    header = ["planner", "middle half % [95 %]", f"better than {found[0].planner} % [95 %]", "n"]
+    lines = [
+        [
+            one.planner,
+            _estimate(one.interquartile_mean, 1, ".1f"),
+            MISSING if one.better_than_first is None else _estimate(one.better_than_first, 100, ".0f"),
+            str(one.interquartile_mean.n),
+        ]
+        for one in found
+    ]
     title = (
         f"Over the {found[0].problems} problems that all planners have (task, size, K): mean of the middle half of all "
         "trials, and how often a seed beats one of the first planner; intervals by bootstrap over seeds"
@@ -268,10 +264,11 @@ def aggregates_table(found: Sequence[Aggregate]) -> Table:
     return Table.of("aggregates", title, header, lines)
 
 
-def _interval(one: Estimate, scale: float, form: str) -> str:
+def _estimate(one: Estimate, scale: float, form: str) -> str:
+    value = f"{scale * one.value:{form}}"
     if one.low is None or one.high is None:
-        return MISSING
-    return f"[{scale * one.low:{form}}, {scale * one.high:{form}}]"
+        return value
+    return f"{value} [{scale * one.low:{form}}, {scale * one.high:{form}}]"
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
