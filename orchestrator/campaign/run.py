@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -152,9 +153,10 @@ def run_campaign(
         stack.callback(progress.close)
         mark = stack.enter_context(storage.at_work())
         stack.enter_context(progress.watched(lambda trial_id: where(storage.trial(trial_id))))
+        cluster = stack.enter_context(ExitStack())
         if todo or waiting:
             progress.doing("" if command.in_process else "starting Ray")
-            stack.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
+            cluster.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
         tracker = Untracked() if untracked else Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
         status = "KILLED"
@@ -177,14 +179,16 @@ def run_campaign(
             webhook.send(f"stopped by {stopped}; run again, it goes on")
             progress.say(f"stopping by {stopped}: trials are given back, which takes some seconds")
             progress.doing("stopping")
+            cluster.close()
             raise
         finally:
             progress.close()
+            killed = status == "KILLED"  # whoever stops a run, say Slurm before a machine goes, waits for so long
             try:
-                report.close()  # first, since MLflow gets a copy
+                report.close(10.0 if killed else math.inf)  # first, since MLflow gets a copy
             except ReportError as error:  # the results are there, and why a run was stopped matters more
                 progress.say(f"{error}; idp report says more")
-            left = tracker.close(status, patience=2.0 if status == "KILLED" else 10.0)
+            left = tracker.close(status, patience=2.0 if killed else 10.0)
             if left:
                 progress.say(f"not in MLflow yet: {counted(left, 'trial')}; the next run, or idp sync, sends them")
         return ending

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import subprocess
@@ -55,16 +56,19 @@ class FreshReport:
         """Say that something has changed; returns at once."""
         self._changed.set()
 
-    def close(self) -> Path:
+    def close(self, patience: float = math.inf) -> Path:
         """Stop, write the last version, and return its path.
 
+        Args:
+            patience: Seconds that the last version may take.
+
         Raises:
-            ReportError: It could not be written.
+            ReportError: It could not be written, or not in that time.
         """
         self._closing.set()
         self._changed.set()
         self._thread.join()
-        self._write(running=False)
+        self._write(running=False, patience=patience)
         return self._storage.sweep(self._sweep.name).report
 
     def _keep(self) -> None:
@@ -84,13 +88,13 @@ class FreshReport:
             # A large sweep's report takes a while to draw: at most a twentieth of the time goes into it.
             self._closing.wait(max(self._seconds, 20 * (time.monotonic() - started)))
 
-    def _write(self, running: bool) -> None:
+    def _write(self, running: bool, patience: float = math.inf) -> None:
         try:
-            self._write_elsewhere(running)
+            self._write_elsewhere(running, patience)
         except OSError as error:  # no room for the request, or no process to be had
             raise ReportError(f"the report could not be written: {error}") from error
 
-    def _write_elsewhere(self, running: bool) -> None:
+    def _write_elsewhere(self, running: bool, patience: float) -> None:
         with tempfile.TemporaryFile() as request:
             pickle.dump(plugins.loaded(), request)
             pickle.dump((self._sweep, self._storage, self._command, running), request)
@@ -104,13 +108,17 @@ class FreshReport:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Ctrl-C is for the sweep, which then closes this
             )
+        until, late = time.monotonic() + patience, False
         while True:
             try:
                 _, complaint = process.communicate(timeout=0.1)
                 break
             except subprocess.TimeoutExpired:
-                if running and self._closing.is_set():
-                    process.kill()  # the last version takes its place
+                late = time.monotonic() > until
+                if late or (running and self._closing.is_set()):
+                    process.kill()  # the last version takes the place of one before
+        if late:
+            raise ReportError(f"the report was not written anew, which takes more than {patience:g} seconds now")
         if process.returncode and not (running and self._closing.is_set()):
             reason = last_line(complaint) or f"its process ended with {process.returncode}"
             raise ReportError(f"the report could not be written: {reason}")

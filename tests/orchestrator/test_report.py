@@ -174,13 +174,16 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "still running" in path.read_text()
+    with pytest.raises(ReportError, match="takes more than 0.1 seconds now"):
+        keeper.close(0.1)
+    assert "still running" in path.read_text()
     assert keeper.close() == path and keeper.error is None
     assert "still running" not in path.read_text()
 
 
 def test_a_sweep_that_ends_at_once_is_drawn_once(storage, monkeypatch):
     written = []
-    monkeypatch.setattr(FreshReport, "_write", lambda keeper, running: written.append(running))
+    monkeypatch.setattr(FreshReport, "_write", lambda keeper, running, patience=0.0: written.append(running))
     keeper = FreshReport(load_sweep(SWEEP, "smoke"), Storage(storage))
     keeper.note()
     keeper.close()
