@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 
 os.environ["IDP_CHECK_SHAPES"] = "1"  # before anything of ours is imported, see datagen/shapes.py
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels run here on the CPU
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # before jax: it compiles what runs once
 
 from cluster import Head, token_environment
 from forkserver import Forkserver
@@ -50,6 +52,14 @@ def plugins_forgotten() -> Iterator[None]:
             del sys.modules[name]
     if loaded:
         code_hash.cache_clear()
+
+
+def pytest_collection_finish() -> None:
+    """Tell the collector of garbage that what is loaded by now stays, and need not be looked at again."""
+    import hypothesis  # noqa: F401  (it asks the collector, as it is read, who holds its generators)
+
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

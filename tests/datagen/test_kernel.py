@@ -33,9 +33,8 @@ def folders(place):
 
 
 def copied(tmp_path):
-    """A copy of the sources of both packages."""
-    for package in ("datagen", "planners"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of the sources."""
+    shutil.copytree(ROOT / "datagen", tmp_path / "datagen", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
@@ -57,27 +56,40 @@ def test_a_change_in_another_file_is_noticed(tmp_path):
     assert folders(package) > first
 
 
-CELLS = """
-from planners.compiled.conv_gru.gauss_seidel import cells_of
-from planners.compiled.layout import grid_of
-print(len(cells_of(grid_of(2, 3, 1, True))))
-"""
+CELLS = "from shop.kernels import cells; print(cells(7))"
+SHOP = {  # as planners.compiled has it: a kernel reads a constant of a file, which is made of one of a file without a kernel
+    "shop/__init__.py": "",
+    "shop/simd.py": "LANES = 16\n",
+    "shop/layout.py": "from shop.simd import LANES\n\nBLOCK = 3 * LANES\n",
+    "shop/kernels.py": "from datagen.jit import kernel\nfrom shop.layout import BLOCK\n\n"
+    "@kernel\ndef cells(x):\n    return -(-x // BLOCK) * BLOCK\n",
+}
+
+
+def shop(folder):
+    """A small package with a kernel, beside a copy of what compiles it."""
+    (folder / "datagen").mkdir(parents=True)
+    for name in ("jit", "sources"):
+        shutil.copy(ROOT / "datagen" / f"{name}.py", folder / "datagen")
+    for name, text in {"datagen/__init__.py": "", **SHOP}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
 
 
 @pytest.mark.slow
 def test_a_change_of_a_constant_is_noticed_by_the_kernels_of_other_files(tmp_path):
-    compiled = copied(tmp_path) / "planners" / "compiled"
+    package = shop(tmp_path) / "shop"
     assert run(tmp_path, CELLS) == 3 * 16
-    # `cells_of` reads BLOCK of `layout`, which is made of LANES of `simd`, a module without a kernel.
-    edit(compiled / "simd.py", "LANES = 16\n", "LANES = 8\n")
+    edit(package / "simd.py", "LANES = 16\n", "LANES = 8\n")
     assert run(tmp_path, CELLS) == 3 * 8
-    edit(compiled / "layout.py", "BLOCK = 3 * LANES", "BLOCK = 2 * LANES")
+    edit(package / "layout.py", "BLOCK = 3 * LANES", "BLOCK = 2 * LANES")
     assert run(tmp_path, CELLS) == 2 * 8
 
 
 @pytest.mark.slow
 def test_a_plugins_kernel_notices_its_constants_wherever_they_are(tmp_path):
-    folder = copied(tmp_path)
+    folder = shop(tmp_path)
     (folder / "numbers_of_mine.py").write_text("DOUBLE = 2\n")
     (folder / "kernels_of_mine.py").write_text(
         "from datagen.jit import kernel\nfrom numbers_of_mine import DOUBLE\n\n"
@@ -91,7 +103,7 @@ def test_a_plugins_kernel_notices_its_constants_wherever_they_are(tmp_path):
 
 @pytest.mark.slow
 def test_another_checkout_of_the_same_sources_takes_what_the_first_has_compiled(tmp_path):
-    one, other, place = copied(tmp_path / "one"), copied(tmp_path / "other"), tmp_path / "cache"
+    one, other, place = shop(tmp_path / "one"), shop(tmp_path / "other"), tmp_path / "cache"
     run(one, CELLS, NUMBA_CACHE_DIR=str(place))
     made = {path: path.stat().st_mtime_ns for path in place.rglob("*.nbc")}
     run(other, CELLS, NUMBA_CACHE_DIR=str(place))

@@ -165,8 +165,10 @@ def test_one_trial_without_ray_gives_the_same_numbers(campaign, idp, tmp_path):
 
 
 @pytest.mark.sweeps
-def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path):
+def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path, database):
     number = signal.SIGHUP
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "mlflow.db").write_bytes(database)
     path = tmp_path / "tiny.yaml"
     path.write_text(SWEEP.replace("epochs: 1", "epochs: 10000"))
     command = [sys.executable, "-m", "orchestrator", "run", str(path), "--storage", str(tmp_path / "storage")]

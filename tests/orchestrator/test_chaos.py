@@ -3,15 +3,18 @@
 from chaos import campaign
 
 
-def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path, idp):
+def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path, idp, database):
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "mlflow.db").write_bytes(database)
+
     def undisturbed(sweep):
-        done = idp("run", sweep.path, "--storage", sweep.storage, "--in-process")
+        done = idp("run", sweep.path, "--storage", sweep.storage, "--in-process", "--tracking-uri", "none")
         assert done.returncode == 0, done.stderr
         return sweep.results()
 
     said, kinds = [], ["driver", "checkpoint"]
     hits = campaign(
         tmp_path, tmp_path / "storage", 2, kinds, 1, said.append,
-        undisturbed=undisturbed, options=("--in-process",), seeds=[0], epochs=40, wait=2.0,
+        undisturbed=undisturbed, options=("--in-process",), seeds=[0], epochs=15, wait=1.0,
     )  # fmt: skip
     assert sum(hits.values()) >= 1, said

@@ -109,12 +109,12 @@ def test_no_counterexample_within_a_finite_length(published, discount, survival,
     assert found.shortest == length and found.worst is not None and 0.6 < found.survival < 1 and found.margin > 0
     assert f"leave the nearer neighbours {length + 1} steps away: needed moves survive with" in found.reason
     for maps, goals in (
-        some_goals(every_map(4, 4), 5000, seed=1),
-        some_goals(random_maps(1000, 5, seed=2), 5000, seed=3),
-        some_goals(random_maps(100, 16, seed=4), 500, seed=5),
+        some_goals(every_map(4, 4), 2000, seed=1),
+        some_goals(random_maps(1000, 5, seed=2), 2000, seed=3),
+        some_goals(random_maps(100, 16, seed=4), 200, seed=5),
     ):
         failed, judged = wrong(planner, maps, goals, within=length)
-        assert failed == 0 and judged > 3000
+        assert failed == 0 and judged > 1500
 
 
 @pytest.mark.slow
