@@ -57,7 +57,7 @@ def test_a_change_in_another_file_is_noticed(tmp_path):
 
 
 CELLS = "from shop.kernels import cells; print(cells(7))"
-SHOP = {  # as planners.compiled has it: a kernel reads a constant of a file, which is made of one of a file without a kernel
+SHOP = {  # as planners.compiled has it: a kernel reads a constant, which is made of one of a file without a kernel
     "shop/__init__.py": "",
     "shop/simd.py": "LANES = 16\n",
     "shop/layout.py": "from shop.simd import LANES\n\nBLOCK = 3 * LANES\n",

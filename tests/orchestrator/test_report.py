@@ -174,7 +174,7 @@ def test_a_report_is_kept_fresh_while_the_sweep_runs(storage):
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "still running" in path.read_text()
-    with pytest.raises(ReportError, match="takes more than 0.1 seconds now"):
+    with pytest.raises(ReportError, match=r"takes more than 0\.1 seconds now"):
         keeper.close(0.1)
     assert "still running" in path.read_text()
     assert keeper.close() == path and keeper.error is None
