@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage, default_storage
+from orchestrator.storage.results import ResultError
 from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
-from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
 from orchestrator.sweep.systems import METRIC
+from orchestrator.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from planners.inference import RoutePlanner
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,53 @@ def read_results(
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def load_planner(
+    sweep: str | Path,
+    *,
+    planner: str | None = None,
+    seed: int | None = None,
+    only: str | None = None,
+    storage: str | os.PathLike[str] | None = None,
+    profile: str | None = None,
+    overrides: Iterable[str] = (),
+) -> RoutePlanner:
+    """Return the planner that one trial of a sweep has trained, to solve maps with.
+
+    Args:
+        sweep: The sweep's file.
+        planner: Its planner's name; may be left out where the sweep has one.
+        seed: Its seed; likewise.
+        only: What else tells it from the sweep's other trials, as for `--only`: "k=80,task=navigation".
+        storage: The storage directory; `IDP_STORAGE` or ./idp-storage by default.
+        profile: One of the sweep's profiles.
+        overrides: Settings `path=value`, as for `--set`.
+
+    Raises:
+        SweepError: No trial, or more than one, is meant; says by what those differ.
+        ResultError: It has not been trained yet.
+        PlannerError: What it has left is damaged.
+    """
+    from planners.inference import load_planner as load
+
+    axes = {"planner": planner, "seed": seed}
+    wanted = [f"{axis}={value}" for axis, value in axes.items() if value is not None]
+    opened = open_sweep(sweep, storage, profile, overrides)
+    trials = select(opened.trials, ",".join([*wanted, *([only] if only else [])]) or None)
+    if len(trials) != 1:
+        raise SweepError(f"{sweep}: expected one trial, got {counted(len(trials), 'trial')}{_told_apart(trials)}")
+    directory = opened.storage.trial(trials[0].trial_id)
+    if not directory.path.is_dir():
+        raise ResultError(f"{directory}: this trial of {sweep} has not been trained; `idp run {sweep}` does")
+    return load(directory.path)
+
+
+def _told_apart(trials: list[PlannedTrial]) -> str:
+    """Return, in words, by which axes trials differ."""
+    values: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for axis, value in trial.axes.items():
+            values.setdefault(axis, {})[str(value)] = None
+    several = [f"{axis} ({', '.join(found):.80})" for axis, found in values.items() if len(found) > 1]
+    return f"; say which {', '.join(several)}" if several else ""

@@ -192,6 +192,10 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
         PluginError: A plug-in can't be imported, or the planner's parts come from one that is not named.
     """
     folder = folder_of(directory)
+    if folder.suffix in (".yaml", ".yml") and folder.is_file():
+        raise PlannerError(
+            f"{folder}: of sweeps, orchestrator.api.load_planner(sweep, planner=..., seed=...) loads one"
+        )
     spec_file = folder / trial_files.SPEC_FILE
     load_parts([*named_in_environment(), *plugins])
     try:

@@ -12,8 +12,9 @@ from typing import cast
 
 from datagen.spec import nearest
 from orchestrator.api import open_sweep
+from orchestrator.cli.own_map import add_map_options, show_map
 from orchestrator.command import Command
-from orchestrator.errors import SweepError
+from orchestrator.errors import SweepError, UserError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.storage.variants import folder_of_selection, make_way
@@ -80,13 +81,16 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
 
     show = verbs.add_parser("show", help="Draw one problem, with what a planner makes of it.")
     show.set_defaults(verb=_show)
-    show.add_argument("directory", metavar="TRIAL_DIR|DATASET", type=Path, help="a trial's or a dataset's folder")
+    show.add_argument(
+        "directory", metavar="TRIAL_DIR|DATASET", type=Path, nargs="?", help="a trial's or a dataset's folder"
+    )
     show.add_argument("--index", type=int, default=0, help="number of the problem in its split (default: 0)")
     show.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     show.add_argument("--dataset", type=Path, help="draw a problem of this dataset, not of the trial's own")
     show.add_argument("--k", type=int, help=STEPS_HELP)
     show.add_argument("--frames", type=Path, help="folder for one picture per forward step")
     show.add_argument("--out", type=Path, required=True, help="the picture: a name ending in .png, .svg or .pdf")
+    add_map_options(show)
 
     evaluate = verbs.add_parser("evaluate", help="Test a trained planner on any dataset, of any map size.")
     evaluate.set_defaults(verb=_evaluate)
@@ -215,6 +219,10 @@ def _make_way(sweep: SweepSpec, storage: Storage, name: str) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    if options.map is not None or options.costs is not None:
+        return show_map(options)
+    if options.directory is None:
+        raise UserError("show: expected a trial's or a dataset's folder, or --map FILE")
     from orchestrator.figures.problem import write_dataset_picture, write_trial_pictures
 
     if (options.directory / "manifest.json").exists():

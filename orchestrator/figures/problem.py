@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,20 +59,22 @@ def read_problem(dataset: Path, split: Split, index: int) -> tuple[DatasetSpec, 
 
 def write_dataset_picture(dataset: Path, split: Split, index: int, out: Path) -> None:
     """Draw a problem of a dataset into the file `out`."""
-    _check(out)
+    check_picture(out)
     spec, problem = read_problem(dataset, split, index)
     with style():
-        _write(problem_figure(spec, problem), out, "--out")
+        write_figure(problem_figure(spec, problem), out, "--out")
 
 
-def _check(out: Path) -> None:
+def check_picture(out: Path) -> None:
+    """Raise ResultError for a file that no picture can be written to."""
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise ResultError(f"--out {out}: expected a name ending in .png, .svg or .pdf")
     if out.is_dir():
         raise ResultError(f"--out {out}: is a folder")
 
 
-def _write(figure: Figure, out: Path, option: str) -> None:
+def write_figure(figure: Figure, out: Path, option: str) -> None:
+    """Write a picture that the command line was asked for by that option."""
     try:
         write_picture(figure, out)
     except OSError as error:
@@ -190,7 +192,7 @@ def write_trial_pictures(
     """
     from orchestrator.trial.trained import load_trained
 
-    _check(out)
+    check_picture(out)
     check_option("--k", k, MOST_STEPS)
     trained = load_trained(directory)
     folder = dataset or Storage(directory.resolve().parents[1]).dataset(trained.spec.data)
@@ -205,10 +207,10 @@ def write_trial_pictures(
             f"{TASKS[spec.task].mapper!r}"
         )
     with style():
-        _write(plan_figure(trained, spec, problem, k), out, "--out")
+        write_figure(plan_figure(trained, spec, problem, k), out, "--out")
         if frames is not None:
             for step, figure in enumerate(_frames(trained, spec, problem, k), 1):
-                _write(figure, frames / f"step-{step:04d}.png", "--frames")
+                write_figure(figure, frames / f"step-{step:04d}.png", "--frames")
 
 
 def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | None = None) -> Figure:
@@ -241,7 +243,7 @@ def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int |
         Line2D([], [], color=grids.LOST, marker="o", markerfacecolor="white", linestyle="--", label="cycles or bumps"),
     ]
     board.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=6, columnspacing=1)
-    _draw_residuals(residuals, solution, trained.spec.planner.tolerance)
+    draw_residuals(residuals, _trace(solution), trained.spec.planner.tolerance)
     return figure
 
 
@@ -312,10 +314,15 @@ def _draw_fates(axes: Axes, problem: Problems, arrives: NDArray[np.bool_]) -> No
     grids.crosses(axes, reachable & ~arrives)
 
 
-def _draw_residuals(axes: Axes, solution: Solution, tolerance: float) -> None:
+def _trace(solution: Solution) -> list[float]:
     assert solution.trace is not None, "the solver was told to record"
-    steps = int(solution.steps[0])
-    trace = solution.trace[:steps, 0].tolist()
+    found: list[float] = solution.trace[: int(solution.steps[0]), 0].tolist()
+    return found
+
+
+def draw_residuals(axes: Axes, trace: Sequence[float], tolerance: float) -> None:
+    """Draw the residual after each step of a solve."""
+    steps = len(trace)
     x = np.arange(1, len(trace) + 1)
     axes.semilogy(x, np.maximum(trace, 1e-12), color=BLUE)
     if tolerance > 0:
@@ -346,7 +353,7 @@ def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | Non
         _draw_fates(middle, problem, arrives)
         for axes in (left, middle):
             grids.star(axes, problem.goal[0])
-        _draw_residuals(right, solution, trained.spec.planner.tolerance)
+        draw_residuals(right, _trace(solution), trained.spec.planner.tolerance)
         right.set_xlim(0.5, last + 0.5)
         right.set_ylim(1e-6, 3)
         yield figure

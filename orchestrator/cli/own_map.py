@@ -1,0 +1,173 @@
+"""`idp show --map FILE`: a trained planner on a map of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.cli.options import Joined, add_storage, trial_folder
+from orchestrator.errors import UserError
+from orchestrator.storage.layout import Storage
+from orchestrator.words import counted
+
+if TYPE_CHECKING:
+    from datagen.storage.map_files import MapFile
+    from planners.inference import Cell, RoutePlanner
+
+PUBLISHED = "reachability"
+"""The weights that plan where nobody names others."""
+
+_WHOLE = re.compile(r"\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*")
+_NUMBER = r"\s*(-?[0-9]{1,9}(?:\.[0-9]*)?)\s*m\s*"
+_METRES = re.compile(f"{_NUMBER},{_NUMBER}")
+
+Where = tuple[int, int] | tuple[float, float, str]
+
+
+def add_map_options(show: argparse.ArgumentParser) -> None:
+    """Add to `show` what it takes to plan on a map of one's own."""
+    own = show.add_argument_group(
+        "a map of one's own",
+        "With --map or --costs, TRIAL_DIR may also be a trial's id, a sweep, or published weights.",
+    )
+    own.add_argument(
+        "--map", type=Path, metavar="FILE", help="a picture (.png, .pgm), ROS map (.yaml), .map, .scen, or .npy"
+    )
+    own.add_argument("--goal", type=cell, metavar="R,C", help="row and column; of a ROS map also metres, 1.5m,2m")
+    own.add_argument("--start", type=cell, metavar="R,C", help="the same; of a .scen, --index chooses both")
+    own.add_argument(
+        "--costs", type=Path, metavar="FILE", help="what entering each cell costs: .npy, or a picture's greys"
+    )
+    own.add_argument(
+        "--darkest",
+        type=float,
+        default=10.0,
+        metavar="COST",
+        help="what black costs, where white costs 1 (default: 10)",
+    )
+    own.add_argument(
+        "--threshold", type=int, default=128, metavar="N", help="how light a free pixel is at least, 1 to 255 (128)"
+    )
+    own.add_argument("--dark-is-free", action="store_true", help="of pictures: dark is free, and costs less")
+    own.add_argument("--unknown-is-free", action="store_true", help="of a ROS map: the unknown is free")
+    own.add_argument("--only", action=Joined, metavar="KEY=VALUE", help="of a sweep: which trial, planner=vin,seed=0")
+    own.add_argument("--profile", help="of a sweep: its profile")
+    add_storage(show)
+
+
+def cell(text: str) -> Where:
+    """Return row and column of "3,4", or metres, and that they are some, of "1.5m,2m"."""
+    if found := _WHOLE.fullmatch(text):
+        return int(found[1]), int(found[2])
+    if found := _METRES.fullmatch(text):
+        return float(found[1]), float(found[2]), "m"
+    raise argparse.ArgumentTypeError(f"expected row,column such as 3,4, or metres such as 1.5m,2m, got {text!r:.40}")
+
+
+def show_map(options: argparse.Namespace) -> int:
+    """Plan on the map and draw it; say how it ends."""
+    from datagen.storage.map_files import MapFile, Reading, read_costs, read_map
+    from orchestrator.figures.own_map import write_route
+    from orchestrator.figures.problem import check_picture
+    from orchestrator.trial.evaluate import MOST_STEPS, check_option
+
+    check_picture(options.out)
+    check_option("--k", options.k, MOST_STEPS)
+    for name in ("dataset", "frames"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name}: is not for a map of one's own")
+    reading = Reading(options.threshold, options.dark_is_free, options.unknown_is_free)
+    costs = None
+    if options.costs is not None:
+        costs = read_costs(options.costs, darkest=options.darkest, dark_is_free=options.dark_is_free)
+    if options.map is not None:
+        found = read_map(options.map, reading)
+    else:
+        assert costs is not None
+        found = MapFile(np.isfinite(costs).astype(np.uint8))
+    if costs is not None:
+        costs = _on_free_cells(costs, found, options.costs)
+    start, goal = _ends(options, found)
+    planner = _planner(options)
+    route = planner.solve(found.free, start=start, goal=goal, k=options.k, costs=costs)
+    said = write_route(planner, route, options.out, costs)
+    print(f"idp: {said}; {counted(route.steps, 'step')}, residual {route.residual:.1e}", file=sys.stderr)
+    if route.advice not in ("", said):
+        print(f"idp: {route.advice}", file=sys.stderr)
+    print(options.out)
+    return 0
+
+
+def _on_free_cells(costs: NDArray[np.float64], found: MapFile, file: Path) -> NDArray[np.float64]:
+    if costs.shape != found.free.shape:
+        raise UserError(f"{file}: expected one cost a cell of the {found.free.shape} map, got {costs.shape}")
+    without = (found.free == 1) & ~np.isfinite(costs)
+    if without.any():
+        row, column = np.argwhere(without)[0].tolist()
+        raise UserError(f"{file}: the cell {(row, column)} is free on the map and has no finite cost")
+    return np.where(found.free == 1, costs, 0.0)
+
+
+def _ends(options: argparse.Namespace, found: MapFile) -> tuple[Cell, Cell]:
+    """Return start and goal, free cells both."""
+    if found.ends and options.start is None and options.goal is None:
+        if not 0 <= options.index < len(found.ends):
+            raise UserError(f"--index {options.index}: {options.map} has {len(found.ends)} problems, numbered from 0")
+        return found.ends[options.index]
+    ends = []
+    for name in ("start", "goal"):
+        given: Where | None = getattr(options, name)
+        if given is None:
+            raise UserError(f"--{name}: is missing: row and column of a free cell, such as --{name} 3,4")
+        ends.append(_free(f"--{name}", _cell_of(f"--{name}", given, found), found.free))
+    return ends[0], ends[1]
+
+
+def _cell_of(option: str, given: Where, found: MapFile) -> Cell:
+    if len(given) == 2:
+        return given
+    if found.place is None:
+        raise UserError(f"{option}: metres are of ROS maps, which say where they lie; give row and column")
+    from planners.robot import OccupancyGrid
+
+    height, width = found.free.shape
+    grid = OccupancyGrid(np.zeros((height, width), np.int8), found.place.resolution, found.place.origin)
+    there = grid.cell((given[0], given[1]))
+    if there is None:
+        raise UserError(f"{option}: ({given[0]} m, {given[1]} m) is not on the map")
+    return height - 1 - there[0], there[1]  # a robot's rows count from the lowest
+
+
+def _free(option: str, cell: Cell, free: NDArray[np.uint8]) -> Cell:
+    """Return a cell that is free; where it is not, say which near it is."""
+    row, column = cell
+    if not (0 <= row < free.shape[0] and 0 <= column < free.shape[1]):
+        raise UserError(f"{option}: expected a cell of the {free.shape[0]} x {free.shape[1]} map, got {row},{column}")
+    if not free[row, column]:
+        others = np.argwhere(free)
+        if not len(others):
+            raise UserError(f"{option}: the map has no free cell; of a picture, see --threshold and --dark-is-free")
+        near: list[Any] = others[np.abs(others - cell).sum(1).argmin()].tolist()
+        raise UserError(f"{option}: {row},{column} is an obstacle; the nearest free cell is {near[0]},{near[1]}")
+    return row, column
+
+
+def _planner(options: argparse.Namespace) -> RoutePlanner:
+    from orchestrator.api import load_planner as of_sweep
+    from orchestrator.sweep.files import found
+    from planners.inference import load_planner
+
+    named = str(options.directory or PUBLISHED)
+    if Path(sweep := found(named)).suffix in (".yaml", ".yml"):
+        return of_sweep(sweep, only=options.only, storage=options.storage.path, profile=options.profile)
+    for name in ("only", "profile"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name}: is for a sweep, and {named!r:.80} is none")
+    storage: Storage = options.storage
+    return load_planner(trial_folder(named, storage))
