@@ -164,6 +164,8 @@ def _flat_yaml(content: bytes) -> dict[str, Any]:
 
     Nothing deeper is built, and no alias followed, by which few bytes could stand for many.
     """
+    if content.count(b"[") + content.count(b"{") > len(_MapServer.model_fields):
+        raise ValueError("expected values, and lists of values")
     node = yaml.compose(content.decode("utf-8-sig"), yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("expected fields such as image: map.pgm")
