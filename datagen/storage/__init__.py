@@ -8,5 +8,6 @@ Begin with `dataset.write_shard` and `dataset.read_split`.
 - To where it is trained on: `staging.staged`, `stream.ProblemStream`.
 - From and to others' layouts: `npz.import_npz`, `npy.NpzArray`, `maze_unique.import_mazes`,
   `terrain.import_terrain`.
-- One's own maps and costs: `map_files.read_map`, `pictures.read_picture`.
+- One's own maps and costs: `map_files.read_map`, `pictures.read_picture`, `own_maps.import_map`; what importers share:
+  `imports.store_splits`.
 """

@@ -6,32 +6,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from datagen.expert.grid import solve
 from datagen.problem import FOUR, Problems
 from datagen.sampling.splitmix import label_seeds, problem_seeds
-from datagen.spec import first_problem
-from datagen.storage.checks import empty_problems
-from datagen.storage.dataset import directory_of, finish_dataset, shards, store_shard
 from datagen.storage.files import open_file
+from datagen.storage.imports import crops, store_splits
 from datagen.storage.manifest import DatasetError
 from datagen.storage.npy import DAMAGE, npy_header, reason
-from datagen.tasks.registry import SPLITS, DatasetSpec, Split
+from datagen.tasks.registry import SPLITS, Split
 
 WALL, FREE, START, GOAL, WAY = 1, 2, 3, 4, 5
 _MOST_BYTES = 2**30
 _MARGIN = 2
 """Cells of wall round a maze that a crop may reach into."""
-_FEWEST_FREE = 20
-"""Free cells that a crop must have."""
 _HELD_OUT = 20
 """One in so many training mazes is kept for the crops of `valid`, and one for those of `test`: the last ones."""
 
@@ -53,7 +47,7 @@ def import_mazes(folder: Path, root: Path) -> Path:
     splits = {split: _problems(folder, split) for split in SPLITS if (folder / f"{split}_inputs.npy").exists()}
     if not splits:
         raise DatasetError(f"{folder}: expected a folder with train_inputs.npy, valid_inputs.npy or test_inputs.npy")
-    return _store("maze_unique", splits, root, folder)
+    return store_splits("maze_unique", splits, root, folder)
 
 
 def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int = 0) -> Path:
@@ -80,27 +74,8 @@ def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int =
     if not 5 <= size <= free.shape[1]:
         raise DatasetError(f"{path}: mazes of {free.shape[1] - 2 * _MARGIN} cells have no crops of {size}")
     held = max(1, len(free) // _HELD_OUT)
-    tenth = max(1, count // 10)
-    parts = ((free[: -2 * held], count), (free[-2 * held : -held], tenth), (free[-held:], tenth))
-    splits: dict[Split, Problems] = {}
-    for number, (split, (mazes, problems)) in enumerate(zip(SPLITS, parts, strict=True)):
-        generator = np.random.default_rng([seed, number])
-        crops, goals = zip(*(_crop(mazes, size, generator, path) for _ in range(problems)), strict=True)
-        seeds = label_seeds(problem_seeds(seed, number, 0, problems))
-        splits[split] = solve(np.array(crops, np.uint8), np.array(goals, np.int16), FOUR, seeds)
-    return _store("mazes", splits, root, folder)
-
-
-def _crop(
-    mazes: NDArray[np.bool_], size: int, generator: np.random.Generator, path: Path
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    for _ in range(10_000):
-        row, column = generator.integers(mazes.shape[1] - size + 1, size=2)
-        crop = mazes[generator.integers(len(mazes)), row : row + size, column : column + size]
-        cells = np.argwhere(crop)
-        if len(cells) >= min(_FEWEST_FREE, size):
-            return crop, cells[generator.integers(len(cells))]
-    raise DatasetError(f"{path}: its mazes have next to no free cells")
+    parts = (free[: -2 * held], free[-2 * held : -held], free[-held:])
+    return store_splits("mazes", crops(parts, size=size, count=count, seed=seed, moves=FOUR, path=path), root, path)
 
 
 def _tokens(path: Path) -> NDArray[np.uint8]:
@@ -153,26 +128,3 @@ def _problems(folder: Path, split: Split) -> Problems:
 def _refuse(wrong: NDArray[np.bool_], path: Path, what: str) -> None:
     if wrong.any():
         raise DatasetError(f"{path}: maze {int(wrong.argmax())} {what}")
-
-
-def _store(task: str, splits: dict[Split, Problems], root: Path, folder: Path) -> Path:
-    """Write the problems of each split as a dataset, whose name follows from its content."""
-    sizes = {problems.map.shape[1] for problems in splits.values()}
-    if len(sizes) != 1:
-        raise DatasetError(f"{folder}: expected mazes of one size, got {', '.join(map(str, sorted(sizes)))}")
-    content = hashlib.sha256(task.encode())
-    for split, problems in splits.items():
-        content.update(f" {split} {len(problems)} ".encode())
-        for part in (getattr(problems, field.name) for field in fields(problems)):
-            content.update(b"" if part is None else np.ascontiguousarray(part).data)
-    counts = {split: len(splits[split]) if split in splits else 0 for split in SPLITS}
-    try:
-        spec = DatasetSpec(task=task, map_size=sizes.pop(), **counts, imported=content.hexdigest())
-    except ValidationError as error:
-        raise DatasetError(f"{folder}: {first_problem(error)}") from None
-    directory = directory_of(spec, Path(root))
-    for shard in shards(spec):
-        problems = splits.get(shard.split, empty_problems(spec))
-        store_shard(spec, shard, problems[shard.start : shard.stop], directory)
-    finish_dataset(spec, Path(root))
-    return directory

@@ -9,6 +9,7 @@ from pathlib import Path
 from datagen.spec import nearest
 from datagen.tasks.registry import TASKS
 from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
+from orchestrator.cli.own_map import add_reading, reading_of
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import SweepError
@@ -21,17 +22,25 @@ ORDER_HELP = "order of the file's actions; 4abs-cc (default): north, west, south
 def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs `import` and `export` to the command line's."""
     bring = verbs.add_parser(
-        "import", help="Make a dataset of a .npz file in the GPPN layout, of Maze-Unique or terrain."
+        "import", help="Make a dataset of a .npz file in the GPPN layout, of one's own map, of Maze-Unique or terrain."
     )
     bring.set_defaults(verb=_import)
-    bring.add_argument("file", metavar="FILE.npz", type=Path, help="for maze_unique and terrain: their folder")
+    bring.add_argument(
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="a .npz, or a map: .png, .pgm, .yaml, .map, .scen, .npy; for maze_unique and terrain their folder",
+    )
     bring.add_argument("--task", required=True, help=f"its moves and observations: {', '.join(sorted(TASKS))}")
     bring.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of datasets; its name is printed")
     bring.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
     bring.add_argument(
-        "--crops", metavar="CELLS", type=int, help="maze_unique: crops of the training mazes, each with a new goal"
+        "--crops", metavar="CELLS", type=int, help="of a map, or maze_unique: crops, each with a goal of its own"
     )
-    bring.add_argument("--count", metavar="N", type=int, default=10_000, help="how many crops (default: 10000)")
+    bring.add_argument(
+        "--count", metavar="N", type=int, help="how many crops (default: 10000), or goals on a whole map (100)"
+    )
+    add_reading(bring)
 
     take = verbs.add_parser("export", help="Write a dataset as one file in the GPPN layout (.npz).")
     take.set_defaults(verb=_export)
@@ -69,6 +78,7 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _import(options: argparse.Namespace) -> int:
     from datagen.storage.npz import import_npz
+    from datagen.storage.own_maps import CROPS, import_map, is_map
 
     if options.task not in TASKS:  # the plug-ins have been loaded by now
         raise SweepError(f"--task: unknown name {options.task!r}; {nearest(options.task, TASKS)}")
@@ -81,12 +91,23 @@ def _import(options: argparse.Namespace) -> int:
         from datagen.storage.maze_unique import import_crops, import_mazes
 
         if options.crops is not None:
-            print(import_crops(options.file, options.out, size=options.crops, count=options.count))
+            print(import_crops(options.file, options.out, size=options.crops, count=options.count or CROPS))
         else:
             print(import_mazes(options.file, options.out))
         return 0
+    if is_map(options.file):
+        found = import_map(
+            options.file,
+            options.task,
+            options.out,
+            count=options.count,
+            size=options.crops,
+            reading=reading_of(options),
+        )
+        print(found)
+        return 0
     if options.crops is not None:
-        raise SweepError("--crops: only mazes of --task maze_unique are cut")
+        raise SweepError("--crops: only maps, and mazes of --task maze_unique, are cut")
     print(import_npz(options.file, options.task, options.out, actions=options.actions))
     return 0
 

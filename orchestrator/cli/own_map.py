@@ -17,7 +17,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.words import counted
 
 if TYPE_CHECKING:
-    from datagen.storage.map_files import MapFile
+    from datagen.storage.map_files import MapFile, Reading
     from planners.inference import Cell, RoutePlanner
 
 PUBLISHED = "reachability"
@@ -51,14 +51,26 @@ def add_map_options(show: argparse.ArgumentParser) -> None:
         metavar="COST",
         help="what black costs, where white costs 1 (default: 10)",
     )
-    own.add_argument(
-        "--threshold", type=int, default=128, metavar="N", help="how light a free pixel is at least, 1 to 255 (128)"
-    )
-    own.add_argument("--dark-is-free", action="store_true", help="of pictures: dark is free, and costs less")
-    own.add_argument("--unknown-is-free", action="store_true", help="of a ROS map: the unknown is free")
+    add_reading(own)
     own.add_argument("--only", action=Joined, metavar="KEY=VALUE", help="of a sweep: which trial, planner=vin,seed=0")
     own.add_argument("--profile", help="of a sweep: its profile")
     add_storage(show)
+
+
+def add_reading(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say how a map is read where its file leaves it open."""
+    parser.add_argument(
+        "--threshold", type=int, default=128, metavar="N", help="how light a free pixel is at least, 1 to 255 (128)"
+    )
+    parser.add_argument("--dark-is-free", action="store_true", help="of pictures: dark is free, and costs less")
+    parser.add_argument("--unknown-is-free", action="store_true", help="of a ROS map: the unknown is free")
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    """Return what those options say."""
+    from datagen.storage.map_files import Reading
+
+    return Reading(options.threshold, options.dark_is_free, options.unknown_is_free)
 
 
 def cell(text: str) -> Where:
@@ -72,7 +84,7 @@ def cell(text: str) -> Where:
 
 def show_map(options: argparse.Namespace) -> int:
     """Plan on the map and draw it; say how it ends."""
-    from datagen.storage.map_files import MapFile, Reading, read_costs, read_map
+    from datagen.storage.map_files import MapFile, read_costs, read_map
     from orchestrator.figures.own_map import write_route
     from orchestrator.figures.problem import check_picture
     from orchestrator.trial.evaluate import MOST_STEPS, check_option
@@ -82,12 +94,11 @@ def show_map(options: argparse.Namespace) -> int:
     for name in ("dataset", "frames"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name}: is not for a map of one's own")
-    reading = Reading(options.threshold, options.dark_is_free, options.unknown_is_free)
     costs = None
     if options.costs is not None:
         costs = read_costs(options.costs, darkest=options.darkest, dark_is_free=options.dark_is_free)
     if options.map is not None:
-        found = read_map(options.map, reading)
+        found = read_map(options.map, reading_of(options))
     else:
         assert costs is not None
         found = MapFile(np.isfinite(costs).astype(np.uint8))
