@@ -1,6 +1,9 @@
 """`idp show --map`: a planner on somebody's own map; and a sweep's planner by its name and seed."""
 
+import re
+import shlex
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from datagen.problem import FOUR
+from datagen.tasks.registry import TASKS
 from orchestrator.api import load_planner as of_sweep
 from orchestrator.cli.main import main
 from orchestrator.figures.own_map import route_figure
@@ -114,6 +118,29 @@ def test_what_is_wrong_is_told_in_one_line(show, tmp_path, sweep):
         code, told = show(*words)
         assert code == 2 and said in told and told.count("\n") == 1, (words, told)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_the_page_is_right(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "own-maps.md").read_text()
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    scripts = []
+    for language, block in blocks:
+        if named := re.match(r"# (\S+\.(?:py|yaml))\n", block):
+            Path(named[1]).write_text(block)
+        elif language == "python":
+            scripts.append(block)
+    made = {}
+    exec(scripts[0], made)  # the files that commands and the other script use
+    for line in "".join(block for language, block in blocks if language == "console").splitlines():
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert "the cheapest way: 1,339.97), by 106 moves" in capsys.readouterr().err
+    exec(scripts[1], made)
+    assert made["route"].cost == pytest.approx(1339.97, abs=0.01)
+    (trial,) = expand(load_sweep("hills.yaml"))
+    problems = TASKS["hills"].draw()(trial.spec.data, "test", 0, 3)
+    assert problems.observation.shape == (3, 1, 9, 9) and 1 <= problems.costs.min() < problems.costs.max()
 
 
 def test_the_picture_shows_way_value_and_steps(sweep):
