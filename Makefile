@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test test-fast gpu-test check docs bench chaos soak multinode-test slurm-test fuzz secrets wheelhouse image compose-test clean
+.PHONY: setup quickstart smoke-all test test-fast gpu-test check docs bench chaos soak multinode-test slurm-test release-test fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -97,6 +97,11 @@ slurm-test: $(STAMP)
 	dpkg -s slurm-wlm munge >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
 	IDP_SLURM_TEST=1 $(BIN)/python -m pytest -rs tests/orchestrator/test_slurm.py tests/orchestrator/test_slurm_jobs.py
+
+# Wheel and sdist, each in an empty environment with all that they need; RELEASE="--python python3.13 --only wheel".
+RELEASE := --python $(BIN)/python
+release-test: $(STAMP)
+	$(BIN)/python tests/release.py $(RELEASE)
 
 # Thousands of damaged files of every kind that is read: each taken for what it says, or refused with one clear message.
 fuzz: $(STAMP)

@@ -20,7 +20,7 @@ This page is made from the code by `python docs/reference.py`; on a terminal `id
 
 ```yaml
 name: mine
-extends: quickstart.yaml       # looked for beside this file
+extends: quickstart       # a file beside this one goes first, e.g. quickstart.yaml
 planners:
   wide-id-vin: {core: vin, adjoint: implicit, q_channels: 150}
 grid: {k: [30, 80], seed: [0, 1, 2]}

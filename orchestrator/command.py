@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.storage.layout import default_storage
+from orchestrator.sweep.files import named
 
 _TAKEN_BY = {"--address": ("run", "status"), "--tracking-uri": ("run",), "--rerun": ("run",)}
 """Options that not every verb on a sweep takes."""
@@ -64,7 +65,7 @@ class Command:
         options = [("--address", address), ("--profile", self.profile), ("--storage", storage)]
         options += [("--set", override) for override in self.overrides]
         options += [("--only", self.only), ("--tracking-uri", uri), ("--rerun", self.rerun)]
-        words = ["idp", verb, self.sweep]
+        words = ["idp", verb, named(self.sweep) if here else self.sweep]
         for flag, value in options:
             if value and verb in _TAKEN_BY.get(flag, (verb,)):
                 words += [flag, value]

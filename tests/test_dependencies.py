@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datagen", "planners", "orchestrator")
-CALLED = {"yaml": "pyyaml", "PIL": "pillow"}
+CALLED = {"yaml": "pyyaml", "PIL": "pillow", "tensorboardX": "tensorboardx"}
 FOR_TESTS = {"jaxtyping", "beartype", "triton"}
 """Imported by datagen/shapes.py where tests ask for it, and by annotations for the type checker; by the kernels for
 GPUs, where torch brings it along, and in tests."""

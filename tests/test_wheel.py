@@ -1,9 +1,11 @@
-"""The wheel can be installed beside others: what it puts where, and what is said when another package hides ours."""
+"""The wheel: what it puts where beside others, that it works there, and what is said when another hides ours."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -19,23 +21,28 @@ PACKAGES = {"datagen", "orchestrator", "planners"}
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Return the files of the wheel, as paths beside other packages."""
+    """Return the wheel, built."""
     folder = tmp_path_factory.mktemp("wheel")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        name = build_wheel(str(folder))
-    with zipfile.ZipFile(folder / name) as archive:
+        return folder / build_wheel(str(folder))
+
+
+@pytest.fixture(scope="module")
+def files(wheel):
+    """Return the files of the wheel, as paths beside other packages."""
+    with zipfile.ZipFile(wheel) as archive:
         return {PurePosixPath(path) for path in archive.namelist()}
 
 
-def test_it_holds_the_three_packages_and_nothing_else(wheel):
-    tops = {path.parts[0] for path in wheel}
+def test_it_holds_the_three_packages_and_nothing_else(files):
+    tops = {path.parts[0] for path in files}
     assert tops > PACKAGES
     (metadata,) = tops - PACKAGES
     assert metadata.endswith(".dist-info")
 
 
-def test_every_file_of_the_packages_is_in_it(wheel):
+def test_every_file_of_the_packages_is_in_it(files):
     here = {
         PurePosixPath(path.relative_to(ROOT).as_posix())
         for package in PACKAGES
@@ -44,13 +51,13 @@ def test_every_file_of_the_packages_is_in_it(wheel):
     }
     assert {path.suffix for path in here} >= {".py", ".css", ".js", ".yaml"}
     sweeps = {PurePosixPath("orchestrator", "sweeps", path.name) for path in (ROOT / "sweeps").iterdir()}
-    assert here | sweeps == {path for path in wheel if path.parts[0] in PACKAGES}
-    assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= wheel, "users' type checkers see no types"
+    assert here | sweeps == {path for path in files if path.parts[0] in PACKAGES}
+    assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= files, "users' type checkers see no types"
 
 
-def test_it_clobbers_no_other_distribution(wheel):
+def test_it_clobbers_no_other_distribution(files):
     commands = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
-    ours = {path.parts[0] for path in wheel}
+    ours = {path.parts[0] for path in files}
     others = [found for found in importlib.metadata.distributions() if found.name != "idp"]
     assert {"torch", "ray", "mlflow"} <= {found.name for found in others if found.read_text("RECORD")}
     for found in others:
@@ -60,30 +67,44 @@ def test_it_clobbers_no_other_distribution(wheel):
         assert not commands & {path.name for path in files if "bin" in path.parts[:-1]}, found.name
 
 
-def test_unpacked_anywhere_it_plans_a_shipped_sweep_by_its_name(tmp_path):
-    """Without the source tree: the packages of the wheel, and the libraries of this environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        name = build_wheel(str(tmp_path))
-    with zipfile.ZipFile(tmp_path / name) as archive:
-        archive.extractall(tmp_path / "installed")
-    (tmp_path / "elsewhere").mkdir()
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "IDP_STORAGE": str(tmp_path / "storage")}
+@pytest.mark.slow
+def test_unpacked_anywhere_it_runs_a_shipped_sweep_by_its_name(wheel, tmp_path):
+    """The wheel's packages before the source tree; `make release-test` installs it, with all that it needs."""
+    installed, elsewhere = tmp_path / "installed", tmp_path / "else where"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    for folder in {path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}:
+        (folder / "__pycache__").mkdir(exist_ok=True)  # has the kernels, which sources name, wherever these lie
+        (installed / folder.relative_to(ROOT) / "__pycache__").symlink_to(folder / "__pycache__")
+    tiny = ("data.train=64", "data.valid=8", "data.test=8", "tasks.0.map_size=9")
+    settings = [word for setting in tiny for word in ("--set", setting)]
+    options = ["--profile", "smoke", *settings, "--only", "planner=vin", "--tracking-uri", "none", "--in-process"]
+    environment = os.environ | {"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("IDP_STORAGE", None)
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "orchestrator", "run", "quickstart", *options],
+        capture_output=True, text=True, cwd=elsewhere, env=environment, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1].endswith("idp run table1 --profile smoke --tracking-uri none --in-process")
+    (result,) = (elsewhere / "idp-storage" / "trials").glob("*/result.json")
+    assert json.loads(result.read_bytes())["status"] == "COMPLETED"
+    (found,) = importlib.metadata.distributions(path=[str(installed)])
+    assert [(script.name, script.value) for script in found.entry_points] == [("idp", "orchestrator.cli.main:main")]
 
-    def idp(*words):
-        ran = subprocess.run(
-            [sys.executable, "-P", "-m", "orchestrator", *words],
-            capture_output=True, text=True, cwd=tmp_path / "elsewhere", env=environment, check=False,
-        )  # fmt: skip
-        return ran.returncode, ran.stdout + ran.stderr
 
-    code, said = idp("plan", "quickstart")
-    assert code == 0 and said.startswith("quickstart: ") and "4 trials" in said, said
-    code, said = idp("plan", "quickstrat")
-    assert code == 2 and "did you mean quickstart?" in said
-    (tmp_path / "elsewhere" / "quickstart").write_text("name: mine\nplanners: {vin: {core: vin}}\n")
-    code, said = idp("plan", "quickstart")
-    assert code == 0 and said.startswith("mine\n"), "a file of that name goes first"
+def test_one_version_is_named_everywhere():
+    (version,) = {tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]}
+    assert f"## {version} (" in (ROOT / "CHANGELOG.md").read_text(), "what is new is to be said"
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    of_images = {
+        name: set(re.findall(r"\bidp:(\d[\w.]*\d)", (ROOT / name).read_text()))
+        for name in listed
+        if name.endswith((".yml", ".yaml", ".md", ".example")) and name != "CHANGELOG.md"
+    }
+    assert {name: found for name, found in of_images.items() if found - {version}} == {}
+    assert sum(map(bool, of_images.values())) >= 5
 
 
 @pytest.mark.parametrize("hidden", ["planners.py", "datagen/__init__.py"])

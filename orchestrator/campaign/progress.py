@@ -211,9 +211,12 @@ class Progress:
             f"{duration(now - self._started)}{self._time_left()}{self._doing and f'  {self._doing}'}"
         ]
         for trial_id, trial in self._running.items():
-            shown = "" if trial.rate is None else f"  success {100 * trial.rate:5.1f} %"
             where = trial.where or f"epoch {trial.epoch}/{trial.epochs}"
-            lines.append(f"  {trial_id[:8]}  {trial.name}  {where}{shown}")
+            line = f"  {trial_id[:8]}  {trial.name}  {where}"
+            rate = "" if trial.rate is None else f"{100 * trial.rate:5.1f} %"
+            shown = [f"  success {rate}", f"  {rate}"] if rate else []
+            # A number that is cut is another number.
+            lines.append(line + next((words for words in shown if len(line + words) <= width), ""))
         if len(lines) > most:  # what has left the screen at its top can't be erased
             lines[most - 1 :] = [f"  and {len(lines) - most + 1} more"]
         self._erase()

@@ -36,6 +36,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.event_files import EventFiles
 from orchestrator.tracking.tracker import Tracker, Untracked
 from orchestrator.words import counted, first_line, outcome, trial_name
 
@@ -44,22 +45,30 @@ if TYPE_CHECKING:
 
 
 class Onlookers:
-    """Passes what happens to the trials on to the terminal, to MLflow and to a chat room."""
+    """Passes what happens to the trials on to the terminal, to MLflow, to TensorBoard and to a chat room."""
 
-    def __init__(self, progress: Progress, tracker: Tracker | Untracked, report: FreshReport, webhook: Webhook) -> None:
-        self._progress, self._tracker, self._report, self._webhook = progress, tracker, report, webhook
+    def __init__(
+        self,
+        progress: Progress,
+        tracker: Tracker | Untracked,
+        events: EventFiles,
+        report: FreshReport,
+        webhook: Webhook,
+    ) -> None:
+        self._progress, self._report, self._webhook = progress, report, webhook
+        self._views = (tracker, events)
         self.failures = 0
         self.ended = 0
 
     def started(self, trial: PlannedTrial) -> None:
         """Note that a process works on the trial."""
         self._progress.start(trial.trial_id, trial_name(trial), trial.spec.training.epochs)
-        self._tracker.note(trial, "started")
+        self._show(trial, "started")
 
     def epoch(self, trial: PlannedTrial, record: Mapping[str, Any]) -> None:
         """Note that the trial finished an epoch."""
         self._progress.epoch(trial.trial_id, trial_name(trial), trial.spec.training.epochs, record)
-        self._tracker.note(trial, "epoch")
+        self._show(trial, "epoch")
         self._report.note()
         if record.get("forward_diverged"):
             what = f"the forward iteration of {trial_name(trial)} diverged in epoch {record['epoch']}"
@@ -73,7 +82,7 @@ class Onlookers:
     def finished(self, trial: PlannedTrial, result: TrialResult) -> None:
         """Note that the trial ended."""
         self._progress.finish(trial.trial_id, trial_name(trial), outcome(result), failed=result.status == "FAILED")
-        self._tracker.note(trial, "finished")
+        self._show(trial, "finished")
         self._report.note()
         self.ended += 1
         if result.status == "FAILED":
@@ -91,6 +100,10 @@ class Onlookers:
     def behind(self, users: str) -> None:
         """Note that others have all of the cluster for now."""
         self._progress.say(f"waiting for a part of the cluster, which {users} have for now")
+
+    def _show(self, trial: PlannedTrial, event: tracking.Event) -> None:
+        for view in self._views:
+            view.note(trial, event)
 
     def tick(self) -> None:
         """Redraw the terminal if it is time to, and leave where a signal asks for it."""
@@ -134,6 +147,7 @@ def run_campaign(
         What it has come to; a trial that has failed says so in its result.
     """
     webhook = Webhook.of_environment(plan.sweep.name, progress.say)
+    events = EventFiles.of_environment(plan.sweep, storage, progress.say)
     executor: Executor = InProcess() if command.in_process else OnCluster(command.address)
     uri = command.tracking_uri or tracking.default_uri(storage)
     running = {trial.trial_id for trial in todo}
@@ -161,11 +175,12 @@ def run_campaign(
         report = FreshReport(plan.sweep, storage, command)
         status = "KILLED"
         stack.callback(webhook.close)
+        stack.callback(events.close)
         try:
             for trial in plan.trials:
                 if trial.trial_id in unsent:
                     tracker.note(trial, "finished")
-            onlookers = Onlookers(progress, tracker, report, webhook)
+            onlookers = Onlookers(progress, tracker, events, report, webhook)
             ending = Ending(trials)
             if todo or waiting:
                 sharing = Sharing(storage, mark, _note(plan, executor.shared()))

@@ -341,10 +341,17 @@ def _failures(plan: Plan, options: argparse.Namespace) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
+    from orchestrator.tracking.event_files import EventFiles
     from orchestrator.tracking.tracker import default_uri, shown_uri, sync
 
+    def say(line: str) -> None:
+        print(f"idp: {line}", file=sys.stderr)
+
+    events = EventFiles.of_environment(sweep, options.storage, say)
+    for trial in trials:
+        events.note(trial, "finished")
     uri = options.tracking_uri or default_uri(options.storage)
-    count = sync(uri, sweep, trials, options.storage, lambda line: print(f"idp: {line}", file=sys.stderr))
+    count = sync(uri, sweep, trials, options.storage, say)
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
     print(
         json.dumps(shown, indent=2)

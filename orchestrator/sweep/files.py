@@ -37,11 +37,18 @@ def found(name: str) -> str:
     return str(shipped().get(name, name))
 
 
+def named(path: str) -> str:
+    """Return a shipped sweep's name for the path of its file elsewhere, which `found` finds again; other paths stay."""
+    there, name = Path(path), Path(path).stem
+    elsewhere = there.is_absolute() or ".." in there.parts
+    return name if elsewhere and there.resolve() == Path(found(name)).resolve() else path
+
+
 def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable[str] = ()) -> SweepSpec:
     """Read a sweep: a plain YAML file, or a Ray cluster file that holds one under `metadata.sweep`.
 
     Args:
-        path: The file. Its `extends:` names a sweep, relative to it, that it adds to.
+        path: The file. Its `extends:` names a sweep that it adds to: a file, relative to it, else a shipped one's name.
         profile: One of the file's `profiles:`, merged over the rest; None for the paper's own scale.
         overrides: Settings `path=value`, merged last; the value is YAML.
 
@@ -138,7 +145,9 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
     if len(seen) >= MOST_EXTENDED:
         raise SweepError(f"{path}: extends: more than {MOST_EXTENDED} files, each of which extends the next")
     try:
-        below = _read_document(path.parent / parent, (*seen, path.resolve()), read)
+        beside = path.parent / parent
+        extended = beside if os.path.lexists(beside) else shipped().get(parent, beside)
+        below = _read_document(extended, (*seen, path.resolve()), read)
     except SweepError as error:
         # A reader of the message has given the first file only, and may not know which of its words led to another.
         raise SweepError(f"{path}: extends: {parent!r:.80} (looked for beside this file): {error}") from None

@@ -81,8 +81,8 @@ def _sweep_properties() -> dict[str, Schema]:
     fields["figures"]["items"] = {"type": "string", "enum": list(FIGURE_NAMES)}
     extends = {
         "type": "string",
-        "description": "A sweep file, looked for beside this one, that this one is laid over: mappings are merged, "
-        "everything else is replaced.",
+        "description": "A sweep file beside this one, else the name of one that comes along, that this one is laid "
+        "over: mappings are merged, everything else is replaced.",
         "examples": ["table1.yaml"],
     }
     profiles = {

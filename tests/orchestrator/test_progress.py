@@ -1,8 +1,10 @@
+import importlib
 import io
 import os
 import re
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +157,26 @@ def test_a_terminal_that_is_gone_stops_nothing():
     terminal = Hungup()
     play(Progress(3, 1, {}, terminal))
     assert terminal.lost > 0 and terminal.getvalue() == ""
+
+
+def test_a_number_is_shown_whole_or_not_at_all(monkeypatch):
+    rows = {}
+    for columns in range(30, 81):
+        monkeypatch.setattr(Progress, "_size", lambda _, columns=columns: os.terminal_size((columns, 24)))
+        stream = Terminal()
+        progress = Progress(1, 0, {}, stream)
+        progress.epoch(ID, "vin navigation-15 K=30", 3, {"epoch": 1, "valid_success_rate": 0.534})
+        rows[columns] = stream.getvalue().splitlines()[-1]
+    whole = "  01234567  vin navigation-15 K=30  epoch 1/3"
+    assert {row.removeprefix(whole) for row in rows.values() if row.startswith(whole)} == {
+        "",
+        "   53.4 %",
+        "  success  53.4 %",
+    }
+    assert all(whole.startswith(row) or row.startswith(whole) for row in rows.values())
+
+
+def test_the_picture_of_a_terminal_is_of_this_display(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
+    drawing = importlib.import_module("terminal_picture")
+    assert drawing.PICTURE.read_text() == drawing.picture(), "python docs/terminal_picture.py draws it again"

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from mutations import EXAMPLES, bounded, mutated
 
-from orchestrator.sweep.files import load_sweep
+from orchestrator.command import Command
+from orchestrator.sweep.files import found, load_sweep, named
 from orchestrator.sweep.specs import SweepError, expand
 from orchestrator.sweep.yaml_1_2 import MOST_BYTES, BadYaml, parse_yaml, read_yaml
 
@@ -160,6 +161,23 @@ def test_what_a_sweep_extends_is_looked_for_beside_it_and_both_are_named(tmp_pat
         load_sweep(path)
     expected = f"{path}: extends: 'table9.yaml' (looked for beside this file): {tmp_path}/table9.yaml: No such file"
     assert str(caught.value).startswith(expected)
+
+
+def test_a_sweep_that_comes_along_is_extended_by_its_name_where_no_file_has_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: quickstart\nname: mine\n")
+    assert list(load_sweep(path).planners) == ["vin", "id-vin"]
+    (tmp_path / "quickstart").write_text(SWEEP)
+    assert list(load_sweep(path).planners) == list(load_sweep(tmp_path / "quickstart").planners) != ["vin", "id-vin"]
+
+
+def test_a_sweep_that_comes_along_is_told_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Command(sweep=found("quickstart")).words() == ["idp", "run", "quickstart"]
+    assert named("mine.yaml") == "mine.yaml" and named(str(tmp_path / "mine.yaml")) == str(tmp_path / "mine.yaml")
+    path = found("quickstart")
+    (tmp_path / "quickstart").write_text(SWEEP)
+    assert named(path) == path, "its name is another sweep's here"
 
 
 @pytest.mark.parametrize("name", ["a\\0b", "a" * 5000, "\\ud800"])

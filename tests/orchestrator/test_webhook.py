@@ -54,7 +54,9 @@ def run(tmp_path, *more):
 def test_the_end_of_a_sweep_is_told_and_nothing_of_the_address(tmp_path, monkeypatch, room, capsys):
     address, texts = room
     monkeypatch.setenv(VARIABLE, address)
+    monkeypatch.setenv("IDP_TENSORBOARD", str(tmp_path / "board"))
     assert run(tmp_path) == 0
+    assert len(list(tmp_path.glob("board/small/vin_navigation-9_K=4_seed=0-*/events.out.tfevents.*"))) == 1
     ((kind, said),) = texts
     assert kind == "application/json" and said["text"].startswith("small: done: 1 trial ended; idp table ")
     printed = capsys.readouterr()
