@@ -23,8 +23,9 @@ def contact():
     """The simulator."""
     load_plugins(["contact"], beside=[EXAMPLES])
     import contact.dynamics
+    import contact.scenes
 
-    return contact.dynamics
+    return contact
 
 
 def numbers(*rows):
@@ -32,12 +33,12 @@ def numbers(*rows):
 
 
 def a_box(contact, friction=0.4):
-    return contact.Box(torch.tensor([0.5, 0.3], dtype=torch.float64), torch.tensor(friction, dtype=torch.float64))
+    return contact.scenes.Box(torch.tensor([0.5, 0.3], dtype=torch.float64), torch.tensor(friction, dtype=torch.float64))
 
 
 def steps(contact, box, q, v, count, central_path=1e-8):
     for _ in range(count):
-        after = contact.step(box, q, v, seconds=SECONDS, central_path=central_path)
+        after = contact.dynamics.step(box, q, v, seconds=SECONDS, central_path=central_path)
         assert after.converged.all()
         q, v = after.q, after.v
     return q, v
@@ -75,7 +76,7 @@ def test_the_step_has_the_derivatives_of_its_values(contact, central_path):
     inputs = (places, speeds, torch.tensor([0.5, 0.3], dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64))
 
     def after(q, v, half, friction):
-        found = contact.step(contact.Box(half, friction), q, v, seconds=SECONDS, central_path=central_path)
+        found = contact.dynamics.step(contact.scenes.Box(half, friction), q, v, seconds=SECONDS, central_path=central_path)
         return found.q, found.v
 
     inputs = tuple(part.clone().requires_grad_() for part in inputs)
