@@ -59,8 +59,8 @@ class MotionOptions(Spec):
 
     scene: Literal["push", "hop"] = "push"
     friction: float = Field(0.4, gt=0.0)
-    steps: int = Field(20, ge=1)
-    seconds: float = Field(0.05, gt=0.0)
+    steps: int = Field(10, ge=1)
+    seconds: float = Field(0.1, gt=0.0)
 
 
 class TrajectoryOptions(Spec):
@@ -68,11 +68,13 @@ class TrajectoryOptions(Spec):
 
     Attributes:
         central_path: kappa of the steps whose derivatives are taken; motions are hard all the same.
-        effort: Weight of the mean square of a force's change from step to step, N^-2.
+        damping: Of Levenberg and Marquardt, (metre per newton)^2.
+        trust: Most that a force changes by in an iteration, newton.
     """
 
     central_path: float = Field(1e-2, gt=0.0)
-    effort: float = Field(1e-5, ge=0.0)
+    damping: float = Field(1e-5, gt=0.0)
+    trust: float = Field(2.0, gt=0.0)
 
 
 def _motion(options: MotionOptions) -> dict[str, Column]:
@@ -111,10 +113,8 @@ SYSTEMS = {
         "contact.trajectories:Trajectories",
         tasks=("motions",),
         options=TrajectoryOptions,
-        training=("learning_rate",),
         metrics={
-            "loss": Metric("squared distance from the target, and the effort"),
-            "slope": Metric("length of a problem's gradient", form=".1e"),
+            "slope": Metric("length of the way's gradient", "m/N", form=".1e"),
             "distance": Metric("distance from the target", "cm", "lower", scale=100, form=".1f"),
             "solved": Metric("motions that end within 2 cm of it", "%", "higher", scale=100, form=".0f"),
         },

@@ -89,6 +89,11 @@ class _Step:
     impulse: Tensor
     seconds: float
 
+    @classmethod
+    def of(cls, scene: Scene, q: Tensor, v: Tensor, seconds: float, force: Tensor | None) -> _Step:
+        impulse = (seconds * scene.inertia * scene.gravity).expand_as(v)
+        return cls(scene, q, v, impulse if force is None else impulse + seconds * force, seconds)
+
     def momenta(self, after: Tensor, at: Contacts, gamma: Tensor, beta: Tensor) -> Tensor:
         """Return what is left of the balance of momenta [B, n]."""
         return self.scene.inertia * (after - self.v) - self.impulse - _pushed(at, gamma, beta)
@@ -143,34 +148,35 @@ def step(
         central_path: kappa, above 0: 1e-6 is hard, 1e-2 is soft.
         force: On each coordinate, all through the step [B, n].
     """
-    impulse = seconds * scene.inertia * scene.gravity
-    impulse = impulse.expand_as(v) if force is None else impulse + seconds * force
-    given = _Step(scene, q, v, impulse, seconds)
+    given = _Step.of(scene, q, v, seconds, force)
     with torch.no_grad():
-        found, converged = _interior_point(given, central_path)
-    # A root's numbers are judged each by its own size, and a body at rest has numbers near 0: metres above 1 are found.
-    ahead = root(
-        lambda moved: given.balance((moved - 1.0) / seconds, central_path),
-        solution=1.0 + seconds * found,
-        adjoint=Implicit(GMRES(max_steps=6, tolerance=1e-10)),
-    )
-    moved = ahead.value - 1.0
-    return Stepped(q + moved, moved / seconds, converged & (ahead.result == Result.CONVERGED))
+        point, converged = _interior_point(given, central_path)
+    return _differentiable(given, point.v, converged, central_path)
 
 
 def relaxed_step(
-    scene: Scene, q: Tensor, v: Tensor, *, seconds: float, central_path: float, force: Tensor
+    scene: Scene, q: Tensor, v: Tensor, *, seconds: float, central_path: float, force: Tensor | None = None
 ) -> Stepped:
-    """Return the hard step of `step`, with the derivatives of a softer one from the same place."""
+    """Return the hard step of `step` with the derivatives of a softer one, which the central path has passed by."""
+    given = _Step.of(scene, q, v, seconds, force)
     with torch.no_grad():
-        hard = step(scene, q, v, seconds=seconds, central_path=HARD, force=force)
-    soft = step(scene, q, v, seconds=seconds, central_path=central_path, force=force)
-    return replace(
-        soft,
-        q=hard.q + (soft.q - soft.q.detach()),
-        v=hard.v + (soft.v - soft.v.detach()),
-        converged=hard.converged & soft.converged,
+        point, converged = _interior_point(given, central_path)
+        hard, reached = _interior_point(given, HARD, point)
+    soft = _differentiable(given, point.v, converged & reached, central_path)
+    further = hard.v - soft.v.detach()
+    return replace(soft, q=soft.q + seconds * further, v=soft.v + further)
+
+
+def _differentiable(given: _Step, found: Tensor, converged: Tensor, kappa: float) -> Stepped:
+    """Return a step whose velocities were found, with their derivatives."""
+    # A root's numbers are judged each by its own size, and a body at rest has numbers near 0: metres above 1 are found.
+    ahead = root(
+        lambda moved: given.balance((moved - 1.0) / given.seconds, kappa),
+        solution=1.0 + given.seconds * found,
+        adjoint=Implicit(GMRES(max_steps=6, tolerance=1e-10)),
     )
+    moved = ahead.value - 1.0
+    return Stepped(given.q + moved, moved / given.seconds, converged & (ahead.result == Result.CONVERGED))
 
 
 def _along(directions: Tensor, velocities: Tensor) -> Tensor:
@@ -181,11 +187,12 @@ def _pushed(at: Contacts, gamma: Tensor, beta: Tensor) -> Tensor:
     return (at.normal * gamma[..., None] + at.tangent * beta[..., None]).sum(-2)
 
 
-def _interior_point(given: _Step, kappa: float) -> tuple[Tensor, Tensor]:
-    """Return the velocities [B, n] and which of them are found, by Newton's steps that stay inside of all cones."""
-    mu, count = given.scene.friction, given.scene.contacts(given.q).gap.shape[1]
-    one = given.q.new_ones(len(given.q), count)
-    point = _Point(given.v, one, one, one, 0.0 * one, 0.0 * one)
+def _interior_point(given: _Step, kappa: float, point: _Point | None = None) -> tuple[_Point, Tensor]:
+    """Return the point at kappa, and where it is found [B], by Newton's steps that stay inside of all cones."""
+    mu = given.scene.friction
+    if point is None:
+        one = torch.ones_like(given.scene.contacts(given.q).gap)
+        point = _Point(given.v, one, one, one, 0.0 * one, 0.0 * one)
     for _ in range(_ITERATIONS):
         products = point.products(mu, 0.0)
         target = (0.05 * (products[0] + products[1]).mean(1, keepdim=True)).clamp(min=kappa)
@@ -195,7 +202,7 @@ def _interior_point(given: _Step, kappa: float) -> tuple[Tensor, Tensor]:
         here, there = point.positive(mu), move.positive(mu)
         most = torch.where(there < 0, -here / there, torch.inf).amin(1, keepdim=True)
         point = point.moved((_TO_BOUNDARY * most).clamp(max=1.0), move)
-    return point.v, left <= _TOLERANCE
+    return point, left <= _TOLERANCE
 
 
 def _newton(given: _Step, point: _Point, mu: Tensor, target: Tensor, kappa: float) -> tuple[_Point, Tensor]:
