@@ -13,11 +13,13 @@ class DiffusionOptions(Spec):
     """Which equation, on which mesh.
 
     Attributes:
-        cells: Cells of the mesh.
+        dimensions: Of the domain: a line, or a square.
+        cells: Cells of the mesh along a side.
         reaction: sigma, the weight of the cubic term.
         roughness: Standard deviation of the conductivity's logarithm.
     """
 
+    dimensions: Literal[1, 2] = 1
     cells: int = Field(128, ge=16, le=4096)
     reaction: float = Field(20.0, ge=0.0)
     roughness: float = Field(0.5, ge=0.0)
@@ -29,10 +31,11 @@ class SolverOptions(Spec):
     Attributes:
         constraint: "hard": weights of basis functions by least squares of the PDE's residual; "soft": its mean square
             is added to the loss.
-        experts: Parts of the domain, each solved and differentiated on its own.
+        experts: Parts that each side of the domain is in, each part solved and differentiated on its own.
         bases: Basis functions of an expert.
         penalty: Weight of the mean square where the constraint is soft.
         channels: Of the network.
+        workers: "ray": experts are tasks of Ray's, where the trial is in a cluster; "none": a batch in the trial's process.
     """
 
     constraint: Literal["hard", "soft"] = "hard"
@@ -40,6 +43,7 @@ class SolverOptions(Spec):
     bases: int = Field(8, ge=1)
     penalty: float = Field(0.01, ge=0.0)
     channels: int = Field(24, ge=1)
+    workers: Literal["none", "ray"] = "none"
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -49,9 +53,9 @@ class SolverOptions(Spec):
 
 
 def _columns(options: DiffusionOptions) -> dict[str, Column]:
-    nodes = (options.cells + 1,)
+    nodes, cells = ((count,) * options.dimensions for count in (options.cells + 1, options.cells))
     return {
-        "conductivity": Column("kappa in the middle of each cell", (options.cells,), "float64"),
+        "conductivity": Column("kappa in the middle of each cell", cells, "float64"),
         "source": Column("f at each node", nodes, "float64"),
         "solution": Column("u at each node", nodes, "float64"),
     }
