@@ -25,6 +25,34 @@ class DiffusionOptions(Spec):
     roughness: float = Field(0.5, ge=0.0)
 
 
+class MapOptions(Spec):
+    """A large map of terrain.
+
+    Attributes:
+        cells: Along a side.
+        hills: How many there are along a side.
+        roughness: Standard deviation of the logarithm of what entering a cell costs.
+        walls: Share of cells that are walls.
+    """
+
+    cells: int = Field(129, ge=4, le=4097)
+    hills: float = Field(4.0, gt=0.0)
+    roughness: float = Field(1.0, ge=0.0)
+    walls: float = Field(0.2, ge=0.0, lt=1.0)
+
+
+class PartOptions(Spec):
+    """How a map is parted.
+
+    Attributes:
+        parts: Of each side.
+        workers: "ray": parts are tasks of Ray's, where the trial is in a cluster; "none": they are solved one by one.
+    """
+
+    parts: int = Field(4, ge=1)
+    workers: Literal["none", "ray"] = "none"
+
+
 class SolverOptions(Spec):
     """What the network's output has to satisfy, and how it is made to.
 
@@ -61,7 +89,19 @@ def _columns(options: DiffusionOptions) -> dict[str, Column]:
     }
 
 
-TASKS = {"diffusion": Samples("experts.diffusion:sample", options=DiffusionOptions, columns=_columns)}
+def _map(options: MapOptions) -> dict[str, Column]:
+    shape = (options.cells, options.cells)
+    return {
+        "costs": Column("of entering each cell", shape, "float32"),
+        "wall": Column("whether it is one", shape, "uint8"),
+        "goal": Column("row and column", (2,), "int64"),
+    }
+
+
+TASKS = {
+    "diffusion": Samples("experts.diffusion:sample", options=DiffusionOptions, columns=_columns),
+    "large_maps": Samples("experts.maps:terrain", options=MapOptions, columns=_map, per_file=1),
+}
 SYSTEMS = {
     "experts": System(
         "experts.training:Training",
@@ -79,5 +119,18 @@ SYSTEMS = {
                 "kept by the layer for the backward pass, per sample", "KiB", "lower", scale=2.0**-10, measured=True
             ),
         },
-    )
+    ),
+    "parted": System(
+        "experts.maps:Parted",
+        tasks=("large_maps",),
+        options=PartOptions,
+        metrics={
+            "differing": Metric("cells whose value is not the whole map's", "cells", "lower", form=".0f"),
+            "rounds": Metric("rounds", "", form=".0f"),
+            "solves": Metric("solves of a part", "", form=".2f"),
+            "whole": Metric("processor time of the whole map", "s", measured=True, form=".2f"),
+            "total": Metric("of all parts", "s", measured=True, form=".2f"),
+            "chain": Metric("of each round's slowest part", "s", "lower", measured=True, form=".2f"),
+        },
+    ),
 }
