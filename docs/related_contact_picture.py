@@ -1,8 +1,8 @@
 """Contact's picture and numbers: `python docs/related_contact_picture.py` takes a minute, draws and prints them again.
 
-How a box that rests takes a push, and its derivative, by the central path's parameter; a push and a hop that are found;
-and, printed, how far scenes are from penetration and how their energy goes from 10 Hz to 1,000 Hz, and what derivatives
-differ from differences by.
+How a box that rests takes a push, and its derivative, by the central path's parameter; a push and a stride that are
+found; and, printed, how far scenes are from penetration and how their energy goes from 10 Hz to 1,000 Hz, and what
+derivatives differ from differences by.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def stable(hertz: int, name: str, seconds: float = 1.0) -> str:
 
 
 def differs(name: str, kappa: float) -> float:
-    """Return the largest difference of a derivative of a step's velocities from a central difference, over the largest."""
+    """Return how far a step's derivatives are from central differences, the largest over the largest."""
     scene, q, v = thrown(4)[name]
     for _ in range(8):
         after = step(scene, q, v, seconds=SECONDS, central_path=kappa)
@@ -130,7 +130,7 @@ def draw_motion(axes: Axes, scene: str) -> None:
         axes.plot(time, line, label=label, marker=".")
     goal = float(made["target"]) - (0.3 if scene == "push" else 0.0)
     axes.axhline(goal, color="black", linestyle=":", linewidth=1)
-    axes.set(xlabel="second", ylabel="metre", title="A push that is found" if scene == "push" else "A hop that is found")
+    axes.set(xlabel="second", ylabel="metre", title=f"A {'push' if scene == 'push' else 'stride'} that is found")
     axes.legend(fontsize="small")
 
 
@@ -139,7 +139,7 @@ def draw(path: Path) -> None:
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots(1, 4)
     draw_push(axes[0], axes[1])
-    for panel, scene in zip(axes[2:], ("push", "hop"), strict=True):
+    for panel, scene in zip(axes[2:], ("push", "stride"), strict=True):
         draw_motion(panel, scene)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 

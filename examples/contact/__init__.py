@@ -1,4 +1,4 @@
-"""Systems: hard contact in the plane, differentiated; a box learnt from its tosses, and trajectories through contact."""
+"""Systems: hard contact in the plane, differentiated; boxes learnt from tosses, and trajectories through contact."""
 
 from typing import Literal
 
@@ -51,13 +51,13 @@ class MotionOptions(Spec):
     """What is to be moved.
 
     Attributes:
-        scene: "push": a box, by a pusher that does not touch it at first; "hop": a hopper that stands.
+        scene: "push": a box, by a pusher that does not touch it at first; "stride": a hopper that stands.
         friction: Coulomb's coefficient with the ground.
         steps: Steps that a motion has.
         seconds: Length of a step.
     """
 
-    scene: Literal["push", "hop"] = "push"
+    scene: Literal["push", "stride"] = "push"
     friction: float = Field(0.4, gt=0.0)
     steps: int = Field(10, ge=1)
     seconds: float = Field(0.1, gt=0.0)

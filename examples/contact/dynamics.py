@@ -236,7 +236,8 @@ def _linearised(given: _Step, point: _Point) -> tuple[Contacts, Tensor, Tensor, 
     How contacts turn with their bodies is taken by differences: Newton's method is as fast, and exact in the end.
     """
     (batch, n), h = point.v.shape, given.seconds
-    shifts = _SHIFT * torch.cat((point.v.new_zeros(1, n), torch.eye(n, dtype=point.v.dtype))).repeat_interleave(batch, 0)
+    each = torch.cat((point.v.new_zeros(1, n), torch.eye(n, dtype=point.v.dtype)))
+    shifts = _SHIFT * each.repeat_interleave(batch, 0)
     v, q, gamma, beta = (part.repeat(n + 1, 1) for part in (point.v, given.q, point.gamma, point.beta))
     around = given.scene.contacts(q + h * (v + shifts))
     at = Contacts(around.gap[:batch], around.normal[:batch], around.tangent[:batch])

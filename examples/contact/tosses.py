@@ -12,6 +12,7 @@ from contact.dynamics import HARD, step
 from contact.scenes import Box
 from datagen.plugins import PluginError
 
+
 def toss(options: TossOptions, generator: np.random.Generator) -> dict[str, Any]:
     """Return the places and velocities of a box that is thrown low over the ground."""
     reach = float(np.hypot(options.width, options.height))

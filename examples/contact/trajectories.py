@@ -1,4 +1,4 @@
-"""Trajectories through contact: forces under which a box is pushed to a place, or a hopper hops to one."""
+"""Trajectories through contact: forces under which a box is pushed to a place, or a hopper strides to one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.trial.system import Setting
 if TYPE_CHECKING:
     from contact import MotionOptions
 
-_CONTROLS = {"push": numbers([0.0, 0.0, 0.0, 1.0]), "hop": numbers([1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0])}
+_CONTROLS = {"push": numbers([0.0, 0.0, 0.0, 1.0]), "stride": numbers([1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0])}
 """What each force acts on: the pusher; the body, and against it the foot."""
 _ABOVE, _STANDING, _NEAR = 1e-4, 0.5, 0.02
 
@@ -40,8 +40,8 @@ def motion(options: MotionOptions, generator: np.random.Generator) -> dict[str, 
 class Trajectories:
     """Finds the forces of each test problem, an epoch an iteration; nothing is learnt from other problems.
 
-    An iteration is one of Levenberg and Marquardt on what is left, r: F - J^T (J J^T + damping)^-1 r, no force changed by
-    more than the trust. Where J is 0 it changes nothing.
+    An iteration is one of Levenberg and Marquardt on what is left, r: F - J^T (J J^T + damping)^-1 r, no force changed
+    by more than the trust. Where J is 0 it changes nothing.
     """
 
     def __init__(self, setting: Setting) -> None:

@@ -63,7 +63,7 @@ class SolverOptions(Spec):
         bases: Basis functions of an expert.
         penalty: Weight of the mean square where the constraint is soft.
         channels: Of the network.
-        workers: "ray": experts are tasks of Ray's, where the trial is in a cluster; "none": a batch in the trial's process.
+        workers: "ray": experts are tasks of Ray's, where the trial is in a cluster; "none": a batch in its process.
     """
 
     constraint: Literal["hard", "soft"] = "hard"

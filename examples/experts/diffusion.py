@@ -36,7 +36,7 @@ def sample(options: DiffusionOptions, generator: np.random.Generator) -> Mapping
 
 
 def _smooth(places: Numbers, dimensions: int, generator: np.random.Generator) -> Numbers:
-    """Return a random function of variance 1 at some places or pairs: cosines, whose weights fall with their frequency."""
+    """Return a random function of variance 1 at places or pairs: cosines, whose weights fall with their frequency."""
     frequency = np.arange(_MODES)
     falls, variance = 1.0 / (1.0 + frequency), np.where(frequency == 0, 1.0, 0.5)
     falls, variance = ((part, np.multiply.outer(part, part))[dimensions - 1] for part in (falls, variance))

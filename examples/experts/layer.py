@@ -68,7 +68,8 @@ def glued(values: Tensor, experts: int, dimensions: int) -> Tensor:
         values = values.movedim(1, dimensions)
         count = values.shape[dimensions + 1] - 1
         last = values.select(dimensions, experts - 1).narrow(dimensions, count, 1)
-        values = torch.cat((values.narrow(dimensions + 1, 0, count).flatten(dimensions, dimensions + 1), last), dimensions)
+        first = values.narrow(dimensions + 1, 0, count).flatten(dimensions, dimensions + 1)
+        values = torch.cat((first, last), dimensions)
     return values
 
 
@@ -102,7 +103,7 @@ def satisfied(
         u, found = _Away.apply(equation, *given)
     else:
         u, _, found = solved(equation, *(values.flatten(0, 1) for values in given))
-    u = u.unflatten(0, (batch, -1)) if not away else u
+        u = u.unflatten(0, (batch, -1))
     return glued(u, experts, dimensions), bool(found.all())
 
 
@@ -155,7 +156,7 @@ def solved(
         return torch.einsum("bix,bx->bi", slopes, left)
 
     with torch.no_grad():
-        start = _gauss_newton(balance, torch.zeros_like(functions[:, :, *(0,) * dimensions]) if start is None else start)
+        start = _gauss_newton(balance, functions.new_zeros(functions.shape[:2]) if start is None else start)
     found = root(gradient, solution=start, adjoint=Implicit(GMRES(max_steps=60, tolerance=1e-10), order=1))
     u = lift + torch.einsum("bi,bi...->b...", found.value, functions)
     return u, start, found.result == Result.CONVERGED
@@ -196,7 +197,8 @@ class _Away(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, equation: _Equation, *given: Tensor) -> tuple[Tensor, Tensor]:
-        shares = [tuple(part.detach().numpy() for part in share) for share in zip(*(p.unbind(1) for p in given), strict=True)]
+        by_expert = zip(*(part.unbind(1) for part in given), strict=True)
+        shares = [tuple(part.detach().numpy() for part in share) for share in by_expert]
         found = each(_forth, [(equation, *share) for share in shares], away=True)
         ctx.equation, ctx.shares, ctx.weights = equation, shares, [weights for _, weights, _ in found]
         u, all_solved = (torch.stack([torch.from_numpy(one[k]) for one in found], 1) for k in (0, 2))
@@ -223,7 +225,8 @@ def _forth(equation: _Equation, *given: Any) -> tuple[Any, ...]:
 def _back(equation: _Equation, *given: Any) -> tuple[Any, ...]:
     guess, bases, kappa, source, weights, pull = _tensors(given)
     leaves = guess.requires_grad_(), bases.requires_grad_()
-    u, _, _ = solved(equation, *leaves, kappa, source, weights)
+    with torch.enable_grad():  # which is off where a task of this process is called for a gradient
+        u, _, _ = solved(equation, *leaves, kappa, source, weights)
     return tuple(part.numpy() for part in torch.autograd.grad(u, leaves, pull))
 
 

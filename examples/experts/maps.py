@@ -5,8 +5,8 @@ The cost of arriving, the fixed point of the core `shortest_path`,
     D(x) = min_a D(x + a) + c(x + a) + w_a,    D(goal) = 0
 
 is found on a part of the map where D on the cells around the part is given. Parts whose surroundings have fallen are
-solved again (Schwarz's iteration), from the goal's outwards. Values only fall, and each is the sum of a way's costs in the
-order in which the whole map's solution adds them: at the end both are the same bit for bit.
+solved again (Schwarz's iteration), from the goal's outwards. Values only fall, and each is the sum of a way's costs in
+the order in which the whole map's solution adds them: at the end both are the same bit for bit.
 """
 
 from __future__ import annotations
