@@ -23,8 +23,9 @@ def contact():
     """The simulator."""
     load_plugins(["contact"], beside=[EXAMPLES])
     import contact.dynamics
+    import contact.scenes
 
-    return contact.dynamics
+    return contact
 
 
 def numbers(*rows):
@@ -32,12 +33,12 @@ def numbers(*rows):
 
 
 def a_box(contact, friction=0.4):
-    return contact.Box(torch.tensor([0.5, 0.3], dtype=torch.float64), torch.tensor(friction, dtype=torch.float64))
+    return contact.scenes.Box(numbers(0.5, 0.3), numbers(friction).squeeze())
 
 
 def steps(contact, box, q, v, count, central_path=1e-8):
     for _ in range(count):
-        after = contact.step(box, q, v, seconds=SECONDS, central_path=central_path)
+        after = contact.dynamics.step(box, q, v, seconds=SECONDS, central_path=central_path)
         assert after.converged.all()
         q, v = after.q, after.v
     return q, v
@@ -75,11 +76,65 @@ def test_the_step_has_the_derivatives_of_its_values(contact, central_path):
     inputs = (places, speeds, torch.tensor([0.5, 0.3], dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64))
 
     def after(q, v, half, friction):
-        found = contact.step(contact.Box(half, friction), q, v, seconds=SECONDS, central_path=central_path)
+        box = contact.scenes.Box(half, friction)
+        found = contact.dynamics.step(box, q, v, seconds=SECONDS, central_path=central_path)
         return found.q, found.v
 
     inputs = tuple(part.clone().requires_grad_() for part in inputs)
     assert torch.autograd.gradcheck(after, inputs, eps=1e-7, atol=1e-4, rtol=1e-3)
+
+
+def scenes(contact):
+    """Each scene, and where its bodies are near to what they may meet."""
+    of = contact.scenes
+    friction = numbers(0.4).squeeze()
+    return {
+        "box": (a_box(contact), numbers([0.1, 0.33, 0.05])),
+        "puck": (of.Puck(numbers(0.2).squeeze(), 1.0, friction), numbers([0.75, -0.78, 0.3])),
+        "push": (of.Push(of.Box(numbers(0.3, 0.2), friction), 0.2), numbers([0.0, 0.21, 0.02, -0.32])),
+        "hopper": (of.Hopper(friction), numbers([0.1, 0.75, 0.0, 0.01])),
+    }
+
+
+@pytest.mark.parametrize("name", ["box", "puck", "push", "hopper"])
+def test_every_scene_keeps_its_gaps_and_gains_no_energy(contact, name):
+    scene, q = scenes(contact)[name]
+    gap = torch.func.jacrev(lambda place: scene.contacts(place[None]).gap[0])(q[0])
+    assert torch.allclose(gap, scene.contacts(q).normal[0], atol=1e-12)
+    v = numbers([2.0, -1.0, 1.0, 3.0])[:, : q.shape[1]]
+    energy = []
+    for _ in range(6):
+        energy.append((0.5 * scene.inertia * v.square() - scene.inertia * scene.gravity * q).sum().item())
+        after = contact.dynamics.step(scene, q, v, seconds=SECONDS, central_path=1e-6)
+        q, v = after.q, after.v
+        assert after.converged.all() and scene.contacts(q).gap.min() > 0
+    assert max(energy) <= energy[0] * (1.0 + 1e-4) and energy[-1] < 0.95 * energy[0]
+
+
+def test_a_hard_step_may_have_the_derivatives_of_a_softer_one(contact):
+    scene, q = scenes(contact)["push"]
+    q, v, force = numbers([0.0, 0.2001, 0.0, -0.5]), numbers([0.0] * 4), numbers([0.0, 0.0, 0.0, 1.0]).requires_grad_()
+    hard = contact.dynamics.step(scene, q, v, seconds=SECONDS, central_path=1e-6, force=force)
+    relaxed = contact.dynamics.relaxed_step(scene, q, v, seconds=SECONDS, central_path=1e-2, force=force)
+    assert torch.allclose(hard.q, relaxed.q, atol=1e-9) and torch.allclose(hard.v, relaxed.v, atol=1e-7)
+    slope, smooth = (torch.autograd.grad(one.v[0, 0], force)[0][0, 3] for one in (hard, relaxed))
+    assert smooth > 1e-6 > 1e3 * slope.abs()  # the pusher is far from the box
+    soft = contact.dynamics.step(scene, q, v, seconds=SECONDS, central_path=1e-2, force=force)
+    assert torch.allclose(torch.autograd.grad(soft.v[0, 0], force)[0][0, 3], smooth)
+
+
+def test_a_push_is_found_by_softer_derivatives_and_not_by_hard_ones(contact, tmp_path):
+    changes = ["tasks=[{task: motions, options: {steps: 6}}]", "training.epochs=5", "data.test=1"]
+    sweep = load_sweep(
+        EXAMPLES / "contact_motions.yaml", "smoke", [*changes, "grid={system.central_path: [1e-6, 1e-2]}"]
+    )
+    found = {}
+    for trial in expand(sweep):
+        make_dataset(trial.spec.data, Storage(tmp_path).datasets)
+        result = run_trial(trial.spec, Storage(tmp_path))
+        assert result.status == "COMPLETED" and not result.forward_diverged
+        found[trial.axes["system.central_path"]] = result.metrics["distance"]
+    assert found[1e-2] < 0.02 and found[1e-6] > 0.25
 
 
 def test_it_learns_through_implicit_gradients_as_through_differences(contact, tmp_path):

@@ -75,10 +75,78 @@ def test_the_layer_has_the_derivatives_of_its_values(experts):
     assert torch.autograd.gradcheck(layer, inputs, eps=1e-6, atol=1e-4, rtol=1e-3)
 
 
+def on_a_square(experts, sides, bases=2):
+    """Two problems on a square, basis functions, and the layer for so many parts of a side."""
+    options = experts.DiffusionOptions(dimensions=2, cells=16, reaction=REACTION)
+    given = [experts.diffusion.sample(options, np.random.default_rng(number)) for number in range(2)]
+    given = {name: torch.tensor(np.array([one[name] for one in given])) for name in given[0]}
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(2, bases, 17, 17, generator=generator, dtype=torch.float64)
+
+    def layer(guess, bases, **options):
+        equation = (given["conductivity"], given["source"])
+        return experts.layer.satisfied(guess, bases, *equation, experts=sides, reaction=REACTION, **options)
+
+    return given, drawn, layer
+
+
+def test_samples_on_a_square_solve_the_equation_that_the_layer_knows(experts):
+    given, _, _ = on_a_square(experts, 1)
+    u, source = given["solution"], given["source"][:, 1:-1, 1:-1]
+    left = experts.layer.diffusion(u, given["conductivity"], 16, 2) + REACTION * u[:, 1:-1, 1:-1] ** 3 - source
+    assert left.abs().max() < 1e-8 * source.abs().max() and u.abs().max() > 0.1
+
+
+def test_with_right_edges_and_its_rest_as_a_function_the_layer_solves_the_equation_on_a_square(experts):
+    given, drawn, layer = on_a_square(experts, 2)
+    solution, by_part = given["solution"], experts.layer.parts(given["solution"][:, None], 2, 2)
+    assert torch.equal(experts.layer.glued(by_part[:, :, 0], 2, 2), solution)
+    lift, bubble = experts.layer._from_edges(by_part[:, :, 0].flatten(0, 1), 2)
+    rest = (by_part[:, :, 0].flatten(0, 1) - lift) / bubble.where(bubble > 0, 1.0)
+    rest = experts.layer.glued(rest.unflatten(0, (2, 4)), 2, 2)
+    u, solved = layer(solution, torch.stack((rest, drawn[:, 0]), 1))
+    assert solved and torch.allclose(u, solution, atol=1e-8)
+
+
+def test_experts_that_are_sent_away_return_the_values_and_derivatives_of_those_that_are_not(experts):
+    """Where there is no cluster they are sent to this process: as arrays, and differentiated by a second call."""
+    _, drawn, layer = on_a_square(experts, 2)
+    guess = (0.3 * drawn[:, 0]).requires_grad_()
+    bases = drawn.clone().requires_grad_()
+    found = {}
+    for away in (False, True):
+        u, solved = layer(guess, bases, away=away)
+        found[away] = (u.detach(), *torch.autograd.grad(u.square().sum(), (guess, bases)))
+        assert solved
+    for here, there in zip(found[False], found[True], strict=True):
+        assert torch.allclose(here, there, rtol=1e-7, atol=1e-9) and here.abs().max() > 0
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_a_map_in_parts_has_the_values_of_the_whole_bit_for_bit(experts, parts):
+    import experts.maps
+
+    options = experts.MapOptions(cells=33, walls=0.3)
+    made = experts.maps.terrain(options, np.random.default_rng(1))
+    costs, goal = np.where(made["wall"], np.inf, made["costs"]), tuple(map(int, made["goal"]))
+    whole, found = experts.maps.planned(costs, goal, 1), experts.maps.planned(costs, goal, parts)
+    assert np.array_equal(whole.arriving, found.arriving) and found.solves > parts**2 > whole.solves
+    inside = np.pad(whole.arriving + costs, 1, constant_values=np.inf)
+    ways = [
+        inside[1 + row : 34 + row, 1 + column : 34 + column] + np.hypot(row, column)
+        for row in (-1, 0, 1)
+        for column in (-1, 0, 1)
+        if row or column
+    ]
+    least = np.minimum.reduce(ways)
+    least[goal] = 0.0
+    assert np.allclose(whole.arriving, least, rtol=1e-12) and whole.arriving[np.isfinite(costs)].max() > 10.0
+
+
 def test_an_experts_part_is_its_own(experts):
     given, generator = problems(experts), torch.Generator().manual_seed(0)
     guess = torch.zeros(2, CELLS + 1, dtype=torch.float64)
-    bases = torch.randn(2, 3, CELLS + 1, generator=generator, dtype=torch.float64)
+    bases = torch.randn(2, 2, CELLS + 1, generator=generator, dtype=torch.float64)
     bases.requires_grad_()
     u, _ = experts.layer.satisfied(guess, bases, given["conductivity"], given["source"], experts=4, reaction=REACTION)
     (slope,) = torch.autograd.grad(u[0, 5:8].square().sum(), bases)

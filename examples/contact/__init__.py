@@ -1,4 +1,4 @@
-"""A system: hard contact and friction in the plane, differentiated, and what is learnt from tosses of a box by it."""
+"""Systems: hard contact in the plane, differentiated; boxes learnt from tosses, and trajectories through contact."""
 
 from typing import Literal
 
@@ -47,6 +47,43 @@ class IdentificationOptions(Spec):
     height: float = Field(0.4, gt=0.0)
 
 
+class MotionOptions(Spec):
+    """What is to be moved.
+
+    Attributes:
+        scene: "push": a box, by a pusher that does not touch it at first; "stride": a hopper that stands.
+        friction: Coulomb's coefficient with the ground.
+        steps: Steps that a motion has.
+        seconds: Length of a step.
+    """
+
+    scene: Literal["push", "stride"] = "push"
+    friction: float = Field(0.4, gt=0.0)
+    steps: int = Field(10, ge=1)
+    seconds: float = Field(0.1, gt=0.0)
+
+
+class TrajectoryOptions(Spec):
+    """How forces are found.
+
+    Attributes:
+        central_path: kappa of the steps whose derivatives are taken; motions are hard all the same.
+        damping: Of Levenberg and Marquardt, (metre per newton)^2.
+        trust: Most that a force changes by in an iteration, newton.
+    """
+
+    central_path: float = Field(1e-2, gt=0.0)
+    damping: float = Field(1e-5, gt=0.0)
+    trust: float = Field(2.0, gt=0.0)
+
+
+def _motion(options: MotionOptions) -> dict[str, Column]:
+    return {
+        "start": Column("coordinates of `contact.scenes` at first", (4,), "float64"),
+        "target": Column("how far to the right it is to lead, metre", dtype="float64"),
+    }
+
+
 def _columns(options: TossOptions) -> dict[str, Column]:
     shape = (options.steps + 1, 3)
     return {
@@ -55,7 +92,10 @@ def _columns(options: TossOptions) -> dict[str, Column]:
     }
 
 
-TASKS = {"tosses": Samples("contact.tosses:toss", options=TossOptions, columns=_columns, per_file=8)}
+TASKS = {
+    "tosses": Samples("contact.tosses:toss", options=TossOptions, columns=_columns, per_file=8),
+    "motions": Samples("contact.trajectories:motion", options=MotionOptions, columns=_motion, distinct=False),
+}
 SYSTEMS = {
     "contact": System(
         "contact.identification:Identification",
@@ -68,5 +108,15 @@ SYSTEMS = {
             "friction": Metric("error of the friction", "%", "lower", scale=100, form=".1f"),
             "size": Metric("error of width and height", "%", "lower", scale=100, form=".1f"),
         },
-    )
+    ),
+    "trajectories": System(
+        "contact.trajectories:Trajectories",
+        tasks=("motions",),
+        options=TrajectoryOptions,
+        metrics={
+            "slope": Metric("length of the way's gradient", "m/N", form=".1e"),
+            "distance": Metric("distance from the target", "cm", "lower", scale=100, form=".1f"),
+            "solved": Metric("motions that end within 2 cm of it", "%", "higher", scale=100, form=".0f"),
+        },
+    ),
 }

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contact.dynamics import Box, Stepped, step
+from contact.dynamics import Stepped, step
+from contact.scenes import Box
 from orchestrator.trial.system import Setting
 
 _STEP = 1e-4

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from contact import TossOptions
-from contact.dynamics import Box, step
+from contact.dynamics import HARD, step
+from contact.scenes import Box
 from datagen.plugins import PluginError
-
-HARD = 1e-6
 
 
 def toss(options: TossOptions, generator: np.random.Generator) -> dict[str, Any]:

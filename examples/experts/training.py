@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experts.layer import diffusion, satisfied
+from experts.layer import diffusion, satisfied, within
 from orchestrator.trial.system import Setting
 
-_DILATIONS = (1, 2, 4, 8, 16)
+_CONVOLUTIONS = {1: (nn.Conv1d, 5, (1, 2, 4, 8, 16)), 2: (nn.Conv2d, 3, (1, 2, 4, 8))}
+"""By dimension: what convolves, taps along a side, and dilations by layer."""
 
 
 class Network(nn.Module):
@@ -22,22 +23,26 @@ class Network(nn.Module):
     Args:
         channels: Of each layer within.
         bases: Basis functions.
+        dimensions: Of the domain.
     """
 
-    def __init__(self, channels: int, bases: int) -> None:
+    def __init__(self, channels: int, bases: int, dimensions: int) -> None:
         super().__init__()
+        convolution, size, dilations = _CONVOLUTIONS[dimensions]
         layers: list[nn.Module] = []
-        for dilation in _DILATIONS:
-            within = channels if layers else 3
-            layers += [nn.Conv1d(within, channels, 5, padding=2 * dilation, dilation=dilation), nn.GELU()]
-        self.layers = nn.Sequential(*layers, nn.Conv1d(channels, 1 + bases, 1)).double()
+        for dilation in dilations:
+            within, padding = channels if layers else 2 + dimensions, size // 2 * dilation
+            layers += [convolution(within, channels, size, padding=padding, dilation=dilation), nn.GELU()]
+        self.layers = nn.Sequential(*layers, convolution(channels, 1 + bases, 1)).double()
 
     def forward(self, conductivity: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Return u [B, n], 0 at both ends, and basis functions [B, bases, n]."""
-        place = torch.linspace(0.0, 1.0, source.shape[1], dtype=source.dtype)
-        logarithm = functional.pad(conductivity.log(), (0, 1), mode="replicate")
-        found = self.layers(torch.stack((logarithm, source / 30.0, place.expand_as(source)), 1))
-        return 4.0 * place * (1.0 - place) * found[:, 0], found[:, 1:]
+        """Return u [B, n...], 0 on the boundary, and basis functions [B, bases, n...]."""
+        side = torch.linspace(0.0, 1.0, source.shape[1], dtype=source.dtype)
+        places = torch.meshgrid(*[side] * (source.ndim - 1), indexing="ij")
+        logarithm = functional.pad(conductivity.log()[:, None], (0, 1) * len(places), mode="replicate")[:, 0]
+        found = self.layers(torch.stack((logarithm, source / 30.0, *(p.expand_as(source) for p in places)), 1))
+        bubble = torch.stack([4.0 * place * (1.0 - place) for place in places]).prod(0)
+        return bubble * found[:, 0], found[:, 1:]
 
 
 class Training:
@@ -46,12 +51,13 @@ class Training:
     def __init__(self, setting: Setting) -> None:
         self.setting, self.options = setting, setting.options
         cells, experts = setting.data_options.cells, self.options.experts
-        if cells % experts or cells // experts <= self.options.bases:
+        self.dimensions = setting.data_options.dimensions
+        if cells % experts or (cells // experts - 1) ** self.dimensions < self.options.bases:
             raise ValueError(
                 f"experts, bases: {experts} experts share {cells} cells, of which each needs a whole number, "
-                f"and more than its {self.options.bases} basis functions"
+                f"and nodes inside for its {self.options.bases} basis functions"
             )
-        self.network = Network(self.options.channels, self.options.bases)
+        self.network = Network(self.options.channels, self.options.bases, self.dimensions)
         self.optimizer = torch.optim.Adam(self.network.parameters(), setting.training.learning_rate)
         self.measured: dict[str, float] = {}
         self.scale = float(torch.as_tensor(setting.train["solution"]).square().mean())
@@ -100,7 +106,8 @@ class Training:
             return guess, True
         reaction = self.setting.data_options.reaction
         given = (problems["conductivity"], problems["source"])
-        return satisfied(guess, bases, *given, experts=self.options.experts, reaction=reaction)
+        away = self.options.workers == "ray"
+        return satisfied(guess, bases, *given, experts=self.options.experts, reaction=reaction, away=away)
 
     def _loss(self, u: Tensor, problems: Mapping[str, Tensor]) -> Tensor:
         loss = (u - problems["solution"]).square().mean() / self.scale
@@ -109,21 +116,21 @@ class Training:
         return loss
 
     def residual(self, u: Tensor, problems: Mapping[str, Tensor]) -> Tensor:
-        """Return the PDE's residual at inner nodes over the source's root mean square, [B, cells - 1]."""
+        """Return the PDE's residual at inner nodes over the source's root mean square, [B, nodes]."""
         source, options = problems["source"], self.setting.data_options
-        diffused = diffusion(u, problems["conductivity"], options.cells)
-        left = diffused + options.reaction * u[:, 1:-1] ** 3 - source[:, 1:-1]
-        return left / source.square().mean(1, keepdim=True).sqrt()
+        diffused = diffusion(u, problems["conductivity"], options.cells, self.dimensions)
+        left = diffused + options.reaction * within(u, self.dimensions) ** 3 - within(source, self.dimensions)
+        return left.flatten(1) / source.flatten(1).square().mean(1, keepdim=True).sqrt()
 
     @torch.no_grad()
     def solved(self, problems: Mapping[str, Tensor]) -> Tensor:
-        """Return u at the nodes [B, cells + 1]."""
+        """Return u at the nodes [B, cells + 1...]."""
         return self._solved(*self.network(problems["conductivity"], problems["source"]), problems)[0]
 
     def _judged(self, samples: Mapping[str, Any]) -> dict[str, float]:
         problems = tensors(samples)
         u = self.solved(problems)
-        error = (u - problems["solution"]).norm(dim=1) / problems["solution"].norm(dim=1)
+        error = (u - problems["solution"]).flatten(1).norm(dim=1) / problems["solution"].flatten(1).norm(dim=1)
         residual = self.residual(u, problems).square().mean(1).sqrt()
         return {"error": float(error.mean()), "residual": float(residual.mean())}
 
