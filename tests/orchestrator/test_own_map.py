@@ -128,6 +128,7 @@ def test_the_page_is_right(tmp_path, monkeypatch, capsys):
     scripts = []
     for language, block in blocks:
         if named := re.match(r"# (\S+\.(?:py|yaml))\n", block):
+            Path(named[1]).parent.mkdir(exist_ok=True)
             Path(named[1]).write_text(block)
         elif language == "python":
             scripts.append(block)
