@@ -24,6 +24,7 @@ def call(*words: str | Path, cwd: Path) -> str:
     """Run a command as somebody does who has nothing of ours set, and return what it printed."""
     ours = ("IDP_", "PYTHON", "RAY_", "MLFLOW_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    clean["RAY_worker_niceness"] = "0"  # else they wait for whatever else runs here
     ran = subprocess.run([str(word) for word in words], cwd=cwd, env=clean, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise SystemExit(f"{' '.join(map(str, words))}: exit {ran.returncode}\n{ran.stdout}{ran.stderr}")
