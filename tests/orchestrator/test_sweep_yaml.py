@@ -177,7 +177,7 @@ def test_null_leaves_out_a_planner_that_is_inherited_and_no_other(tmp_path):
     assert list(load_sweep(path).planners) == ["vin", "mine"]
     assert list(load_sweep(found("quickstart"), overrides=["planners.vin=null"]).planners) == ["id-vin"]
     for wrong in ("planners.vni=null", "planners.vin.core=null"):
-        with pytest.raises(SweepError, match="planners.v"):
+        with pytest.raises(SweepError, match=r"planners\.v"):
             load_sweep(found("quickstart"), overrides=[wrong])
     with pytest.raises(SweepError, match="planners: expected 1 or more"):
         load_sweep(found("quickstart"), overrides=["planners.vin=null", "planners.id-vin=null"])
