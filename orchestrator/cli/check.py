@@ -47,12 +47,13 @@ class _Check:
     run: Callable[[], None]
 
 
-def check_plugin(name: str, beside: Path | None = None) -> Iterator[Finding]:
+def check_plugin(name: str, beside: Path | None = None, only: str = "") -> Iterator[Finding]:
     """Yield what each check finds on the parts of a plug-in.
 
     Args:
         name: Its module.
         beside: A folder to look for it in first.
+        only: A kind of parts, "core", or one part, "core my_core"; empty for all.
 
     Raises:
         PluginError: It can't be loaded, or has nothing to check.
@@ -63,7 +64,12 @@ def check_plugin(name: str, beside: Path | None = None) -> Iterator[Finding]:
     if not any(own.values()):
         raise PluginError(f"plugins: {name} has none of CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS and SYSTEMS")
     files = {str(path) for path in source_files(name).values()}
-    for check in (*_planner_checks(own), *_task_checks(own["TASKS"]), *_system_checks(own["SYSTEMS"])):
+    checks = [*_planner_checks(own), *_task_checks(own["TASKS"]), *_system_checks(own["SYSTEMS"])]
+    parts = dict.fromkeys(check.part for check in checks)
+    asked = [check for check in checks if only in ("", check.part, check.part.partition(" ")[0])]
+    if not asked:
+        raise PluginError(f"--only {only!r:.80}: {name} has {', '.join(parts)}")
+    for check in asked:
         yield _finding(check, files)
 
 
@@ -155,6 +161,7 @@ def add_check(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     check = verbs.add_parser("check", help="Try a plug-in's cores, solvers, adjoints, mappers, tasks and systems.")
     check.set_defaults(verb=_check)
     check.add_argument("plugin", metavar="PLUGIN", help="its module, or its folder")
+    check.add_argument("--only", default="", metavar="PART", help="a kind of parts, e.g. core, or one: 'core my_core'")
     check.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
@@ -166,7 +173,7 @@ def _check(options: argparse.Namespace) -> int:
     name, beside = (path.resolve().stem, path.resolve().parent) if is_path else (options.plugin, None)
     torch.manual_seed(0)
     findings = []
-    for finding in check_plugin(name, beside):
+    for finding in check_plugin(name, beside, options.only):
         findings.append(finding)
         if not options.json:
             _say(finding, first=len(findings) == 1 or findings[-2].part != finding.part)

@@ -159,6 +159,8 @@ def _measure(options: argparse.Namespace, trials: list[PlannedTrial]) -> list[Me
 
 def _plan_text(plan: Plan, storage: Storage, again: str) -> str:
     lines = [f"{plan.sweep.name}: {plan.sweep.description}".rstrip(": "), ""]
+    if plan.sweep.search is not None and not plan.trials:
+        return "\n".join([*lines, f"no trial yet: its search suggests the first ones when it runs: {again}"])
     cells = by_cell(plan)
     names = list(dict.fromkeys(name for axes, _, _ in cells for name in axes))
     shown: list[State] = ["done", "missing", "stale", "failed"]

@@ -174,7 +174,8 @@ FIGURES: dict[str, Drawing] = {
         residuals,
         "Convergence of the two fixed-point solves",
         "Relative residual ||f(v) - v|| / ||f(v)|| after each step on test maps, after training, median over maps, for "
-        "each planner's largest K (and last value on any further axis). Unrolled planners solve no adjoint system.",
+        "each planner's largest K (and last value on any further axis); what is smaller than 1e-12, as an exact 0 is, "
+        "stands there. Unrolled planners solve no adjoint system.",
     ),
     "generalisation": Drawing(
         generalisation,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from textwrap import wrap
@@ -16,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -116,20 +118,39 @@ _OTHERS = ((SLATE, "v"), (SKY, "P"), (ORANGE, "X"), (PURPLE, "h"), (BLUE, "<"), 
 _DASHES = (0.0, (3.2, 1.4))
 _DOTS = (0.0, (1.0, 1.2))
 MOST_NAMED = 24
-"""Entries of a legend: a search may have hundreds of suggestions, whose colours nobody tells apart."""
+"""Entries of a legend in which each is named."""
+NAMED_OF_MORE = 12
+"""Entries of a legend of more than that, spread over all of them: shades are told apart by their order alone."""
+_MOST_ALIKE = 1 + len(_OTHERS)
+"""Planners of one core and adjoint that have a colour of their own each; more have shades of one."""
+
+
+def _shades(colour: str, number: int) -> list[str]:
+    """Return so many shades of a colour, light to dark."""
+    red, green, blue = to_rgb(colour)
+    places = (step / max(1, number - 1) for step in range(number))
+    # From two thirds of the way to white, to a little over half of the way to black.
+    parts = (((1 - 3 * p) * 0.66, 1.0) if p < 1 / 3 else (0.0, 1 - 0.55 * (1.5 * p - 0.5)) for p in places)
+    mixed = ([(c + (1 - c) * white) * dark for c in (red, green, blue)] for white, dark in parts)
+    return [to_hex((r, g, b)) for r, g, b in mixed]
 
 
 def pens(planners: Sequence[tuple[str, str, str]]) -> dict[str, Pen]:
-    """Return a pen for each planner of a sweep, all different.
+    """Return a pen for each planner of a sweep, all different; of many of one kind in shades, the first the lightest.
 
     Args:
         planners: Name, core and adjoint of each.
     """
     given: dict[str, Pen] = {}
     others = iter(_OTHERS)
+    kinds = Counter((core, adjoint) for _, core, adjoint in planners)
+    shades = {kind: iter(_shades(_OF_CORE.get(kind[0], (SLATE, "v"))[0], many)) for kind, many in kinds.items()}
     for name, core, adjoint in planners:
         colour, marker = _OF_CORE.get(core, (SLATE, "v"))
         pen = Pen(colour, marker, _DASHES if adjoint == "unrolled" else "-", adjoint != "unrolled")
+        if kinds[core, adjoint] > _MOST_ALIKE:
+            given[name] = replace(pen, colour=next(shades[core, adjoint]))
+            continue
         while pen in given.values():
             colour, marker = next(others, (INK, "d"))
             another = Pen(colour, marker, pen.line, pen.filled)
@@ -213,10 +234,11 @@ def handle(pen: Pen, label: str) -> Line2D:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], width: float) -> None:
-    """Put one legend under all panels; of more than can be told apart only the first are named."""
+    """Put one legend under all panels; of more than can be told apart some are named, from the first to the last."""
     if len(handles) > MOST_NAMED:
-        more = Line2D([], [], linestyle="", label=f"and {len(handles) - MOST_NAMED + 1} more")
-        handles = [*handles[: MOST_NAMED - 1], more]
+        more = Line2D([], [], linestyle="", label=f"and {len(handles) - NAMED_OF_MORE + 1} between them")
+        step = (len(handles) - 1) / (NAMED_OF_MORE - 2)
+        handles = [*(handles[round(step * place)] for place in range(NAMED_OF_MORE - 1)), more]
     if handles:
         longest = max(len(str(entry.get_label())) for entry in handles)
         columns = max(1, min(len(handles), int(width / (0.62 + 0.062 * longest))))

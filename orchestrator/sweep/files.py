@@ -68,7 +68,7 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
             raise SweepError(f"{path}: no profile {profile!r}; {nearest(profile, profiles)}")
         if not isinstance(profiles[profile], dict):
             raise SweepError(f"{path}: profiles.{profile}: expected a mapping, got {profiles[profile]!r:.80}")
-        document = _merged(document, profiles[profile])
+        document = _laid_over(document, profiles[profile])
     for override in overrides:
         document = _with_override(document, override)
     try:
@@ -151,7 +151,7 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
     except SweepError as error:
         # A reader of the message has given the first file only, and may not know which of its words led to another.
         raise SweepError(f"{path}: extends: {parent!r:.80} (looked for beside this file): {error}") from None
-    return _merged(below, document)
+    return _laid_over(below, document)
 
 
 def _like(path: Path) -> str:
@@ -162,6 +162,15 @@ def _like(path: Path) -> str:
     there |= {file.stem: file for folder in (path.parent, path.parent / "sweeps") for file in folder.glob("*.yaml")}
     close = difflib.get_close_matches(path.stem, there, n=1)
     return f"; did you mean {there[close[0]]}?" if close else ""
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return a sweep with what is said above it, where null leaves out a planner that it has."""
+    result, had, said = _merged(below, above), below.get("planners"), above.get("planners")
+    if isinstance(had, dict) and isinstance(said, dict):
+        left_out = {name for name in had if name in said and said[name] is None}
+        result["planners"] = {name: entry for name, entry in result["planners"].items() if name not in left_out}
+    return result
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +214,7 @@ def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
             raise SweepError(f"--set {override!r:.200}: the sweep has no task {index}")
         changed = _merged(tasks[index], _nested(parts[2:], value))
         return {**document, "tasks": [*tasks[:index], changed, *tasks[index + 1 :]]}
-    return _merged(document, _nested(parts, value))
+    return _laid_over(document, _nested(parts, value))
 
 
 def _axis_as_one(parts: list[str]) -> list[str]:

@@ -63,7 +63,11 @@ def _sweep_properties() -> dict[str, Schema]:
     inside: dict[str, Schema] = {
         "tasks": {"type": "array", "minItems": 1, "items": {"$ref": "#/definitions/task"}},
         "data": {"$ref": "#/definitions/data"},
-        "planners": {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/definitions/planner"}},
+        "planners": {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {"anyOf": [{"$ref": "#/definitions/planner"}, {"type": "null"}]},
+        },
         "grid": {"$ref": "#/definitions/grid"},
         "training": {"$ref": "#/definitions/training"},
         "budget": _closed(_fields(Budget)),

@@ -74,7 +74,7 @@ class SweepSpec(Spec):
         tasks: Fields of `DatasetSpec` per task, over those in `data`; and a `grid` of the axes that differ for the task
             (a planner's own go before them).
         data: Fields of `DatasetSpec` shared by all tasks; `distinct` is "up_to_symmetry" unless given.
-        planners: Rows of the table by name.
+        planners: Rows of the table by name; null leaves out one of the sweep that this one extends.
         grid: Axes: `k` (steps), `seed`, or the path of a field of the trial, such as `planner.k_bwd`. They go before
             `training`; a planner's entry may not set a field that an axis of its sets too, nor an axis a value twice.
         training: How the planners are trained.

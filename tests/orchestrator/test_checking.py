@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from datagen.plugins import PluginError
+from orchestrator.cli.check import check_plugin
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 BROKEN = """
@@ -66,6 +69,12 @@ def test_the_examples_pass(tmp_path, idp, example, parts):
     done = idp("check", EXAMPLES / example, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "FAILED" not in done.stdout and all(part in done.stdout for part in parts)
+
+
+def test_a_kind_of_parts_alone_is_checked_where_it_is_asked_for():
+    assert next(check_plugin("street_planning", EXAMPLES, "task")).part == "task streets"
+    with pytest.raises(PluginError, match="--only 'cores': street_planning has core residual_vin, task streets"):
+        next(check_plugin("street_planning", EXAMPLES, "cores"))
 
 
 @pytest.fixture(scope="module")

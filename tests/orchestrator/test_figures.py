@@ -8,12 +8,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from samples import SWEEPS, sample_runs
 
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.figures.registry import DEFAULT_FIGURES, FIGURES, OF_SYSTEMS, SEARCH_FIGURES, draw
 from orchestrator.figures.style import (
-    MOST_NAMED,
+    NAMED_OF_MORE,
     Pen,
     handle,
     inline_svg,
@@ -176,6 +177,8 @@ def test_pens_differ_and_tell_the_adjoint_apart_without_colour():
     assert len(without_colour) == len(planners)
     many = pens([(f"v{i}", "vin", "implicit") for i in range(20)])
     assert len({(p.colour, p.marker, p.line) for p in many.values()}) == 20
+    brightness = [sum(to_rgb(pen.colour)) for pen in many.values()]
+    assert brightness == sorted(brightness, reverse=True), "shades tell where in their order they are"
 
 
 @pytest.mark.slow
@@ -244,9 +247,9 @@ def test_the_chart_of_the_penalty_keeps_other_axes_apart():
     assert all(len(axes.containers) == 4 for axes in figure.axes)
 
 
-def test_of_many_suggestions_the_first_are_named():
+def test_of_many_suggestions_some_are_named_from_the_first_to_the_last():
     figure, _ = panels(["a"], 7.0)
     legend(figure, [handle(Pen("#000000", "o"), f"id-vin {number}") for number in range(50)], 7.0)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(texts) == MOST_NAMED and texts[0] == "ID-VIN 0"
-    assert texts[-1] == f"and {50 - MOST_NAMED + 1} more"
+    assert len(texts) == NAMED_OF_MORE and (texts[0], texts[-2]) == ("ID-VIN 0", "ID-VIN 49")
+    assert texts[-1] == f"and {50 - NAMED_OF_MORE + 1} between them"

@@ -171,6 +171,18 @@ def test_a_sweep_that_comes_along_is_extended_by_its_name_where_no_file_has_it(t
     assert list(load_sweep(path).planners) == list(load_sweep(tmp_path / "quickstart").planners) != ["vin", "id-vin"]
 
 
+def test_null_leaves_out_a_planner_that_is_inherited_and_no_other(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: quickstart\nname: mine\nplanners: {id-vin: null, mine: {core: vin}}\n")
+    assert list(load_sweep(path).planners) == ["vin", "mine"]
+    assert list(load_sweep(found("quickstart"), overrides=["planners.vin=null"]).planners) == ["id-vin"]
+    for wrong in ("planners.vni=null", "planners.vin.core=null"):
+        with pytest.raises(SweepError, match=r"planners\.v"):
+            load_sweep(found("quickstart"), overrides=[wrong])
+    with pytest.raises(SweepError, match="planners: expected 1 or more"):
+        load_sweep(found("quickstart"), overrides=["planners.vin=null", "planners.id-vin=null"])
+
+
 def test_a_sweep_that_comes_along_is_told_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Command(sweep=found("quickstart")).words() == ["idp", "run", "quickstart"]
