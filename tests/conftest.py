@@ -31,8 +31,9 @@ REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, SYSTEMS, OWNERS, LOADED)
 RUNS_SWEEPS = {"idp", "head", "campaign"}
 """Fixtures of tests that run sweeps, or what costs as much."""
 SWEEPS = {
-    "test_campaign", "test_chaos", "test_checking", "test_executors", "test_guides", "test_jobs", "test_leases",
-    "test_notebook", "test_plugins", "test_preflight", "test_searching", "test_sharing", "test_show", "test_slurm_jobs",
+    "test_campaign", "test_chaos", "test_checking", "test_executors", "test_experts_on_ray", "test_guides", "test_jobs",
+    "test_leases", "test_notebook", "test_plugins", "test_preflight", "test_searching", "test_sharing", "test_show",
+    "test_slurm_jobs",
 }  # fmt: skip
 """Files with such tests."""
 

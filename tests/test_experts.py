@@ -14,7 +14,9 @@ from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import expand
 from orchestrator.trial.conformance import check_goes_on
+from orchestrator.trial.system import Setting
 from orchestrator.trial.train import run_trial
+from planners.specs import TrainingSpec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CELLS, REACTION = 16, 20.0
@@ -120,6 +122,24 @@ def test_experts_that_are_sent_away_return_the_values_and_derivatives_of_those_t
         assert solved
     for here, there in zip(found[False], found[True], strict=True):
         assert torch.allclose(here, there, rtol=1e-7, atol=1e-9) and here.abs().max() > 0
+
+
+def test_a_coarse_constraint_gives_the_values_on_edges(experts):
+    from experts.training import Training
+
+    given, _, _ = on_a_square(experts, 2)
+    options = experts.SolverOptions(experts=2, bases=3, coarse=True, channels=4)
+    of = experts.DiffusionOptions(dimensions=2, cells=16, reaction=REACTION)
+    torch.manual_seed(0)
+    trial = Training(Setting(options, of, TrainingSpec(), given, given, given, 0, "cpu", lambda: None))
+    equation = (given["conductivity"], given["source"])
+    with torch.no_grad():
+        guess, bases = trial.network(*equation)
+        whole, _ = experts.layer.satisfied(guess, bases[:, 3:], *equation, experts=1, reaction=REACTION)
+    u = trial.solved(given)
+    assert torch.equal(u[:, 8], whole[:, 8]) and torch.equal(u[:, :, 8], whole[:, :, 8])
+    mine, its = (trial.residual(one, given).view(2, 15, 15)[:, :7, :7].square().sum() for one in (u, whole))
+    assert mine < its
 
 
 @pytest.mark.parametrize("parts", [2, 5])

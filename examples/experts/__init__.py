@@ -61,6 +61,7 @@ class SolverOptions(Spec):
             is added to the loss.
         experts: Parts that each side of the domain is in, each part solved and differentiated on its own.
         bases: Basis functions of an expert.
+        coarse: Let one constraint over the whole domain, of as many basis functions more, give the values on edges.
         penalty: Weight of the mean square where the constraint is soft.
         channels: Of the network.
         workers: "ray": experts are tasks of Ray's, where the trial is in a cluster; "none": a batch in its process.
@@ -69,14 +70,15 @@ class SolverOptions(Spec):
     constraint: Literal["hard", "soft"] = "hard"
     experts: int = Field(1, ge=1)
     bases: int = Field(8, ge=1)
+    coarse: bool = False
     penalty: float = Field(0.01, ge=0.0)
     channels: int = Field(24, ge=1)
     workers: Literal["none", "ray"] = "none"
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.constraint == "soft" and (self.experts, self.bases) != (1, 8):
-            raise ValueError("experts, bases: a soft constraint has none; leave them out")
+        if self.constraint == "soft" and (self.experts, self.bases, self.coarse) != (1, 8, False):
+            raise ValueError("experts, bases, coarse: a soft constraint has none; leave them out")
         return self
 
 

@@ -57,7 +57,7 @@ class Training:
                 f"experts, bases: {experts} experts share {cells} cells, of which each needs a whole number, "
                 f"and nodes inside for its {self.options.bases} basis functions"
             )
-        self.network = Network(self.options.channels, self.options.bases, self.dimensions)
+        self.network = Network(self.options.channels, (1 + self.options.coarse) * self.options.bases, self.dimensions)
         self.optimizer = torch.optim.Adam(self.network.parameters(), setting.training.learning_rate)
         self.measured: dict[str, float] = {}
         self.scale = float(torch.as_tensor(setting.train["solution"]).square().mean())
@@ -106,8 +106,14 @@ class Training:
             return guess, True
         reaction = self.setting.data_options.reaction
         given = (problems["conductivity"], problems["source"])
+        count, whole_solved = self.options.bases, True
+        if self.options.coarse:
+            guess, whole_solved = satisfied(guess, bases[:, count:], *given, experts=1, reaction=reaction)
         away = self.options.workers == "ray"
-        return satisfied(guess, bases, *given, experts=self.options.experts, reaction=reaction, away=away)
+        u, solved = satisfied(
+            guess, bases[:, :count], *given, experts=self.options.experts, reaction=reaction, away=away
+        )
+        return u, solved and whole_solved
 
     def _loss(self, u: Tensor, problems: Mapping[str, Tensor]) -> Tensor:
         loss = (u - problems["solution"]).square().mean() / self.scale
