@@ -268,7 +268,7 @@ def logs(storage):
 def test_machines_that_run_one_sweep_run_each_trial_once_and_survive_a_kill(address, tmp_path):
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(SMALL.replace("SEEDS", str([*range(16)])).replace("EPOCHS", "30"))
-    environment = {**os.environ, "IDP_LEASE_SECONDS": "4"}
+    environment = {**os.environ, "IDP_LEASE_SECONDS": "4", "RAY_worker_niceness": "0"}
     command = [sys.executable, "-m", "orchestrator", "run", str(sweep), "--tracking-uri", "none", "--mirror", address]
 
     def start(machine):
@@ -284,7 +284,7 @@ def test_machines_that_run_one_sweep_run_each_trial_once_and_survive_a_kill(addr
         time.sleep(0.1)
     os.killpg(running["three"].pid, signal.SIGKILL)
     for machine in ("one", "two"):
-        assert running[machine].wait(300) == 0, (tmp_path / f"{machine}.err").read_text()
+        assert running[machine].wait(600) == 0, (tmp_path / f"{machine}.err").read_text()
     found = logs(tmp_path / "one")
     assert len(found) == 16 and found == logs(tmp_path / "two")
     for name, log in found.items():
