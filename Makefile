@@ -110,8 +110,8 @@ mirror-test: $(STAMP)
 slurm-test: $(STAMP)
 	dpkg -s slurm-wlm munge >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
-	$(SUDO) env IDP_SLURM_TEST=1 unshare --pid --fork --mount-proc \
-	    $(BIN)/python -m pytest -rs tests/orchestrator/test_slurm.py tests/orchestrator/test_slurm_jobs.py
+	$(SUDO) env IDP_SLURM_TEST=1 unshare --pid --fork --mount-proc bash -c '$(BIN)/python -m pytest -rs \
+	    tests/orchestrator/test_slurm.py tests/orchestrator/test_slurm_jobs.py; exit $$?' # bash buries the orphans
 
 # Known weaknesses of the versions that were tested, by PyPI's list; one that can't be looked up is a failure, too.
 audit: $(STAMP)
