@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from orchestrator.storage.layout import default_storage
 from orchestrator.sweep.files import named
 
-_TAKEN_BY = {"--address": ("run", "status"), "--tracking-uri": ("run",), "--rerun": ("run",)}
+_TAKEN_BY = {"--address": ("run", "status"), "--tracking-uri": ("run",), "--rerun": ("run",), "--mirror": ("run",)}
 """Options that not every verb on a sweep takes."""
 
 
@@ -30,6 +30,7 @@ class Command:
         tracking_uri: MLflow's store; None for the database in the storage.
         rerun: What is to be trained again.
         in_process: Whether the process of the command does all of it, without Ray.
+        mirror: The bucket through which machines without a shared file system share the work.
     """
 
     sweep: str
@@ -41,6 +42,7 @@ class Command:
     tracking_uri: str | None = None
     rerun: str | None = None
     in_process: bool = False
+    mirror: str | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Command:
@@ -65,6 +67,7 @@ class Command:
         options = [("--address", address), ("--profile", self.profile), ("--storage", storage)]
         options += [("--set", override) for override in self.overrides]
         options += [("--only", self.only), ("--tracking-uri", uri), ("--rerun", self.rerun)]
+        options += [("--mirror", self.mirror)]
         words = ["idp", verb, named(self.sweep) if here else self.sweep]
         for flag, value in options:
             if value and verb in _TAKEN_BY.get(flag, (verb,)):

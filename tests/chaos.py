@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos_faults import FAULTS, MOST_SECONDS, Disturbed, Sweep, is_whole, log_of
+from chaos_faults import FAULTS, MOST_SECONDS, STALL_SECONDS, Disturbed, Sweep, is_whole, log_of
 from mlflow_server import MLflowServer
 
 SWEEP = """
@@ -38,7 +38,7 @@ training: {epochs: EPOCHS}
 """
 STUCK_SWEEP = """
 plugins: [chaos_planner]
-resources: {stall_seconds: 8}
+resources: {stall_seconds: STALL}
 """
 STUCK_PLANNER = "  stuck: {core: stuck, adjoint: unrolled, mark: MARK}\n"
 STUCK_MODULE = '''
@@ -202,7 +202,7 @@ def campaign(
     if "hang" in kinds:
         (folder / "chaos_planner.py").write_text(STUCK_MODULE)
         text = path.read_text().replace("data: {", f"{STUCK_PLANNER.replace('MARK', str(folder / 'mark'))}data: {{")
-        path.write_text(text + STUCK_SWEEP)
+        path.write_text(text + STUCK_SWEEP.replace("STALL", f"{STALL_SECONDS:g}"))
     calm = Sweep(path, folder / "undisturbed")
     expected = undisturbed(calm)
     say(f"undisturbed: {len(expected)} trials")

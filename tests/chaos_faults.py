@@ -22,6 +22,9 @@ NUMBERS = ("status", "test_success_rate", "test_optimality", "test_spl", "train_
 MOST_SECONDS = 240.0
 """A run that says nothing for so long hangs, which is a failure."""
 
+STALL_SECONDS = 8.0
+"""A trial of the sweep with a planner that hangs may stand still for so long."""
+
 
 class Disturbed(AssertionError):
     """The sweep did not end as the undisturbed one did."""
@@ -267,10 +270,29 @@ def _damage(path: Path, chance: random.Random) -> None:
     path.write_bytes(content)
 
 
+def _of_its_own(storage: Path) -> bool:
+    """Return whether the storage is a small file system, which nobody else is on."""
+    room = os.statvfs(storage)
+    return room.f_blocks * room.f_frsize <= 2**29
+
+
+def freeze(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
+    """Let every write into the storage wait for a while, as on a file server that is away.
+
+    Half of the times for longer than the watchdog has patience, the kernel's alarm included.
+    """
+    if not _of_its_own(sweep.storage) or subprocess.run(["fsfreeze", "--freeze", sweep.storage]).returncode:
+        return False
+    try:
+        time.sleep(chance.choice([chance.uniform(3.0, 10.0), STALL_SECONDS + 37.0]))
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", sweep.storage], check=True)
+    return True
+
+
 def fill_disk(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
     """Leave no room in the storage for a while; it must be a small file system of its own."""
-    room = os.statvfs(sweep.storage)
-    if room.f_blocks * room.f_frsize > 2**29:
+    if not _of_its_own(sweep.storage):
         return False
     filler = sweep.storage / "filler"
     with filler.open("wb", buffering=0) as file:
@@ -309,5 +331,6 @@ FAULTS: dict[str, Callable[[Sweep, subprocess.Popen[str], random.Random], bool]]
     "checkpoint": damage_checkpoint,
     "shard": damage_shard,
     "disk": fill_disk,
+    "frozen": freeze,
     "tracking": stop_tracking,
 }

@@ -4,11 +4,13 @@
 
 One sweep after another is run in one storage until the time is over, each to its end: drivers, workers, nodes and heads
 are killed and hung up, results and shards damaged, MLflow taken away, and the disk filled where the storage is a small
-file system of its own. All the while this watches the driver's memory and open files. (The clock is left alone, since
-it is everybody's: no lease or time-out of ours compares two clocks.)
+file system of its own. All the while this watches the driver's memory and open files. (The clock is left alone: the
+machine's is everybody's, and under libfaketime 0.9.10 Python's `time.sleep` fails with EINVAL, so that Ray does not
+start. No lease or time-out of ours compares two clocks.)
 
-At the end every trial must be complete, trained once, with the numbers of an undisturbed run; no driver may have grown
-with the hours; and after `idp gc --remove` nothing may be left that a storage without faults has not.
+At the end every trial must be complete, trained once, with the numbers of an undisturbed run; the table of the last
+sweep must be that of an undisturbed one; no driver may have grown with the hours; and after `idp gc --remove` nothing
+may be left that a storage without faults has not.
 """
 
 from __future__ import annotations
@@ -126,7 +128,7 @@ def verb(*words: str | Path) -> str:
     return done.stdout
 
 
-def rows(sweep: Path, storage: Path, seeds: list[int] | None = None) -> dict[str, object]:
+def rows(storage: Path, seeds: list[int] | None = None) -> dict[str, object]:
     """Return what the trials have come to, by their ids."""
     found = {}
     for trial in (storage / "trials").iterdir():
@@ -141,7 +143,7 @@ def check(
     path: Path, storage: Path, seeds: list[int], redone: Counter[str], folder: Path, chance: random.Random
 ) -> None:
     """Raise where a trial of the sweep is not complete, was trained twice or has other numbers than it should."""
-    found = rows(path, storage, seeds)
+    found = rows(storage, seeds)
     if len(found) != len(seeds) or {row[0] for row in found.values()} != {"COMPLETED"}:  # type: ignore[index]
         raise Disturbed(f"{len(found)} trials of {len(seeds)}: {Counter(row[0] for row in found.values())}")  # type: ignore[index]
     for name in found:
@@ -151,9 +153,24 @@ def check(
     some = sorted(chance.sample(seeds, min(SAMPLE, len(seeds))))
     only = f"seed={','.join(map(str, some))}"
     verb("run", path, "--in-process", "--storage", folder / "calm", "--tracking-uri", "none", "--only", only)
-    calm = rows(path, folder / "calm", some)
+    calm = rows(folder / "calm", some)
     if calm != {name: found[name] for name in calm} or len(calm) != len(some):
         raise Disturbed(f"other numbers than undisturbed: {calm}, {[found.get(name) for name in calm]}")
+
+
+def check_table(path: Path, storage: Path, folder: Path) -> None:
+    """Raise where the table of a whole sweep is not that of an undisturbed run."""
+    verb("run", path, "--in-process", "--storage", folder / "whole", "--tracking-uri", "none")
+    # Times are of the machine, and differ without any fault.
+    found, calm = (
+        [
+            {name: value for name, value in row.items() if "seconds" not in name and "memory" not in name}
+            for row in json.loads(verb("table", path, "--json", "--storage", place))["rows"]
+        ]
+        for place in (storage, folder / "whole")
+    )
+    if found != calm:
+        raise Disturbed(f"another table than undisturbed: {found}, {calm}")
 
 
 def left_over(storage: Path) -> list[str]:
@@ -171,7 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--trials", type=int, default=2000, help="of each sweep")
-    parser.add_argument("--every", type=float, default=45.0, help="seconds between faults, on average")
+    parser.add_argument(
+        "--every", type=float, help="seconds between faults, on average (default: a fortieth of the time, at most 45)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", type=Path, help="an empty folder; for full disks, a small file system of its own")
     options = parser.parse_args()
@@ -179,6 +198,7 @@ def main() -> None:
     kinds = [kind for kind in FAULTS if kind not in LEFT_OUT]
     started = time.monotonic()
     until = started + 60.0 * options.minutes
+    every = options.every or min(45.0, 1.5 * options.minutes)
     with tempfile.TemporaryDirectory(prefix="idp-soak-") as name:
         folder = Path(name)
         storage = options.storage or folder / "storage"
@@ -191,7 +211,7 @@ def main() -> None:
                 path = folder / "soak.yaml"
                 path.write_text(SWEEP.replace("NUMBER", str(number)).replace("SEEDS", str(seeds)))
                 sweep = Sweep(path, storage, server=server)
-                hits += run(sweep, kinds, options.every, until, chance, watch)
+                hits += run(sweep, kinds, every, until, chance, watch)
                 check(path, storage, seeds, sweep.redone, folder, chance)
                 done, number = done + options.trials, number + 1
                 now = watch.peaks[-1] if watch.peaks else (0.0, 0, 0)
@@ -200,6 +220,7 @@ def main() -> None:
                     f"{len(watch.peaks)} drivers; the last: {now[0]:.0f} MiB, {now[1]} files, {now[2]} threads",
                     flush=True,
                 )
+            check_table(path, storage, folder)
         finally:
             server.stop()
         if odd := left_over(storage):

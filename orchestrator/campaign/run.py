@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datagen.tasks.registry import DatasetSpec, dataset_id
@@ -21,6 +22,7 @@ from orchestrator.cluster.executors import Executor, InProcess, OnCluster
 from orchestrator.cluster.sharing import Sharing
 from orchestrator.command import Command
 from orchestrator.report.keeper import FreshReport, ReportError
+from orchestrator.storage.bucket import BucketError
 from orchestrator.storage.evaluations import (
     PlannedEvaluation,
     keep_test_steps,
@@ -28,6 +30,7 @@ from orchestrator.storage.evaluations import (
     planned_evaluations,
 )
 from orchestrator.storage.layout import Storage
+from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.runs import RunNote, host_here, job_here, user_here
 from orchestrator.storage.standing import read_standing
@@ -129,7 +132,12 @@ class Ending:
 
 
 def run_campaign(
-    plan: Plan, todo: list[PlannedTrial], storage: Storage, progress: Progress, command: Command
+    plan: Plan,
+    todo: list[PlannedTrial],
+    storage: Storage,
+    progress: Progress,
+    command: Command,
+    mirror: Mirror | None = None,
 ) -> Ending:
     """Make the datasets, run the trials and test the planners on the sweep's further maps; ends when all have ended.
 
@@ -142,6 +150,7 @@ def run_campaign(
         progress: The terminal.
         command: What was asked: on which cluster, shown in which MLflow store, and which trials of a search's later
             rounds are to be run.
+        mirror: What other machines share with this one.
 
     Returns:
         What it has come to; a trial that has failed says so in its result.
@@ -166,6 +175,8 @@ def run_campaign(
     with ExitStack() as stack:
         stack.callback(progress.close)
         mark = stack.enter_context(storage.at_work())
+        if mirror is not None:
+            stack.enter_context(mirror.working())
         stack.enter_context(progress.watched(lambda trial_id: where(storage.trial(trial_id))))
         cluster = stack.enter_context(ExitStack())
         if todo or waiting:
@@ -184,7 +195,8 @@ def run_campaign(
             ending = Ending(trials)
             if todo or waiting:
                 sharing = Sharing(storage, mark, _note(plan, executor.shared()))
-                ending = _Running(plan, trials, storage, progress, onlookers, command, executor, sharing).run(todo)
+                begun = _Running(plan, trials, storage, progress, onlookers, command, executor, sharing, mirror)
+                ending = begun.run(todo)
             status = "FAILED" if onlookers.failures else "FINISHED"
             if todo:
                 failed = f", {onlookers.failures} of them FAILED" if onlookers.failures else ""
@@ -222,6 +234,7 @@ class _Running:
         command: What was asked.
         executor: Does the work.
         sharing: The run's part in sharing the cluster.
+        mirror: What other machines share with this one.
         made: The datasets that are there by now.
     """
 
@@ -233,6 +246,7 @@ class _Running:
     command: Command
     executor: Executor
     sharing: Sharing
+    mirror: Mirror | None = None
     made: set[str] = field(default_factory=set)
 
     def run(self, todo: list[PlannedTrial]) -> Ending:
@@ -252,7 +266,9 @@ class _Running:
     def _make_datasets(self, specs: Iterable[DatasetSpec]) -> None:
         new = {name: spec for spec in specs if (name := dataset_id(spec)) not in self.made}
         self.progress.doing("looking at the datasets" if new else "")
-        self.executor.make_datasets(list(new.values()), self.storage.datasets, dataset_lines(self.progress))
+        wanted, say = list(new.values()), dataset_lines(self.progress)
+        make = partial(self.executor.make_datasets, wanted, self.storage.datasets, say)
+        make() if self.mirror is None else self.mirror.exchange_datasets(wanted, make)
         self.made.update(new)
         self.progress.doing("starting trials")
 
@@ -265,7 +281,7 @@ class _Running:
         retime = self.command.rerun == "shared"
         while todo:
             self._make_datasets(trial.spec.data for trial in todo)
-            terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime, self.sharing)
+            terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime, self.sharing, self.mirror)
             run_trials(todo, self.storage, self.onlookers, terms, self.executor.fit)
             ran += len(todo)
             todo = _next_round(sweep, self.trials, self.storage, self.command.only)
@@ -278,6 +294,7 @@ class _Running:
         """Test the trained planners on the sweep's further maps, and return how many of the tests failed."""
         sweep = self.plan.sweep
         keep_test_steps(sweep, self.trials, self.storage)
+        self._exchange_tests()
         missing = missing_evaluations(planned_evaluations(sweep, self.trials), self.storage)
         self._make_datasets(test.data for test in missing)
         done = itertools.count(1)
@@ -287,7 +304,16 @@ class _Running:
             line = f"{test.trial.trial_id[:8]}  {name}  {reason or 'tested'}  [{next(done)}/{len(missing)}]"
             self.progress.say(line)
 
-        return self.executor.evaluate(missing, self.storage, say, sweep.resources.stall_seconds)
+        failures = self.executor.evaluate(missing, self.storage, say, sweep.resources.stall_seconds)
+        self._exchange_tests()
+        return failures
+
+    def _exchange_tests(self) -> None:
+        if self.mirror is not None and self.plan.sweep.test_on:
+            try:
+                self.mirror.exchange_evaluations({trial.trial_id for trial in self.trials})
+            except BucketError as error:  # they are in the storage, and are sent next time
+                self.progress.say(str(error))
 
 
 def _note(plan: Plan, cluster: str) -> RunNote:

@@ -2,7 +2,7 @@
 
 Begin with `main.main`; each of the other files adds its verbs' parsers to it.
 
-- Sweeps: `plan.add_plan`, `jobs.add_job_verbs`, `results.add_verbs`, `exchange.add_interchange`.
+- Sweeps: `plan.add_plan`, `jobs.add_job_verbs`, `results.add_verbs`, `exchange.add_interchange`, `mirror.add_mirror`.
 - The sweep file's reference: `fields.add_fields`.
 - A map of one's own: `own_map.show_map`.
 - Single trials and the storage: `trials.add_trial_verbs`, `certify.add_certify`.

@@ -30,6 +30,7 @@ from orchestrator.cli.exchange import add_interchange
 from orchestrator.cli.fields import add_fields
 from orchestrator.cli.jobs import add_job_verbs
 from orchestrator.cli.metrics import add_metrics
+from orchestrator.cli.mirror import MIRROR_HELP, add_mirror, opened
 from orchestrator.cli.options import Joined, add_storage
 from orchestrator.cli.plan import add_plan, disk, expected_time
 from orchestrator.cli.results import add_table, add_verbs
@@ -180,10 +181,12 @@ def _parser() -> argparse.ArgumentParser:
             help="MLflow's store, or none (default: MLFLOW_TRACKING_URI; without it, sqlite in the storage)",
         )
     run.add_argument("--rerun", choices=RERUNS, help=RERUN_HELP)
+    run.add_argument("--mirror", metavar="s3://BUCKET/PREFIX", default=os.environ.get("IDP_MIRROR"), help=MIRROR_HELP)
     add_trial_verbs(verbs, verb, _load)
     add_verbs(verbs, verb, _load)
     add_job_verbs(verbs, verb, _load)
     add_interchange(verbs)
+    add_mirror(verbs)
     add_fields(verbs)
     add_check(verbs)
     add_certify(verbs)
@@ -269,6 +272,7 @@ def _run(options: argparse.Namespace) -> int:
         # The campaign goes on from round to round, but with trials to begin with.
         if next_suggestions(sweep, options.storage, options.only if trials else None):
             sweep, trials = _load(options)
+    mirror = opened(options, sweep, trials)
     plan = make_plan(sweep, trials, options.storage)
     todo = plan.to_run(options.rerun)
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
@@ -283,7 +287,7 @@ def _run(options: argparse.Namespace) -> int:
     from orchestrator.campaign.run import run_campaign
 
     try:
-        ending = run_campaign(plan, todo, options.storage, progress, Command.of(options))
+        ending = run_campaign(plan, todo, options.storage, progress, Command.of(options), mirror)
     except Interrupted:
         sweep, trials = _load(options)  # a search has perhaps added some
         left = make_plan(sweep, trials, options.storage).count("missing", "failed")

@@ -127,7 +127,7 @@ class Sharing:
         self.mark = mark.resolve()
         self._storage, self._patience = storage, Patience()
         self._machines: Callable[[], Machines] = list
-        self._most = math.inf
+        self._most, self._ahead = math.inf, True
         self._asked: set[str] = set()
         self._looked = self._counted = -math.inf
         self._others: dict[str, RunNote] = {}
@@ -136,9 +136,18 @@ class Sharing:
         self.note = note.model_copy(update={"began": now, "moved": now})
         self._write()
 
-    def begins(self, resources: Resources, request: Mapping[str, float], machines: Callable[[], Machines]) -> None:
-        """Note what one trial of the round that begins asks for, and who knows the machines there are."""
-        self._most, self._machines = most_at_once(resources, request), machines
+    def begins(
+        self, resources: Resources, request: Mapping[str, float], machines: Callable[[], Machines], ahead: bool = True
+    ) -> None:
+        """Note what one trial of the round that begins asks for, and who knows the machines there are.
+
+        Args:
+            resources: What the sweep says.
+            request: What one trial asks of Ray.
+            machines: Returns the machines there are.
+            ahead: Whether trials may be handed out for which there is no room yet.
+        """
+        self._most, self._machines, self._ahead = most_at_once(resources, request), machines, ahead
         self._say(cpus=request["cpu"], gpus=request.get("gpu", 0.0))
         self._looked = -math.inf
 
@@ -182,7 +191,7 @@ class Sharing:
         return ", ".join(sorted({f"{note.user} ({note.sweep})" for note in self._others.values()})) or "others"
 
     def _part(self) -> float:
-        if not self._others:
+        if not self._others and self._ahead:
             return self._most  # and Ray knows best what fits, also on machines that are yet to come
         notes = {**self._others, self.mark.name: self.note}
         return min(self._most, division(notes, self._machines())[self.mark.name])

@@ -17,6 +17,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.storage.code import code_hash, whole_code
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, holder
+from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Resources
@@ -85,6 +86,7 @@ class Terms:
         stopping: What may stop them early.
         retime: Train again those that were trained on a shared device.
         sharing: The run's part in sharing the cluster; None for as many trials at once as fit.
+        mirror: Where machines that don't see this storage take trials from too.
     """
 
     resources: Resources
@@ -92,6 +94,7 @@ class Terms:
     stopping: Stopping | None = None
     retime: bool = False
     sharing: Sharing | None = None
+    mirror: Mirror | None = None
 
 
 Fit = Callable[["Round", dict[str, Any]], None]
@@ -129,12 +132,17 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
         "stall_seconds": terms.resources.stall_seconds,
         "run": None if terms.sharing is None else str(terms.sharing.mark),
     }
+    mirror = terms.mirror
     while pending:
+        if mirror is not None:
+            mirror.fetch(pending)
         for trial_id in list(pending):
             trial = storage.trial(trial_id)
             if trial.result_version() != before[trial_id] and (result := trial.whole_result()) is not None:
                 watcher.finished(pending.pop(trial_id), result)
         ready, expired = _ready(pending, storage, patience)
+        if mirror is not None:
+            ready = [trial for trial in ready if mirror.free(trial.trial_id)]
         if ready:
             together = Round(ready, storage, watcher, before, terms, campaign)
             try:
@@ -268,11 +276,13 @@ class Round:
 
     def next(self) -> str | None:
         """Return a trial that is to be given to a process; None where none waits, or this run has its part."""
-        if len(self._given) >= self._share() or not self._waiting:
-            return None
-        trial_id = self._waiting.popleft()
-        self._given[trial_id] = None
-        return trial_id
+        mirror = self.terms.mirror
+        while self._waiting and len(self._given) < self._share():
+            trial_id = self._waiting.popleft()
+            if mirror is None or mirror.take(trial_id):
+                self._given[trial_id] = None
+                return trial_id
+        return None
 
     def tick(self) -> None:
         """Do what is due from time to time."""
@@ -344,6 +354,8 @@ class Round:
             self._waiting.appendleft(trial_id)
             self.watcher.left(planned)
             return
+        if self.terms.mirror is not None:
+            self.terms.mirror.ended(trial_id)
         try:
             result = None if trial_id in self._left else self._result(trial_id, otherwise)
         except TrialHeld:

@@ -33,7 +33,9 @@ def fit(together: Round, constants: dict[str, Any]) -> None:
     spec = next(iter(together.planned.values())).spec
     request = requested_resources(together.terms.resources, spec, machines())
     if together.terms.sharing is not None:
-        together.terms.sharing.begins(together.terms.resources, request, machines)
+        # What is taken in a bucket and waits here for room would wait for no machine else.
+        ahead = together.terms.mirror is None
+        together.terms.sharing.begins(together.terms.resources, request, machines, ahead)
     together.wait_for_a_part()
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", MOST_PENDING)
     scratch = together.terms.scratch

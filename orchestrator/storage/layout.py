@@ -19,6 +19,11 @@ from orchestrator.storage.results import TrialResult, is_trial_id
 from orchestrator.storage.trial_directory import TrialDirectory
 
 WORKING = "working"
+_ADVICE = (
+    "a running trial needs what object storage has not: files that grow, locks, a word that room runs out. Keep the "
+    "storage on this machine's disk, or on a file system that all machines mount, and share what has ended: "
+    "idp run ... --mirror s3://BUCKET/PREFIX"
+)
 _DATASET = re.compile(r".+-[0-9]+-[0-9a-f]{12}")
 
 
@@ -98,7 +103,7 @@ class Storage(Folder):
         if not text.strip() or "\0" in text:
             raise SweepError(f"{name} {text!r}: expected the name of a folder, such as ./idp-storage")
         if "://" in text:
-            raise SweepError(f"{name} {text!r:.200}: expected a folder, got an address: mount it here")
+            raise SweepError(f"{name} {text!r:.200}: expected a folder, got an address: {_ADVICE}")
         if (home := text.split("/")[0]).startswith("~") and os.path.expanduser(home) != home:
             raise SweepError(
                 f"{name} {text!r:.200}: expected a folder, and nothing has put a home in the place of {home!r}"

@@ -99,7 +99,7 @@ def latest_lease(directory: Path) -> Held | None:
             continue  # a newer one has just replaced it
         except ResultError:
             content = b""  # a folder, a pipe or a device of that name is nobody's
-        return Held(numbers[-1], _owner(content), touched)
+        return Held(numbers[-1], owner_of(content), touched)
 
 
 def free(held: Held | None, campaign: str = "") -> bool:
@@ -321,7 +321,8 @@ def _numbers(directory: Path) -> list[int]:
     return [number for number in numbers if _path(directory, number).name in names]
 
 
-def _owner(content: bytes) -> Owner | None:
+def owner_of(content: bytes) -> Owner | None:
+    """Return whose a lease is that holds this; None for nobody's."""
     try:
         owner = Owner(**json.loads(content))
     except (ValueError, TypeError, RecursionError):

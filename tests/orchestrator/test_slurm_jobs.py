@@ -105,12 +105,14 @@ def test_the_tasks_of_an_array_share_the_gpus_and_go_on_where_they_were_ended(no
 
 @long
 def test_a_cluster_that_its_time_limit_ended_goes_on_after_the_last_epoch(node, folder, capsys):
-    text = SWEEP.replace("EPOCHS", "60")
-    (folder / "sweep.yaml").write_text(text)
-    options = ["--nodes=1", "--gres=gpu:2", "--partition=gpu", "--time=2", "--signal=B:TERM@60"]
+    (folder / "sweep.yaml").write_text(SWEEP.replace("EPOCHS", "300"))
+    options = ["--nodes=1", "--gres=gpu:2", "--partition=gpu", "--time=60", "--signal=B:TERM@540"]
     job = node.submit(*options, ROOT / "slurm" / "cluster.sbatch", "sweep.yaml", folder=folder)
     storage = Storage(folder / "storage")
     wait(lambda: begun(storage), "an epoch", node, job)
+    # The limit comes once something is there to go on from, however slow the machine; Slurm looks each half minute.
+    minutes = node.say("squeue", "--noheader", "--jobs", job, "-o", "%M").partition(":")[0]
+    node.say("scontrol", "update", f"JobId={job}", f"TimeLimit={int(minutes) + 3}")
     wait(lambda: "to go on" in said(), "the signal", node, job)
     node.say("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     assert wait(lambda: ended(node, job), "the end", node, job) == ["COMPLETED"]

@@ -1,0 +1,294 @@
+"""Storages on machines without a shared file system, which share through a bucket: moto's S3 server, by HTTP."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import DomainDispatcherApplication, create_backend_app
+from mutations import EXAMPLES, bounded, mutated
+from samples import put_result, sample_run
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from orchestrator.cli.main import main
+from orchestrator.errors import ResultError
+from orchestrator.storage import mirror as mirrors
+from orchestrator.storage.bucket import Bucket, BucketError
+from orchestrator.storage.layout import Storage
+from orchestrator.storage.leases import Owner
+from orchestrator.storage.mirror import Mirror
+from orchestrator.storage.parcels import packed_trial, place_dataset, place_trial, unpacked_trial
+from orchestrator.sweep.specs import SweepSpec, expand
+
+TRIALS = expand(
+    SweepSpec.model_validate(
+        {"name": "s", "planners": {"v": {"core": "vin", "adjoint": "unrolled"}}, "grid": {"seed": [*range(12)]}}
+    )
+)
+NAMES = [trial.trial_id for trial in TRIALS]
+SMALL = """
+name: mirrored
+planners: {vin: {core: vin, adjoint: unrolled, hidden_channels: 4, q_channels: 2}}
+data: {train: 32, valid: 8, test: 8}
+tasks: [{map_size: 5}]
+grid: {k: [3], seed: SEEDS}
+training: {epochs: EPOCHS}
+"""
+
+
+class Silent(WSGIRequestHandler):
+    def log(self, *words):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Moto's, one request after the other: between its look whether an object is there and its write others come."""
+    app, one = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def serial(environment, respond):
+        with one:
+            return app(environment, respond)
+
+    server = make_server("127.0.0.1", 0, serial, threaded=True, request_handler=Silent)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="lab")
+        yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def address(server):
+    return f"s3://lab/{uuid.uuid4().hex}"
+
+
+def of_machine(address, storage, said=None):
+    """Return the mirror of another machine: nobody can see there whether a process of this one lives."""
+    mirror = Mirror(Bucket(address), Storage(storage), (said if said is not None else []).append)
+    mirror._owner = Owner("run", str(storage), "elsewhere", 1, "1")
+    return mirror
+
+
+def put(storage, trial):
+    run, directory = sample_run(trial, epochs=2), Storage(storage).trial(trial.trial_id)
+    directory.write_spec(trial.spec)
+    directory.note("COMPLETED")
+    directory.checkpoint.write_bytes(b"weights")
+    put_result(directory.path, run.result)
+
+
+def _race(address, storage, start, wins):
+    mirror = Mirror(Bucket(address), Storage(storage), print)
+    start.wait()
+    wins.put([name for name in NAMES if mirror.take(name)])
+    start.wait()  # who ends has lost what it holds
+
+
+def test_of_processes_that_race_for_leases_exactly_one_gets_each(address, tmp_path):
+    context = multiprocessing.get_context("fork")
+    start, wins = context.Barrier(3), context.Queue()
+    racers = [context.Process(target=_race, args=(address, tmp_path / str(n), start, wins)) for n in range(3)]
+    for racer in racers:
+        racer.start()
+    won = [name for _ in racers for name in wins.get(timeout=60)]
+    for racer in racers:
+        racer.join()
+    assert sorted(won) == sorted(NAMES)
+
+
+def test_a_lease_is_held_given_back_and_lost_by_whoever_is_silent(address, tmp_path, monkeypatch):
+    said = []
+    one, two = of_machine(address, tmp_path / "one", said), of_machine(address, tmp_path / "two")
+    monkeypatch.setattr(mirrors, "LOOK_SECONDS", 0.0)
+    assert one.take(NAMES[0]) and one.take(NAMES[0]) and one.take(NAMES[1])
+    assert not two.free(NAMES[0]) and not two.take(NAMES[0])
+    one._send(NAMES[1])  # which has come to nothing: its lease goes back
+    assert two.take(NAMES[1])
+    monkeypatch.setattr(mirrors, "EXPIRY_SECONDS", 0.3)
+    deadline = time.monotonic() + 20
+    one._beat()
+    assert not two.take(NAMES[0])  # it has just shown life
+    while not two.take(NAMES[0]):
+        assert time.monotonic() < deadline
+    one._beat()
+    assert len(said) == 1 and "another machine has taken it over" in said[0]
+    assert not one.take(NAMES[0])
+
+
+def test_a_run_that_was_killed_here_is_followed_at_once(address, tmp_path):
+    dead = of_machine(address, tmp_path)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    here = Owner.here()
+    dead._owner = Owner("run", here.host, here.boot, int(gone.stdout), "1")
+    assert dead.take(NAMES[0])
+    assert of_machine(address, tmp_path).take(NAMES[0])
+
+
+def test_a_trial_that_has_ended_comes_whole_and_is_not_run_again(address, tmp_path):
+    put(tmp_path / "one", TRIALS[0])
+    one, two = of_machine(address, tmp_path / "one"), of_machine(address, tmp_path / "two")
+    assert two.free(NAMES[0])  # a look before it had ended
+    assert one.give(NAMES) == 1 and one.give(NAMES) == 0
+    assert not two.take(NAMES[0]), "it has ended meanwhile"
+    with two.working():
+        pass
+    assert not Bucket(address).entries("leases")
+    for file in Storage(tmp_path / "one").trial(NAMES[0]).path.iterdir():
+        assert (tmp_path / "two" / "trials" / NAMES[0] / file.name).read_bytes() == file.read_bytes()
+
+
+def test_what_other_code_made_is_run_again_and_replaced(address, tmp_path):
+    put(tmp_path / "old", TRIALS[0])
+    old = Storage(tmp_path / "old").trial(NAMES[0])
+    put_result(old.path, sample_run(TRIALS[0], code="0" * 12).result)
+    put(tmp_path / "new", TRIALS[0])
+    assert of_machine(address, tmp_path / "old").give(NAMES) == 1
+    new = of_machine(address, tmp_path / "new")
+    assert new.take(NAMES[0])
+    assert new._send(NAMES[0])
+    assert of_machine(address, tmp_path / "third").fetch(NAMES) == [NAMES[0]]
+
+
+def test_a_bucket_that_is_away_starts_nothing_and_what_has_ended_is_kept(address, tmp_path, monkeypatch):
+    said = []
+    put(tmp_path, TRIALS[0])
+    mirror = of_machine(address, tmp_path, said)
+    monkeypatch.setattr(mirrors, "LOOK_SECONDS", 0.2)
+    assert mirror.take(NAMES[0])
+    monkeypatch.setattr(mirror._bucket, "_name", "nobodys")
+    with mirror.working():
+        time.sleep(0.3)
+        assert not mirror.free(NAMES[1]) and not mirror.take(NAMES[1])
+        mirror.ended(NAMES[0])
+    assert "NoSuchBucket" in said[0] and f"{NAMES[0][:8]} is not in {address} yet" in said[-1]
+    monkeypatch.undo()
+    assert of_machine(address, tmp_path).give(NAMES) == 1
+
+
+@pytest.mark.parametrize("wrong", ["s3:/lab", "s3://", "s3://LAB/x", "gs://lab/x", "s3://lab/x\n"])
+def test_other_addresses_are_refused(wrong):
+    with pytest.raises(BucketError, match="expected s3://BUCKET/PREFIX"):
+        Bucket(wrong)
+
+
+def test_a_store_that_keeps_to_no_condition_is_refused(monkeypatch):
+    class Careless(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("ETag", '"1"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_DELETE(self):
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Careless) as careless:
+        threading.Thread(target=careless.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{careless.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        try:
+            with pytest.raises(BucketError, match="two machines would run the same trial"):
+                Bucket("s3://lab/x")
+        finally:
+            careless.shutdown()
+
+
+def test_a_storage_in_a_bucket_is_refused_with_what_to_do_instead(capsys):
+    assert main(["plan", "quickstart", "--storage", "s3://lab/x"]) == 2
+    said = capsys.readouterr().err
+    assert "files that grow" in said and "--mirror s3://BUCKET/PREFIX" in said
+
+
+def test_fuzzed_parcels_are_taken_whole_or_refused(tmp_path):
+    put(tmp_path / "one", TRIALS[0])
+    one = Storage(tmp_path / "one").trial(NAMES[0])
+    body = packed_trial(one)
+    refused = 0
+    for number in range(EXAMPLES):
+        damaged = mutated(body, number)
+        with bounded(processor_seconds=2, mebibytes=50):
+            try:
+                with unpacked_trial(NAMES[0], damaged) as (arrived, result):
+                    assert result == one.read_result() and arrived.read_spec() == one.read_spec()
+                    place_trial(arrived, result, Storage(tmp_path / str(number)).trial(NAMES[0]), Owner.here())
+            except ResultError as error:
+                assert "\n" not in str(error)
+                refused += 1
+            with pytest.raises(ResultError):
+                place_dataset(damaged, tmp_path / "set")
+    assert refused > EXAMPLES / 3 and not (tmp_path / "set").exists()
+
+
+def test_a_second_machine_runs_nothing_and_has_everything(address, tmp_path, capsys):
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SMALL.replace("SEEDS", "[0, 1]").replace("EPOCHS", "1"))
+    for machine in ("one", "two"):
+        command = ["run", str(sweep), "--in-process", "--tracking-uri", "none", "--mirror", address, "--json"]
+        assert main([*command, "--storage", str(tmp_path / machine)]) == 0
+        answer = capsys.readouterr()
+        assert ("2 trials to run" in answer.err) == (machine == "one"), answer.err
+        assert len(json.loads(answer.out)["rows"]) == 1
+    assert logs(tmp_path / "one") == logs(tmp_path / "two")
+    assert main(["mirror", address, "--storage", str(tmp_path / "restored")]) == 0
+    assert "taken: 2 trials, 1 dataset" in capsys.readouterr().out
+    assert logs(tmp_path / "restored") == logs(tmp_path / "one")
+    assert {p.name for p in (tmp_path / "restored" / "datasets").glob("*/*")} == {
+        p.name for p in (tmp_path / "one" / "datasets").glob("*/*.*")
+    }
+
+
+def logs(storage):
+    return {path.parent.name: path.read_text() for path in (Path(storage) / "trials").glob("*/log.txt")}
+
+
+@pytest.mark.skipif(not os.environ.get("IDP_MIRROR_TEST"), reason="a minute, with Ray: make mirror-test")
+def test_machines_that_run_one_sweep_run_each_trial_once_and_survive_a_kill(address, tmp_path):
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SMALL.replace("SEEDS", str([*range(16)])).replace("EPOCHS", "30"))
+    environment = {**os.environ, "IDP_LEASE_SECONDS": "4", "RAY_worker_niceness": "0"}
+    command = [sys.executable, "-m", "orchestrator", "run", str(sweep), "--tracking-uri", "none", "--mirror", address]
+
+    def start(machine):
+        errors = (tmp_path / f"{machine}.err").open("w")
+        words = [*command, "--storage", str(tmp_path / machine), *(["--in-process"] if machine != "one" else [])]
+        return subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=errors, env=environment, start_new_session=True
+        )
+
+    running = {machine: start(machine) for machine in ("one", "two", "three")}
+    while " epoch " not in (tmp_path / "three.err").read_text():
+        assert running["three"].poll() is None, (tmp_path / "three.err").read_text()
+        time.sleep(0.1)
+    os.killpg(running["three"].pid, signal.SIGKILL)
+    for machine in ("one", "two"):
+        assert running[machine].wait(600) == 0, (tmp_path / f"{machine}.err").read_text()
+    found = logs(tmp_path / "one")
+    assert len(found) == 16 and found == logs(tmp_path / "two")
+    for name, log in found.items():
+        assert log.count(" COMPLETED") == 1, (name, log)
+    ran = [sum(" COMPLETED" in log and log in before for log in found.values()) for before in found.values()]
+    assert ran == [1] * 16
+    assert not Bucket(address).entries("leases").keys() - set(found)
