@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup quickstart smoke-all test test-fast gpu-test check docs bench chaos soak multinode-test nfs-test mirror-test slurm-test release-test audit fuzz secrets wheelhouse image compose-test clean
+.PHONY: setup quickstart smoke-all test test-fast gpu-test check docs bench chaos soak multinode-test nfs-test mirror-test slurm-test cpp-test release-test audit fuzz secrets wheelhouse image compose-test clean
 
 setup: $(STAMP)
 
@@ -123,6 +123,10 @@ audit: $(STAMP)
 RELEASE := --python $(BIN)/python
 release-test: $(STAMP)
 	$(BIN)/python tests/release.py $(RELEASE)
+
+# A planner compiled for C++, and a route by it with no Python: needs a C++ compiler and cmake, and a minute of them.
+cpp-test: $(STAMP)
+	IDP_CPP_TEST=1 $(BIN)/python -m pytest -rs tests/orchestrator/test_export_cpp.py
 
 # Thousands of damaged files of every kind that is read: each taken for what it says, or refused with one clear message.
 fuzz: $(STAMP)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from planners.fixed_points import GMRES, Anderson, ForwardIteration, Implicit, Unrolled, fixed_point, root
+from planners.fixed_points.strides import StridedIteration
 
 SIZES = {False: (64, 128, 15), True: (8, 16, 2)}
 """Samples, numbers of each, and rounds, by whether it is to be quick."""
@@ -118,6 +119,7 @@ class Ours(_Torch):
             "iteration": ForwardIteration(200, 1e-5),
             "Anderson, residual rule": Anderson(100, 1e-5, rule="residual"),
             "iteration, residual rule": ForwardIteration(200, 1e-5, rule="residual"),
+            "iteration, a look every 8 steps": StridedIteration(200, 1e-5),
         }
 
         def solve(f: Any, v: Tensor, solver: Any) -> Tensor:

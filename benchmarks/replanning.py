@@ -1,8 +1,9 @@
 """How often a robot can plan anew on one core: `python -m benchmarks.replanning [SIZE] [ROUNDS]`, 512 and 50 by itself.
 
-Each round moves an obstacle on an occupancy grid, reads the whole map (thresholds, inflation), plans from one corner to
-the other with the published weights and turns the way into metres. Hz are of processor time, which beside other work
-is what a core of one's own would give.
+Each round moves an obstacle on an occupancy grid, reads the map (thresholds, inflation), plans from one corner to the
+other with the published weights and turns the way into metres. Rounds are taken in turns by a planner that plans all
+anew and by one that repairs its last plan. Hz are of processor time, which beside other work is what a core of one's
+own would give.
 """
 
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from planners import load_planner
+from planners.replanning import Replanner
 from planners.robot import Navigator, OccupancyGrid, Rules
 
 RESOLUTION = 0.05
@@ -31,22 +33,26 @@ def drawn(size, chance):
 
 
 def rounds(rules, size, count):
-    """Return processor seconds of each round, and how many found a path."""
+    """Return processor seconds of each round, anew and repaired [count, 2], and how many of each found a path."""
     chance = np.random.default_rng(0)
-    floor, navigator = drawn(size, chance), Navigator(load_planner("reachability"), rules)
+    planner, floor = load_planner("reachability"), drawn(size, chance)
+    navigators = Navigator(planner, rules), Navigator(Replanner(planner), rules)
     ends = [(at * RESOLUTION, at * RESOLUTION) for at in (4.5, size - 4.5)]
-    seconds, found = [], 0
-    for number in range(count + 2):
+    seconds, found = np.zeros((count, 2)), np.zeros(2, int)
+    for number in range(-2, count):  # the first ones compile and make tables
         data = floor.copy()
         row, column = chance.integers(16, size - 32, 2)
         data[row : row + 8, column : column + 8] = 100
-        began = time.process_time()
-        assert navigator.see(OccupancyGrid(data, RESOLUTION))
-        path = navigator.plan(*ends)
-        if number > 1:  # the first ones compile and make tables
-            seconds.append(time.process_time() - began)
-            found += len(path.points) > size
-    return np.array(seconds), found
+        paths = []
+        for which, navigator in enumerate(navigators):
+            began = time.process_time()
+            assert navigator.see(OccupancyGrid(data, RESOLUTION))
+            paths.append(navigator.plan(*ends))
+            if number >= 0:
+                seconds[number, which] = time.process_time() - began
+                found[which] += len(paths[-1].points) > size
+        assert np.array_equal(paths[0].cells, paths[1].cells)
+    return seconds, found
 
 
 def main():
@@ -58,11 +64,13 @@ def main():
         ("inflated to 0.5 m", Rules(radius=0.1, inflation=0.5)),
     ):
         seconds, found = rounds(rules, size, count)
-        print(
-            f"{name:18} {size}x{size}: {found} paths, median {1 / np.median(seconds):.1f} Hz "
-            f"({1e3 * np.median(seconds):.1f} ms), worst {1 / seconds.max():.1f} Hz ({1e3 * seconds.max():.1f} ms)",
-            flush=True,
-        )
+        for which, how in enumerate(("anew", "repaired")):
+            taken = seconds[:, which]
+            print(
+                f"{name:18} {how:8} {size}x{size}: {found[which]} paths, median {1 / np.median(taken):.1f} Hz "
+                f"({1e3 * np.median(taken):.1f} ms), worst {1 / taken.max():.1f} Hz ({1e3 * taken.max():.1f} ms)",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -145,9 +145,9 @@ class RoutePlanner:
         recording = self.planner.recording(tolerance=0.0 if self.all_steps else self.tolerance)
         with torch.no_grad():
             plan = plan_walled(recording, *x.to(tensor).split(1, dim=1), moves=self.moves, k_fwd=steps, **given)
-        found, actions = plan.solution, plan.logits[0].argmax(0).cpu().numpy()
+        found, actions = plan.solution, plan.logits[0].max(0).indices.cpu().numpy()  # argmax takes sevenfold
         assert found.trace is not None, "the solver was told to record"
-        cells, cost = _follow(actions, free, goal, start, self.moves)
+        cells, cost = followed(actions, free, goal, start, self.moves)
         if given:
             cost = float(given["costs"][0, 0].numpy()[*cells[1:].T].sum())
         taken = int(found.steps[0])
@@ -367,7 +367,7 @@ def _values(v: Tensor) -> NDArray[np.float32]:
     return value
 
 
-def _follow(
+def followed(
     actions: NDArray[np.int64], free: NDArray[np.uint8], goal: Cell, start: Cell, moves: Moves
 ) -> tuple[NDArray[np.int64], float]:
     """Return the cells that the policy visits until it arrives, bumps or comes to a cell twice, and their cost."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from datagen.errors import UserError
+from datagen.options import ArmOptions
 from datagen.plugins import require
 from datagen.spec import Spec
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split, dataset_id, input_channels
@@ -165,6 +166,15 @@ def _maps(manifest: Manifest) -> tuple[str, str, str]:
     seen = f"| `observation` | uint8 {list(observation)} | {reads} |\n" if observation else ""
     told = "by what entering a cell multiplies a move's cost; the expert's alone"
     priced = f"| `costs` | float32 {side} | {told} |\n" if task.cell_costs else ""
+    begun = (
+        "| `start_row`, `start_col` | int16 | where the problem starts, a free cell |\n" if task.starts(spec) else ""
+    )
+    drawn = isinstance(spec.options, ArmOptions) and manifest.source == "generated"
+    scene = (
+        "| `obstacles` | float32, lists of lists | polygons of the workspace, each x0, y0, x1, y1, ... |\n"
+        if drawn
+        else ""
+    )
     actions = ", ".join(f"{i} = {name}" for i, name in enumerate(task.moves.names))
     edge = "on the torus" if task.moves.wrap else "a move over the edge stays"
     if task.moves.links:
@@ -181,7 +191,7 @@ def _maps(manifest: Manifest) -> tuple[str, str, str]:
 | `distance` | float32 {side} | cost of the cheapest path to the goal, else inf |
 | `optimal_actions` | uint8 {side} | bit a is set where action a is optimal |
 | `label` | uint8 {side} | one action per cell, ties drawn once |
-{priced}{seen}"""
+{priced}{seen}{begun}{scene}"""
     return (
         f"problems of the task `{spec.task}` on {height} x {width} maps",
         columns,

@@ -24,6 +24,7 @@ from rclpy.time import Time
 from tf2_ros import Buffer, TransformException, TransformListener
 
 from planners import SearchPlanner, load_planner
+from planners.replanning import Replanner
 from planners.robot import Navigator, NoPath, OccupancyGrid, Path, Point, Rules
 from planners.search import ALGORITHMS
 
@@ -45,7 +46,7 @@ class PlannerNode(Node):
         )
         name = self._asked("planner", "reachability")
         self._frame = self._asked("robot_frame", "base_link")
-        self._navigator = Navigator(SearchPlanner(name) if name in ALGORITHMS else load_planner(name), rules)
+        self._navigator = Navigator(SearchPlanner(name) if name in ALGORITHMS else Replanner(load_planner(name)), rules)
         self._lock = Lock()
         self._map_frame = "map"
         self._followed: tuple[Path, Point] | None = None

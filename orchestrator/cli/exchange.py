@@ -56,9 +56,10 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     give.add_argument(
         "--format",
-        choices=("safetensors", "torch", "onnx"),
+        choices=("safetensors", "torch", "aoti", "onnx"),
         default="safetensors",
-        help="a folder of weights, spec and card (default), or the whole plan as one graph: torch.export's, or ONNX",
+        help="a folder of weights, spec and card (default), or the whole plan as one graph: torch.export's, "
+        "that compiled for C++ (AOTInductor), or ONNX",
     )
     give.add_argument("--licence", default="not stated", help="what the card says of it (default: not stated)")
     add_storage(give)

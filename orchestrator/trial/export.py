@@ -65,7 +65,7 @@ def export_graph(trial: TrialDirectory, out: Path, format: Format, licence: str)
     Args:
         trial: A trained trial.
         out: The file.
-        format: "torch" (torch.export) or "onnx".
+        format: "torch" (torch.export), "aoti" (that compiled for C++) or "onnx".
         licence: What the file says of it.
 
     Raises:
@@ -78,7 +78,8 @@ def export_graph(trial: TrialDirectory, out: Path, format: Format, licence: str)
         raise ResultError(f"{out}: expected a file, found a folder")
     check_installed(format)
     trained = load_trained(trial.path)
-    form = InferenceForm(trained.planner, trained.moves, trained.steps_per_row)
+    # Of a ring whose width the map decides, torch's compiler (2.13) makes wrong numbers.
+    form = InferenceForm(trained.planner, trained.moves, trained.steps_per_row, rings=format != "aoti")
     about = about_graph(trained, trial, form, licence)
     content = written(exported(form), format, about)
     check(opened(content, format), trained.planner, trained.moves, trained.steps, out.name)
@@ -90,7 +91,13 @@ def about_graph(trained: Trained, trial: TrialDirectory, form: InferenceForm, li
     result, moves = trial.read_result(), trained.moves
     commit = provenance().git_commit if result is None else result.provenance.git_commit
     sizes = f"h and w from {FEWEST_CELLS}"
-    wall = "over the edge lies the opposite one" if moves.wrap else "the edge is a wall; no ring of obstacles is needed"
+    wall, ring = "the edge is a wall; no ring of obstacles is needed", ""
+    if moves.wrap:
+        wall = "over the edge lies the opposite one"
+    elif not form.walled:
+        wall = "no free cell at its edge: put a ring of obstacles round a map that has one"
+    else:
+        ring = " A map with free cells at its edge has the whole batch planned inside a ring."
     return {
         "format": 1,
         "task": trained.spec.data.task,
@@ -105,8 +112,7 @@ def about_graph(trained: Trained, trial: TrialDirectory, form: InferenceForm, li
         "feed": f"map: float32 [batch, 1, h, w], 1 free and 0 obstacle, {sizes}; {wall}. goal: float32 of the same "
         "shape, 1 at the goal and 0 elsewhere. max_steps: int64 scalar, most steps; 0 takes the planner's own "
         "rule. Out come logits [batch, actions, h, w]; actions int64 [batch, h, w], the number of the "
-        "move in `moves`; steps and residual [batch]. A map with free cells at its edge has the whole batch planned "
-        "inside a ring.",
+        "move in `moves`; steps and residual [batch]." + ring,
     }
 
 

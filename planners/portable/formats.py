@@ -1,28 +1,37 @@
-"""A planner's graph as bytes: torch.export's `.pt2`, and ONNX, whose packages are imported when that is asked for."""
+"""A planner's graph as bytes: torch.export's `.pt2`, that compiled for C++, and ONNX.
+
+What a format needs beside torch is imported when that is asked for.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import operator
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from datagen.shapes import unchecked
-from planners.portable.inference_form import FEWEST_CELLS, INPUTS, OUTPUTS, InferenceForm
+from planners.portable.inference_form import FEWEST_CELLS, INPUTS, OUTPUTS, InferenceForm, ring_of
 from planners.trial_files import PlannerError
 
-Format = Literal["torch", "onnx"]
-SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
+Format = Literal["torch", "aoti", "onnx"]
+SUFFIXES: dict[Format, str] = {"torch": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
 ABOUT = "idp.json"
-"""Extra file of a `.pt2`, and property of an ONNX model, that says in JSON what it is and how to feed it."""
+"""Extra file of a `.pt2`, and property of an ONNX model, that says in JSON what it is and how to feed it. Metadata of a
+compiled one, which has `offsets` (of the moves, rows and columns in turn) and `wrap` (0 or 1) beside it."""
 
 Run = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """Map and goal to the outputs by name."""
@@ -35,6 +44,10 @@ def check_installed(format: Format) -> None:
         PlannerError: Packages are missing; names them and the extra that brings them.
     """
     if format == "torch":
+        return
+    if format == "aoti":
+        if shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+            raise PlannerError(f"format aoti needs a C++ compiler, and there is no {compiler}; CXX names another")
         return
     try:
         import onnx  # noqa: F401
@@ -75,7 +88,7 @@ def written(program: torch.export.ExportedProgram, format: Format, about: Mappin
     check_installed(format)
     with _quiet():
         try:
-            return _torch_bytes(program, about) if format == "torch" else _onnx_bytes(program, about)
+            return _WRITERS[format](program, about)
         except Exception as error:  # as above
             raise _refusal(f"format {format} can't express this planner", error) from error
 
@@ -87,6 +100,8 @@ def _refusal(what: str, error: Exception) -> PlannerError:
 
 def opened(content: bytes, format: Format) -> Run:
     """Return what the bytes compute, by torch or by onnxruntime."""
+    if format == "aoti":
+        return _loaded(content)
     if format == "torch":
         with _quiet():
             module = torch.export.load(BytesIO(content)).module()
@@ -119,6 +134,40 @@ def _torch_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]
     content = BytesIO()
     torch.export.save(program, content, extra_files={ABOUT: json.dumps(about, indent=2)})
     return content.getvalue()
+
+
+def _aoti_bytes(program: torch.export.ExportedProgram, about: Mapping[str, Any]) -> bytes:
+    moves = about["moves"]
+    metadata = {
+        ABOUT: json.dumps(about),
+        "offsets": " ".join(str(part) for offset in moves["offsets"] for part in offset),
+        "wrap": str(int(moves["wrap"])),
+    }
+    with TemporaryDirectory() as folder:
+        path = torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(Path(folder) / "planner.pt2"),
+            inductor_configs={"aot_inductor.metadata": metadata},
+        )
+        return Path(path).read_bytes()
+
+
+def _loaded(content: bytes) -> Run:
+    """Return what a compiled planner computes, which leaves the ring round a map to who calls."""
+    with _quiet(), TemporaryDirectory() as folder:
+        path = Path(folder) / "planner.pt2"
+        path.write_bytes(content)
+        module: Any = torch._inductor.aoti_load_package(str(path))
+    wrap = module.loader.get_metadata()["wrap"] == "1"
+
+    def by_inductor(map: Tensor, goal: Tensor) -> dict[str, Tensor]:
+        ring = 0 if wrap else int(ring_of(map))
+        given = (functional.pad(x, (ring, ring, ring, ring)) for x in (map, goal))
+        found: dict[str, Tensor] = dict(zip(OUTPUTS, module(*given, torch.tensor(0)), strict=True))
+        inner = slice(ring, ring + map.shape[2]), slice(ring, ring + map.shape[3])
+        return found | {name: found[name][..., inner[0], inner[1]] for name in ("logits", "actions")}
+
+    return by_inductor
 
 
 def _spell_out(node: torch.fx.Node) -> None:
@@ -174,6 +223,13 @@ def _nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
                 yield from _nodes(inner)
+
+
+_WRITERS: dict[Format, Callable[[torch.export.ExportedProgram, Mapping[str, Any]], bytes]] = {
+    "torch": _torch_bytes,
+    "aoti": _aoti_bytes,
+    "onnx": _onnx_bytes,
+}
 
 
 @contextmanager

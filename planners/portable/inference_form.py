@@ -81,12 +81,13 @@ class InferenceForm(nn.Module):
         planner: The planner, on the CPU; it stays as it is.
         moves: What its actions do.
         steps_per_row: Most forward steps per row; None for no such rule.
+        rings: False leaves the ring to who calls, so that sizes follow from the map's alone.
 
     Raises:
         PlannerError: It needs more than a map and a goal.
     """
 
-    def __init__(self, planner: Planner, moves: Moves, steps_per_row: float | None) -> None:
+    def __init__(self, planner: Planner, moves: Moves, steps_per_row: float | None, *, rings: bool = True) -> None:
         super().__init__()
         if planner.channels or moves.links or not isinstance(planner.mapper, Identity):
             raise PlannerError(
@@ -94,7 +95,7 @@ class InferenceForm(nn.Module):
                 + (f"{planner.channels} further channels" if planner.channels else "observations")
             )
         self.core = _settled(planner.core)
-        self.walled = not moves.wrap
+        self.walled = rings and not moves.wrap
         self.rule = StepRule.of(planner, steps_per_row)
 
     def forward(self, map: Tensor, goal: Tensor, max_steps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -111,7 +112,7 @@ class InferenceForm(nn.Module):
         height, width = map.shape[-2:]
         bound, ring = self._bound(map, max_steps), 0
         if self.walled:
-            ring = _ring(map)
+            ring = ring_of(map)
             map, goal = (functional.pad(x, (ring, ring, ring, ring)) for x in (map, goal))
         step = _prepared(self.core, torch.cat([map, goal], 1))
         value, steps, residual = self._iterated(step, bound)
@@ -180,7 +181,7 @@ def _settled(core: Any) -> nn.Module:
     return own.requires_grad_(False)
 
 
-def _ring(map: Tensor) -> Any:
+def ring_of(map: Tensor) -> Any:
     """Return 1 where a map has a free cell at its edge, else 0: how wide a ring of obstacles goes round the batch."""
     edge = torch.cat([map[:, :, [0, -1], :].flatten(1), map[:, :, :, [0, -1]].flatten(1)], 1)
     ring = (edge > 0).any().to(torch.int64).item()

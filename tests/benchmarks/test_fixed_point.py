@@ -57,7 +57,7 @@ def test_the_cells_of_installed_peers_are_what_running_them_says() -> None:
 def test_rows_have_small_errors() -> None:
     pytest.importorskip("torchdeq")
     rows = measured([Ours(), TorchDEQ()], *SIZES[True])
-    assert len(rows) == 7 and all(row.solve_ms > 0.0 for row in rows)
+    assert len(rows) == 8 and all(row.solve_ms > 0.0 for row in rows)
     for row in rows:
-        if row.method.startswith("ours") and "residual" not in row.method:
+        if row.method.startswith("ours") and "residual" not in row.method and "look" not in row.method:
             assert row.value_error < 1e-5 and row.gradient_error < 1e-4, row

@@ -49,6 +49,12 @@ def compare(file, columns, split, folder):
         assert np.array_equal(np.stack([columns["start_row"], columns["start_col"]], 1), ours.start)
 
 
+def test_the_card_names_every_column(folder):
+    (file,) = folder.glob("train-*.parquet")
+    rows = [line.split("|")[1] for line in (folder / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(pq.read_schema(file).names)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_pandas(folder, split):
     (file,) = folder.glob(f"{split}-*.parquet")

@@ -229,6 +229,9 @@ def test_what_can_t_be_a_graph_is_refused_in_a_line(tmp_path, capsys, monkeypatc
     ):
         assert main([*command, str(tmp_path / out), "--format", format]) == 2
         assert told in (said := capsys.readouterr().err) and said.count("\n") == 1
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main([*command, str(tmp_path / "planner.pt2"), "--format", "aoti"]) == 2
+    assert "there is no no-such-compiler" in (said := capsys.readouterr().err) and said.count("\n") == 1
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main([*command, str(tmp_path / "planner.onnx"), "--format", "onnx"]) == 2
     assert "pip install 'idp[export]'" in (said := capsys.readouterr().err) and said.count("\n") == 1

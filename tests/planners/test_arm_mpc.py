@@ -11,7 +11,7 @@ from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import FOUR_WRAP
 from datagen.tasks.manipulation import draw
 from datagen.tasks.registry import DatasetSpec
-from planners.inference import Route, _follow
+from planners.inference import Route, followed
 
 PATH = Path(__file__).parents[2] / "examples" / "arm_mpc.py"
 DATA = DatasetSpec(task="manipulation", map_size=18, train=32, valid=8, test=40)
@@ -37,7 +37,7 @@ class Expert:
         distance = goal_distances(grid[None], np.array([goal], np.int16), FOUR_WRAP)
         best = optimal_actions(grid[None], distance, FOUR_WRAP)[0]
         actions = np.log2(best & -best.astype(int), where=best > 0, out=np.zeros(grid.shape)).astype(int)
-        cells, cost = _follow(actions, grid, goal, start, FOUR_WRAP)
+        cells, cost = followed(actions, grid, goal, start, FOUR_WRAP)
         values = -self.up * np.where(np.isfinite(distance[0]), distance[0], 60.0)
         return Route(cells, True, cost, actions, values, 0.0, 1, True, np.zeros(1, np.float32), grid, goal)
 

@@ -17,7 +17,7 @@ from datagen.problem import FOUR, FOUR_WRAP, Moves
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, Route, RoutePlanner, TrainingSpec, build_planner, load_planner, plot, trial_files
-from planners.inference import PlannerError, _follow
+from planners.inference import PlannerError, followed
 from planners.training.trainer import Trainer
 
 DATA = DatasetSpec(map_size=9, train=64, valid=8, test=8)
@@ -91,12 +91,12 @@ def test_a_right_planner_gives_the_shortest_route(moves):
 def test_a_route_ends_at_a_bump_and_at_a_cycle():
     free = np.ones((1, 4), np.uint8)
     east, west = 3, 1
-    cells, cost = _follow(np.array([[east, west, east, east]]), free, (0, 3), (0, 0), FOUR)
+    cells, cost = followed(np.array([[east, west, east, east]]), free, (0, 3), (0, 0), FOUR)
     assert cells.tolist() == [[0, 0], [0, 1]] and cost == 1.0
-    cells, _ = _follow(np.array([[0, 0, 0, 0]]), free, (0, 3), (0, 0), FOUR)
+    cells, _ = followed(np.array([[0, 0, 0, 0]]), free, (0, 3), (0, 0), FOUR)
     assert cells.tolist() == [[0, 0]]
     diagonal = Moves(names=("d",), offsets=((1, 1),), costs=(1.5,))
-    cells, cost = _follow(np.zeros((3, 3), int), np.ones((3, 3), np.uint8), (2, 2), (0, 0), diagonal)
+    cells, cost = followed(np.zeros((3, 3), int), np.ones((3, 3), np.uint8), (2, 2), (0, 0), diagonal)
     assert cost == 3.0 and len(cells) == 3
 
 
@@ -312,7 +312,7 @@ def ends(actions, goal=(0, 3), free=None, **fields):
     """A route by a policy that is given."""
     actions = np.array(actions)
     free = np.ones(actions.shape, np.uint8) if free is None else np.array(free, np.uint8)
-    cells, cost = _follow(actions, free, goal, (0, 0), fields.get("moves", FOUR))
+    cells, cost = followed(actions, free, goal, (0, 0), fields.get("moves", FOUR))
     parts = {"values": np.arange(actions.size, dtype=np.float32).reshape(actions.shape), "residual": 1e-6, "steps": 8}
     parts |= {"converged": True, "trace": np.zeros(8, np.float32), "arrives": tuple(cells[-1]) == goal}
     return Route(cells=cells, cost=cost, actions=actions, grid=free, goal=goal, **parts | fields)
