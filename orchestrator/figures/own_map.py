@@ -90,7 +90,9 @@ def route_figure(
     inches = min(max(max(height, width) / CELLS_PER_INCH, SMALLEST_INCHES), LARGEST_INCHES) / max(height, width)
     wide, tall = max(width * inches, 1.8) + 0.5, max(height * inches, 1.8)
     stepwise = [2.6] if route.steps > 1 else []  # an exact solve has no steps to show
-    figure = Figure(figsize=(2 * wide + sum(stepwise) + 0.2, tall + 0.9), layout="constrained")
+    page = 2 * wide + sum(stepwise) + 0.2
+    note = fill(f"{said}: {route.advice}" if route.advice not in ("", said) else said, int(page * 16))
+    figure = Figure(figsize=(page, tall + 0.9 + 0.14 * note.count("\n")), layout="constrained")
     FigureCanvasAgg(figure)
     ratios = [wide, wide, *stepwise]
     (board, values, *residuals) = figure.subplots(1, len(ratios), width_ratios=ratios)
@@ -98,6 +100,7 @@ def route_figure(
     _values(values, route, reaches)
     for axes in residuals:
         draw_residuals(axes, route.trace.tolist(), planner.tolerance)
+        axes.set_box_aspect(min(1.0, (tall - 0.4) / 2.3))
         axes.set_title("convergence", loc="left", pad=4)
     goal = np.array(route.goal, np.int16)
     path = grids.roll_out(
@@ -108,8 +111,7 @@ def route_figure(
         grids.star(axes, goal)
         for line in axes.lines:
             line.set_path_effects([withStroke(linewidth=line.get_linewidth() + 1.6, foreground="white")])
-    note = f"{said}: {route.advice}" if route.advice not in ("", said) else said
-    figure.supxlabel(fill(note, int(figure.get_figwidth() * 16)), fontsize=7.5)
+    figure.supxlabel(note, fontsize=7.5)
     return figure
 
 
