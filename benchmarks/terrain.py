@@ -1,13 +1,13 @@
-"""Costs of terrain learned through plans, beside others: `python -m benchmarks.terrain [MAPS [UPDATES [SEED]]]`.
+"""Costs of terrain learned through plans, beside others: `python -m benchmarks.terrain`, at most four numbers after it.
 
-One image network for all, which makes a cost of each tile of a picture; beside ours (core `shortest_path`, the
-cross-entropy of the expert's moves on one way of each map) the losses of PyEPO (`pip install "idp[bench]"`), and a
-network that marks the cells of the way itself, without a planner. Equal updates of 32 maps by Adam with one schedule;
-of three step sizes each has the one that does best on maps kept for that. Measured on 200 unseen maps of 12x12: share
-of exactly cheapest ways, their cost over the least (start not counted), Spearman's rank correlation of the costs of all
-tiles, and processor time of an update, in turns, on one core. PyEPO's losses ask a solver, ours does not: they learn
-with a compiled Dijkstra's algorithm of our own, and are timed with it and with a linear program by HiGHS (SciPy), which
-PyEPO's own models of shortest paths are.
+They are maps, updates, seed and unseen maps: 1000 300 0 200. One image network for all, which makes a cost of each
+tile of a picture; beside ours (core `shortest_path`, the cross-entropy of the expert's moves on one way of each map)
+the losses of PyEPO (`pip install "idp[bench]"`), and a network that marks the cells of the way itself, without a
+planner. Equal updates of 32 maps by Adam with one schedule; of three step sizes each has the one that does best on
+maps kept for that. Measured on unseen maps of 12x12: share of exactly cheapest ways, their cost over the least (start
+not counted), Spearman's rank correlation of the costs of all tiles, and processor time of an update, in turns, on one
+core. PyEPO's losses ask a solver, ours does not: they learn with a compiled Dijkstra's algorithm of our own, and are
+timed with it and with a linear program by HiGHS (SciPy), which PyEPO's own models of shortest paths are.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from datagen.tasks.registry import TASKS, DatasetSpec
 from planners import PlannerSpec, build_planner
 from planners.mappers import Tiles
 from planners.options import TilesOptions
+from planners.path_loss import path_loss
 from planners.training.costs import rank_correlation
 from planners.training.denormals import flushed_denormals
 from planners.training.evaluation import Inputs
 from planners.training.paths import path_cells
 
-SIZE, BATCH, TESTS = 12, 32, 200
+SIZE, BATCH, VALID = 12, 32, 200
 STEP_SIZES = (0.02, 0.01, 0.003)
 ROUNDS = 30
 OFFSETS = np.array(EIGHT.offsets)
@@ -137,6 +138,15 @@ class Ours:
 
     def costs(self, image):
         return functional.softplus(-self.network.mapper(image, (SIZE, SIZE))).squeeze(1)
+
+
+class OnePass(Ours):
+    """The same planner and the same loss, in one compiled loop from costs to gradient."""
+
+    def loss(self, inputs, way, costs):
+        left = way.bool() ^ (inputs.goal[:, 0] > 0)
+        left[torch.arange(len(left)), inputs.start[:, 0], inputs.start[:, 1]] = True
+        return path_loss(self.network.core, self.costs(inputs.observation), inputs.goal, inputs.label, left)
 
 
 class NetworkAlone:
@@ -347,9 +357,10 @@ def measured(method, problems):
 
 
 def main():
-    maps, updates, seed = (int(word) for word in (*sys.argv[1:], *("1000", "300", "0")[len(sys.argv) - 1 :]))
+    given = [*sys.argv[1:], *("1000", "300", "0", "200")[len(sys.argv) - 1 :]]
+    maps, updates, seed, tests = (int(word) for word in given)
     torch.set_num_threads(1)
-    spec = DatasetSpec(task="terrain", map_size=SIZE, train=maps, valid=TESTS, test=TESTS, seed=seed)
+    spec = DatasetSpec(task="terrain", map_size=SIZE, train=maps, valid=VALID, test=tests, seed=seed)
     draw = TASKS["terrain"].draw()
     train, valid, test = (draw(spec, split, 0, spec.count(split)) for split in ("train", "valid", "test"))
     print(f"{maps} maps, {updates} updates, seed {seed}")
@@ -361,7 +372,7 @@ def main():
         exact, ratio, rank = measured(best[name], test)
         told = "-" if rank is None else f"{rank:.4f}"
         print(f"{name:22} {100 * exact:7.1f} {ratio:11.4f} {told:>7} {size:10}", flush=True)
-    times = update_times(best, train)
+    times = update_times(best | {"ours, in one pass": OnePass()}, train)
     peers = {name: method for name, method in best.items() if isinstance(method, Peer)}
     for method in peers.values():
         method.problem.way = by_linear_program

@@ -1,6 +1,6 @@
 """Forward iteration that looks at its residual every few steps alone, for steps that cost less than a look.
 
-A look takes some fifteen operations on small tensors, which for a small f is most of the time of a solve.
+A look takes some forty operations on small tensors, which for a small f is most of the time of a solve.
 """
 
 from __future__ import annotations
