@@ -148,7 +148,7 @@ def test_a_trial_goes_on_where_it_was_put_down(games, monkeypatch):
 
 
 def test_what_can_not_be_played_is_one_message(games, monkeypatch):
-    with pytest.raises(SweepError, match="scene: .*'race' or 'crossing'"):
+    with pytest.raises(SweepError, match=r"scene: .*'race' or 'crossing'"):
         load_sweep(EXAMPLES / "games.yaml", "smoke", ["tasks=[{task: games, options: {scene: chess}}]"])
     monkeypatch.setattr(games.starts, "_ROUNDS", 1)
     monkeypatch.setattr(games.equilibrium, "_ITERATIONS", 2)

@@ -21,15 +21,15 @@ _ROUNDS, _AWAY = 20, 1000.0
 def sample(options: GameOptions, generator: np.random.Generator) -> dict[str, Any]:
     """Return games from random starts, all solved at once, each with an equilibrium that was found."""
     scene, kept = SCENES[options.scene], []
-    drawn = missing = options.games
+    drawn, missing = 0, options.games
     for _ in range(_ROUNDS):
         start, top = begun(scene, missing, generator)
+        drawn += missing
         kept.append(made := rows(Game(scene, start, top, options.steps, options.seconds, way=options.way)))
         missing -= len(made["top"])
         if not missing:
             found = {name: np.concatenate([part[name] for part in kept]) for name in made}
             return {**found, "drawn": drawn}
-        drawn += missing
     raise PluginError(f"games: {options.games - missing} of {drawn} starts have an equilibrium that was found")
 
 
