@@ -28,7 +28,7 @@ class GameOptions(Spec):
     games: int = Field(20, ge=1, le=1000)
     steps: int = Field(12, ge=4, le=64)
     seconds: float = Field(0.25, gt=0.0, le=0.5)
-    way: float = Field(2.0, ge=0.0, le=4.0)
+    way: float = Field(3.0, ge=0.0, le=4.0)
 
 
 class ControllerOptions(Spec):

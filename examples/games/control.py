@@ -14,7 +14,7 @@ from games.scene import Scene
 from games.starts import at_rest, played
 
 _TOUCH, _OFF = 0.9, 0.05
-"""Plans keep cars 1 apart at their instants: what is nearer than this is a collision. And metres that are off a track."""
+"""Plans keep cars 1 apart at their instants: nearer is a collision. And metres by which a car is off its track."""
 
 
 @dataclass

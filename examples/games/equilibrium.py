@@ -307,6 +307,6 @@ def differentiable(game: Game, found: Found) -> tuple[Tensor, Tensor]:
     def condition(shifted: Tensor) -> Tensor:
         return torch.einsum("bij,bj->bi", inverse, torch.func.grad(barrier)(shifted - _SHIFT))
 
-    adjoint = Implicit(GMRES(max_steps=30, tolerance=1e-8), order=1)
+    adjoint = Implicit(GMRES(max_steps=30, tolerance=1e-6), order=1)
     solution = root(condition, solution=u + _SHIFT, adjoint=adjoint)
     return solution.value - _SHIFT, solution.result == Result.CONVERGED

@@ -103,6 +103,6 @@ class Scene:
 
 
 SCENES = {
-    "race": Scene(lap=60.0, room=0.5, length=1.0, width=0.7, crosses=False),
+    "race": Scene(lap=60.0, room=0.5, length=1.0, width=0.9, crosses=False),
     "crossing": Scene(lap=torch.inf, room=0.2, length=1.2, width=1.2, crosses=True),
 }
