@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import SweepError, expand
-from orchestrator.trial.conformance import check_goes_on
+from orchestrator.trial.system import Setting
 from orchestrator.trial.train import run_trial
+from planners import TrainingSpec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STEPS, SECONDS = 6, 0.25
@@ -135,16 +137,34 @@ def test_what_has_collided_is_won_by_nobody(games):
 def test_the_smoke_profile_trains_and_races(games, tmp_path):
     storage = Storage(tmp_path)
     trials = {trial.axes["planner"]: trial for trial in expand(load_sweep(EXAMPLES / "games.yaml", "smoke"))}
-    for row in ("short", "alone", "game"):
+    assert set(trials) == {"short", "long", "alone", "game", "game-long"}
+    for row in ("short", "game"):
         make_dataset(trials[row].spec.data, storage.datasets)
         result = run_trial(trials[row].spec, storage)
         assert result.status == "COMPLETED" and result.metrics["gain"] < 2e-3
-        assert ("error" in result.metrics) == (row != "short")
+        assert ("error" in result.metrics) == (row == "game")
 
 
-def test_a_trial_goes_on_where_it_was_put_down(games, monkeypatch):
-    monkeypatch.setattr(games.ControllerOptions.model_fields["run"], "default", 1)
-    check_goes_on("game_controller", "games")
+@pytest.mark.parametrize("value", ["alone", "game"])
+def test_a_network_learns_and_goes_on_where_it_was_put_down(games, value):
+    data = games.GameOptions(games=2, steps=4)
+    made = {
+        name: values[None]
+        for name, values in games.starts.sample(data, np.random.default_rng(0)).items()
+        if name != "drawn"
+    }
+    options, training = games.ControllerOptions(value=value, width=8), TrainingSpec(batch_size=1, learning_rate=0.01)
+
+    def begun():
+        torch.manual_seed(0)
+        return games.trial.Controllers(Setting(options, data, training, made, made, made, 0, "cpu", lambda: None))
+
+    straight, resumed = begun(), begun()
+    told = [straight.run_epoch(1)]
+    resumed.load_state_dict(deepcopy(straight.state_dict()))
+    told += [straight.run_epoch(number) for number in range(2, 20)]
+    assert [resumed.run_epoch(number) for number in range(2, 20)] == told[1:]
+    assert told[-1]["loss"] < 0.5 * told[0]["loss"]
 
 
 def test_what_can_not_be_played_is_one_message(games, monkeypatch):

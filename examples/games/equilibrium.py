@@ -307,6 +307,7 @@ def differentiable(game: Game, found: Found) -> tuple[Tensor, Tensor]:
     def condition(shifted: Tensor) -> Tensor:
         return torch.einsum("bij,bj->bi", inverse, torch.func.grad(barrier)(shifted - _SHIFT))
 
+    u = u - condition(u + _SHIFT).detach()  # one more of Newton's steps: roots are judged to the last digits
     adjoint = Implicit(GMRES(max_steps=30, tolerance=1e-6), order=1)
     solution = root(condition, solution=u + _SHIFT, adjoint=adjoint)
     return solution.value - _SHIFT, solution.result == Result.CONVERGED
