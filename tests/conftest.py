@@ -36,6 +36,11 @@ SWEEPS = {
     "test_slurm_jobs",
 }  # fmt: skip
 """Files with such tests."""
+COMPILES = {
+    "test_certificate", "test_compiled_planners", "test_costs", "test_denormals", "test_planner_core",
+    "test_reachability", "test_terrain", "test_trained", "test_vin_kernel",
+}  # fmt: skip
+"""Files that would compile the same kernels at the same time, were they in several processes."""
 
 
 @contextmanager
@@ -64,24 +69,24 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs sweeps as slow, and put its files first, so that all others fit beside them and after them."""
+    """Mark what runs sweeps as slow, and put the longest groups first, so that all else fits beside and after them."""
     slow = [item for item in items if RUNS_SWEEPS & set(item.fixturenames) or item.get_closest_marker("sweeps")]
     for item in slow:
         item.add_marker(pytest.mark.slow)
     if others := {item.path.stem for item in slow} - SWEEPS:
         raise pytest.UsageError(f"{', '.join(sorted(others))}: runs sweeps, and conftest.SWEEPS does not name it")
-    items.sort(key=lambda item: item.path.stem not in SWEEPS)
+    items.sort(key=lambda item: (item.path.stem not in SWEEPS, item.path.stem not in COMPILES))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Give whole files to several workers, all that run sweeps to one: they share a Ray head, and need both cores."""
+    """Give whole files to several workers, all that run sweeps to one: they share a Ray head; so those that compile."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            return "sweeps" if file.stem in SWEEPS else str(file)
+            return "sweeps" if file.stem in SWEEPS else "kernels" if file.stem in COMPILES else str(file)
 
     return Scheduling(config, log)
 

@@ -53,7 +53,7 @@ def test_the_command_line_is_a_contract():
     every = {"--profile", "--storage", "--set", "--only", "--json"}
     assert options("plan") == every | {"--measure", "--gpus", "--address"}
     assert options("data") == every | {"--address"}
-    assert options("run") == every | {"--address", "--in-process", "--tracking-uri", "--rerun"}
+    assert options("run") == every | {"--address", "--in-process", "--tracking-uri", "--rerun", "--mirror"}
     assert options("trial") == every | {"--replay"}
     assert options("retry") == every
     assert options("cancel") == every | {"--job", "--address"}
