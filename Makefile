@@ -38,9 +38,9 @@ smoke-all: $(STAMP) $(VENV)/.system
 	    done; \
 	done
 
-# Side by side, in files that tests/conftest.py hands out: one process more than two processors, since those of Ray and MLflow
-# are waited for a third of the time. Ray's workers would wait for the others.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+# Side by side in two processes, which tests/conftest.py hands whole files (a third only makes those of Ray wait longer). Ray's
+# workers would wait for the others.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test: $(STAMP) $(VENV)/.system
 	$(SIDE_BY_SIDE)
