@@ -210,15 +210,20 @@ def run_campaign(
             raise
         finally:
             progress.close()
-            killed = status == "KILLED"  # whoever stops a run, say Slurm before a machine goes, waits for so long
-            try:
-                report.close(10.0 if killed else math.inf)  # first, since MLflow gets a copy
-            except ReportError as error:  # the results are there, and why a run was stopped matters more
-                progress.say(f"{error}; idp report says more")
-            left = tracker.close(status, patience=2.0 if killed else 10.0)
-            if left:
-                progress.say(f"not in MLflow yet: {counted(left, 'trial')}; the next run, or idp sync, sends them")
+            _close(report, tracker, status, progress)
         return ending
+
+
+def _close(report: FreshReport, tracker: Tracker | Untracked, status: str, progress: Progress) -> None:
+    """Write the last report, then send MLflow what it has not seen; whoever kills a run does not wait for long."""
+    killed = status == "KILLED"
+    try:
+        report.close(10.0 if killed else math.inf)  # first, since MLflow gets a copy
+    except ReportError as error:  # the results are there, and why a run was stopped matters more
+        progress.say(f"{error}; idp report says more")
+    left = tracker.close(status, patience=2.0 if killed else 10.0)
+    if left:
+        progress.say(f"not in MLflow yet: {counted(left, 'trial')}; the next run, or idp sync, sends them")
 
 
 @dataclass(frozen=True)
