@@ -17,6 +17,7 @@ from orchestrator.cluster.ray_cluster import ClusterError
 from orchestrator.cluster.sharing import Sharing, division, most_at_once
 from orchestrator.cluster.trials import Round, Terms
 from orchestrator.storage.layout import Storage
+from orchestrator.storage.leases import Owner, take
 from orchestrator.storage.runs import RunNote, ask_to_give_way, asked_to_give_way, runs, user_here
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.limits import Resources
@@ -96,14 +97,16 @@ def test_what_would_never_begin_is_refused():
 
 @pytest.fixture
 def two(tmp_path, monkeypatch):
-    """Two runs by two users on one cluster with four GPUs."""
+    """Two runs by two users on one cluster with four GPUs; their leases are held, and no thread touches them."""
     monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
     storage = Storage(tmp_path)
-    with storage.at_work() as first, storage.at_work() as second:
-        both = [Sharing(storage, mark, note(user, wants=0)) for mark, user in ((first, "anna"), (second, "boris"))]
-        for each in both:
-            each.begins(Resources(), {"cpu": 1.0, "gpu": 1.0}, lambda: FOUR_GPUS)
-        yield storage, *both
+    both = []
+    for user in ("anna", "boris"):
+        mark = storage.working / user
+        take(mark, Owner.here())
+        both.append(Sharing(storage, mark, note(user, wants=0)))
+        both[-1].begins(Resources(), {"cpu": 1.0, "gpu": 1.0}, lambda: FOUR_GPUS)
+    return storage, *both
 
 
 def test_a_run_gives_way_to_another_and_has_all_again_when_that_has_ended(two):
@@ -136,7 +139,7 @@ def test_what_a_run_has_used_counts_less_and_less(two, monkeypatch):
     assert anna.note.used == pytest.approx(150.0)
 
 
-def test_a_run_that_gives_no_sign_of_life_has_no_part(two, monkeypatch):
+def test_a_run_that_gives_no_sign_of_life_has_no_part(two):
     _, anna, boris = two
     boris.allowed(running=2, waiting=2)
     anna._patience = shares.Patience(0.0)
