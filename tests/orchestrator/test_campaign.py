@@ -193,7 +193,7 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path, data
                 os.killpg(process.pid, number)  # as a terminal that closes: to all processes of the run at once
                 break
         lines += process.stderr.readlines()
-        assert process.wait(60) == 128 + number, "".join(lines)
+        assert process.wait(280) == 128 + number, "".join(lines)
     text = "".join(lines)
     assert re.search("0 of 2 trials are done; to go on: .*idp run", text)
     epochs = [

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from mutations import EXAMPLES, bounded, mutated
@@ -17,6 +18,7 @@ from samples import put_result
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
+from orchestrator.storage import leases
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import (
     LeaseLost,
@@ -116,7 +118,6 @@ def test_a_run_takes_over_from_its_own_dead_and_from_dead_processes_of_this_mach
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     owner = Owner.here()
     object.__setattr__(owner, "pid", child.pid)
-    time.sleep(0.05)
     from orchestrator.storage.leases import _started
 
     object.__setattr__(owner, "started", _started(child.pid))
@@ -127,24 +128,46 @@ def test_a_run_takes_over_from_its_own_dead_and_from_dead_processes_of_this_mach
     assert free(latest_lease(tmp_path))
 
 
+class Clock:
+    """Time that passes when somebody sleeps, in which `beats` shows signs of life."""
+
+    def __init__(self, beats=None):
+        self.now, self.beats = 0.0, beats
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        if self.beats is not None:
+            os.utime(self.beats, (self.now, self.now))
+
+
 def test_an_owner_elsewhere_is_given_up_only_after_its_silence(tmp_path, monkeypatch):
-    owner = Owner.here()
-    object.__setattr__(owner, "boot", "another machine")
-    lease = take(tmp_path, owner)
+    clock = Clock()
+    monkeypatch.setattr(leases, "time", clock)
+    elsewhere(tmp_path)
     patience = Patience(0.2)
     assert not patience.expired(tmp_path, latest_lease(tmp_path))
-    time.sleep(0.3)
+    clock.sleep(0.3)
     # Its clock may be years off: only that the time changes counts.
     os.utime(tmp_path / ".lease-000001", (5, 5))
     assert not patience.expired(tmp_path, latest_lease(tmp_path))
-    time.sleep(0.3)
+    clock.sleep(0.1)
+    assert not patience.expired(tmp_path, latest_lease(tmp_path))
+    clock.sleep(0.2)
     assert patience.expired(tmp_path, latest_lease(tmp_path))
-    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 0.3)
-    patience = Patience(1.0)
-    with lease.beating():
-        for _ in range(10):
-            assert not patience.expired(tmp_path, latest_lease(tmp_path))
-            time.sleep(0.15)
+
+
+def test_a_lease_shows_signs_of_life_again_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.1)
+    seen = set()
+    with elsewhere(tmp_path).beating():
+        until = time.monotonic() + 60.0
+        while len(seen) < 4:
+            assert time.monotonic() < until
+            seen.add(latest_lease(tmp_path).touched)
+            time.sleep(0.01)
 
 
 SLEEPER = """
@@ -173,7 +196,8 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
     )
     assert sleeper.stdout.readline() == "asleep\n"
     directory = Storage(storage).trial(trial_id(SPEC)).path
-    time.sleep(0.2)
+    while Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
     held, patience = latest_lease(directory), Patience(0.5)
     with pytest.raises(TrialHeld):
         run_trial(SPEC, Storage(storage))
@@ -302,12 +326,12 @@ def elsewhere(directory):
 
 
 def test_of_held_trials_those_without_a_sign_of_life_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 1.2)
     gone, alive, given = (tmp_path / name for name in ("gone", "alive", "given back"))
     elsewhere(gone)
     elsewhere(given).release()
-    with elsewhere(alive).beating():
-        told = list(silent([gone, alive, given, tmp_path / "never"], 0.05))
+    elsewhere(alive)
+    monkeypatch.setattr(leases, "time", Clock(beats=alive / ".lease-000001"))
+    told = list(silent([gone, alive, given, tmp_path / "never"]))
     assert [(path, held.number) for path, held in told] == [(gone, 1)]
 
 
