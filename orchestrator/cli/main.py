@@ -329,7 +329,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
         lines.append(f"MLflow page:  {shown_uri(uri).rstrip('/')}{page}")
     else:
         lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")
-        lines += [f"              then open http://127.0.0.1:5000{page}"] if page else []
+        lines += [f"              once it says that it runs, open http://127.0.0.1:5000{page}"] if page else []
     if plan.sweep.next and (sweep := _found(plan.sweep.next, Path(options.sweep).parent)):
         lines.append(f"next sweep:   {_next_sweep(options, sweep)}")
     return "\n".join(lines)
