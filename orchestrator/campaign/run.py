@@ -180,7 +180,8 @@ def run_campaign(
         stack.enter_context(progress.watched(lambda trial_id: where(storage.trial(trial_id))))
         cluster = stack.enter_context(ExitStack())
         if todo or waiting:
-            progress.doing("" if command.in_process else "starting Ray")
+            starting = f"joining Ray at {command.address}" if command.address else "starting Ray"
+            progress.doing("" if command.in_process else starting)
             cluster.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
         tracker = Untracked() if untracked else Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
