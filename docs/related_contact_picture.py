@@ -131,7 +131,9 @@ def draw_motion(axes: Axes, scene: str) -> None:
     goal = float(made["target"]) - (0.3 if scene == "push" else 0.0)
     axes.axhline(goal, color="black", linestyle=":", linewidth=1)
     axes.set(xlabel="second", ylabel="metre", title=f"A {'push' if scene == 'push' else 'stride'} that is found")
-    axes.legend(fontsize="small")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.4 * (high - low))  # lines are everywhere below
+    axes.legend(fontsize="x-small", loc="upper center", ncols=2)
 
 
 def draw(path: Path) -> None:

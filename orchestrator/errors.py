@@ -25,4 +25,4 @@ class JobError(ClusterError):
 
 
 class TrackingError(UserError):
-    """MLflow does not answer."""
+    """MLflow, or another page that shows trials, does not answer."""

@@ -31,7 +31,7 @@ def imported():
 def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    lists = [*project["dependencies"], *optional["export"], *optional["s3"]], optional["dev"]
+    lists = [*project["dependencies"], *optional["export"], *optional["s3"], *optional["wandb"]], optional["dev"]
     names, for_tests = ({re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in lines} for lines in lists)
     assert for_tests >= FOR_TESTS
     names |= FOR_TESTS

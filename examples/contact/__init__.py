@@ -102,6 +102,7 @@ SYSTEMS = {
         tasks=("tosses",),
         options=IdentificationOptions,
         training=("batch_size", "learning_rate"),
+        small={"steps": 3},
         metrics={
             "loss": Metric("squared error of a velocity, in training"),
             "prediction": Metric("error of a place, one step ahead", "mm", "lower", scale=1e3),

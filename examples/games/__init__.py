@@ -73,6 +73,7 @@ SYSTEMS = {
         tasks=("games",),
         options=ControllerOptions,
         training=("batch_size", "learning_rate"),
+        small={"games": 2, "steps": 6},
         metrics={
             "loss": Metric("squared error of the outcome in training, and of its derivatives"),
             "error": Metric("error of the outcome", "m", "lower", form=".3f"),

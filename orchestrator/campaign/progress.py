@@ -1,4 +1,4 @@
-"""Live progress of a sweep: a block that redraws itself on a terminal, plain lines elsewhere."""
+"""Live progress of a sweep: a block that redraws itself on a terminal; elsewhere lines, and no long silence."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ from orchestrator.words import duration
 REDRAW_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 """How often a terminal is told where each trial stands."""
+STILL_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
+"""Where no terminal shows it: how long nothing is said before it is said what is going on, the next time later."""
+MOST_NAMED = 3
+"""Trials that such a line names."""
 BAR_CELLS = 28
 
 
@@ -34,6 +38,10 @@ class _Running:
     epochs: int
     rate: float | None = None
     where: str = ""
+
+    def standing(self) -> str:
+        """Return in words where it stands; before its process has said a word, that is all there is to say."""
+        return self.where or (f"epoch {self.epoch}/{self.epochs}" if self.epoch else "starting")
 
     def share(self) -> float:
         """Return the share of the trial that this run has done."""
@@ -68,11 +76,13 @@ class Progress:
         self._doing = ""
         self._drawn_lines = 0
         self._drawn_at = 0.0
+        self._said_at, self._still_said = self._started, 0
         self._lock = threading.RLock()  # MLflow's thread speaks too
 
     def say(self, line: str) -> None:
         """Write a line that stays."""
         with self._lock:
+            self._said_at, self._still_said = time.monotonic(), 0
             self._erase()
             self._write(f"{line}\n")
             self._draw(force=True)
@@ -87,23 +97,16 @@ class Progress:
     def watched(self, where: Callable[[str], str]) -> Iterator[None]:
         """Keep a terminal fresh until the end of the block, whatever the process is busy with.
 
+        Elsewhere a line says from time to time what is going on, where nothing else has been said for a while.
+
         Args:
             where: From a trial's id to where it stands, in words.
         """
-        if not self._live:
-            yield
-            return
         over = threading.Event()
 
         def look() -> None:
             while not over.wait(LOOK_SECONDS):
-                with self._lock:
-                    names = list(self._running)
-                found = {name: where(name) for name in names}  # reads files: nobody waits for that
-                with self._lock:
-                    for name in found.keys() & self._running.keys():
-                        self._running[name] = replace(self._running[name], where=found[name])
-                    self._draw(force=True)
+                self.look(where, time.monotonic())
 
         looking = threading.Thread(target=look, name="idp-terminal", daemon=True)
         looking.start()
@@ -112,6 +115,36 @@ class Progress:
         finally:
             over.set()
             looking.join()
+
+    def look(self, where: Callable[[str], str], now: float) -> None:
+        """Show where the trials stand, if it is time to.
+
+        Args:
+            where: From a trial's id to where it stands, in words.
+            now: By the monotonic clock.
+        """
+        with self._lock:
+            patience = STILL_SECONDS[min(self._still_said, len(STILL_SECONDS) - 1)]
+            if not self._live and now - self._said_at < patience:
+                return
+            names = list(self._running)
+        found = {name: where(name) for name in names}  # reads files: nobody waits for that
+        with self._lock:
+            for name in found.keys() & self._running.keys():
+                self._running[name] = replace(self._running[name], where=found[name])
+            if self._live:
+                self._draw(force=True)
+            elif what := self._going_on():
+                said = self._still_said
+                self.say(f"{duration(now - self._started)}: {what}")
+                self._said_at, self._still_said = now, said + 1
+
+    def _going_on(self) -> str:
+        """Return what is going on in one line, empty for nothing that is known."""
+        named = [f"{trial_id[:8]} {one.standing()}" for trial_id, one in list(self._running.items())[:MOST_NAMED]]
+        more = len(self._running) - len(named)
+        running = ", ".join([*named, *([f"and {more} more"] if more else [])])
+        return self._doing or (running and f"{self._done}/{self._total} trials; {running}")
 
     def add(self, work: Mapping[str, float]) -> None:
         """Note that there are more trials than was said.
@@ -211,8 +244,7 @@ class Progress:
             f"{duration(now - self._started)}{self._time_left()}{self._doing and f'  {self._doing}'}"
         ]
         for trial_id, trial in self._running.items():
-            where = trial.where or f"epoch {trial.epoch}/{trial.epochs}"
-            line = f"  {trial_id[:8]}  {trial.name}  {where}"
+            line = f"  {trial_id[:8]}  {trial.name}  {trial.standing()}"
             rate = "" if trial.rate is None else f"{100 * trial.rate:5.1f} %"
             shown = [f"  success {rate}", f"  {rate}"] if rate else []
             # A number that is cut is another number.

@@ -180,7 +180,8 @@ def run_campaign(
         stack.enter_context(progress.watched(lambda trial_id: where(storage.trial(trial_id))))
         cluster = stack.enter_context(ExitStack())
         if todo or waiting:
-            progress.doing("" if command.in_process else "starting Ray")
+            starting = f"joining Ray at {command.address}" if command.address else "starting Ray"
+            progress.doing("" if command.in_process else starting)
             cluster.enter_context(executor.opened(storage, plan.sweep.resources, todo, progress.say))
         tracker = Untracked() if untracked else Tracker(uri, plan.sweep, storage, progress.say)
         report = FreshReport(plan.sweep, storage, command)
@@ -217,10 +218,12 @@ def run_campaign(
 def _close(report: FreshReport, tracker: Tracker | Untracked, status: str, progress: Progress) -> None:
     """Write the last report, then send MLflow what it has not seen; whoever kills a run does not wait for long."""
     killed = status == "KILLED"
+    progress.doing("writing the report")
     try:
         report.close(10.0 if killed else math.inf)  # first, since MLflow gets a copy
     except ReportError as error:  # the results are there, and why a run was stopped matters more
         progress.say(f"{error}; idp report says more")
+    progress.doing("sending MLflow what it has not seen")
     left = tracker.close(status, patience=2.0 if killed else 10.0)
     if left:
         progress.say(f"not in MLflow yet: {counted(left, 'trial')}; the next run, or idp sync, sends them")
@@ -270,7 +273,7 @@ class _Running:
 
     def _make_datasets(self, specs: Iterable[DatasetSpec]) -> None:
         new = {name: spec for spec in specs if (name := dataset_id(spec)) not in self.made}
-        self.progress.doing("looking at the datasets" if new else "")
+        self.progress.doing("making what is missing of the datasets" if new else "")
         wanted, say = list(new.values()), dataset_lines(self.progress)
         make = partial(self.executor.make_datasets, wanted, self.storage.datasets, say)
         make() if self.mirror is None else self.mirror.exchange_datasets(wanted, make)
@@ -302,6 +305,7 @@ class _Running:
         self._exchange_tests()
         missing = missing_evaluations(planned_evaluations(sweep, self.trials), self.storage)
         self._make_datasets(test.data for test in missing)
+        self.progress.doing("testing on further maps" if missing else "")
         done = itertools.count(1)
 
         def say(test: PlannedEvaluation, reason: str) -> None:

@@ -16,7 +16,7 @@ from datagen.plugins import OWNERS, PluginError, source_files
 from datagen.tasks.registry import TASKS, DatasetSpec
 from datagen.tasks.samples import Samples
 from orchestrator.sweep.plugins import load_plugins
-from orchestrator.sweep.systems import SYSTEMS
+from orchestrator.sweep.systems import SYSTEMS, small_options
 
 FAILED = 1
 
@@ -119,8 +119,8 @@ def _task_checks(tasks: list[str]) -> Iterator[_Check]:
 
     for task in tasks:
         few = isinstance(TASKS[task], Samples)  # each of which may take seconds
-        train, other = (9, 4) if few else (60, 20)
-        spec = {"task": task, "train": train, "valid": other, "test": other}
+        train, other = (9, 2) if few else (60, 20)
+        spec = {"task": task, "train": train, "valid": other, "test": other, "options": small_options(task)}
         for check in EVERY_SAMPLES if few else EVERY_TASK:
             yield _Check(f"task {task}", _asked(check), partial(_of_set, check, spec))
 

@@ -329,7 +329,7 @@ def _what_next(plan: Plan, todo: list[PlannedTrial], options: argparse.Namespace
         lines.append(f"MLflow page:  {shown_uri(uri).rstrip('/')}{page}")
     else:
         lines.append(f"MLflow page:  {_program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri(uri))}")
-        lines += [f"              then open http://127.0.0.1:5000{page}"] if page else []
+        lines += [f"              once it says that it runs, open http://127.0.0.1:5000{page}"] if page else []
     if plan.sweep.next and (sweep := _found(plan.sweep.next, Path(options.sweep).parent)):
         lines.append(f"next sweep:   {_next_sweep(options, sweep)}")
     return "\n".join(lines)
@@ -347,6 +347,7 @@ def _sync(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     from orchestrator.tracking.event_files import EventFiles
     from orchestrator.tracking.tracker import default_uri, shown_uri, sync
+    from orchestrator.tracking.wandb_runs import send
 
     def say(line: str) -> None:
         print(f"idp: {line}", file=sys.stderr)
@@ -354,6 +355,8 @@ def _sync(options: argparse.Namespace) -> int:
     events = EventFiles.of_environment(sweep, options.storage, say)
     for trial in trials:
         events.note(trial, "finished")
+    if wandb := send(sweep, trials, options.storage, say):
+        say(wandb)
     uri = options.tracking_uri or default_uri(options.storage)
     count = sync(uri, sweep, trials, options.storage, say)
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}

@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from orchestrator.cluster.sharing import Sharing
@@ -144,7 +145,7 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
         if mirror is not None:
             ready = [trial for trial in ready if mirror.free(trial.trial_id)]
         if ready:
-            together = Round(ready, storage, watcher, before, terms, campaign)
+            together = Round(ready, storage, watcher, before, terms, campaign, expired)
             try:
                 for planned in ready:
                     storage.trial(planned.trial_id).write_spec(planned.spec)
@@ -242,10 +243,11 @@ class Round:
         before: Mapping[str, tuple[int, int] | None],
         terms: Terms,
         campaign: str,
+        expired: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher, self.before = storage, watcher, before
-        self.terms, self.campaign = terms, campaign
+        self.terms, self.campaign, self._expired = terms, campaign, expired
         self.done: set[str] = set()
         self.stop: StorageFull | ClusterError | None = None
         self._epochs: dict[str, int] = {}
@@ -299,8 +301,12 @@ class Round:
         return allowed
 
     def started(self, trial_id: str) -> None:
-        """Note that a process works on the trial."""
-        self.watcher.started(self.planned[trial_id])
+        """Note that a process is about to work on the trial, or to find that another run has done so meanwhile."""
+        trial = self.storage.trial(trial_id)
+        held = trial.latest_lease()
+        elsewhere = not free(held, self.campaign) and held is not None and held.number != self._expired.get(trial_id)
+        if not elsewhere and trial.result_version() == self.before[trial_id]:
+            self.watcher.started(self.planned[trial_id])
 
     def said(self, trial_id: str, report: Mapping[str, Any]) -> None:
         """Note what a trial reports: an epoch, or why it does not go on."""

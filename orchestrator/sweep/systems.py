@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import SerializeAsAny, ValidationError, model_validator
@@ -64,6 +64,7 @@ class System:
         options: What it can be told: its choices and their defaults.
         training: The fields of `TrainingSpec` that it heeds beside `epochs`; others must be left alone.
         gpu: Whether it computes on a GPU where there is one.
+        small: Options of its tasks with which `idp check` makes samples, where those of the default ones take long.
     """
 
     target: str
@@ -72,6 +73,7 @@ class System:
     options: type[Spec] = NoOptions
     training: tuple[str, ...] = ()
     gpu: bool = False
+    small: Mapping[str, Any] = field(default_factory=dict)
 
     def trial_class(self) -> Any:
         """Return its class, importing its module."""
@@ -108,10 +110,20 @@ def _problem(system: System) -> str:
     for name in system.metrics:
         if not _NAME.fullmatch(name) or name == FORWARD_DIVERGED:
             return f"metrics: {name!r:.80}: expected small letters, digits and '_', and not {FORWARD_DIVERGED!r}"
-    for field in system.training:
-        if field not in TrainingSpec.model_fields:
-            return f"training: unknown field {field!r}; {nearest(field, TrainingSpec.model_fields)}"
+    for heeded in system.training:
+        if heeded not in TrainingSpec.model_fields:
+            return f"training: unknown field {heeded!r}; {nearest(heeded, TrainingSpec.model_fields)}"
+    for task in system.tasks:
+        try:
+            DatasetSpec(task=task, options=dict(system.small))
+        except ValidationError as error:
+            return f"small: {first_problem(error)}"
     return ""
+
+
+def small_options(task: str) -> dict[str, Any]:
+    """Return the options of a task with which its samples are checked, as its systems say."""
+    return {name: value for one in SYSTEMS.values() if task in one.tasks for name, value in one.small.items()}
 
 
 class SystemSpec(Spec):
@@ -149,8 +161,8 @@ class SystemSpec(Spec):
         system, plain = SYSTEMS[self.name], TrainingSpec()
         if data.task not in system.tasks:
             raise ValueError(f"system {self.name!r} works on {', '.join(system.tasks)}; got task {data.task!r}")
-        for field in TrainingSpec.model_fields:
-            if field not in ("epochs", *system.training) and getattr(training, field) != getattr(plain, field):
+        for name in TrainingSpec.model_fields:
+            if name not in ("epochs", *system.training) and getattr(training, name) != getattr(plain, name):
                 heeded = ", ".join(["epochs", *system.training])
-                raise ValueError(f"training.{field} means nothing to system {self.name!r}, which heeds {heeded}")
+                raise ValueError(f"training.{name} means nothing to system {self.name!r}, which heeds {heeded}")
         return self

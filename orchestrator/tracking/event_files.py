@@ -122,7 +122,7 @@ class _Written:
         if numbers:
             there = [metric.key for metric in numbers]
             compared = [name for name in _COMPARED if name in there] or [name for name in there if "/" in name]
-            settings = {name: _number(value) for name, value in params.items()}
+            settings = {name: as_number(value) for name, value in params.items()}
             for summary in hparams(settings, {RESULT + name: 0.0 for name in compared}):
                 self._event(numbers[0].timestamp / 1000, summary=Summary(value=summary.value))
         self._file.flush()
@@ -148,8 +148,8 @@ def _plain(name: str, trial: PlannedTrial) -> str:
     return f"{re.sub(r'[^A-Za-z0-9=,._+-]+', '_', name).strip('_')[:120]}-{trial.trial_id[:8]}"
 
 
-def _number(value: str) -> float | str:
-    """Return a setting as a number where it is one, so that TensorBoard has an axis for it."""
+def as_number(value: str) -> float | str:
+    """Return a setting as a number where it is one, so that pages have an axis for it."""
     try:
         number = float(value)
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import torch
 
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
 from datagen.tasks.samples import SampleColumns
-from orchestrator.sweep.systems import METRIC, SYSTEMS, SystemSpec
+from orchestrator.sweep.systems import METRIC, SYSTEMS, SystemSpec, small_options
 from orchestrator.sweep.trial import TrialSpec
 from orchestrator.trial.system import made, tested, trained_epoch, trained_state
 from planners.specs import TrainingSpec
@@ -53,10 +54,14 @@ def _begun(system: str, task: str) -> tuple[Any, TrialSpec]:
     """Return a new trial on a few samples, with the system's default options, and its spec."""
     heeded = {"batch_size": 4, "epochs": 2}
     training = TrainingSpec(**{name: heeded[name] for name in ("epochs", *SYSTEMS[system].training) if name in heeded})
-    data = DatasetSpec(task=task, train=9, valid=4, test=4)
+    data = DatasetSpec(task=task, train=5, valid=2, test=2, options=small_options(task))
     spec = TrialSpec(data=data, system=SystemSpec(name=system), training=training)
-    make = TASKS[task].draw()
-    samples: dict[Split, SampleColumns] = {
-        split: cast(SampleColumns, make(data, split, 0, data.count(split))) for split in SPLITS
-    }
-    return made(spec, samples, "cpu", lambda *_: None), spec
+    own = {split: {name: values.copy() for name, values in of.items()} for split, of in _samples(data).items()}
+    return made(spec, own, "cpu", lambda *_: None), spec
+
+
+@cache
+def _samples(data: DatasetSpec) -> dict[Split, SampleColumns]:
+    """Return a few samples, which may take seconds each: the same for every check."""
+    make = TASKS[data.task].draw()
+    return {split: cast(SampleColumns, make(data, split, 0, data.count(split))) for split in SPLITS}

@@ -86,7 +86,7 @@ def test_the_run_ends_with_the_table_and_what_comes_next(campaign):
     assert any(
         line.startswith("MLflow page:") and str(storage / "mlflow.db") in line.replace("'\"'\"'", "'") for line in lines
     )
-    assert any("then open http://127.0.0.1:5000/#/experiments/1/runs" in line for line in lines)
+    assert any("open http://127.0.0.1:5000/#/experiments/1/runs" in line for line in lines)
     assert lines[-1].startswith("next sweep:") and "idp run sweeps/table1.yaml" in lines[-1]
 
 
@@ -100,7 +100,8 @@ def test_progress_is_plain_lines_without_noise(campaign):
             "idp: ",
             "4 trials in",
         )
-        assert line.startswith(known) or line.split()[0] in {trial.trial_id[:8] for trial in trials}, line
+        still = re.match(r"(\d+ (h|min|s) ?)+: ", line)  # said where a busy machine takes long
+        assert still or line.startswith(known) or line.split()[0] in {trial.trial_id[:8] for trial in trials}, line
     assert "epoch 1/1" in done.stderr
 
 

@@ -99,6 +99,34 @@ def test_a_terminal_shows_batches_and_what_is_done_meanwhile():
     assert not any(thread.name == "idp-terminal" for thread in threading.enumerate())
 
 
+def test_where_no_terminal_shows_it_a_line_says_what_is_waited_for():
+    stream = io.StringIO()
+    progress = Progress(4, 0, {}, stream)
+    begun = progress._started
+
+    def look(seconds, standings=()):
+        before = len(stream.getvalue())
+        progress.look(dict(standings).get, begun + seconds)
+        return stream.getvalue()[before:]
+
+    assert look(1000) == "", "nothing is known to say"
+    progress.doing("starting Ray")
+    assert [look(seconds) for seconds in (29, 31, 90, 92)] == [
+        "",
+        "31 s: starting Ray\n",
+        "",
+        "1 min 32 s: starting Ray\n",
+    ]
+    names = [letter * 16 for letter in "abcde"]
+    for name in names:
+        progress.start(name, "vin", 3)
+    standings = dict.fromkeys(names, "") | {names[0]: "compiling", names[1]: HALF.words()}
+    said = "0/4 trials; aaaaaaaa compiling, bbbbbbbb epoch 2/3, batch 5/10, cccccccc starting, and 2 more\n"
+    assert look(1000, standings) == f"16 min 40 s: {said}"
+    progress.say("something")
+    assert progress._still_said == 0, "after a word it is patient for as long as in the beginning"
+
+
 def test_the_time_left_begins_with_the_first_epoch():
     stream = io.StringIO()
     progress = Progress(1, 0, {"a" * 16: 1.0}, stream)

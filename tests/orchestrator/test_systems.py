@@ -17,6 +17,7 @@ from datagen.plugins import PluginError
 from datagen.storage.dataset import directory_of, is_complete, make_dataset, read_samples, read_split, shards
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import TASKS, DatasetSpec
+from orchestrator.cli.check import check_plugin
 from orchestrator.figures.parts import NothingToDraw
 from orchestrator.figures.registry import draw, figures_of
 from orchestrator.report.page import report
@@ -248,6 +249,7 @@ def test_what_a_sweep_of_systems_can_not_ask_is_one_message(sweep, tmp_path, cha
         ("tasks=('springs',), metrics={}", "expected a task, and 1 to 32 metrics"),
         ("tasks=('springs',), metrics={'Error': Metric('e')}", "metrics: 'Error': expected small letters"),
         ("tasks=('springs',), metrics={'e': Metric('e')}, training=('epoch',)", "unknown field 'epoch'; did you mean"),
+        ("tasks=('springs',), metrics={'e': Metric('e')}, small={'nois': 1}", "small: .*unknown field 'nois'; did you"),
     ],
 )
 def test_a_line_that_can_not_be_is_refused_when_it_is_loaded(sweep, tmp_path, line, said):
@@ -257,6 +259,22 @@ def test_a_line_that_can_not_be_is_refused_when_it_is_loaded(sweep, tmp_path, li
     with pytest.raises(PluginError, match=re.escape("plugins: wrong.SYSTEMS['wrong']: ") + f".*{said}"):
         load_plugins(["wrong"])
     assert "wrong" not in SYSTEMS
+
+
+def test_checks_make_the_samples_that_the_system_calls_small(sweep, monkeypatch):
+    import my_systems
+
+    asked = []
+    make = TASKS["springs"].draw()
+    monkeypatch.setattr(
+        type(TASKS["springs"]), "draw", lambda _: lambda data, *part: asked.append(data) or make(data, *part)
+    )
+    small = replace(SYSTEMS["spring_fit"], small={"noise": 0.25})
+    monkeypatch.setitem(my_systems.SYSTEMS, "spring_fit", small)
+    findings = list(check_plugin("my_systems"))
+    assert len(findings) == 4 and all(finding.passed for finding in findings)
+    assert {data.options.noise for data in asked} == {0.25}
+    assert sum(data.count("train") == 5 for data in asked) == 3, "a split each, once for all checks of a system"
 
 
 def test_torch_goes_on_where_an_interrupted_trial_stood(sweep, tmp_path, monkeypatch):

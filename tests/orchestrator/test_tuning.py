@@ -17,6 +17,7 @@ from orchestrator.cluster.trials import Round, Terms
 from orchestrator.cluster.tuning import Relay, _Stopped
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
+from orchestrator.storage.leases import Owner
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import StorageFull, TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
@@ -33,6 +34,9 @@ class Watcher:
 
     def __init__(self):
         self.told = []
+
+    def started(self, trial):
+        self.told.append(("started", ""))
 
     def finished(self, trial, result):
         self.told.append((result.status, result.reason))
@@ -67,6 +71,21 @@ def test_a_result_that_another_run_has_finished_meanwhile_is_taken(tmp_path):
     relay, watcher = relay_over(tmp_path, done(code_hash()))
     relay.on_trial_complete(0, [], tunes_trial())
     assert watcher.told == [("COMPLETED", "")] and relay.together.done == {TRIAL.trial_id}
+
+
+def test_a_trial_that_another_run_works_on_or_has_finished_is_not_shown_as_running_here(tmp_path):
+    relay, watcher = relay_over(tmp_path, None)
+    directory = Storage(tmp_path).trial(TRIAL.trial_id)
+    lease = directory.take(Owner.here("another run"))
+    relay.on_trial_start(0, [], tunes_trial())
+    assert watcher.told == []
+    relay.together._expired = {TRIAL.trial_id: lease.number}
+    relay.on_trial_start(0, [], tunes_trial())
+    assert watcher.told == [("started", "")], "that one gives no sign of life: it is taken over"
+    lease.release()
+    put_result(directory.path, done(code_hash()))
+    relay.on_trial_start(0, [], tunes_trial())
+    assert watcher.told == [("started", "")]
 
 
 @pytest.mark.parametrize(("code", "retime"), [("other code", False), (None, True)])
