@@ -36,6 +36,7 @@ data: {train: 256, valid: 32, test: 32}
 tasks: [{map_size: 9}]
 grid: {k: [6], seed: SEEDS}
 training: {epochs: EPOCHS}
+figures: [success]
 """
 STUCK_SWEEP = """
 plugins: [chaos_planner]

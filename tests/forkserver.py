@@ -6,6 +6,7 @@ Run as a program this serves: it reads the libraries once and forks a process fo
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import select
@@ -22,7 +23,7 @@ LIBRARIES = (
     "matplotlib.pyplot", "mlflow", "numba", "pyarrow.parquet", "ray.tune", "sqlalchemy", "torch._dynamo",
     "datagen.expert.grid", "orchestrator.campaign.run", "orchestrator.cli.main", "orchestrator.cluster.jobs",
     "orchestrator.cluster.trials", "orchestrator.report.page", "orchestrator.tracking.tracker",
-    "planners.conformance.cores",
+    "orchestrator.trial.train", "planners.compiled.conv_gru.autograd", "planners.conformance.cores",
 )  # fmt: skip
 UNSET = ("PYTHONPATH", "PYTHONWARNINGS")
 """What the tests' own process has and a user's has not."""
@@ -140,7 +141,10 @@ def serve(place: str) -> None:
     from orchestrator.storage.code import code_hash, whole_code
 
     code_hash(), whole_code()  # read once, as the libraries are: every command would find the same
+    _compile()
     FreshReport._write_elsewhere = partialmethod(_write_report, elsewhere=FreshReport._write_elsewhere)
+    gc.collect()
+    gc.freeze()  # what the collector never looks at is shared with each process for good
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that see to a command
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(place)
@@ -155,6 +159,21 @@ def serve(place: str) -> None:
                 listening.close()
                 _see_to(asking)
             asking.close()
+
+
+def _compile() -> None:
+    """Draw a map and plan on it, so that numba has set itself up, and the kernels of most sweeps are loaded.
+
+    Nothing here takes a gradient: torch refuses to do that on both sides of a fork.
+    """
+    from datagen.tasks.navigation import draw
+    from datagen.tasks.registry import DatasetSpec
+    from orchestrator.trial.trained import solve
+    from planners.planner import build_planner
+    from planners.specs import PlannerSpec
+
+    planner = build_planner(PlannerSpec(core="vin", hidden_channels=8, q_channels=4, k_fwd=2))
+    solve(planner, draw(DatasetSpec(map_size=9, test=1), "test", 0, 1), k=2)
 
 
 def _see_to(asking: socket.socket) -> None:
