@@ -22,8 +22,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from chaos_faults import FAULTS, MOST_SECONDS, STALL_SECONDS, Disturbed, Sweep, is_whole, log_of
+from chaos_faults import FAULTS, MOST_SECONDS, STALL_SECONDS, Disturbed, Sweep, is_whole, launch, log_of
 from mlflow_server import MLflowServer
 
 SWEEP = """
@@ -35,6 +36,7 @@ data: {train: 256, valid: 32, test: 32}
 tasks: [{map_size: 9}]
 grid: {k: [6], seed: SEEDS}
 training: {epochs: EPOCHS}
+figures: [success]
 """
 STUCK_SWEEP = """
 plugins: [chaos_planner]
@@ -192,6 +194,7 @@ def campaign(
     say: Callable[[str], None],
     undisturbed: Callable[[Sweep], dict[str, dict[str, object]]] = run_undisturbed,
     options: tuple[str, ...] = (),
+    launch: Callable[..., Any] = launch,
     **size: object,
 ) -> dict[str, int]:
     """Run the sweep undisturbed and disturbed, compare, and return how many faults of each kind hit."""
@@ -211,7 +214,7 @@ def campaign(
         run_together(Sweep(path, folder / "together"), expected)
         say("three first runs at once: the same table")
     kinds = [kind for kind in kinds if kind != "first"]
-    disturbed = Sweep(path, storage, options=options)
+    disturbed = Sweep(path, storage, options=options, launch=launch)
     if "tracking" in kinds:
         disturbed.server = MLflowServer(f"sqlite:///{folder}/mlflow.db", folder)
         disturbed.server.start()

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from mlflow_server import MLflowServer
 
@@ -30,12 +31,24 @@ class Disturbed(AssertionError):
     """The sweep did not end as the undisturbed one did."""
 
 
+def launch(words: list[str], stderr: TextIO) -> subprocess.Popen[str]:
+    """Start a driver as a user does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+        env={**os.environ, "IDP_LEASE_SECONDS": "6"},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup's children ignore it
+    )
+
+
 @dataclass
 class Sweep:
     """A sweep on a storage of its own, with a second driver beside the first at times.
 
     `redone` counts, by trial, how often its result was damaged once it was there: it must be made again. `options` are
-    those of `idp run`.
+    those of `idp run`, which `launch` starts.
     """
 
     path: Path
@@ -44,19 +57,11 @@ class Sweep:
     beside: tuple[subprocess.Popen[str], Path] | None = None
     redone: Counter[str] = field(default_factory=Counter)
     options: tuple[str, ...] = ()
+    launch: Callable[[list[str], TextIO], subprocess.Popen[str]] = launch
 
     def start(self, name: str = "stderr") -> subprocess.Popen[str]:
-        command = [*self._command("run"), "--json", *self.options]
         with (self.path.parent / name).open("w") as stderr:
-            environment = {**os.environ, "IDP_LEASE_SECONDS": "6"}
-            return subprocess.Popen(
-                command,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
-                env=environment,
-                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup's children ignore it
-            )
+            return self.launch([*self._words("run"), "--json", *self.options], stderr)
 
     def start_beside(self) -> bool:
         """Start a second driver; False where there is one."""
@@ -79,13 +84,15 @@ class Sweep:
         if "Traceback (most recent call last)" in stderr.read_text():
             raise Disturbed(f"the second driver ended with a traceback:\n{stderr.read_text()}")
 
-    def _command(self, verb: str) -> list[str]:
-        command = [sys.executable, "-m", "orchestrator", verb, str(self.path), "--storage", str(self.storage)]
-        return [*command, "--tracking-uri", self.server.address] if self.server else command
+    def _words(self, verb: str) -> list[str]:
+        words = [verb, str(self.path), "--storage", str(self.storage)]
+        return [*words, "--tracking-uri", self.server.address] if self.server else words
 
     def sync(self) -> None:
         """Send MLflow what it has not seen while it was down."""
-        subprocess.run(self._command("sync"), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "orchestrator", *self._words("sync")], check=True, stdout=subprocess.DEVNULL
+        )
 
     def trials(self) -> list[Path]:
         return sorted(path for path in (self.storage / "trials").glob("*") if path.is_dir())
@@ -115,7 +122,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _of_kind(pid: int, word: bytes) -> list[int]:
+def of_kind(pid: int, word: bytes) -> list[int]:
+    """Return the processes below `pid` in whose command line a word stands."""
     found = []
     for process in descendants(pid):
         try:
@@ -139,15 +147,15 @@ def kill_driver(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Rand
 
 
 def kill_worker(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    return _kill(_of_kind(driver.pid, b"ImplicitFunc"), chance)
+    return _kill(of_kind(driver.pid, b"ImplicitFunc"), chance)
 
 
 def kill_node(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    return _kill(_of_kind(driver.pid, b"raylet/raylet"), chance)
+    return _kill(of_kind(driver.pid, b"raylet/raylet"), chance)
 
 
 def kill_head(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:
-    return _kill(_of_kind(driver.pid, b"gcs_server"), chance)
+    return _kill(of_kind(driver.pid, b"gcs_server"), chance)
 
 
 def interrupt(sweep: Sweep, driver: subprocess.Popen[str], chance: random.Random) -> bool:

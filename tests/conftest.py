@@ -30,17 +30,19 @@ from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, SYSTEMS, OWNERS, LOADED)
 RUNS_SWEEPS = {"idp", "head", "campaign"}
 """Fixtures of tests that run sweeps, or what costs as much."""
-SWEEPS = {
-    "test_campaign", "test_chaos", "test_checking", "test_executors", "test_experts_on_ray", "test_guides", "test_jobs",
-    "test_leases", "test_notebook", "test_plugins", "test_preflight", "test_searching", "test_sharing", "test_show",
-    "test_slurm_jobs",
-}  # fmt: skip
-"""Files with such tests."""
-COMPILES = {
-    "test_certificate", "test_compiled_planners", "test_costs", "test_denormals", "test_planner_core",
-    "test_reachability", "test_terrain", "test_trained", "test_vin_kernel",
-}  # fmt: skip
-"""Files that would compile the same kernels at the same time, were they in several processes."""
+SWEEPS = (
+    "test_executors",  # compiles, in one process, what those after it would compile in several at once
+    "test_campaign", "test_jobs", "test_sharing", "test_experts_on_ray", "test_preflight", "test_leases",
+    "test_slurm_jobs", "test_chaos", "test_plugins", "test_searching", "test_show", "test_guides", "test_notebook",
+    "test_checking",
+)  # fmt: skip
+"""Files with such tests, in the order in which they are run."""
+COMPILES = (
+    "test_certificate", "test_reachability", "test_costs", "test_terrain", "test_compiled_planners", "test_trained",
+    "test_planner_core", "test_denormals", "test_vin_kernel",
+)  # fmt: skip
+"""Files that would compile the same kernels at the same time, were they in several processes; first what is compiled
+for none of `SWEEPS`, which begin beside them."""
 
 
 @contextmanager
@@ -73,9 +75,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = [item for item in items if RUNS_SWEEPS & set(item.fixturenames) or item.get_closest_marker("sweeps")]
     for item in slow:
         item.add_marker(pytest.mark.slow)
-    if others := {item.path.stem for item in slow} - SWEEPS:
+    if others := {item.path.stem for item in slow}.difference(SWEEPS):
         raise pytest.UsageError(f"{', '.join(sorted(others))}: runs sweeps, and conftest.SWEEPS does not name it")
-    items.sort(key=lambda item: (item.path.stem not in SWEEPS, item.path.stem not in COMPILES))
+    places = {stem: place for place, stem in enumerate((*SWEEPS, *COMPILES))}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(optionalhook=True)

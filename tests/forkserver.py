@@ -6,6 +6,7 @@ Run as a program this serves: it reads the libraries once and forks a process fo
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import select
@@ -15,16 +16,59 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from functools import partialmethod
 from pathlib import Path
 
 LIBRARIES = (
     "matplotlib.pyplot", "mlflow", "numba", "pyarrow.parquet", "ray.tune", "sqlalchemy", "torch._dynamo",
     "datagen.expert.grid", "orchestrator.campaign.run", "orchestrator.cli.main", "orchestrator.cluster.jobs",
     "orchestrator.cluster.trials", "orchestrator.report.page", "orchestrator.tracking.tracker",
-    "planners.conformance.cores",
+    "orchestrator.trial.train", "planners.compiled.conv_gru.autograd", "planners.conformance.cores",
 )  # fmt: skip
 UNSET = ("PYTHONPATH", "PYTHONWARNINGS")
 """What the tests' own process has and a user's has not."""
+
+
+class Child:
+    """What was started, as `subprocess.Popen` has it.
+
+    Args:
+        asking: Where the server says its number, then how it ended.
+    """
+
+    def __init__(self, asking: socket.socket) -> None:
+        self._asking = asking
+        self.pid = int(self._line(None))
+        self.returncode: int | None = None
+
+    def _line(self, timeout: float | None) -> bytes:
+        self._asking.settimeout(timeout)
+        said = b""
+        while not said.endswith(b"\n"):
+            part = self._asking.recv(1)
+            assert part, "the forkserver has ended"
+            said += part
+        return said
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return how it ended, once it has."""
+        if self.returncode is None:
+            try:
+                self.returncode = int(self._line(timeout))
+            except TimeoutError:
+                raise subprocess.TimeoutExpired("idp", timeout or 0.0) from None
+            self._asking.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return how it ended, None where it has not."""
+        if self.returncode is None and select.select([self._asking], [], [], 0.0)[0]:
+            self.wait()
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it at once."""
+        os.kill(self.pid, signal.SIGKILL)
 
 
 class Forkserver:
@@ -53,27 +97,36 @@ class Forkserver:
             timeout: Seconds after which it is killed, which is an error.
             python: A program to run in place of `idp`.
         """
-        words = [str(word) for word in words]
-        asked = {"words": words, "python": python, "cwd": str(cwd or Path.cwd()), "env": self.environment | (env or {})}
-        with (
-            socket.socket(socket.AF_UNIX) as asking,
-            tempfile.TemporaryFile() as out,
-            tempfile.TemporaryFile() as err,
-        ):
-            asking.settimeout(timeout)
-            asking.connect(self._socket)
-            files = array.array("i", [out.fileno(), err.fileno()])
-            asking.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-            asking.sendall(json.dumps(asked).encode() + b"\n")
-            with asking.makefile("r") as answers:
-                pid = int(answers.readline())
-                try:
-                    code = int(answers.readline())
-                except TimeoutError:
-                    os.killpg(pid, signal.SIGKILL)
-                    raise
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            child = self.start(*words, cwd=cwd, env=env, python=python, stdout=out.fileno(), stderr=err.fileno())
+            try:
+                code = child.wait(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                raise
             texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err)]
         return subprocess.CompletedProcess(["idp", *words], code, *texts)
+
+    def start(self, *words, stderr, stdout=subprocess.DEVNULL, cwd=None, env=None, python=""):
+        """Start a command line of `idp`, first of a session and a group of its own, and return its `Child`.
+
+        Args:
+            words: The command line after `idp`.
+            stderr: Number of the file that it writes its errors to.
+            stdout: That of its output.
+            cwd: The folder to run it in; the tests' own without one.
+            env: What differs in its environment.
+            python: A program to run in place of `idp`.
+        """
+        words = [str(word) for word in words]
+        asked = {"words": words, "python": python, "cwd": str(cwd or Path.cwd()), "env": self.environment | (env or {})}
+        asking = socket.socket(socket.AF_UNIX)
+        asking.connect(self._socket)
+        with open(os.devnull, "wb") as nowhere:
+            out = nowhere.fileno() if stdout == subprocess.DEVNULL else stdout
+            asking.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [out, stderr]))])
+            asking.sendall(json.dumps(asked).encode() + b"\n")
+        return Child(asking)
 
     def close(self) -> None:
         """End it; what it has started and is still running goes on."""
@@ -84,9 +137,14 @@ def serve(place: str) -> None:
     """Fork a process for each that asks, until standard input ends."""
     for library in LIBRARIES:
         __import__(library)
+    from orchestrator.report.keeper import FreshReport
     from orchestrator.storage.code import code_hash, whole_code
 
     code_hash(), whole_code()  # read once, as the libraries are: every command would find the same
+    _compile()
+    FreshReport._write_elsewhere = partialmethod(_write_report, elsewhere=FreshReport._write_elsewhere)
+    gc.collect()
+    gc.freeze()  # what the collector never looks at is shared with each process for good
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that see to a command
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(place)
@@ -101,6 +159,21 @@ def serve(place: str) -> None:
                 listening.close()
                 _see_to(asking)
             asking.close()
+
+
+def _compile() -> None:
+    """Draw a map and plan on it, so that numba has set itself up, and the kernels of most sweeps are loaded.
+
+    Nothing here takes a gradient: torch refuses to do that on both sides of a fork.
+    """
+    from datagen.tasks.navigation import draw
+    from datagen.tasks.registry import DatasetSpec
+    from orchestrator.trial.trained import solve
+    from planners.planner import build_planner
+    from planners.specs import PlannerSpec
+
+    planner = build_planner(PlannerSpec(core="vin", hidden_channels=8, q_channels=4, k_fwd=2))
+    solve(planner, draw(DatasetSpec(map_size=9, test=1), "test", 0, 1), k=2)
 
 
 def _see_to(asking: socket.socket) -> None:
@@ -123,10 +196,24 @@ def _see_to(asking: socket.socket) -> None:
     os._exit(0)
 
 
+def _write_report(report, running, patience, *, elsewhere) -> None:
+    """Write the last version of a report in this process, which need not read the libraries for it as another would."""
+    from orchestrator.report.keeper import ReportError
+    from orchestrator.report.page import write_report
+
+    if running:
+        return elsewhere(report, running, patience)
+    try:
+        write_report(report._sweep, report._storage, command=report._command, running=False)
+    except Exception as error:
+        raise ReportError(f"the report could not be written: {type(error).__name__}: {error}") from error
+
+
 def _run(asked: dict) -> None:
     from orchestrator.cli.main import main
 
     code = 1
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though nohup has started the tests
     try:
         os.chdir(asked["cwd"])
         os.environ.clear()

@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from chaos_faults import of_kind
 from cluster import ROOT
 
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import dataset_id
+from orchestrator.cli.main import main
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import latest_lease
@@ -31,6 +33,7 @@ data: {train: 64, valid: 16, test: 16}
 tasks: [{map_size: 9}]
 grid: {k: [4], seed: [0, 1]}
 training: {epochs: 1}
+figures: [success]
 next: sweeps/table1.yaml
 """
 
@@ -45,7 +48,7 @@ FOLDER = {
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory, database):
-    """A sweep that was run once; in one of its trials there is a fault of the machine's making."""
+    """A sweep that was run once: a process that made its data was killed, one of its trials can't write its log."""
     folder = tmp_path_factory.mktemp('it\'s a "campaign"')
     for name, text in FOLDER.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -60,8 +63,20 @@ def campaign(tmp_path_factory, database):
     # As the installed program has it: the current folder is not on its path.
     command = [sys.executable, "-P", "-m", "orchestrator", "run", str(path), "--storage", str(storage)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder, env=environment)
-    return path, storage, trials, broken, done
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **piped) as process:
+
+        def kill_the_writer():
+            while process.poll() is None:
+                if writers := of_kind(process.pid, b"ShardWriter"):  # it reads libraries for a second before it writes
+                    return os.kill(writers[0], signal.SIGKILL)
+                time.sleep(0.05)
+
+        killer = threading.Thread(target=kill_the_writer)
+        killer.start()
+        out, err = process.communicate(timeout=280)
+        killer.join()
+    return path, storage, trials, broken, subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def test_one_broken_trial_is_failed_with_its_traceback_and_the_rest_go_on(campaign):
@@ -103,6 +118,19 @@ def test_progress_is_plain_lines_without_noise(campaign):
         still = re.match(r"(\d+ (h|min|s) ?)+: ", line)  # said where a busy machine takes long
         assert still or line.startswith(known) or line.split()[0] in {trial.trial_id[:8] for trial in trials}, line
     assert "epoch 1/1" in done.stderr
+
+
+def test_the_shard_of_a_killed_worker_is_made_again(campaign, tmp_path, capsys):
+    path, storage, trials, _, done = campaign
+    assert "died; another makes the shard" in done.stderr
+    spec = trials[0].spec.data
+    directory = storage / "datasets" / dataset_id(spec)
+    assert parquet.is_complete(spec, storage / "datasets")
+    for shard in parquet.shards(spec):
+        parquet.write_shard(spec, shard, tmp_path / "again")
+        assert (tmp_path / "again" / directory.name / shard.name).read_bytes() == (directory / shard.name).read_bytes()
+    assert main(["data", str(path), "--storage", str(storage)]) == 0
+    assert capsys.readouterr().out == f"{directory}\n"
 
 
 def test_mlflow_holds_parent_trials_and_means(campaign):
@@ -165,35 +193,32 @@ def test_one_trial_without_ray_gives_the_same_numbers(campaign, idp, tmp_path):
     assert not (tmp_path / "mlflow.db").exists()
 
 
-@pytest.mark.sweeps
-def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path, database):
-    number = signal.SIGHUP
-    (tmp_path / "storage").mkdir()
-    (tmp_path / "storage" / "mlflow.db").write_bytes(database)
+def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path, storage_with_database, idp):
+    number, storage = signal.SIGHUP, storage_with_database
     path = tmp_path / "tiny.yaml"
     path.write_text(SWEEP.replace("epochs: 1", "epochs: 10000"))
-    command = [sys.executable, "-m", "orchestrator", "run", str(path), "--storage", str(tmp_path / "storage")]
-    command += ["--only", "planner=vin"]  # two trials for two processors: a killed one need not wait for its turn
-    hears = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # though nohup has started the tests
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **hears) as process:
-        assert process.stderr is not None
+    reading, writing = os.pipe()
+    # Two trials for two processors: a killed one need not wait for its turn.
+    process = idp.start("run", path, "--storage", storage, "--only", "planner=vin", stderr=writing)
+    os.close(writing)
+    with open(reading) as said:
         lines: list[str] = []
         learning: set[str] = set()
         victim = ""
-        for line in process.stderr:
+        for line in said:
             lines.append(line)
             if "epoch" in line and not victim:
                 learning.add(line.split()[0])
             if len(learning) == 2 and not victim:  # whichever process is first in the list, it has a checkpoint
                 victim = line.split()[0]
-                (pid,) = _processes(b"ImplicitFunc", tmp_path / "storage")[:1]
+                (pid,) = of_kind(process.pid, b"ImplicitFunc")[:1]
                 os.kill(pid, signal.SIGKILL)
             elif "its process died (1)" in line:
                 victim = line.split()[0]
             elif any("its process died" in said for said in lines) and line.startswith(victim):
                 os.killpg(process.pid, number)  # as a terminal that closes: to all processes of the run at once
                 break
-        lines += process.stderr.readlines()
+        lines += said.readlines()
         assert process.wait(280) == 128 + number, "".join(lines)
     text = "".join(lines)
     assert re.search("0 of 2 trials are done; to go on: .*idp run", text)
@@ -201,56 +226,19 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path, data
         int(line.split("epoch ")[1].split("/")[0]) for line in lines if line.startswith(victim) and "epoch" in line
     ]
     assert epochs == list(range(1, len(epochs) + 1))
-    (log,) = (tmp_path / "storage" / "trials").glob(f"{victim}*/log.txt")
+    (log,) = (storage / "trials").glob(f"{victim}*/log.txt")
     assert "goes on after epoch" in log.read_text()
     assert text.splitlines()[-1] == f"idp: stopped by {number.name}"
-    for directory in (tmp_path / "storage" / "trials").iterdir():
+    for directory in (storage / "trials").iterdir():
         held = latest_lease(directory)
         assert held is not None and held.owner is None, "not given back"
-    with sqlite3.connect(tmp_path / "storage" / "mlflow.db") as connection:
+    with sqlite3.connect(storage / "mlflow.db") as connection:
         assert {row[0] for row in connection.execute("select status from runs")} == {"KILLED"}
     deadline = time.monotonic() + 120
     while left := _session(process.pid):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
     assert "Traceback" not in text
-
-
-@pytest.mark.sweeps
-def test_the_shard_of_a_killed_worker_is_made_again(tmp_path):
-    path = tmp_path / "data.yaml"
-    path.write_text(SWEEP.replace("train: 64", "train: 12000").replace("map_size: 9", "map_size: 15"))
-    storage = tmp_path / "storage"
-    spec = expand(load_sweep(path))[0].spec.data
-    killed: list[int] = []
-    stop = threading.Event()
-
-    def kill_one_writer() -> None:
-        shards = storage / "datasets"
-        while not stop.is_set() and not killed:
-            if list(shards.rglob("train-*.parquet")):
-                for pid in _processes(b"ShardWriter", storage)[:1]:
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-            time.sleep(0.01)
-
-    killer = threading.Thread(target=kill_one_writer)
-    killer.start()
-    try:
-        command = [sys.executable, "-m", "orchestrator", "data", str(path), "--storage", str(storage)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
-    finally:
-        stop.set()
-        killer.join()
-    assert killed, done.stderr
-    assert done.returncode == 0, done.stderr
-    assert "died; another makes the shard" in done.stderr
-    assert done.stdout == f"{storage / 'datasets' / dataset_id(spec)}\n"
-    directory = storage / "datasets" / dataset_id(spec)
-    assert parquet.is_complete(spec, storage / "datasets")
-    for shard in parquet.shards(spec)[:2]:
-        parquet.write_shard(spec, shard, tmp_path / "again")
-        assert (tmp_path / "again" / directory.name / shard.name).read_bytes() == (directory / shard.name).read_bytes()
 
 
 def _session(number: int) -> list[str]:
@@ -264,28 +252,6 @@ def _session(number: int) -> list[str]:
         except OSError:
             continue  # it has just ended
     return found
-
-
-def _processes(kind: bytes, storage: Path) -> list[int]:
-    """Return the ids of the Ray workers of a kind in the cluster that serves `storage`, and in no other."""
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker(path, kind, storage)]
-
-
-def _is_worker(process: Path, kind: bytes, storage: Path) -> bool:
-    try:
-        if kind not in (process / "cmdline").read_bytes():
-            return False
-        parent = process
-        while parent.name != "1":
-            number = (parent / "stat").read_text().rpartition(")")[2].split()[1]
-            if number == "0":
-                return False
-            parent = Path("/proc") / number
-            if str(storage).encode() in (parent / "cmdline").read_bytes().split(b"\0"):
-                return True
-    except OSError:
-        return False  # it has just ended
-    return False
 
 
 STUCK = '''
@@ -340,17 +306,18 @@ data: {train: 256, valid: 32, test: 32}
 tasks: [{map_size: 9}]
 grid: {k: [6], seed: [0]}
 training: {epochs: 4}
-resources: {stall_seconds: 5}
+figures: [success]
+resources: {stall_seconds: 2}
 """)
     done = idp("run", path, "--storage", storage, "--address", head.address)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "its process died (1): no progress for 0:00:05 h" in done.stderr
+    assert "its process died (1): no progress for 0:00:02 h" in done.stderr
     (stuck,) = (Storage(storage).trial(trial.trial_id) for trial in expand(load_sweep(path)))
     result = stuck.read_result()
     assert result is not None and result.status == "FAILED"
-    assert result.reason.startswith("TrialDied: its process died 3 times: no progress for 0:00:05 h")
+    assert result.reason.startswith("TrialDied: its process died 3 times: no progress for 0:00:02 h")
     log = stuck.log.read_text()
-    assert log.count("Timeout (0:00:05)!") == 3
+    assert log.count("Timeout (0:00:02)!") == 3
     stood = re.findall(r'File "(.*stuck_planner\.py)"', log)
     assert len(stood) == 3 and all("py_modules_files" in path for path in stood), (
         "workers have the copy that was shipped"

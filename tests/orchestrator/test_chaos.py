@@ -12,9 +12,12 @@ def test_a_disturbed_sweep_ends_with_the_table_of_an_undisturbed_one(tmp_path, i
         assert done.returncode == 0, done.stderr
         return sweep.results()
 
+    def launch(words, stderr):
+        return idp.start(*words, stderr=stderr.fileno())
+
     said, kinds = [], ["driver", "checkpoint"]
     hits = campaign(
         tmp_path, tmp_path / "storage", 2, kinds, 1, said.append,
-        undisturbed=undisturbed, options=("--in-process",), seeds=[0], epochs=15, wait=1.0,
+        undisturbed=undisturbed, options=("--in-process",), launch=launch, seeds=[0], epochs=15, wait=1.0,
     )  # fmt: skip
     assert sum(hits.values()) >= 1, said

@@ -18,6 +18,7 @@ tasks: [{map_size: 9}]
 test_on: [{map_size: 11, test: 4}]
 grid: {k: [4], seed: [0]}
 training: {epochs: 1}
+figures: [success]
 """
 
 
