@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -349,26 +348,6 @@ def test_what_is_no_archive_is_said(tmp_path, capsys):
     assert "no trial that has ended" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_published_results_give_the_tables_of_the_reproduction_page(tmp_path, capsys):
-    root = Path(__file__).parents[2]
-    assert main(["unarchive", str(root / "docs/results/results.parquet"), "--storage", str(tmp_path)]) == 0
-    page = (root / "REPRODUCTION.md").read_text()
-    capsys.readouterr()
-    assert main(["table", str(root / "sweeps/cores.yaml"), "--storage", str(tmp_path), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert len(rows) == 20 and all(row["used"] == 1 for row in rows)
-    said = {float(number) for line in page.splitlines() for number in re.findall(r"\d+\.\d", line) if line[0:1] == "|"}
-    assert all(round(100 * row["success_rate"], 1) in said for row in rows)
-    for name in ("accuracy", "figure9", "figure15", "id_vin", "spt", "table1_ours"):
-        sweep = str(root / f"sweeps/{name}.yaml")
-        assert main(["table", sweep, "--profile", "laptop", "--storage", str(tmp_path), "--json"]) == 0
-        rates = [row["success_rate"] for row in json.loads(capsys.readouterr().out)["rows"] if row["used"]]
-        best_and_worst = {round(100 * rate, 1) for rate in (max(rates), min(rates))}
-        assert best_and_worst <= {float(number) for number in re.findall(r"\d+\.\d", page)}
-
-
-@pytest.mark.slow
 def page_rows(heading):
     """Return the cells of a table of reachability's page, row by row, without its head."""
     text = (ROOT / "docs" / "planners" / "reachability.md").read_text()
@@ -376,6 +355,7 @@ def page_rows(heading):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+@pytest.mark.slow
 def test_the_published_results_of_reachability_are_what_its_page_says(tmp_path, capsys):
     """Every seed is right in every set: all starts arrive, each whole way is a shortest one; and beside the others."""
     assert main(["unarchive", str(ROOT / "docs/results/reachability.parquet"), "--storage", str(tmp_path)]) == 0

@@ -1,0 +1,257 @@
+"""The tables of REPRODUCTION.md are made from docs/results: `python docs/reproduction.py` writes them again."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import expand
+from orchestrator.tables.paper import paper
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "REPRODUCTION.md"
+ARCHIVES = ("results", "vin_parts", "reachability")
+NAMES = {
+    "vin": "VIN", "symvin": "SymVIN", "convgppn": "ConvGPPN", "spt": "SPT",
+    "id-vin": "ID-VIN", "id-symvin": "ID-SymVIN", "id-convgppn": "ID-ConvGPPN",
+    "contractive": "contractive (ours)", "reachability": "reachability (ours)",
+}  # fmt: skip
+WIDE = 10  # points of deviation from which on seeds are named one by one
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the archive keeps of a trial.
+
+    Attributes:
+        archive: Name of the file in docs/results.
+        code: Code hash of the trial.
+        spec: Its specification.
+        result: Its numbers.
+        curves: One record an epoch.
+        tests: What it was tested on beside its own test set.
+        planner: Name of its planner in the sweep that was asked for.
+    """
+
+    archive: str
+    code: str
+    spec: dict[str, Any]
+    result: dict[str, Any]
+    curves: list[dict[str, Any]]
+    tests: list[dict[str, Any]]
+    planner: str = ""
+
+    @property
+    def size(self) -> int:
+        """Rows of its maps."""
+        return int(self.spec["data"]["map_size"])
+
+    @property
+    def k(self) -> int:
+        """Steps of its forward pass."""
+        return int(self.spec["planner"]["k_fwd"])
+
+
+@cache
+def archived() -> dict[str, Kept]:
+    """Return every trial of docs/results by its id."""
+    kept = {}
+    for name in ARCHIVES:
+        for row in pq.read_table(ROOT / "docs" / "results" / f"{name}.parquet").to_pylist():
+            texts = (json.loads(row[column]) for column in ("spec", "result", "curves", "evaluations"))
+            kept[row["trial_id"]] = Kept(name, row["code"], *texts)
+    return kept
+
+
+@cache
+def trials(sweep: str, profile: str | None = "laptop") -> tuple[Kept, ...]:
+    """Return what the archive has of a sweep, shipped or among the examples, in the sweep's order, seed by seed."""
+    path = next(path for folder in ("sweeps", "examples") if (path := ROOT / folder / f"{sweep}.yaml").exists())
+    return tuple(
+        Kept(**{**vars(archived()[trial.trial_id]), "planner": str(trial.axes["planner"])})
+        for trial in expand(load_sweep(path, profile))
+        if trial.trial_id in archived()
+    )
+
+
+def chosen(found: Iterable[Kept], planner: str | None = None, **axes: Any) -> list[Kept]:
+    """Return the trials of a planner with these values of `k`, `size` and `task`, and of the planner's spec."""
+
+    def value(trial: Kept, axis: str) -> Any:
+        if axis in ("k", "size"):
+            return getattr(trial, axis)
+        return trial.spec["data"]["task"] if axis == "task" else trial.spec["planner"][axis]
+
+    return [
+        trial
+        for trial in found
+        if planner in (None, trial.planner) and all(value(trial, axis) == wanted for axis, wanted in axes.items())
+    ]
+
+
+def rates(found: Iterable[Kept]) -> list[float]:
+    """Return success on the trials' own test sets in percent."""
+    return [100 * trial.result["test_success_rate"] for trial in found]
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Return a mean, and where there are several values their deviation."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def mean(found: Sequence[Kept], field: str) -> float:
+    """Return the mean of a field of the results."""
+    return statistics.mean(trial.result[field] for trial in found)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def accuracy() -> list[str]:
+    """Return the table of what each planner reaches with the paper's data."""
+    rows = [
+        "| | epochs | K | seeds | success % | on foreign mazes % | minutes of training, one thread "
+        "| seconds of a step, forward + backward |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    more = {
+        "id-vin-contraction": "ID-VIN with a contraction core, all else the paper's",
+        "id-vin-better": "the same, all optimal actions as labels, Adam, falling step size",
+    }
+    cells: dict[tuple[str, int], list[Kept]] = {}
+    for trial in trials("accuracy"):
+        cells.setdefault((trial.planner, trial.k), []).append(trial)
+    for (planner, k), found in cells.items():
+        if planner == "contractive-grown":
+            grown = [test for trial in found for test in trial.tests if (test["map_size"], test["k"]) == (15, 60)]
+            success = spread([100 * test["success_rate"] for test in grown])
+            rows.append(
+                _row("the same weights, tested with K = 60 on 200 mazes", "", 60, len(grown), success, *[""] * 3)
+            )
+            continue
+        foreign = [
+            100 * test["success_rate"]
+            for trial in found
+            for test in trial.tests
+            if test["maps"] == 2000 and test["k"] == trial.k and test["map_size"] == 15
+        ]
+        success, single = rates(found), statistics.stdev(rates(found)) > WIDE if len(found) > 1 else False
+        rows.append(
+            _row(
+                more.get(planner) or NAMES[planner],
+                found[0].spec["training"]["epochs"],
+                k,
+                len(found),
+                spread(success) + (f" ({', '.join(f'{rate:.1f}' for rate in success)})" if single else ""),
+                ", ".join(f"{rate:.1f}" for rate in foreign) if single else f"{statistics.mean(foreign):.1f}",
+                f"{mean(found, 'train_seconds') / 60:.1f}",
+                f"{mean(found, 'forward_seconds'):.4f} + {mean(found, 'backward_seconds'):.4f}",
+            )
+        )
+    return rows
+
+
+def vin_parts() -> list[str]:
+    """Return the table of VIN with one part after another replaced."""
+    names = {
+        "id-vin": "ID-VIN",
+        "relu": "ReLU in the encoder",
+        "per-action": "a reward per action instead of one map",
+        "relu-per-action": "both",
+        "probabilities": "probabilities instead of free filters",
+        "advantages": "a head that reads advantages",
+        "all-but-per-action": "probabilities, advantages and ReLU, one map of rewards",
+        "all-but-probabilities": "rewards per action, advantages and ReLU, free filters",
+        "relu-per-action-probabilities": "rewards per action, ReLU and probabilities",
+        "all-but-relu": "rewards per action, probabilities and advantages",
+        "all": "all four",
+    }
+    found = {trial.planner: trial for trial in trials("vin_parts", None)}
+    assert found.keys() == names.keys()
+    return ["| | success % |", "|---|---|"] + [
+        _row(name, spread(rates([found[planner]])) + (", diverged" if found[planner].result["trial_diverged"] else ""))
+        for planner, name in names.items()
+    ]
+
+
+def table1() -> list[str]:
+    """Return Table 1 at the laptop's scale, every K, with the paper's means over its K and seeds."""
+    columns = [("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15)]
+    rows = [
+        "| | K | manipulation 18x18 | manipulation 36x36 | workspace 18x18 | visual 15x15 |",
+        "|---|---|---|---|---|---|",
+    ]
+    found = trials("table1_ours")
+    printed = {(row["core"], row["adjoint"]): row["success"] for row in paper()["table1"]["rows"]}
+    for planner in dict.fromkeys(trial.planner for trial in found):
+        of = chosen(found, planner)
+        for k in sorted({trial.k for trial in of}):
+            cells = [rates(chosen(of, k=k, task=task, size=size)) for task, size in columns]
+            rows.append(_row(NAMES[planner], k, *(f"{spread(cell)} ({len(cell)})" if cell else "" for cell in cells)))
+        numbers = printed.get((of[0].spec["planner"]["core"], of[0].spec["planner"]["adjoint"]))
+        if numbers:
+            rows.append(_row("", "paper", *(f"{number:.2f} ± {deviation:.2f}" for number, deviation in numbers)))
+    return rows
+
+
+def sizes() -> list[str]:
+    """Return what contractive does on sizes that it was not trained on."""
+    rows = ["| maps | K | seed 0 | seed 1 | seed 2 | mean |", "|---|---|---|---|---|---|"]
+    found = trials("contractive", None)
+    own = rates(found)
+    maps = found[0].spec["data"]["test"]
+    rows.append(
+        _row(f"{maps:,} of 15x15, its own test set", found[0].k, *map("{:.2f}".format, [*own, statistics.mean(own)]))
+    )
+    for size in (27, 49, 99):
+        tests = [next(test for test in trial.tests if test["map_size"] == size) for trial in found]
+        numbers = [100 * test["success_rate"] for test in tests]
+        numbers.append(statistics.mean(numbers))
+        rows.append(_row(f"{tests[0]['maps']} of {size}x{size}", tests[0]["k"], *map("{:.2f}".format, numbers)))
+    return rows
+
+
+def cores() -> list[str]:
+    """Return success of every core with every adjoint."""
+    adjoints = {"unrolled": "", "implicit": "id-", "phantom": "phantom-", "one-step": "one-step-"}
+    found = trials("cores", None)
+    rows = [_row("", *adjoints), "|---|---|---|---|---|"]
+    for core in ("vin", "symvin", "convgppn", "spt", "contractive"):
+        cells = [spread(rates(chosen(found, f"{prefix}{core}"))) for prefix in adjoints.values()]
+        rows.append(_row(NAMES[core], *cells))
+    return rows
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "accuracy": accuracy,
+    "vin_parts": vin_parts,
+    "table1": table1,
+    "sizes": sizes,
+    "cores": cores,
+}
+
+
+def page(text: str) -> str:
+    """Return the page with its tables made anew."""
+    for name, table in TABLES.items():
+        start = f"<!-- {name}: python docs/reproduction.py -->\n"
+        pattern = re.compile(re.escape(start) + r".*?(?=<!-- end -->)", re.DOTALL)
+        made = "\n".join([start, *table(), "", ""])
+        text, times = pattern.subn(made.replace("\\", r"\\"), text)
+        assert times == 1, f"REPRODUCTION.md has {times} places for {name}"
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

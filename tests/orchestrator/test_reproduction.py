@@ -1,0 +1,123 @@
+"""REPRODUCTION.md's tables, and the numbers of its sentences but the claims', are those of docs/results."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter, defaultdict
+
+import pyarrow.parquet as pq
+from published import NAMES, PAGE, ROOT, SIX, chosen, joined, made, of, rate, rates, says, trials
+
+from orchestrator.cli.main import main
+
+
+def test_the_tables_are_the_archives():
+    assert made.page(PAGE) == PAGE, "python docs/reproduction.py writes them again"
+
+
+def test_the_pages_own_commands_show_what_it_shows(tmp_path, monkeypatch, capsys):
+    """`idp unarchive` and `idp table` as they stand on the page, of the trials that its two tables need."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    block = next(block for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) if "idp unarchive" in block)
+    (plugin,) = re.findall(r"`PYTHONPATH=examples (idp unarchive .*?)`", PAGE, re.DOTALL)
+    whole, few = "docs/results/results.parquet", tmp_path / "few.parquet"
+    needed = {trial.result["trial_id"] for trial in [*trials("accuracy"), *trials("cores", None)]}
+    pq.read_table(whole).to_pandas().query("trial_id in @needed").to_parquet(
+        few, index=False
+    )  # all 336 take ten seconds
+    commands = [command.split() for command in [*block.splitlines(), plugin]]
+    assert [command[1] for command in commands] == ["unarchive", "table", "figures", "table", "unarchive"]
+    for _, verb, *rest in commands:
+        places = {whole: str(few), "/tmp/results": str(tmp_path / "results")}
+        assert verb == "figures" or main([verb, *(places.get(word, word) for word in rest)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{len(needed)} of {len(needed)} trials put there" in printed and "11 of 11 trials put there" in printed
+    for said in made.accuracy()[2:-1] + made.cores()[2:]:
+        success = said.split(" | ")[4 if said in made.accuracy() else 1].split(" (")[0]
+        assert success in printed, said
+
+
+def test_our_planner_beside_them():
+    ours = [[rate("figure4", "contractive", size=size, k=k) for k in (30, 50, 80)] for size in (15, 27)]
+    theirs = [rate("figure4", "id-convgppn", size=15, k=k) for k in (30, 50, 80)]
+    seconds = [sorted(t.result["train_seconds"] for t in of("figure4", p)) for p in ("contractive", "id-convgppn")]
+    says(
+        "Our planner beside them",
+        ", ".join(ours[0]) + " % on 15x15",
+        f"ID-ConvGPPN has {', '.join(theirs)} (one seed), and {', '.join(ours[1])} % on 27x27",
+        f"in {joined((seconds[0][0], seconds[0][-1]), by=' to ')} s of training",
+        f"against its {joined((seconds[1][0], seconds[1][-1]), by=' to ')}",
+        f"({rate('figure2', 'symvin', size=27, k=30)} %; {rate('figure7', 'symvin', size=27)} with",
+        f"one of three is at {min(rates(of('figure4', 'contractive', size=15, k=50))):.1f} % at K = 50",
+    )
+    curves = [of("figure4", "id-convgppn", size=27, k=k)[0].curves for k in (30, 50, 80)]
+    says(
+        "ID-ConvGPPN on 27x27",
+        ", ".join(rate("figure4", "id-convgppn", size=27, k=k) for k in (30, 50)),
+        f"{curves[1][0]['train_loss']:.2f} to {joined((c[-1]['train_loss'] for c in curves[:2]), 2, by=', ')} and",
+    )
+
+
+def test_why_id_vin_stalls_and_diverges():
+    solved, plain, clipped = (rate("id_vin", p) for p in ("solved", "id-vin", "clipped-at-1"))
+    says(
+        "Why ID-VIN stalls",
+        f"same {solved} % as with 30 and 15 ({plain})",
+        f"a gradient clip of 1 changes nothing either ({clipped};",
+    )
+    says(
+        "Why ID-VIN diverges",
+        f"{', '.join(rate('id_vin', p) for p in ('adam', 'all-optimal', 'falling-step-size'))} %",
+    )
+
+
+def test_the_sentences_of_table_1():
+    arms = {
+        p: [of("table1_ours", p, task="manipulation", size=size, k=30)[0] for size in (18, 36)]
+        for p in ("symvin", "convgppn", "id-symvin", "id-convgppn", "contractive", "reachability")
+    }
+    for planner, both in arms.items():
+        minutes = joined((trial.result["train_seconds"] / 60 for trial in both), 1, by=" and ")
+        says("Minutes of training", f"{NAMES[planner].partition(' ')[0]} {minutes}")
+    large = {"task": "manipulation", "size": 36, "k": 30}
+    forward = sorted(trial.result["forward_residual"] for trial in of("table1_ours", "id-convgppn", **large))
+    backward = sorted(trial.result["backward_residual"] for trial in of("table1_ours", "id-symvin", **large))
+    space = {"task": "workspace_manipulation", "k": 30}
+    means = {p: statistics.mean(rates(of("table1_ours", p, **space))) for p in (*SIX, "contractive")}
+    says(
+        "What the scale leaves",
+        f"residual is {joined(reversed(forward), 1, by=' and ')}",
+        f"{joined(backward, 0, 100, ' and ')} %",
+        f"(by {means.pop('contractive') - max(means.values()):.1f} points at K = 30",
+    )
+
+
+def test_what_was_run_and_what_it_cost():
+    hours, number = defaultdict(float), Counter()
+    for trial in made.archived().values():
+        seconds = trial.result["train_seconds"] or 0
+        hours[trial.archive] += seconds * trial.spec["execution"]["threads"] / 3600
+        number[trial.archive] += 1
+    says(
+        "The trials behind these pages",
+        f"for {sum(hours.values()):.1f} processor-hours",
+        f"{hours['results']:.1f} in `results.parquet` ({number['results']} trials",
+        f"{hours['vin_parts']:.1f} in `vin_parts.parquet` ({number['vin_parts']})",
+        f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']})",
+    )
+    codes = Counter(trial.code for trial in made.archived().values() if trial.archive == "results")
+    first, second = codes.pop("2730fb08c5bc"), codes.pop("1f4113298ebf")
+    says(
+        "Trials ran on two cores",
+        f"{first} are of code hash `2730fb08c5bc`, {second} of `1f4113298ebf`, {codes.total()} of earlier ones",
+    )
+    says("`table1_ours`", f"{len(trials('table1_ours'))} of 192 trials")
+
+
+def test_the_few_steps_that_were_run():
+    found = Counter((trial.planner, trial.k) for trial in trials("few_steps"))
+    assert {planner for planner, k in found if k == 10} == {*SIX, "contractive"}
+    assert {cell for cell in found if cell[1] > 10} == {("contractive", 30), ("contractive", 50), ("id-vin", 30)}
+    assert chosen(trials("accuracy"), "id-symvin", k=50)[0].spec["seed"] == 0

@@ -1,0 +1,290 @@
+"""Each claim's row in REPRODUCTION.md says what docs/results holds: its numbers are computed anew."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+from published import NAMES, SIX, joined, made, mean, of, power, rate, rates, says, spread, trials
+
+K = (30, 50, 80)
+
+
+def seconds(field, planner, size=15):
+    return [mean(of("figure6", planner, size=size, k=k), f"{field}_seconds") for k in K]
+
+
+def step(*asked, **axes):
+    return sum(mean(of(*asked, **axes), f"{part}_seconds") for part in ("forward", "backward"))
+
+
+def mebibytes(*asked, **axes):
+    return of(*asked, **axes)[0].result["peak_bytes"] / 2**20
+
+
+def test_times():
+    for planner, digits in {"id-convgppn": 0, "id-symvin": 0, "id-vin": 1, "convgppn": 0, "symvin": 0}.items():
+        times = joined(seconds("backward", planner), digits, 1000)
+        says("The backward time of an IDP", f"{NAMES[planner]} {times}")
+    for planner in ("id-convgppn", "convgppn", "id-symvin", "symvin"):
+        says("The forward time of an IDP", f"{NAMES[planner]} {joined(seconds('forward', planner), 0, 1000)}")
+    steps = [1000 * step("figure6", planner, size=15, k=30) for planner in SIX]
+    says(
+        "ConvGPPN and ID-ConvGPPN have the most",
+        "{:.0f}, {:.0f} and {:.0f} ms; ID- {:.0f}, {:.0f} and {:.0f} ms".format(*steps),
+    )
+    vin, symvin, convgppn = (step("table1_ours", p, task="manipulation", size=18, k=30) for p in SIX[:3])
+    says(
+        "SymVIN costs slightly more",
+        f"VIN {1000 * vin:.0f} ms, SymVIN {1000 * symvin:,.0f}, ConvGPPN {1000 * convgppn:,.0f} |",
+        f"{symvin / vin:.0f} times VIN, two thirds",
+    )
+    assert symvin / convgppn == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_memory():
+    for planner in ("id-convgppn", "id-symvin", "symvin"):
+        peaks = joined(mebibytes("figure6", planner, size=27, k=k) for k in K)
+        says("Memory is constant", f"{NAMES[planner]} {peaks}")
+    says(
+        "Memory is constant",
+        f"ConvGPPN {joined(mebibytes('figure6', 'convgppn', size=27, k=k) for k in (30, 50))} / out of",
+        f"ConvGPPN asks for {mebibytes('figure6', 'convgppn', size=27, k=80) / 1024:.1f} GiB",
+    )
+    assert of("figure2", "convgppn", size=27, k=80)[0].result["status"] == "OUT_OF_MEMORY"
+
+
+def test_larger_maps():
+    claim = "Implicit planners can be trained on larger maps"
+    digits = {"id-vin": 2, "id-symvin": 1, "id-convgppn": 1, "vin": 2, "symvin": 1, "contractive": 1}
+    for planner, places in digits.items():
+        name = "ours" if planner == "contractive" else NAMES[planner]
+        says(claim, f"{name} {joined((step('figure9', planner, k=k) for k in (30, 80)), places)}")
+    says(
+        claim,
+        f"ConvGPPN {step('figure9', 'convgppn', k=30):.1f} / out of memory",
+        f"({mebibytes('figure9', 'convgppn', k=30) / 1024:.1f} at K = 30)",
+        f"ID-ConvGPPN {mebibytes('figure9', 'id-convgppn', k=30):.0f} MiB at both",
+        " and ".join(rate("figure9", "contractive", k=k) for k in (30, 80)) + " %",
+    )
+    assert of("figure9", "convgppn", k=80)[0].result["status"] == "OUT_OF_MEMORY"
+    for planner in ("convgppn", "id-convgppn", "symvin", "id-symvin"):
+        says("On 49x49 ConvGPPN", f"{NAMES[planner]} {rate('figure9', planner, k=30)}")
+
+
+def test_stability():
+    every = [trial for sweep in ("figure2", "figure4", "figure7") for trial in trials(sweep)]
+    assert not any(trial.result["forward_diverged"] for trial in every)
+    eighty = {p: rate("figure7", p, size=15, k=80) for p in (*SIX, "contractive")}
+    for planner in ("symvin", "id-symvin", "convgppn", "id-convgppn"):
+        says("IDPs train stably at large K", f"{NAMES[planner]} {eighty[planner]}")
+        says("On 15x15 at K = 80 ID-ConvGPPN is best", f"{NAMES[planner]} {eighty[planner]}")
+    assert eighty["vin"] == eighty["id-vin"]
+    says(
+        "IDPs train stably at large K",
+        f"VIN and ID-VIN {eighty['vin']} %, ours {eighty['contractive']}",
+        f"SymVIN (K = 30) {rate('figure7', 'symvin', size=27)}",
+        f"ID-SymVIN (K = 80) {rate('figure7', 'id-symvin', size=27)}",
+        f"ours (K = 80) {rate('figure7', 'contractive', size=27)}",
+    )
+    library, claim = {p: of("symvin_start", f"library-{p}") for p in ("symvin", "id-symvin")}, "SymVIN diverges because"
+    losses = {p: [max(epoch["train_loss"] for epoch in t.curves) for t in library[p]] for p in library}
+    says(claim, f"loss {' and '.join(map(power, losses['symvin']))} (SymVIN)")
+    says(claim, f"{' and '.join(map(power, losses['id-symvin']))} (ID-SymVIN)")
+    lost = sorted(rates([*library["symvin"], *library["id-symvin"]]))
+    kept = sorted(rates([*of("symvin_start", "symvin"), *of("symvin_start", "id-symvin")]))
+    says(claim, f"{lost[0]:.1f} to {lost[-1]:.1f} %", f"({kept[0]:.1f} to {kept[-1]:.1f} %)")
+
+
+def test_vin_and_the_number_of_steps():
+    pairs = (("figure2", "vin"), ("figure4", "id-vin"))
+    small, large = ({rate(*pair, size=size, k=k) for pair in pairs for k in K} for size in (15, 27))
+    assert small == {"35.8"}
+    says("VIN and ID-VIN hardly depend on K", "both 35.8 %", f"{min(large)} to {max(large)} % on 27x27")
+    (largest,) = {rate("figure9", planner, k=k) for planner in ("vin", "id-vin") for k in (30, 80)}
+    says(
+        "VIN and ID-VIN hardly depend on the size", f"{min(large)} to {max(large)} % on 27x27", f"{largest} % on 49x49"
+    )
+    for pair in pairs:
+        for trial in of(*pair, size=15):
+            assert trial.result["test_arrivals_by_distance"][2:] == [0, 0, 0, 0]
+    for planner in SIX:
+        (trial,) = of("figure4" if "id-" in planner else "figure2", planner, size=15, k=30)
+        says("Their forward passes", f"{NAMES[planner]} {power(trial.result['forward_residual'])}")
+    claim = "With few forward steps"
+    for planner in (*SIX, "contractive"):
+        few = rate("few_steps", planner, k=10)
+        more = rate("figure4" if "id-" in planner else "figure2", planner, size=15, k=30)
+        says(claim, f"{'ours' if planner == 'contractive' else NAMES[planner]} {few} against {more}")
+
+
+def residual(sweep, core, solver_bwd, k_bwd, solver="forward", side="backward"):
+    (trial,) = of(sweep, core=core, solver=solver, solver_bwd=solver_bwd, k_bwd=k_bwd)
+    return trial.result[f"{side}_residual"]
+
+
+def test_the_number_of_backward_steps():
+    claim, times = "10 to 15 backward steps", (5, 10, 15, 20, 30)
+    backward = [of("figure11", core="conv_gppn", solver_bwd="anderson", k_bwd=k)[0].result for k in times]
+    says(
+        claim,
+        *(f"{rate('figure15', 'id-vin', k_bwd=k)} % with {k}" for k in (5, 15)),
+        f"({power(residual('figure11', 'symvin', 'anderson', 5))} after 5)",
+        f"({power(residual('figure11', 'conv_gppn', 'anderson', 15))} after 15;",
+        f"{joined((result['backward_seconds'] for result in backward), 0, 1000, ', ')} ms",
+        f"leaves {power(of('id_vin', 'solved-backward')[0].result['backward_residual'])}",
+        f"({rate('id_vin', 'solved-backward')} % against {rate('id_vin', 'id-vin')})",
+    )
+    for core, k in (("vin", 5), ("symvin", 10), ("conv_gppn", 20)):
+        assert residual("figure11", core, "anderson", k) < 1e-4
+    planners = ("id-vin", "id-symvin", "id-convgppn", "id-vin-contraction")
+    learned = [t.result for p in planners for t in of("accuracy", p) if t.result["test_success_rate"] > 0.1]
+    left = [100 * result["backward_residual"] for result in learned]
+    says(claim, f"{min(left):.0f} to {max(left):.0f} % residual")
+
+
+def test_solvers():
+    claim, cores = "Anderson backward beats", {"vin": "ID-VIN", "symvin": "ID-SymVIN", "conv_gppn": "ID-ConvGPPN"}
+    success = {}
+    for core, name in cores.items():
+        written = "{:.2f}".format if core == "conv_gppn" else power
+        both = [
+            " / ".join(written(residual("figure12", core, back, k)) for k in (5, 15))
+            for back in ("anderson", "forward")
+        ]
+        says(claim, f"{name} {both[0]}, and {both[1]}")
+        for solver in ("forward", "anderson"):
+            for back in ("forward", "anderson"):
+                found = of("figure12", core=core, solver=solver, solver_bwd=back)
+                success[core, solver, back] = [f"{value:.1f}" for value in rates(found)]
+    pair = [[success[core, "forward", back][1] for core in cores] for back in ("anderson", "forward")]
+    apart = max(abs(float(one) - float(other)) for one, other in zip(*pair, strict=True))
+    says(claim, f"{', '.join(pair[0])} %, and {', '.join(pair[1])} %", f"by {apart:.1f} points at most")
+
+    def between(core, solver):
+        numbers = sorted(rates(of("figure12", core=core, solver=solver)))
+        return f"{numbers[0]:.1f} to {numbers[-1]:.1f}"
+
+    says(
+        "Anderson forward breaks SymVIN",
+        f"{' and '.join(success['symvin', 'anderson', 'anderson'])} % (5 and 15 products) with Anderson backward",
+        f"{' and '.join(success['symvin', 'anderson', 'forward'])} % with forward iteration backward",
+        f"against {between('symvin', 'forward')} % with forward",
+        f"ID-VIN ({between('vin', 'anderson')} %)",
+        f"({between('conv_gppn', 'anderson')}, against {between('conv_gppn', 'forward')})",
+    )
+    says(
+        "The backward iteration does not diverge",
+        f"residual of {residual('figure12', 'symvin', 'forward', 15, 'anderson'):.2f} after 15",
+        f"(of {residual('figure12', 'symvin', 'forward', 5, 'anderson'):.2f} after 5)",
+        f"the forward one is {residual('figure12', 'symvin', 'forward', 15, 'anderson', 'forward'):.2f}",
+    )
+    for trial in [*trials("figure11"), *of("figure12", solver="forward")]:
+        trace = [size for size in trial.result["backward_trace"] if size > 1e-7]  # what is above rounding
+        assert trace == sorted(trace, reverse=True)
+    (plain,) = of("figure15", "id-vin", k_bwd=15)
+    penalised = sorted(rates(of("figure15", "id-vin-regularised")))
+    says("Jacobian regularisation", spread(rates([plain])), f"{penalised[0]:.1f} to {penalised[-1]:.1f} %")
+
+
+def test_what_more_training_reaches():
+    says(
+        "VIN and ID-VIN reach the same",
+        f"VIN {rate('accuracy', 'vin')}, ID-VIN {{:.1f}}, {{:.1f}} and {{:.1f}}".format(
+            *rates(of("accuracy", "id-vin"))
+        ),
+    )
+    second = {
+        (p, k): 100 * of("accuracy", p, k=k)[0].curves[1]["valid_success_rate"]
+        for p, k in (("convgppn", 30), ("id-convgppn", 30), ("id-convgppn", 50))
+    }
+    says(
+        "ID-ConvGPPN is the best planner",
+        f"ID-ConvGPPN {rate('accuracy', 'id-convgppn', k=50)} %",
+        f"ID-SymVIN {rate('accuracy', 'id-symvin')} %",
+        f"ConvGPPN {rate('accuracy', 'convgppn')} %",
+        f"ConvGPPN has {second['convgppn', 30]:.1f} % on the validation maps",
+        f"ID-ConvGPPN {second['id-convgppn', 30]:.1f} (K = 30) and {second['id-convgppn', 50]:.1f} (K = 50)",
+    )
+
+
+def beyond(sweep, planner, per_row=None, digits=0):
+    """Return success on larger maps than those of the training, tested with the K of training or with K a row."""
+    sizes = (27, 49, 75) if sweep == "figure10" else (27, 49)
+    found = {
+        size: [
+            100 * test["success_rate"]
+            for trial in of(sweep, planner, **({"k": 30} if sweep == "accuracy" and planner != "id-symvin" else {}))
+            for test in trial.tests
+            if (test["map_size"], test["k"]) == (size, per_row * size if per_row else trial.k)
+        ]
+        for size in sizes
+    }
+    return joined((statistics.mean(found[size]) for size in sizes), digits)
+
+
+def test_larger_maps_than_those_of_the_training():
+    claim = "Success falls with the size"
+    for planner in SIX:
+        says(claim, f"{NAMES[planner]} {beyond('figure10', planner)}")
+    says(
+        claim,
+        f"Ours {beyond('figure10', 'contractive')}, and {beyond('figure10', 'contractive-grown', 4, 1)} with K",
+        f"ID-ConvGPPN (K = 30) {beyond('accuracy', 'id-convgppn', digits=1)}",
+        f"ConvGPPN (30, after only two epochs) {beyond('accuracy', 'convgppn', digits=1)}",
+        f"ID-SymVIN (50) {beyond('accuracy', 'id-symvin', digits=1)}",
+        f"ours (30) {beyond('accuracy', 'contractive', digits=1)}",
+    )
+
+
+def test_spt():
+    claim = "ID-SPT's forward residual"
+    left = {(t.planner, t.k): t.result["forward_residual"] for t in trials("spt")}
+    says(
+        claim,
+        f"residual {left['id-spt', 5]:.2f} after K = 5 steps ({left['id-spt-injected', 5]:.2f} with the map",
+        f"ID-VIN's {left['id-vin', 15]:.2f} after 15 and {left['id-vin', 30]:.2f} after 30",
+        "SPT {:.1f}, ID-SPT {:.1f} ({:.1f} with the map), ID-VIN {:.1f} and {:.1f} %".format(*rates(trials("spt"))),
+    )
+    small = [
+        t for t in made.archived().values() if t.spec["planner"]["core"] == "spt" and t.spec["data"]["train"] == 1000
+    ]
+    tried = sorted(rates(small))
+    assert len(small) == 9
+    says(claim, f"the nine SPTs that were tried are at {tried[0]:.1f} to {tried[-1]:.1f} % after 155 steps")
+
+
+def cell(planner, task="manipulation", size=18):
+    return rate("table1_ours", planner, task=task, size=size, k=30)
+
+
+def test_table_1():
+    arms = {p: [cell(p, size=size).partition(" ")[0] for size in (18, 36)] for p in SIX}
+    places = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18))
+    by = {p: ", ".join(cell(p, *place).partition("± ")[2] for place in places) for p in SIX}
+    says(
+        "IDPs are more stable over seeds",
+        f"SymVIN {by['id-symvin']} / {by['symvin']}; ConvGPPN {by['id-convgppn']} / {by['convgppn']} |",
+    )
+    says("VIN even outperforms", f"{cell('vin')} against {arms['symvin'][0]} and {arms['convgppn'][0]} %")
+    for planner in ("id-symvin", "id-convgppn", "vin", "id-vin"):
+        says("On manipulation ID-SymVIN", f"{NAMES[planner]} {' and '.join(arms[planner])}")
+    low, high = sorted(rates(of("table1_ours", "id-vin", task="manipulation", size=36, k=30)))
+    says("On manipulation ID-SymVIN", f"one below 20 % ({low:.1f}) and one above ({high:.1f})")
+    for planner in SIX:
+        learned = cell(planner, "workspace_manipulation").partition(" ")[0]
+        says("Most are worse where the map", f"{NAMES[planner]} {learned} for {arms[planner][0]}")
+    visual = {p: cell(p, "visual_navigation", 15) for p in SIX}
+    says(
+        "In visual navigation",
+        f"{visual['symvin']} against {visual['id-symvin']}; {visual['id-vin']} against {visual['vin']} %",
+    )
+    claim, twins = "Mapper and planner train jointly", {"id-symvin": "symvin", "id-convgppn": "convgppn"}
+    for implicit, unrolled in twins.items():
+        both = [cell(planner, "workspace_manipulation") for planner in (implicit, unrolled)]
+        says(claim, f"{NAMES[implicit]} {' and '.join(both)}", f"{visual[implicit]} and {visual[unrolled]},")
+    says(
+        claim,
+        f"{visual['id-vin']} and {visual['vin']} %",
+        f"ours {cell('contractive', 'workspace_manipulation')} and {cell('contractive', 'visual_navigation', 15)} %",
+    )
