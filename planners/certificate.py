@@ -4,62 +4,72 @@ The encoder sees the 3x3 cells around a cell, each free or not: all that it can 
 patterns. Where each latent action has one destination (sharp taps), a plan is a way of least cost, and what one step of
 it costs is one of those numbers, -log(gamma m).
 
+A task has four moves or eight, to the neighbours; what lies beside a diagonal does not block it. Let the distance of a
+cell be the moves of a way of fewest moves to the goal.
+
 Let no value pass through walls: no latent action leads into a wall with m > 0, or none out of one. Let every step into
-a free cell cost at least c, and every step that may be part of a shortest way at most C <= log 4 (so that no value of
-such a way comes near the floor). Write D = -log v for the cost of arriving.
+a free cell cost at least c, and every move between free cells at most C <= log 4 (so that no value of a way of fewest
+moves comes near the floor). Write D = -log v for the cost of arriving.
 
-Theorem. At n steps from the goal let the head name a nearer neighbour, in each pattern with each set of neighbours that
-can be the nearer ones, whatever the neighbours' costs of arriving, as long as D(k) - D(i) lies in [-e, e] for nearer
-ones i and k, and in [l c - e, l C + e] for a nearer one i and one k that is l steps farther, e = (n - 1) (C - c). Let
-that be so for n = 1..N. Then every plan from every cell at most N steps from the goal arrives, by a shortest way, on
-every map of free cells and obstacles with one goal, of any size.
+Theorem 1. At n moves from the goal let the head name a nearer neighbour, in each pattern with each set of distances
+that its free neighbours can have, whatever their costs of arriving, as long as D(k) - D(i) lies in [-e, e] for nearer
+ones i and k, and in [l c - e, l C + e] for a nearer one i and one k that is l moves farther, e = (n - 1) (C - c). Let
+that be so for n = 1..N. Then every plan from every cell at most N moves from the goal arrives, by a way of fewest
+moves, on every map of free cells and obstacles with one goal, of any size.
 
-Proof. A way of n steps costs at least n c, a shortest one at most n C, and nothing else has a way. So n c <= D <= n C
-at distance n. The nearer neighbours of a cell n steps away are at n - 1, the others at n - 1 + l: subtract. On a flat
-grid neighbours differ by one in distance, so l = 2; on a torus with odd sides l = 1 occurs too. What a cell sees is its
-pattern, which neighbours are nearer, and costs in these intervals: all of that is enumerated (the difference of two
-logits is a sum, over neighbours, of functions of one cost each, linear between corners: the least is at an end of the
-interval or a corner), and each step of the plan is one step nearer.
+Proof. A way of n moves costs at least n c, one of fewest moves at most n C, and nothing else has a way. So n c <= D <=
+n C at distance n. The nearer neighbours of a cell at distance n are at n - 1, the others at n - 1 + l: subtract. Moves
+lead back as well, so l <= 2, and neighbours that one move parts differ by one at most. On a flat grid with four moves
+distances have the parity of row + column, so l = 2; on a torus with odd sides, and with eight moves, l = 1 occurs too.
+What a cell sees is its pattern, how far its neighbours are, and costs in these intervals: all of that is enumerated
+(the difference of two logits is a sum, over neighbours, of functions of one cost each, linear between corners: the
+least is at an end of the interval or a corner), and each step of the plan is one nearer.
 
-Where all moves that are needed survive with m = 1, c = C = -log gamma and e = 0: the length has no limit. Else e grows
-by log(max m / min m) a step, and the proof goes as far as the n at which the first decision could turn. Beyond, nothing
-is said: the limit is that of the worst case, every step of one way at C and every step of another at c.
+Theorem 2. If moves cost the agent a_1 <= a <= a_2, such a way costs at most a_2 / a_1 times the cheapest: exactly the
+least where all moves cost the same.
+
+Proof. A cheapest way has n moves or more and costs n a_1 at least, one of n moves n a_2 at most.
+
+Where diagonals cost sqrt(2) that is a factor of sqrt(2), and exactly cheapest ways can't be proven so: the costs of
+two ways then differ by numbers as near to 0 as one likes, and no margin of a head is left.
+
+Where all moves survive with m = 1, c = C = -log gamma and e = 0: the length has no limit. Else e grows by log(max m /
+min m) a step, and the proof goes as far as the n at which the first decision could turn. Beyond, nothing is said: the
+limit is that of the worst case, every step of one way at C and every step of another at c.
 
 What is 0 or 1 must be so by a margin that no order of summation in float32 takes away (`SLACK`); other survivals are
-known as well as float32 sums are (`_rounding`), and a logit must be larger by `_LEAST_MARGIN` and what that makes of
-it. The values themselves are float64 (`best_first`), exact to a part in 10^15 of the longest way.
+known as well as float32 sums are (`_rounding`), and a logit must be larger by `_LEAST_MARGIN`, by what that makes of
+it, and by what the sums of the head in float32 may lose. The values themselves are float64 (`best_first`), exact to a
+part in 10^15 of the longest way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from datagen.problem import FOUR
+from datagen.problem import FOUR, Moves
 from planners.cores.reachability import LEAST_LOG_ADVANTAGE, MARGIN, SLACK, Reachability
+from planners.mappers import Identity
 
 if TYPE_CHECKING:
     from planners.planner import Planner
 
 _CENTRE = 4
-_MOVES = tuple(3 * (1 + dy) + 1 + dx for dy, dx in FOUR.offsets)
-"""Where each move leads among the nine cells around one, row by row."""
+"""Of the nine cells around one, row by row, that one itself."""
 _LEAST_MARGIN = 0.01
 """By which a logit must exceed another to count as larger."""
 _DEAREST = math.log(4)
 """What a needed step may cost: the floor is -log(4) (cells + 1), and around the cells of a way lie others."""
 _FARTHEST = 2**40
 """Steps beyond which nobody asks."""
-_FAR = (2,)
-_FAR_ON_A_TORUS = (1, 2)
-"""Steps by which a neighbour may be farther than a nearer one."""
+_UNIT = torch.finfo(torch.float32).eps / 2
 
 
 @dataclass(frozen=True)
@@ -76,24 +86,20 @@ class Pattern:
         cells = ["." if free else "#" for free in self.free]
         return "/".join("".join(cells[row : row + 3]) for row in (0, 3, 6))
 
-    def nearer(self) -> Iterator[tuple[int, ...]]:
-        """Yield each set of moves that may be the ones that lead nearer to the goal."""
-        ways = tuple(move for move, cell in enumerate(_MOVES) if self.free[cell])
-        for count in range(1, len(ways) + 1):
-            yield from combinations(ways, count)
-
 
 @dataclass(frozen=True)
 class Certificate:
     """What is proven of every plan of these weights, on every map of cells with one goal, of any size.
 
     Attributes:
-        shortest: Steps from the goal up to which each plan is proven to arrive, by a shortest way: math.inf for all
-            lengths, 0 where nothing is proven.
+        shortest: Moves from the goal up to which each plan is proven to arrive, by a way of fewest moves: math.inf for
+            all lengths, 0 where nothing is proven.
         patterns: Local patterns that were gone through.
-        decisions: Decisions of the head that were: patterns times steps that each neighbour may be farther.
+        decisions: Decisions of the head that were: patterns times moves that each neighbour may be farther.
         survival: Least survival of a move that a shortest way may need.
         margin: Least margin, in logits, by which the head prefers a nearer neighbour within that length.
+        suboptimality: By which factor a way of fewest moves may cost more than a cheapest one, 1 where all moves cost
+            the same.
         worst: The pattern that stands in the way of more; None where nothing does.
         reason: What about it does.
     """
@@ -103,26 +109,42 @@ class Certificate:
     decisions: int
     survival: float
     margin: float
+    suboptimality: float = 1.0
     worst: Pattern | None = None
     reason: str = ""
 
 
 @torch.no_grad()
-def certify(planner: Planner) -> Certificate:
+def certify(planner: Planner, moves: Moves = FOUR) -> Certificate:
     """Return what is proven of a planner's plans, as `plan_walled` makes them, solved best first.
 
     On the torus (`wrap`) that is of maps with at least three rows and columns.
 
+    Args:
+        planner: The planner.
+        moves: What its actions do; whether maps wrap is the planner's.
+
     Raises:
-        ValueError: If the planner is another one.
+        ValueError: If nothing can be enumerated for the planner, or it has other moves.
     """
     core = planner.core
-    if not isinstance(core, Reachability) or len(core.neighbours) != 5 or core.in_channels != 2:
+    if not isinstance(core, Reachability) or core.in_channels != 2:
         raise ValueError(
-            "certify: expected a planner with core 'reachability', the four moves, and a map of zeros and ones; "
+            "certify: expected a planner with core 'reachability' that sees a map of zeros and ones and nothing else; "
             "nothing can be enumerated for another one"
         )
-    return _Proof(core).certificate()
+    if not isinstance(planner.mapper, Identity):
+        raise ValueError(
+            "certify: expected a planner that is given its map; this one's mapper draws it, in probabilities and not "
+            "in zeros and ones, so nothing can be enumerated"
+        )
+    reached = sorted(_cell(*offset) for offset in moves.offsets)
+    if moves.links or reached != sorted(core.neighbours[1:]):
+        raise ValueError(
+            "certify: expected the four moves north, west, south and east, or all eight to the cells around, each "
+            f"once; got {', '.join(moves.names)}"
+        )
+    return _Proof(core, moves).certificate()
 
 
 def pattern_of(row: int) -> Pattern:
@@ -130,154 +152,161 @@ def pattern_of(row: int) -> Pattern:
     return Pattern(tuple(bool(row >> cell & 1) for cell in range(9)))
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A pattern, and how much farther than the nearest each neighbour is.
+def _cell(row: int, column: int) -> int:
+    """Return which of the nine cells around one lies so many rows and columns away, -1 for none."""
+    return 3 * (1 + row) + 1 + column if max(abs(row), abs(column)) < 2 else -1
 
-    Attributes:
-        number: The pattern's, among all.
-        farther: By move: 0 for a nearer neighbour, 1 or 2 for another, None for an obstacle.
+
+def _cases(moves: Moves, wrap: bool) -> tuple[Tensor, Tensor]:
+    """Return all that a cell may meet.
+
+    Returns:
+        The numbers of patterns, [cases]; and by how many moves each neighbour is farther than the nearest, 0 to 2, -1
+        for an obstacle, [cases, moves].
     """
-
-    number: int
-    farther: tuple[int | None, ...]
-
-
-def _cases(number: int, pattern: Pattern, far: tuple[int, ...]) -> Iterator[_Case]:
-    ways = [move for move, cell in enumerate(_MOVES) if pattern.free[cell]]
-    for nearer in pattern.nearer():
-        others = [move for move in ways if move not in nearer]
-        for steps in product(far, repeat=len(others)):
-            known = dict.fromkeys(nearer, 0) | dict(zip(others, steps, strict=True))
-            yield _Case(number, tuple(known.get(move) for move in range(4)))
+    cells = [_cell(*offset) for offset in moves.offsets]
+    levels = [-1, 0, 2] if len(cells) == 4 and not wrap else [-1, 0, 1, 2]
+    farther = torch.cartesian_prod(*[torch.tensor(levels)] * len(cells))
+    possible = (farther == 0).any(1)
+    for i, k in combinations(range(len(cells)), 2):
+        (row, column), (other_row, other_column) = moves.offsets[i], moves.offsets[k]
+        if _cell(row - other_row, column - other_column) in cells:
+            one, other = farther[:, i], farther[:, k]
+            possible &= (one < 0) | (other < 0) | ((one - other).abs() <= 1)
+    farther = farther[possible]
+    number = (farther >= 0).long() @ torch.tensor([1 << cell for cell in cells]) + (1 << _CENTRE)
+    for cell in range(9):  # those that no move reaches are free or not
+        if cell not in (*cells, _CENTRE):
+            number, farther = torch.cat([number, number + (1 << cell)]), farther.repeat(2, 1)
+    return number, farther
 
 
 class _Proof:
     """The survival of each latent action in each pattern, and what follows from it."""
 
-    def __init__(self, core: Reachability) -> None:
-        self.core = core
+    def __init__(self, core: Reachability, moves: Moves) -> None:
+        self.core, self.costs = core, moves.costs
         uncut = deepcopy(core).double().patterns_survival()
-        self.every = [pattern_of(row) for row in range(len(uncut))]
+        self.free = torch.arange(len(uncut))[:, None] >> torch.arange(9) & 1 > 0
         # The margin is half of that by which training decides: the rest is left for float32.
         self.shut, self.survival = uncut <= -SLACK / 2, uncut.clamp(0, 1)
         self.survival = torch.where(uncut >= 1 + SLACK / 2, 1.0, self.survival.clamp(max=1 - SLACK / 2))
         known = (self.survival == 1) | (self.survival == 0)
-        self.doubt = _rounding(core, self.every).masked_fill(known, 0.0)
+        self.doubt = _rounding(core, self.free.double()).masked_fill(known, 0.0)
         self.taps = core.taps().double()
         leads = [core.neighbours[n] for n in self.taps.argmax(1).tolist()]
-        self.moves = [[a for a, cell in enumerate(leads) if cell == move] for move in _MOVES]
+        self.cells = [_cell(*offset) for offset in moves.offsets]
+        self.moves = [[a for a, cell in enumerate(leads) if cell == entered] for entered in self.cells]
         self.staying = [a for a, cell in enumerate(leads) if cell == _CENTRE]
-        self.agents = [n for n, p in enumerate(self.every) if p.free[_CENTRE]]
-        far = _FAR_ON_A_TORUS if core.wrap else _FAR
-        self.cases = [case for number in self.agents for case in _cases(number, self.every[number], far)]
+        self.number, self.farther = _cases(moves, core.wrap)
 
     def certificate(self) -> Certificate:
         """Return how far the proof goes."""
-        needed = {(c.number, move) for c in self.cases for move, steps in enumerate(c.farther) if steps == 0}
-        least, worst = min(((self._best(*place, -1), place[0]) for place in needed), default=(0.0, 0))
-        most = max(self._best(*place, 1) for place in self._open())
-        enumerated = (len(self.every), len(self.cases), least)
+        between = self.free[:, self.cells] & self.free[:, [_CENTRE]]
+        low, high = (self._best(sign).masked_fill(~between, -sign) for sign in (-1, 1))
+        least, most, worst = float(low.min()), float(high.max()), int(low.amin(1).argmin())
+        enumerated = (len(self.free), len(self.number), least)
         gamma = self.core.discount
         stands = self._leak()
         if stands is None and gamma * least < math.exp(-_DEAREST):
             stands = worst, f"a move that a shortest way may need survives with {least:.4g}, not 1"
+        dearer = max(self.costs) / min(self.costs)
         if stands is not None:
-            pattern = None if stands[0] is None else self.every[stands[0]]
-            return Certificate(0, *enumerated, 0.0, pattern, stands[1])
+            pattern = None if stands[0] is None else pattern_of(stands[0])
+            return Certificate(0, *enumerated, 0.0, dearer, pattern, stands[1])
         margins = _Margins(self, -math.log(gamma * most), -math.log(gamma * least))
         length = _longest(margins)
-        margin = margins.at(1 if length == math.inf else max(1, length))[0]
-        if length == math.inf:
-            return Certificate(math.inf, *enumerated, margin)
-        doubtful = self.cases[margins.at(length + 1)[1]]
+        if length is None:
+            return Certificate(math.inf, *enumerated, margins.at(1)[0], dearer)
+        margin = margins.at(max(1, length))[0]
+        doubtful = pattern_of(int(self.number[margins.at(length + 1)[1]]))
         reason = "the policy may leave the nearer neighbours"
         if least < most:
             reason += f" {length + 1:,} steps away: needed moves survive with {least:.4g} to {most:.4g}, not 1"
-        return Certificate(length, *enumerated, margin, self.every[doubtful.number], reason)
+        return Certificate(length, *enumerated, margin, dearer, doubtful, reason)
 
-    def _open(self) -> Iterator[tuple[int, int]]:
-        for number in self.agents:
-            yield from ((number, move) for move, cell in enumerate(_MOVES) if self.every[number].free[cell])
-
-    def _best(self, number: int, move: int, sign: int) -> float:
-        """Return the survival of the best latent action along a move, at least (sign -1) or at most (1)."""
-        actions = self.moves[move]
-        found = self.survival[number, actions] + sign * self.doubt[number, actions]
-        return min(1.0, float(found.max())) if actions else 0.0
+    def _best(self, sign: int) -> Tensor:
+        """Return the survival of the best latent action along each move, at least (sign -1) or at most (1)."""
+        found = (self.survival + sign * self.doubt).clamp(max=1.0)
+        none = torch.zeros(len(found), 1, dtype=torch.double)
+        return torch.cat([found[:, actions].amax(1, keepdim=True) if actions else none for actions in self.moves], 1)
 
     def _leak(self) -> tuple[int | None, str] | None:
         """Return what lets value pass through walls, or mixes where a way leads; None where nothing does."""
         if not bool((self.taps.amax(1) == 1).all()):
             return None, "a latent action leads to several neighbours: the training was not finished"
-        out = [n for n, p in enumerate(self.every) if not p.free[_CENTRE] and not bool(self.shut[n].all())]
-        into = [
-            n
-            for n in self.agents
-            for move, cell in enumerate(_MOVES)
-            if not self.every[n].free[cell] and not bool(self.shut[n, self.moves[move]].all())
-        ]
-        return (into[0], "a move into a wall may survive, and one out of a wall") if out and into else None
+        agent = self.free[:, _CENTRE]
+        out = ~agent & ~self.shut.all(1)
+        into = torch.zeros_like(agent)
+        for cell, actions in zip(self.cells, self.moves, strict=True):
+            into |= agent & ~self.free[:, cell] & ~self.shut[:, actions].all(1)
+        if not (out.any() and into.any()):
+            return None
+        return int(into.int().argmax()), "a move into a wall may survive, and one out of a wall"
 
 
 class _Margins:
     """By how much the head prefers a nearer neighbour, in each case, as costs of arriving spread with the distance."""
 
     def __init__(self, proof: _Proof, cheapest: float, dearest: float) -> None:
-        core, cases = proof.core, proof.cases
+        core = proof.core
         self.cheapest, self.dearest, self.moves, self.staying = cheapest, dearest, proof.moves, proof.staying
         self.head = (core.options.advantage_scale * core.symmetry.acting(core.head_weight)).double()
-        in_costs = float((proof.doubt / proof.survival.clamp(min=math.exp(-_DEAREST)))[proof.agents].max())
-        self.least = _LEAST_MARGIN + 4 * in_costs * float(self.head.abs().sum(1).max())
-        farther = [[-1 if steps is None else steps for steps in case.farther] for case in cases]
-        self.farther = torch.tensor(farther).reshape(-1, 4)
-        self.cost = -(core.discount * proof.survival[[case.number for case in cases]]).log()
-        none = torch.full((len(cases), 1), math.inf, dtype=torch.double)
+        in_costs = float((proof.doubt / proof.survival.clamp(min=math.exp(-_DEAREST)))[proof.free[:, _CENTRE]].max())
+        summed = (self.head.shape[1] + 2) * _UNIT * -LEAST_LOG_ADVANTAGE
+        self.least = _LEAST_MARGIN + (4 * in_costs + 2 * summed) * float(self.head.abs().sum(1).max())
+        self.farther = proof.farther
+        self.cost = -(core.discount * proof.survival[proof.number]).log()
+        none = torch.full((len(self.cost), 1), math.inf, dtype=torch.double)
         self.best = torch.cat([self.cost[:, m].amin(1, keepdim=True) if m else none for m in self.moves], 1)
         self.best[self.farther < 0] = math.inf
+        self._found: dict[int, tuple[float, int]] = {}
 
-    def at(self, distance: float) -> tuple[float, int]:
-        """Return the least margin in logits so many steps from the goal, and its case."""
-        least, case = self._each(distance).min(0)
+    def at(self, distance: int) -> tuple[float, int]:
+        """Return the least margin in logits so many moves from the goal, and its case."""
+        if distance not in self._found:
+            self._found[distance] = self._least(distance)
+        return self._found[distance]
+
+    def _least(self, distance: int) -> tuple[float, int]:
+        spread = (distance - 1) * (self.dearest - self.cheapest) if self.dearest > self.cheapest else 0.0
+        found = torch.full((len(self.farther),), math.inf, dtype=torch.double)
+        for first in range(len(self.moves)):
+            rows = (self.farther[:, first] == 0).nonzero().squeeze(1)
+            found[rows] = torch.minimum(found[rows], self._of_best(first, rows, spread))
+        least, case = found.min(0)
         return float(least), int(case)
 
-    def _each(self, distance: float) -> Tensor:
-        spread = (distance - 1) * (self.dearest - self.cheapest) if self.dearest > self.cheapest else 0.0
-        low, high = self.farther * self.cheapest - spread, self.farther * self.dearest + spread
-        found = torch.full((len(self.farther),), math.inf, dtype=torch.double)
-        for first in range(4):
-            found = torch.minimum(found, self._of_best(first, low, high))
-        return found
-
-    def _of_best(self, first: int, low: Tensor, high: Tensor) -> Tensor:
-        """Return the margin of each case where the nearer neighbour `first` has the best way; inf where it can't."""
+    def _of_best(self, first: int, rows: Tensor, spread: float) -> Tensor:
+        """Return the margin of cases where the nearer neighbour `first` has the best way; inf where it can't."""
         # Of each neighbour k, D(k) - D(first), such that its best way is no better than that through `first`.
-        least = torch.maximum(low, self.best[:, first, None] - self.best)
-        least[:, first] = 0.0
-        high = high.clone()
-        high[:, first] = 0.0
-        near, possible = self.farther == 0, (self.farther >= 0) & self.best.isfinite()
-        cannot = ~near[:, first] | (near & possible & (least > high)).any(1)
-        overtaken = (possible & ~near & (low < self.best[:, first, None] - self.best)).any(1)
-        gaps = self._gaps(first, least, high).masked_fill(near[:, None, :], math.inf)
+        farther, best = self.farther[rows], self.best[rows]
+        low, high = farther * self.cheapest - spread, farther * self.dearest + spread
+        ahead = best[:, first, None] - best
+        least = torch.maximum(low, ahead)
+        least[:, first] = high[:, first] = 0.0
+        near, possible = farther == 0, (farther >= 0) & best.isfinite()
+        cannot = (near & possible & (least > high)).any(1)
+        overtaken = (possible & ~near & (low < ahead)).any(1)
+        gaps = self._gaps(first, rows, least, high).masked_fill(near[:, None, :], math.inf)
         margin = gaps.amin(2).masked_fill(~near, -math.inf).amax(1)
         return margin.masked_fill(overtaken, -math.inf).masked_fill(cannot, math.inf)
 
-    def _gaps(self, first: int, least: Tensor, most: Tensor) -> Tensor:
-        """Return by how much each logit exceeds each other at least, [cases, 4, 4], costs in their intervals."""
-        ahead = (self.head[:, None] - self.head).flatten(0, 1).T  # [latent actions, 4 * 4]
-        own = self.best[:, first, None]
-        total = _cut(-self.cost[:, self.staying]) @ ahead[self.staying]
+    def _gaps(self, first: int, rows: Tensor, least: Tensor, most: Tensor) -> Tensor:
+        """Return by how much each logit exceeds each other at least, [rows, moves, moves], costs in their intervals."""
+        ahead = (self.head[:, None] - self.head).flatten(0, 1).T  # [latent actions, moves * moves]
+        cost, own = self.cost[rows], self.best[rows, first, None]
+        total = _cut(-cost[:, self.staying]) @ ahead[self.staying]
         for move, actions in enumerate(self.moves):
             if not actions:
                 continue
-            reached = (self.farther[:, move] >= 0)[:, None]
-            lead = torch.where(reached, own - self.cost[:, actions], -math.inf)
+            reached = (self.farther[rows, move] >= 0)[:, None]
+            lead = torch.where(reached, own - cost[:, actions], -math.inf)
             low, high = least[:, move, None].nan_to_num(0, 0, 0), most[:, move, None]
             corners = (lead - LEAST_LOG_ADVANTAGE).nan_to_num(0, 0, 0).clamp(low, torch.maximum(low, high))
             found = [_cut(lead - at) @ ahead[actions] for at in (low, high, *corners.split(1, 1))]
             total = total + torch.stack(found).amin(0)
-        return total.unflatten(1, (4, 4))
+        return total.unflatten(1, (len(self.head), len(self.head)))
 
 
 def _cut(advantage: Tensor) -> Tensor:
@@ -285,16 +314,16 @@ def _cut(advantage: Tensor) -> Tensor:
     return advantage.clamp(LEAST_LOG_ADVANTAGE, 0.0).nan_to_num(LEAST_LOG_ADVANTAGE)
 
 
-def _longest(margins: _Margins) -> float:
-    """Return the distance up to which every decision has a margin; math.inf where that has no end."""
+def _longest(margins: _Margins) -> int | None:
+    """Return the distance up to which every decision has a margin; None where that has no end."""
 
     def holds(distance: int) -> bool:
         return margins.at(distance)[0] >= margins.least
 
+    if margins.dearest == margins.cheapest:
+        return None if holds(1) else 0
     if not all(holds(near) for near in (1, 2, 3)):
         return next(near for near in (0, 1, 2) if not holds(near + 1))
-    if margins.dearest == margins.cheapest:
-        return math.inf
     low, high = 3, 4
     while high < _FARTHEST and holds(high):
         low, high = high, 2 * high
@@ -304,17 +333,16 @@ def _longest(margins: _Margins) -> float:
     return low
 
 
-def _rounding(core: Reachability, patterns: list[Pattern]) -> Tensor:
+def _rounding(core: Reachability, patterns: Tensor) -> Tensor:
     """Return how far a survival in float32, summed in any order, is from the exact one at most, [patterns, actions]."""
-    unit, order = torch.finfo(torch.float32).eps / 2, core.symmetry.order
-    x = torch.tensor([p.free for p in patterns], dtype=torch.double)
+    order = core.symmetry.order
     filters, bias = (
         core.symmetry.images(core.hidden_weight).double().flatten(1),
         core.hidden_bias.double().repeat(order),
     )
     mixing = core.symmetry.mixed(core.survival_weight).double().abs()
     # The error of a sum of n terms is at most n units of the sum of their sizes; at most 10 terms here are not 0.
-    of_hidden = 10 * unit * (x @ filters.abs().T + bias.abs())
-    terms = (x @ filters.T + bias).relu() @ mixing.T + core.survival_bias.double().abs().repeat(order)
-    of_logits = of_hidden @ mixing.T + (mixing.shape[1] + 1) * unit * terms
-    return core.steepness * (of_logits * (1 + 2 * MARGIN) / 4 + 8 * unit)
+    of_hidden = 10 * _UNIT * (patterns @ filters.abs().T + bias.abs())
+    terms = (patterns @ filters.T + bias).relu() @ mixing.T + core.survival_bias.double().abs().repeat(order)
+    of_logits = of_hidden @ mixing.T + (mixing.shape[1] + 1) * _UNIT * terms
+    return core.steepness * (of_logits * (1 + 2 * MARGIN) / 4 + 8 * _UNIT)

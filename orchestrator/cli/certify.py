@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from typing import TYPE_CHECKING
 
 from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
 from orchestrator.storage.results import ResultError
+from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.words import counted
+
+if TYPE_CHECKING:
+    from planners.certificate import Certificate
 
 
 def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,6 +23,7 @@ def add_certify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     certify.add_argument("trial", metavar="TRIAL", help=TRIAL_HELP)
     certify.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_storage(certify)
+    add_plugin_option(certify)
 
 
 def _certify(options: argparse.Namespace) -> int:
@@ -26,17 +32,21 @@ def _certify(options: argparse.Namespace) -> int:
     from planners.inference import load_planner
 
     try:
-        planner = load_planner(folder).planner
-        found = certify(planner)
+        trained = load_planner(folder)
+        found = certify(trained.planner, trained.moves)
     except ValueError as error:
         raise ResultError(f"{folder}: {error}") from error
-    endless = found.shortest == math.inf
-    wrap = bool(getattr(planner.core, "wrap", False))
-    maps = f"of free cells and obstacles, of any size{' from 3x3 on, on the torus' if wrap else ''}, with one goal"
+    maps = "of free cells and obstacles, of any size"
+    if trained.moves.wrap:
+        maps += " from 3x3 on, on the torus"
+    if len(trained.moves.names) == 8:
+        maps += ", by eight moves that may cut corners"
+    maps += ", with one goal"
     if options.json:
         document = {
             "trial": str(folder),
-            "shortest_up_to": "any length" if endless else int(found.shortest),
+            "shortest_up_to": "any length" if found.shortest == math.inf else int(found.shortest),
+            "suboptimality": found.suboptimality,
             "maps": maps,
             "patterns": found.patterns,
             "decisions": found.decisions,
@@ -48,9 +58,18 @@ def _certify(options: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
         return 0
     print(f"{folder}: {found.patterns} local patterns, {found.decisions} decisions")
+    _say(found, maps)
+    return 0
+
+
+def _say(found: Certificate, maps: str) -> None:
+    endless = found.shortest == math.inf
     if found.shortest > 0:
         length = "any length" if endless else f"up to {counted(int(found.shortest), 'step')}"
-        print(f"every plan, on every map {maps}, arrives by a shortest way: {length}")
+        way = "a shortest way" if found.suboptimality == 1 else "a way of fewest moves"
+        print(f"every plan, on every map {maps}, arrives by {way}: {length}")
+    if found.shortest > 0 and found.suboptimality > 1:
+        print(f"moves differ in cost: such a way costs up to {found.suboptimality:.4g} times the cheapest, no more")
     if not endless:
         print(f"{'beyond, nothing' if found.shortest else 'nothing'} is proven: {found.reason}")
     print(
@@ -58,5 +77,4 @@ def _certify(options: argparse.Namespace) -> int:
     )
     if found.worst is not None:
         drawn = str(found.worst).replace("/", "\n  ")
-        print(f"in the way (. free, # obstacle, G goal, the agent in the middle):\n  {drawn}")
-    return 0
+        print(f"in the way (. free, # obstacle, the agent in the middle):\n  {drawn}")

@@ -150,14 +150,17 @@ def _json(part: Any) -> str:
 
 def _proven(trained: Trained, name: str) -> str:
     try:
-        found = certify(trained.planner)
+        found = certify(trained.planner, trained.moves)
     except ValueError:
         return ""
     if found.shortest == 0:
         return f"nothing ({found.reason}: `idp certify {name}`)"
     length = "whatever its length" if found.shortest == math.inf else f"of up to {found.shortest:,.0f} steps"
+    shortest = "is a shortest way"
+    if found.suboptimality > 1:
+        shortest = f"is a way of fewest moves, at most {found.suboptimality:.4g} times as long as a shortest one"
     return (
-        f"every plan {length}, on every map of free cells and obstacles with one goal, is a shortest way "
+        f"every plan {length}, on every map of free cells and obstacles with one goal, {shortest} "
         f"({found.patterns:,} local patterns, {found.decisions:,} decisions enumerated: `idp certify {name}`)"
     )
 

@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ import torch
 
 from datagen.expert.grid import solve
 from datagen.options import MazeOptions
-from datagen.problem import FOUR, FOUR_WRAP
+from datagen.problem import EIGHT, FOUR, FOUR_WRAP, Moves
 from datagen.tasks import mazes
 from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, build_planner, load_planner
 from planners.certificate import certify, pattern_of
+from planners.cores.reachability import MARGIN
 from planners.edge import plan_walled
+from planners.inference import followed
 from planners.training.evaluation import Inputs, evaluate
 
 
@@ -24,7 +27,7 @@ def published():
 
 
 def wrong(planner, maps, goals, moves=FOUR, within=math.inf):
-    """Return how many cells with a way of so many steps at most take no shortest one, and how many cells that are."""
+    """Return how many cells with a way of so many moves at most take none of fewest, and how many cells that are."""
     problems = solve(maps, goals.astype(np.int16), moves, np.zeros(len(maps), np.uint64))
     inputs = Inputs.of(problems)
     with torch.no_grad():
@@ -76,6 +79,39 @@ def on_the_torus(published):
     return planner
 
 
+def by_eight(wrap=False):
+    """Return a planner of eight latent actions, one for each move, whose weights are written and not trained."""
+    spec = PlannerSpec(
+        core="reachability", solver="best_first", solver_bwd="best_first", wrap=wrap,
+        group="trivial", q_channels=8, hidden_channels=8,
+    )  # fmt: skip
+    planner = build_planner(spec, actions=8)
+    core = planner.core
+    core.progress.fill_(1.0)
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.zero_()
+        for action, cell in enumerate(core.neighbours[1:]):  # a move survives where the cell that it enters is free
+            core.hidden_weight[action, 0, cell] = core.head_weight[action, action] = 1.0
+            core.survival_weight[action, action, 0] = 8.0
+            core.tap_logits[action, 1 + action] = 1.0
+        core.survival_bias.fill_(-4.0)
+    return planner
+
+
+def hesitant(discount, least):
+    """Return that planner with moves that survive with `least` to 1, the more the freer the cell beside them."""
+    planner = by_eight()
+    planner.core.discount = discount
+    with torch.no_grad():
+        weight, bias = planner.core.survival_weight[:, :, 0], planner.core.survival_bias
+        bias.fill_(-5.0)
+        uncut = 1 - (1 - least) / planner.core.steepness
+        weight.fill_diagonal_(5 + math.log((uncut + MARGIN) / (1 + MARGIN - uncut)))
+        weight += 2.0 * torch.eye(8).roll(1, 1)
+    return planner
+
+
 def every_goal(maps):
     """Return each map once for every free cell of it, with that for a goal."""
     number, row, column = np.nonzero(maps)
@@ -96,6 +132,9 @@ def test_no_counterexample_on_any_map_of_4x4_nor_on_thousands_of_5x5(published):
     failed, judged = wrong(published, *every_goal(random_maps(1000, 5, seed=0)))
     assert failed == 0 and judged > 150_000
 
+
+LONG = replace(EIGHT, costs=tuple(math.hypot(*offset) for offset in EIGHT.offsets))
+"""Diagonals cost what they are long."""
 
 # What can survive with less than 1, and how far the proof goes then.
 FINITE = [(0.5, 0.8, 6), (0.5, 0.7, 4), (0.7, 0.9, 7), (0.9, 0.97, 7), (0.99, 0.999, 18)]
@@ -148,6 +187,52 @@ def test_the_torus_is_proven_too(published):
     for maps in (every_map(3, 3), random_maps(100, 5, seed=0), random_maps(5, 11, seed=1)):
         failed, judged = wrong(planner, *every_goal(maps), FOUR_WRAP)
         assert failed == 0 and judged > 1000
+
+
+@pytest.mark.parametrize("wrap", [False, True], ids=["flat", "torus"])
+def test_eight_moves_are_proven_and_no_map_counters_it(wrap):
+    planner, moves = by_eight(wrap), replace(EIGHT, wrap=wrap)
+    found = certify(planner, moves)
+    assert (found.shortest, found.decisions, found.survival, found.suboptimality) == (math.inf, 14257, 1.0, 1.0)
+    assert found.margin == pytest.approx(-30 * math.log(0.99), rel=1e-6)
+    for maps in (every_map(3, 3), random_maps(50, 5, seed=0), random_maps(5, 11, seed=1)):
+        failed, judged = wrong(planner, *every_goal(maps), moves)
+        assert failed == 0 and judged > 1000
+
+
+def test_eight_moves_have_a_finite_length_and_fail_beyond_some():
+    planner = hesitant(0.5, 0.8)
+    found = certify(planner, EIGHT)
+    assert 0 < found.shortest < 5 and found.survival == pytest.approx(0.8, abs=1e-3)
+    maps, goals = some_goals(random_maps(200, 9, seed=1), 300, seed=2)
+    assert wrong(planner, maps, goals, EIGHT, within=found.shortest)[0] == 0
+    assert wrong(planner, maps, goals, EIGHT)[0] > 0
+
+
+def test_where_diagonals_are_longer_ways_of_fewest_moves_are_proven():
+    planner = by_eight()
+    found = certify(planner, LONG)
+    assert (found.shortest, found.suboptimality) == (math.inf, 2**0.5)
+    maps, goals = some_goals(random_maps(20, 7, seed=3), 40, seed=4)
+    problems = solve(maps, goals.astype(np.int16), LONG, np.zeros(len(maps), np.uint64))
+    inputs = Inputs.of(problems)
+    actions = plan_walled(planner, inputs.map, inputs.goal, moves=LONG).logits.argmax(1).numpy()
+    ratios = []
+    for i, row, column in np.argwhere(np.isfinite(problems.distance) & (problems.distance > 0)):
+        way, cost = followed(actions[i], maps[i], tuple(goals[i]), (row, column), LONG)
+        assert tuple(way[-1]) == tuple(goals[i])
+        ratios.append(cost / problems.distance[i, row, column])
+    assert 1.1 < max(ratios) < 2**0.5 + 1e-5 and len(ratios) > 300
+
+
+def test_eight_moves_that_may_err_are_not_certified():
+    planner = by_eight()
+    with torch.no_grad():
+        planner.core.head_weight[0, 1] = 2.0  # what leads northwest speaks for north
+    found = certify(planner, EIGHT)
+    assert (found.shortest, found.reason) == (0, "the policy may leave the nearer neighbours")
+    assert found.margin <= 0 and found.worst.free[4]
+    assert wrong(planner, *every_goal(every_map(3, 3)), EIGHT)[0] > 0
 
 
 @pytest.mark.slow
@@ -216,10 +301,27 @@ def test_other_planners_are_refused():
     for fields in ({"core": "vin"}, {"core": "reachability", "channels": 1}):
         with pytest.raises(ValueError, match="certify: expected a planner with core 'reachability'"):
             certify(build_planner(PlannerSpec(**fields)))
+    with pytest.raises(ValueError, match="this one's mapper draws it, in probabilities"):
+        certify(build_planner(PlannerSpec(core="reachability", mapper="unet")))
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [EIGHT, Moves(offsets=((-1, 0), (0, -1), (1, 0), (1, 0))), Moves(offsets=((-2, 0), (0, -1), (1, 0), (0, 1)))],
+    ids=["eight", "north twice", "a knight"],
+)
+def test_moves_that_are_not_the_planners_are_refused(published, moves):
+    with pytest.raises(ValueError, match="certify: expected the four moves north, west, south and east, or all eight"):
+        certify(published, moves)
+
+
+def test_four_moves_in_another_order_are_judged_by_it(published):
+    turned = Moves(FOUR.names[1:] + FOUR.names[:1], FOUR.offsets[1:] + FOUR.offsets[:1], (1.0, 2.0, 1.0, 1.0))
+    assert certify(published, turned).shortest == 0
+    planner = on_the_torus(published)
+    assert certify(planner, replace(FOUR_WRAP, costs=turned.costs)).suboptimality == 2.0
 
 
 def test_patterns_by_row():
     assert pattern_of(0).free == (False,) * 9
     assert str(pattern_of(0b100)) == "##./###/###"
-    assert list(pattern_of(0b010010).nearer()) == [(0,)]
-    assert len(list(pattern_of(511).nearer())) == 15
