@@ -160,21 +160,33 @@ class TorchDEQ(_Torch):
         return {name: _torch_calls(lambda f, v, deq=deq: deq(f, v)[0][-1], arrays) for name, deq in made.items()}
 
 
+class _Affine:
+    """v -> tanh(v A^T + b), in as few passes over memory as torch can make it."""
+
+    def __init__(self, at: Tensor, b: Tensor) -> None:
+        self.at, self.b = at, b
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return torch.addmm(self.b, v, self.at).tanh_()
+
+    def take(self, rows: Tensor) -> "_Affine":
+        """The same for some of the samples, which our solvers ask for once the others have stopped."""
+        return _Affine(self.at, self.b[rows])
+
+
 def _torch_calls(
     solve: Any, arrays: tuple[np.ndarray, ...]
 ) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
     a, b, c = (torch.tensor(array) for array in arrays)
     start, leaves = torch.zeros_like(b), (a.requires_grad_(), b.requires_grad_())
 
-    def step(v: Tensor) -> Tensor:
-        return torch.tanh(v @ a.T + b)
-
     def value() -> np.ndarray:
         with torch.no_grad():
-            return solve(step, start).numpy()
+            return solve(_Affine(a.T.contiguous(), b), start).numpy()
 
     def gradient() -> np.ndarray:
-        return torch.autograd.grad((c * solve(step, start)).sum(), leaves)[0].numpy()
+        found = solve(_Affine(a.T.contiguous(), b), start)
+        return torch.autograd.grad((c * found).sum(), leaves)[0].numpy()
 
     return value, gradient
 
