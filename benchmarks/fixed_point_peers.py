@@ -169,7 +169,7 @@ class _Affine:
     def __call__(self, v: Tensor) -> Tensor:
         return torch.addmm(self.b, v, self.at).tanh_()
 
-    def take(self, rows: Tensor) -> "_Affine":
+    def take(self, rows: Tensor) -> _Affine:
         """The same for some of the samples, which our solvers ask for once the others have stopped."""
         return _Affine(self.at, self.b[rows])
 
