@@ -242,7 +242,8 @@ class _Proof:
             into |= agent & ~self.free[:, cell] & ~self.shut[:, actions].all(1)
         if not (out.any() and into.any()):
             return None
-        return int(into.int().argmax()), "a move into a wall may survive, and one out of a wall"
+        undecided = "" if self.core.options.decided else " (trained with decided: false, which leaves moves open)"
+        return int(into.int().argmax()), f"a move into a wall may survive, and one out of a wall{undecided}"
 
 
 class _Margins:

@@ -287,6 +287,8 @@ def test_walls_that_let_value_through_are_named(published):
     found = certify(broken)
     assert found.shortest == 0 and found.reason == "a move into a wall may survive, and one out of a wall"
     assert not all(found.worst.free)
+    broken.core.options = broken.core.options.model_copy(update={"decided": False})
+    assert "survive, and one out of a wall (trained with decided: false" in certify(broken).reason
 
 
 def test_unfinished_training_is_not_certified(published):
