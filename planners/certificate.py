@@ -30,8 +30,16 @@ least where all moves cost the same.
 
 Proof. A cheapest way has n moves or more and costs n a_1 at least, one of n moves n a_2 at most.
 
-Where diagonals cost sqrt(2) that is a factor of sqrt(2), and exactly cheapest ways can't be proven so: the costs of
-two ways then differ by numbers as near to 0 as one likes, and no margin of a head is left.
+Theorem 3. Let each move between free cells survive with m = 1 or not at all, and for each that does not let there be
+two that do and lead to the same cell, in each pattern that the cell between them can then have. Let the head name a
+nearest neighbour along a move that survives, in each pattern with each set of such, however much farther the others
+are. Then every plan arrives, with at most twice the fewest moves, whatever the length.
+
+Proof. Two moves for each that does not survive make of a way of n moves one of 2 n at most by moves that do. D counts
+those, and each step of the plan leaves one fewer.
+
+Where diagonals cost sqrt(2), Theorem 2 gives a factor of sqrt(2), and exactly cheapest ways can't be proven so: the
+costs of two ways then differ by numbers as near to 0 as one likes, and no margin of a head is left.
 
 Where all moves survive with m = 1, c = C = -log gamma and e = 0: the length has no limit. Else e grows by log(max m /
 min m) a step, and the proof goes as far as the n at which the first decision could turn. Beyond, nothing is said: the
@@ -48,7 +56,7 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,8 +106,9 @@ class Certificate:
         decisions: Decisions of the head that were: patterns times moves that each neighbour may be farther.
         survival: Least survival of a move that a shortest way may need.
         margin: Least margin, in logits, by which the head prefers a nearer neighbour within that length.
-        suboptimality: By which factor a way of fewest moves may cost more than a cheapest one, 1 where all moves cost
-            the same.
+        arrives: The same for plans that are proven to arrive, by a shortest way or not.
+        suboptimality: By which factor a way that is proven to arrive may cost more than a cheapest one; 1 where it is
+            one of fewest moves and all cost the same.
         worst: The pattern that stands in the way of more; None where nothing does.
         reason: What about it does.
     """
@@ -109,6 +118,7 @@ class Certificate:
     decisions: int
     survival: float
     margin: float
+    arrives: float = 0
     suboptimality: float = 1.0
     worst: Pattern | None = None
     reason: str = ""
@@ -157,20 +167,23 @@ def _cell(row: int, column: int) -> int:
     return 3 * (1 + row) + 1 + column if max(abs(row), abs(column)) < 2 else -1
 
 
-def _cases(moves: Moves, wrap: bool) -> tuple[Tensor, Tensor]:
+def _cases(moves: Moves, levels: tuple[int, ...], related: bool = True) -> tuple[Tensor, Tensor]:
     """Return all that a cell may meet.
 
+    Args:
+        moves: The moves.
+        levels: By how many moves a neighbour can be farther than the nearest, 0 among them; -1 for an obstacle.
+        related: Whether neighbours that one move parts differ by one at most.
+
     Returns:
-        The numbers of patterns, [cases]; and by how many moves each neighbour is farther than the nearest, 0 to 2, -1
-        for an obstacle, [cases, moves].
+        The numbers of patterns, [cases], and the level of each neighbour, [cases, moves].
     """
     cells = [_cell(*offset) for offset in moves.offsets]
-    levels = [-1, 0, 2] if len(cells) == 4 and not wrap else [-1, 0, 1, 2]
     farther = torch.cartesian_prod(*[torch.tensor(levels)] * len(cells))
     possible = (farther == 0).any(1)
     for i, k in combinations(range(len(cells)), 2):
         (row, column), (other_row, other_column) = moves.offsets[i], moves.offsets[k]
-        if _cell(row - other_row, column - other_column) in cells:
+        if related and _cell(row - other_row, column - other_column) in cells:
             one, other = farther[:, i], farther[:, k]
             possible &= (one < 0) | (other < 0) | ((one - other).abs() <= 1)
     farther = farther[possible]
@@ -185,7 +198,7 @@ class _Proof:
     """The survival of each latent action in each pattern, and what follows from it."""
 
     def __init__(self, core: Reachability, moves: Moves) -> None:
-        self.core, self.costs = core, moves.costs
+        self.core, self.task = core, moves
         uncut = deepcopy(core).double().patterns_survival()
         self.free = torch.arange(len(uncut))[:, None] >> torch.arange(9) & 1 > 0
         # The margin is half of that by which training decides: the rest is left for float32.
@@ -198,32 +211,63 @@ class _Proof:
         self.cells = [_cell(*offset) for offset in moves.offsets]
         self.moves = [[a for a, cell in enumerate(leads) if cell == entered] for entered in self.cells]
         self.staying = [a for a, cell in enumerate(leads) if cell == _CENTRE]
-        self.number, self.farther = _cases(moves, core.wrap)
+        self.between = self.free[:, self.cells] & self.free[:, [_CENTRE]]
 
     def certificate(self) -> Certificate:
         """Return how far the proof goes."""
-        between = self.free[:, self.cells] & self.free[:, [_CENTRE]]
-        low, high = (self._best(sign).masked_fill(~between, -sign) for sign in (-1, 1))
+        parity = len(self.cells) == 4 and not self.core.wrap
+        cases = _cases(self.task, (-1, 0, 2) if parity else (-1, 0, 1, 2))
+        low, high = (self._best(sign).masked_fill(~self.between, -sign) for sign in (-1, 1))
         least, most, worst = float(low.min()), float(high.max()), int(low.amin(1).argmin())
-        enumerated = (len(self.free), len(self.number), least)
-        gamma = self.core.discount
-        stands = self._leak()
-        if stands is None and gamma * least < math.exp(-_DEAREST):
-            stands = worst, f"a move that a shortest way may need survives with {least:.4g}, not 1"
-        dearer = max(self.costs) / min(self.costs)
-        if stands is not None:
-            pattern = None if stands[0] is None else pattern_of(stands[0])
-            return Certificate(0, *enumerated, 0.0, dearer, pattern, stands[1])
-        margins = _Margins(self, -math.log(gamma * most), -math.log(gamma * least))
+        enumerated = (len(self.free), len(cases[0]), least)
+        gamma, dearer = self.core.discount, max(self.task.costs) / min(self.task.costs)
+        if (leak := self._leak()) is not None:
+            pattern = None if leak[0] is None else pattern_of(leak[0])
+            return Certificate(0, *enumerated, 0.0, 0, dearer, pattern, leak[1])
+        if gamma * least < math.exp(-_DEAREST):
+            margin = self._roundabout((low > 0) & self.between)
+            arrives, factor = (0, 1) if margin is None else (math.inf, 2)
+            reason = f"a move that a shortest way may need survives with {least:.4g}, not 1"
+            return Certificate(0, *enumerated, margin or 0.0, arrives, factor * dearer, pattern_of(worst), reason)
+        margins = _Margins(self, cases, -math.log(gamma * most), -math.log(gamma * least))
         length = _longest(margins)
         if length is None:
-            return Certificate(math.inf, *enumerated, margins.at(1)[0], dearer)
+            return Certificate(math.inf, *enumerated, margins.at(1)[0], math.inf, dearer)
         margin = margins.at(max(1, length))[0]
-        doubtful = pattern_of(int(self.number[margins.at(length + 1)[1]]))
+        doubtful = pattern_of(int(cases[0][margins.at(length + 1)[1]]))
         reason = "the policy may leave the nearer neighbours"
         if least < most:
             reason += f" {length + 1:,} steps away: needed moves survive with {least:.4g} to {most:.4g}, not 1"
-        return Certificate(length, *enumerated, margin, dearer, doubtful, reason)
+        return Certificate(length, *enumerated, margin, length, dearer, doubtful, reason)
+
+    def _roundabout(self, survives: Tensor) -> float | None:
+        """Return the least margin of plans that go round moves which are shut (Theorem 3), None where they may not."""
+        decided = (self.survival == 1) | self.shut
+        shut = self.between & ~survives
+        if not bool(decided[self.free[:, _CENTRE]].all()) or bool((shut & ~self._detours(survives)).any()):
+            return None
+        number, farther = _cases(self.task, (-1, 0, 1), related=False)
+        led = ((farther != 0) | survives[number]).all(1)
+        cost = -math.log(self.core.discount)
+        margins = _Margins(self, (number[led], farther[led]), cost, cost, bounded=False)
+        return margins.at(1)[0] if _longest(margins) is None else None
+
+    def _detours(self, survives: Tensor) -> Tensor:
+        """Return along which moves two others surely lead to the same cell, bool [patterns, moves]."""
+        found, bits = torch.zeros_like(survives), self.free.long()
+        offsets = [tuple(offset) for offset in self.task.offsets]
+        for (j, (row, column)), (k, (to_row, to_column)) in product(enumerate(offsets), repeat=2):
+            if (second := (to_row - row, to_column - column)) not in offsets:
+                continue
+            # Cells that both the one here and the one between see: what they hold tells which patterns go together.
+            shared = [(_cell(r + row, c + column), _cell(r, c)) for r, c in product((-1, 0, 1), repeat=2)]
+            shared = [pair for pair in shared if pair[0] >= 0]
+            weights = torch.tensor([1 << n for n in range(len(shared))])
+            here, there = (bits[:, list(cells)] @ weights for cells in zip(*shared, strict=True))
+            fails = torch.zeros(1 << len(shared), dtype=torch.long)
+            fails.index_add_(0, there, (~survives[:, offsets.index(second)]).long())
+            found[:, k] |= survives[:, j] & (fails[here] == 0)
+        return found
 
     def _best(self, sign: int) -> Tensor:
         """Return the survival of the best latent action along each move, at least (sign -1) or at most (1)."""
@@ -249,15 +293,16 @@ class _Proof:
 class _Margins:
     """By how much the head prefers a nearer neighbour, in each case, as costs of arriving spread with the distance."""
 
-    def __init__(self, proof: _Proof, cheapest: float, dearest: float) -> None:
-        core = proof.core
+    def __init__(
+        self, proof: _Proof, cases: tuple[Tensor, Tensor], cheapest: float, dearest: float, bounded: bool = True
+    ) -> None:
+        core, (number, self.farther), self.bounded = proof.core, cases, bounded
         self.cheapest, self.dearest, self.moves, self.staying = cheapest, dearest, proof.moves, proof.staying
         self.head = (core.options.advantage_scale * core.symmetry.acting(core.head_weight)).double()
         in_costs = float((proof.doubt / proof.survival.clamp(min=math.exp(-_DEAREST)))[proof.free[:, _CENTRE]].max())
         summed = (self.head.shape[1] + 2) * _UNIT * -LEAST_LOG_ADVANTAGE
         self.least = _LEAST_MARGIN + (4 * in_costs + 2 * summed) * float(self.head.abs().sum(1).max())
-        self.farther = proof.farther
-        self.cost = -(core.discount * proof.survival[proof.number]).log()
+        self.cost = -(core.discount * proof.survival[number]).log()
         none = torch.full((len(self.cost), 1), math.inf, dtype=torch.double)
         self.best = torch.cat([self.cost[:, m].amin(1, keepdim=True) if m else none for m in self.moves], 1)
         self.best[self.farther < 0] = math.inf
@@ -283,6 +328,8 @@ class _Margins:
         # Of each neighbour k, D(k) - D(first), such that its best way is no better than that through `first`.
         farther, best = self.farther[rows], self.best[rows]
         low, high = farther * self.cheapest - spread, farther * self.dearest + spread
+        if not self.bounded:
+            high[farther > 0] = math.inf
         ahead = best[:, first, None] - best
         least = torch.maximum(low, ahead)
         least[:, first] = high[:, first] = 0.0

@@ -46,6 +46,7 @@ def _certify(options: argparse.Namespace) -> int:
         document = {
             "trial": str(folder),
             "shortest_up_to": "any length" if found.shortest == math.inf else int(found.shortest),
+            "arrives_up_to": "any length" if found.arrives == math.inf else int(found.arrives),
             "suboptimality": found.suboptimality,
             "maps": maps,
             "patterns": found.patterns,
@@ -63,15 +64,16 @@ def _certify(options: argparse.Namespace) -> int:
 
 
 def _say(found: Certificate, maps: str) -> None:
-    endless = found.shortest == math.inf
-    if found.shortest > 0:
-        length = "any length" if endless else f"up to {counted(int(found.shortest), 'step')}"
-        way = "a shortest way" if found.suboptimality == 1 else "a way of fewest moves"
-        print(f"every plan, on every map {maps}, arrives by {way}: {length}")
-    if found.shortest > 0 and found.suboptimality > 1:
-        print(f"moves differ in cost: such a way costs up to {found.suboptimality:.4g} times the cheapest, no more")
-    if not endless:
-        print(f"{'beyond, nothing' if found.shortest else 'nothing'} is proven: {found.reason}")
+    if found.arrives > 0:
+        length = "any length" if found.arrives == math.inf else f"up to {counted(int(found.arrives), 'step')}"
+        way = "by a shortest way" if found.suboptimality == 1 else "by a way of fewest moves"
+        way = way if found.shortest > 0 else "in at most twice the fewest moves"
+        print(f"every plan, on every map {maps}, arrives {way}: {length}")
+        if found.suboptimality > 1:
+            print(f"such a way costs up to {found.suboptimality:.4g} times the cheapest, no more")
+    if found.reason:
+        unproven = "beyond, nothing" if found.shortest > 0 else "nothing" if found.arrives == 0 else "no shortest way"
+        print(f"{unproven} is proven: {found.reason}")
     print(
         f"least survival of a move that is needed: {found.survival:.6g}; least margin of a decision: {found.margin:.4g}"
     )

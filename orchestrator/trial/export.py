@@ -153,14 +153,13 @@ def _proven(trained: Trained, name: str) -> str:
         found = certify(trained.planner, trained.moves)
     except ValueError:
         return ""
-    if found.shortest == 0:
+    if found.arrives == 0:
         return f"nothing ({found.reason}: `idp certify {name}`)"
-    length = "whatever its length" if found.shortest == math.inf else f"of up to {found.shortest:,.0f} steps"
-    shortest = "is a shortest way"
-    if found.suboptimality > 1:
-        shortest = f"is a way of fewest moves, at most {found.suboptimality:.4g} times as long as a shortest one"
+    length = "whatever its length" if found.arrives == math.inf else f"of up to {found.arrives:,.0f} steps"
+    dearer = f"arrives, at no more than {found.suboptimality:.4g} times the least cost"
+    way = "is a shortest way" if found.suboptimality == 1 else dearer
     return (
-        f"every plan {length}, on every map of free cells and obstacles with one goal, {shortest} "
+        f"every plan {length}, on every map of free cells and obstacles with one goal, {way} "
         f"({found.patterns:,} local patterns, {found.decisions:,} decisions enumerated: `idp certify {name}`)"
     )
 

@@ -10,12 +10,13 @@ from orchestrator.cli.main import main
 from planners.published import MODEL_FILE, WEIGHTS, folder_of, read_model
 
 
-def broken(tmp_path, by=3.0):
+def broken(tmp_path, by=3.0, **moves):
     folder = tmp_path / "storage" / "trials" / "0123456789abcdef"
     folder.mkdir(parents=True)
     shutil.copy(WEIGHTS / "reachability" / "spec.json", folder)
     state = read_model(WEIGHTS / "reachability" / MODEL_FILE)
     state["trainer"]["planner"]["core.survival_bias"] -= by
+    state["trainer"]["moves"] |= moves
     torch.save(state, folder / "checkpoint.pt")
     return folder
 
@@ -64,3 +65,19 @@ def test_a_finite_length_is_told_with_its_pattern(tmp_path, capsys):
     assert main(["certify", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert "arrives by a shortest way: up to 3 steps\nbeyond, nothing is proven" in shown and "in the way (" in shown
+
+
+def test_what_moves_cost_is_told(tmp_path, capsys):
+    folder = broken(tmp_path, by=0.0, costs=(1.0, 1.0, 1.0, 2.0))
+    assert main(["certify", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "arrives by a way of fewest moves: any length\nsuch a way costs up to 2 times the cheapest, no more" in shown
+    assert main(["certify", str(folder), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["arrives_up_to"], document["suboptimality"], document["worst_pattern"]) == ("any length", 2, None)
+
+
+def test_moves_of_another_kind_are_one_line(tmp_path, capsys):
+    folder = broken(tmp_path, offsets=((-1, 0), (0, -1), (1, 0), (1, 1)))
+    assert main(["certify", str(folder)]) == 2
+    assert "certify: expected the four moves north" in (said := capsys.readouterr().err) and said.count("\n") == 1

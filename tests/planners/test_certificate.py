@@ -37,6 +37,19 @@ def wrong(planner, maps, goals, moves=FOUR, within=math.inf):
     return int((judged & (inputs.optimal_actions >> actions & 1 == 0)).sum()), int(judged.sum())
 
 
+def detours(planner, maps, goals, moves):
+    """Return by which factor each plan costs more than a cheapest one; all must arrive."""
+    problems = solve(maps, goals.astype(np.int16), moves, np.zeros(len(maps), np.uint64))
+    inputs = Inputs.of(problems)
+    actions = plan_walled(planner, inputs.map, inputs.goal, moves=moves).logits.argmax(1).numpy()
+    factors = []
+    for i, row, column in np.argwhere(np.isfinite(problems.distance) & (problems.distance > 0)):
+        way, cost = followed(actions[i], maps[i], tuple(goals[i]), (row, column), moves)
+        assert tuple(way[-1]) == tuple(goals[i])
+        factors.append(cost / problems.distance[i, row, column])
+    return factors
+
+
 def every_map(height, width):
     """Return all maps of that size, one of those that turns and flips make of each other."""
     cells = height * width
@@ -212,17 +225,30 @@ def test_eight_moves_have_a_finite_length_and_fail_beyond_some():
 def test_where_diagonals_are_longer_ways_of_fewest_moves_are_proven():
     planner = by_eight()
     found = certify(planner, LONG)
-    assert (found.shortest, found.suboptimality) == (math.inf, 2**0.5)
-    maps, goals = some_goals(random_maps(20, 7, seed=3), 40, seed=4)
-    problems = solve(maps, goals.astype(np.int16), LONG, np.zeros(len(maps), np.uint64))
-    inputs = Inputs.of(problems)
-    actions = plan_walled(planner, inputs.map, inputs.goal, moves=LONG).logits.argmax(1).numpy()
-    ratios = []
-    for i, row, column in np.argwhere(np.isfinite(problems.distance) & (problems.distance > 0)):
-        way, cost = followed(actions[i], maps[i], tuple(goals[i]), (row, column), LONG)
-        assert tuple(way[-1]) == tuple(goals[i])
-        ratios.append(cost / problems.distance[i, row, column])
+    assert (found.shortest, found.arrives, found.suboptimality) == (math.inf, math.inf, 2**0.5)
+    ratios = detours(planner, *some_goals(random_maps(20, 7, seed=3), 40, seed=4), LONG)
     assert 1.1 < max(ratios) < 2**0.5 + 1e-5 and len(ratios) > 300
+
+
+def going_round(detour):
+    """Return that planner with no survival northwest, where the cell north of it is free, or anywhere."""
+    planner = by_eight()
+    with torch.no_grad():
+        planner.core.survival_weight[0, 1, 0] = -8.0
+        planner.core.survival_bias[0] -= 0.0 if detour else 8.0
+    return planner
+
+
+def test_moves_that_others_go_round_are_proven_to_arrive():
+    planner = going_round(detour=True)
+    found = certify(planner, EIGHT)
+    assert (found.shortest, found.arrives, found.suboptimality, found.survival) == (0, math.inf, 2.0, 0.0)
+    assert found.worst.free[0] and found.worst.free[1] and found.margin > 0.1
+    three, nine = every_goal(every_map(3, 3)), some_goals(random_maps(20, 9, seed=3), 20, seed=4)
+    ratios = [ratio for maps, goals in (three, nine) for ratio in detours(planner, maps, goals, EIGHT)]
+    assert 1.1 < max(ratios) <= 2.0 and len(ratios) > 1000
+    without = certify(going_round(detour=False), EIGHT)
+    assert (without.arrives, without.margin) == (0, 0.0) and "survives with 0, not 1" in without.reason
 
 
 def test_eight_moves_that_may_err_are_not_certified():
