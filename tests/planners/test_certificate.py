@@ -208,9 +208,9 @@ def test_eight_moves_are_proven_and_no_map_counters_it(wrap):
     found = certify(planner, moves)
     assert (found.shortest, found.decisions, found.survival, found.suboptimality) == (math.inf, 14257, 1.0, 1.0)
     assert found.margin == pytest.approx(-30 * math.log(0.99), rel=1e-6)
-    for maps in (every_map(3, 3), random_maps(50, 5, seed=0), random_maps(5, 11, seed=1)):
+    for maps in (every_map(3, 3), random_maps(20, 5, seed=0), random_maps(2, 9, seed=1)):
         failed, judged = wrong(planner, *every_goal(maps), moves)
-        assert failed == 0 and judged > 1000
+        assert failed == 0 and judged > 500
 
 
 def test_eight_moves_have_a_finite_length_and_fail_beyond_some():
