@@ -288,8 +288,8 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
         for one in comparisons
     ]
     title = (
-        "Success % of the first planner minus that of the second, paired by seed and K, with Student's interval over the "
-        "pairs; how often a seed is better, ties half"
+        "Success % of the first planner minus that of the second, paired by seed and K, with Student's interval over "
+        "the pairs; how often a seed is better, ties half"
     )
     return Table.of("compared", title, header, lines)
 
