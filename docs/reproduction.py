@@ -114,6 +114,10 @@ def mean(found: Sequence[Kept], field: str) -> float:
     return statistics.mean(trial.result[field] for trial in found)
 
 
+def _seconds(value: float) -> str:
+    return f"{value:.4f}" if value < 0.03 else f"{value:.3f}"
+
+
 def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -156,7 +160,7 @@ def accuracy() -> list[str]:
                 spread(success) + (f" ({', '.join(f'{rate:.1f}' for rate in success)})" if single else ""),
                 ", ".join(f"{rate:.1f}" for rate in foreign) if single else f"{statistics.mean(foreign):.1f}",
                 f"{mean(found, 'train_seconds') / 60:.1f}",
-                f"{mean(found, 'forward_seconds'):.4f} + {mean(found, 'backward_seconds'):.4f}",
+                " + ".join(_seconds(mean(found, f"{part}_seconds")) for part in ("forward", "backward")),
             )
         )
     return rows

@@ -34,6 +34,10 @@ class GreedyPolicy:
     """
 
     def __init__(self, planner: RoutePlanner, *, k: int | None = None, shape: Sequence[int] | None = None) -> None:
+        if not isinstance(planner, RoutePlanner):
+            raise PlannerError(f"planner: expected one from load_planner, got {type(planner).__name__}")
+        if k is not None and (not isinstance(k, int) or k < 1):
+            raise PlannerError(f"k: expected a whole number from 1 on, or None, got {k!r:.40}")
         self.planner, self.k, self.shape = planner, k, shape
         self._plans: OrderedDict[bytes, NDArray[np.int64]] = OrderedDict()
 
@@ -43,6 +47,8 @@ class GreedyPolicy:
         Raises:
             PlannerError: The observation is none of an environment, or the planner needs what it does not show.
         """
+        if not isinstance(observation, Mapping):
+            raise PlannerError(f"observation: expected a mapping of arrays, got {type(observation).__name__}")
         if missing := {"goal", "position"} - set(observation):
             raise PlannerError(f"observation: expected goal and position, {', '.join(sorted(missing))} missing")
         if np.ndim(observation["goal"]) == 1:

@@ -55,6 +55,7 @@ class OccupancyGrid:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", np.asarray(self.data))
         if self.data.ndim != 2 or not self.data.size or self.data.dtype.kind not in "iu":
             raise NoPath("INVALID_MAP", f"map: expected integers [height, width], got {list(self.data.shape)}")
         if self.data.min() < -1 or self.data.max() > 100:

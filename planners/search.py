@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, get_args
@@ -47,7 +48,7 @@ class SearchPlanner:
             cost the same; "fast_marching", down the travel time of a wave from the goal, which takes straight lines
             for shortest and needs scikit-fmm.
         moves: What the actions do.
-        weight: Factor on the heuristic; above 1, ways cost at most so many times the cheapest and fewer cells are
+        weight: Factor on A*'s heuristic; above 1, ways cost at most so many times the cheapest and fewer cells are
             expanded.
     """
 
@@ -58,8 +59,14 @@ class SearchPlanner:
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise PlannerError(f"algorithm: expected {', '.join(ALGORITHMS)}, got {self.algorithm!r:.40}")
+        if not isinstance(self.moves, Moves):
+            raise PlannerError(f"moves: expected datagen.problem.Moves, as FOUR, got {self.moves!r:.40}")
         if self.moves.links:
             raise PlannerError("moves: a search is for grids, and these are of a graph")
+        if not isinstance(self.weight, (int, float)) or not 0 <= self.weight < math.inf:
+            raise PlannerError(f"weight: expected a number from 0 on, got {self.weight!r:.40}")
+        if self.weight != 1 and self.algorithm != "a_star":
+            raise PlannerError(f"weight: is the heuristic's, and {self.algorithm} has none")
 
     def solve(
         self,

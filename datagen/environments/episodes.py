@@ -61,6 +61,14 @@ class Episodes:
         """Most steps that an episode needs: a policy that arrives visits no cell twice."""
         return int(np.prod(self.problems.map.shape[1:]))
 
+    def limit(self, max_steps: int | None) -> int:
+        """Return after how many steps an episode is cut off, `longest` where nobody says."""
+        if max_steps is None:
+            return self.longest
+        if isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 1:
+            raise ValueError(f"max_steps: expected a whole number from 1 on, or None, got {max_steps!r:.40}")
+        return int(max_steps)
+
     def drawn(self, chance: np.random.Generator) -> tuple[int, tuple[int, int]]:
         """Return a problem and a start: the problem's own where it names one, else any cell with a way to the goal."""
         number = int(chance.choice(self.playable))
@@ -90,12 +98,17 @@ class Episodes:
             if "start" in options:
                 raise ValueError("options: a start needs its problem")
             return self.drawn(chance)
-        number = int(options["problem"])
-        if number not in self.playable:
-            raise ValueError(f"options: problem: expected one of {len(self.problems)} with a way to go, got {number}")
+        number = options["problem"]
+        if not isinstance(number, (int, np.integer)) or number not in self.playable:
+            every = f"one of {len(self.problems)} with a way to go"
+            raise ValueError(f"options: problem: expected {every}, got {number!r:.40}")
+        number = int(number)
         if "start" not in options:
             return number, self.start_of(number, chance)
-        row, column = (int(at) for at in options["start"])
+        start = np.asarray(options["start"])
+        if start.shape != (2,) or start.dtype.kind not in "iu":
+            raise ValueError(f"options: start: expected row and column, got {options['start']!r:.40}")
+        row, column = start.tolist()
         height, width = self.problems.map.shape[1:]
         if not (0 <= row < height and 0 <= column < width and self._has_way[number, row, column]):
             raise ValueError(f"options: start: expected a cell from which a way leads to the goal, got {(row, column)}")

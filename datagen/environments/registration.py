@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+from pydantic import ValidationError
 
 from datagen.environments.episodes import Episodes
 from datagen.environments.single import PlanningEnv
 from datagen.environments.vector import PlanningVectorEnv
+from datagen.errors import UserError
+from datagen.spec import first_problem, nearest
 from datagen.storage.dataset import load_manifest, read_split
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec, Split
 
 _SIZES = {"maze_unique": 30, "manipulation": 18, "workspace_manipulation": 18}
 """Rows of the maps where the literature has others than 15."""
+DISTINCT = "up_to_symmetry"
 
 
 def environment_id(task: str) -> str:
@@ -45,14 +50,23 @@ def make(task: str, *, max_steps: int | None = None, render_mode: str | None = N
         render_mode: See `PlanningEnv`.
         asked: See `episodes_of`.
     """
-    return PlanningEnv(episodes_of(task, **asked), max_steps=max_steps, render_mode=render_mode)
+    return PlanningEnv(_episodes_of(task, asked), max_steps=max_steps, render_mode=render_mode)
 
 
 def make_vector(
     task: str, num_envs: int = 1, *, max_steps: int | None = None, render_mode: str | None = None, **asked: Any
 ) -> PlanningVectorEnv:
     """Return many agents of a task as one environment; `gymnasium.make_vec` calls this. Arguments as of `make`."""
-    return PlanningVectorEnv(episodes_of(task, **asked), num_envs, max_steps=max_steps, render_mode=render_mode)
+    return PlanningVectorEnv(_episodes_of(task, asked), num_envs, max_steps=max_steps, render_mode=render_mode)
+
+
+def _episodes_of(task: str, asked: Mapping[str, Any]) -> Episodes:
+    known = [name for name in signature(episodes_of).parameters if name != "task"]
+    for name in asked:
+        if name not in known:
+            known += ["max_steps", "render_mode"]
+            raise UserError(f"{environment_id(task)}: unknown argument {name!r}; {nearest(name, known)}")
+    return episodes_of(task, **asked)
 
 
 def episodes_of(
@@ -64,7 +78,7 @@ def episodes_of(
     map_size: int | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    distinct: str = "up_to_symmetry",
+    distinct: str = DISTINCT,
 ) -> Episodes:
     """Return the problems that an environment draws its episodes from.
 
@@ -82,18 +96,25 @@ def episodes_of(
         ValueError: One of them is none that can be.
         DatasetError: The dataset is missing or damaged, or of another task.
     """
+    given = {"map_size": map_size is not None, "seed": seed != 0, "options": options, "distinct": distinct != DISTINCT}
     if split not in SPLITS:
         raise ValueError(f"split: expected {', '.join(SPLITS)}, got {split!r:.40}")
-    if problems < 1:
-        raise ValueError(f"problems: expected at least 1, got {problems}")
+    if not isinstance(problems, int) or problems < 1:
+        raise ValueError(f"problems: expected at least 1, got {problems!r:.40}")
     if dataset is not None:
+        if beside := [name for name, is_given in given.items() if is_given]:
+            raise UserError(f"dataset: {dataset} has its own {beside[0]}; give one of the two")
         return _from_dataset(task, Path(dataset), split, problems)
-    spec = DatasetSpec.model_validate(
-        {
-            "task": task, "map_size": map_size or _SIZES.get(task, 15), "seed": seed, "options": options or {},
-            "distinct": distinct, **dict.fromkeys(SPLITS, 0), split: problems,
-        }
-    )  # fmt: skip
+    size = _SIZES.get(task, 15) if map_size is None else map_size
+    try:
+        spec = DatasetSpec.model_validate(
+            {
+                "task": task, "map_size": size, "seed": seed, "options": options or {},
+                "distinct": distinct, **dict.fromkeys(SPLITS, 0), split: problems,
+            }
+        )  # fmt: skip
+    except ValidationError as error:
+        raise UserError(first_problem(error)) from None
     return _drawn(spec, split, problems)
 
 

@@ -39,7 +39,7 @@ class PlanningEnv(gymnasium.Env):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: expected 'rgb_array' or None, got {render_mode!r:.40}")
         self.episodes, self.render_mode = episodes, render_mode
-        self.max_steps = episodes.longest if max_steps is None else max_steps
+        self.max_steps = episodes.limit(max_steps)
         self.observation_space, self.action_space = episodes.observation_space, episodes.action_space
         self._state: State | None = None
         self._cost: NDArray[np.float32] = np.zeros(1, np.float32)
@@ -64,7 +64,7 @@ class PlanningEnv(gymnasium.Env):
         """Take an action, a number of `action_space`."""
         if self._state is None:
             raise gymnasium.error.ResetNeeded("step: call reset before the first step")
-        if not self.action_space.contains(np.int64(action)):
+        if not self.action_space.contains(np.asarray(action)):
             raise ValueError(f"action: expected 0 to {self.action_space.n - 1}, got {action!r:.40}")
         number, start, position = self._state
         position, cost = self.episodes.entered(number, position, np.array([action], np.int64))

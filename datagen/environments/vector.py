@@ -35,8 +35,10 @@ class PlanningVectorEnv(VectorEnv):
     def __init__(
         self, episodes: Episodes, num_envs: int, *, max_steps: int | None = None, render_mode: str | None = None
     ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
         self.episodes, self.num_envs, self.render_mode = episodes, num_envs, render_mode
-        self.max_steps = episodes.longest if max_steps is None else max_steps
+        self.max_steps = episodes.limit(max_steps)
         self.single_observation_space, self.single_action_space = episodes.observation_space, episodes.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -63,6 +65,9 @@ class PlanningVectorEnv(VectorEnv):
             raise ValueError(
                 f"options: reset_mask: expected bool [{self.num_envs}], one of them true, got {mask!r:.80}"
             )
+        for name, part in options.items():
+            if len(np.atleast_1d(part)) != self.num_envs or np.ndim(part) == 0:
+                raise ValueError(f"options: {name}: expected {self.num_envs}, one for each agent, got {part!r:.40}")
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         if seeds is not None and len(seeds) != self.num_envs:
             raise ValueError(f"seed: expected {self.num_envs}, got {len(seeds)}")

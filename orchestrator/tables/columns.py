@@ -230,7 +230,7 @@ def paper_table(entries: Sequence[Entry]) -> Table:
         ]
         for entry in entries
     ]
-    title = "Beside the paper's Table 1: mean ± std over seeds and K, ours minus the paper's"
+    title = "Beside the paper's Table 1: mean ± std over seeds and K, ours minus the paper's with Welch's interval"
     return Table.of("paper", title, header, lines)
 
 
@@ -259,7 +259,8 @@ def aggregates_table(found: Sequence[Aggregate]) -> Table:
     ]
     title = (
         f"Over the {found[0].problems} problems that all planners have (task, size, K): mean of the middle half of all "
-        "trials, and how often a seed beats one of the first planner; intervals by bootstrap over seeds"
+        "trials (interquartile mean), and how often a seed beats one of the first planner, ties half (probability of "
+        "improvement); intervals by bootstrap over the seeds of each problem, none where a problem has one"
     )
     return Table.of("aggregates", title, header, lines)
 
@@ -286,7 +287,10 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
         ]
         for one in comparisons
     ]
-    title = "Success % of the first planner minus that of the second, paired by seed and K; how often a seed is better"
+    title = (
+        "Success % of the first planner minus that of the second, paired by seed and K, with Student's interval over "
+        "the pairs; how often a seed is better, ties half"
+    )
     return Table.of("compared", title, header, lines)
 
 

@@ -159,6 +159,19 @@ def test_what_cannot_be_is_told():
         make("nowhere")
     with pytest.raises(ValueError, match="render_mode"):
         make("navigation", map_size=9, problems=3, render_mode="human")
+    for asked, told in (
+        ({"map_size": -1}, "^map_size: expected 5 or more, got -1$"),
+        ({"map_size": 0}, "^map_size: expected 5 or more, got 0$"),
+        ({"options": {"loops": 1}}, "^task 'navigation': unknown field 'loops'"),
+        ({"mapsize": 9}, "^idp/Navigation-v0: unknown argument 'mapsize'; did you mean 'map_size'?"),
+        ({"dataset": "set", "seed": 3}, "^dataset: set has its own seed; give one of the two$"),
+        (
+            {"map_size": 9, "problems": 3, "max_steps": 0},
+            "^max_steps: expected a whole number from 1 on, or None, got 0$",
+        ),
+    ):
+        with pytest.raises(ValueError, match=told):
+            make("navigation", **asked)
     environment = make("navigation", map_size=9, problems=3)
     with pytest.raises(gymnasium.error.ResetNeeded):
         environment.step(0)
@@ -166,14 +179,17 @@ def test_what_cannot_be_is_told():
         ({"problem": 3}, "expected one of 3"),
         ({"problem": 0, "start": (0, 0)}, "a way leads to the goal"),
         ({"problem": 0, "start": (0, 99)}, "a way leads to the goal"),
+        ({"problem": 0, "start": (1.5, 1)}, "start: expected row and column"),
+        ({"problem": "0"}, "problem: expected one of 3 with a way to go, got '0'"),
         ({"start": (1, 1)}, "needs its problem"),
         ({"goal": 1}, "expected problem and start, got goal"),
     ):
         with pytest.raises(ValueError, match=told):
             environment.reset(options=options)
     environment.reset(seed=0)
-    with pytest.raises(ValueError, match="action: expected 0 to 3"):
-        environment.step(4)
+    for action in (4, -1, "north", None, 1.0):
+        with pytest.raises(ValueError, match="action: expected 0 to 3"):
+            environment.step(action)
     nowhere = solve(np.eye(3, dtype=np.uint8)[None], np.zeros((1, 2), np.int16), FOUR, np.zeros(1, np.uint64))
     with pytest.raises(ValueError, match="in none of them is there a cell"):
         Episodes(nowhere, FOUR)
@@ -181,6 +197,10 @@ def test_what_cannot_be_is_told():
     vector.reset(seed=[0, 1])
     with pytest.raises(ValueError, match="actions: expected 2 of 0 to 3"):
         vector.step(np.array([0, 9]))
+    with pytest.raises(ValueError, match="num_envs: expected at least 1, got 0"):
+        PlanningVectorEnv(environment.episodes, 0)
+    with pytest.raises(ValueError, match="options: problem: expected 2, one for each agent, got 0"):
+        vector.reset(options={"problem": 0})
     with pytest.raises(ValueError, match="seed: expected 2, got 1"):
         vector.reset(seed=[0])
     with pytest.raises(ValueError, match="reset_mask"):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problem_statistics import statistics_of
 
 from datagen.problem import FOUR
 from datagen.sampling.splitmix import problem_seeds
 from datagen.sampling.unique_maps import map_hashes, owner
-from datagen.statistics import statistics_of
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import SPLITS, DatasetSpec
 

@@ -134,6 +134,16 @@ def test_two_planners_are_compared_by_problem_and_in_all():
         summarise("table1", runs, compare=[("id-win", "vin")])
 
 
+def test_every_interval_is_defined_where_it_stands():
+    titles = " ".join(table.title for table in summary_of(compare=[("id-vin", "vin")]).tables())
+    for definition in (
+        "Welch's interval",
+        "Student's interval over the pairs",
+        "bootstrap over the seeds of each problem",
+    ):
+        assert definition in titles
+
+
 def test_planners_are_compared_over_all_problems_that_all_of_them_have():
     _, every = samples("table1")
     runs = [run for run in every if run.axis("planner") in ("vin", "id-vin")]

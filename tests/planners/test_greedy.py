@@ -139,6 +139,14 @@ def test_one_agent_does_as_many_and_a_problem_is_planned_once(monkeypatch):
 
 def test_what_it_cannot_read_is_told():
     policy = GreedyPolicy(load_planner("reachability"))
+    for planner, k, told in (
+        (None, None, "planner: expected one from load_planner"),
+        (policy.planner, 0, "k: expected"),
+    ):
+        with pytest.raises(PlannerError, match=told):
+            GreedyPolicy(planner, k=k)
+    with pytest.raises(PlannerError, match="observation: expected a mapping of arrays, got ndarray"):
+        policy(np.ones((3, 3)))
     with pytest.raises(PlannerError, match="goal and position, position missing"):
         policy({"goal": np.array([0, 0])})
     with pytest.raises(PlannerError, match="reads more than a map"):

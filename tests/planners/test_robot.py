@@ -111,7 +111,8 @@ def test_what_is_wrong_is_told():
         with pytest.raises(NoPath) as told:
             navigator.plan(start, goal)
         assert told.value.reason == reason and str(told.value)
-    for data, resolution in ((np.zeros(3, np.int8), 1), (np.full((2, 2), 101), 1), (np.zeros((2, 2), int), 0)):
+    assert OccupancyGrid([[0, 100]], 1.0).data.shape == (1, 2)
+    for data, resolution in (([0, 0, 0], 1), (np.full((2, 2), 101), 1), (np.zeros((2, 2), int), 0), ([["a"]], 1)):
         with pytest.raises(NoPath, match="map: "):
             OccupancyGrid(data, resolution)
     for rule in ({"occupied_from": 0}, {"radius": -1.0}, {"inflation": math.nan}):

@@ -122,6 +122,10 @@ def test_what_cannot_be_is_told():
     for make, told in (
         (lambda: SearchPlanner("a*"), "algorithm: expected a_star"),
         (lambda: SearchPlanner(moves=Moves(links="x:y")), "of a graph"),
+        (lambda: SearchPlanner(moves="eight"), "moves: expected datagen.problem.Moves"),
+        (lambda: SearchPlanner(weight=-1), "weight: expected a number from 0 on, got -1"),
+        (lambda: SearchPlanner(weight=math.nan), "weight: expected a number from 0 on, got nan"),
+        (lambda: SearchPlanner("dijkstra", weight=2), "weight: is the heuristic's, and dijkstra has none"),
         (lambda: SearchPlanner("dijkstra").solve(np.ones((3, 3)), **world, heuristic=np.ones((3, 3))), "takes none"),
         (lambda: SearchPlanner().solve(np.ones((3, 3)), **world, heuristic=np.ones((3, 2))), "heuristic: expected"),
         (lambda: SearchPlanner("breadth_first").solve(np.ones((3, 3)), **world, costs=np.ones((3, 3))), "the same"),
