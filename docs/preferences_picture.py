@@ -61,7 +61,7 @@ def draw(path: Path) -> str:
     for ax, (title, costs) in zip(axes, [("true costs (careful)", true), *found.items()], strict=False):
         image = ax.imshow(costs.reshape(size, size), cmap="cividis", vmin=0.0, vmax=true.max())
         ax.set(xticks=[], yticks=[], title=title)
-    figure.colorbar(image, ax=axes[:3], shrink=0.8)
+    figure.colorbar(image, ax=axes[:3], shrink=0.8, label="cost of a cell")
     errand = np.flatnonzero(samples["goal"][:, 0] == samples["goal"][0, 0])[:150]
     visits = samples["visits"][errand, 0].reshape(len(errand), -1)
     starts, goal = samples["start"][errand, 0], samples["goal"][errand[0], 0]
@@ -75,7 +75,11 @@ def draw(path: Path) -> str:
         axes[3].plot(exact, log_density(costs), "o", color=colour, markersize=3.5, alpha=0.7, label=title)
     ends = [exact.min(), 0.0]
     axes[3].plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
-    axes[3].set(xlabel="log density of a way, careful annotator", ylabel="learnt", title="ways to one goal")
+    axes[3].set(
+        xlabel="log density of a way, careful annotator", ylabel="log density, as learnt", title="ways to one goal"
+    )
+    axes[3].yaxis.tick_right()
+    axes[3].yaxis.set_label_position("right")
     axes[3].legend(frameon=False)
     figure.savefig(path, metadata={"Software": None})
     pairs = samples["start"][:, 0], samples["goal"][:, 0]

@@ -66,9 +66,11 @@ def draw(path: Path) -> None:
         ends = game.driven(found.controls)[:, :, -1, 0]
         lead = torch.where(found.converged, ends[:, 1] - ends[:, 0], torch.nan)
         leads.plot(across, lead.numpy(), "o-", markersize=3, label=label)
-    leads.axvline(0.1, color="grey", linestyle=":", label="the car behind")
+    leads.axvline(0.1, ymax=0.77, color="grey", linestyle=":", label="the car behind")
     leads.set(title="what the game brings", xlabel="place across of the car ahead, m", ylabel="its lead at the end, m")
-    leads.legend()
+    low, high = leads.get_ylim()
+    leads.set_ylim(low, high + 0.3 * (high - low))
+    leads.legend(loc="upper center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 

@@ -159,6 +159,7 @@ def run_campaign(
     events = EventFiles.of_environment(plan.sweep, storage, progress.say)
     executor: Executor = InProcess() if command.in_process else OnCluster(command.address)
     uri = command.tracking_uri or tracking.default_uri(storage)
+    tracking.check_uri(uri)
     running = {trial.trial_id for trial in todo}
     done = {trial_id: result for trial_id, result in plan.results.items() if trial_id not in running}
     untracked = uri == tracking.NOWHERE

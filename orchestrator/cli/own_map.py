@@ -34,7 +34,7 @@ def add_map_options(show: argparse.ArgumentParser) -> None:
     """Add to `show` what it takes to plan on a map of one's own."""
     own = show.add_argument_group(
         "a map of one's own",
-        "With --map or --costs, TRIAL_DIR may also be a trial's id, a sweep, or published weights.",
+        "With --map or --costs, TRIAL may also be a sweep.",
     )
     own.add_argument(
         "--map", type=Path, metavar="FILE", help="a picture (.png, .pgm), ROS map (.yaml), .map, .scen, or .npy"

@@ -12,6 +12,7 @@ from typing import cast
 
 from datagen.spec import nearest
 from orchestrator.api import open_sweep
+from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
 from orchestrator.cli.own_map import add_map_options, show_map
 from orchestrator.command import Command
 from orchestrator.errors import SweepError, UserError
@@ -82,7 +83,7 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     show = verbs.add_parser("show", help="Draw one problem, with what a planner makes of it.")
     show.set_defaults(verb=_show)
     show.add_argument(
-        "directory", metavar="TRIAL_DIR|DATASET", type=Path, nargs="?", help="a trial's or a dataset's folder"
+        "directory", metavar="TRIAL|DATASET", type=Path, nargs="?", help=f"a trial: {TRIAL_HELP}; or a dataset's folder"
     )
     show.add_argument("--index", type=int, default=0, help="number of the problem in its split (default: 0)")
     show.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
@@ -94,7 +95,7 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
 
     evaluate = verbs.add_parser("evaluate", help="Test a trained planner on any dataset, of any map size.")
     evaluate.set_defaults(verb=_evaluate)
-    evaluate.add_argument("directory", metavar="TRIAL_DIR", type=Path, help="a trial's folder")
+    evaluate.add_argument("directory", metavar="TRIAL", type=Path, help=TRIAL_HELP)
     evaluate.add_argument("dataset", metavar="DATASET", type=Path, help="a dataset's folder, generated or imported")
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     evaluate.add_argument("--k", type=int, help=STEPS_HELP)
@@ -103,6 +104,7 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
         "--measure", type=some_measures, default=(), metavar="WHAT", help=f"also {', '.join(MEASURES)}, or all"
     )
     evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_storage(evaluate, "where trials are that are named by their ids")
     for reader in (show, evaluate):
         add_plugin_option(reader)
 
@@ -225,11 +227,12 @@ def _show(options: argparse.Namespace) -> int:
         raise UserError("show: expected a trial's or a dataset's folder, or --map FILE")
     from orchestrator.figures.problem import write_dataset_picture, write_trial_pictures
 
-    if (options.directory / "manifest.json").exists():
-        write_dataset_picture(options.directory, options.split, options.index, options.out)
+    directory = trial_folder(str(options.directory), options.storage)
+    if (directory / "manifest.json").exists():
+        write_dataset_picture(directory, options.split, options.index, options.out)
     else:
         write_trial_pictures(
-            options.directory,
+            directory,
             options.split,
             options.index,
             options.out,
@@ -245,7 +248,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from orchestrator.trial.evaluate import evaluate_trial
 
     found = evaluate_trial(
-        TrialDirectory(options.directory),
+        TrialDirectory(trial_folder(str(options.directory), options.storage)),
         options.dataset,
         options.split,
         options.k,

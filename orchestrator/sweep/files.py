@@ -118,6 +118,12 @@ def profiles_of(path: str | Path) -> list[str]:
     return list(profiles) if isinstance(profiles, dict) else []
 
 
+def _words(document: Any) -> str:
+    """Return in words what a file holds in place of a mapping."""
+    named = {list: "a list", str: "a text", type(None): "nothing"}
+    return named.get(type(document), repr(document)[:80])
+
+
 def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None = None) -> dict[str, Any]:
     try:
         if path.resolve() in seen:
@@ -134,7 +140,7 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
     elif isinstance(document, dict) and "provider" in document and "planners" not in document:
         raise SweepError(f"{path}: a Ray cluster file without a sweep, which would stand under metadata.sweep")
     if not isinstance(document, dict):
-        raise SweepError(f"{path}: expected a mapping (name, planners, grid, ...), got {type(document).__name__}")
+        raise SweepError(f"{path}: expected a mapping (name, planners, grid, ...), got {_words(document)}")
     if read is not None:
         read.append(path)
     parent = document.pop("extends", None)

@@ -12,13 +12,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from orchestrator.errors import TrackingError
 from orchestrator.storage.layout import Storage
 
 T = TypeVar("T")
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "uc")
 _SQLITE, _SQLITE_DRIVER = "sqlite:///", "sqlite+pysqlite:///"
 CALL_SECONDS = 30.0
 """The most that one call of MLflow may take, however busily the server answers."""
@@ -32,6 +35,16 @@ _abandoned: list[threading.Thread] = []
 
 class StoreError(RuntimeError):
     """MLflow, its database or the network fails; the message says how."""
+
+
+def check_uri(uri: str) -> None:
+    """Raise TrackingError where MLflow has no store at such an address, which a sweep would find out at its end."""
+    scheme, there, _ = uri.partition("://")
+    plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
+    if there and scheme.partition("+")[0] not in {*_SCHEMES, *plugins}:
+        raise TrackingError(
+            f"--tracking-uri {shown_uri(uri)!r:.200}: expected http://HOST:PORT, sqlite:///FILE, or none"
+        )
 
 
 def default_uri(storage: Storage) -> str:

@@ -27,6 +27,7 @@ from orchestrator.tracking.note import page_of as page_of
 from orchestrator.tracking.note import result_digest, write_sent
 from orchestrator.tracking.note import unsent as unsent
 from orchestrator.tracking.store import StoreError
+from orchestrator.tracking.store import check_uri as check_uri
 from orchestrator.tracking.store import default_uri as default_uri
 from orchestrator.tracking.store import shown_uri as shown_uri
 from orchestrator.tracking.view import View
@@ -209,6 +210,7 @@ def sync(
     """
     if uri == NOWHERE:
         raise TrackingError("--tracking-uri (or MLFLOW_TRACKING_URI) is none: name the store that is to be filled")
+    check_uri(uri)
     chosen = {trial.trial_id: trial for trial in trials}
     results = storage.results(chosen)
     notices: dict[str, None] = {}

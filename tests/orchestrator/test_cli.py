@@ -86,6 +86,8 @@ def test_the_command_line_is_a_contract():
         (["plan", "{sweep}", "--only", "planner=vni"], "did you mean 'vin'"),
         (["plan", "{sweep}", "--only", "planner=vin,vni"], "no trial"),
         (["plan", "{sweep}", "--only", "vin"], "expected key=value"),
+        (["run", "{sweep}", "--tracking-uri", "bogus://me:word@x"], "'bogus://***@x': expected http://HOST:PORT"),
+        (["evaluate", "zz", "{sweep}"], "'zz' is no folder, and no trial in"),
         (["sync", "{sweep}", "--tracking-uri", "http://127.0.0.1:9"], "MLflow at http://127.0.0.1:9"),
     ],
 )

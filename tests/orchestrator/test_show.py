@@ -350,7 +350,8 @@ def test_the_commands_show_and_evaluate(storage, trial, tmp_path, capsys):
         out = tmp_path / f"{directory.name}.pdf"
         assert main(["show", str(directory), "--index", "1", "--out", str(out)]) == 0
         assert out.read_bytes().startswith(b"%PDF") and capsys.readouterr().out == f"{out}\n"
-    assert main(["evaluate", str(trial), str(dataset), "--k", "20", "--json"]) == 0
+    named = ("evaluate", trial.name[:8], str(dataset), "--storage", str(storage))
+    assert main([*named, "--k", "20", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["map_size"], shown["maps"], shown["k"]) == (9, 3, 20) and 0 <= shown["success_rate"] <= 1
     assert main(["evaluate", str(trial), str(tmp_path)]) == 2
