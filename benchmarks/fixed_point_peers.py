@@ -120,6 +120,7 @@ class Ours(_Torch):
             "Anderson, residual rule": Anderson(100, 1e-5, rule="residual"),
             "iteration, residual rule": ForwardIteration(200, 1e-5, rule="residual"),
             "iteration, a look every 8 steps": StridedIteration(200, 1e-5),
+            "extrapolation every 8 steps": StridedIteration(200, 1e-5, window=8),
         }
 
         def solve(f: Any, v: Tensor, solver: Any) -> Tensor:
