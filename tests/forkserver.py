@@ -189,6 +189,9 @@ def _see_to(asking: socket.socket) -> None:
         os.setsid()
         for file, number in zip((os.open(os.devnull, os.O_RDONLY), *files), (0, 1, 2), strict=True):
             os.dup2(file, number)
+        # Those of the server know of its own files whether one can go back in them.
+        sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+        sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         _run(asked)
     asking.sendall(b"%d\n" % child)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

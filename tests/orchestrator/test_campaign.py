@@ -74,8 +74,11 @@ def campaign(tmp_path_factory, database):
 
         killer = threading.Thread(target=kill_the_writer)
         killer.start()
-        out, err = process.communicate(timeout=280)
-        killer.join()
+        try:
+            out, err = process.communicate(timeout=280)
+        finally:
+            process.kill()
+            killer.join()
     return path, storage, trials, broken, subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

@@ -37,6 +37,7 @@ metadata:
     data: {train: 32, valid: 8, test: 8}
     tasks: [{map_size: 7}]
     grid: {k: [3], seed: [0]}
+    figures: [success]
     training: {epochs: 1, batch_size: 8}
     profiles: {long: {training: {epochs: 100000}}}
 """
@@ -57,13 +58,17 @@ class Laptop:
     def run(self, *words):
         return self._idp(*words, cwd=self.folder, env=self.address)
 
-    def start(self, program, *words, **variables):
-        """Run a program that reads its libraries itself: Ray asks for its token then."""
+    def ray(self, *words):
+        """Run a command line of Ray's own."""
+        program = f"import sys\nfrom ray.scripts.scripts import main\nsys.argv = {['ray', *words]}\nmain()"
+        return self._idp(python=program, cwd=self.folder, env=self.address)
+
+    def start(self, *words, **variables):
+        """Run a command line of `idp` that reads its libraries itself: Ray asks for its token then."""
         environment = {**self.head.environment, **self.address, **variables}
         return subprocess.run(
-            [str(BIN / program), *words],
-            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            [str(BIN / "idp"), *words], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300
+        )
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +111,12 @@ def test_a_sweep_with_a_plugin_goes_to_the_cluster_and_is_followed_to_its_end(la
 
 
 def test_stock_ray_submits_the_same_file_and_ends_as_the_sweep_does(laptop):
-    done = laptop.start("ray", "submit", "tiny.yaml", "run.py", "--", "--profile", "absent")
+    done = laptop.ray("submit", "tiny.yaml", "run.py", "--", "--profile", "absent")
     assert done.returncode == 1 and "no profile 'absent'; known: long" in done.stdout
-    done = laptop.start("ray", "submit", "tiny.yaml", "run.py", "--", "--set", "description=two words")
+    done = laptop.ray("submit", "tiny.yaml", "run.py", "--", "--set", "description=two words")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing to run: every trial is done" in done.stdout
-    stopped = laptop.start("ray", "down", "--yes", "tiny.yaml")
+    stopped = laptop.ray("down", "--yes", "tiny.yaml")
     assert stopped.returncode != 0 and "only submit and exec work here" in stopped.stderr
 
 
@@ -148,7 +153,7 @@ def test_without_the_token_there_is_one_clear_message(laptop, tmp_path):
         ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}, "refuses the token (403)"),
         ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, "none: No such file or directory"),
     ]:
-        refused = laptop.start("idp", "submit", "tiny.yaml", **variables)
+        refused = laptop.start("submit", "tiny.yaml", **variables)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
 
 

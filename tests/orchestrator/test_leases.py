@@ -371,6 +371,7 @@ data: {train: 64, valid: 16, test: 16}
 tasks: [{map_size: 9}]
 grid: {k: [4], seed: [0, 1, 2, 3, 4, 5]}
 training: {epochs: 1}
+figures: [success]
 """
 
 

@@ -46,6 +46,7 @@ data: {train: 32, valid: 8, test: 8}
 tasks: [{map_size: 5}]
 grid: {k: [3], seed: SEEDS}
 training: {epochs: EPOCHS}
+figures: [success]
 """
 
 

@@ -27,6 +27,7 @@ SWEEP = SweepSpec.model_validate(
         "name": "pages",
         "planners": {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}},
         "grid": {"k": [30], "seed": [0, 1]},
+        "figures": ["success"],
     }
 )
 PATIENCE = 60.0

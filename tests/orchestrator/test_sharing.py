@@ -33,6 +33,7 @@ data: {train: 128, valid: 16, test: 16}
 tasks: [{map_size: 9}]
 grid: {k: [6], seed: SEEDS}
 training: {epochs: EPOCHS}
+figures: [success]
 """
 
 

@@ -19,6 +19,7 @@ data: {train: 64, valid: 8, test: 8}
 tasks: [{map_size: 9}]
 grid: {k: [4], seed: [0]}
 training: {epochs: 1}
+figures: [success]
 """
 
 
