@@ -5,7 +5,8 @@
 Features are tried, not looked up: each is a small problem with a known answer, and "no" is an error, a wrong answer or
 silence where a failure should be told. Speed is the processor time, on one thread, of solving v = tanh(A v + b) and of
 the gradient by A and b, each library by its own rule at tolerance 1e-5 in float64, compiled where it compiles (the
-compilation left out); errors are those against 2,000 steps in float64. Libraries that are not installed are left out.
+compilation left out) and f written as its framework takes it best; errors are those against 2,000 steps in float64.
+Libraries that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -264,20 +265,21 @@ def main() -> None:
     torch.set_num_threads(1)
     libraries = [Ours(), *(made() for made in PEERS if made.available())]
     features = {library.name: tried(library) for library in libraries}
-    batch, size, rounds = SIZES[options.quick]
-    rows = measured(libraries, batch, size, rounds)
+    tables = {(batch, size): measured(libraries, batch, size, rounds) for batch, size, rounds in SIZES[options.quick]}
     if options.json:
-        print(json.dumps({"features": features, "rows": [vars(row) for row in rows]}))
+        rows = [{"samples": batch, "numbers": size, **vars(row)} for (batch, size), of in tables.items() for row in of]
+        print(json.dumps({"features": features, "rows": rows}))
         return
     names = list(features)
     print("| |" + "".join(f" {name} |" for name in names) + "\n|---|" + "---|" * len(names))
     for words in FEATURES:
         print(f"| {words} |" + "".join(f" {'yes' if features[name][words] else 'no'} |" for name in names))
-    print(f"\nv = tanh(A v + b), {batch} samples of {size} numbers\n")
-    print("| | solve, ms | with gradient, ms | error of v | error of the gradient |\n|---|---|---|---|---|")
-    for row in rows:
-        errors = f"{row.value_error:.0e} | {row.gradient_error:.0e}"
-        print(f"| {row.method} | {row.solve_ms:.1f} | {row.gradient_ms:.1f} | {errors} |")
+    for (batch, size), rows in tables.items():
+        print(f"\nv = tanh(A v + b), {batch} samples of {size} numbers\n")
+        print("| | solve, ms | with gradient, ms | error of v | error of the gradient |\n|---|---|---|---|---|")
+        for row in rows:
+            errors = f"{row.value_error:.0e} | {row.gradient_error:.0e}"
+            print(f"| {row.method} | {row.solve_ms:.1f} | {row.gradient_ms:.1f} | {errors} |")
 
 
 if __name__ == "__main__":

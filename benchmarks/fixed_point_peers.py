@@ -18,8 +18,8 @@ from torch import Tensor
 from planners.fixed_points import GMRES, Anderson, ForwardIteration, Implicit, Unrolled, fixed_point, root
 from planners.fixed_points.strides import StridedIteration
 
-SIZES = {False: (64, 128, 15), True: (8, 16, 2)}
-"""Samples, numbers of each, and rounds, by whether it is to be quick."""
+SIZES = {False: ((64, 128, 15), (256, 256, 5)), True: ((8, 16, 2),)}
+"""Samples, numbers of each, and rounds of each problem, by whether it is to be quick."""
 Timed = dict[str, tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]]
 
 
@@ -120,7 +120,7 @@ class Ours(_Torch):
             "Anderson, residual rule": Anderson(100, 1e-5, rule="residual"),
             "iteration, residual rule": ForwardIteration(200, 1e-5, rule="residual"),
             "iteration, a look every 8 steps": StridedIteration(200, 1e-5),
-            "extrapolation every 8 steps": StridedIteration(200, 1e-5, window=8),
+            "extrapolation, a look every 8 steps": StridedIteration(200, 1e-5, window=8),
         }
 
         def solve(f: Any, v: Tensor, solver: Any) -> Tensor:
