@@ -83,7 +83,7 @@ class StridedIteration:
             taken += count
             looks.look(z, fz, taken, count)
             z = answers.value
-            if self.window > 1 and count > 1:
+            if self.window > 1 and count > 1 and looks.count:
                 path.append(fz)
                 z = looks.combined(torch.stack([*path], dim=1), z)
             if take is not None and 0 < looks.count <= THINNED * len(fz):
