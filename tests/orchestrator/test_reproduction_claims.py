@@ -42,6 +42,13 @@ def test_times():
     assert symvin / convgppn == pytest.approx(2 / 3, abs=0.05)
 
 
+def test_a_step_as_a_whole():
+    for implicit, unrolled in (("id-convgppn", "convgppn"), ("id-symvin", "symvin"), ("id-vin", "vin")):
+        costs = [[1000 * step("figure6", planner, size=15, k=k) for k in K] for planner in (implicit, unrolled)]
+        says("From K = 30 on IDPs cost less", f"{NAMES[implicit]} {joined(costs[0])} against {joined(costs[1])}")
+        assert all(less < more for less, more in zip(*costs, strict=True))
+
+
 def test_memory():
     for planner in ("id-convgppn", "id-symvin", "symvin"):
         peaks = joined(mebibytes("figure6", planner, size=27, k=k) for k in K)
@@ -52,6 +59,8 @@ def test_memory():
         f"ConvGPPN asks for {mebibytes('figure6', 'convgppn', size=27, k=80) / 1024:.1f} GiB",
     )
     assert of("figure2", "convgppn", size=27, k=80)[0].result["status"] == "OUT_OF_MEMORY"
+    large = [mebibytes("figure9", planner, k=80) for planner in ("symvin", "id-symvin")]
+    says("SymVIN and ID-SymVIN run on all", f"{joined(large, by=' and ')} MiB")
 
 
 def test_larger_maps():
