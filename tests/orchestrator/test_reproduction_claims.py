@@ -188,6 +188,17 @@ def test_solvers():
         f"(of {residual('figure12', 'symvin', 'forward', 5, 'anderson'):.2f} after 5)",
         f"the forward one is {residual('figure12', 'symvin', 'forward', 15, 'anderson', 'forward'):.2f}",
     )
+    implicit = [
+        trial.result["backward_residual"]
+        for trial in made.archived().values()
+        if (trial.archive, trial.spec["planner"]["adjoint"], trial.result["status"])
+        == ("results", "implicit", "COMPLETED")
+    ]
+    says(
+        "The backward iteration does not diverge",
+        f"Of all {len(implicit)} implicit trials",
+        f"an adjoint residual above {max(implicit):.2f}",
+    )
     for trial in [*trials("figure11"), *of("figure12", solver="forward")]:
         trace = [size for size in trial.result["backward_trace"] if size > 1e-7]  # what is above rounding
         assert trace == sorted(trace, reverse=True)
