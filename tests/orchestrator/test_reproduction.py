@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 
 import pyarrow.parquet as pq
+import pytest
 from published import NAMES, PAGE, ROOT, SIX, chosen, joined, made, of, rate, rates, says, trials
 
 from orchestrator.cli.main import main
@@ -14,6 +15,23 @@ from orchestrator.cli.main import main
 
 def test_the_tables_are_the_archives():
     assert made.page(PAGE) == PAGE, "python docs/reproduction.py writes them again"
+
+
+@pytest.mark.parametrize("mark", ["DEVIATION", "UNSPECIFIED"])
+def test_where_we_differ_is_where_the_code_says_so(mark):
+    marked = set()
+    for package in ("datagen", "planners", "orchestrator"):
+        for path in (ROOT / package).rglob("*.py"):
+            for section in re.findall(rf"# {mark}(?:\((.*?)\))?:", path.read_text()):
+                marked.add((str(path.relative_to(ROOT)), section if mark == "DEVIATION" else ""))
+    table = PAGE.partition(f"(`# {mark}` in the code)")[2].partition("\n\n")[0]
+    told = set()
+    for where in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        first, *others = re.findall(r"`(.*?)`", where)
+        section = (re.findall(r"\((.*?)\)", where) or [""])[0]
+        files = [first, *(f"{first.rpartition('/')[0]}/{name}" for name in others)]
+        told |= {(file, section if mark == "DEVIATION" else "") for file in files}
+    assert told == marked
 
 
 def test_the_pages_own_commands_show_what_it_shows(tmp_path, monkeypatch, capsys):
