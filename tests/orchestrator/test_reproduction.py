@@ -90,6 +90,24 @@ def test_why_id_vin_stalls_and_diverges():
         f"{', '.join(rate('id_vin', p) for p in ('adam', 'all-optimal', 'falling-step-size'))} %",
     )
 
+    curve = of("accuracy", "id-vin")[2].curves
+    says(
+        "Why ID-VIN diverges",
+        f"creep from {joined((curve[n]['forward_residual'] for n in (0, 4)), 1, 100, ' to ')} %",
+        f"the loss goes from {curve[4]['train_loss']:.2f} to {curve[5]['train_loss']:,.0f}",
+        f"it stays at {rates(of('accuracy', 'id-vin'))[2]:.1f} %",
+    )
+    symvins = of("figure12", core="symvin")
+    first = sorted(100 * trial.curves[0]["valid_success_rate"] for trial in symvins)
+    last = [trial.curves[-1]["forward_residual"] for trial in symvins if trial.spec["planner"]["solver"] == "anderson"]
+    says(
+        "Why Anderson",
+        f"alike ({first[0]:.0f} to {first[-1]:.0f} %",
+        f"to {max(last):.2f} with forward iteration backward",
+    )
+    reached = [trial.curves[-1]["forward_residual"] for trial in of("accuracy", "id-convgppn")]
+    says("ID-ConvGPPN has hardly a fixed point", f"levels off at {reached[0]:.1f}")
+
 
 def test_the_sentences_of_table_1():
     arms = {
