@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
+from orchestrator.tables.freshness import of_commonest
 from orchestrator.tables.paper import paper
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +202,8 @@ def table1() -> list[str]:
     for planner in dict.fromkeys(trial.planner for trial in found):
         of = chosen(found, planner)
         for k in sorted({trial.k for trial in of}):
-            cells = [rates(chosen(of, k=k, task=task, size=size)) for task, size in columns]
+            every = [chosen(of, k=k, task=task, size=size) for task, size in columns]
+            cells = [rates(of_commonest(cell, lambda trial: trial.code)) for cell in every]  # as `idp table` has it
             rows.append(_row(NAMES[planner], k, *(f"{spread(cell)} ({len(cell)})" if cell else "" for cell in cells)))
         numbers = printed.get((of[0].spec["planner"]["core"], of[0].spec["planner"]["adjoint"]))
         if numbers:

@@ -33,11 +33,30 @@ def path_loss(core: ShortestPath, costs: Tensor, goal: Tensor, label: Tensor, ce
 
     Returns:
         The mean over all those cells.
+
+    Raises:
+        ValueError: What is given is none of that; the compiled loop itself checks nothing.
     """
     if core.wrap or costs.device.type != "cpu":
         raise ValueError("path_loss: expected a map that is no torus, on the CPU")
+    _check(core, costs, goal, label, cells)
     loss: Tensor = _PathLoss.apply(costs, core.log_costs.exp(), goal[:, 0] > 0.5, label, cells, core)
     return loss
+
+
+def _check(core: ShortestPath, costs: Tensor, goal: Tensor, label: Tensor, cells: Tensor) -> None:
+    if costs.ndim != 3 or not costs.is_floating_point() or not bool(((costs > 0) & costs.isfinite()).all()):
+        raise ValueError(f"costs: expected finite ones above 0, [B, h, w], got {costs.dtype} {list(costs.shape)}")
+    batch, height, width = costs.shape
+    if goal.shape != (batch, 1, height, width) or not bool(((goal > 0.5).sum((1, 2, 3)) == 1).all()):
+        raise ValueError(f"goal: expected {[batch, 1, height, width]} with one goal each, got {list(goal.shape)}")
+    moves = len(core.log_costs)
+    if label.shape != costs.shape or label.dtype != torch.int64:
+        raise ValueError(f"label: expected int64 {list(costs.shape)}, got {label.dtype} {list(label.shape)}")
+    if cells.shape != costs.shape or cells.dtype != torch.bool:
+        raise ValueError(f"cells: expected bool {list(costs.shape)}, got {cells.dtype} {list(cells.shape)}")
+    if bool(((label < 0) | (label >= moves))[cells].any()):
+        raise ValueError(f"label: expected moves from 0 to {moves - 1} in the cells of ways")
 
 
 class _PathLoss(torch.autograd.Function):

@@ -25,6 +25,7 @@ from planners.cores.patterns import LookedUp
 from planners.cores.reachability import Reachability, ReachabilityStep
 from planners.edge import enclosed
 from planners.inference import Cell, Route, RoutePlanner, checked_cell, checked_costs, checked_grid, followed
+from planners.trial_files import PlannerError
 
 _LARGEST_SHARE = 0.25
 """Of the cells; where more have changed, a plan from nothing takes less time."""
@@ -62,6 +63,8 @@ class Replanner:
     """
 
     def __init__(self, planner: RoutePlanner) -> None:
+        if not isinstance(planner, RoutePlanner):
+            raise PlannerError(f"planner: expected one from load_planner, got {type(planner).__name__}")
         self.planner = planner
         self.settled = 0
         """How many cells the last plan has settled."""

@@ -32,8 +32,8 @@ def rate(*asked, **axes):
 def says(claim, *texts):
     """Check that the one row or paragraph that begins so says all of this."""
     (said,) = (text for text in _SAID if text.lstrip("| *").startswith(claim))
-    for text in texts:
-        assert text in said, f"{claim}: docs/results has {text!r}"
+    missing = [text for text in texts if text not in said]
+    assert not missing, f"{claim}: docs/results has {missing}"
 
 
 def joined(values, digits=0, times=1, by=" / "):

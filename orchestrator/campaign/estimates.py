@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.measurements import cell_of, read_measurements
+from orchestrator.storage.measurements import read_measurements, timed_cell
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec
@@ -90,10 +90,10 @@ class _Earlier:
         self._cells: dict[tuple[int, ...], tuple[TrialSpec, str]] = {}
 
     def cell(self, spec: TrialSpec) -> str:
-        """Return `cell_of` a trial, once for those that share their parts, as a sweep's seeds do."""
+        """Return `timed_cell` a trial, once for those that share their parts, as a sweep's seeds do."""
         parts = id(spec.data), id(spec.planner), id(spec.training), id(spec.execution)
         if parts not in self._cells:
-            self._cells[parts] = spec, cell_of(spec)  # the trial too: its parts must live for as long as their ids
+            self._cells[parts] = spec, timed_cell(spec)  # the trial too: its parts must live for as long as their ids
         return self._cells[parts][1]
 
     def kinds(self, spec: TrialSpec) -> list[tuple[str, ...]]:

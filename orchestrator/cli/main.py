@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(BAD_INPUT)
     if words[0] == "help":
         words = [*words[1:2], "--help"]
-    if not words[0].startswith("-") and words[0] not in (verbs := verbs_of(parser)):
+    if not words[0].startswith("-") and words[0] not in (verbs := verb_names(parser)):
         print(f"idp: there is no verb {words[0]!r:.80}; {nearest(words[0], verbs)}", file=sys.stderr)
         return BAD_INPUT
     options = parser.parse_args(words)
@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verbs_of(parser: argparse.ArgumentParser) -> list[str]:
+def verb_names(parser: argparse.ArgumentParser) -> list[str]:
     """Return the verbs of the command line."""
     (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return list(verbs)

@@ -44,8 +44,8 @@ def mean_of(values: Iterable[float | None]) -> float:
     return statistics.fmean(numbers) if numbers else float("nan")
 
 
-def deviation_of(values: Iterable[float | None]) -> float:
-    """Return the sample standard deviation, 0 for fewer than two."""
+def error_bar(values: Iterable[float | None]) -> float:
+    """Return the sample standard deviation of the values that are there, 0 for fewer than two."""
     numbers = [value for value in values if value is not None]
     return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
@@ -121,7 +121,7 @@ def seed_line(
     """Draw the mean over seeds with a bar of one standard deviation."""
     if not len(xs):
         return
-    means, deviations = np.array([mean_of(v) for v in values]), np.array([deviation_of(v) for v in values])
+    means, deviations = np.array([mean_of(v) for v in values]), np.array([error_bar(v) for v in values])
     # A bar that leaves the range of the quantity says nothing that its end at the range does not.
     low = np.minimum(deviations, means - floor)
     high = np.minimum(deviations, ceiling - means)

@@ -22,10 +22,10 @@ from pydantic import ValidationError
 from datagen.spec import first_problem
 from orchestrator.storage.curves import checked_curves, curves_file
 from orchestrator.storage.evaluations import EvaluationResult, read_evaluation, write_evaluation
-from orchestrator.storage.files import MOST_JSON_BYTES, checksum_of, refuse_constant, sealed
+from orchestrator.storage.files import MOST_JSON_BYTES, checksum_of, parsed, refuse_constant, sealed
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld
-from orchestrator.storage.results import ResultError, TrialResult, no_room, parse_result, write_bytes
+from orchestrator.storage.results import ResultError, TrialResult, no_room, write_bytes
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from orchestrator.words import first_line
@@ -237,7 +237,7 @@ def _checked(row: dict[str, Any], where: str) -> Archived:
         field = "spec"
         spec = TrialSpec.model_validate_json(row["spec"])
         field = "result"
-        result = parse_result(row["result"])
+        result = parsed(TrialResult, row["result"])
         if not result.final:
             raise ValueError(f"status: expected COMPLETED or OUT_OF_MEMORY, got {result.status}")
         field = "evaluations"

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from datagen.spec import first_problem
 from datagen.tasks.registry import DatasetSpec, Split, dataset_id
 from orchestrator.storage.code import code_hash
-from orchestrator.storage.files import read_object, read_stored, sealed, unsealed
+from orchestrator.storage.files import parsed, read_stored, sealed, unsealed
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import (
@@ -187,7 +186,7 @@ def read_evaluation(path: Path) -> EvaluationResult | None:
         ResultError: The file is not the evaluation that its name promises; names it.
     """
     try:
-        found = parse_evaluation(read_stored(path))
+        found = parsed(EvaluationResult, read_stored(path))
     except FileNotFoundError:
         return None
     except ResultError:
@@ -201,18 +200,6 @@ def read_evaluation(path: Path) -> EvaluationResult | None:
     if not own or trial.evaluation(found.dataset_id, found.split, found.k) != path:
         raise ResultError(f"{path}: damaged: holds another evaluation; {REMEDY}")
     return found
-
-
-def parse_evaluation(text: bytes | str) -> EvaluationResult:
-    """Return the evaluation in the text of its file.
-
-    Raises:
-        ValueError: It is none, has been altered, or holds a number that can't be; one line.
-    """
-    try:
-        return EvaluationResult.model_validate(read_object(text))
-    except ValidationError as error:
-        raise ValueError(first_problem(error)) from None
 
 
 def write_evaluation(trial: TrialDirectory, found: EvaluationResult) -> None:

@@ -9,10 +9,11 @@ import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, ValidationError
 
+from datagen.spec import first_problem
 from orchestrator.errors import ResultError as ResultError
 from planners.trial_files import checksum_of as checksum_of
 from planners.trial_files import sealed as sealed
@@ -122,6 +123,25 @@ def append_line(path: Path, line: str) -> None:
         file = path.with_suffix(f".{os.getuid()}{path.suffix}").open("a", encoding="utf-8")
     with file:
         file.write(f"{line}\n")
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def parsed(kind: type[Record], text: bytes | str) -> Record:
+    """Return the record in the text of a file that was written sealed: a result, an evaluation.
+
+    Args:
+        kind: What it is.
+        text: The file's.
+
+    Raises:
+        ValueError: It is none, has been altered, or holds a number that can't be; one line.
+    """
+    try:
+        return kind.model_validate(read_object(text))
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
 
 
 def read_object(text: bytes | str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Measurement(BaseModel):
     peak_bytes: int | None = None
 
 
-def cell_of(spec: TrialSpec) -> str:
+def timed_cell(spec: TrialSpec) -> str:
     """Return what trials that differ in nothing but seed, length of training and number of maps have in common."""
     data = spec.data.model_copy(update={"train": 1, "valid": 1, "test": 1})
     unlimited = {"most_steps": None, "most_seconds": None, "most_applications": None}

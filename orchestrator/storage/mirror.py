@@ -31,7 +31,8 @@ from orchestrator.errors import ResultError
 from orchestrator.storage import leases
 from orchestrator.storage.bucket import Bucket, BucketError, Entry
 from orchestrator.storage.code import code_hash
-from orchestrator.storage.evaluations import parse_evaluation, write_evaluation
+from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
+from orchestrator.storage.files import parsed
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, owner_of
 from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dataset, place_trial, unpacked_trial
@@ -293,7 +294,7 @@ class Mirror:
                 continue
             trial, answer = self._storage.trial(trial_id), self._bucket.get(f"evaluations/{name}")
             try:
-                found = parse_evaluation(answer[0]) if answer else None
+                found = parsed(EvaluationResult, answer[0]) if answer else None
             except ValueError as error:
                 self._say(f"{self._bucket.address}/evaluations/{name}: left alone: {error}")
                 continue

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from datagen.spec import first_problem
 from orchestrator.storage.curves import FILE
-from orchestrator.storage.files import Line, read_object, unsealed
+from orchestrator.storage.files import Line, unsealed
 from orchestrator.storage.files import ResultError as ResultError
 from orchestrator.storage.files import write_bytes as write_bytes
 from orchestrator.storage.files import write_json as write_json
@@ -192,18 +191,6 @@ def no_room(error: BaseException, place: Path) -> StorageFull | None:
 def is_trial_id(name: str) -> bool:
     """Return whether a name is a trial's id, and so the name of its directory."""
     return _TRIAL_ID.fullmatch(name) is not None
-
-
-def parse_result(text: bytes | str) -> TrialResult:
-    """Return the result in the text of a `result.json`.
-
-    Raises:
-        ValueError: It is none, has been altered, or holds a number that can't be; one line.
-    """
-    try:
-        return TrialResult.model_validate(read_object(text))
-    except ValidationError as error:
-        raise ValueError(first_problem(error)) from None
 
 
 _ELSEWHERE = {"read_results": "orchestrator.api", "trial_directory": "orchestrator.storage.layout"}

@@ -21,9 +21,18 @@ from datagen.tasks.registry import Split
 from orchestrator.errors import ResultError
 from orchestrator.storage import leases
 from orchestrator.storage.curves import FILE, curves_file, read_curves
-from orchestrator.storage.files import Folder, append_line, printable, read_stored, sealed, write_bytes, write_json
+from orchestrator.storage.files import (
+    Folder,
+    append_line,
+    parsed,
+    printable,
+    read_stored,
+    sealed,
+    write_bytes,
+    write_json,
+)
 from orchestrator.storage.leases import Held, Lease, Owner
-from orchestrator.storage.results import TrialResult, is_trial_id, parse_result
+from orchestrator.storage.results import TrialResult, is_trial_id
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from planners.trial_files import STEPS_FILE, PlannerError, read_json
 
@@ -125,7 +134,7 @@ class TrialDirectory(Folder):
         """
         path = self.result_file
         try:
-            result = parse_result(read_stored(path))
+            result = parsed(TrialResult, read_stored(path))
         except FileNotFoundError:
             return None
         except ResultError:

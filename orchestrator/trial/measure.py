@@ -12,7 +12,7 @@ from datagen.problem import Problems
 from datagen.tasks.registry import TASKS
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.measurements import Measurement, cell_of, write_measurement
+from orchestrator.storage.measurements import Measurement, timed_cell, write_measurement
 from orchestrator.storage.provenance import provenance
 from orchestrator.sweep.specs import PlannedTrial
 from orchestrator.trial.device import device_of
@@ -36,7 +36,7 @@ def measure_cells(
         say: Is told of each measurement.
     """
     planners = [trial for trial in trials if trial.spec.training.epochs and trial.spec.system is None]
-    cells = {cell_of(trial.spec): trial for trial in reversed(planners)}
+    cells = {timed_cell(trial.spec): trial for trial in reversed(planners)}
     found = []
     for cell, trial in reversed(cells.items()):
         measurement = _measure(trial, cell)

@@ -74,7 +74,9 @@ def load_trained(directory: Path) -> Trained:
         own_rule = trial_files.trained_steps_per_row(spec.planner.k_fwd, spec.data.map_size, unrolled=unrolled)
         rule = trial_files.read_steps_per_row(trial.path) or own_rule
     except FileNotFoundError as error:
-        raise ResultError(f"{error.filename}: no such file: the trial has not finished an epoch") from None
+        raise ResultError(
+            f"{error.filename}: no such file: no epoch of it was finished, or its result came without weights"
+        ) from None
     except PlannerError as error:
         raise ResultError(str(error)) from error
     if moves != TASKS[spec.data.task].moves:

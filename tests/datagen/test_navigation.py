@@ -117,6 +117,7 @@ def test_published_statistics():
     assert found.longest_path_mean == pytest.approx(22.7, abs=0.7)
     assert found.longest_path_p95 == pytest.approx(43, abs=2)
     assert found.tie_entropy == pytest.approx(0.262, abs=0.01)
+    assert found.beyond[30] == pytest.approx(0.016, abs=0.003), "what K = 30 leaves out, as REPRODUCTION.md says"
     assert 65 <= found.longest_path_max <= 100
     assert found.unreachable_map_share == pytest.approx(0.003, abs=0.003)
     assert len(np.unique(problems.map.reshape(6000, -1), axis=0)) == 6000

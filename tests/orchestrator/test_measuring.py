@@ -12,11 +12,12 @@ from orchestrator.errors import SweepError
 from orchestrator.figures.registry import draw
 from orchestrator.storage.evaluations import (
     Bins,
+    EvaluationResult,
     missing_evaluations,
-    parse_evaluation,
     planned_evaluations,
     read_evaluation,
 )
+from orchestrator.storage.files import parsed
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand, further_tests
@@ -125,10 +126,10 @@ def test_a_count_that_can_not_be_is_refused(tested):
     text = json.loads(planned_evaluations(sweep, trials)[0].path(storage).read_text())
     text["lengths"]["arrivals"][1] = text["lengths"]["starts"][1] + 1
     with pytest.raises(ValueError, match="altered"):
-        parse_evaluation(json.dumps(text))
+        parsed(EvaluationResult, json.dumps(text))
     text = {name: value for name, value in text.items() if name != "checksum"}
     with pytest.raises(ValueError, match="lengths: expected arrivals of"):
-        parse_evaluation(json.dumps(text))
+        parsed(EvaluationResult, json.dumps(text))
     with pytest.raises(ValueError, match="expected arrivals of"):
         Bins(starts=[3], arrivals=[2], right=[4])
 

@@ -14,7 +14,7 @@ from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.measurements import cell_of
+from orchestrator.storage.measurements import timed_cell
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
@@ -236,7 +236,7 @@ def test_a_budget_bounds_what_a_trial_is_expected_to_take():
         planner = {"vin": {"core": "vin", "adjoint": "unrolled"}}
         document = {"name": "b", "planners": planner, "training": {"epochs": 10, **limits}}
         (trial,) = expand(SweepSpec.model_validate({**document, "data": {"train": 320, "valid": 8, "test": 8}}))
-        return effort(trial.spec), cell_of(trial.spec)
+        return effort(trial.spec), timed_cell(trial.spec)
 
     whole, cell = work()
     assert work(most_steps=25) == (whole / 4, cell)

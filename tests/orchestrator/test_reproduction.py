@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 
 import pyarrow.parquet as pq
+import pytest
 from published import NAMES, PAGE, ROOT, SIX, chosen, joined, made, of, rate, rates, says, trials
 
 from orchestrator.cli.main import main
@@ -14,6 +15,23 @@ from orchestrator.cli.main import main
 
 def test_the_tables_are_the_archives():
     assert made.page(PAGE) == PAGE, "python docs/reproduction.py writes them again"
+
+
+@pytest.mark.parametrize("mark", ["DEVIATION", "UNSPECIFIED"])
+def test_where_we_differ_is_where_the_code_says_so(mark):
+    marked = set()
+    for package in ("datagen", "planners", "orchestrator"):
+        for path in (ROOT / package).rglob("*.py"):
+            for section in re.findall(rf"# {mark}(?:\((.*?)\))?:", path.read_text()):
+                marked.add((str(path.relative_to(ROOT)), section if mark == "DEVIATION" else ""))
+    table = PAGE.partition(f"(`# {mark}` in the code)")[2].partition("\n\n")[0]
+    told = set()
+    for where in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        first, *others = re.findall(r"`(.*?)`", where)
+        section = (re.findall(r"\((.*?)\)", where) or [""])[0]
+        files = [first, *(f"{first.rpartition('/')[0]}/{name}" for name in others)]
+        told |= {(file, section if mark == "DEVIATION" else "") for file in files}
+    assert told == marked
 
 
 def test_the_pages_own_commands_show_what_it_shows(tmp_path, monkeypatch, capsys):
@@ -71,6 +89,24 @@ def test_why_id_vin_stalls_and_diverges():
         "Why ID-VIN diverges",
         f"{', '.join(rate('id_vin', p) for p in ('adam', 'all-optimal', 'falling-step-size'))} %",
     )
+
+    curve = of("accuracy", "id-vin")[2].curves
+    says(
+        "Why ID-VIN diverges",
+        f"creep from {joined((curve[n]['forward_residual'] for n in (0, 4)), 1, 100, ' to ')} %",
+        f"the loss goes from {curve[4]['train_loss']:.2f} to {curve[5]['train_loss']:,.0f}",
+        f"it stays at {rates(of('accuracy', 'id-vin'))[2]:.1f} %",
+    )
+    symvins = of("figure12", core="symvin")
+    first = sorted(100 * trial.curves[0]["valid_success_rate"] for trial in symvins)
+    last = [trial.curves[-1]["forward_residual"] for trial in symvins if trial.spec["planner"]["solver"] == "anderson"]
+    says(
+        "Why Anderson",
+        f"alike ({first[0]:.0f} to {first[-1]:.0f} %",
+        f"to {max(last):.2f} with forward iteration backward",
+    )
+    reached = [trial.curves[-1]["forward_residual"] for trial in of("accuracy", "id-convgppn")]
+    says("ID-ConvGPPN has hardly a fixed point", f"levels off at {reached[0]:.1f}")
 
 
 def test_the_sentences_of_table_1():

@@ -42,6 +42,13 @@ def test_times():
     assert symvin / convgppn == pytest.approx(2 / 3, abs=0.05)
 
 
+def test_a_step_as_a_whole():
+    for implicit, unrolled in (("id-convgppn", "convgppn"), ("id-symvin", "symvin"), ("id-vin", "vin")):
+        costs = [[1000 * step("figure6", planner, size=15, k=k) for k in K] for planner in (implicit, unrolled)]
+        says("From K = 30 on IDPs cost less", f"{NAMES[implicit]} {joined(costs[0])} against {joined(costs[1])}")
+        assert all(less < more for less, more in zip(*costs, strict=True))
+
+
 def test_memory():
     for planner in ("id-convgppn", "id-symvin", "symvin"):
         peaks = joined(mebibytes("figure6", planner, size=27, k=k) for k in K)
@@ -52,6 +59,8 @@ def test_memory():
         f"ConvGPPN asks for {mebibytes('figure6', 'convgppn', size=27, k=80) / 1024:.1f} GiB",
     )
     assert of("figure2", "convgppn", size=27, k=80)[0].result["status"] == "OUT_OF_MEMORY"
+    large = [mebibytes("figure9", planner, k=80) for planner in ("symvin", "id-symvin")]
+    says("SymVIN and ID-SymVIN run on all", f"{joined(large, by=' and ')} MiB")
 
 
 def test_larger_maps():
@@ -179,6 +188,17 @@ def test_solvers():
         f"(of {residual('figure12', 'symvin', 'forward', 5, 'anderson'):.2f} after 5)",
         f"the forward one is {residual('figure12', 'symvin', 'forward', 15, 'anderson', 'forward'):.2f}",
     )
+    implicit = [
+        trial.result["backward_residual"]
+        for trial in made.archived().values()
+        if (trial.archive, trial.spec["planner"]["adjoint"], trial.result["status"])
+        == ("results", "implicit", "COMPLETED")
+    ]
+    says(
+        "The backward iteration does not diverge",
+        f"Of all {len(implicit)} implicit trials",
+        f"an adjoint residual above {max(implicit):.2f}",
+    )
     for trial in [*trials("figure11"), *of("figure12", solver="forward")]:
         trace = [size for size in trial.result["backward_trace"] if size > 1e-7]  # what is above rounding
         assert trace == sorted(trace, reverse=True)
@@ -225,6 +245,10 @@ def beyond(sweep, planner, per_row=None, digits=0):
 
 def test_larger_maps_than_those_of_the_training():
     claim = "Success falls with the size"
+    (tied,) = (
+        t for t in of("factorial", "contractive", task="navigation") if t.spec["planner"]["options"]["group"] == "D4"
+    )
+    (perfect,) = (100 * test["success_rate"] for test in tied.tests if test["map_size"] == 33)
     for planner in SIX:
         says(claim, f"{NAMES[planner]} {beyond('figure10', planner)}")
     says(
@@ -234,6 +258,7 @@ def test_larger_maps_than_those_of_the_training():
         f"ConvGPPN (30, after only two epochs) {beyond('accuracy', 'convgppn', digits=1)}",
         f"ID-SymVIN (50) {beyond('accuracy', 'id-symvin', digits=1)}",
         f"ours (30) {beyond('accuracy', 'contractive', digits=1)}",
+        f"solves {perfect:.1f} % (`factorial`)",
     )
 
 

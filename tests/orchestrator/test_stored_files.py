@@ -19,13 +19,12 @@ from orchestrator.storage.evaluations import (
     read_evaluation,
     write_evaluation,
 )
-from orchestrator.storage.files import append_line
+from orchestrator.storage.files import append_line, parsed
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,
-    parse_result,
 )
 from orchestrator.storage.trial_directory import TrialDirectory
 
@@ -79,7 +78,7 @@ def test_a_result_with_any_bit_flipped_is_damaged_or_the_same(directory):
     same = 0
     for flipped in every_flip(content):
         try:
-            found = parse_result(flipped)
+            found = parsed(TrialResult, flipped)
         except ValueError as error:
             assert "\n" not in str(error)
         else:

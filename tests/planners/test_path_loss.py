@@ -45,6 +45,18 @@ def test_what_it_can_t_do_is_refused():
     with pytest.raises(ValueError, match="no torus"):
         path_loss(core, costs, goal, label, on)
     core.wrap = False
+    no_goal, eighth = torch.zeros_like(goal), torch.full_like(label, 8)
+    for given, told in (
+        ((-costs, goal, label, on), "costs: expected finite ones above 0"),
+        ((costs[0], goal, label, on), r"costs: .* got torch.float32 \[3, 3\]"),
+        ((costs, goal[:, :, :2], label, on), "goal: expected"),
+        ((costs, no_goal, label, on), "with one goal each"),
+        ((costs, goal, label.int(), on), "label: expected int64"),
+        ((costs, goal, eighth, on), "label: expected moves from 0 to 7"),
+        ((costs, goal, label, on.float()), "cells: expected bool"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            path_loss(core, *given)
     loss = path_loss(core, costs, goal, label, on)
     with pytest.raises(RuntimeError, match="differentiated again"):
         torch.autograd.grad(loss, costs, create_graph=True)

@@ -51,6 +51,8 @@ def test_other_goals_sizes_and_costs_begin_anew():
         compare(again, free, (3, 3), goal, costs)
         assert again.settled == height * 64
     compare(again, free, (3, 3), goal, None)
+    with pytest.raises(PlannerError, match="planner: expected one from load_planner, got str"):
+        Replanner("reachability")
     with pytest.raises(PlannerError, match="is an obstacle"):
         again.solve(np.zeros((3, 3)), start=(0, 0), goal=(1, 1), costs=np.ones((3, 3)))
 
