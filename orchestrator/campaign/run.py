@@ -94,7 +94,7 @@ class Onlookers:
 
     def waiting(self, trials: list[PlannedTrial], holder: str) -> None:
         """Note that the trials that are left are being run elsewhere."""
-        self._progress.say(f"waiting for {counted(len(trials), 'trial')}, run by {holder}")
+        self._progress.waiting(f"waiting for {counted(len(trials), 'trial')}, run by {holder}")
 
     def left(self, trial: PlannedTrial) -> None:
         """Note that another process turned out to work on the trial."""
@@ -102,7 +102,7 @@ class Onlookers:
 
     def behind(self, users: str) -> None:
         """Note that others have all of the cluster for now."""
-        self._progress.say(f"waiting for a part of the cluster, which {users} have for now")
+        self._progress.waiting(f"waiting for a part of the cluster, which {users} have for now")
 
     def _show(self, trial: PlannedTrial, event: tracking.Event) -> None:
         for view in self._views:
