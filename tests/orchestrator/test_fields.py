@@ -163,6 +163,8 @@ def test_the_terminal_says_all_of_a_field_and_lists_a_section(capsys):
     said = capsys.readouterr().out
     assert all(f"\n  {name}  " in said for name in TrainingSpec.model_fields)
     assert max(map(len, said.splitlines())) <= 80 and "\x1b" not in said
+    assert main(["fields", "planners"]) == 0
+    assert "adjoint system (Eq. 6), used by" in " ".join(capsys.readouterr().out.split()), "no full stop, and no end"
     assert main(["fields", "planners.mine.q_channels", "--json"]) == 0
     assert {one["of"] for one in json.loads(capsys.readouterr().out)["found"]} >= {"core vin", "core contractive"}
     assert main(["fields", "--schema"]) == 0
