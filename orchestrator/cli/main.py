@@ -346,7 +346,7 @@ def _failures(plan: Plan, options: argparse.Namespace) -> int:
 def _sync(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     from orchestrator.tracking.event_files import EventFiles
-    from orchestrator.tracking.tracker import default_uri, shown_uri, sync
+    from orchestrator.tracking.tracker import NOWHERE, default_uri, shown_uri, sync
     from orchestrator.tracking.wandb_runs import send
 
     def say(line: str) -> None:
@@ -358,6 +358,8 @@ def _sync(options: argparse.Namespace) -> int:
     if wandb := send(sweep, trials, options.storage, say):
         say(wandb)
     uri = options.tracking_uri or default_uri(options.storage)
+    if uri == NOWHERE and (wandb or events.folder is not None):
+        return 0  # asked for alone
     count = sync(uri, sweep, trials, options.storage, say)
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
     print(
