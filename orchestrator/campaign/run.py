@@ -279,7 +279,7 @@ class _Running:
         make = partial(self.executor.make_datasets, wanted, self.storage.datasets, say)
         make() if self.mirror is None else self.mirror.exchange_datasets(wanted, make)
         self.made.update(new)
-        self.progress.doing("starting trials")
+        self.progress.doing("")
 
     def _train(self, todo: list[PlannedTrial]) -> int:
         """Run trials, round after round where the sweep has a search, and return how many that were."""
@@ -291,6 +291,7 @@ class _Running:
         while todo:
             self._make_datasets(trial.spec.data for trial in todo)
             terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime, self.sharing, self.mirror)
+            self.progress.doing("starting trials")
             run_trials(todo, self.storage, self.onlookers, terms, self.executor.fit)
             ran += len(todo)
             todo = _next_round(sweep, self.trials, self.storage, self.command.only)
