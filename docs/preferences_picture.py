@@ -75,9 +75,8 @@ def draw(path: Path) -> str:
         axes[3].plot(exact, log_density(costs), "o", color=colour, markersize=3.5, alpha=0.7, label=title)
     ends = [exact.min(), 0.0]
     axes[3].plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
-    axes[3].set(
-        xlabel="log density of a way, careful annotator", ylabel="log density, as learnt", title="ways to one goal"
-    )
+    axes[3].set(xlabel="log density of a way, careful annotator", ylabel="log density, as learnt")
+    axes[3].set_title("ways to one goal")
     axes[3].yaxis.tick_right()
     axes[3].yaxis.set_label_position("right")
     axes[3].legend(frameon=False)

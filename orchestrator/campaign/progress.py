@@ -93,6 +93,12 @@ class Progress:
             self._doing = what
             self._draw(force=True)
 
+    def waiting(self, why: str) -> None:
+        """Say that there is nothing to do but wait, and go on saying so."""
+        with self._lock:
+            self._doing = why
+            self.say(why)
+
     @contextmanager
     def watched(self, where: Callable[[str], str]) -> Iterator[None]:
         """Keep a terminal fresh until the end of the block, whatever the process is busy with.

@@ -94,7 +94,7 @@ class Onlookers:
 
     def waiting(self, trials: list[PlannedTrial], holder: str) -> None:
         """Note that the trials that are left are being run elsewhere."""
-        self._progress.say(f"waiting for {counted(len(trials), 'trial')}, run by {holder}")
+        self._progress.waiting(f"waiting for {counted(len(trials), 'trial')}, run by {holder}")
 
     def left(self, trial: PlannedTrial) -> None:
         """Note that another process turned out to work on the trial."""
@@ -102,7 +102,7 @@ class Onlookers:
 
     def behind(self, users: str) -> None:
         """Note that others have all of the cluster for now."""
-        self._progress.say(f"waiting for a part of the cluster, which {users} have for now")
+        self._progress.waiting(f"waiting for a part of the cluster, which {users} have for now")
 
     def _show(self, trial: PlannedTrial, event: tracking.Event) -> None:
         for view in self._views:
@@ -279,7 +279,7 @@ class _Running:
         make = partial(self.executor.make_datasets, wanted, self.storage.datasets, say)
         make() if self.mirror is None else self.mirror.exchange_datasets(wanted, make)
         self.made.update(new)
-        self.progress.doing("starting trials")
+        self.progress.doing("")
 
     def _train(self, todo: list[PlannedTrial]) -> int:
         """Run trials, round after round where the sweep has a search, and return how many that were."""
@@ -291,6 +291,7 @@ class _Running:
         while todo:
             self._make_datasets(trial.spec.data for trial in todo)
             terms = Terms(sweep.resources, scratch, _stopping(sweep, self.storage), retime, self.sharing, self.mirror)
+            self.progress.doing("starting trials")
             run_trials(todo, self.storage, self.onlookers, terms, self.executor.fit)
             ran += len(todo)
             todo = _next_round(sweep, self.trials, self.storage, self.command.only)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -52,7 +53,12 @@ def _section(section: Section) -> Iterator[str]:
         yield ""
         default = f"; default {field.default}" if field.default not in ("", "{}", "[]", "''") else ""
         yield from _wrapped(f"{field.kind}{default}", "  ", f"  {painted(field.name, 'bold')}  ")
-        yield from _wrapped(field.meaning.partition(". ")[0].rstrip(".") + ".", "      ")
+        yield from _wrapped(_first_sentence(field.meaning), "      ")
+
+
+def _first_sentence(text: str) -> str:
+    """Return what stands before the first full stop that is no abbreviation's, "Eq. 6" say."""
+    return re.split(r"(?<!\bEq)(?<!\be\.g)(?<!\bSec)\. ", text, maxsplit=1)[0].rstrip(".") + "."
 
 
 def _field(field: Field) -> Iterator[str]:

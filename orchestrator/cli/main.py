@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -346,19 +346,26 @@ def _failures(plan: Plan, options: argparse.Namespace) -> int:
 def _sync(options: argparse.Namespace) -> int:
     sweep, trials = _load(options)
     from orchestrator.tracking.event_files import EventFiles
-    from orchestrator.tracking.tracker import default_uri, shown_uri, sync
+    from orchestrator.tracking.tracker import NOWHERE, default_uri, shown_uri, sync
     from orchestrator.tracking.wandb_runs import send
 
-    def say(line: str) -> None:
-        print(f"idp: {line}", file=sys.stderr)
-
-    events = EventFiles.of_environment(sweep, options.storage, say)
-    for trial in trials:
-        events.note(trial, "finished")
-    if wandb := send(sweep, trials, options.storage, say):
-        say(wandb)
+    progress = Progress(len(trials), len(trials))  # a word from time to time: thousands of trials take minutes
     uri = options.tracking_uri or default_uri(options.storage)
-    count = sync(uri, sweep, trials, options.storage, say)
+
+    def say(line: str) -> None:
+        progress.say(f"idp: {line}")
+
+    with progress.watched(lambda trial_id: ""), closing(progress):
+        progress.doing(f"reading {counted(len(trials), 'trial')}")
+        events = EventFiles.of_environment(sweep, options.storage, say)
+        for trial in trials:
+            events.note(trial, "finished")
+        if wandb := send(sweep, trials, options.storage, say):
+            say(wandb)
+        if uri == NOWHERE and (wandb or events.folder is not None):
+            return 0  # asked for alone
+        progress.doing(f"sending {counted(len(trials), 'trial')} to MLflow")
+        count = sync(uri, sweep, trials, options.storage, say)
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
     print(
         json.dumps(shown, indent=2)

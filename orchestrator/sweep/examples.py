@@ -6,7 +6,7 @@ from typing import Any
 
 from datagen.spec import Spec
 from datagen.tasks.registry import DatasetSpec
-from orchestrator.sweep.limits import Budget, ExecutionSpec, Resources
+from orchestrator.sweep.limits import AtMost, Budget, ExecutionSpec, Resources
 from orchestrator.sweep.search_space import SearchAxis, SearchSpec
 from orchestrator.sweep.specs import PlannerEntry, SweepSpec
 from planners.specs import PlannerSpec, TrainingSpec
@@ -66,7 +66,15 @@ EXAMPLES: dict[type[Spec], dict[str, Any]] = {
     },
     Budget: {"epochs": 8, "steps": 5000, "seconds": 600, "applications": 1e6},
     ExecutionSpec: {"threads": 2, "memory_limit_gib": 11},
-    Resources: {"cpus": 2, "gpus": 0.5, "accelerator": "H100", "min_memory_gib": 20, "stall_seconds": 600},
+    Resources: {
+        "cpus": 2,
+        "gpus": 0.5,
+        "accelerator": "H100",
+        "min_memory_gib": 20,
+        "stall_seconds": 600,
+        "at_most": {"gpus": 4},
+    },
+    AtMost: {"cpus": 32, "gpus": 4},
     SearchSpec: {
         "space": {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         "trials": 50,

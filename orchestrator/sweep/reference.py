@@ -13,7 +13,7 @@ import yaml
 from datagen.spec import Spec
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.errors import SweepError
-from orchestrator.sweep.limits import Budget, ExecutionSpec, Resources
+from orchestrator.sweep.limits import AtMost, Budget, ExecutionSpec, Resources
 from orchestrator.sweep.meanings import summary
 from orchestrator.sweep.schema import Schema, axes, sweep_schema
 from orchestrator.sweep.search_space import SearchAxis, SearchSpec
@@ -121,6 +121,7 @@ def sections() -> tuple[Section, ...]:
         section("training", "training", about["training"]),
         Section("grid", "Axes, a list of values each: a trial for each place of their product.", _axes()),
         *(section(name, sweep[name], about[name]) for name in ("budget", "execution", "resources")),
+        section("resources.at_most", sweep["resources"]["properties"]["at_most"]["anyOf"][0], summary(AtMost)),
         section("search", "search", about["search"]),
         section("search.space.AXIS", "search axis", summary(SearchAxis)),
     )

@@ -11,7 +11,7 @@ from datagen.spec import Spec
 from datagen.tasks.registry import TASKS, DatasetSpec
 from orchestrator.sweep.examples import example
 from orchestrator.sweep.figure_names import FIGURE_NAMES
-from orchestrator.sweep.limits import Budget, ExecutionSpec, Resources
+from orchestrator.sweep.limits import AtMost, Budget, ExecutionSpec, Resources
 from orchestrator.sweep.meanings import meanings, summary
 from orchestrator.sweep.search_space import SearchAxis, SearchSpec
 from orchestrator.sweep.specs import PlannerEntry, SweepSpec
@@ -72,7 +72,7 @@ def _sweep_properties() -> dict[str, Schema]:
         "training": {"$ref": "#/definitions/training"},
         "budget": _closed(_fields(Budget)),
         "execution": _closed(_fields(ExecutionSpec)),
-        "resources": _closed(_fields(Resources)),
+        "resources": _resources(),
         "test_on": {"type": "array", "items": {"$ref": "#/definitions/test"}},
         "search": {"anyOf": [{"$ref": "#/definitions/search"}, {"type": "null"}]},
     }
@@ -96,6 +96,12 @@ def _sweep_properties() -> dict[str, Schema]:
         "examples": [{"smoke": {"data": {"train": 64, "valid": 8, "test": 8}, "training": {"epochs": 1}}}],
     }
     return {"extends": extends, **fields, "profiles": profiles}
+
+
+def _resources() -> Schema:
+    fields = _fields(Resources)
+    fields["at_most"]["anyOf"][0] = _closed(_fields(AtMost))  # pydantic names it in a place of its own
+    return _closed(fields)
 
 
 def _fields(model: type[Spec]) -> dict[str, Schema]:

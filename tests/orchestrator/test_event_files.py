@@ -10,6 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.record_writer import masked_crc32c
 
+from orchestrator.cli.main import main
 from orchestrator.errors import TrackingError
 from orchestrator.storage.layout import Storage
 from orchestrator.tracking.event_files import VARIABLE, EventFiles
@@ -108,3 +109,13 @@ def test_a_folder_that_cannot_be_is_refused_and_one_that_fails_later_is_told_onc
 def test_without_the_setting_nothing_is_written(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     EventFiles.of_environment(None, None, pytest.fail).note(None, "finished")
+
+
+def test_sync_fills_it_alone_where_there_is_to_be_no_mlflow(stored, tmp_path, monkeypatch, capsys):
+    _, storage, run = stored
+    put_result(storage.trial(run.trial.trial_id).path, run.result)
+    sync = ["sync", "quickstart", "--profile", "smoke", "--storage", str(storage.path), "--tracking-uri", "none"]
+    assert main(sync) == 2 and "name the store that is to be filled" in capsys.readouterr().err
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "board"))
+    assert main(sync) == 0
+    assert "result/test_success_rate" in shown(tmp_path / "board")[0] and not storage.mlflow.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 from datagen.tasks.registry import TASKS, DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.sweep.examples import EXAMPLES, example
-from orchestrator.sweep.limits import Budget, ExecutionSpec, Resources
+from orchestrator.sweep.limits import AtMost, Budget, ExecutionSpec, Resources
 from orchestrator.sweep.meanings import meanings
 from orchestrator.sweep.reference import find, sections
 from orchestrator.sweep.schema import sweep_schema
@@ -26,7 +27,18 @@ from planners.specs import PlannerSpec, TrainingSpec
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted([*(ROOT / "sweeps").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
-SECTIONS = (SweepSpec, DatasetSpec, PlannerSpec, TrainingSpec, Budget, ExecutionSpec, Resources, SearchSpec, SearchAxis)
+SECTIONS = (
+    SweepSpec,
+    DatasetSpec,
+    PlannerSpec,
+    TrainingSpec,
+    Budget,
+    ExecutionSpec,
+    Resources,
+    AtMost,
+    SearchSpec,
+    SearchAxis,
+)
 CHOICES = [entry.options_type for registry, _ in OPTIONS.values() for entry in registry.values()]
 MODELS = [*SECTIONS, PlannerEntry, *dict.fromkeys([*CHOICES, *(task.options for task in TASKS.values())])]
 SMALL = {"name": "small", "planners": {"p": {"core": "vin"}}}
@@ -69,6 +81,7 @@ def test_every_sweep_is_valid_in_an_editor_too(validator, path):
         {"search": {"space": {"learning_rate": {"low": 1, "high": 2}}}},
         {"figures": ["sucess"]},
         {"resources": {"gpus": "some"}},
+        {"resources": {"at_most": {"gpu": 4}}},
     ],
     ids=str,
 )
@@ -85,11 +98,19 @@ def test_a_slip_is_marked(validator, slip):
         {"tasks": [{"task": "own", "options": {"width": 1}}]},
         {"tasks": [{"task": "mazes", "options": {"kinds": "perfect", "noise": 0.3}}]},
         {"grid": {"planner.width": [1, 2]}},
+        {"resources": {"at_most": {"gpus": 4}}},
     ],
     ids=str,
 )
 def test_what_plug_ins_and_other_files_may_say_is_not(validator, own):
     assert list(validator.iter_errors({**SMALL, **own})) == []
+
+
+def test_what_the_schema_refers_to_is_in_it():
+    schema = sweep_schema()
+    places = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(schema)))
+    assert places and {place.partition("/")[0] for place in places} == {"definitions"}
+    assert {place.partition("/")[2] for place in places} <= schema["definitions"].keys()
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
@@ -125,6 +146,7 @@ def test_every_field_is_listed_once():
         ("planners.mine.embedding", "planners.NAME.embedding", "core spt"),
         ("tasks.0.map_size", "data.map_size", ""),
         ("test_on.2.options.kinds", "data.options.kinds", "task mazes"),
+        ("resources.at_most.gpus", "resources.at_most.gpus", ""),
         ("search.space.training.learning_rate.log", "search.space.AXIS.log", ""),
     ],
 )
@@ -141,6 +163,8 @@ def test_the_terminal_says_all_of_a_field_and_lists_a_section(capsys):
     said = capsys.readouterr().out
     assert all(f"\n  {name}  " in said for name in TrainingSpec.model_fields)
     assert max(map(len, said.splitlines())) <= 80 and "\x1b" not in said
+    assert main(["fields", "planners"]) == 0
+    assert "adjoint system (Eq. 6), used by" in " ".join(capsys.readouterr().out.split()), "no full stop, and no end"
     assert main(["fields", "planners.mine.q_channels", "--json"]) == 0
     assert {one["of"] for one in json.loads(capsys.readouterr().out)["found"]} >= {"core vin", "core contractive"}
     assert main(["fields", "--schema"]) == 0

@@ -123,6 +123,11 @@ def test_where_no_terminal_shows_it_a_line_says_what_is_waited_for():
     standings = dict.fromkeys(names, "") | {names[0]: "compiling", names[1]: HALF.words()}
     said = "0/4 trials; aaaaaaaa compiling, bbbbbbbb epoch 2/3, batch 5/10, cccccccc starting, and 2 more\n"
     assert look(1000, standings) == f"16 min 40 s: {said}"
+    for name in names:
+        progress.leave(name)
+    assert look(2000) == "", "nobody works, and nothing is known of why"
+    progress.waiting("waiting for 5 trials, run by process 7 on vm")
+    assert look(4000) == "1 h 06 min: waiting for 5 trials, run by process 7 on vm\n"
     progress.say("something")
     assert progress._still_said == 0, "after a word it is patient for as long as in the beginning"
 
