@@ -171,7 +171,12 @@ def campaign(tmp_path_factory, idp, database):
     sweep = folder / "streets.yaml"
     text = (EXAMPLES / "streets.yaml").read_text()
     sweep.write_text(text.replace("../sweeps/", f"{ROOT}/sweeps/"))
-    settings = ["data={train: 32, valid: 8, test: 8}", "grid={k: [3], seed: [0]}", "training={epochs: 1}", "figures=[success]"]
+    settings = [
+        "data={train: 32, valid: 8, test: 8}",
+        "grid={k: [3], seed: [0]}",
+        "training={epochs: 1}",
+        "figures=[success]",
+    ]
     settings += ["tasks=[{task: streets, map_size: 7, options: {width: 9}}]"]
     (folder / "storage").mkdir()
     (folder / "storage" / "mlflow.db").write_bytes(database)
