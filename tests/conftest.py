@@ -27,6 +27,8 @@ from orchestrator.storage.layout import Storage
 from orchestrator.sweep.systems import SYSTEMS
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
+gc.set_threshold(100_000, 20, 100)  # of what libraries and compilers make, most stays: a quarter of collecting tests
+
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, SYSTEMS, OWNERS, LOADED)
 RUNS_SWEEPS = {"idp", "head", "campaign"}
 """Fixtures of tests that run sweeps, or what costs as much."""

@@ -135,6 +135,7 @@ class Forkserver:
 
 def serve(place: str) -> None:
     """Fork a process for each that asks, until standard input ends."""
+    gc.disable()  # until all is read
     for library in LIBRARIES:
         __import__(library)
     from orchestrator.report.keeper import FreshReport
@@ -143,6 +144,7 @@ def serve(place: str) -> None:
     code_hash(), whole_code()  # read once, as the libraries are: every command would find the same
     _compile()
     FreshReport._write_elsewhere = partialmethod(_write_report, elsewhere=FreshReport._write_elsewhere)
+    gc.enable()
     gc.collect()
     gc.freeze()  # what the collector never looks at is shared with each process for good
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that see to a command

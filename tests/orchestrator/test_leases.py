@@ -171,7 +171,7 @@ def test_a_lease_shows_signs_of_life_again_and_again(tmp_path, monkeypatch):
 
 
 SLEEPER = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
 from orchestrator.storage.leases import LeaseLost
 from orchestrator.sweep.specs import TrialSpec
@@ -182,7 +182,7 @@ def sleep_after_the_second_epoch(record):
         print("asleep", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 try:
-    run_trial(TrialSpec.model_validate_json(sys.argv[1]), Storage(Path(sys.argv[2])), sleep_after_the_second_epoch)
+    run_trial(TrialSpec.model_validate_json(SPEC), Storage(Path(STORAGE)), sleep_after_the_second_epoch)
 except LeaseLost:
     print("lost")
 else:
@@ -190,11 +190,13 @@ else:
 """
 
 
-def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
-    sleeper = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, SPEC.model_dump_json(), str(storage)], stdout=subprocess.PIPE, text=True
-    )
-    assert sleeper.stdout.readline() == "asleep\n"
+def test_a_stale_owner_that_wakes_up_publishes_nothing(storage, idp):
+    program = SLEEPER.replace("SPEC", repr(SPEC.model_dump_json())).replace("STORAGE", repr(str(storage)))
+    reading, writing = os.pipe()
+    sleeper = idp.start(python=program, stdout=writing, stderr=writing)
+    os.close(writing)
+    said = os.fdopen(reading)
+    assert said.readline() == "asleep\n"
     directory = Storage(storage).trial(trial_id(SPEC)).path
     while Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
@@ -209,7 +211,9 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage):
     assert epochs == [3] and result.status == "COMPLETED"
     files = {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"}
     os.kill(sleeper.pid, signal.SIGCONT)
-    assert sleeper.communicate(timeout=60)[0] == "lost\n"
+    assert sleeper.wait(60) == 0
+    with said:
+        assert said.read() == "lost\n"
     assert {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"} == files
     assert "another process has taken over" in (directory / "log.txt").read_text()
 
