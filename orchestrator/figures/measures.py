@@ -67,7 +67,7 @@ def _binned(
     names = bin_names(most)
     for axes in every:
         axes.set_xticks(range(first, most), names[first:], rotation=35, ha="right", rotation_mode="anchor")
-    legend(figure, [handle(pen, planner) for planner, pen in pen_of.items()], width)
+    legend(figure, [handle(pen_of[name], name) for name in grouped(tested, name_of)], width)
     return figure
 
 
