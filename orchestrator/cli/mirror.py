@@ -37,9 +37,13 @@ def opened(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         return None
     if sweep.search is not None:
         raise SweepError("--mirror: the rounds of a search are made in one storage, which all its machines must mount")
-    from orchestrator.storage.bucket import Bucket
+    from orchestrator.storage.bucket import Bucket, BucketError
 
-    mirror = Mirror(Bucket(options.mirror), options.storage, _say, retime=options.rerun == "shared")
+    try:
+        bucket = Bucket(options.mirror)
+    except BucketError as error:
+        raise BucketError(f"--mirror (or IDP_MIRROR): {error}") from None
+    mirror = Mirror(bucket, options.storage, _say, retime=options.rerun == "shared")
     options.storage.make()
     with options.storage.at_work():
         mirror.meet([trial.trial_id for trial in trials])

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -39,9 +40,11 @@ class StoreError(RuntimeError):
 
 def check_uri(uri: str) -> None:
     """Raise TrackingError where MLflow has no store at such an address, which a sweep would find out at its end."""
-    scheme, there, _ = uri.partition("://")
+    scheme, there, rest = uri.partition("://")
     plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
-    if there and scheme.partition("+")[0] not in {*_SCHEMES, *plugins}:
+    unknown = there and scheme.partition("+")[0] not in {*_SCHEMES, *plugins}
+    no_host = scheme in ("http", "https") and not re.match(r"[^/]", rest)
+    if unknown or no_host or re.fullmatch(r"[\w.-]+:\d+/?", uri):
         raise TrackingError(
             f"--tracking-uri {shown_uri(uri)!r:.200}: expected http://HOST:PORT, sqlite:///FILE, or none"
         )
