@@ -348,14 +348,18 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
         uri: The store; None for the SQLite file in the storage.
         storage: The storage directory.
     """
+    from orchestrator.tracking.store import sqlite_path
     from orchestrator.tracking.tracker import NOWHERE, default_uri, shown_uri
     from orchestrator.tracking.view import connect
 
-    if uri == NOWHERE or (uri is None and not storage.mlflow.exists()):
-        said = "none is kept" if uri else f"{shown_uri(default_uri(storage))} will be made by the first run"
-        yield Finding("MLflow", "ok", said)
+    if uri == NOWHERE:
+        yield Finding("MLflow", "ok", "none is kept")
         return
-    uri = uri or default_uri(storage)
+    uri = uri or default_uri(storage)  # a variable that is set to nothing is not set
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():  # which MLflow would make by being asked
+        yield Finding("MLflow", "ok", f"{shown_uri(uri)} will be made by the first run")
+        return
     advice = "results are kept without it; once it is back, idp sync SWEEP sends them"
     if uri.startswith("http"):
         import urllib.request

@@ -143,7 +143,10 @@ def test_a_store_that_does_not_answer_is_said_with_what_to_do(tmp_path):
     finding = only(doctor.examine_mlflow("http://127.0.0.1:9", Storage(tmp_path)))
     assert finding.state == "failed" and "refused" in finding.what and "idp sync" in finding.advice
     assert "secret" not in only(doctor.examine_mlflow("http://user:secret@127.0.0.1:9", Storage(tmp_path))).what
-    assert only(doctor.examine_mlflow(None, Storage(tmp_path))).state == "ok"
+    for nowhere in (None, "", f"sqlite:///{tmp_path}/a/b.db"):
+        finding = only(doctor.examine_mlflow(nowhere, Storage(tmp_path / "a")))
+        assert finding.state == "ok" and finding.what.endswith(".db will be made by the first run")
+    assert not (tmp_path / "a").exists(), "who looks makes nothing"
 
 
 def test_a_cluster_that_does_not_answer_is_said(monkeypatch):
