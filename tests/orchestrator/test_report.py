@@ -61,6 +61,7 @@ def read(html):
     return reader, " ".join(" ".join(reader.text).split())
 
 
+@cache
 def page(name="figure11", profile="smoke", **fields):
     sweep, runs = samples(name, profile)
     return report(sweep, runs, Page(Command(f"sweeps/{name}.yaml", profile), **fields))
