@@ -82,16 +82,12 @@ class Page:
         self.driver, self.address = driver, address
 
     def open(self, place):
-        self.driver.get("about:blank")  # a page that only moves on to another view never ends loading
+        # A page that only moves on to another view never ends loading; one of the same server keeps what is compiled.
+        self.driver.get(f"{self.address}/health")
         self.driver.get(f"{self.address}/#{place}")
 
     def text(self):
-        from selenium.common.exceptions import StaleElementReferenceException
-
-        try:
-            return self.driver.find_element("tag name", "body").text
-        except StaleElementReferenceException:  # the page is being drawn anew
-            return ""
+        return self.driver.execute_script("return document.body ? document.body.innerText : ''")
 
     def wait_for_text(self, *words):
         wait_for(lambda: all(word in self.text() for word in words), otherwise=self._state)
