@@ -112,6 +112,6 @@ def test_uneven_machines_their_code_and_a_signal_while_they_work(uneven, tmp_pat
 
         time.sleep(600)
 
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGHUP)).start()
     with pytest.raises(interruption.Interrupted, match="SIGHUP"):
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGHUP)).start()
         list(finished([ray.remote(endless).remote()]))
