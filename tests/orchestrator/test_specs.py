@@ -224,8 +224,8 @@ def test_a_mistake_is_told_in_one_line(tmp_path, setting, expected):
     ("text", "expected"),
     [
         ("name: [", "not valid YAML"),
-        ("- a", "expected a mapping (name, planners, grid, ...), got list"),
-        ("", "expected a mapping"),
+        ("- a", "expected a mapping (name, planners, grid, ...), got a list"),
+        ("", "expected a mapping (name, planners, grid, ...), got nothing"),
         ("name: a\nname: b", "key 'name' is given twice"),
         ("planners: {a: &a {core: vin, k_bwd: 3}, b: {<<: *a, core: spt, core: vin}}", "key 'core' is given twice"),
         ("1: a", "key 1 must be text"),
