@@ -210,7 +210,7 @@ def test_a_killed_trial_goes_on_and_a_signal_stops_with_a_summary(tmp_path, stor
         victim = ""
         for line in said:
             lines.append(line)
-            if "epoch" in line and not victim:
+            if not victim and re.match("[0-9a-f]{8}  .* epoch ", line):  # and not what is said after a long silence
                 learning.add(line.split()[0])
             if len(learning) == 2 and not victim:  # whichever process is first in the list, it has a checkpoint
                 victim = line.split()[0]
