@@ -3,13 +3,14 @@
     python -m benchmarks.gpu [--device cuda] [--out gpu-test.json] [--tiny] [--only agreement,kernels]
 
 Ends with 0 where all holds, 1 where something does not, and 2 where there is no such device. What was found is in one
-file: a section each with its rows and whether it holds, and printed as a table.
+file: a section each with its rows and whether it holds; times are printed as they come.
 
 - agreement: logits and gradients of every core, float32, are those of the CPU; steps in bfloat16 stay near them
 - conformance: the checks of `planners.conformance` on the device
 - kernels: the iterations on the chip are the reference's, and their times beside it
 - steps: times of a training step of every core beside the plain loop and torchdeq
-- graphs: training steps as CUDA graphs give the losses of those without, and their times
+- jax: the same where JAX is installed and finds the device
+- graphs: training steps as CUDA graphs give the losses of those without, and the times of a step once captured
 - memory: a limit ends a trial as OUT_OF_MEMORY, and the process can go on
 - figure6: the sweep's smoke profile with a device of its own a trial, and what its trials took
 - quickstart: the first sweep, trained on the device
@@ -26,9 +27,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,10 @@ from planners.training.trainer import Trainer
 
 SOURCE = Path(__file__).resolve().parents[1]
 AGREES = 1e-3  # of the largest number: float32 in another order gives 1e-5, TF32 3e-3
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = Iterator[Row]
+ADJOINTS_OF_THE_PAPER = ("unrolled", "implicit")
+_WRITTEN_AGAIN = ("vin", "symvin", "conv_gppn")  # with the means of others, to be timed beside ours
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,11 @@ class Run:
         return PlannerSpec(core=core, adjoint=adjoint, k_fwd=self.steps, **fields)
 
 
+def _exactly_k(adjoint: str) -> dict[str, Any]:
+    """Return what makes a planner take all its steps, whatever its weights."""
+    return {} if adjoint == "unrolled" else {"tolerance": 0.0, "tolerance_bwd": 0.0}
+
+
 def _expect(holds: bool, what: str) -> None:
     if not holds:
         raise AssertionError(what)
@@ -107,10 +117,9 @@ def agreement(run: Run) -> Rows:
     """Compare every core with itself on the CPU, in torch's own operations, at exactly K steps."""
     map, goal, _ = inputs_of(problems_of(run.sizes[0], run.batch))
     map = 0.5 * map + 0.5 * torch.rand(map.shape, generator=torch.Generator().manual_seed(0))  # nothing ties
-    rows = []
     for core in CORES:
-        for adjoint in ("unrolled", "implicit"):
-            fixed = {} if adjoint == "unrolled" else {"tolerance": 0.0, "tolerance_bwd": 0.0}
+        for adjoint in ADJOINTS_OF_THE_PAPER:
+            fixed = _exactly_k(adjoint)
             torch.manual_seed(0)
             reference = build_planner(run.spec(core, adjoint, **fixed), kernel="reference")
             expected = _numbers(reference, map, goal)
@@ -120,9 +129,8 @@ def agreement(run: Run) -> Rows:
             given = map.to(run.device), goal.to(run.device)
             found = _difference(_numbers(planner, *given), expected)
             half = _difference(_numbers(planner, *given, "bfloat16")[:1], expected[:1])
-            rows.append({"core": core, "adjoint": adjoint, "float32": found, "bfloat16_logits": half})
+            yield {"core": core, "adjoint": adjoint, "float32": found, "bfloat16_logits": half}
             _expect(found <= AGREES, f"{core}, {adjoint}: differs from the CPU by {found:.1e}")
-    return rows
 
 
 def conformance(run: Run) -> Rows:
@@ -130,7 +138,7 @@ def conformance(run: Run) -> Rows:
     cores = ("vin",) if run.tiny else tuple(CORES)
     adjoints = ("implicit",) if run.tiny else tuple(ADJOINTS)
     every = core_checks.EVERY_ADJOINT[:2] if run.tiny else core_checks.EVERY_ADJOINT
-    rows = []
+    wrong: list[str] = []
     with checked_on(run.device):
         for core in cores:
             checks = [
@@ -143,13 +151,12 @@ def conformance(run: Run) -> Rows:
                     said = ""
                 except (AssertionError, RuntimeError) as error:
                     said = str(error).partition("\n")[0] or type(error).__name__
-                rows.append({"core": core, "adjoint": adjoint, "check": name, "wrong": said})
-    wrong = [row for row in rows if row["wrong"]]
-    _expect(not wrong, f"{len(wrong)} of {len(rows)} checks fail, the first: {wrong[:1]}")
-    return rows
+                    wrong.append(f"{core} {adjoint} {name}: {said}")
+                yield {"core": core, "adjoint": adjoint, "check": name, "wrong": said}
+    _expect(not wrong, f"{len(wrong)} checks fail, the first: {wrong[:1]}")
 
 
-def _milliseconds(run: Run, work: Callable[[], Any], rounds: int = 20) -> float:
+def _milliseconds(run: Run, work: Callable[[], Any], rounds: int = 10) -> float:
     """Return the median time of the work, done."""
 
     wait = torch.cuda.synchronize if run.device.type == "cuda" else lambda: None
@@ -165,7 +172,6 @@ def _milliseconds(run: Run, work: Callable[[], Any], rounds: int = 20) -> float:
 
 def kernels(run: Run) -> Rows:
     """Compare the solves on the chip with the reference's on the device, and their times."""
-    rows = []
     for core in ("vin", "contractive", "reachability"):
         for size in run.sizes:
             torch.manual_seed(0)
@@ -174,11 +180,10 @@ def kernels(run: Run) -> Rows:
             solver = replace(planner.solver, tolerance=0.0)
             with torch.no_grad():
                 step = encoded(planner.core, torch.cat([map, goal], dim=1))
-                rows.append(_kernel_row(run, core, size, step, solver))
-    return rows
+                yield _kernel_row(run, core, size, step, solver)
 
 
-def _kernel_row(run: Run, core: str, size: int, step: Any, solver: ForwardIteration) -> dict[str, Any]:
+def _kernel_row(run: Run, core: str, size: int, step: Any, solver: ForwardIteration) -> Row:
     from planners.compiled.on_chip.solver import on_chip
 
     prepared = step.prepared() if hasattr(step, "prepared") else step
@@ -201,53 +206,82 @@ def steps(run: Run) -> Rows:
     """Time training steps: every core, unrolled and implicit, and for three of them the plain loop and torchdeq."""
     from benchmarks import planner_baselines as others
 
-    rows = []
     for size in run.sizes[:2]:
         map, goal, label = (part.to(run.device) for part in inputs_of(problems_of(size, run.batch)))
 
-        def timed(core: str, method: str, work: Callable[[], Tensor], size: int = size, label: Tensor = label) -> None:
+        def timed(core: str, method: str, work: Callable[[], Tensor], size: int = size, label: Tensor = label) -> Row:
             def step() -> None:
                 functional.cross_entropy(work(), label).backward()
 
-            rows.append({"core": core, "size": size, "k": run.steps, "method": method, "ms": _milliseconds(run, step)})
+            return {"core": core, "size": size, "k": run.steps, "method": method, "ms": _milliseconds(run, step)}
 
-        for core in CORES:
-            for adjoint in ("unrolled", "implicit"):
-                # Exactly K steps, whatever the weights.
-                fixed = {} if adjoint == "unrolled" else {"tolerance": 0.0, "tolerance_bwd": 0.0}
-                for kernel in ("auto", "reference"):
-                    torch.manual_seed(0)
-                    planner = build_planner(run.spec(core, adjoint, **fixed), kernel=kernel).to(run.device)
-                    timed(core, f"{adjoint}, {kernel}", partial(planner, map, goal))
-        for core in ("vin", "symvin", "conv_gppn"):
+        for core, adjoint, kernel in product(CORES, ADJOINTS_OF_THE_PAPER, ("auto", "reference")):
+            torch.manual_seed(0)
+            planner = build_planner(run.spec(core, adjoint, **_exactly_k(adjoint)), kernel=kernel).to(run.device)
+            yield timed(core, f"{adjoint}, {kernel}", partial(planner, map, goal))
+        for core in _WRITTEN_AGAIN:
             net, x = build_planner(run.spec(core)).core.to(run.device), torch.cat([map, goal], dim=1)
             k, k_bwd = run.steps, 3 if run.tiny else 15
             loop = partial(others.loop_of, net, x)
-            timed(core, "plain loop", lambda loop=loop, k=k: others.unrolled(loop(), k)[0])
-            timed(core, "torchdeq", lambda loop=loop, k=k, k_bwd=k_bwd: others.in_torchdeq(loop(), k, k_bwd, 0.0)[0])
-    return rows
+            yield timed(core, "plain loop", lambda loop=loop, k=k: others.unrolled(loop(), k)[0])
+            deq = partial(others.in_torchdeq, steps=k, backward_steps=k_bwd, tolerance=0.0)
+            yield timed(core, "torchdeq", lambda loop=loop, deq=deq: deq(loop())[0])
+
+
+def jax(run: Run) -> Rows:
+    """Time the same training steps in JAX, if it is there."""
+    xla = _jax(run.device)
+    if xla is None:
+        return
+    for size, core, adjoint in product(run.sizes[:2], _WRITTEN_AGAIN, ADJOINTS_OF_THE_PAPER):
+        map, goal, label = inputs_of(problems_of(size, run.batch))
+        k, k_bwd = run.steps, 3 if run.tiny else 15
+        given = build_planner(run.spec(core)).core, torch.cat([map, goal], dim=1), label
+        made = xla.steps_of(*given, k, k_bwd, 0.0, unrolled=adjoint == "unrolled")
+        timed = _milliseconds(run, partial(xla.run_both, made))
+        yield {"core": core, "size": size, "k": k, "method": f"{adjoint}, jax", "ms": timed}
+
+
+def _jax(device: torch.device) -> Any:
+    """Return the same steps in JAX, in float32 as IEEE has it; None where there is no JAX for the device."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import jax
+    except ImportError:
+        return None
+    if jax.default_backend() != {"cuda": "gpu"}.get(device.type, device.type):
+        return None
+    jax.config.update("jax_default_matmul_precision", "highest")
+    from benchmarks import planner_xla
+
+    return planner_xla
 
 
 def graphs(run: Run) -> Rows:
-    """Train an epoch of every core with and without graphs."""
-    problems, training = problems_of(run.sizes[0], 8 * run.batch), TrainingSpec(epochs=1, batch_size=run.batch)
-    rows = []
-    for core in CORES:
-        spec = run.spec(core)
-        reason = refusal(run.device, spec, training)
-        _expect(run.device.type != "cuda" or not reason, f"{core}: {reason}")
-        found = {}
-        for name in ("plain",) if reason else ("plain", "graphs"):
-            given = (spec, training, problems, problems[:0])
-            trainer = Trainer(*given, moves=FOUR, seed=0, device=str(run.device), graphs=name == "graphs")
-            record = trainer.run_epoch()
-            found[f"{name}_ms"] = 1e3 * (record.forward_seconds + record.backward_seconds)
-            found[f"{name}_loss"] = record.train_loss
-        rows.append({"core": core, "refused": reason, **found})
-        if not reason:
-            off = abs(found["graphs_loss"] - found["plain_loss"])
-            _expect(off <= AGREES * abs(found["plain_loss"]), f"{core}: losses differ by {off:.1e} with graphs")
-    return rows
+    """Train two epochs of every core with and without graphs; the second's steps are all replayed."""
+    training, wrong = TrainingSpec(epochs=2, batch_size=run.batch), []
+    for size, core, adjoint in product(run.sizes[:2], CORES, ADJOINTS_OF_THE_PAPER):
+        problems, spec = problems_of(size, 8 * run.batch), run.spec(core, adjoint, **_exactly_k(adjoint))
+        row: Row = {"core": core, "size": size, "adjoint": adjoint, "refused": refusal(run.device, spec, training)}
+        try:
+            for name in ("plain",) if row["refused"] else ("plain", "graphs"):
+                given = (spec, training, problems, problems[:0])
+                trainer = Trainer(*given, moves=FOUR, seed=0, device=str(run.device), graphs=name == "graphs")
+                trainer.run_epoch()
+                record = trainer.run_epoch()
+                row[f"{name}_ms"] = 1e3 * (record.forward_seconds + record.backward_seconds)
+                row[f"{name}_loss"] = record.train_loss
+        except RuntimeError as error:  # of the capture; the other cores still say what they do
+            row["wrong"] = str(error).partition("\n")[0]
+        yield row
+        off = abs(row.get("graphs_loss", row["plain_loss"]) - row["plain_loss"])
+        if (
+            (run.device.type == "cuda" and row["refused"])
+            or "wrong" in row
+            or not off <= AGREES * abs(row["plain_loss"])
+        ):
+            wrong.append(f"{core} {size}x{size} {adjoint}")
+    _expect(not wrong, f"not as without graphs: {', '.join(wrong)}")
 
 
 def memory(run: Run) -> Rows:
@@ -263,24 +297,23 @@ def memory(run: Run) -> Rows:
         return trainer
 
     peak = trained(None)._peak_bytes
-    rows: Rows = [{"limit": None, "peak_bytes": peak}]
+    yield {"limit": None, "peak_bytes": peak}
     try:
         trained(peak // 2)
+        raise AssertionError("a limit of half the peak stops nothing")
     except MemoryLimitExceeded as error:
-        rows.append({"limit": peak // 2, "peak_bytes": error.peak_bytes})
-    _expect(len(rows) == 2, "a limit of half the peak stops nothing")
+        yield {"limit": peak // 2, "peak_bytes": error.peak_bytes}
     if run.device.type == "cuda":
         try:
             torch.empty(2**50, dtype=torch.uint8, device=run.device)
+            raise AssertionError("a petabyte fits")
         except torch.OutOfMemoryError:
-            rows.append({"limit": "device", "peak_bytes": 2**50})
-        _expect(len(rows) == 3, "a petabyte fits")
+            yield {"limit": "device", "peak_bytes": 2**50}
     _expect(trained(None)._peak_bytes > 0, "no training after memory ran out")
-    return rows
 
 
 def _sweep(run: Run, name: str, profile: str | None, *settings: str) -> Rows:
-    """Run a sweep on the device in a storage of its own, and return what its trials say; if tiny, of one planner."""
+    """Run a sweep on the device in a storage of its own, and say what its trials say; if tiny, of one planner."""
     with tempfile.TemporaryDirectory(prefix="idp-gpu-") as storage:
         options = ["--storage", storage, "--set", f"execution.device={run.device.type}"]
         options += [] if profile is None else ["--profile", profile]
@@ -288,44 +321,45 @@ def _sweep(run: Run, name: str, profile: str | None, *settings: str) -> Rows:
         options += [part for setting in settings for part in ("--set", setting)]
         command = [sys.executable, "-m", "orchestrator", "run", str(SOURCE / "sweeps" / f"{name}.yaml"), *options]
         done = subprocess.run(command, cwd=storage, env=os.environ | _FOUND, capture_output=True, text=True)
-        rows = []
-        for path in sorted(Path(storage).glob("trials/*/result.json")):
-            result, spec = json.loads(path.read_text()), json.loads(path.with_name("spec.json").read_text())
-            found = {name: result.get(name) for name in _TOLD}
-            made = result.get("provenance", {})
-            found |= {name: made.get(name) for name in ("accelerator", "float32", "exclusive")}
-            planner = spec["planner"]
-            rows.append(
-                {"core": planner.get("core"), "k": planner.get("k_fwd"), "adjoint": planner.get("adjoint"), **found}
-            )
+        rows = [_trial_row(path) for path in sorted(Path(storage).glob("trials/*/result.json"))]
+    yield from rows
     _expect(done.returncode == 0, f"idp run {name} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    _expect(
-        bool(rows) and all(row["status"] == "COMPLETED" for row in rows), f"{name}: not all trials completed: {rows}"
-    )
+    left = [row for row in rows if row["status"] != "COMPLETED"]
+    _expect(bool(rows) and not left, f"{name}: {len(left)} of {len(rows)} trials did not complete: {left[:1]}")
     on_cpu = [row for row in rows if row["accelerator"] == "cpu"]
     _expect(run.device.type == "cpu" or not on_cpu, f"{name}: trials ran on the CPU")
-    return rows
+
+
+def _trial_row(path: Path) -> Row:
+    result, spec = json.loads(path.read_text()), json.loads(path.with_name("spec.json").read_text())
+    row = {name: spec["planner"].get(name) for name in ("core", "adjoint", "k_fwd")}
+    row |= {name: result.get(name) for name in _TOLD}
+    return row | {name: result.get("provenance", {}).get(name) for name in ("accelerator", "float32", "exclusive")}
 
 
 _FOUND = {"PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)}
-_TOLD = ("status", "test_success_rate", "forward_seconds", "backward_seconds", "peak_bytes", "train_seconds", "kernel")
+_TOLD = (
+    "status", "reason", "test_success_rate", "forward_seconds", "backward_seconds", "peak_bytes", "train_seconds",
+    "kernel",
+)  # fmt: skip
 
 
 def figure6(run: Run) -> Rows:
-    """Train the smoke profile of Figure 6, a device to each trial (if tiny, in one process), and return their times."""
-    rows = _sweep(run, "figure6", "smoke", "resources.exclusive=true")
-    # In one process, which tiny means, nobody keeps other trials off.
-    _expect(
-        run.tiny or all(row["exclusive"] for row in rows), "trials shared the device, though they were to have it alone"
-    )
-    return rows
+    """Train the smoke profile of Figure 6, a device to each trial (if tiny, in one process)."""
+    for row in _sweep(run, "figure6", "smoke", "resources.exclusive=true"):
+        yield row
+        # In one process, which tiny means, nobody keeps other trials off.
+        _expect(run.tiny or row["exclusive"], "trials shared the device, though they were to have it alone")
 
 
 def quickstart(run: Run) -> Rows:
-    return _sweep(run, "quickstart", "smoke" if run.tiny else None)
+    """Train the quickstart."""
+    yield from _sweep(run, "quickstart", "smoke" if run.tiny else None)
 
 
-SECTIONS = (agreement, conformance, kernels, steps, graphs, memory, figure6, quickstart)
+SECTIONS = (agreement, conformance, kernels, steps, jax, graphs, memory, figure6, quickstart)
+_TIMED = ("kernels", "steps", "jax", "graphs")
+"""Whose rows are printed as they come."""
 
 
 def missing(device: torch.device) -> str:
@@ -343,25 +377,30 @@ def missing(device: torch.device) -> str:
 def examined(section: Callable[[Run], Rows], run: Run) -> dict[str, Any]:
     """Return what a section found, and whether all in it holds."""
     started = time.perf_counter()
+    rows: list[Row] = []
+    found: dict[str, Any] = {"holds": True, "rows": rows}
     try:
-        found: dict[str, Any] = {"holds": True, "rows": section(run)}
+        for row in section(run):
+            rows.append(row)
+            if section.__name__ in _TIMED:
+                print("    " + ", ".join(_told(row)), flush=True)
     except Exception as error:  # told in the file; the other sections still say what they find
-        found = {"holds": False, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        found |= {"holds": False, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     return found | {"seconds": round(time.perf_counter() - started, 1)}
 
 
+def _told(row: Row) -> Iterator[str]:
+    for key, value in row.items():
+        if value not in (None, ""):
+            yield f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+
+
 def as_text(results: dict[str, Any]) -> str:
-    """Return the results as a short table."""
+    """Return which sections hold, a line each."""
     lines = [f"{results['accelerator']}, torch {results['versions'].get('torch', '?')}"]
     for name, found in results["sections"].items():
         verdict = "holds" if found["holds"] else "FAILS"
         lines.append(f"{name:12} {verdict}  {found['seconds']:8.1f} s  {found.get('error', '')}".rstrip()[:200])
-        if name in ("kernels", "steps", "graphs"):
-            for row in found.get("rows", []):
-                told = (
-                    f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-                )
-                lines.append("    " + ", ".join(told))
     return "\n".join(lines)
 
 

@@ -80,10 +80,11 @@ class ExecutionSpec(Spec):
         threads: Threads of the trial's process.
         device: "cpu", "cuda", or "auto" for a GPU where Ray lends one and the planner's solvers work on it; the result
             says which it was.
-        memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none.
+        memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none. On
+            a GPU libraries' own memory counts too, and the limit is at least 0.25.
         kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
-        graphs: Whether a trial on a GPU replays its training steps as CUDA graphs, for planners whose steps draw
-            nothing.
+        graphs: Whether a trial on a GPU replays its training steps as CUDA graphs; planners whose steps draw go on
+            without.
     """
 
     threads: int = Field(1, ge=1, le=1024)

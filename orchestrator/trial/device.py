@@ -5,6 +5,9 @@ from __future__ import annotations
 from orchestrator.sweep.specs import TrialSpec
 from orchestrator.sweep.systems import SYSTEMS
 
+LEAST_GPU_LIMIT_GIB = 0.25
+"""No lower limit is enforced on a GPU: cuBLAS takes some 64 MiB there for itself, the allocator whole segments."""
+
 
 class PlacementError(RuntimeError):
     """The trial was put on a device that is smaller than its memory limit: no outcome, to be tried on a larger one."""
@@ -40,6 +43,13 @@ def check_device(total_bytes: int, name: str, limit_gib: float | None) -> None:
         )
 
 
+def limit_bytes(device: str, limit_gib: float | None) -> int | None:
+    """Return the bytes that a trial's tensors may take on a device, None for any; on a GPU not under a least."""
+    if limit_gib is None:
+        return None
+    return int((limit_gib if device == "cpu" else max(limit_gib, LEAST_GPU_LIMIT_GIB)) * 2**30)
+
+
 def limit_device(device: str, limit_gib: float | None) -> None:
     """Hold a GPU to the trial's memory limit, so that OUT_OF_MEMORY means the same on every model."""
     import torch
@@ -48,7 +58,8 @@ def limit_device(device: str, limit_gib: float | None) -> None:
         return
     properties = torch.cuda.get_device_properties(device)
     check_device(properties.total_memory, properties.name, limit_gib)
-    share = 1.0 if limit_gib is None else limit_gib * 2**30 / properties.total_memory
+    limit = limit_bytes(device, limit_gib)
+    share = 1.0 if limit is None else limit / properties.total_memory
     torch.cuda.empty_cache()  # of the trial before this one in the process
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.set_per_process_memory_fraction(min(1.0, share))

@@ -15,7 +15,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement, timed_cell, write_measurement
 from orchestrator.storage.provenance import provenance
 from orchestrator.sweep.specs import PlannedTrial
-from orchestrator.trial.device import device_of
+from orchestrator.trial.device import device_of, limit_bytes
 from orchestrator.trial.failure import memory_phase
 from orchestrator.words import first_line, trial_name
 from planners.training.memory import MemoryLimitExceeded
@@ -60,7 +60,6 @@ def _measure(trial: PlannedTrial, cell: str) -> Measurement:
     }
     try:
         problems = _problems(trial)
-        limit_gib = spec.execution.memory_limit_gib
         trainer = Trainer(
             spec.planner,
             spec.training.model_copy(update={"tested_checkpoint": "last"}),
@@ -70,7 +69,7 @@ def _measure(trial: PlannedTrial, cell: str) -> Measurement:
             seed=spec.seed,
             device=device,
             kernel=spec.execution.kernel,
-            memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
+            memory_limit_bytes=limit_bytes(device, spec.execution.memory_limit_gib),
         )
         record = trainer.run_epoch()
     except (MemoryLimitExceeded, torch.OutOfMemoryError, MemoryError) as error:

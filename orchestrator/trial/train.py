@@ -26,7 +26,7 @@ from orchestrator.sweep.specs import TrialSpec, trial_id
 from orchestrator.trial.attempt import DOES_NOT_FIT, Attempt, Report
 from orchestrator.trial.attempt import TrialOptions as TrialOptions
 from orchestrator.trial.cancel import Cancelled, GaveWay
-from orchestrator.trial.device import device_of, limit_device, peak_bytes
+from orchestrator.trial.device import device_of, limit_bytes, limit_device, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
 from orchestrator.trial.system import system_numbers
@@ -37,6 +37,7 @@ from orchestrator.words import first_line
 from planners.compiled.conv_gru.buffers import release_pages
 from planners.planner import ieee_float32
 from planners.training.evaluation import ProblemSource
+from planners.training.graphs import refusal
 from planners.training.memory import MemoryLimitExceeded, phase
 from planners.training.rollout import Evaluation
 from planners.training.trainer import EpochRecord, Trainer
@@ -203,6 +204,10 @@ def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str
     release_pages()  # of an earlier trial of this process
     limit_gib = spec.execution.memory_limit_gib
     limit_device(device, limit_gib)
+    graphs = spec.execution.graphs and device == "cuda"
+    if graphs and (reason := refusal(torch.device(device), spec.planner, spec.training)):
+        trial.note(f"no graphs: {reason}")
+        graphs = False
     trainer = WatchedTrainer(
         spec.planner,
         spec.training,
@@ -212,8 +217,8 @@ def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str
         seed=spec.seed,
         device=device,
         kernel=spec.execution.kernel,
-        memory_limit_bytes=None if limit_gib is None else int(limit_gib * 2**30),
-        graphs=spec.execution.graphs and device == "cuda",
+        memory_limit_bytes=limit_bytes(device, limit_gib),
+        graphs=graphs,
     )
     trainer.keep = lambda content: keep_divergence(trial, content)
     return trainer

@@ -113,7 +113,7 @@ class ShortestPath(nn.Module):
 
     def _step(self, x: Tensor, costs: Tensor) -> ShortestPathStep:
         actions, own = len(self.log_costs), self.log_costs.exp()
-        dearest = costs.detach().sum((1, 2, 3), keepdim=True) - float(own.detach().sum()) * floor_of(x)
+        dearest = costs.detach().sum((1, 2, 3), keepdim=True) - own.detach().sum() * floor_of(x)
         floor = floor_of(x) - dearest
         leads = torch.cat([x.new_zeros(actions, 1), torch.eye(actions, dtype=x.dtype, device=x.device)], 1)
         return ShortestPathStep(

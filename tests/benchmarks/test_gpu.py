@@ -31,7 +31,7 @@ def test_its_sections_run_and_are_written_to_one_file(capsys, tmp_path, monkeypa
 
     def sweep(run, *arguments):
         asked.append(arguments)
-        return [{"exclusive": True}]
+        yield {"exclusive": True}
 
     monkeypatch.setattr(gpu, "_sweep", sweep)
     out = tmp_path / "out.json"
@@ -48,6 +48,7 @@ def test_its_sections_run_and_are_written_to_one_file(capsys, tmp_path, monkeypa
 
 def test_what_does_not_hold_is_told_and_the_rest_goes_on(monkeypatch, tmp_path, capsys):
     def wrong(run):
+        yield {"core": "vin"}
         raise AssertionError("kernels differ")
 
     monkeypatch.setattr(gpu, "SECTIONS", (wrong, gpu.memory))
@@ -55,6 +56,7 @@ def test_what_does_not_hold_is_told_and_the_rest_goes_on(monkeypatch, tmp_path, 
     assert main(["--device", "cpu", "--tiny", "--out", str(out), "--only", "wrong,memory"]) == 1
     found = json.loads(out.read_text())["sections"]
     assert not found["wrong"]["holds"] and "kernels differ" in found["wrong"]["error"] and found["memory"]["holds"]
+    assert found["wrong"]["rows"] == [{"core": "vin"}]  # what was found before
     assert "FAILS" in capsys.readouterr().out
 
 

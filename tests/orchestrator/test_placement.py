@@ -5,7 +5,7 @@ import pytest
 from orchestrator.cluster.ray_cluster import ClusterError
 from orchestrator.cluster.resources import alone, left_out, requested_resources
 from orchestrator.sweep.specs import Resources, TrialSpec
-from orchestrator.trial.device import PlacementError, check_device
+from orchestrator.trial.device import LEAST_GPU_LIMIT_GIB, PlacementError, check_device, limit_bytes
 
 MIXED = [
     {"CPU": 32.0, "GPU": 4.0, "accelerator_type:T4": 1.0},
@@ -117,3 +117,10 @@ def test_a_device_below_the_limit_is_no_outcome_but_a_wrong_place():
 def test_names_of_accelerators_are_names():
     with pytest.raises(ValueError, match="accelerator"):
         Resources(accelerator="../../etc")
+
+
+def test_a_limit_below_what_a_gpu_s_libraries_take_is_held_on_cpus_alone():
+    assert limit_bytes("cpu", 0.006) == int(0.006 * 2**30)
+    assert limit_bytes("cuda", 0.006) == LEAST_GPU_LIMIT_GIB * 2**30
+    assert limit_bytes("cuda", 11.0) == 11 * 2**30
+    assert limit_bytes("cuda", None) is None

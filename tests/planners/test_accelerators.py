@@ -15,7 +15,7 @@ from datagen.tasks.navigation import draw
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.trial.divergence import WatchedTrainer
 from orchestrator.trial.trained import residual_floor
-from planners import Anderson, Broyden, ForwardIteration, PlannerSpec, TrainingSpec, build_planner
+from planners import Anderson, Broyden, ForwardIteration, PlannerSpec, TrainingSpec, build_planner, registry
 from planners.conformance.cores import EVERY_ADJOINT, check_saved_memory
 from planners.conformance.planners import checked_on
 from planners.training.evaluation import Inputs
@@ -29,6 +29,7 @@ CORES = {
     "spt": {"embedding": 8, "heads": 2, "layers": 1, "feedforward": 8},
     "contractive": {"hidden_channels": 8, "q_channels": 8},
     "reachability": {"hidden_channels": 8, "q_channels": 8},
+    "shortest_path": {},
 }
 ADJOINTS = {
     "unrolled": {"adjoint": "unrolled"},
@@ -38,6 +39,10 @@ ADJOINTS = {
     "one_step": {"adjoint": "one_step", "tolerance": 1e-2},
 }
 CASES = [*((core, adjoint) for core in CORES for adjoint in ("unrolled", "implicit")), *(("vin", a) for a in ADJOINTS)]
+
+
+def test_every_core_is_among_them():
+    assert set(CORES) == {name for name, entry in registry.CORES.items() if entry.target.startswith("planners.")}
 
 
 def _numbers(planner, free, goal):
@@ -60,7 +65,8 @@ def problem():
 @pytest.mark.parametrize(("core", "adjoint"), dict.fromkeys(CASES))
 def test_a_planner_solves_on_the_device_as_on_the_host_and_is_never_waited_for(core, adjoint, problem):
     spec = PlannerSpec(core=core, k_fwd=20, options=CORES[core], **ADJOINTS[adjoint])
-    planner = build_planner(spec, kernel="reference")
+    planner = build_planner(spec, kernel="reference").double()  # attention is computed otherwise there, to rounding
+    problem = [part.double() for part in problem]
     here = _numbers(planner, *problem)
     planner.zero_grad()
     with pretended_device():
@@ -70,7 +76,7 @@ def test_a_planner_solves_on_the_device_as_on_the_host_and_is_never_waited_for(c
             there = _numbers(planner, *given)
     assert len(here) == len(there) and all(isinstance(part, OnDevice) for part in there)
     for one, other in zip(here, there, strict=True):
-        torch.testing.assert_close(one, other.raw, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, other.raw, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("solver", [ForwardIteration, Anderson, Broyden])
