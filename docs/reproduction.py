@@ -119,7 +119,8 @@ def _seconds(value: float) -> str:
     return f"{value:.4f}" if value < 0.03 else f"{value:.3f}"
 
 
-def _row(*cells: object) -> str:
+def row_of(*cells: object) -> str:
+    """Return a row of a table in Markdown."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -142,7 +143,7 @@ def accuracy() -> list[str]:
             grown = [test for trial in found for test in trial.tests if (test["map_size"], test["k"]) == (15, 60)]
             success = spread([100 * test["success_rate"] for test in grown])
             rows.append(
-                _row("the same weights, tested with K = 60 on 200 mazes", "", 60, len(grown), success, *[""] * 3)
+                row_of("the same weights, tested with K = 60 on 200 mazes", "", 60, len(grown), success, *[""] * 3)
             )
             continue
         foreign = [
@@ -153,7 +154,7 @@ def accuracy() -> list[str]:
         ]
         success, single = rates(found), statistics.stdev(rates(found)) > WIDE if len(found) > 1 else False
         rows.append(
-            _row(
+            row_of(
                 more.get(planner) or NAMES[planner],
                 found[0].spec["training"]["epochs"],
                 k,
@@ -185,7 +186,9 @@ def vin_parts() -> list[str]:
     found = {trial.planner: trial for trial in trials("vin_parts", None)}
     assert found.keys() == names.keys()
     return ["| | success % |", "|---|---|"] + [
-        _row(name, spread(rates([found[planner]])) + (", diverged" if found[planner].result["trial_diverged"] else ""))
+        row_of(
+            name, spread(rates([found[planner]])) + (", diverged" if found[planner].result["trial_diverged"] else "")
+        )
         for planner, name in names.items()
     ]
 
@@ -204,10 +207,10 @@ def table1() -> list[str]:
         for k in sorted({trial.k for trial in of}):
             every = [chosen(of, k=k, task=task, size=size) for task, size in columns]
             cells = [rates(of_commonest(cell, lambda trial: trial.code)) for cell in every]  # as `idp table` has it
-            rows.append(_row(NAMES[planner], k, *(f"{spread(cell)} ({len(cell)})" if cell else "" for cell in cells)))
+            rows.append(row_of(NAMES[planner], k, *(f"{spread(cell)} ({len(cell)})" if cell else "" for cell in cells)))
         numbers = printed.get((of[0].spec["planner"]["core"], of[0].spec["planner"]["adjoint"]))
         if numbers:
-            rows.append(_row("", "paper", *(f"{number:.2f} ± {deviation:.2f}" for number, deviation in numbers)))
+            rows.append(row_of("", "paper", *(f"{number:.2f} ± {deviation:.2f}" for number, deviation in numbers)))
     return rows
 
 
@@ -218,13 +221,13 @@ def sizes() -> list[str]:
     own = rates(found)
     maps = found[0].spec["data"]["test"]
     rows.append(
-        _row(f"{maps:,} of 15x15, its own test set", found[0].k, *map("{:.2f}".format, [*own, statistics.mean(own)]))
+        row_of(f"{maps:,} of 15x15, its own test set", found[0].k, *map("{:.2f}".format, [*own, statistics.mean(own)]))
     )
     for size in (27, 49, 99):
         tests = [next(test for test in trial.tests if test["map_size"] == size) for trial in found]
         numbers = [100 * test["success_rate"] for test in tests]
         numbers.append(statistics.mean(numbers))
-        rows.append(_row(f"{tests[0]['maps']} of {size}x{size}", tests[0]["k"], *map("{:.2f}".format, numbers)))
+        rows.append(row_of(f"{tests[0]['maps']} of {size}x{size}", tests[0]["k"], *map("{:.2f}".format, numbers)))
     return rows
 
 
@@ -232,10 +235,10 @@ def cores() -> list[str]:
     """Return success of every core with every adjoint."""
     adjoints = {"unrolled": "", "implicit": "id-", "phantom": "phantom-", "one-step": "one-step-"}
     found = trials("cores", None)
-    rows = [_row("", *adjoints), "|---|---|---|---|---|"]
+    rows = [row_of("", *adjoints), "|---|---|---|---|---|"]
     for core in ("vin", "symvin", "convgppn", "spt", "contractive"):
         cells = [spread(rates(chosen(found, f"{prefix}{core}"))) for prefix in adjoints.values()]
-        rows.append(_row(NAMES[core], *cells))
+        rows.append(row_of(NAMES[core], *cells))
     return rows
 
 
@@ -248,16 +251,16 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def page(text: str) -> str:
-    """Return the page with its tables made anew."""
-    for name, table in TABLES.items():
-        start = f"<!-- {name}: python docs/reproduction.py -->\n"
+def with_tables(text: str, tables: dict[str, Callable[[], list[str]]], script: str) -> str:
+    """Return a page's text with the tables that a script of this folder makes made anew."""
+    for name, table in tables.items():
+        start = f"<!-- {name}: python docs/{script}.py -->\n"
         pattern = re.compile(re.escape(start) + r".*?(?=<!-- end -->)", re.DOTALL)
         made = "\n".join([start, *table(), "", ""])
         text, times = pattern.subn(made.replace("\\", r"\\"), text)
-        assert times == 1, f"REPRODUCTION.md has {times} places for {name}"
+        assert times == 1, f"the page has {times} places for {name}"
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), TABLES, "reproduction"), encoding="utf-8")
