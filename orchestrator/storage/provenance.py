@@ -42,6 +42,7 @@ class Provenance(BaseModel):
         float32: How the device multiplies float32: "ieee", or "tf32", which keeps 10 of its 23 bits; empty for "cpu".
         dataset_id: The dataset that was trained and tested on.
         exclusive: True where no other trial of the run shared the device, so that times can be compared.
+        graphs: True where training steps were replayed as CUDA graphs.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -62,6 +63,7 @@ class Provenance(BaseModel):
     float32: Line = ""
     dataset_id: Line = ""
     exclusive: bool = False
+    graphs: bool = False
 
     @property
     def device_name(self) -> str:

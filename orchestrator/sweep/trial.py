@@ -108,5 +108,9 @@ class TrialSpec(Spec):
 
 
 def trial_id(spec: TrialSpec) -> str:
-    """Return the trial's identity: sixteen hexadecimal digits of the sha256 of its canonical JSON."""
-    return digest(spec, 16)
+    """Return the trial's identity: sixteen hexadecimal digits of the sha256 of its canonical JSON.
+
+    How a GPU launches its steps (`execution.graphs`) is no part of it: their numbers are the same.
+    """
+    execution = spec.execution.model_copy(update={"graphs": False})
+    return digest(spec.model_copy(update={"execution": execution}), 16)

@@ -28,6 +28,17 @@ def device_of(spec: TrialSpec) -> str:
     return "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
 
 
+def no_graphs(spec: TrialSpec, device: str) -> str:
+    """Return why a trial's training steps are not replayed as CUDA graphs there, empty where they are."""
+    import torch
+
+    from planners.training.graphs import refusal
+
+    if not spec.execution.graphs or spec.system is not None:
+        return "not asked for"
+    return refusal(torch.device(device), spec.planner, spec.training)
+
+
 def check_device(total_bytes: int, name: str, limit_gib: float | None) -> None:
     """Raise PlacementError where a device could not hold what the trial's spec allows.
 

@@ -26,7 +26,7 @@ from orchestrator.sweep.specs import TrialSpec, trial_id
 from orchestrator.trial.attempt import DOES_NOT_FIT, Attempt, Report
 from orchestrator.trial.attempt import TrialOptions as TrialOptions
 from orchestrator.trial.cancel import Cancelled, GaveWay
-from orchestrator.trial.device import device_of, limit_bytes, limit_device, peak_bytes
+from orchestrator.trial.device import device_of, limit_bytes, limit_device, no_graphs, peak_bytes
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
 from orchestrator.trial.system import system_numbers
@@ -37,7 +37,6 @@ from orchestrator.words import first_line
 from planners.compiled.conv_gru.buffers import release_pages
 from planners.planner import ieee_float32
 from planners.training.evaluation import ProblemSource
-from planners.training.graphs import refusal
 from planners.training.memory import MemoryLimitExceeded, phase
 from planners.training.rollout import Evaluation
 from planners.training.trainer import EpochRecord, Trainer
@@ -112,6 +111,7 @@ def _run(attempt: Attempt) -> TrialResult:
     trial.write_spec(spec)
     device = device_of(spec)
     ieee_float32()
+    reason = no_graphs(spec, device)
     identity: dict[str, Any] = {
         "trial_id": trial_id(spec),
         "provenance": provenance(
@@ -120,10 +120,11 @@ def _run(attempt: Attempt) -> TrialResult:
             spec.plugins,
             attempt.options.exclusive,
             parts_of(spec.data, None if spec.system else spec.planner, spec.plugins),
-        ),
+        ).model_copy(update={"graphs": not reason}),
     }
     try:
-        trial.note(f"started on {identity['provenance'].host}, {device}, lease {lease.number}")
+        graphs = f"; no graphs: {reason}" if spec.execution.graphs and reason else ""
+        trial.note(f"started on {identity['provenance'].host}, {device}, lease {lease.number}{graphs}")
         with (
             watched(trial, attempt.options.stall_seconds, alone=not attempt.options.campaign) as watchdog,
             dataset_folder(spec.data, attempt.storage) as datasets,
@@ -204,10 +205,6 @@ def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str
     release_pages()  # of an earlier trial of this process
     limit_gib = spec.execution.memory_limit_gib
     limit_device(device, limit_gib)
-    graphs = spec.execution.graphs and device == "cuda"
-    if graphs and (reason := refusal(torch.device(device), spec.planner, spec.training)):
-        trial.note(f"no graphs: {reason}")
-        graphs = False
     trainer = WatchedTrainer(
         spec.planner,
         spec.training,
@@ -218,7 +215,7 @@ def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str
         device=device,
         kernel=spec.execution.kernel,
         memory_limit_bytes=limit_bytes(device, limit_gib),
-        graphs=graphs,
+        graphs=not no_graphs(spec, device),
     )
     trainer.keep = lambda content: keep_divergence(trial, content)
     return trainer

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.cluster.ray_cluster import ClusterError
 from orchestrator.cluster.resources import alone, left_out, requested_resources
 from orchestrator.sweep.specs import Resources, TrialSpec
-from orchestrator.trial.device import LEAST_GPU_LIMIT_GIB, PlacementError, check_device, limit_bytes
+from orchestrator.trial.device import LEAST_GPU_LIMIT_GIB, PlacementError, check_device, limit_bytes, no_graphs
 
 MIXED = [
     {"CPU": 32.0, "GPU": 4.0, "accelerator_type:T4": 1.0},
@@ -124,3 +124,11 @@ def test_a_limit_below_what_a_gpu_s_libraries_take_is_held_on_cpus_alone():
     assert limit_bytes("cuda", 0.006) == LEAST_GPU_LIMIT_GIB * 2**30
     assert limit_bytes("cuda", 11.0) == 11 * 2**30
     assert limit_bytes("cuda", None) is None
+
+
+def test_graphs_are_used_where_they_are_asked_for_and_can_be():
+    asked = TrialSpec(execution={"graphs": True})
+    assert not no_graphs(asked, "cuda") and "CUDA devices only" in no_graphs(asked, "cpu")
+    assert no_graphs(TrialSpec(), "cuda") == "not asked for"
+    draws = TrialSpec(planner={"core": "contractive"}, training={"discount_from": 0.9}, execution={"graphs": True})
+    assert "discount_from" in no_graphs(draws, "cuda")

@@ -92,6 +92,11 @@ def test_a_default_that_is_spelt_out_changes_nothing():
     assert PlannerSpec(q_channels=50) == PlannerSpec(options={"q_channels": 50})
 
 
+def test_how_a_gpu_launches_a_trial_s_steps_makes_no_other_trial_of_it():
+    assert trial_id(TrialSpec(execution={"graphs": True})) == trial_id(TrialSpec())
+    assert trial_id(TrialSpec(execution={"kernel": "reference"})) != trial_id(TrialSpec())
+
+
 def test_the_dataset_is_named_by_its_spec_alone():
     assert dataset_id(DatasetSpec()) == "navigation-15-44136fa355b3"
     assert dataset_id(DatasetSpec(seed=1)) != dataset_id(DatasetSpec())
