@@ -105,7 +105,7 @@ class _Module:
     def units(self) -> dict[str, str]:
         """Digest of each statement by itself."""
         return {
-            name: _short("\n".join(_STRING.sub(self._without_place, ast.dump(line)) for line in lines))
+            name: _short("\n".join(_STRING.sub(self._without_place, _text(line)) for line in lines))
             for name, lines in self._statements.items()
         }
 
@@ -141,6 +141,23 @@ class _Module:
     @cached_property
     def _whole(self) -> str:
         return _short("\n".join(sorted(self.units.values())))
+
+
+def _text(node: object) -> str:
+    """Return what `ast.dump` of Python 3.11 returns, whatever Python this is: later ones have or omit other fields."""
+    if isinstance(node, list):
+        return f"[{', '.join(_text(part) for part in node)}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.JoinedStr):
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+    given = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        left_out = value is None and getattr(type(node), name, ...) is None
+        if not left_out and (name != "type_params" or value):
+            given.append(f"{name}={_text(value)}")
+    return f"{type(node).__name__}({', '.join(given)})"
 
 
 def _bound(statement: ast.stmt) -> str | None:

@@ -30,8 +30,7 @@ def code_hash(*packages: str) -> str:
     """Return twelve digits that change when the code of datagen or planners does, or that of other packages.
 
     What is defined is hashed, not its text or place (`datagen.definitions`): a comment, a docstring, a reformatted
-    line or a module with another name leave thousands of results fresh. Syntax trees depend on the minor version of
-    Python, which all machines of a cluster must share anyway.
+    line, a module with another name or another minor version of Python leave thousands of results fresh.
 
     Args:
         packages: Packages to hash instead, such as a plug-in.

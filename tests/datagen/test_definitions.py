@@ -1,5 +1,7 @@
 """The digest of definitions sees every change of what is computed, and none of where it stands."""
 
+import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,17 @@ def test_it_is_kept_for_the_same_files_and_found_again_where_that_is_damaged(tmp
     assert digest(FILES) == first and digest({"a": b"X = 1"}) == "f" * 64
     kept.write_bytes(b"\xff" + first[1:].encode())
     assert digest(FILES) == "f" * 64
+
+
+def test_another_minor_version_of_python_is_no_change():
+    """What later versions add to their trees (type_params) or leave out of their dumps (empty lists) is no part."""
+    trees = [ast.parse(path.read_bytes()) for path in sorted(Path(definitions.__file__).parent.rglob("*.py"))]
+    assert len(trees) > 20
+    if sys.version_info[:2] == (3, 11):
+        assert all(definitions._text(tree) == ast.dump(tree) for tree in trees)
+    plain, generic = (ast.parse("def f(x): return None").body[0] for _ in range(2))
+    plain.type_params, plain._fields = [], ("name", "type_params")
+    generic.type_params, generic._fields = [ast.Name("T", ast.Load())], ("name", "type_params")
+    empty = ast.JoinedStr([ast.Constant("")])  # 3.12 ends a format so
+    assert definitions._text(empty) == "JoinedStr(values=[])"
+    assert definitions._text(plain) == "FunctionDef(name='f')" and "T" in definitions._text(generic)
