@@ -5,8 +5,10 @@ ARG BASE_IMAGE=debian:12.12-slim
 
 FROM ${PYTHON_IMAGE} AS packages
 RUN apt-get update -qq \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3.11 python3.11-venv >/dev/null \
-    && rm -rf /var/lib/apt/lists/*
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        python3.11 python3.11-venv python3.11-dev >/dev/null \
+    && rm -rf /var/lib/apt/lists/* \
+    && mkdir /headers && cp -r --parents /usr/include/python3.11 /usr/include/*-linux-gnu/python3.11 /headers
 RUN python3.11 -m venv /opt/idp
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
@@ -33,11 +35,12 @@ COPY orchestrator orchestrator
 RUN /opt/idp/bin/pip wheel --quiet --no-deps --no-build-isolation --no-index -w /dist .
 
 FROM ${BASE_IMAGE}
-# The libraries that Python's own modules are linked to, and a software renderer for MiniWorld.
+# The libraries that Python's own modules are linked to, a software renderer for MiniWorld, and the C compiler by which
+# Triton makes the launchers of GPU kernels.
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ca-certificates \
         libbz2-1.0 libexpat1 libffi8 liblzma5 libncursesw6 libreadline8 libsqlite3-0 libssl3 libuuid1 zlib1g \
-        libegl1 libgl1 libgl1-mesa-dri libglu1-mesa libopengl0 >/dev/null \
+        libegl1 libgl1 libgl1-mesa-dri libglu1-mesa libopengl0 gcc libc6-dev >/dev/null \
     && rm -rf /var/lib/apt/lists/*
 # The owner of what is written to the storage: the same number on every machine that mounts it.
 ARG IDP_UID=1000
@@ -47,12 +50,14 @@ RUN groupadd --non-unique --gid ${IDP_GID} idp \
     && install -d -o idp -g idp /home/idp/.cache /storage /artifacts
 COPY --from=packages /usr/bin/python3.11 /usr/bin/
 COPY --from=packages /usr/lib/python3.11 /usr/lib/python3.11
+COPY --from=packages /headers /
 COPY --from=packages /opt/idp /opt/idp
 ENV PATH=/opt/idp/bin:$PATH HOME=/home/idp PYTHONUNBUFFERED=1 IDP_STORAGE=/storage \
-    NUMBA_CACHE_DIR=/home/idp/.cache/numba MPLCONFIGDIR=/home/idp/.cache/matplotlib
+    NUMBA_CACHE_DIR=/home/idp/.cache/numba TRITON_CACHE_DIR=/home/idp/.cache/triton MPLCONFIGDIR=/home/idp/.cache/matplotlib
 # Fails here, not in a trial, where BASE_IMAGE lacks a library.
 RUN HOME=/tmp/check python -c "import bz2, ctypes, curses, lzma, readline, sqlite3, ssl, uuid, zlib; \
-    import mlflow, psycopg, ray, torch" && rm -rf /tmp/check
+    import mlflow, psycopg, ray, torch" && rm -rf /tmp/check \
+    && echo '#include <Python.h>' | gcc -fsyntax-only -I /usr/include/python3.11 -x c -
 COPY sweeps /srv/idp/sweeps
 COPY docker/*.sh docker/*.py /srv/idp/docker/
 RUN --mount=type=bind,from=project,source=/dist,target=/dist \
