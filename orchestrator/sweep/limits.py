@@ -84,11 +84,11 @@ class ExecutionSpec(Spec):
             a GPU libraries' own memory counts too, and the limit is at least 0.25.
         kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
         graphs: Whether a trial on a GPU replays its training steps as CUDA graphs; planners whose steps draw go on
-            without.
+            without. By default where the planner is all of this project, which tests have captured whole.
     """
 
     threads: int = Field(1, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     memory_limit_gib: float | None = Field(None, gt=0.0)
     kernel: Literal["auto", "reference"] = "auto"
-    graphs: bool = False
+    graphs: bool | None = None

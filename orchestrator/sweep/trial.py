@@ -112,5 +112,5 @@ def trial_id(spec: TrialSpec) -> str:
 
     How a GPU launches its steps (`execution.graphs`) is no part of it: their numbers are the same.
     """
-    execution = spec.execution.model_copy(update={"graphs": False})
+    execution = spec.execution.model_copy(update={"graphs": None})
     return digest(spec.model_copy(update={"execution": execution}), 16)

@@ -34,8 +34,13 @@ def no_graphs(spec: TrialSpec, device: str) -> str:
 
     from planners.training.graphs import refusal
 
-    if not spec.execution.graphs or spec.system is not None:
+    graphs = spec.execution.graphs
+    if spec.system is not None or graphs is False:
         return "not asked for"
+    if spec.training.precision != "float32":
+        return f"they are captured in float32, not {spec.training.precision}"
+    if graphs is None and spec.plugins:
+        return "a plug-in's step may wait for the host: execution.graphs says whether it is tried"
     return refusal(torch.device(device), spec.planner, spec.training)
 
 

@@ -123,7 +123,7 @@ def _run(attempt: Attempt) -> TrialResult:
         ).model_copy(update={"graphs": not reason}),
     }
     try:
-        graphs = f"; no graphs: {reason}" if spec.execution.graphs and reason else ""
+        graphs = f"; no graphs: {reason}" if device != "cpu" and reason else ""
         trial.note(f"started on {identity['provenance'].host}, {device}, lease {lease.number}{graphs}")
         with (
             watched(trial, attempt.options.stall_seconds, alone=not attempt.options.campaign) as watchdog,

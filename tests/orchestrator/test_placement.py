@@ -126,9 +126,15 @@ def test_a_limit_below_what_a_gpu_s_libraries_take_is_held_on_cpus_alone():
     assert limit_bytes("cuda", None) is None
 
 
-def test_graphs_are_used_where_they_are_asked_for_and_can_be():
-    asked = TrialSpec(execution={"graphs": True})
-    assert not no_graphs(asked, "cuda") and "CUDA devices only" in no_graphs(asked, "cpu")
-    assert no_graphs(TrialSpec(), "cuda") == "not asked for"
-    draws = TrialSpec(planner={"core": "contractive"}, training={"discount_from": 0.9}, execution={"graphs": True})
-    assert "discount_from" in no_graphs(draws, "cuda")
+def test_graphs_are_used_on_gpus_where_they_can_be_and_nobody_said_no():
+    for asked in (None, True):
+        spec = TrialSpec(execution={"graphs": asked})
+        assert not no_graphs(spec, "cuda") and "CUDA devices only" in no_graphs(spec, "cpu")
+    assert no_graphs(TrialSpec(execution={"graphs": False}), "cuda") == "not asked for"
+    assert "discount_from" in no_graphs(
+        TrialSpec(planner={"core": "contractive"}, training={"discount_from": 0.9}), "cuda"
+    )
+    assert "float32" in no_graphs(TrialSpec(training={"precision": "bfloat16"}), "cuda")
+    plugged = {"plugins": ("my_planners",)}
+    assert "plug-in" in no_graphs(TrialSpec().model_copy(update=plugged), "cuda")
+    assert not no_graphs(TrialSpec(execution={"graphs": True}).model_copy(update=plugged), "cuda")

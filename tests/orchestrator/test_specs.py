@@ -93,7 +93,8 @@ def test_a_default_that_is_spelt_out_changes_nothing():
 
 
 def test_how_a_gpu_launches_a_trial_s_steps_makes_no_other_trial_of_it():
-    assert trial_id(TrialSpec(execution={"graphs": True})) == trial_id(TrialSpec())
+    assert trial_id(TrialSpec(execution={"graphs": True})) == trial_id(TrialSpec(execution={"graphs": False}))
+    assert trial_id(TrialSpec(execution={"graphs": None})) == trial_id(TrialSpec())
     assert trial_id(TrialSpec(execution={"kernel": "reference"})) != trial_id(TrialSpec())
 
 

@@ -41,8 +41,9 @@ ADJOINTS = {
 CASES = [*((core, adjoint) for core in CORES for adjoint in ("unrolled", "implicit")), *(("vin", a) for a in ADJOINTS)]
 
 
-def test_every_core_is_among_them():
-    assert set(CORES) == {name for name, entry in registry.CORES.items() if entry.target.startswith("planners.")}
+def test_every_core_and_mapper_is_among_them():
+    for tried, registered in ((CORES, registry.CORES), ({"identity", *OBSERVATIONS}, registry.MAPPERS)):
+        assert set(tried) == {name for name, entry in registered.items() if entry.target.startswith("planners.")}
 
 
 def _numbers(planner, free, goal):
@@ -157,19 +158,45 @@ def test_training_on_the_device_is_that_on_the_host_and_is_waited_for_once_an_ep
             torch.testing.assert_close(weights, after["weights"][name], rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize("core", CORES)
-def test_a_training_step_can_be_captured_and_gives_the_same_numbers(core, problem):
-    spec = PlannerSpec(core=core, k_fwd=12, options=CORES[core], **ADJOINTS["implicit"])
-    planner = build_planner(spec, kernel="reference")
+@pytest.mark.parametrize(("core", "adjoint"), dict.fromkeys(CASES))
+def test_a_training_step_can_be_captured_and_gives_the_same_numbers(core, adjoint, problem):
+    spec = PlannerSpec(core=core, k_fwd=12, options=CORES[core], **ADJOINTS[adjoint])
+    planner = build_planner(spec, kernel="reference").double()
     with pretended_device():
         planner.to(DEVICE)
-        given = [part.to(DEVICE) for part in problem]
+        given = [part.double().to(DEVICE) for part in problem]
         expected = _numbers(planner, *given)
         planner.zero_grad()
         with capture():
             found = _numbers(planner, *given)
     for one, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(one.raw, other.raw, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.raw, other.raw, rtol=1e-9, atol=1e-12)
+
+
+OBSERVATIONS = {
+    "unet": ({"channels": (4, 8)}, (3, 1, 96, 96)),
+    "panorama": ({}, (3, 9, 9, 4, 32, 32, 3)),
+    "tiles": ({}, (3, 3, 72, 72)),
+}
+
+
+@pytest.mark.parametrize("mapper", OBSERVATIONS)
+def test_so_can_one_whose_map_a_mapper_makes(mapper, problem):
+    options, shape = OBSERVATIONS[mapper]
+    spec = PlannerSpec(
+        core="vin", k_fwd=12, options=CORES["vin"], mapper=mapper, mapper_options=options, **ADJOINTS["implicit"]
+    )
+    planner = build_planner(spec, kernel="reference")
+    with pretended_device():
+        planner.to(DEVICE)
+        goal, observation = problem[1].to(DEVICE), torch.rand(shape).to(DEVICE)
+        planner.plan(None, goal, observation).logits.square().mean().backward()
+        expected = [weights.grad.clone() for weights in planner.parameters()]
+        planner.zero_grad()
+        with capture():
+            planner.plan(None, goal, observation).logits.square().mean().backward()
+    for one, weights in zip(expected, planner.parameters(), strict=True):
+        torch.testing.assert_close(one.raw, weights.grad.raw)
 
 
 def test_which_steps_go_into_graphs_and_when_a_new_one_is_captured(problems):
