@@ -54,3 +54,13 @@ def test_so_are_the_sentences(tables):
     assert f"within {min(half):.0f} to {max(half):.1f} %" in PAGE
     small_trials = first["figure6"]
     assert f"({small_trials['trials'] - small_trials['completed']} of its {small_trials['trials']} trials" in PAGE
+
+
+def test_so_is_what_was_trained_twice(tables):
+    text = PAGE.replace("\n", " ")
+    for row in tables.SECOND["sections"]["trained"]["rows"]:
+        implicit = row["adjoint"] == "implicit" and row["core"] != "contractive"
+        name = f" {'ID-' if implicit else ''}{tables._NAMES[row['core']]}"
+        assert f"{name} {100 * row['gpu']:.1f} and {100 * row['cpu']:.1f}" in text
+        if row["core"] != "contractive":
+            assert f"{name} {row['gpu_mib']:,.0f} and {row['cpu_mib']:,.0f}" in text
