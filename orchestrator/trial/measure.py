@@ -15,7 +15,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement, timed_cell, write_measurement
 from orchestrator.storage.provenance import provenance
 from orchestrator.sweep.specs import PlannedTrial
-from orchestrator.trial.device import device_of, limit_bytes
+from orchestrator.trial.device import device_of, limit_bytes, no_graphs
 from orchestrator.trial.failure import memory_phase
 from orchestrator.words import first_line, trial_name
 from planners.training.memory import MemoryLimitExceeded
@@ -70,6 +70,7 @@ def _measure(trial: PlannedTrial, cell: str) -> Measurement:
             device=device,
             kernel=spec.execution.kernel,
             memory_limit_bytes=limit_bytes(device, spec.execution.memory_limit_gib),
+            graphs=not no_graphs(spec, device),
         )
         record = trainer.run_epoch()
     except (MemoryLimitExceeded, torch.OutOfMemoryError, MemoryError) as error:
