@@ -149,11 +149,11 @@ def _text(node: object) -> str:
         return f"[{', '.join(_text(part) for part in node)}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    if isinstance(node, ast.JoinedStr):
-        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
     given = []
     for name in node._fields:
         value = getattr(node, name, None)
+        if isinstance(node, ast.JoinedStr):
+            value = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
         left_out = value is None and getattr(type(node), name, ...) is None
         if not left_out and (name != "type_params" or value):
             given.append(f"{name}={_text(value)}")

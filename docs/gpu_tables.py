@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from reproduction import NAMES, ROOT, row_of, with_tables
 
@@ -13,10 +12,16 @@ _NAMES = {**NAMES, "conv_gppn": "ConvGPPN", "contractive": "contractive", "reach
 _NAMES |= {"spt": "SPT", "shortest_path": "shortest path"}
 
 
-def _of(run: dict[str, Any], section: str, **asked: Any) -> dict[str, Any]:
-    """Return the one row of a section that has these fields, or none of it."""
-    found = [row for row in run["sections"][section]["rows"] if all(row[key] == asked[key] for key in asked)]
-    return found[0] if found else {}
+def times() -> dict[tuple[str, int, str], float]:
+    """Return milliseconds of a training step by core, rows of the maps and method."""
+    sections = SECOND["sections"]
+    found = {
+        (row["core"], row["size"], row["method"]): row["ms"]
+        for row in sections["steps"]["rows"] + sections["jax"]["rows"]
+    }
+    return found | {
+        (row["core"], row["size"], f"{row['adjoint']}, graphs"): row["graphs_ms"] for row in sections["graphs"]["rows"]
+    }
 
 
 def _ms(value: float | None) -> str:
@@ -40,21 +45,15 @@ def kernels() -> list[str]:
 def steps() -> list[str]:
     """Return the times of a training step, with graphs and without, and of others."""
     rows = [row_of("", "map", "ours", "ours, graphs", "plain loop", "torchdeq", "JAX"), "|---|---|---|---|---|---|---|"]
-    for row in SECOND["sections"]["graphs"]["rows"]:
-        core, implicit = row["core"], row["adjoint"] == "implicit"
-
-        def other(section: str, method: str, asked: bool = True, row: dict[str, Any] = row) -> float | None:
-            return _of(SECOND, section, core=row["core"], size=row["size"], method=method).get("ms") if asked else None
-
-        times = (
-            row["plain_ms"],
-            row["graphs_ms"],
-            other("steps", "plain loop", not implicit),
-            other("steps", "torchdeq", implicit),
-            other("jax", f"{row['adjoint']}, jax"),
-        )
-        name = f"ID-{_NAMES[core]}" if implicit else _NAMES[core]
-        rows.append(row_of(name, f"{row['size']}x{row['size']}", *map(_ms, times)))
+    found = times()
+    for core, size, method in found:
+        adjoint, _, what = method.partition(", ")
+        if what != "graphs" or core == "reachability":  # whose graphs were timed in the epoch that learns no gates
+            continue
+        others = ("", "torchdeq") if adjoint == "implicit" else ("plain loop", "")
+        methods = (f"{adjoint}, auto", method, *others, f"{adjoint}, jax")
+        name = f"ID-{_NAMES[core]}" if adjoint == "implicit" else _NAMES[core]
+        rows.append(row_of(name, f"{size}x{size}", *(_ms(found.get((core, size, each))) for each in methods)))
     return rows
 
 

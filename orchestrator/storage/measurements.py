@@ -11,6 +11,7 @@ from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import write_json
 from orchestrator.sweep.specs import TrialSpec
+from orchestrator.sweep.trial import however_launched
 
 
 class Measurement(BaseModel):
@@ -50,7 +51,8 @@ def timed_cell(spec: TrialSpec) -> str:
     data = spec.data.model_copy(update={"train": 1, "valid": 1, "test": 1})
     unlimited = {"most_steps": None, "most_seconds": None, "most_applications": None}
     training = spec.training.model_copy(update={"epochs": 1, **unlimited})
-    return digest(spec.model_copy(update={"data": data, "training": training, "seed": 0}), 16)
+    same = {"data": data, "training": training, "seed": 0, "execution": however_launched(spec.execution)}
+    return digest(spec.model_copy(update=same), 16)
 
 
 def measurement_path(storage: Storage, cell: str, device: str) -> Path:

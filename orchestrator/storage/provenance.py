@@ -67,8 +67,10 @@ class Provenance(BaseModel):
 
     @property
     def device_name(self) -> str:
-        """The model of the device that did the work, so that times of different ones are never averaged."""
-        return self.cpu or "cpu" if self.accelerator == "cpu" else self.accelerator
+        """The model of the device that did the work, and how, so that times of different ones are never averaged."""
+        if self.accelerator == "cpu":
+            return self.cpu or "cpu"
+        return f"{self.accelerator}, graphs" if self.graphs else self.accelerator
 
     def made_by(self, code: str) -> bool:
         """Return whether the project's code `code` and the plug-ins as they are now made it.
@@ -91,6 +93,7 @@ def provenance(
     plugins: Iterable[str] = (),
     exclusive: bool = False,
     parts: Mapping[str, str] = MappingProxyType({}),
+    graphs: bool = False,
 ) -> Provenance:
     """Return what produces the numbers of a trial that runs here and now.
 
@@ -100,6 +103,7 @@ def provenance(
         plugins: The plug-ins that the trial uses.
         exclusive: Whether the trial has the device to itself.
         parts: The modules that its numbers begin from, with their digests.
+        graphs: Whether training steps are replayed as CUDA graphs.
     """
     commit, dirty = _git()
     accelerator, accelerator_bytes, driver = _accelerator(device)
@@ -120,6 +124,7 @@ def provenance(
         float32=_float32(device),
         dataset_id=dataset_id,
         exclusive=exclusive,
+        graphs=graphs,
     )
 
 

@@ -13,6 +13,7 @@ from orchestrator.storage.layout import Storage, SweepFolder
 from orchestrator.storage.results import write_json
 from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.specs import PlannedTrial, Resources, SweepSpec
+from orchestrator.sweep.trial import however_launched
 
 _OWNER = re.compile(r"([A-Za-z0-9=,._+-]{1,60}-)?[0-9a-f]{6}")
 _NO_OTHER_NUMBERS: dict[str, Any] = {"description": "", "next": None, "figures": [], "resources": Resources()}
@@ -32,8 +33,9 @@ def variant(sweep: SweepSpec) -> str:
         {**task, "grid": _without_seeds(task["grid"])} if isinstance(task.get("grid"), dict) else task
         for task in sweep.tasks
     ]
-    same = {**_NO_OTHER_NUMBERS, "planners": planners, "tasks": tasks, "grid": _without_seeds(sweep.grid)}
-    return digest(sweep.model_copy(update=same), 6)
+    execution = however_launched(sweep.execution)
+    same = {"planners": planners, "tasks": tasks, "grid": _without_seeds(sweep.grid), "execution": execution}
+    return digest(sweep.model_copy(update={**_NO_OTHER_NUMBERS, **same}), 6)
 
 
 def _without_seeds(grid: dict[str, Any]) -> dict[str, Any]:

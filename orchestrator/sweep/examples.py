@@ -65,7 +65,7 @@ EXAMPLES: dict[type[Spec], dict[str, Any]] = {
         "most_applications": 1e6,
     },
     Budget: {"epochs": 8, "steps": 5000, "seconds": 600, "applications": 1e6},
-    ExecutionSpec: {"threads": 2, "memory_limit_gib": 11},
+    ExecutionSpec: {"threads": 2, "memory_limit_gib": 11, "graphs": False},
     Resources: {
         "cpus": 2,
         "gpus": 0.5,

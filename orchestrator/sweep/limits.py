@@ -83,8 +83,8 @@ class ExecutionSpec(Spec):
         memory_limit_gib: Tensor memory at which a trial is OUT_OF_MEMORY (the paper's cards have 11); None for none. On
             a GPU libraries' own memory counts too, and the limit is at least 0.25.
         kernel: "reference" is the generic PyTorch path, "auto" a compiled one where the core has it.
-        graphs: Whether a trial on a GPU replays its training steps as CUDA graphs; planners whose steps draw go on
-            without. By default where the planner is all of this project, which tests have captured whole.
+        graphs: Whether a trial on a GPU replays its training steps as CUDA graphs. Steps that draw random numbers or
+            wait for the host never are; by default those of trials with a plug-in's part are not either.
     """
 
     threads: int = Field(1, ge=1, le=1024)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from orchestrator.sweep.specs import TrialSpec
 from orchestrator.sweep.systems import SYSTEMS
 
@@ -35,12 +37,16 @@ def no_graphs(spec: TrialSpec, device: str) -> str:
     from planners.training.graphs import refusal
 
     graphs = spec.execution.graphs
-    if spec.system is not None or graphs is False:
-        return "not asked for"
+    if spec.system is not None:
+        return "a system trains by itself"
+    if graphs is False:
+        return "execution.graphs is false"
+    if spec.training.epochs == 0:
+        return "nothing is trained"
     if spec.training.precision != "float32":
         return f"they are captured in float32, not {spec.training.precision}"
     if graphs is None and spec.plugins:
-        return "a plug-in's step may wait for the host: execution.graphs says whether it is tried"
+        return "what a plug-in does may wait for the host; execution.graphs: true tries it"
     return refusal(torch.device(device), spec.planner, spec.training)
 
 
@@ -76,6 +82,7 @@ def limit_device(device: str, limit_gib: float | None) -> None:
     check_device(properties.total_memory, properties.name, limit_gib)
     limit = limit_bytes(device, limit_gib)
     share = 1.0 if limit is None else limit / properties.total_memory
+    gc.collect()  # a graph keeps its memory until its trainer is collected
     torch.cuda.empty_cache()  # of the trial before this one in the process
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.set_per_process_memory_fraction(min(1.0, share))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections.abc import Callable
@@ -57,6 +58,12 @@ class WatchedTrainer(Trainer):
             self._random_states.append(random_state)
         elif bool(diverged):
             self._hand_over(self._tensors(plan), self.epoch, self.step, random_state)
+
+    def forget_graphs(self) -> None:
+        """Give back the memory of the step's graphs."""
+        if self._graphs is not None:
+            self._graphs = None
+            gc.collect()  # a graph holds its trainer, which holds it
 
     def run_epoch(self) -> EpochRecord:
         """Train for one epoch; see `Trainer`."""

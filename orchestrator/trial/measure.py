@@ -53,7 +53,7 @@ def _measure(trial: PlannedTrial, cell: str) -> Measurement:
     name = trial_name(replace(trial, axes=trial.cell))
     facts = {
         "cell": cell,
-        "device": provenance(device=device).device_name,
+        "device": provenance(device=device, graphs=not no_graphs(spec, device)).device_name,
         "host": socket.gethostname(),
         "code": code_hash(),
         "name": name,

@@ -120,7 +120,8 @@ def _run(attempt: Attempt) -> TrialResult:
             spec.plugins,
             attempt.options.exclusive,
             parts_of(spec.data, None if spec.system else spec.planner, spec.plugins),
-        ).model_copy(update={"graphs": not reason}),
+            graphs=not reason,
+        ),
     }
     try:
         graphs = f"; no graphs: {reason}" if device != "cpu" and reason else ""
@@ -248,6 +249,7 @@ def _train_and_test(
             attempt.check(trainer.epoch)
     if not records:
         _save(trainer, records, attempt, alone)
+    trainer.forget_graphs()
     test = open_split(spec.data, datasets, "test")
     traced = next(test.in_order(TRACED_PROBLEMS))
     with phase("test"):

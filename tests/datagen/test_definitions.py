@@ -121,7 +121,7 @@ def test_another_minor_version_of_python_is_no_change():
     trees = [ast.parse(path.read_bytes()) for path in sorted(Path(definitions.__file__).parent.rglob("*.py"))]
     assert len(trees) > 20
     if sys.version_info[:2] == (3, 11):
-        assert all(definitions._text(tree) == ast.dump(tree) for tree in trees)
+        assert all(ast.dump(tree) == definitions._text(tree) for tree in trees)
     plain, generic = (ast.parse("def f(x): return None").body[0] for _ in range(2))
     plain.type_params, plain._fields = [], ("name", "type_params")
     generic.type_params, generic._fields = [ast.Name("T", ast.Load())], ("name", "type_params")

@@ -236,7 +236,7 @@ class _Replayed:
 def test_steps_from_graphs_train_as_those_without(problems):
     records = []
     for replayed in (False, True):
-        learner = Trainer(
+        learner = WatchedTrainer(
             PlannerSpec(hidden_channels=4, q_channels=4, k_fwd=4), TrainingSpec(epochs=1, batch_size=4),
             problems[0], problems[1][:0], moves=FOUR, seed=3, kernel="reference",
         )  # fmt: skip
@@ -244,6 +244,8 @@ def test_steps_from_graphs_train_as_those_without(problems):
             learner._graphs = GraphedSteps(learner._captured, learner.optimizer.zero_grad, _Replayed)
         records.append(learner.run_epoch())
     assert records[0].train_loss == records[1].train_loss and learner._graphs._graph.replays == 5
+    learner.forget_graphs()
+    assert learner._graphs is None
 
 
 @pytest.mark.parametrize("core", ["vin", "symvin", "contractive", "reachability"])
