@@ -20,7 +20,7 @@ from orchestrator.tables.paper import paper
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "REPRODUCTION.md"
-ARCHIVES = ("results", "vin_parts", "reachability")
+ARCHIVES = ("results", "vin_parts", "reachability", "table1")
 NAMES = {
     "vin": "VIN", "symvin": "SymVIN", "convgppn": "ConvGPPN", "spt": "SPT",
     "id-vin": "ID-VIN", "id-symvin": "ID-SymVIN", "id-convgppn": "ID-ConvGPPN",
