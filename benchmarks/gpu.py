@@ -57,7 +57,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 AGREES = 1e-3  # of the largest number: float32 in another order gives 1e-5, TF32 3e-3
 Row = dict[str, Any]
 Rows = Iterator[Row]
-ADJOINTS_OF_THE_PAPER = ("unrolled", "implicit")
+_ADJOINTS = ("unrolled", "implicit")
 _WRITTEN_AGAIN = ("vin", "symvin", "conv_gppn")  # with the means of others, to be timed beside ours
 
 
@@ -118,7 +118,7 @@ def agreement(run: Run) -> Rows:
     map, goal, _ = inputs_of(problems_of(run.sizes[0], run.batch))
     map = 0.5 * map + 0.5 * torch.rand(map.shape, generator=torch.Generator().manual_seed(0))  # nothing ties
     for core in CORES:
-        for adjoint in ADJOINTS_OF_THE_PAPER:
+        for adjoint in _ADJOINTS:
             fixed = _exactly_k(adjoint)
             torch.manual_seed(0)
             reference = build_planner(run.spec(core, adjoint, **fixed), kernel="reference")
@@ -215,7 +215,7 @@ def steps(run: Run) -> Rows:
 
             return {"core": core, "size": size, "k": run.steps, "method": method, "ms": _milliseconds(run, step)}
 
-        for core, adjoint, kernel in product(CORES, ADJOINTS_OF_THE_PAPER, ("auto", "reference")):
+        for core, adjoint, kernel in product(CORES, _ADJOINTS, ("auto", "reference")):
             torch.manual_seed(0)
             planner = build_planner(run.spec(core, adjoint, **_exactly_k(adjoint)), kernel=kernel).to(run.device)
             yield timed(core, f"{adjoint}, {kernel}", partial(planner, map, goal))
@@ -233,7 +233,7 @@ def jax(run: Run) -> Rows:
     xla = _jax(run.device)
     if xla is None:
         return
-    for size, core, adjoint in product(run.sizes[:2], _WRITTEN_AGAIN, ADJOINTS_OF_THE_PAPER):
+    for size, core, adjoint in product(run.sizes[:2], _WRITTEN_AGAIN, _ADJOINTS):
         map, goal, label = inputs_of(problems_of(size, run.batch))
         k, k_bwd = run.steps, 3 if run.tiny else 15
         given = build_planner(run.spec(core)).core, torch.cat([map, goal], dim=1), label
@@ -260,7 +260,7 @@ def _jax(device: torch.device) -> Any:
 def graphs(run: Run) -> Rows:
     """Train two epochs of four of every core with and without graphs; the second's steps are all replayed."""
     training, wrong = TrainingSpec(epochs=4, batch_size=run.batch), []  # in the last, reachability learns no gates
-    for size, core, adjoint in product(run.sizes[:2], CORES, ADJOINTS_OF_THE_PAPER):
+    for size, core, adjoint in product(run.sizes[:2], CORES, _ADJOINTS):
         problems, spec = problems_of(size, 8 * run.batch), run.spec(core, adjoint, **_exactly_k(adjoint))
         row: Row = {"core": core, "size": size, "adjoint": adjoint, "refused": refusal(run.device, spec, training)}
         try:
