@@ -245,3 +245,15 @@ def test_a_machine_without_egl_is_told_the_packages():
 def test_planning_imports_no_opengl():
     code = "import sys, datagen.tasks.registry\nassert not {'pyglet', 'miniworld', 'numba', 'pyarrow'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_what_is_drawn_here_may_be_trained_on_here():
+    """torch reads Triton as it trains; read after Mesa's, Triton's copy of LLVM ended the process."""
+    code = (
+        "from datagen.tasks.visual_navigation import draw; from datagen.tasks.registry import DatasetSpec\n"
+        "draw(DatasetSpec(task='visual_navigation', map_size=5), 'train', 0, 1)\n"
+        "import triton.runtime\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr

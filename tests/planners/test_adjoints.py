@@ -104,7 +104,7 @@ def test_every_registered_pair(solver: str, adjoint: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backward", ADJOINT_SOLVERS, **by_name)
 def test_gradcheck_implicit(backward: Solver) -> None:
-    check_gradient(Anderson(400, 1e-14), Implicit(backward))
+    check_gradient(Anderson(400, 1e-12), Implicit(backward))
 
 
 @pytest.mark.parametrize("steps", [1, 5])
