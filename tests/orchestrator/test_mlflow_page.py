@@ -218,7 +218,8 @@ def test_a_trial_shows_its_curves(page, experiment):
     run = runs["id-vin navigation-15 K=30 seed=1"].info.run_id
     page.open(f"/experiments/{number}/runs/{run}/model-metrics")
     page.wait_for_text("epoch/", "valid_success_rate")
-    paths = "return [...document.querySelectorAll('.js-plotly-plot path.js-line')].map(line => line.getAttribute('d') || '')"
+    lines = "document.querySelectorAll('.js-plotly-plot path.js-line')"
+    paths = f"return [...{lines}].map(line => line.getAttribute('d') || '')"
     # Asked for anew each time: charts that are drawn later, or again, have other lines.
     wait_for(lambda: any(path.count("L") >= 11 for path in page.driver.execute_script(paths)), otherwise=page._state)
 
