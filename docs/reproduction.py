@@ -99,6 +99,11 @@ def chosen(found: Iterable[Kept], planner: str | None = None, **axes: Any) -> li
     ]
 
 
+def made_by(trial: Kept) -> str:
+    """Return which code made a trial: that of the parts which reach its numbers, where they were written down."""
+    return json.dumps(trial.result["provenance"].get("parts") or trial.code, sort_keys=True)
+
+
 def rates(found: Iterable[Kept]) -> list[float]:
     """Return success on the trials' own test sets in percent."""
     return [100 * trial.result["test_success_rate"] for trial in found]
@@ -206,7 +211,7 @@ def table1() -> list[str]:
         of = chosen(found, planner)
         for k in sorted({trial.k for trial in of}):
             every = [chosen(of, k=k, task=task, size=size) for task, size in columns]
-            cells = [rates(of_commonest(cell, lambda trial: trial.code)) for cell in every]  # as `idp table` has it
+            cells = [rates(of_commonest(cell, made_by)) for cell in every]  # as `idp table` has it
             rows.append(row_of(NAMES[planner], k, *(f"{spread(cell)} ({len(cell)})" if cell else "" for cell in cells)))
         numbers = printed.get((of[0].spec["planner"]["core"], of[0].spec["planner"]["adjoint"]))
         if numbers:
