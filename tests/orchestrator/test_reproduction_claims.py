@@ -293,7 +293,7 @@ def cell(planner, task="manipulation", size=18):
 
 def test_table_1():
     arms = {p: [cell(p, size=size).partition(" ")[0] for size in (18, 36)] for p in SIX}
-    places = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18))
+    places = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
     by = {p: ", ".join(cell(p, *place).partition("± ")[2] or "one seed" for place in places) for p in SIX}
     says(
         "IDPs are more stable over seeds",
@@ -308,6 +308,8 @@ def test_table_1():
         learned = cell(planner, "workspace_manipulation").partition(" ")[0]
         says("Most are worse where the map", f"{NAMES[planner]} {learned} for {arms[planner][0]}")
     visual = {p: cell(p, "visual_navigation", 15) for p in SIX}
+    alone = sorted(rates(of("table1_ours", "id-convgppn", task="visual_navigation", k=30)))
+    says("Mapper and planner train jointly", f"({alone[0]:.1f} %; the others {alone[1]:.1f} and {alone[2]:.1f})")
     says(
         "In visual navigation",
         f"{visual['symvin']} against {visual['id-symvin']}; {visual['id-vin']} against {visual['vin']} %",
