@@ -99,7 +99,7 @@ def chosen(found: Iterable[Kept], planner: str | None = None, **axes: Any) -> li
     ]
 
 
-def made_by(trial: Kept) -> str:
+def code_of(trial: Kept) -> str:
     """Return which code made a trial: that of the parts which reach its numbers, where they were written down."""
     return json.dumps(trial.result["provenance"].get("parts") or trial.code, sort_keys=True)
 
@@ -211,7 +211,7 @@ def table1() -> list[str]:
         of = chosen(found, planner)
         for k in sorted({trial.k for trial in of}):
             every = [chosen(of, k=k, task=task, size=size) for task, size in columns]
-            cells = [rates(of_commonest(cell, made_by)) for cell in every]  # as `idp table` has it
+            cells = [rates(of_commonest(cell, code_of)) for cell in every]  # as `idp table` has it
             rows.append(row_of(NAMES[planner], k, *(f"{spread(cell)} ({len(cell)})" if cell else "" for cell in cells)))
         numbers = printed.get((of[0].spec["planner"]["core"], of[0].spec["planner"]["adjoint"]))
         if numbers:

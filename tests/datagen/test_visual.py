@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -248,6 +249,7 @@ def test_planning_imports_no_opengl():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="no triton for this machine")
 def test_what_is_drawn_here_may_be_trained_on_here():
     """torch reads Triton as it trains; read after Mesa's, Triton's copy of LLVM ended the process."""
     code = (

@@ -294,7 +294,7 @@ def cell(planner, task="manipulation", size=18):
 def test_table_1():
     arms = {p: [cell(p, size=size).partition(" ")[0] for size in (18, 36)] for p in SIX}
     places = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
-    by = {p: ", ".join(cell(p, *place).partition("± ")[2] or "one seed" for place in places) for p in SIX}
+    by = {p: ", ".join(cell(p, *place).partition("± ")[2] for place in places) for p in SIX}
     says(
         "IDPs are more stable over seeds",
         f"SymVIN {by['id-symvin']} / {by['symvin']}; ConvGPPN {by['id-convgppn']} / {by['convgppn']} |",
