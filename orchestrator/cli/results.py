@@ -47,6 +47,7 @@ def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
         metavar="A,B",
         help="only these, e.g. success,SPL,parameters, in text, md and tex",
     )
+    _add_best(table)
     table.add_argument(
         "--compare",
         type=two_planners,
@@ -54,6 +55,14 @@ def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
         default=[],
         metavar="A,B",
         help="success of planner A minus that of planner B, paired by seed, with its 95 %% interval",
+    )
+
+
+def _add_best(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--best",
+        metavar="AXIS",
+        help="of cells that differ on this axis alone, e.g. training.learning_rate, the best on validation maps",
     )
 
 
@@ -76,6 +85,7 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     figures = sweep_verb("figures", lambda options: _figures(options, *load(options)), "The paper's figures, redrawn.")
     figures.add_argument("--format", choices=("svg", "png", "pdf"), default="svg", help="default: svg")
     figures.add_argument("--out", type=Path, help="folder (default: sweeps/NAME/figures in the storage, --only apart)")
+    _add_best(figures)
     figures.add_argument("--width", type=inches, default=7.0, help="e.g. 3.25in or 8cm (default: 7in)")
     report = sweep_verb("report", lambda options: _report(options, *load(options)), "One self-contained HTML page.")
     report.add_argument("--out", type=Path, help="folder (default: sweeps/NAME in the storage, --only apart)")
@@ -131,12 +141,16 @@ def inches(text: str) -> float:
 
 def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.tables.formats import render
-    from orchestrator.tables.records import collect
+    from orchestrator.tables.records import best_on_validation, collect
     from orchestrator.tables.summary import summarise
 
     runs = collect(sweep, trials, options.storage, curves=sweep.search is not None)
+    title = sweep.name
+    if options.best:
+        runs = best_on_validation(runs, options.best)
+        title += f", {options.best} chosen on validation maps"
     summary = summarise(
-        sweep.name,
+        title,
         runs,
         wide=options.wide,
         compare=options.compare,
@@ -171,10 +185,14 @@ def _with_other_profiles(options: argparse.Namespace) -> str:
 
 def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.figures.registry import write_figures
-    from orchestrator.tables.records import collect
+    from orchestrator.tables.records import best_on_validation, collect
 
     runs = collect(sweep, trials, options.storage)
-    chosen = _folder(options, sweep)
+    selected = options.only or ""
+    if options.best:
+        runs = best_on_validation(runs, options.best)
+        selected += f",best={options.best}"
+    chosen = _folder(options, sweep, selected)
     folder = chosen or options.storage.sweep(sweep.name).figures
 
     def make_way() -> None:
@@ -197,7 +215,7 @@ def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[Planned
 def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTrial]) -> int:
     from orchestrator.report.page import write_report
 
-    folder = _folder(options, sweep)
+    folder = _folder(options, sweep, options.only)
     if folder is None:
         _make_way(sweep, options.storage, options.storage.sweep(sweep.name).report.name)
     chosen = trials if options.only else None
@@ -206,12 +224,12 @@ def _report(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedT
     return 0
 
 
-def _folder(options: argparse.Namespace, sweep: SweepSpec) -> Path | None:
+def _folder(options: argparse.Namespace, sweep: SweepSpec, selected: str | None) -> Path | None:
     """Return the folder that documents go to, None for the sweep's own."""
-    if options.out or not options.only:
+    if options.out or not selected:
         chosen: Path | None = options.out
         return chosen
-    return folder_of_selection(sweep, options.storage, options.only)
+    return folder_of_selection(sweep, options.storage, selected)
 
 
 def _make_way(sweep: SweepSpec, storage: Storage, name: str) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
+from datagen.spec import nearest
 from datagen.tasks.registry import DatasetSpec
+from orchestrator.errors import SweepError
 from orchestrator.storage.evaluations import EvaluationResult, planned_evaluations, read_evaluation
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
@@ -165,6 +168,34 @@ def problem_of(run: TrialRecord) -> tuple[Scalar, Scalar]:
 def cell_of(run: TrialRecord) -> tuple[tuple[str, Scalar], ...]:
     """Return the run's place in the sweep but for the seed: what one row of a table averages."""
     return tuple(run.trial.cell.items())
+
+
+def best_on_validation(runs: Sequence[TrialRecord], axis: str) -> list[TrialRecord]:
+    """Return, of cells that differ on one axis alone, the runs of the one with the best mean validation success.
+
+    Args:
+        runs: The sweep's runs.
+        axis: An axis of the sweep, or the last part of its name.
+
+    Raises:
+        SweepError: The sweep has no such axis to choose on, or is of systems, which have no such success.
+    """
+    if any(run.trial.spec.system for run in runs):
+        raise SweepError("--best: chooses planners by their success on validation maps; systems have none")
+    axes = list(dict.fromkeys(name for run in runs for name in run.trial.cell if name != "planner"))
+    named = [name for name in axes if axis in (name, name.rpartition(".")[2])]
+    if len(named) != 1:
+        raise SweepError(f"--best: no single axis {axis!r:.80} of the sweep; {nearest(axis, axes)}")
+
+    def place(run: TrialRecord) -> tuple[tuple[str, Scalar], ...]:
+        return tuple((name, value) for name, value in run.trial.cell.items() if name != named[0])
+
+    def success(cell: list[TrialRecord]) -> float:
+        rates = [run.result.valid_success_rate for run in usable(cell) if run.result is not None]
+        return fmean([rate for rate in rates if rate is not None] or [-1.0])  # without a number below all others
+
+    each = [grouped(alike, cell_of).values() for alike in grouped(runs, place).values()]
+    return [run for cells in each for run in max(cells, key=success)]
 
 
 def planner_of(run: TrialRecord, but: Collection[str] = ()) -> str:

@@ -5,10 +5,12 @@ import statistics
 
 import pytest
 
+from orchestrator.errors import SweepError
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, TrialSpec
 from orchestrator.tables.formats import render as render_summary
+from orchestrator.tables.records import TrialRecord, best_on_validation
 from orchestrator.tables.rows import notes, rows, success
 from orchestrator.tables.summary import Summary
 from orchestrator.tables.table import MISSING
@@ -151,3 +153,32 @@ def test_a_budget_that_allowed_few_steps_is_said():
     short, long = {"ended_by_budget": True, "steps": 49}, {"ended_by_budget": True, "steps": 50}
     (row,) = table_of(completed(0, 0.5, **short), completed(1, 0.5, **long), completed(2, 0.5, steps=3))
     assert row.cut_short == 1 and notes(row) == ["1/3 under 50 steps in the budget"]
+
+
+def tried(rates: dict[float, tuple[tuple[float, float], ...]]) -> list[TrialRecord]:
+    """Runs of one planner whose seeds have, at each step size, these success rates in validation and test."""
+    runs = []
+    for step_size, seeds in rates.items():
+        for seed, (valid, test) in enumerate(seeds):
+            trial = planned(len(runs))
+            axes = {**trial.axes, "seed": seed, "training.learning_rate": step_size}
+            result = completed(len(runs), test, valid_success_rate=valid)
+            runs.append(TrialRecord(PlannedTrial(trial.trial_id, trial.spec, axes), result, [], []))
+    return runs
+
+
+def test_the_best_of_an_axis_is_chosen_on_validation_maps():
+    """By the mean over the seeds, whatever the tests say; a step size that nothing has ended with is never chosen."""
+    runs = tried({0.1: ((0.9, 0.2), (0.1, 0.9)), 0.01: ((0.6, 0.3), (0.6, 0.4)), 0.001: ((0.7, 1.0), (0.4, 1.0))})
+    waiting = planned(9)
+    axes = {**waiting.axes, "training.learning_rate": 1.0}
+    runs.append(TrialRecord(PlannedTrial(waiting.trial_id, waiting.spec, axes), None, [], []))
+    for name in ("training.learning_rate", "learning_rate"):
+        chosen = best_on_validation(runs, name)
+        assert [run.axis("training.learning_rate") for run in chosen] == [0.01, 0.01]
+    for name in ("planner", "seed", "learning"):
+        with pytest.raises(SweepError, match=rf"--best: no single axis '{name}' of the sweep; .*learning_rate"):
+            best_on_validation(runs, name)
+    system = TrialSpec.model_construct(system=object())
+    with pytest.raises(SweepError, match="--best: .* systems have none"):
+        best_on_validation([TrialRecord(PlannedTrial("", system, {}), None, [], [])], "learning_rate")
