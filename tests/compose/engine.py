@@ -13,7 +13,8 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = ["docker.io", "docker-compose", "debootstrap", "iproute2", "iptables"]
 LAB, LAPTOP = "idp-test-lab", "idp-test-laptop"
 LAB_ADDRESS, LAPTOP_ADDRESS = "10.77.0.1", "10.77.0.2"
-BASE, POSTGRES = "idp-test/bookworm:1", "idp-test/postgres:1"
+BASE = "idp-test/bookworm:1"
+POSTGRES, NGINX, PROMETHEUS = STAND_INS = ("idp-test/postgres:1", "idp-test/nginx:1", "idp-test/prometheus:1")
 DOCKER, COMPOSE = "/usr/bin/docker", "/usr/bin/docker-compose"  # Debian's: they build without a plug-in
 
 
@@ -128,15 +129,17 @@ class Engine:
         return bool(self.docker("images", "--quiet", name).strip())
 
     def make_images(self) -> None:
-        """Make the two images that a lab would pull: the base, and PostgreSQL."""
+        """Make the images that a lab would pull: the base, and what stands in for the official ones."""
         if not self.has_image(BASE):
             root = self.scratch / "bookworm"
             shell("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", str(root))
             with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
                 shell(DOCKER, "import", "-", BASE, env=self.env, stdin=tar.stdout)
             shutil.rmtree(root)
-        if not self.has_image(POSTGRES):
-            self.docker(
-                "build", "--quiet", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", "--tag", POSTGRES,
-                "--file", str(HERE / "postgres.Dockerfile"), str(HERE),
-            )  # fmt: skip
+        for name in STAND_INS:
+            if not self.has_image(name):
+                stage = name.partition("/")[2].partition(":")[0]
+                self.docker(
+                    "build", "--quiet", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", "--target", stage,
+                    "--tag", name, "--file", str(HERE / "images.Dockerfile"), str(HERE),
+                )  # fmt: skip

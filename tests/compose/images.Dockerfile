@@ -1,7 +1,7 @@
-# Stands in for the official postgres image where that can't be pulled: Debian's PostgreSQL behind the same contract
-# (POSTGRES_USER, POSTGRES_DB, POSTGRES_PASSWORD_FILE, data in /var/lib/postgresql/data, passwords over TCP).
+# Stand in for the official images where those can't be pulled: Debian's programs behind the same contracts.
 ARG BASE_IMAGE
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS postgres
+# POSTGRES_USER, POSTGRES_DB, POSTGRES_PASSWORD_FILE, data in /var/lib/postgresql/data, passwords over TCP.
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql gosu >/dev/null \
     && rm -rf /var/lib/apt/lists/* \
@@ -10,3 +10,20 @@ COPY postgres-entrypoint.sh /
 VOLUME /var/lib/postgresql/data
 STOPSIGNAL SIGINT
 ENTRYPOINT ["/postgres-entrypoint.sh"]
+
+FROM ${BASE_IMAGE} AS nginx
+# nginx on the path for any user, and curl for the health check.
+RUN apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light curl >/dev/null \
+    && rm -rf /var/lib/apt/lists/*
+STOPSIGNAL SIGQUIT
+
+FROM ${BASE_IMAGE} AS prometheus
+# The command's words are prometheus's own, data in /prometheus, as nobody.
+RUN apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null \
+    && rm -rf /var/lib/apt/lists/* \
+    && install -d -o nobody -g nogroup /prometheus
+VOLUME /prometheus
+USER nobody
+ENTRYPOINT ["/usr/bin/prometheus"]

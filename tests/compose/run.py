@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,6 +276,59 @@ def restarted_head(stack: Stack) -> None:
     check("[1/" not in log and "id-convgppn" in log, "submitted again, the sweep trains nothing and prints its table")
 
 
+def encrypted(stack: Stack) -> None:
+    """The profile `tls`: a laptop that knows the authority reaches both services, nobody does in the clear."""
+    stack.script("certificate.sh", LAB_ADDRESS)
+    stack.write_settings(TLS_ADDRESS=LAB_ADDRESS)
+    stack.compose("up", "-d", "tls")
+    stack.wait_healthy("tls")
+    authority = str(stack.tree / "docker/secrets/tls/authority.crt")
+    knowing = {"SSL_CERT_FILE": authority, "REQUESTS_CA_BUNDLE": authority}
+    token, password = {"Authorization": f"Bearer {stack.secret('ray_token')}"}, stack.secret("mlflow_password")
+    experiments = "5443/api/2.0/mlflow/experiments/search?max_results=1"
+    for name, place, login in (("Ray", "8443/api/version", token), ("MLflow", experiments, basic(f"idp:{password}"))):
+        url = f"{LAB_ADDRESS}:{place}"
+        answers = [
+            stack.ask(f"https://{url}", login, namespace=LAPTOP, env=knowing)[0],
+            stack.ask(f"https://{url}", namespace=LAPTOP, env=knowing)[0],
+            stack.ask(f"https://{url}", login, namespace=LAPTOP)[0],
+            stack.ask(f"http://{url}", login, namespace=LAPTOP)[0],
+        ]
+        said = "200; without password 401, without the authority nothing, in the clear 400"
+        check(answers == [200, 401, 0, 400], f"{name} from the laptop: {said}")
+    user = {**knowing, "RAY_API_SERVER_ADDRESS": f"https://{LAB_ADDRESS}:8443"}
+    words = ("--only", "planner=id-vin", "--json")
+    job = json.loads(stack.run("idp", "submit", SWEEP, *PROFILE, *words, namespace=LAPTOP, env=user))["job"]
+    said = stack.run("idp", "logs", job, "--follow", namespace=LAPTOP, env=user)
+    check("id-vin" in said, "a sweep submitted and followed over TLS prints its table")
+    stack.compose("rm", "--stop", "--force", "tls")
+
+
+def watched(stack: Stack) -> None:
+    """The profile `monitoring`: Prometheus has everybody's numbers, and alerts when a service is gone."""
+    stack.compose("up", "-d", "metrics", "prometheus")
+    stack.wait_healthy("metrics", "prometheus")
+
+    def value(question: str) -> float:
+        query = urllib.parse.urlencode({"query": question})
+        found = json.loads(stack.ask(f"http://127.0.0.1:9090/api/v1/query?{query}")[1])["data"]["result"]
+        return float(found[0]["value"][1]) if found else 0.0
+
+    wait_for(lambda: value("count(up == 1)") == 4, "numbers of the storage, both Ray nodes and Prometheus itself")
+    check(value('idp_trials{state="completed"}') == 24, "Prometheus: 24 completed trials")
+    check(value("sum(idp_service_up)") == 3, "MLflow, the head and the worker are up")
+    open_ports = {pair for pair in stack.listening() if pair[1] == 9090}
+    check(open_ports == {("127.0.0.1", 9090)}, "it listens on this machine's own address only")
+    stack.compose("stop", "mlflow")
+    wait_for(lambda: value('ALERTS{alertname="Unhealthy", alertstate="firing", service="mlflow"}') == 1, "alert")
+    check(True, "MLflow is stopped: the alert Unhealthy fires")
+    stack.compose("start", "mlflow")
+    stack.wait_healthy("mlflow")
+    wait_for(lambda: value('ALERTS{alertname="Unhealthy"}') == 0, "end of the alert")
+    check(True, "MLflow is back: it ends")
+    stack.compose("rm", "--stop", "--force", "metrics", "prometheus")
+
+
 def backed_up(stack: Stack) -> None:
     """Back up, lose everything, restore."""
     before, rows = artifact(stack), table(stack, stack.storage)
@@ -339,8 +393,8 @@ def several_machines(stack: Stack) -> None:
 
 
 STEPS: tuple[Callable[[Stack], None], ...] = (
-    secrets, build, start, closed, disturbed, undisturbed, tracked, silent, restarted_head, backed_up, upgraded,
-    several_machines,
+    secrets, build, start, closed, disturbed, undisturbed, tracked, silent, restarted_head, encrypted, watched,
+    backed_up, upgraded, several_machines,
 )  # fmt: skip
 
 

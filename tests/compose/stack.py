@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import BASE, COMPOSE, DOCKER, LAB, POSTGRES, Engine, inside, shell
+from engine import BASE, COMPOSE, DOCKER, LAB, NGINX, POSTGRES, PROMETHEUS, Engine, inside, shell
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(sys.executable)
@@ -46,7 +46,8 @@ class Stack:
         self.host = "127.0.0.1"
         self.settings = {
             "IDP_UID": OWNER, "IDP_GID": OWNER, "IDP_STORAGE": self.storage, "IDP_IMAGE": "idp-test/idp:1",
-            "POSTGRES_IMAGE": POSTGRES, "PYTHON_IMAGE": BASE, "BASE_IMAGE": BASE, "PIP_NO_INDEX": 1,
+            "POSTGRES_IMAGE": POSTGRES, "NGINX_IMAGE": NGINX, "PROMETHEUS_IMAGE": PROMETHEUS,
+            "PYTHON_IMAGE": BASE, "BASE_IMAGE": BASE, "PIP_NO_INDEX": 1,
             "BUILD_NETWORK": "host", "TORCH_INDEX": "", "SHM_SIZE": "1gb", "OBJECT_STORE_MB": 256,
         }  # fmt: skip
 
@@ -136,9 +137,10 @@ class Stack:
         """Return the words that run one of our programs on a machine."""
         return [*inside(namespace), str(PYTHON.with_name(name)), *words]
 
-    def run(self, name: str, *words: str, namespace: str = LAB) -> str:
+    def run(self, name: str, *words: str, namespace: str = LAB, env: dict[str, str] | None = None) -> str:
         """Run one of our programs on a machine, as a user of the cluster, and return what it printed."""
-        return shell(*self.command(name, *words, namespace=namespace), cwd=self.tree, env=self.client())
+        command = self.command(name, *words, namespace=namespace)
+        return shell(*command, cwd=self.tree, env={**self.client(), **(env or {})})
 
     def ask(
         self,
@@ -146,10 +148,11 @@ class Stack:
         headers: dict[str, str] | None = None,
         data: object = None,
         namespace: str = LAB,
+        env: dict[str, str] | None = None,
     ) -> tuple[int, str]:
-        """Send an HTTP request and return status and body; status 0 where nothing answers."""
+        """Send an HTTP request and return status and body; status 0 where nothing answers that can be trusted."""
         words = [str(PYTHON), "-c", _REQUEST, json.dumps([url, headers or {}, data])]
-        status, _, body = shell(*inside(namespace), *words).partition(" ")
+        status, _, body = shell(*inside(namespace), *words, env=env).partition(" ")
         return int(status), body
 
     def listening(self, namespace: str = LAB) -> set[tuple[str, int]]:

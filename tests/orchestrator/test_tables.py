@@ -180,5 +180,5 @@ def test_the_best_of_an_axis_is_chosen_on_validation_maps():
         with pytest.raises(SweepError, match=rf"--best: no single axis '{name}' of the sweep; .*learning_rate"):
             best_on_validation(runs, name)
     system = TrialSpec.model_construct(system=object())
-    with pytest.raises(SweepError, match="--best: .* systems have none"):
+    with pytest.raises(SweepError, match=r"--best: .* systems have none"):
         best_on_validation([TrialRecord(PlannedTrial("", system, {}), None, [], [])], "learning_rate")
