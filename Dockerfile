@@ -32,6 +32,7 @@ COPY README.md LICENSE ./
 COPY datagen datagen
 COPY planners planners
 COPY orchestrator orchestrator
+COPY sweeps sweeps
 RUN /opt/idp/bin/pip wheel --quiet --no-deps --no-build-isolation --no-index -w /dist .
 
 FROM ${BASE_IMAGE}

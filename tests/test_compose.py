@@ -5,6 +5,7 @@ import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,6 +95,17 @@ def test_images_are_pinned(file: dict) -> None:
     for variable in ("PYTHON_IMAGE", "BASE_IMAGE"):
         assert re.search(r":\d+\.\d+", settings()[variable])
         assert f"ARG {variable}={settings()[variable]}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_has_all_that_the_wheel_is_made_of() -> None:
+    """Else `make image` ends where the wheel is built; the engine that would say so is not everywhere."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS project\n")[2].partition("\nFROM ")[0]
+    copied = {word for line in re.findall(r"^COPY (.+)$", stage, re.MULTILINE) for word in line.split()[:-1]}
+    assert copied == {*wheel["packages"], *wheel["force-include"], project["project"]["readme"], "LICENSE"}
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    assert all(f"!{name}" in let_in for name in copied)
 
 
 def test_who_watches_is_asked_for_sees_and_changes_nothing_and_is_seen_from_here_alone() -> None:

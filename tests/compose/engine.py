@@ -28,7 +28,7 @@ def shell(*words: str, env: dict[str, str] | None = None, **options: object) -> 
         words, text=True, stdout=subprocess.PIPE, env={**os.environ, **(env or {})}, **options
     )
     if done.returncode:
-        print(done.stdout)
+        print(done.stdout, (done.stderr or "")[-4000:], sep="\n")
         raise SystemExit(f"compose-test: {' '.join(words)}: exit code {done.returncode}")
     return str(done.stdout)
 
