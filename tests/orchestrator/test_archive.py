@@ -382,6 +382,13 @@ def test_the_published_results_of_reachability_are_what_its_page_says(tmp_path, 
         cells = {places[f"{test['about']['task']}{test['map_size']}"]: test for test in tests} | {0: row}
         found = [percent(cells[place]["exact"], cells[place]["success_rate"]) for place in range(4)]
         assert said[0] == row["axes"]["planner"] and said[2:] == found
+    measured = [(row["axes"]["planner"], tests) for row, tests in table("fair", "--profile", "laptop")]
+    alike = {test["path_independence"]: name for name, tests in measured for test in tests if test["path_independence"]}
+    told = {name: [t["residual_auroc"] for t in tests if t["residual_auroc"] is not None] for name, tests in measured}
+    assert (f"{min(alike):.3f}", alike[min(alike)]) == ("0.886", "convgppn")
+    every = [share for shares in told.values() for share in shares]
+    assert (f"{min(every):.2f}", f"{max(every):.2f}") == ("0.16", "0.96") and told["reachability"] == []
+    assert max(min(shares) for shares in told.values() if shares) < 0.69
     cores: dict[tuple[str, str], list[str]] = {}
     for row, tests in table("factorial", "--profile", "laptop"):
         cell = cores.setdefault((row["axes"]["planner"], row["axes"].get("planner.group", "trivial")), [])
@@ -394,6 +401,9 @@ def test_the_published_results_of_reachability_are_what_its_page_says(tmp_path, 
     assert main(["unarchive", str(ROOT / "docs/results/table1.parquet"), "--storage", str(tmp_path)]) == 0
     spaces = table("table1_ours", "--profile", "laptop", "--only", "planner=reachability,task=manipulation")
     assert [(row["used"], row["success_rate"], row["success_rate_std"]) for row, _ in spaces] == [(3, 1.0, 0.0)] * 4
+    five = expand(load_sweep(ROOT / "sweeps" / "far.yaml"))
+    seconds = [Storage(tmp_path).trial(trial.trial_id).read_result().train_seconds for trial in five]
+    assert (round(min(seconds)), round(max(seconds))) == (56, 160)
     trials = [
         trial for name in ("far", "maze_unique") for trial in expand(load_sweep(ROOT / "sweeps" / f"{name}.yaml"))
     ]
