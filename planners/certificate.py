@@ -63,6 +63,7 @@ import torch
 from torch import Tensor
 
 from datagen.problem import FOUR, Moves
+from planners.compiled.solvers import BestFirst
 from planners.cores.reachability import LEAST_LOG_ADVANTAGE, MARGIN, SLACK, Reachability
 from planners.mappers import Identity
 
@@ -147,6 +148,12 @@ def certify(planner: Planner, moves: Moves = FOUR) -> Certificate:
         raise ValueError(
             "certify: expected a planner that is given its map; this one's mapper draws it, in probabilities and not "
             "in zeros and ones, so nothing can be enumerated"
+        )
+    if not isinstance(planner.solver, BestFirst):
+        raise ValueError(
+            "certify: expected a planner that is solved best first, whatever the length; this one takes "
+            f"{planner.solver.max_steps} steps at most by {type(planner.solver).__name__}, and ends before that where "
+            "its residual is small: of its plans nothing is proven"
         )
     reached = sorted(_cell(*offset) for offset in moves.offsets)
     if moves.links or reached != sorted(core.neighbours[1:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,9 +24,10 @@ from datagen.problem import FOUR, Moves
 from datagen.shapes import shaped
 from planners import advice, trial_files
 from planners.cores import CostCore
+from planners.cores.reachability import _LEAST_COST as LEAST_COST
 from planners.cores.reachability import Reachability
 from planners.edge import on_map, plan_walled
-from planners.planner import Planner, build_planner
+from planners.planner import DEAREST, Planner, build_planner
 from planners.published import folder_of, read_state
 from planners.registry import OPTIONS, load_parts
 from planners.trial_files import PlannerError as PlannerError
@@ -135,7 +137,12 @@ class RoutePlanner:
             )
         free = checked_grid(grid)
         goal, start = (checked_cell(name, cell, free) for name, cell in (("goal", goal), ("start", start)))
-        given: dict[str, Any] = {} if costs is None else {"costs": self._checked_costs(costs, free)}
+        given: dict[str, Any] = {}
+        if costs is not None:
+            self._refuse_costs()
+            entering = checked_costs(costs, free)
+            own = _without_least(entering) if isinstance(self.planner.core, Reachability) else entering
+            given["costs"] = torch.from_numpy(own)[None, None]
         steps = trial_files.most_steps(self.planner.solver.max_steps, self.steps_per_row, max(free.shape))
         if k is not None:
             steps = _checked_steps(k)
@@ -148,8 +155,8 @@ class RoutePlanner:
         found, actions = plan.solution, plan.logits[0].max(0).indices.cpu().numpy()  # argmax takes sevenfold
         assert found.trace is not None, "the solver was told to record"
         cells, cost = followed(actions, free, goal, start, self.moves)
-        if given:
-            cost = float(given["costs"][0, 0].numpy()[*cells[1:].T].sum())
+        if costs is not None:
+            cost = float(entering[*cells[1:].T].sum())
         taken = int(found.steps[0])
         return Route(
             cells=cells,
@@ -168,15 +175,14 @@ class RoutePlanner:
             discount=getattr(self.planner.core, "discount", None),
         )
 
-    def _checked_costs(self, costs: ArrayLike, free: NDArray[np.uint8]) -> Tensor:
-        """Return costs as `Planner.plan` takes them, zero on obstacles."""
+    def _refuse_costs(self) -> None:
+        """Raise PlannerError where the planner takes no costs."""
         core = self.planner.core
         if not isinstance(core, CostCore) or (isinstance(core, Reachability) and self.moves.offsets != FOUR.offsets):
             raise PlannerError(
                 "costs: only a planner with core 'reachability' and the four moves, or with core 'shortest_path', "
                 "takes costs of cells"
             )
-        return torch.from_numpy(checked_costs(costs, free))[None, None]
 
 
 def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePlanner:
@@ -337,19 +343,38 @@ def checked_cell(name: str, cell: Any, free: NDArray[np.uint8]) -> Cell:
 def checked_costs(costs: ArrayLike, free: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return costs of cells, 0 on obstacles; raise PlannerError where a free cell has none that can be."""
     try:
-        array = np.ma.filled(np.ma.asarray(costs, np.float64), np.nan)
+        array = np.ma.asarray(costs)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"of {array.dtype}")
+        array = np.ma.filled(array.astype(np.float64), np.nan)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise PlannerError(f"costs: expected numbers [h, w], got a {type(costs).__name__} ({reason})") from error
     if array.shape != free.shape:
         raise PlannerError(f"costs: expected one per cell of the {free.shape} map, got {array.shape}")
-    wrong = np.argwhere((free == 1) & ~((array >= 0) & (array < np.inf)))
+    wrong = np.argwhere((free == 1) & ~((array >= 0) & (array <= DEAREST)))
     if len(wrong):
         row, column = wrong[0].tolist()
         raise PlannerError(
-            f"costs: expected finite ones of at least 0 on free cells, got {array[row, column]} at {(row, column)}"
+            f"costs: expected them from 0 to {DEAREST:g} on free cells, got {array[row, column]} at {(row, column)}"
         )
     return np.where(free == 1, array, 0.0)
+
+
+def _without_least(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return costs less what `Reachability.encode_with_costs` adds to each, so that cells cost what they cost.
+
+    Warns:
+        UserWarning: Some cost less than that, though not nothing: they will count as much.
+    """
+    least = LEAST_COST * costs.max()
+    if ((costs > 0) & (costs < least)).any():
+        warnings.warn(
+            f"costs: those from {costs[costs > 0].min():.4g} to {least:.4g}, a hundred-millionth of the largest, all "
+            "count as that: the way may not be the cheapest; let nothing cost so much, or make it an obstacle",
+            stacklevel=3,
+        )
+    return np.maximum(costs - least, 0.0)
 
 
 def _checked_steps(k: Any) -> int:
@@ -371,14 +396,23 @@ def followed(
     actions: NDArray[np.int64], free: NDArray[np.uint8], goal: Cell, start: Cell, moves: Moves
 ) -> tuple[NDArray[np.int64], float]:
     """Return the cells that the policy visits until it arrives, bumps or comes to a cell twice, and their cost."""
-    cell, cost = start, 0.0
-    cells, seen = [cell], {cell}
-    while cell != goal:
-        action = int(actions[cell])
-        cell, there = advice.entered(cell, action, free, moves)
-        if there != "free" or cell in seen:
+    height, width = free.shape
+    offsets = np.array(moves.offsets)[actions]  # [h, w, 2]
+    rows, columns = np.arange(height)[:, None] + offsets[..., 0], np.arange(width) + offsets[..., 1]
+    if moves.wrap:
+        rows, columns = rows % height, columns % width
+    on_map = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    there = np.where(on_map, rows * width + columns, 0)
+    enters = np.where(on_map & (free.flat[there] == 1), there, -1).ravel().tolist()
+    cell, end = start[0] * width + start[1], goal[0] * width + goal[1]
+    cells, seen = [cell], bytearray(height * width)
+    seen[cell] = True
+    while cell != end:
+        cell = enters[cell]
+        if cell < 0 or seen[cell]:
             break
-        cost += moves.costs[action]
         cells.append(cell)
-        seen.add(cell)
-    return np.array(cells, np.int64), cost
+        seen[cell] = True
+    visited = np.array(cells, np.int64)
+    taken = actions.ravel()[visited[:-1]]
+    return np.stack(np.divmod(visited, width), 1), float(np.array(moves.costs, float)[taken].sum())

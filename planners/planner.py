@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, backends, cat, is_autocast_enabled, nn
+from torch import Tensor, backends, cat, is_autocast_enabled, nn, where
 
 from datagen.problem import ACTIONS
 from datagen.shapes import shaped, shaped_last
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 KERNELS = ("auto", "reference")
+DEAREST = 1e30
+"""The most that entering a cell may cost: sums of more have no place in float32."""
 
 
 @shaped
@@ -134,14 +136,15 @@ class Planner(nn.Module):
             observation: What the mapper sees instead of the map, [B, ...]; None plans on the map itself. Of a planner
                 with further channels: those, [B, channels, h, w], 0..255.
             k_fwd: Most forward steps, this time; None is the planner's own number.
-            costs: [B, 1, h, w] floats, what entering each cell costs, at least 0; gradients flow to them. For cores
-                that plan over given costs.
+            costs: [B, 1, h, w] floats, what entering each cell costs, at least 0; those of obstacles do not count.
+                Gradients flow to them. For cores that plan over given costs.
 
         Returns:
             Logits, solution and, with an observation, the map's logits.
 
         Raises:
-            ValueError: If shapes do not fit, neither map nor observation is given, or the core takes no costs.
+            ValueError: If shapes do not fit, neither map nor observation is given, the core takes no costs, or a free
+                cell's is none that can be.
         """
         x, map_logits = self.inputs(map, goal, observation)
         solver = self.solver if k_fwd is None else replace(self.solver, max_steps=k_fwd)
@@ -151,6 +154,7 @@ class Planner(nn.Module):
                 raise ValueError(
                     f"costs and goal must have one shape, got {tuple(costs.shape)} and {tuple(goal.shape)}"
                 )
+            costs = _entering(costs, x[:, :1] > 0)
         step = encoded(self.core, x, costs)
         reason = self._refused(x) or unsupported(step, solver, self.adjoint)
         if reason is None:
@@ -199,6 +203,18 @@ class Planner(nn.Module):
 def _check(name: str, x: Tensor) -> None:
     if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point():
         raise ValueError(f"{name}: expected a float tensor [B, 1, h, w], got {x.dtype} {tuple(x.shape)}")
+
+
+def _entering(costs: Tensor, free: Tensor) -> Tensor:
+    """Return costs, 0 on obstacles: one below 0 could be saved again and again, and a solve would have no end."""
+    wrong = (free & ~((costs >= 0) & (costs <= DEAREST))).nonzero()
+    if len(wrong):
+        sample, _, row, column = wrong[0].tolist()
+        raise ValueError(
+            f"costs: expected them from 0 to {DEAREST:g} on free cells, got {float(costs[sample, 0, row, column]):g} "
+            f"at {(row, column)} of map {sample}"
+        )
+    return where(free, costs, 0)
 
 
 def ieee_float32() -> None:

@@ -282,7 +282,7 @@ class Reachability(nn.Module):
         """Return log(discount m); where that is exact, pays and needs no gradient, from a table of all patterns."""
         if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return _log(discount * self.survival(x))
-        worth = self._table is not None or x[0, 0].numel() >= _LOOKED_UP_FROM
+        worth = self._table is not None or x.shape[-2] * x.shape[-1] >= _LOOKED_UP_FROM
         found = patterns(x, self.wrap) if worth else None
         if found is None:
             return _log(discount * self.survival(x))
@@ -294,7 +294,7 @@ class Reachability(nn.Module):
         """Return log(gamma m) of every pattern, made anew where weights have changed."""
         weights = tuple(self.parameters())
         known = tuple((p.data_ptr(), p._version, p.dtype) for p in weights if not p.is_inference())
-        state = (*known, float(self.progress))
+        state = (*known, float(self.progress), self.discount)
         if self._table is None or self._table[0] != state or len(known) < len(weights):
             table = _log(self.discount * self.patterns_survival().clamp(0, 1))
             self._table = (state, LookedUp(table, torch.empty(0, dtype=torch.int16)))

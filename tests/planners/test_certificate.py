@@ -17,6 +17,7 @@ from planners import PlannerSpec, build_planner, load_planner
 from planners.certificate import certify, pattern_of
 from planners.cores.reachability import MARGIN
 from planners.edge import plan_walled
+from planners.fixed_points import Anderson, ForwardIteration
 from planners.inference import followed
 from planners.training.evaluation import Inputs, evaluate
 
@@ -331,6 +332,15 @@ def test_other_planners_are_refused():
             certify(build_planner(PlannerSpec(**fields)))
     with pytest.raises(ValueError, match="this one's mapper draws it, in probabilities"):
         certify(build_planner(PlannerSpec(core="reachability", mapper="unet")))
+
+
+def test_plans_that_are_cut_short_are_not_certified(published):
+    """The same weights, by a solver that ends early: on an open map their plans go in circles."""
+    for solver in (Anderson(max_steps=60), ForwardIteration(max_steps=60)):
+        cut = deepcopy(published)
+        cut.solver = solver
+        with pytest.raises(ValueError, match=rf"solved best first, .* 60 steps at most by {type(solver).__name__}"):
+            certify(cut)
 
 
 @pytest.mark.parametrize(

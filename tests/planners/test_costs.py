@@ -181,11 +181,14 @@ def test_costs_are_refused_where_they_mean_nothing():
     negative, endless = np.ones((5, 6)), np.ones((5, 6))
     negative[1, 2], endless[1, 2] = -0.5, np.inf
     refused = (
-        (negative, r"at least 0 on free cells, got -0.5 at \(1, 2\)"),
-        (endless, r"finite ones of at least 0 on free cells, got inf at \(1, 2\)"),
+        (negative, r"costs: expected them from 0 to 1e\+30 on free cells, got -0.5 at \(1, 2\)"),
+        (endless, r"from 0 to 1e\+30 on free cells, got inf at \(1, 2\)"),
+        (1e39 * np.ones((5, 6)), r"from 0 to 1e\+30 on free cells, got 1e\+39 at"),
         (hidden, r"got nan at \(3, 3\)"),
         (np.ones((6, 5)), r"costs: expected one per cell of the \(5, 6\) map, got \(6, 5\)"),
         ("dear", "costs: expected numbers"),
+        (np.ones((5, 6), complex), "costs: expected numbers .* complex128"),
+        (np.full((5, 6), "1"), "costs: expected numbers"),
     )
     for given, message in refused:
         with pytest.raises(PlannerError, match=message):
@@ -197,3 +200,37 @@ def test_costs_are_refused_where_they_mean_nothing():
     for other in others:
         with pytest.raises(PlannerError, match="only a planner with core 'reachability' and the four moves"):
             other.solve(free, costs=np.ones((5, 6)), **ends)
+
+
+def test_cells_cost_what_they_cost_beside_a_dear_one():
+    """A cheap rim round a plain, and lava in a corner: the way goes by the rim, however dear the lava is."""
+    free, costs = np.ones((9, 30), np.uint8), np.ones((9, 30))
+    costs[0] = costs[:, 0] = costs[:, -1] = 0.001
+    costs[4, 15] = 1e4
+    ends = {"goal": (8, 29), "start": (8, 0)}
+    planner = load_planner("reachability")
+    rim = 0.001 * (8 + 29 + 8)
+    assert planner.solve(free, costs=costs, **ends).cost == pytest.approx(rim)
+    costs[4, 15] = 1e7  # a hundred-millionth of it is a hundred times what a cell of the rim costs
+    with pytest.warns(UserWarning, match="costs: those from 0.001 to 0.1, a hundred-millionth of the largest, all"):
+        route = planner.solve(free, costs=costs, **ends)
+    assert route.cost == pytest.approx(rim) and -route.values[8, 0] == pytest.approx(45 * 0.1, rel=1e-5)
+
+
+def test_costs_of_obstacles_do_not_count_and_those_of_free_cells_are_looked_at():
+    """A cost below 0 could be saved again and again: best first would have no end."""
+    planner = load_planner("reachability").planner
+    map, goal = torch.ones(2, 1, 5, 7), torch.zeros(2, 1, 5, 7)
+    map[:, 0, 1:4, 3], goal[:, 0, 2, 6] = 0, 1
+    costs = torch.rand(map.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    plan = planner.plan(map, goal, costs=costs)
+    plan.solution.value.sum().backward()
+    assert (costs.grad[map == 0] == 0).all() and (costs.grad[map > 0] <= 0).all() and costs.grad.abs().sum() > 0
+    for nothing in (torch.inf, torch.nan, -1.0):
+        given = torch.where(map > 0, costs.detach(), nothing)
+        assert torch.equal(planner.plan(map, goal, costs=given).logits, plan.logits)
+    for wrong in (-1e-3, torch.nan, torch.inf):
+        given = costs.detach().clone()
+        given[1, 0, 4, 2] = wrong
+        with pytest.raises(ValueError, match=r"costs: .* from 0 to 1e\+30 on free cells, got .* at \(4, 2\) of map 1"):
+            planner.plan(map, goal, costs=given)

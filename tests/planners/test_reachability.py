@@ -364,3 +364,13 @@ def test_a_gradient_flows_down_a_way_of_a_million_steps():
     assert float(u.detach()[0, 0][last]) == pytest.approx((len(cells) - 1) * np.log(0.99), rel=1e-6)
     u[0, 0][last].backward()
     assert (moves.grad.sum(1)[0].numpy()[tuple(cells[1:].T)] == 1.0).all() and float(moves.grad.sum()) == len(cells) - 1
+
+
+@pytest.mark.parametrize("size", [5, 70])
+def test_no_map_is_no_plan(size):
+    """A batch of none, by the encoder and by the table of patterns."""
+    planner = load_planner("reachability").planner
+    nothing = torch.zeros(0, 1, size, size)
+    assert planner.plan(nothing, nothing).logits.shape == (0, 4, size, size)
+    with torch.no_grad():
+        assert planner.plan(nothing, nothing).logits.shape == (0, 4, size, size)

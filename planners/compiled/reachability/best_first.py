@@ -72,7 +72,7 @@ def policy(step: ReachabilityStep, u: Tensor) -> Tensor:
     reading, waves = _reading(step), _waves(step)
     logits = np.empty((len(values), len(reading.head), *values.shape[1:]), reading.head.dtype)
     offsets = offsets_of(reading.leads, values.shape[2])
-    if waves is None or values[0].size < _FEWEST_CELLS or len(offsets) != 1 + len(reading.head):
+    if waves is None or values[:1].size < _FEWEST_CELLS or len(offsets) != 1 + len(reading.head):
         table = step.given.table.double().contiguous().numpy()
         run_in_threads(read_batch, len(values), pattern, table, step.floor, reading, values, logits)
     else:
