@@ -233,10 +233,12 @@ def artifact(stack: Stack) -> tuple[str, list[str]]:
     """Return where the sweep's own run keeps artifacts, and their names and sizes."""
     api, login = f"http://{stack.host}:5000/api/2.0/mlflow", basic(f"idp:{stack.secret('mlflow_password')}")
     experiment = json.loads(stack.ask(f"{api}/experiments/get-by-name?experiment_name=table1", login)[1])["experiment"]
-    search = {"experiment_ids": [experiment["experiment_id"]], "filter": "attributes.run_name = 'table1'"}
-    run = json.loads(stack.ask(f"{api}/runs/search", {**login, "Content-Type": "application/json"}, search)[1])["runs"][
-        0
-    ]
+    search = {
+        "experiment_ids": [experiment["experiment_id"]], "filter": "tags.`idp.kind` = 'sweep'",
+        "order_by": ["attributes.start_time ASC"],
+    }  # fmt: skip
+    login_json = {**login, "Content-Type": "application/json"}
+    run = json.loads(stack.ask(f"{api}/runs/search", login_json, search)[1])["runs"][0]
     found = json.loads(stack.ask(f"{api}/artifacts/list?run_id={run['info']['run_id']}", login)[1])
     return run["info"]["artifact_uri"], sorted(f"{f['path']} ({f.get('file_size', 0)})" for f in found.get("files", []))
 
