@@ -27,6 +27,8 @@ from orchestrator.storage.layout import Storage
 from orchestrator.sweep.systems import SYSTEMS
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
+WRITES_NO_BYTECODE = sys.dont_write_bytecode
+sys.dont_write_bytecode = False  # until all is collected: to compile sources and rewrite asserts anew took 6 s a process
 gc.set_threshold(100_000, 20, 100)  # of what libraries and compilers make, most stays: a quarter of collecting tests
 
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, SYSTEMS, OWNERS, LOADED)
@@ -65,9 +67,13 @@ def plugins_forgotten() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """Tell the collector of garbage that what is loaded by now stays, and need not be looked at again."""
+    """Tell the collector of garbage that what is loaded by now stays, and need not be looked at again.
+
+    And keep no bytecode of what tests write, if that was asked for: a module that is edited within a second is stale.
+    """
     import hypothesis  # noqa: F401  (it asks the collector, as it is read, who holds its generators)
 
+    sys.dont_write_bytecode = WRITES_NO_BYTECODE
     gc.collect()
     gc.freeze()
 
