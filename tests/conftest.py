@@ -16,6 +16,10 @@ import pytest
 os.environ["IDP_CHECK_SHAPES"] = "1"  # before anything of ours is imported, see datagen/shapes.py
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels run here on the CPU
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # before jax: it compiles what runs once
+# What jax has compiled is kept for the next run, as numba's kernels are.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 from cluster import Head, token_environment
 from forkserver import Forkserver
