@@ -117,9 +117,9 @@ def check_gradient(solver: Solver, adjoint: Adjoint) -> None:
 
     def solve(weight: Tensor, inject: Tensor, x: Tensor) -> Tensor:
         f = lambda v: torch.tanh(v @ weight.T + x @ inject.T)  # noqa: E731
-        return fixed_point(f, torch.zeros(3, 4, dtype=torch.float64), solver=solver, adjoint=adjoint).value
+        return fixed_point(f, torch.zeros(2, 3, dtype=torch.float64), solver=solver, adjoint=adjoint).value
 
-    inputs = (0.6 * non_normal(4), randn(4, 2, seed=5), randn(3, 2, seed=6))
+    inputs = (0.6 * non_normal(3), randn(3, 1, seed=5), randn(2, 1, seed=6))
     assert torch.autograd.gradcheck(solve, [x.requires_grad_() for x in inputs], rtol=1e-6, atol=1e-8)
 
 
@@ -263,11 +263,12 @@ def test_saved_memory_grows_with_k_when_unrolled_and_not_at_all_otherwise() -> N
     counts = [saved(problem, ForwardIteration(k, 0.0), Unrolled()) for k in (5, 10, 20)]
     assert counts[2] - counts[1] == 2 * (counts[1] - counts[0]) > 0
     for adjoint in ADJOINTS_OF_ONE_APPLICATION:
-        for solver in (ForwardIteration(5, 0.0), ForwardIteration(50, 0.0), Anderson(50, 0.0), Broyden(50, 0.0)):
+        for solver in (ForwardIteration(5, 0.0), Anderson(10, 0.0), Broyden(10, 0.0)):
             # one more at most: v itself is saved too, being a variable here and a constant there
             applications = adjoint.orders if isinstance(adjoint, Implicit) else 1
-            assert saved(problem, solver, adjoint) <= applications * (one + 1)
-            assert saved(problem, solver, adjoint) == saved(problem, replace(solver, max_steps=80), adjoint)
+            count = saved(problem, solver, adjoint)
+            assert count <= applications * (one + 1)
+            assert count == saved(problem, replace(solver, max_steps=20), adjoint)
 
 
 @pytest.mark.slow
