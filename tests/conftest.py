@@ -32,7 +32,7 @@ from orchestrator.sweep.systems import SYSTEMS
 from planners.registry import ADJOINTS, CORES, MAPPERS, SOLVERS
 
 WRITES_NO_BYTECODE = sys.dont_write_bytecode
-sys.dont_write_bytecode = False  # until all is collected: to compile sources and rewrite asserts anew took 6 s a process
+sys.dont_write_bytecode = False  # until all is collected: compiling and rewriting it anew took 6 s a process
 gc.set_threshold(100_000, 20, 100)  # of what libraries and compilers make, most stays: a quarter of collecting tests
 
 REGISTRIES = (CORES, SOLVERS, ADJOINTS, MAPPERS, TASKS, SYSTEMS, OWNERS, LOADED)
