@@ -309,8 +309,6 @@ def test_observations_and_obstacles_survive(tmp_path):
 
 def _make_rounds(roots, together, found):
     """Make a set in each of `roots` as soon as the other processes do the same."""
-    parquet.PROBLEMS_PER_SHARD = 10
-    draw(SPEC, "train", 0, 1)  # compiled before the race
     for root in roots:
         together.wait()
         try:
@@ -321,21 +319,33 @@ def _make_rounds(roots, together, found):
     found.put(None)
 
 
+def _race(processes, roots, found):
+    """Start the processes from one that has loaded all that they need, which each would load for itself otherwise."""
+    parquet.PROBLEMS_PER_SHARD = 10
+    draw(SPEC, "train", 0, 1)
+    parquet.code_hash(SPEC.task)
+    forking = multiprocessing.get_context("fork")
+    together = forking.Barrier(processes)
+    makers = [forking.Process(target=_make_rounds, args=(roots, together, found)) for _ in range(processes)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+
+
 @pytest.mark.slow
 def test_processes_that_make_one_set_at_once_do_not_fail_each_other(tmp_path):
     processes = 4
     roots = [tmp_path / str(number) for number in range(12)]
-    together, found = PROCESSES.Barrier(processes), PROCESSES.Queue()
-    makers = [PROCESSES.Process(target=_make_rounds, args=(roots, together, found)) for _ in range(processes)]
-    for maker in makers:
-        maker.start()
+    found = PROCESSES.Queue()
+    race = PROCESSES.Process(target=_race, args=(processes, roots, found))
+    race.start()
     failures, ended = [], 0
     while ended < processes:
         told = found.get(timeout=120)
         ended += told is None
         failures += [told] if told else []
-    for maker in makers:
-        maker.join()
+    race.join()
     assert failures == []
     make(tmp_path / "alone")
     assert all(digests(root) == digests(tmp_path / "alone") for root in roots)
