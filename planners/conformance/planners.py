@@ -59,14 +59,32 @@ def contracting(core: str, options: dict[str, Any] | None = None, **fields: Any)
     """A planner in float64 whose step contracts well within 100 steps, and depends on v all the same."""
     options = {"discount": 0.7} | (options or {}) if core == "contractive" else options or {}
     with checked_on("cpu"):
-        planner = planner_for(small_spec(core, options=options, **fields)).double()
+        spec = small_spec(core, options=options, **fields)
+        planner = planner_for(spec).double()
+        module = cast(nn.Module, planner.core)
         with torch.no_grad():
-            _CONTRACTIONS.get(core, _shrink)(cast(nn.Module, planner.core))
+            if core in _CONTRACTIONS:
+                _CONTRACTIONS[core](module)
+            else:
+                _shrink(module, spec.options)
     return planner.to(_device)
 
 
-def _shrink(core: nn.Module) -> None:
+_shrunk: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+"""What `_shrink` has found, by all that it depends on: most checks begin with the same few cores."""
+
+
+def _shrink(core: nn.Module, options: Any) -> None:
     """Scale a core's parameters down until its step contracts; a core that is not of this project is treated so."""
+    begins = tuple(part.numpy().tobytes() for part in core.state_dict().values())
+    key = (type(core), repr(options), *begins)
+    if key not in _shrunk:
+        _scale_down(core)
+        _shrunk[key] = {name: part.clone() for name, part in core.state_dict().items()}
+    core.load_state_dict(_shrunk[key])
+
+
+def _scale_down(core: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     parameter: Tensor
     for parameter in core.parameters():  # a filter that starts at zero would hide what the step does with it
