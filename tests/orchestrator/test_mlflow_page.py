@@ -86,6 +86,12 @@ class Page:
         self.driver.get(f"{self.address}/health")
         self.driver.get(f"{self.address}/#{place}")
 
+    def move(self, place):
+        """Go to another view of the pages that are loaded: to load them takes the browser seconds."""
+        self.driver.execute_script("location.hash = '/nowhere'")
+        self.wait_for_text("Page Not Found")  # what stood there before is gone, and not taken for the view's
+        self.driver.execute_script("location.hash = arguments[0]", place)
+
     def text(self):
         return self.driver.execute_script("return document.body ? document.body.innerText : ''")
 
@@ -182,7 +188,7 @@ def test_the_printed_address_compares_the_cells(page, experiment, storage):
 def test_runs_are_listed_selected_and_compared(page, experiment):
     number, runs = experiment
     assert len(runs) == 1 + 4 + 2
-    page.open(f"/experiments/{number}/runs?workflowType=machine_learning")
+    page.move(f"/experiments/{number}/runs?workflowType=machine_learning")
     page.wait_for_text("vin K=30", "id-vin K=30", SWEEP.name)
     boxes = page.wait_for_all(".ag-row .ag-selection-checkbox input", 3)
     # The means come first: two clicks for the paper's comparison.
@@ -203,11 +209,11 @@ def test_runs_are_listed_selected_and_compared(page, experiment):
 def test_a_run_shows_where_it_comes_from(page, experiment, storage):
     number, runs = experiment
     run = runs["id-vin navigation-15 K=30 seed=1"]
-    page.open(f"/experiments/{number}/runs/{run.info.run_id}")
+    page.move(f"/experiments/{number}/runs/{run.info.run_id}")
     directory = str(Storage(storage).trial(run.data.tags["idp.trial_id"]).path)
     page.wait_for_text("Datasets", run.inputs.dataset_inputs[0].dataset.name, "Its directory:", directory)
     page.keep("trial")
-    page.open(f"/experiments/{number}/runs/{runs[SWEEP.name].info.run_id}")
+    page.move(f"/experiments/{number}/runs/{runs[SWEEP.name].info.run_id}")
     page.wait_for_text("test_success_rate/id-vin K 30", "Description")
     page.wait_for_all("table th", 5)  # the table of the description
     page.keep("sweep")
@@ -216,7 +222,7 @@ def test_a_run_shows_where_it_comes_from(page, experiment, storage):
 def test_a_trial_shows_its_curves(page, experiment):
     number, runs = experiment
     run = runs["id-vin navigation-15 K=30 seed=1"].info.run_id
-    page.open(f"/experiments/{number}/runs/{run}/model-metrics")
+    page.move(f"/experiments/{number}/runs/{run}/model-metrics")
     page.wait_for_text("epoch/", "valid_success_rate")
     lines = "document.querySelectorAll('.js-plotly-plot path.js-line')"
     paths = f"return [...{lines}].map(line => line.getAttribute('d') || '')"
@@ -227,7 +233,7 @@ def test_a_trial_shows_its_curves(page, experiment):
 @pytest.mark.slow
 def test_the_sweeps_run_carries_its_report(page, experiment):
     number, runs = experiment
-    page.open(f"/experiments/{number}/runs/{runs[SWEEP.name].info.run_id}/artifacts/report.html")
+    page.move(f"/experiments/{number}/runs/{runs[SWEEP.name].info.run_id}/artifacts/report.html")
     page.wait_for_text("plan.json", "table.md", "report.html", "figures")
     (frame,) = page.wait_for_all("iframe")
     page.driver.switch_to.frame(frame)
