@@ -186,11 +186,12 @@ def test_a_route_with_numpy_and_onnxruntime_alone(model, tmp_path):
     assert done.returncode == 1 and "does not arrive" in done.stdout
 
 
-def test_what_does_not_agree_is_not_written(tmp_path, program, monkeypatch, capsys):
-    out = tmp_path / "planner.pt2"
+def test_what_does_not_agree_is_not_written(tmp_path, program, model, monkeypatch, capsys):
+    out = tmp_path / "planner.onnx"
     out.write_bytes(b"as it was")
-    command = ["export-model", "reachability", str(out), "--format", "torch"]
+    command = ["export-model", "reachability", str(out), "--format", "onnx"]
     monkeypatch.setattr(export, "exported", lambda form: program)
+    monkeypatch.setattr(export, "written", lambda *_: model.read_bytes())  # of the planner as it was
     plan = Planner.plan
 
     def other(self, *args, **kwargs):
@@ -199,7 +200,7 @@ def test_what_does_not_agree_is_not_written(tmp_path, program, monkeypatch, caps
 
     monkeypatch.setattr(Planner, "plan", other)
     assert main(command) == 2
-    assert "planner.pt2: 1 maps of 6x9: its logits differ from the planner's by" in (said := capsys.readouterr().err)
+    assert "planner.onnx: 1 maps of 6x9: its logits differ from the planner's by" in (said := capsys.readouterr().err)
     assert said.count("\n") == 1 and out.read_bytes() == b"as it was"
 
 
