@@ -41,6 +41,7 @@ class Head:
         command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
         command += [
             "--include-log-monitor=False",
+            "--no-monitor",  # nothing grows and shrinks this cluster
             "--num-cpus=1",
             "--object-store-memory=80000000",
             f"--temp-dir={folder / 'ray'}",

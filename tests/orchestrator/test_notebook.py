@@ -21,8 +21,8 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     (tmp_path / "planning.ipynb").write_text(here)
     text = (EXAMPLES / "notebook.yaml").read_text()
     small = text.replace("train: 2048, valid: 128, test: 256", "train: 64, valid: 8, test: 8")
-    small = small.replace("{epochs: 5,", "{epochs: 1,")
-    assert small.count("train: 64") == small.count("epochs: 1,") == 1
+    small = small.replace("{epochs: 5,", "{epochs: 1,").replace("hidden_channels: 64", "hidden_channels: 8")
+    assert small.count("train: 64") == small.count("epochs: 1,") == 1 and small.count("hidden_channels: 8") == 2
     (tmp_path / "notebook.yaml").write_text(f"{small}\nfigures: [success]\n")
     command = [sys.executable, "-c", "from nbclient.cli import main; main()", "planning.ipynb", "--output=out.ipynb"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
