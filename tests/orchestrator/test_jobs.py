@@ -16,10 +16,12 @@ from cluster import BIN, ROOT
 from orchestrator.cli.jobs import cancel_job, run_command
 from orchestrator.cli.main import main
 from orchestrator.cluster import jobs
+from orchestrator.cluster.datasets import make_datasets, make_here
 from orchestrator.cluster.jobs import Job, JobError, api_address, find_job
+from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import latest_lease
 from orchestrator.sweep.files import load_sweep
-from orchestrator.sweep.specs import SweepError, SweepSpec
+from orchestrator.sweep.specs import SweepError, SweepSpec, expand
 
 SWEEP = """
 cluster_name: tiny
@@ -79,6 +81,10 @@ def laptop(tmp_path_factory, head, idp, database):
     (folder / "run.py").write_text((ROOT / "sweeps" / "run.py").read_text())
     head.storage.mkdir()
     (head.storage / "mlflow.db").write_bytes(database)
+    # Made here: a process of the cluster that makes it would take seconds to start. Its data needs no plug-in.
+    (folder / "plain.yaml").write_text(SWEEP.replace("plugins: [mine]", "").replace("mine_vin", "vin"))
+    (trial,) = expand(load_sweep(folder / "plain.yaml"))
+    make_datasets([trial.spec.data], Storage(head.storage).datasets, make=make_here)
     return Laptop(folder, head, idp)
 
 
