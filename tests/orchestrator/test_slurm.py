@@ -22,6 +22,7 @@ PROGRAMS = {
     "srun": '"$@"',
     "ray": 'echo "ray $*" >> "$LOG"; while [ "$1" != -- ]; do shift; done; shift; "$@"',
     "scontrol": 'echo "scontrol $*" >> "$LOG"',
+    "squeue": 'echo "$STATE"',
 }
 
 
@@ -36,6 +37,7 @@ def node(tmp_path):
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "LOG": str(tmp_path / "log"),
         "LONG": "",
+        "STATE": "RUNNING None",
         "IDP_STORAGE": str(tmp_path / "storage"),
         "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURMD_NODENAME": "node1",
@@ -48,8 +50,9 @@ def node(tmp_path):
 
 def start(template, variables):
     command = ["bash", str(TEMPLATES / template), "my sweep.yaml", "--profile", "smoke"]
-    with Path(variables["LOG"]).with_name("stderr").open("w") as stderr:
-        return subprocess.Popen(command, env=variables, stderr=stderr)
+    folder = Path(variables["LOG"]).parent
+    with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
+        return subprocess.Popen(command, env=variables, stdout=stdout, stderr=stderr)
 
 
 def log(folder):
@@ -75,9 +78,8 @@ def test_a_task_of_an_array_keeps_no_database_and_takes_the_processors_it_was_gi
     assert log(folder)[-1].endswith(' http://mlflow:5000 {"CPU": 8}')
 
 
-@pytest.mark.parametrize("template", ["cluster.sbatch", "array.sbatch"])
-def test_a_preempted_job_gives_its_trials_back_and_queues_again(node, template):
-    folder, variables = node
+def signalled(folder, template, variables):
+    """Start a job that lasts, send it Slurm's signal, and return what it has said when it has ended."""
     job = start(template, {**variables, "LONG": "1", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
     deadline = time.monotonic() + PATIENCE
     while not (folder / "log.running").exists():
@@ -85,9 +87,26 @@ def test_a_preempted_job_gives_its_trials_back_and_queues_again(node, template):
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
     assert job.wait(PATIENCE) == 143
-    queued = "70042" if template == "cluster.sbatch" else "7_3"
-    assert log(folder)[-2:] == ["gave back", f"scontrol requeue {queued}"]
-    assert (folder / "log.to-go-on").read_text() == f"Slurm queues {queued} again\n"
+    return (folder / "stdout").read_text()
+
+
+# Slurm ends a job whose trials are given back too slowly; that it did for the time is its reason.
+@pytest.mark.parametrize("state", ["RUNNING None", "COMPLETING TimeLimit"])
+@pytest.mark.parametrize(("template", "task"), [("cluster.sbatch", "70042"), ("array.sbatch", "7_3")])
+def test_a_job_that_was_warned_gives_its_trials_back_and_queues_again(node, template, task, state):
+    folder, variables = node
+    assert signalled(folder, template, {**variables, "STATE": state}) == f"Slurm queues {task} again\n"
+    assert log(folder)[-2:] == ["gave back", f"scontrol requeue {task}"]
+    assert (folder / "log.to-go-on").read_text() == f"this log says next whether Slurm queues {task} again\n"
+
+
+@pytest.mark.parametrize("state", ["COMPLETING None", "CANCELLED None", ""])
+@pytest.mark.parametrize(("template", "task"), [("cluster.sbatch", "70042"), ("array.sbatch", "7_3")])
+def test_a_job_that_was_cancelled_gives_its_trials_back_and_stays_ended(node, template, task, state):
+    folder, variables = node
+    said = signalled(folder, template, {**variables, "STATE": state})
+    assert said.startswith(f"{task} is {state or 'unknown to squeue'}: this script does not queue it again")
+    assert log(folder)[-1] == "gave back"
 
 
 @pytest.mark.parametrize("template", ["cluster.sbatch", "array.sbatch"])

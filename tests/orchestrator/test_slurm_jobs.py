@@ -99,10 +99,57 @@ def test_the_tasks_of_an_array_share_the_gpus_and_go_on_where_they_were_ended(no
     node.say("scancel", "--signal=TERM", "--batch", job)
     wait(lambda: "to go on" in said(), "the signal", node, job)
     assert set(wait(lambda: ended(node, job), "the end", node, job)) == {"COMPLETED"}
-    assert re.search(rf"to go on: Slurm queues {job}_[01] again", said()) and "--address" not in said()
+    assert re.search(rf"^Slurm queues {job}_[01] again", said(), re.MULTILINE) and "--address" not in said()
     assert numbers(storage) == expected
     assert "goes on after epoch" in "".join(trial.log.read_text() for trial in storage.trial_folders())
     assert not storage.mlflow.exists()
+
+
+@pytest.fixture
+def lasting(folder, monkeypatch):
+    """Stand-ins on the path: an idp that lasts and gives back after $SLOW s, and a ray that only starts it."""
+    programs = {
+        "idp": "trap 'sleep \"$SLOW\"; echo gave back; exit 143' TERM\n"
+        "echo works; for i in $(seq 3000); do sleep 0.1; done",
+        "ray": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    }
+    (folder / "bin").mkdir()
+    for name, body in programs.items():
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLOW", "0")
+    return folder
+
+
+TEMPLATES = [("array.sbatch", ["--array=0-1", "--cpus-per-task=1"]), ("cluster.sbatch", ["--nodes=1"])]
+
+
+@pytest.mark.parametrize(("template", "options"), TEMPLATES)
+def test_scancel_ends_a_job_that_was_queued_again_for_good(node, lasting, template, options):
+    job = node.submit(*options, ROOT / "slurm" / template, "sweep.yaml", folder=lasting)
+    tasks = 2 if template == "array.sbatch" else 1  # of the latest task, the number is that of the whole array
+    wait(lambda: said().count("works") == tasks, "the start", node, job)
+    node.say("scancel", "--signal=TERM", "--batch", job)
+    wait(lambda: said().count("works") == 2 * tasks, "the start after the warning", node, job)
+    assert len(re.findall(rf"^Slurm queues {job}(_[01])? again$", said(), re.MULTILINE)) == tasks
+    node.say("scancel", job)
+    until = time.monotonic() + PATIENCE
+    while not ended(node, job):
+        assert time.monotonic() < until and said().count("works") == 2 * tasks, said()
+        time.sleep(0.2)
+    assert set(node.state(job).split()) == {"CANCELLED"}
+    assert said().count("does not queue it again") == tasks and said().count("gave back") == 2 * tasks
+
+
+@long
+@pytest.mark.parametrize(("template", "options"), TEMPLATES)
+def test_a_job_that_gives_back_for_longer_than_it_has_is_queued_again(node, lasting, monkeypatch, template, options):
+    monkeypatch.setenv("SLOW", "300")
+    words = ["--time=1", "--signal=B:TERM@50", ROOT / "slurm" / template, "sweep.yaml"]
+    job = node.submit(*options, *words, folder=lasting)
+    wait(lambda: f"Slurm queues {job}" in said() and said().count("works") > 2, "a second start", node, job)
+    node.say("scancel", "--full", "--signal=KILL", job)
 
 
 @long
@@ -119,7 +166,8 @@ def test_a_cluster_that_its_time_limit_ended_goes_on_after_the_last_epoch(node, 
     node.say("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     assert wait(lambda: ended(node, job), "the end", node, job) == ["COMPLETED"]
     words = [line.partition("to go on: ")[2] for line in said().splitlines() if "to go on: " in line]
-    assert words == [f"Slurm queues {job} again"]  # and no address of a head that is gone
+    assert words == [f"this log says next whether Slurm queues {job} again"]  # and no address of a head that is gone
+    assert f"\nSlurm queues {job} again\n" in said()
     assert numbers(storage) == undisturbed(folder, capsys)
     assert "goes on after epoch" in "".join(trial.log.read_text() for trial in storage.trial_folders())
     assert not list((folder / "storage").glob(".slurm-*"))
