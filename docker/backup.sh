@@ -11,6 +11,8 @@ if [ -e "$target" ]; then
 fi
 umask 077
 part=$target.part
+# A full disk would otherwise stay full.
+trap 'rm -rf "$part"' EXIT
 rm -rf "$part"
 mkdir -p "$part"
 compose exec -T postgres pg_dump --username mlflow --format custom mlflow > "$part/mlflow.dump"

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,18 @@ def test_a_rehearsal_finds_what_a_restore_would(stack, tmp_path, checksums):
     refused = stack.script("rehearse.sh", str(tmp_path / "backup"))
     assert refused.returncode == 2 and "rehearse: " in refused.stderr.splitlines()[-1]
     assert "idp_rehearsal" not in databases(stack)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("step", ["pg_dump", "tar -C", "no secrets"])
+def test_a_backup_that_fails_leaves_nothing_on_a_disk_that_may_be_full(stack, tmp_path, step):
+    if step == "no secrets":
+        shutil.rmtree(stack.tree / "docker" / "secrets")
+    failed = stack.script("backup.sh", str(tmp_path / "backups" / "two"), FAILS=step)
+    assert failed.returncode != 0 and names(tmp_path / "backups") == []
 
 
 def test_every_night_a_backup_and_the_oldest_goes_when_the_new_one_has_been_rehearsed(stack, tmp_path):
