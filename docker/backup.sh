@@ -9,6 +9,16 @@ if [ -e "$target" ]; then
     echo "backup: $target is there already: name a new folder" >&2
     exit 2
 fi
+storage=$(setting IDP_STORAGE)
+above=$target
+while [ "$above" != / ]; do
+    above=$(dirname "$above")
+    # Every job can read what is there, and the next backup would hold this one.
+    [ ! "$above" -ef "$storage" ] || {
+        echo "backup: $target is in the storage, $storage: name a folder outside, for the secrets' sake" >&2
+        exit 2
+    }
+done
 umask 077
 part=$target.part
 # A full disk would otherwise stay full.
@@ -19,7 +29,7 @@ compose exec -T postgres pg_dump --username mlflow --format custom mlflow > "$pa
 compose exec -T mlflow tar -C /artifacts --exclude ./.restored --exclude ./.before -cf - . > "$part/artifacts.tar"
 if [ "${2:-}" != --without-storage ]; then
     # 1: a file changed meanwhile. Trials replace their files whole, so that is a file from before or after.
-    tar -C "$(setting IDP_STORAGE)" --exclude ./.restored -cf "$part/storage.tar" . || [ $? = 1 ]
+    tar -C "$storage" --exclude ./.restored -cf "$part/storage.tar" . || [ $? = 1 ]
 fi
 cp -p .env "$part/env"
 cp -rp docker/secrets "$part/secrets"

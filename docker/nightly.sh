@@ -11,7 +11,6 @@ keep=${2:-14}
 }
 here=$(dirname "$(realpath "$0")")
 new=$folder/idp-$(date -u +%Y%m%dT%H%M%SZ)
-mkdir -p "$folder"
 "$here/backup.sh" "$new" ${3:+"$3"}
 "$here/rehearse.sh" "$new"
 # Of its own names alone; they sort by time.

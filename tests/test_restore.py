@@ -233,6 +233,19 @@ def test_a_backup_that_fails_leaves_nothing_on_a_disk_that_may_be_full(stack, tm
     assert failed.returncode != 0 and names(tmp_path / "backups") == []
 
 
+@pytest.mark.parametrize("options", [[], ["--without-storage"]])
+def test_no_backup_goes_into_the_storage_which_every_job_can_read(stack, tmp_path, options):
+    (tmp_path / "link").symlink_to(stack.storage)
+    before = sorted(stack.storage.rglob("*"))
+    for target in (stack.storage / "backup", stack.storage / "new" / "backup", tmp_path / "link" / "backup"):
+        refused = stack.script("backup.sh", str(target), *options)
+        assert refused.returncode == 2 and f"is in the storage, {stack.storage}: name" in refused.stderr
+    for folder in (stack.storage, stack.storage / "nights"):
+        refused = stack.script("nightly.sh", str(folder), "3", *options)
+        assert refused.returncode == 2 and "is in the storage" in refused.stderr
+    assert sorted(stack.storage.rglob("*")) == before and not stack.log.exists()
+
+
 def test_every_night_a_backup_and_the_oldest_goes_when_the_new_one_has_been_rehearsed(stack, tmp_path):
     folder = tmp_path / "nights"
     for name in ("idp-20260101T033000Z", "idp-20260102T033000Z", "idp-20260103T033000Z", "mine", "idp-other"):
