@@ -225,6 +225,56 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def night(day: int, tail: str = "") -> str:
+    return f"idp-2026010{day}T033000Z{tail}"
+
+
+def test_every_night_a_backup_and_the_oldest_goes_when_the_new_one_has_been_rehearsed(stack, tmp_path):
+    folder = tmp_path / "nights"
+    for name in (night(1), night(2), night(3), "mine", "idp-other", "idp-other.part"):
+        (folder / name).mkdir(parents=True)
+    done = stack.script("nightly.sh", str(folder), "2")
+    assert done.returncode == 0, done.stderr
+    left = names(folder)
+    assert left[0] == night(3) and left[2:] == ["idp-other", "idp-other.part", "mine"] and len(left) == 5
+    assert (folder / left[1] / "SHA256SUMS").exists() and "." not in left[1]
+
+
+def test_what_can_not_be_rehearsed_pushes_nothing_out(stack, tmp_path):
+    folder = tmp_path / "nights"
+    for name in (night(1), night(2), night(3, ".unrehearsed")):
+        (folder / name).mkdir(parents=True)
+    failed = stack.script("nightly.sh", str(folder), "2", FAILS="pg_restore")
+    assert failed.returncode != 0 and "mlflow.dump can't be restored" in failed.stderr
+    kept = names(folder)  # of those, the latest: each is as large as the storage
+    assert kept[:2] == [night(1), night(2)] and len(kept) == 3 and kept[2].endswith("Z.unrehearsed")
+    (folder / kept[2]).rename(folder / night(3, ".unrehearsed"))
+    done = stack.script("nightly.sh", str(folder), "2")
+    assert done.returncode == 0, done.stderr
+    assert names(folder)[0] == night(2) and len(names(folder)) == 2 and "." not in names(folder)[1]
+
+
+def test_a_night_removes_what_earlier_ones_left_that_ended_in_the_middle(stack, tmp_path):
+    folder = tmp_path / "nights"
+    for tail in (".part", ".rehearsal", ".unrehearsed.part", ".unrehearsed.rehearsal"):
+        (folder / night(1, tail)).mkdir(parents=True)
+    failed = stack.script("nightly.sh", str(folder), FAILS="pg_dump")
+    assert failed.returncode != 0 and names(folder) == [] and failed.stdout.count(" removed") == 4
+
+
+def test_two_nights_at_once_do_not_remove_each_others(stack, tmp_path):
+    at_work = subprocess.Popen(["flock", stack.tree / "docker", "sleep", "60"])
+    try:
+        until = time.monotonic() + 30
+        while subprocess.run(["flock", "--nonblock", stack.tree / "docker", "true"]).returncode == 0:
+            assert time.monotonic() < until
+        refused = stack.script("nightly.sh", str(tmp_path / "nights"))
+        assert refused.returncode == 2 and "another one is at work" in refused.stderr
+    finally:
+        at_work.kill()
+        at_work.wait()
+
+
 @pytest.mark.parametrize("step", ["pg_dump", "tar -C", "no secrets"])
 def test_a_backup_that_fails_leaves_nothing_on_a_disk_that_may_be_full(stack, tmp_path, step):
     if step == "no secrets":
@@ -246,18 +296,18 @@ def test_no_backup_goes_into_the_storage_which_every_job_can_read(stack, tmp_pat
     assert sorted(stack.storage.rglob("*")) == before and not stack.log.exists()
 
 
-def test_every_night_a_backup_and_the_oldest_goes_when_the_new_one_has_been_rehearsed(stack, tmp_path):
-    folder = tmp_path / "nights"
-    for name in ("idp-20260101T033000Z", "idp-20260102T033000Z", "idp-20260103T033000Z", "mine", "idp-other"):
-        (folder / name).mkdir(parents=True)
-    failed = stack.script("nightly.sh", str(folder), "2", FAILS="pg_restore")
-    assert failed.returncode != 0 and len(list(folder.iterdir())) == 6  # nothing goes for one that can't be restored
-    newest = max(path for path in folder.iterdir() if path.name.startswith("idp-2"))
-    newest.rename(folder / "idp-20260104T033000Z")
-    done = stack.script("nightly.sh", str(folder), "2")
-    assert done.returncode == 0, done.stderr
-    left = sorted(path.name for path in folder.iterdir())
-    assert left[0] == "idp-20260104T033000Z" and left[2:] == ["idp-other", "mine"] and len(left) == 4
-    for words in (["0"], ["all"]):
-        refused = stack.script("nightly.sh", str(folder), *words)
-        assert refused.returncode == 2 and "expected how many" in refused.stderr
+def test_a_rehearsal_needs_room_beside_the_backup_and_says_so(stack, tmp_path):
+    seen = {}
+    for name, tar in (("full", "echo no space left >&2; exit 2"), ("enough", 'exec "$TAR" "$@"')):
+        # Only where it unpacks: the checks before it read.
+        (tmp_path / "bin" / "tar").write_text(
+            f'#!/bin/bash\n[[ $3 == *x* ]] || exec "$TAR" "$@"\necho "$2" >> "$LOG.at"\n{tar}\n'
+        )
+        (tmp_path / "bin" / "tar").chmod(0o755)
+        seen[name] = stack.script("rehearse.sh", str(tmp_path / "backup"), TAR=shutil.which("tar"), TMPDIR="/nowhere")
+    assert seen["full"].returncode == 2
+    assert "artifacts.tar can't be unpacked beside it, which takes" in seen["full"].stderr.splitlines()[-1]
+    assert seen["enough"].returncode == 0, seen["enough"].stderr
+    at = Path(f"{stack.log}.at").read_text().splitlines()
+    assert {Path(path).parent for path in at} == {tmp_path / "backup.rehearsal"}
+    assert not (tmp_path / "backup.rehearsal").exists()
