@@ -3,7 +3,11 @@
 # Needs the image (`make image`). MLflow's database and artifacts are replaced, each at once and only after the whole
 # backup has been read; .env, secrets and the storage are put back only where there are none.
 set -Eeuo pipefail
-saved=$(realpath -e "${1:?usage: docker/restore.sh FOLDER}")
+if [ $# != 1 ] || [[ $1 == -* ]]; then
+    echo "restore: expected FOLDER, a backup of docker/backup.sh" >&2
+    exit 2
+fi
+saved=$(realpath -e "$1")
 refuse() {
     echo "restore: $saved: $1; nothing that was here has changed" >&2
     exit 2
@@ -12,8 +16,15 @@ refuse() {
 . "$(dirname "$0")/whole.sh"
 cd "$(dirname "$0")/.."
 
-[ -e .env ] || cp -p "$saved/env" .env
-[ -e docker/secrets ] || cp -rp "$saved/secrets" docker/secrets
+back() { # FROM TO
+    if [ ! -e "$2" ]; then
+        cp -rp "$saved/$1" "$2"
+    elif ! diff -rq "$saved/$1" "$2" > /dev/null; then
+        echo "restore: $2 is here already and stays as it is; what was saved is another: $saved/$1" >&2
+    fi
+}
+back env .env
+back secrets docker/secrets
 docker/secrets.sh
 . docker/stack.sh
 compose up -d postgres
@@ -31,7 +42,10 @@ if [ -e "$saved/storage.tar" ] && [ -z "$(ls -A "$storage" | grep -vx .restored 
     # Beside, so that a storage that was put back by half is not taken for one that is there.
     rm -rf "$storage/.restored"
     mkdir "$storage/.restored"
-    tar -C "$storage/.restored" -xpf "$saved/storage.tar"
+    tar -C "$storage/.restored" -xpf "$saved/storage.tar" || {
+        rm -rf "$storage/.restored"
+        refuse "storage.tar can't be unpacked into $storage"
+    }
     find "$storage/.restored" -mindepth 1 -maxdepth 1 -exec mv -t "$storage" {} +
     rmdir "$storage/.restored"
 fi

@@ -311,3 +311,22 @@ def test_a_rehearsal_needs_room_beside_the_backup_and_says_so(stack, tmp_path):
     at = Path(f"{stack.log}.at").read_text().splitlines()
     assert {Path(path).parent for path in at} == {tmp_path / "backup.rehearsal"}
     assert not (tmp_path / "backup.rehearsal").exists()
+
+
+def test_on_a_new_machine_the_saved_settings_and_token_come_back_and_what_stands_in_the_way_is_named(stack, tmp_path):
+    secrets, env = stack.tree / "docker" / "secrets", stack.tree / ".env"
+    token = (secrets / "ray_token").read_text()
+    env.write_text(env.read_text() + "WORKER_CPUS=3\n")
+    shutil.rmtree(secrets)
+    assert stack.script("secrets.sh").returncode == 0  # which is not what a new machine begins with
+    done = stack.script("restore.sh", str(tmp_path / "backup"))
+    assert done.returncode == 0, done.stderr
+    for name, here in (("env", ".env"), ("secrets", "docker/secrets")):
+        assert f"{here} is here already and stays as it is" in done.stderr
+        assert str(tmp_path / "backup" / name) in done.stderr
+    assert (secrets / "ray_token").read_text() != token
+    shutil.rmtree(secrets)
+    shutil.copy(tmp_path / "backup" / "env", env)  # as the page says
+    done = stack.script("restore.sh", str(tmp_path / "backup"))
+    assert done.returncode == 0 and "stays as it is" not in done.stderr
+    assert (secrets / "ray_token").read_text() == token
