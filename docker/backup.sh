@@ -3,21 +3,22 @@
 # FOLDER gets MLflow's database and artifacts, the storage (unless your file server backs it up), .env, the secrets, and
 # the checksums by which docker/restore.sh knows that all of it is whole.
 set -euo pipefail
-target=$(realpath -m "${1:?usage: docker/backup.sh FOLDER [--without-storage]}")
-. "$(dirname "$0")/stack.sh"
-if [ -e "$target" ]; then
-    echo "backup: $target is there already: name a new folder" >&2
+refuse() {
+    echo "backup: $1" >&2
     exit 2
-fi
+}
+if [ $# = 0 ] || [ $# -gt 2 ] || [[ $1 == -* ]]; then refuse "expected FOLDER [--without-storage]"; fi
+[ "${2---without-storage}" = --without-storage ] || refuse "$2: expected --without-storage, or nothing"
+target=$(realpath -m "$1")
+. "$(dirname "$0")/stack.sh"
 storage=$(setting IDP_STORAGE)
+[ -d "$storage" ] || refuse ".env: IDP_STORAGE is $storage: expected a folder that is there"
+[ ! -e "$target" ] || refuse "$target is there already: name a new folder"
 above=$target
 while [ "$above" != / ]; do
     above=$(dirname "$above")
     # Every job can read what is there, and the next backup would hold this one.
-    [ ! "$above" -ef "$storage" ] || {
-        echo "backup: $target is in the storage, $storage: name a folder outside, for the secrets' sake" >&2
-        exit 2
-    }
+    [ ! "$above" -ef "$storage" ] || refuse "$target is in the storage, $storage: name a folder outside, for the secrets' sake"
 done
 umask 077
 part=$target.part
@@ -27,7 +28,7 @@ rm -rf "$part"
 mkdir -p "$part"
 compose exec -T postgres pg_dump --username mlflow --format custom mlflow > "$part/mlflow.dump"
 compose exec -T mlflow tar -C /artifacts --exclude ./.restored --exclude ./.before -cf - . > "$part/artifacts.tar"
-if [ "${2:-}" != --without-storage ]; then
+if [ $# = 1 ]; then
     # 1: a file changed meanwhile. Trials replace their files whole, so that is a file from before or after.
     tar -C "$storage" --exclude ./.restored -cf "$part/storage.tar" . || [ $? = 1 ]
 fi

@@ -30,7 +30,7 @@ remove() {
 # What nights left that ended in the middle: it would keep the disk full.
 [ ! -d "$folder" ] || own '(\.unrehearsed)?\.(part|rehearsal)' | remove
 new=$folder/idp-$(date -u +%Y%m%dT%H%M%SZ)
-"$here/backup.sh" "$new.unrehearsed" ${3:+"$3"}
+"$here/backup.sh" "$new.unrehearsed" "${@:3}"
 own '\.unrehearsed' | head -n -1 | remove
 "$here/rehearse.sh" "$new.unrehearsed"
 mv "$new.unrehearsed" "$new"

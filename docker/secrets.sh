@@ -10,8 +10,8 @@ if [ ! -e .env ]; then
         -e "s|^IDP_STORAGE=.*|IDP_STORAGE=$PWD/idp-storage|" -e "s|^NODE_MEMORY=.*|NODE_MEMORY=${memory}m|" .env.example > .env
     echo "made .env: read it, it is short"
 fi
-value() { sed -n "s|^$1=||p" .env | tail -n 1; }
-uid=$(value IDP_UID) gid=$(value IDP_GID) storage=$(value IDP_STORAGE)
+. docker/stack.sh
+uid=$(setting IDP_UID) gid=$(setting IDP_GID) storage=$(setting IDP_STORAGE)
 if [ "$uid" = 0 ]; then
     echo "secrets: .env: IDP_UID is 0: expected the number of an ordinary user; the containers do not run as root" >&2
     exit 2

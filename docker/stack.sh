@@ -7,4 +7,8 @@ fi
 compose() {
     if docker compose version > /dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
-setting() { sed -n "s|^$1=||p" .env | tail -n 1; }
+# As compose reads it: the quotes around a value and the comment after it are no part of it.
+setting() {
+    sed -n "s|^$1=||p" .env | tail -n 1 |
+        sed -E "s/^(['\"])(.*)\1([[:space:]].*)?$/\2/; t; s/(^|[[:space:]])#.*//; s/[[:space:]]+$//"
+}

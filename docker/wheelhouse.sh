@@ -4,7 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${1:-.venv/bin}
-index=$(sed -n 's/^TORCH_INDEX=//p' .env 2>/dev/null || true)
+index=
+if [ -e .env ]; then
+    . docker/stack.sh
+    index=$(setting TORCH_INDEX)
+fi
 packages=$("$bin/python" -c "
 import tomllib
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']

@@ -199,7 +199,8 @@ def test_no_secret_gets_into_git_or_the_image() -> None:
 def tree(tmp_path: Path) -> Path:
     """Return a copy of what `make secrets` needs."""
     (tmp_path / "docker").mkdir()
-    shutil.copy(ROOT / "docker/secrets.sh", tmp_path / "docker")
+    for name in ("secrets.sh", "stack.sh"):
+        shutil.copy(ROOT / "docker" / name, tmp_path / "docker")
     shutil.copy(ROOT / ".env.example", tmp_path)
     return tmp_path
 
@@ -238,8 +239,7 @@ def test_make_secrets_refuses_containers_that_run_as_root(tree: Path) -> None:
 
 
 def test_the_firewall_lets_in_every_port_but_the_metrics(tree: Path) -> None:
-    for name in ("firewall.sh", "stack.sh"):
-        shutil.copy(ROOT / "docker" / name, tree / "docker")
+    shutil.copy(ROOT / "docker/firewall.sh", tree / "docker")
     assert run(tree / "docker/firewall.sh", "10.0.0.0/24").returncode == 2  # no .env yet
     shutil.copy(tree / ".env.example", tree / ".env")
     printed = run(tree / "docker/firewall.sh", "10.0.0.0/24").stdout

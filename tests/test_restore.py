@@ -296,6 +296,54 @@ def test_no_backup_goes_into_the_storage_which_every_job_can_read(stack, tmp_pat
     assert sorted(stack.storage.rglob("*")) == before and not stack.log.exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("backup.sh", [], "backup: expected FOLDER [--without-storage]"),
+        ("backup.sh", ["--without-storage", "NEW"], "backup: expected FOLDER [--without-storage]"),
+        (
+            "backup.sh",
+            ["NEW", "--without_storage"],
+            "backup: --without_storage: expected --without-storage, or nothing",
+        ),
+        ("backup.sh", ["NEW", ""], "backup: : expected --without-storage, or nothing"),
+        ("backup.sh", ["NEW", "--without-storage", "NEW2"], "backup: expected FOLDER [--without-storage]"),
+        ("nightly.sh", ["NEW", "0"], "nightly: 0: expected how many backups to keep"),
+        ("nightly.sh", ["NEW", "--without-storage"], "nightly: --without-storage: expected how many backups to keep"),
+        ("nightly.sh", ["NEW", "3", "--whatever"], "backup: --whatever: expected --without-storage, or nothing"),
+        ("nightly.sh", ["NEW", "3", "--without-storage", "4"], "nightly: expected FOLDER [KEEP] [--without-storage]"),
+        ("rehearse.sh", ["OLD", "--quick"], "rehearse: expected FOLDER, a backup of docker/backup.sh"),
+        ("restore.sh", ["OLD", "--dry-run"], "restore: expected FOLDER, a backup of docker/backup.sh"),
+        ("restore.sh", ["--help"], "restore: expected FOLDER, a backup of docker/backup.sh"),
+    ],
+)
+def test_a_word_that_is_not_known_is_refused_before_anything_is_done(stack, tmp_path, script, words, said):
+    paths = {"NEW": str(tmp_path / "new"), "NEW2": str(tmp_path / "new2"), "OLD": str(tmp_path / "backup")}
+    refused = stack.script(script, *(paths.get(word, word) for word in words))
+    assert refused.returncode == 2 and refused.stderr == f"{said}\n"
+    assert not stack.log.exists() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "written", ['"STORAGE"', "'STORAGE'", "STORAGE # the lab's disk", '"STORAGE" # NFS', "STORAGE  "]
+)
+def test_a_setting_is_read_as_compose_reads_it(stack, tmp_path, written):
+    env = stack.tree / ".env"
+    env.write_text(env.read_text().replace(str(stack.storage), written.replace("STORAGE", str(stack.storage))))
+    assert stack.script("secrets.sh").returncode == 0 and not (stack.tree / '"').exists()
+    done = stack.script("backup.sh", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    listed = subprocess.run(["tar", "-tf", tmp_path / "two" / "storage.tar"], capture_output=True, text=True).stdout
+    assert "./trials/result.json" in listed
+
+
+def test_a_storage_that_is_not_there_is_named(stack, tmp_path):
+    shutil.rmtree(stack.storage)
+    refused = stack.script("backup.sh", str(tmp_path / "two"))
+    assert refused.returncode == 2 and not (tmp_path / "two").exists()
+    assert refused.stderr == f"backup: .env: IDP_STORAGE is {stack.storage}: expected a folder that is there\n"
+
+
 def test_a_rehearsal_needs_room_beside_the_backup_and_says_so(stack, tmp_path):
     seen = {}
     for name, tar in (("full", "echo no space left >&2; exit 2"), ("enough", 'exec "$TAR" "$@"')):
