@@ -19,9 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(
-    NGINX is None or shutil.which("openssl") is None, reason="no nginx or openssl here: apt-get install nginx openssl"
-)
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here: apt-get install openssl")
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -58,6 +56,8 @@ def secrets(tmp_path_factory):
 @pytest.fixture(scope="module")
 def front(secrets, tmp_path_factory):
     """The ports of Ray's and MLflow's front, and of the stand-ins behind them."""
+    if NGINX is None:
+        pytest.skip("no nginx here: apt-get install nginx")
     folder = tmp_path_factory.mktemp("nginx")
     folder.chmod(0o755)
     behind = [ThreadingHTTPServer(("127.0.0.1", 0), Echo) for _ in range(2)]
@@ -141,3 +141,74 @@ def test_the_key_is_private_the_authoritys_is_gone_and_nothing_is_overwritten(se
         done = subprocess.run([secrets.parent / "certificate.sh", *words], capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr
     assert (secrets / "tls" / "server.key").read_bytes() == before
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The script in a tree of its own, with an empty folder of secrets."""
+    (tmp_path / "docker" / "secrets").mkdir(parents=True)
+    return Path(shutil.copy(ROOT / "docker" / "certificate.sh", tmp_path / "docker"))
+
+
+def certify(script, *names, **environment):
+    variables = {**os.environ, **environment}
+    return subprocess.run(["/bin/bash", script, *names], env=variables, capture_output=True, text=True)
+
+
+LONG = ".".join(["a" * 60] * 4)
+
+
+def test_a_certificate_is_for_every_form_of_a_name(script):
+    names = ["lab.example.org", "*.lab.org", "lab-1", LONG, "10.0.0.7", "::1", "[fe80::7]", "::ffff:10.0.0.7"]
+    for first in (names, names[::-1]):
+        done = certify(script, *first)
+        assert done.returncode == 0, done.stderr
+        made = script.parent / "secrets" / "tls"
+        shown = ["openssl", "x509", "-in", made / "server.crt", "-noout", "-ext", "subjectAltName"]
+        text = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+        assert sorted(word.partition(":")[0].strip() for word in text.splitlines()[1].split(", ")) == 4 * [
+            "DNS"
+        ] + 4 * ["IP Address"]
+        assert all(f"DNS:{name}" in text for name in names[:4]) and "IP Address:10.0.0.7" in text
+        assert sorted(path.name for path in made.iterdir()) == ["authority.crt", "server.crt", "server.key"]
+        shutil.rmtree(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("10.0.0.999", "expected four numbers up to 255"),
+        ("10.0.0", "expected four numbers up to 255"),
+        ("10.0.0.0.7", "expected four numbers up to 255"),
+        ("lab.example.org:8443", "without a port"),
+        ("10.0.0.7:8443", "without a port"),
+        ("[::1]:8443", "without a port"),
+        ("https://lab.example.org", "without a port"),
+        ("-lab", "expected a host's name"),
+        ("lab-", "expected a host's name"),
+        ("lab..org", "expected a host's name"),
+        ("a.*.org", "expected a host's name"),
+        ("a" * 64, "expected a host's name"),
+        (f"{LONG}.{'a' * 20}", "expected a host's name"),
+        ("lab,DNS:evil.org", "expected a host's name"),
+        ("lab\nDNS:evil.org", "expected a host's name"),
+        ("", "expected a host's name"),
+        ("1:2:3", "openssl makes none"),
+        ("::99999", "openssl makes none"),
+    ],
+)
+def test_what_is_no_name_is_refused_with_a_word_and_leaves_nothing(script, name, said):
+    for names in ([name], ["lab.example.org", name]):
+        refused = certify(script, *names)
+        assert refused.returncode == 2 and said in refused.stderr and name in refused.stderr
+        assert list((script.parent / "secrets").iterdir()) == []
+
+
+def test_what_is_missing_is_named(script, tmp_path):
+    (script.parent / "secrets").rmdir()
+    refused = certify(script, "lab")
+    assert refused.returncode == 2 and refused.stderr == "certificate: no docker/secrets: `make secrets` makes it\n"
+    for program in ("dirname", "bash"):
+        (tmp_path / program).symlink_to(shutil.which(program))
+    refused = certify(script, "lab", PATH=str(tmp_path))
+    assert refused.returncode == 2 and refused.stderr == "certificate: no openssl here: apt-get install openssl\n"
