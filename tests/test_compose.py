@@ -253,6 +253,50 @@ def test_the_firewall_lets_in_every_port_but_the_metrics(tree: Path) -> None:
     ]
 
 
+@pytest.fixture
+def firewall(tree: Path) -> Path:
+    shutil.copy(tree / ".env.example", tree / ".env")
+    return Path(shutil.copy(ROOT / "docker/firewall.sh", tree / "docker"))
+
+
+@pytest.mark.parametrize("network", ["10.0.0.7", "10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "2001:db8:1::/48", "::1"])
+def test_the_firewall_takes_a_network(firewall: Path, network: str) -> None:
+    printed = run(firewall, network).stdout
+    assert printed.count(f"ufw allow proto tcp from {network} to any port ") == 6
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            [word]
+            for word in ("foo", "10.0.0.0/8; rm -rf /", "10.0.0/8", "10.0.0.256", "10.0.0.0/33", "$(id)", "", "fd00")
+        ),
+        *([word] for word in ("10.0.0.0/8\nreboot", "fd00::/129", "fd00::g", "10.0.0.0/", "any")),
+        [],
+        ["10.0.0.0/8", "10.1.0.0/16"],
+    ],
+)
+def test_the_firewall_refuses_what_is_no_network(firewall: Path, words: list[str]) -> None:
+    refused = run(firewall, *words)
+    assert refused.returncode == 2 and refused.stdout == "" and ", such as 192.168.7.0/24" in refused.stderr
+
+
+def test_the_firewall_takes_the_ports_that_compose_would(firewall: Path) -> None:
+    names = ("RAY_PORT", "DASHBOARD_PORT", "MLFLOW_PORT", "HEAD_PORTS", "CPU_PORTS", "GPU_PORTS")
+    whole, env = run(firewall, "10.0.0.0/24").stdout, firewall.parents[1] / ".env"
+    lines = env.read_text()
+    defaults = dict(re.findall(r"\$\{(\w+_PORTS?):-(\d+)\}", "".join((ROOT / name).read_text() for name in MADE_OF)))
+    for name in names:  # as in a .env of an earlier version
+        env.write_text(re.sub(rf"(?m)^{name}=.*\n", "", lines))
+        assert run(firewall, "10.0.0.0/24").stdout == whole and settings()[name] == defaults[name]
+        for wrong in ("seven", "0", "65536", "$(id)") + (("64537",) if name.endswith("S") else ()):
+            env.write_text(re.sub(rf"(?m)^{name}=.*", f"{name}={wrong}", lines))
+            refused = run(firewall, "10.0.0.0/24")
+            assert refused.returncode == 2 and refused.stdout == ""
+            assert f".env: {name} is {wrong}: expected a port" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
