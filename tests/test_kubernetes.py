@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import lzma
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,41 @@ def pods(job: Any) -> list[Any]:
 
 def test_the_job_is_what_kuberay_accepts(job: Any, schema: Any) -> None:
     jsonschema.Draft202012Validator(schema).validate(job)
+
+
+@pytest.fixture
+def claim_schema(schema: Any) -> Any:
+    """The part of KubeRay's schema that is Kubernetes' own, of a claim that a pod makes for itself."""
+    place = schema["properties"]["spec"]["properties"]["rayClusterSpec"]["properties"]["headGroupSpec"]
+    for step in ("template", "spec", "volumes"):
+        place = place["properties"][step]
+    return place["items"]["properties"]["ephemeral"]["properties"]["volumeClaimTemplate"]["properties"]["spec"]
+
+
+def test_the_volume_is_a_claim_as_kubernetes_has_it(claim_schema: Any) -> None:
+    claim = yaml.safe_load(STORAGE.read_text())
+    assert (claim["apiVersion"], claim["kind"], set(claim)) == (
+        "v1",
+        "PersistentVolumeClaim",
+        {"apiVersion", "kind", "metadata", "spec"},
+    )
+    validator = jsonschema.Draft202012Validator(claim_schema)
+    validator.validate(claim["spec"])
+    for wrong in ({"accessMode": ["ReadWriteMany"]}, {"resources": {"request": {}}}, {"storageClassName": ["nfs"]}):
+        assert not validator.is_valid({**claim["spec"], **wrong})
+
+
+def test_the_page_shows_commands_that_can_be_run(job: Any) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (block,) = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = [line.partition("#")[0] for line in block.splitlines()]
+    commands = [shlex.split(each) for line in lines for each in line.split(";")]
+    verbs = [("docker", "tag"), ("docker", "push"), ("kubectl", "apply"), ("kubectl", "create"), ("kubectl", "get")]
+    assert [tuple(command[:2]) for command in commands] == [*verbs, ("kubectl", "logs")]
+    images = {container["image"] for pod in pods(job) for container in pod["containers"]}
+    assert {commands[0][-1], commands[1][-1]} == images and len(commands[0]) == 4
+    files = [command[command.index("-f") + 1] for command in commands[2:4]]
+    assert [ROOT / name for name in files] == [STORAGE, RAYJOB]
 
 
 @pytest.mark.parametrize(
