@@ -8,10 +8,11 @@ import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from datagen.tasks.registry import dataset_id
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.leases import Owner
-from orchestrator.storage.provenance import provenance
-from orchestrator.storage.results import TrialResult
+from orchestrator.storage.provenance import Provenance, provenance
+from orchestrator.storage.results import ResultError, TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 
 if TYPE_CHECKING:
@@ -89,12 +90,21 @@ def record_failure(trial: TrialDirectory, error: BaseException, campaign: str = 
         status="FAILED",
         reason=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500],
         traceback="".join(traceback.format_exception(error)),
-        provenance=provenance(),
+        provenance=_provenance(trial),
     )
     kept = trial.settle(Owner.here(campaign), result)
     if kept is result or kept.provenance.made_by(code_hash()):
         return kept
     return result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})
+
+
+def _provenance(trial: TrialDirectory) -> Provenance:
+    """Return what ran the trial, its plug-ins included: a failure of other code passes for one of before."""
+    try:
+        spec = trial.read_spec()
+    except ResultError:  # it died before it had written one
+        return provenance()
+    return provenance(dataset_id(spec.data), plugins=spec.plugins)
 
 
 def stalled(trial: TrialDirectory) -> str:

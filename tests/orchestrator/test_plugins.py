@@ -28,6 +28,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import SweepError, TrialSpec, expand, trial_id
+from orchestrator.trial.failure import record_failure
 from planners.inference import load_planner
 from planners.specs import PlannerSpec
 
@@ -149,6 +150,16 @@ def test_streets_have_eight_moves_any_shape_and_a_fingerprint():
     changed = DatasetSpec(task="streets", map_size=9, options={"sha256": "0" * 64})
     with pytest.raises(ValueError, match="its content is not the one that the dataset names"):
         TASKS["streets"].draw()(changed, "train", 0, 1)
+
+
+def test_a_failure_that_others_write_down_is_of_the_plug_ins_code_too(tmp_path):
+    """Else it passes for one of other code, and MLflow's run of the trial is made anew."""
+    planned = expand(load_sweep(EXAMPLES / "streets.yaml"))[0]
+    trial = Storage(tmp_path).trial(planned.trial_id)
+    trial.write_spec(planned.spec)
+    failed = record_failure(trial, RuntimeError("its process died"))
+    assert failed.provenance.plugins == {"street_planning": code_hash("street_planning")}
+    assert failed.provenance.made_by(code_hash())
 
 
 @pytest.mark.parametrize(
