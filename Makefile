@@ -15,13 +15,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps rliable==1.2.0 # its definitions; asks for an old arch
 	touch $@
 
-# What the tests of pictures and pages need: a browser, and a software renderer for MiniWorld.
-SYSTEM := chromium chromium-driver libegl1 libgl1 libglu1-mesa libopengl0 libgl1-mesa-dri
+# What the tests of pictures and pages need: a browser, and a software renderer for MiniWorld. And a compiler for
+# scikit-fmm, which has no wheels: so it is not among the packages for development, which the quickstart installs too.
+SYSTEM := chromium chromium-driver libegl1 libgl1 libglu1-mesa libopengl0 libgl1-mesa-dri g++
 SUDO   := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 $(VENV)/.system: Makefile | $(STAMP)
 	dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt scikit-fmm \
+	    || echo "scikit-fmm was not built (are there headers of Python?): tests of fast marching are skipped"
 	touch $@
 
 quickstart: $(STAMP)

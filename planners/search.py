@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, get_args
 
@@ -23,8 +23,8 @@ ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 @dataclass(frozen=True, eq=False)
 class FoundRoute(Route):
-    """What a search finds. Actions (else -1) and values (else NaN) are those of cells on the way, or, by fast marching,
-    of all cells with a way; `steps` is how many cells were expanded."""
+    """What a search finds. Actions (else -1) and values (else NaN) are those of cells on the way; fast marching has
+    values of all cells that its wave comes to. `steps` is how many cells were expanded."""
 
     @property
     def outcome(self) -> str:
@@ -132,22 +132,9 @@ class SearchPlanner:
             before, action = came[cell]
             cost += self.moves.costs[action] * float(paid[cell])
             actions[before], values[before] = action, -cost
-        return self._found(way or [start], bool(way), cost, actions, values, free, goal, expanded)
-
-    def _found(
-        self,
-        way: list[Cell],
-        arrives: bool,
-        cost: float,
-        actions: NDArray[np.int64],
-        values: NDArray[np.float32],
-        free: NDArray[np.uint8],
-        goal: Cell,
-        expanded: int,
-    ) -> FoundRoute:
         return FoundRoute(
-            cells=np.array(way, np.int64),
-            arrives=arrives,
+            cells=np.array(way or [start], np.int64),
+            arrives=bool(way),
             cost=cost,
             actions=actions,
             values=values,
@@ -161,30 +148,23 @@ class SearchPlanner:
         )
 
     def _marched(self, free: NDArray[np.uint8], paid: NDArray[np.float64], start: Cell, goal: Cell) -> FoundRoute:
-        """Return the way down the travel time from the goal, which some move lowers in each cell (upwind)."""
+        """Return the way down the travel time from the goal; where no cell beside is sooner, round as it may be."""
         try:
             travel_time = import_module("skfmm").travel_time
         except ImportError:
             raise PlannerError("fast_marching needs scikit-fmm: pip install 'idp[search]'") from None
         front: Any = np.ma.MaskedArray(np.ones(free.shape), free == 0)
-        front[goal] = -1.0
-        least = max(float(paid.max()), 1.0) * 1e-9  # of no cost is of no time, and nothing marches
-        time = np.ma.filled(travel_time(front, 1 / np.maximum(paid, least), periodic=self.moves.wrap), np.inf)
-        time[goal] = 0.0
-        actions = np.full(free.shape, -1, np.int64)
-        way, cost = [start], 0.0
-        while way[-1] != goal and np.isfinite(time[way[-1]]):
-            near = [entered(way[-1], action, free, self.moves) for action in range(len(self.moves.names))]
-            times = [time[cell] if there == "free" else np.inf for cell, there in near]
-            action = int(np.argmin(times))
-            if not times[action] < time[way[-1]]:
-                break
-            actions[way[-1]] = action
-            way.append(near[action][0])
-            cost += self.moves.costs[action] * float(paid[way[-1]])
-        values = np.where(np.isfinite(time), -time, np.nan).astype(np.float32)
-        expanded = int(np.isfinite(time).sum())
-        return self._found(way, way[-1] == goal, cost, actions, values, free, goal, expanded)
+        front[goal] = 0.0
+        unit = float(paid.max()) or 1.0
+        speed = 1 / np.maximum(paid / unit, 1e-9)  # of no cost is of no time, and nothing marches
+        # Of an axis of one cell that is periodic, scikit-fmm reads outside its arrays. Only its first order is upwind.
+        periodic = [self.moves.wrap and size > 1 for size in free.shape]
+        time = np.ma.filled(travel_time(front, speed, periodic=periodic, order=1), np.inf)
+        # By the time ahead alone this goes down; of costs that hardly count beside others it has flat parts.
+        came, _ = _searched(free, np.zeros(free.shape), start, goal, self.moves, time)
+        reached = np.isfinite(time)
+        route = self._route(_way(came, start, goal), came, paid, free, start, goal, int(reached.sum()))
+        return replace(route, values=np.where(reached, -unit * time, np.nan).astype(np.float32))
 
 
 def _searched(

@@ -93,7 +93,10 @@ def test_a_weight_buys_speed_with_cost():
     assert best.cost <= fast.cost <= 3 * best.cost and fast.steps <= best.steps
 
 
-@pytest.mark.skipif(not SKFMM, reason="scikit-fmm is an extra")
+marches = pytest.mark.skipif(not SKFMM, reason="scikit-fmm is an extra, which `make test` installs")
+
+
+@marches
 @pytest.mark.parametrize("moves", [FOUR, FOUR_WRAP], ids=["edge", "torus"])
 def test_fast_marching_arrives_wherever_there_is_a_way(moves):
     for free, start, goal, costs in worlds(10):
@@ -102,6 +105,37 @@ def test_fast_marching_arrives_wherever_there_is_a_way(moves):
             route = SearchPlanner("fast_marching", moves).solve(free, start=start, goal=goal, costs=given)
             assert route.arrives == np.isfinite(exact)
             assert not route.arrives or given is not None or exact <= route.cost <= 1.5 * exact
+
+
+@marches
+@pytest.mark.parametrize("moves", [FOUR, FOUR_WRAP, EIGHT], ids=["edge", "torus", "eight"])
+@pytest.mark.parametrize("shape", [(1, 2), (1, 19), (19, 1), (2, 2), (2, 9), (12, 12)], ids=str)
+def test_fast_marching_arrives_on_maps_of_any_shape_and_by_costs_of_any_size(moves, shape):
+    chance, arrives = np.random.default_rng(sum(shape)), 0
+    for _ in range(20):
+        free = (chance.random(shape) < 0.7).astype(np.uint8)
+        free[0, 0] = 1
+        start, goal = (tuple(map(int, cell)) for cell in chance.choice(np.argwhere(free), 2))
+        for costs in (None, np.zeros(shape), chance.choice([0.0, 1e-300, 1e-6, 1.0, 1e4, 1e20], size=shape)):
+            world = {"start": start, "goal": goal, "costs": costs}
+            route, exact = (SearchPlanner(name, moves).solve(free, **world) for name in ("fast_marching", "dijkstra"))
+            assert route.arrives == exact.arrives and route.cost >= exact.cost * (1 - 1e-12)
+            arrives += route.arrives
+    assert arrives
+
+
+@marches
+def test_fast_marching_of_a_goal_alone_and_of_cells_that_cost_nothing():
+    march, alone = SearchPlanner("fast_marching").solve, np.zeros((5, 5))
+    alone[0, 0] = alone[2, 2] = 1
+    away = march(alone, start=(0, 0), goal=(2, 2))
+    assert not away.arrives and away.advice == "no way leads from (0, 0) to (2, 2)"
+    for grid, cell in ((alone, (2, 2)), ([[1]], (0, 0))):
+        there = march(grid, start=cell, goal=cell)
+        assert there.arrives and there.cost == 0 and there.cells.tolist() == [list(cell)] and there.values[cell] == 0
+    hill = march(np.ones((3, 1)), start=(0, 0), goal=(2, 0), costs=[[0], [1e3], [0]])
+    assert hill.arrives and hill.cost == 1e3 and hill.cells.tolist() == [[0, 0], [1, 0], [2, 0]]
+    assert hill.values[1, 0] == pytest.approx(-1e3) and hill.actions[:, 0].tolist() == [2, 2, -1]
 
 
 def test_without_its_library_fast_marching_says_what_to_install(monkeypatch):
