@@ -115,8 +115,11 @@ def _size_category(rows: int) -> str:
 def card(manifest: Manifest) -> str:
     """Return the dataset's README: front matter for dataset hubs, then a page for people."""
     spec = manifest.spec
+    # A file without rows has no row group, by which the datasets library would read it.
     files = "".join(
-        f"  - split: {'validation' if split == 'valid' else split}\n    path: {split}-*.parquet\n" for split in SPLITS
+        f"  - split: {'validation' if split == 'valid' else split}\n    path: {split}-*.parquet\n"
+        for split in SPLITS
+        if manifest.rows(split)
     )
     counts = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
     total = sum(manifest.rows(split) for split in SPLITS)

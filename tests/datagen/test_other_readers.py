@@ -8,8 +8,8 @@ import pandas
 import pyarrow.parquet as pq
 import pytest
 
-from datagen.storage.dataset import finish_dataset, read_split, shards, write_shard
-from datagen.tasks.registry import DatasetSpec
+from datagen.storage.dataset import finish_dataset, make_dataset, read_split, shards, write_shard
+from datagen.tasks.registry import DatasetSpec, dataset_id
 
 SETS = {
     "navigation": DatasetSpec(map_size=9, train=4, valid=2, test=3),
@@ -61,7 +61,12 @@ def test_pandas(folder, split):
     compare(file, pandas.read_parquet(file), split, folder)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="the datasets library is not installed")
+has_datasets = pytest.mark.skipif(
+    importlib.util.find_spec("datasets") is None, reason="the datasets library is not installed"
+)
+
+
+@has_datasets
 def test_the_datasets_library(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from datasets import load_dataset
@@ -71,3 +76,17 @@ def test_the_datasets_library(folder, tmp_path, monkeypatch):
     for split, ours in (("train", "train"), ("validation", "valid"), ("test", "test")):
         (file,) = folder.glob(f"{ours}-*.parquet")
         compare(file, {name: loaded[split][name] for name in loaded[split].column_names}, ours, folder)
+
+
+@has_datasets
+@pytest.mark.parametrize("counts", [(4, 0, 2), (4, 2, 0), (4, 0, 0), (0, 2, 0)], ids=str)
+def test_the_datasets_library_leaves_out_splits_that_are_empty(counts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import load_dataset
+
+    train, valid, test = counts
+    spec = DatasetSpec(map_size=9, train=train, valid=valid, test=test)
+    make_dataset(spec, tmp_path / "sets")
+    loaded = load_dataset(str(tmp_path / "sets" / dataset_id(spec)), cache_dir=str(tmp_path / "cache"))
+    named = zip(("train", "validation", "test"), counts, strict=True)
+    assert loaded.num_rows == {split: rows for split, rows in named if rows}

@@ -170,7 +170,8 @@ def test_files_of_the_publishers_come_back_as_they_were(tmp_path, capsys):
         np.testing.assert_array_equal(found.goal[i], told["targets"][n, goal])
         np.testing.assert_array_equal(found.start[i], told["sources"][n, goal, start])
         np.testing.assert_array_equal(way_of(found, i), told["paths"][n, goal, start])
-    assert "`costs` | float32 [7, 7]" in (directory / "README.md").read_text()
+    card = (directory / "README.md").read_text()
+    assert "`costs` | float32 [7, 7]" in card and "path: valid-*" in card and "path: test-*" not in card
     with pytest.raises(DatasetError, match="for which the layout has no place"):
         export_npz(directory, tmp_path / "out.npz")
 
