@@ -109,6 +109,11 @@ class Rules:
             if not (math.isfinite(value := getattr(self, name)) and value >= 0):
                 raise PlannerError(f"{name}: expected at least 0, got {value}")
 
+    @property
+    def priced(self) -> bool:
+        """Whether some cells cost more than others, so that the planner has to take costs."""
+        return self.inflation > self.radius and self.penalty > 0
+
     def read(self, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDArray[np.float64] | None]:
         """Return the map, uint8 [h, w], 1 where the robot's centre may be, and costs of cells or None for all equal."""
         blocked = (grid.data >= self.occupied_from) | ((grid.data < 0) & (not self.unknown_is_free))
@@ -118,7 +123,7 @@ class Rules:
 
         distance = distance_transform_edt(~blocked) * grid.resolution
         free = ~blocked & (distance > self.radius)
-        if self.inflation <= self.radius or not self.penalty:
+        if not self.priced:
             return free.astype(np.uint8), None
         near = np.clip((self.inflation - distance) / (self.inflation - self.radius), 0.0, 1.0)
         return free.astype(np.uint8), np.where(free, 1.0 + self.penalty * near, 0.0)

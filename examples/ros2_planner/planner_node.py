@@ -27,6 +27,7 @@ from planners import SearchPlanner, load_planner
 from planners.replanning import Replanner
 from planners.robot import Navigator, NoPath, OccupancyGrid, Path, Point, Rules
 from planners.search import ALGORITHMS
+from planners.trial_files import PlannerError
 
 CODES = {"INVALID_MAP": "UNKNOWN"}
 """Reasons of ours that the action has no code of its own for; the others are called the same."""
@@ -45,6 +46,8 @@ class PlannerNode(Node):
             penalty=self._asked("penalty", 10.0),
         )
         name = self._asked("planner", "reachability")
+        if name == "breadth_first" and rules.priced:
+            raise PlannerError("inflation: makes cells cost more, and breadth_first takes no costs; a_star does")
         self._frame = self._asked("robot_frame", "base_link")
         self._navigator = Navigator(SearchPlanner(name) if name in ALGORITHMS else Replanner(load_planner(name)), rules)
         self._lock = Lock()
@@ -72,7 +75,7 @@ class PlannerNode(Node):
         with self._lock:
             try:
                 changed = self._navigator.see(grid_of(message))
-            except (NoPath, ValueError) as error:
+            except (PlannerError, ValueError) as error:
                 self.get_logger().error(f"the map is left out: {error}")
                 return
             self._map_frame = message.header.frame_id or "map"
@@ -81,7 +84,7 @@ class PlannerNode(Node):
             path, goal = self._followed
             try:
                 path = self._navigator.plan(self._robot(), goal)
-            except (NoPath, TransformException) as error:
+            except (PlannerError, TransformException) as error:
                 self.get_logger().warning(f"no path any more: {error}")
                 return
             self._followed = path, goal
@@ -101,6 +104,8 @@ class PlannerNode(Node):
                 return self._failed(handle, result, "TF_ERROR", str(error))
             except NoPath as error:
                 return self._failed(handle, result, CODES.get(error.reason, error.reason), str(error))
+            except PlannerError as error:  # of the planner itself; raised any further, it would end the node
+                return self._failed(handle, result, "UNKNOWN", str(error))
             if handle.is_cancel_requested:
                 handle.canceled()
                 return result

@@ -196,6 +196,31 @@ def test_the_node_s_errors_have_the_action_s_codes(node, monkeypatch):
     assert "the map is left out" in node.logged[-1]
 
 
+def test_a_planner_that_fails_does_not_end_the_node(node, monkeypatch):
+    def fails(*given, **named):
+        raise PlannerError("fast_marching needs scikit-fmm")
+
+    node.on_map(map_message(np.zeros((8, 12), np.int8)))
+    assert asked(node, goal=pose(5.8, 0.2))[1] == ["succeeded"]
+    monkeypatch.setattr(type(node._navigator.solver), "solve", fails)
+    node.on_map(map_message(room()))
+    assert "needs scikit-fmm" in node.logged[-1] and len(node.published) == 1
+    result, ended = asked(node, goal=pose(1.0, 1.0))
+    assert ended == ["aborted"] and result.error_code == CODES["UNKNOWN"] and "needs scikit-fmm" in result.error_msg
+
+
+@pytest.mark.parametrize("asked_for", [{"inflation": 0.6}, {"inflation": 0.6, "radius": 0.7}, {}], ids=str)
+def test_a_search_without_costs_is_refused_at_the_start_where_cells_have_some(node, monkeypatch, asked_for):
+    monkeypatch.setattr(Node, "parameters", {"planner": "breadth_first", **asked_for})
+    if asked_for == {"inflation": 0.6}:
+        with pytest.raises(PlannerError, match="inflation: makes cells cost more, and breadth_first takes no costs"):
+            type(node)()
+    else:
+        searching = type(node)()
+        searching.on_map(map_message(room()))
+        assert asked(searching, goal=pose(1.0, 1.0))[1] == ["succeeded"]
+
+
 def test_a_goal_that_is_cancelled_moves_nobody(node):
     node.on_map(map_message(room()))
     handle = Handle(MESSAGES["Goal"](goal=pose(1.0, 1.0)), cancelled=True)
