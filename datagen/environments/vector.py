@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -35,8 +36,9 @@ class PlanningVectorEnv(VectorEnv):
     def __init__(
         self, episodes: Episodes, num_envs: int, *, max_steps: int | None = None, render_mode: str | None = None
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ValueError(f"num_envs: expected a whole number from 1 on, got {num_envs!r:.40}")
+        num_envs = int(num_envs)
         self.episodes, self.num_envs, self.render_mode = episodes, num_envs, render_mode
         self.max_steps = episodes.limit(max_steps)
         self.single_observation_space, self.single_action_space = episodes.observation_space, episodes.action_space
@@ -49,6 +51,7 @@ class PlanningVectorEnv(VectorEnv):
         self._cost: NDArray[np.float32] = np.zeros(num_envs, np.float32)
         self._steps: NDArray[np.int64] = np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, bool)
+        self._begun = np.zeros(num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -68,11 +71,9 @@ class PlanningVectorEnv(VectorEnv):
         for name, part in options.items():
             if len(np.atleast_1d(part)) != self.num_envs or np.ndim(part) == 0:
                 raise ValueError(f"options: {name}: expected {self.num_envs}, one for each agent, got {part!r:.40}")
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None and len(seeds) != self.num_envs:
-            raise ValueError(f"seed: expected {self.num_envs}, got {len(seeds)}")
+        seeds = self._seeds(seed)
         for agent in np.flatnonzero(mask).tolist():
-            if seeds is not None and (own := seeds[agent]) is not None:
+            if (own := seeds[agent]) is not None:
                 self._chances[agent] = np_random(own)[0]
             self._begin(agent, {name: part[agent] for name, part in options.items()})
         return self.episodes.seen(self._state), self._told(mask)
@@ -81,6 +82,9 @@ class PlanningVectorEnv(VectorEnv):
         self, actions: NDArray[np.int64]
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Told]:
         """Take an action for each agent, [n]; those whose episodes have ended begin others."""
+        if not self._begun.all():
+            first = int(self._begun.argmin())
+            raise ResetNeeded(f"step: call reset before the first step; agent {first} has begun no episode")
         actions = np.asarray(actions)
         if actions not in self.action_space:
             raise ValueError(f"actions: expected {self.num_envs} of 0 to {self.single_action_space.n - 1}")
@@ -106,6 +110,18 @@ class PlanningVectorEnv(VectorEnv):
         every = zip(self._number.tolist(), self._position, strict=True)
         return tuple(picture(problems.map[number], problems.goal[number], position) for number, position in every)
 
+    def _seeds(self, seed: Any) -> list[int | None]:
+        """Return one seed for each agent, None where it draws on; raise ValueError for what is none."""
+        one = seed is None or isinstance(seed, (int, np.integer))
+        seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)] if one else seed
+        if not isinstance(seeds, (Sequence, np.ndarray)) or any(
+            own is not None and not (isinstance(own, (int, np.integer)) and own >= 0) for own in seeds
+        ):
+            raise ValueError(f"seed: expected whole numbers from 0 on, got {seed!r:.40}")
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: expected {self.num_envs}, got {len(seeds)}")
+        return [None if own is None else int(own) for own in seeds]
+
     @property
     def _state(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         return self._number, self._start, self._position
@@ -114,6 +130,7 @@ class PlanningVectorEnv(VectorEnv):
         self._number[agent], self._start[agent] = self.episodes.asked(options, self._chances[agent])
         self._position[agent] = self._start[agent]
         self._cost[agent], self._steps[agent], self._ended[agent] = 0, 0, False
+        self._begun[agent] = True
 
     def _told(self, whom: NDArray[np.bool_]) -> Told:
         """Return infos of those agents, with gymnasium's mask of whom each is of."""

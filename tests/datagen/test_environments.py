@@ -119,6 +119,14 @@ def test_agents_side_by_side_are_as_many_alone(task):
     assert ended > 10
 
 
+def test_seeds_and_numbers_of_agents_may_be_numpy_s():
+    vector = gymnasium.make_vec("idp/Navigation-v0", num_envs=np.int64(3), map_size=9, problems=4)
+    expected = vector.reset(seed=5)
+    for seed in (np.int64(5), np.arange(5, 8), [5, np.uint8(6), 7]):
+        _same(vector.reset(seed=seed), expected)
+    vector.reset(seed=[None, 1, None])
+
+
 def _same(ours, theirs):
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
@@ -194,11 +202,20 @@ def test_what_cannot_be_is_told():
     with pytest.raises(ValueError, match="in none of them is there a cell"):
         Episodes(nowhere, FOUR)
     vector = PlanningVectorEnv(environment.episodes, 2)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="agent 0 has begun no episode"):
+        vector.step(np.array([0, 0]))
+    vector.reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(gymnasium.error.ResetNeeded, match="agent 1 has begun no episode"):
+        vector.step(np.array([0, 0]))
     vector.reset(seed=[0, 1])
     with pytest.raises(ValueError, match="actions: expected 2 of 0 to 3"):
         vector.step(np.array([0, 9]))
-    with pytest.raises(ValueError, match="num_envs: expected at least 1, got 0"):
-        PlanningVectorEnv(environment.episodes, 0)
+    for count in (0, "2", 2.0, True, None):
+        with pytest.raises(ValueError, match=f"num_envs: expected a whole number from 1 on, got {count!r}"):
+            PlanningVectorEnv(environment.episodes, count)
+    for seed in ("ab", 1.5, -1, [0, 1.0], {0, 1}):
+        with pytest.raises(ValueError, match="seed: expected whole numbers from 0 on, got"):
+            vector.reset(seed=seed)
     with pytest.raises(ValueError, match="options: problem: expected 2, one for each agent, got 0"):
         vector.reset(options={"problem": 0})
     with pytest.raises(ValueError, match="seed: expected 2, got 1"):
