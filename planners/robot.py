@@ -7,7 +7,9 @@ turned: a grid's data reshaped to [height, width] is the map.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal, Protocol
 
 import numpy as np
@@ -55,13 +57,20 @@ class OccupancyGrid:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", np.asarray(self.data))
+        try:
+            object.__setattr__(self, "data", np.asarray(self.data))
+        except ValueError as error:  # rows of several lengths
+            raise NoPath("INVALID_MAP", f"map: expected integers [height, width]: {error}") from None
         if self.data.ndim != 2 or not self.data.size or self.data.dtype.kind not in "iu":
             raise NoPath("INVALID_MAP", f"map: expected integers [height, width], got {list(self.data.shape)}")
         if self.data.min() < -1 or self.data.max() > 100:
             raise NoPath("INVALID_MAP", f"map: expected -1 to 100, got {self.data.min()} to {self.data.max()}")
-        if not (math.isfinite(self.resolution) and self.resolution > 0 and all(map(math.isfinite, self.origin))):
-            raise NoPath("INVALID_MAP", f"map: resolution {self.resolution} m, origin {self.origin}")
+        if not (_finite(self.resolution) and self.resolution > 0):
+            raise NoPath("INVALID_MAP", f"map: resolution: expected metres above 0, got {self.resolution!r:.40}")
+        origin = tuple(self.origin) if isinstance(self.origin, (Sequence, np.ndarray)) else ()
+        if len(origin) != 3 or not all(map(_finite, origin)):
+            raise NoPath("INVALID_MAP", f"map: origin: expected x, y and heading, got {self.origin!r:.60}")
+        object.__setattr__(self, "origin", origin)
 
     def cell(self, point: Point) -> Cell | None:
         """Return the row and column of a point in metres, None outside."""
@@ -87,10 +96,14 @@ class OccupancyGrid:
 class Rules:
     """How an occupancy grid becomes a map to plan on.
 
+    Metres are from centre to centre of cells: a wall begins half a cell before. Where unknown cells are not free, they
+    are obstacles in all of this, with the same distance kept from them.
+
     Attributes:
         occupied_from: Occupancy from which a cell is an obstacle, 1..100.
         unknown_is_free: Whether the robot may go where nobody has looked.
-        radius: Metres around obstacles that the robot's centre keeps out of.
+        radius: Metres around obstacles that the robot's centre keeps out of; from one cell's side on, it forbids the
+            cells beside an obstacle.
         inflation: Metres around obstacles within which cells cost more, for a robot that keeps its distance; 0 for a
             shortest path.
         penalty: What the cells next to the forbidden ones cost beyond 1; it falls to 0 at `inflation`.
@@ -103,11 +116,13 @@ class Rules:
     penalty: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.occupied_from <= 100:
-            raise PlannerError(f"occupied_from: expected 1 to 100, got {self.occupied_from}")
+        if not (_finite(self.occupied_from) and 1 <= self.occupied_from <= 100):
+            raise PlannerError(f"occupied_from: expected 1 to 100, got {self.occupied_from!r:.40}")
+        if not isinstance(self.unknown_is_free, (bool, np.bool_)):
+            raise PlannerError(f"unknown_is_free: expected true or false, got {self.unknown_is_free!r:.40}")
         for name in ("radius", "inflation", "penalty"):
-            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
-                raise PlannerError(f"{name}: expected at least 0, got {value}")
+            if not (_finite(value := getattr(self, name)) and value >= 0):
+                raise PlannerError(f"{name}: expected a number from 0 on, got {value!r:.40}")
 
     @property
     def priced(self) -> bool:
@@ -208,6 +223,10 @@ class Navigator:
             route_cells = route.cells
         points[0], points[-1] = start, goal
         return Path(points, _headings(points), route.cost, route_cells)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _headings(points: NDArray[np.float64]) -> NDArray[np.float64]:

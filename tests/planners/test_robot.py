@@ -115,9 +115,33 @@ def test_what_is_wrong_is_told():
     for data, resolution in (([0, 0, 0], 1), (np.full((2, 2), 101), 1), (np.zeros((2, 2), int), 0), ([["a"]], 1)):
         with pytest.raises(NoPath, match="map: "):
             OccupancyGrid(data, resolution)
-    for rule in ({"occupied_from": 0}, {"radius": -1.0}, {"inflation": math.nan}):
-        with pytest.raises(PlannerError, match=next(iter(rule))):
+    with pytest.raises(NoPath, match="map: expected integers"):
+        OccupancyGrid([[0], [0, 0]], 1.0)
+    for resolution in ("a", None, math.nan, [1.0]):
+        with pytest.raises(NoPath, match="map: resolution: expected metres above 0, got"):
+            OccupancyGrid(room(), resolution)
+    for origin in ((0, 0), (0, 0, "a"), (0, 0, math.inf), None, "abc", np.zeros((1, 3))):
+        with pytest.raises(NoPath, match="map: origin: expected x, y and heading, got"):
+            OccupancyGrid(room(), 1.0, origin)
+    assert OccupancyGrid(room(), np.float32(0.5), np.zeros(3)).cell((0.6, 0.1)) == (0, 1)
+    for rule in (
+        {"occupied_from": 0},
+        {"occupied_from": "65"},
+        {"unknown_is_free": "no"},
+        {"radius": -1.0},
+        {"radius": "a"},
+        {"inflation": math.nan},
+        {"penalty": None},
+    ):
+        with pytest.raises(PlannerError, match=next(iter(rule)) + ": expected"):
             Rules(**rule)
+
+
+def test_distances_are_from_centre_to_centre_and_unknown_cells_count():
+    grid = OccupancyGrid([[0, 0, 100, 0, 0, 0, -1, 0, 0]], 0.1)
+    assert Rules(radius=0.09).read(grid)[0].tolist() == [[1, 1, 0, 1, 1, 1, 0, 1, 1]]
+    assert Rules(radius=0.1).read(grid)[0].tolist() == [[1, 0, 0, 0, 1, 0, 0, 0, 1]]
+    assert Rules(radius=0.1, unknown_is_free=True).read(grid)[0].tolist() == [[1, 0, 0, 0, 1, 1, 1, 1, 1]]
 
 
 @pytest.fixture
