@@ -118,7 +118,8 @@ class _File:
     def _piece(self, split: Split, first: int, *parts: NDArray[Any]) -> Problems:
         maps, costs, targets, sources, paths = parts
         n, goals, starts = sources.shape[:3]
-        price = costs.astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 can't hold is refused as not finite
+            price = costs.astype(np.float32)
         _refuse(~(np.isfinite(price) & (price > 0)), first, self.costs, "is not positive and finite")
         image = self._image(maps, first).transpose(0, 3, 1, 2)
 
@@ -151,7 +152,9 @@ def _refuse(wrong: NDArray[np.bool_], first: int, array: NpzArray, what: str) ->
 
 
 def _places(places: NDArray[Any], side: int, first: int, array: NpzArray) -> NDArray[np.int16]:
-    _refuse(~((places >= 0) & (places < side) & (places == places.astype(np.int64))), first, array, "is on no tile")
+    with np.errstate(invalid="ignore"):  # of NaN no integer can be made, which is refused
+        whole = places == places.astype(np.int64)
+    _refuse(~((places >= 0) & (places < side) & whole), first, array, "is on no tile")
     return places.astype(np.int16)
 
 
