@@ -123,8 +123,8 @@ class InferenceForm(nn.Module):
 
     def _bound(self, map: Tensor, max_steps: Tensor) -> Tensor:
         """Return the most steps, int64 []."""
-        # Sizes as tensors: what a loop compares may be no plain number of an unknown size.
-        height, width = (torch.ones_like(map[0, 0]).sum(side).amax(0).double() for side in (0, 1))
+        # Sizes as tensors: what a loop compares may be no plain number of an unknown size. There may be no map.
+        height, width = (map.new_ones(size).sum().double() for size in map.shape[-2:])
         most = torch.full_like(max_steps, self.rule.own)
         if self.rule.per_row is not None:
             each = self.rule.per_row * torch.maximum(height, width)

@@ -93,6 +93,8 @@ def test_the_form_that_is_written_plans_as_the_planner(case):
     map, goal = agreement.random_problems(2, 6, 5, walled=False, seed=9)
     logits, _, steps, _ = form(map, goal, torch.tensor(1))
     assert steps.tolist() == [1, 1] and float(logits.std()) > 0
+    none = form(map[:0], goal[:0], torch.tensor(0))
+    assert [tuple(found.shape) for found in none] == [(0, *logits.shape[1:]), (0, 6, 5), (0,), (0,)]
 
 
 @pytest.mark.skipif("IDP_EXPORT_ALL" not in os.environ, reason="some ten processor seconds each: IDP_EXPORT_ALL=1")
@@ -149,6 +151,7 @@ def test_onnx_plans_far_ways_on_maps_of_other_sizes(model):
             route = planner.solve(map[one, 0].numpy(), start=at, goal=at)
             free = route.grid == 1
             assert (actions[one] == route.actions)[free & (route.values > -100)].all()
+    assert run(map[:0], goal[:0])["logits"].shape == (0, 4, 12, 40)
 
 
 def test_torch_s_own_format_plans_and_says_the_same(program, tmp_path, monkeypatch, capsys, model):
@@ -162,6 +165,7 @@ def test_torch_s_own_format_plans_and_says_the_same(program, tmp_path, monkeypat
     map, goal = agreement.random_problems(2, 9, 11, walled=False, seed=1)
     actions, by_onnx = module(map, goal, torch.tensor(0))[1], opened(model.read_bytes(), "onnx")(map, goal)["actions"]
     assert actions.equal(by_onnx)
+    assert module(map[:0], goal[:0], torch.tensor(0))[1].shape == (0, 9, 11)
     assert b"inference_form.py" not in out.read_bytes()
 
 
