@@ -84,7 +84,7 @@ class Bucket:
 
         try:
             yield
-        except (BotoCoreError, ClientError, Boto3Error, ValueError) as error:
+        except (BotoCoreError, ClientError, Boto3Error, ValueError, OSError) as error:  # OSError: a file of credentials
             raise BucketError(f"{self.address}: {first_line(error)}") from error
 
     def put(self, key: str, body: bytes, *, instead_of: str) -> str | None:

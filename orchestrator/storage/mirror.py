@@ -27,7 +27,7 @@ from dataclasses import asdict, replace
 from datagen.storage.dataset import is_complete
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import DatasetSpec, dataset_id
-from orchestrator.errors import ResultError
+from orchestrator.errors import ResultError, UserError
 from orchestrator.storage import leases
 from orchestrator.storage.bucket import Bucket, BucketError, Entry
 from orchestrator.storage.code import code_hash
@@ -37,6 +37,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, owner_of
 from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dataset, place_trial, unpacked_trial
 from orchestrator.storage.results import TrialResult, is_trial_id
+from orchestrator.words import first_line
 
 EXPIRY_SECONDS = 5.0 * leases.EXPIRY_SECONDS
 """A lease that was not written anew for so long is lost; longer than in a storage: the internet has worse days."""
@@ -128,7 +129,12 @@ class Mirror:
         return sum(self._send(name, stale=True) for name in trial_ids if name not in there)
 
     def _send(self, trial_id: str, stale: bool = False) -> bool:
-        """Write a trial; where it has not ended, give its lease back."""
+        """Write a trial; where it has not ended, give its lease back. One that can't be read is told of and kept."""
+        with self._leaving_alone(f"trials/{trial_id}.tar"):
+            return self._write(trial_id, stale)
+        return False
+
+    def _write(self, trial_id: str, stale: bool) -> bool:
         trial = self._storage.trial(trial_id)
         result = trial.whole_result()
         if result is None or not result.final or not (stale or self._stands(result)):
@@ -209,7 +215,7 @@ class Mirror:
 
     def _beat(self) -> None:
         for trial_id in list(self._held):
-            with self._telling(), self._lock:
+            with self._telling(), self._leaving_alone(_lease(trial_id)), self._lock:
                 if (etag := self._held.get(trial_id)) is None:
                     continue
                 new = self._bucket.put(_lease(trial_id), self._life(), instead_of=etag)
@@ -246,7 +252,7 @@ class Mirror:
         try:
             yield
         finally:
-            for trial_id in [*self._held, None]:
+            for trial_id in [*self._held, None]:  # also what could not be read before: sent now, or told of once more
                 self._unsent.put(trial_id)
             over.set()
             for thread in threads:
@@ -275,6 +281,20 @@ class Mirror:
         except BucketError as error:
             self._tell(error)
 
+    @contextmanager
+    def _leaving_alone(self, what: str) -> Iterator[None]:
+        """Tell, and go on with the rest, where it is this one thing that can't be exchanged.
+
+        Whatever is raised: in one of the mirror's threads it would end the thread, and all that it has yet to do.
+        """
+        try:
+            yield
+        except BucketError:
+            raise
+        except Exception as error:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self._say(f"{self._bucket.address}/{what}: left alone: {kind}{first_line(error)}")
+
     def _tell(self, error: BucketError) -> None:
         if time.monotonic() - self._away > EXPIRY_SECONDS:
             self._say(f"{error}; trials go on, and no new ones begin until it answers")
@@ -286,9 +306,10 @@ class Mirror:
         """Send the tests on further maps that the bucket lacks, take those that the storage lacks; return how many."""
         there = self._bucket.entries("evaluations")
         here = {f"{name}/{path.name}": path for name in trial_ids for path in self._storage.trial(name).evaluations}
-        new = here.keys() - there.keys()
-        sent = sum(self._bucket.put(f"evaluations/{n}", here[n].read_bytes(), instead_of="") is not None for n in new)
-        taken = 0
+        sent = taken = 0
+        for name in sorted(here.keys() - there.keys()):
+            with self._leaving_alone(f"evaluations/{name}"):
+                sent += self._bucket.put(f"evaluations/{name}", here[name].read_bytes(), instead_of="") is not None
         for name in sorted(there.keys() - here.keys()):
             if (trial_id := name.partition("/")[0]) not in trial_ids:
                 continue
@@ -309,11 +330,13 @@ class Mirror:
 
     def give_dataset(self, name: str) -> bool:
         """Send a dataset, and return whether the bucket lacked it."""
-        try:
-            body = packed_dataset(self._storage.datasets / name)
-        except DatasetError:
-            return False  # not finished
-        return self._bucket.put(f"datasets/{name}.tar", body, instead_of="") is not None
+        with self._leaving_alone(f"datasets/{name}.tar"):
+            try:
+                body = packed_dataset(self._storage.datasets / name)
+            except DatasetError:
+                return False  # not finished
+            return self._bucket.put(f"datasets/{name}.tar", body, instead_of="") is not None
+        return False
 
     def fetch_dataset(self, name: str) -> bool:
         """Put a dataset into the storage; return False where the bucket has none that is whole."""

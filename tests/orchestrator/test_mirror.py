@@ -97,6 +97,17 @@ def put(storage, trial):
     put_result(directory.path, run.result)
 
 
+def wait(come):
+    until = time.monotonic() + 20.0
+    while not come():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def fail(error):
+    raise error
+
+
 def _race(address, storage, start, wins):
     mirror = Mirror(Bucket(address), Storage(storage), print)
     start.wait()
@@ -183,6 +194,41 @@ def test_a_bucket_that_is_away_starts_nothing_and_what_has_ended_is_kept(address
     assert "NoSuchBucket" in said[0] and f"{NAMES[0][:8]} is not in {address} yet" in said[-1]
     monkeypatch.undo()
     assert of_machine(address, tmp_path).give(NAMES) == 1
+
+
+def test_a_trial_that_can_not_be_read_is_named_and_keeps_no_other_from_the_bucket(address, tmp_path, monkeypatch):
+    said, errors = [], {NAMES[0]: [OSError(5, "Input/output error")] * 2, NAMES[1]: [MemoryError()]}
+
+    def read(trial):
+        if errors.get(trial.name):
+            raise errors[trial.name].pop()
+        return packed_trial(trial)
+
+    monkeypatch.setattr(mirrors, "packed_trial", read)
+    mirror = of_machine(address, tmp_path, said)
+    for trial in TRIALS[:3]:
+        assert mirror.take(trial.trial_id)
+        put(tmp_path, trial)
+    with mirror.working():
+        for name in NAMES[:3]:
+            mirror.ended(name)
+        wait(lambda: mirror.trials() == [NAMES[2]])
+    assert mirror.trials() == sorted(NAMES[1:3]), "what can be read again later is sent at the end"
+    first = f"{address}/trials/{NAMES[0]}.tar: left alone: OSError: [Errno 5] Input/output error"
+    assert said == [first, f"{address}/trials/{NAMES[1]}.tar: left alone: MemoryError: MemoryError", first]
+
+
+def test_a_sign_of_life_that_fails_is_told_and_is_not_the_last(address, tmp_path, monkeypatch):
+    said = []
+    mirror = of_machine(address, tmp_path, said)
+    assert mirror.take(NAMES[0])
+    before = Bucket(address).entries("leases")
+    monkeypatch.setattr(mirrors, "EXPIRY_SECONDS", 0.3)
+    life, failures = mirror._life, [RuntimeError("can't start new thread")]
+    monkeypatch.setattr(mirror, "_life", lambda: life() if not failures else fail(failures.pop()))
+    with mirror.working():
+        wait(lambda: Bucket(address).entries("leases") != before)
+    assert said == [f"{address}/leases/{NAMES[0]}: left alone: RuntimeError: can't start new thread"]
 
 
 @pytest.mark.parametrize("wrong", ["s3:/lab", "s3://", "s3://LAB/x", "gs://lab/x", "s3://lab/x\n"])
