@@ -53,8 +53,13 @@ def opened(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
 def _mirror(options: argparse.Namespace) -> int:
     from orchestrator.storage.bucket import Bucket
 
-    storage = options.storage
-    mirror = Mirror(Bucket(options.bucket), storage, _say)
+    storage, told = options.storage, list[str]()
+
+    def say(line: str) -> None:
+        _say(line)
+        told.append(line)
+
+    mirror = Mirror(Bucket(options.bucket), storage, say)
     storage.make()
     with storage.at_work():
         here = [name for name, result in storage.results().items() if result.final]
@@ -74,7 +79,7 @@ def _mirror(options: argparse.Namespace) -> int:
             f"{verb}: {counted(trials[way], 'trial')}, {counted(sets[way], 'dataset')}, {counted(tests[way], 'test')} "
             "on further maps"
         )
-    return 0
+    return 1 if told else 0  # a copy that lacks something is not taken for one that is whole
 
 
 def _say(line: str) -> None:

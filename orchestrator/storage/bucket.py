@@ -19,11 +19,21 @@ from orchestrator.words import first_line
 _ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*?))?/?")
 _LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 MOST_BYTES = 2**32
-"""One write takes 5 GB at most, and is whole by itself."""
+"""One write takes 5 GB at most, and is whole by itself: nothing larger is shared."""
 
 
 class BucketError(UserError):
     """An object storage that can't be used, or does not answer."""
+
+
+class TooLarge(BucketError):
+    """One thing that is more than one write takes; of the others the object storage has them all the same."""
+
+
+def check_size(what: object, size: int) -> None:
+    """Raise `TooLarge` where something is more than one write takes."""
+    if size > MOST_BYTES:
+        raise TooLarge(f"{what}: {size:,} bytes, and one write into a bucket takes at most {MOST_BYTES:,}")
 
 
 @dataclass(frozen=True)
@@ -94,10 +104,12 @@ class Bucket:
             key: Its name under the prefix.
             body: Its content.
             instead_of: The ETag of what it replaces; empty where there must be nothing yet.
+
+        Raises:
+            TooLarge: It is more than `MOST_BYTES`.
         """
+        check_size(key, len(body))
         condition: dict[str, Any] = {"IfMatch": instead_of} if instead_of else {"IfNoneMatch": "*"}
-        if len(body) > MOST_BYTES:
-            raise BucketError(f"{self.address}/{key}: {len(body):,} bytes are more than one write takes")
         with self._told():
             try:
                 answer = self._client.put_object(Bucket=self._name, Key=self._prefix + key, Body=body, **condition)
@@ -113,7 +125,7 @@ class Bucket:
         return found[1] if body and found is not None and found[0] == body else None
 
     def get(self, key: str) -> tuple[bytes, str] | None:
-        """Return an object's content and ETag, None where there is none."""
+        """Return an object's content and ETag, None where there is none; `TooLarge` where idp has not written it."""
         with self._told():
             try:
                 answer = self._client.get_object(Bucket=self._name, Key=self._prefix + key)
@@ -121,8 +133,8 @@ class Bucket:
                 if _code(error) in ("NoSuchKey", "404"):
                     return None
                 raise
-            if answer["ContentLength"] > MOST_BYTES:
-                raise BucketError(f"{self.address}/{key}: larger than anything that was written there by idp")
+        check_size(key, answer["ContentLength"])
+        with self._told():
             return answer["Body"].read(), str(answer["ETag"])
 
     def entries(self, folder: str, start: str = "") -> dict[str, Entry]:

@@ -29,7 +29,7 @@ from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.errors import ResultError, UserError
 from orchestrator.storage import leases
-from orchestrator.storage.bucket import Bucket, BucketError, Entry
+from orchestrator.storage.bucket import Bucket, BucketError, Entry, TooLarge
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
 from orchestrator.storage.files import parsed
@@ -96,16 +96,17 @@ class Mirror:
     def _take_in(self, trial_id: str, entry: Entry, stale: bool) -> bool:
         if self._judged.get(trial_id) == entry.etag:
             return False
-        answer = self._bucket.get(f"trials/{trial_id}.tar")
-        self._judged[trial_id] = entry.etag
-        if answer is None:
-            return False
         try:
+            answer = self._bucket.get(f"trials/{trial_id}.tar")
+            self._judged[trial_id] = entry.etag
+            if answer is None:
+                return False
             with unpacked_trial(trial_id, answer[0]) as (arrived, result):
                 if not stale and not self._stands(result):
                     return False
                 place_trial(arrived, result, self._storage.trial(trial_id), self._owner)
-        except (ResultError, TrialHeld, LeaseLost) as error:
+        except (ResultError, TrialHeld, LeaseLost, TooLarge) as error:
+            self._judged[trial_id] = entry.etag
             self._say(f"{self._bucket.address}/trials/{trial_id}.tar: left alone: {error}")
             return False
         return True
@@ -289,9 +290,9 @@ class Mirror:
         """
         try:
             yield
-        except BucketError:
-            raise
         except Exception as error:
+            if isinstance(error, BucketError) and not isinstance(error, TooLarge):
+                raise  # the store does not answer: that is about all of them
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self._say(f"{self._bucket.address}/{what}: left alone: {kind}{first_line(error)}")
 
@@ -313,10 +314,11 @@ class Mirror:
         for name in sorted(there.keys() - here.keys()):
             if (trial_id := name.partition("/")[0]) not in trial_ids:
                 continue
-            trial, answer = self._storage.trial(trial_id), self._bucket.get(f"evaluations/{name}")
+            trial = self._storage.trial(trial_id)
             try:
+                answer = self._bucket.get(f"evaluations/{name}")
                 found = parsed(EvaluationResult, answer[0]) if answer else None
-            except ValueError as error:
+            except (ValueError, TooLarge) as error:
                 self._say(f"{self._bucket.address}/evaluations/{name}: left alone: {error}")
                 continue
             if found is not None and trial.trained and found.trial_id == trial_id:
@@ -340,12 +342,12 @@ class Mirror:
 
     def fetch_dataset(self, name: str) -> bool:
         """Put a dataset into the storage; return False where the bucket has none that is whole."""
-        answer = self._bucket.get(f"datasets/{name}.tar")
-        if answer is None:
-            return False
         try:
+            answer = self._bucket.get(f"datasets/{name}.tar")
+            if answer is None:
+                return False
             place_dataset(answer[0], self._storage.datasets / name)
-        except ResultError as error:
+        except (ResultError, TooLarge) as error:
             self._say(f"{self._bucket.address}/datasets/{name}.tar: left alone: {error}")
             return False
         return True

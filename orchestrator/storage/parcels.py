@@ -17,6 +17,7 @@ from datagen.storage.dataset import load_manifest
 from datagen.storage.files import write_atomically
 from datagen.storage.manifest import DatasetError
 from orchestrator.errors import ResultError
+from orchestrator.storage.bucket import check_size
 from orchestrator.storage.files import write_bytes
 from orchestrator.storage.leases import Owner
 from orchestrator.storage.results import TrialResult
@@ -26,15 +27,21 @@ MANIFEST, CARD = "manifest.json", "README.md"
 
 
 def packed(files: Iterable[Path]) -> bytes:
-    """Return those of the files that are there as one tar file, which depends on their names and contents alone."""
+    """Return those of the files that are there as one tar file, which depends on their names and contents alone.
+
+    Raises:
+        TooLarge: They are more than one write into a bucket takes.
+    """
+    files = [path for path in files if path.is_file()]
+    if files:  # looked at first, since the whole tar file is in memory
+        check_size(files[0].parent, sum(path.stat().st_size for path in files))
     body = io.BytesIO()
     with tarfile.open(fileobj=body, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in files:
-            if path.is_file():
-                content = path.read_bytes()
-                about = tarfile.TarInfo(path.name)
-                about.size = len(content)
-                tar.addfile(about, io.BytesIO(content))
+            content = path.read_bytes()
+            about = tarfile.TarInfo(path.name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
     return body.getvalue()
 
 

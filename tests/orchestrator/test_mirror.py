@@ -22,15 +22,18 @@ from mutations import EXAMPLES, bounded, mutated
 from samples import put_result, sample_run
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.cli.main import main
+from orchestrator.cluster.datasets import make_datasets, make_here
 from orchestrator.cluster.trials import Terms, run_trials
 from orchestrator.errors import ResultError
+from orchestrator.storage import bucket as buckets
 from orchestrator.storage import mirror as mirrors
 from orchestrator.storage.bucket import Bucket, BucketError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.parcels import packed_trial, place_dataset, place_trial, unpacked_trial
+from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dataset, place_trial, unpacked_trial
 from orchestrator.sweep.specs import Resources, SweepSpec, expand
 
 TRIALS = expand(
@@ -323,6 +326,32 @@ def test_a_storage_is_restored_by_the_verb(address, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("sent: 1 trial, no dataset") and "taken: 1 trial, no dataset" in said
     assert Storage(tmp_path / "restored").results() == Storage(tmp_path / "one").results()
+
+
+def test_what_is_more_than_one_write_takes_is_named_and_nothing_else_waits(address, tmp_path, monkeypatch, capsys):
+    put(tmp_path / "one", TRIALS[0])
+    storage = Storage(tmp_path / "one")
+    small, large = (DatasetSpec(map_size=5, train=count, valid=8, test=8) for count in (8, 800))
+    make_datasets([small, large], storage.datasets, make=make_here)
+    sizes = [len(packed_dataset(storage.datasets / dataset_id(spec))) for spec in (small, large)]
+    most = max(sizes[0], len(packed_trial(storage.trial(NAMES[0]))))
+    assert most < sizes[1]
+    monkeypatch.setattr(buckets, "MOST_BYTES", most)
+    said, key = [], f"datasets/{dataset_id(large)}.tar"
+    mirror = of_machine(address, storage, said)
+    mirror.exchange_datasets([small, large], lambda: None)
+    assert mirror.datasets() == [dataset_id(small)] and mirror.free(NAMES[1]), "the bucket is not away"
+    assert len(said) == 1 and f"{address}/{key}: left alone: " in said[0] and f"at most {most:,}" in said[0]
+
+    assert main(["mirror", address, "--storage", str(storage)]) == 1
+    answer = capsys.readouterr()
+    assert "sent: 1 trial, no dataset" in answer.out and answer.err == f"idp: {said[0]}\n"
+    # Somebody else has put one there: it is not taken, and the rest is.
+    boto3.client("s3").put_object(Bucket="lab", Key=f"{address[9:]}/{key}", Body=bytes(most + 1))
+    assert main(["mirror", address, "--storage", str(tmp_path / "two")]) == 1
+    answer = capsys.readouterr()
+    assert "taken: 1 trial, 1 dataset" in answer.out
+    assert f"{key}: left alone" in answer.err and answer.err.count("\n") == 1
 
 
 @pytest.mark.skipif(not os.environ.get("IDP_MIRROR_TEST"), reason="trains: make mirror-test")
