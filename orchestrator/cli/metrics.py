@@ -111,7 +111,7 @@ def _of_runs(working: Sequence[Run]) -> Iterator[str]:
         (
             "idp_run_stands_still_seconds",
             "gauge",
-            "Since a trial of a run last finished an epoch or ended.",
+            "Since a trial of a run last finished an epoch or ended, or the first began; 0 while none runs.",
             [run.still_seconds for run in working],
         ),
         (

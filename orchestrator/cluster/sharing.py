@@ -166,6 +166,10 @@ class Sharing:
         """
         now = time.monotonic()
         self._count(now)
+        if running and not self.note.running:
+            self._say(moved=time.time())  # what it has waited for until now was no standing still
+        if self.note.wants and not running + waiting:
+            self._looked = -math.inf  # the last look of a round: tests or datasets may take hours before the next
         self._say(running=running, wants=running + waiting)
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now

@@ -43,7 +43,7 @@ class RunNote(BaseModel):
         used: Devices times seconds that it has had, older ones counting less.
         epochs: Epochs that its trials have done since it began.
         began: When, in seconds since 1970 by the driver's clock.
-        moved: When a trial last finished an epoch or ended, by the same clock.
+        moved: When a trial last finished an epoch or ended, or the first began after none had run, by the same clock.
         written: When this was written, by the same clock.
     """
 
@@ -79,7 +79,7 @@ class Run:
         path: Its folder below `working`, with its lease.
         note: What it says of itself.
         silent_seconds: How long ago it gave a sign of life, by this machine's clock.
-        still_seconds: How long ago a trial of it finished an epoch or ended; 0 where none runs.
+        still_seconds: For how long trials of it run of which none has finished an epoch or ended; 0 where none runs.
     """
 
     path: Path

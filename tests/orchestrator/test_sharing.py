@@ -148,6 +148,29 @@ def test_a_run_that_gives_no_sign_of_life_has_no_part(two):
     assert anna.allowed(running=2, waiting=2) == math.inf
 
 
+def test_a_run_stands_still_only_while_its_trials_run(two, monkeypatch):
+    storage, anna, boris = two
+    began = clock = time.time()
+    monkeypatch.setattr(shares.time, "time", lambda: clock)
+
+    def still():
+        return next(run.still_seconds for run in runs(storage) if run.note.user == "anna")
+
+    anna.moved(done=1)
+    clock += 3 * 3600.0  # behind others, or making datasets
+    anna.allowed(running=0, waiting=4)
+    assert still() == 0.0
+    anna.allowed(running=1, waiting=3)
+    assert still() == pytest.approx(0.0, abs=1.0)
+    clock += 3 * 3600.0
+    anna.allowed(running=2, waiting=2)
+    assert still() == pytest.approx(3 * 3600.0, abs=1.0) and anna.note.began <= began
+    # The note of a round's end is written at once: nothing looks while further maps are tested.
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 1e9)
+    anna.allowed(running=0, waiting=0)
+    assert still() == 0.0 and boris.allowed(running=0, waiting=7) == math.inf
+
+
 def test_the_latest_trials_are_asked_and_the_first_to_come_back(two, tmp_path):
     storage, anna, boris = two
     path = tmp_path / "sweep.yaml"
