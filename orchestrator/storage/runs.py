@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.storage.files import Line, ResultError, read_stored, write_bytes
+from orchestrator.storage.files import Line, ResultError, printable, read_stored, write_bytes
 from orchestrator.storage.layout import Storage, folders
 from orchestrator.storage.leases import EXPIRY_SECONDS, free, latest_lease
 
 _NOTE, _GIVE_WAY = "run.json", "give-way"
 _MOST_BYTES = 2**16
+MOST_USER, MOST_PLACE = 200, 300
 _LOST_AFTER = 10.0
 """A run without a sign of life for so many times `EXPIRY_SECONDS` is told of as lost."""
 
@@ -50,10 +51,10 @@ class RunNote(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     sweep: Line = Field(max_length=200)
-    user: Line = Field(max_length=200)
-    host: Line = Field("", max_length=300)
-    job: Line = Field("", max_length=300)
-    cluster: Line = Field("", max_length=300)
+    user: Line = Field(max_length=MOST_USER)
+    host: Line = Field("", max_length=MOST_PLACE)
+    job: Line = Field("", max_length=MOST_PLACE)
+    cluster: Line = Field("", max_length=MOST_PLACE)
     priority: int = Field(0, ge=-1000, le=1000)
     cpus: float = Field(1.0, ge=0.0)
     gpus: float = Field(0.0, ge=0.0)
@@ -101,9 +102,9 @@ class Run:
 def user_here() -> str:
     """Return who starts a run: IDP_USER, which `idp submit` sets, or else the login name."""
     if name := os.environ.get("IDP_USER", "").strip():
-        return name[:200]
+        return _fitting(name, MOST_USER)
     try:
-        return getpass.getuser()
+        return _fitting(getpass.getuser(), MOST_USER)
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid {os.getuid()}"
 
@@ -112,12 +113,17 @@ def job_here() -> str:
     """Return the job that this process is, as Slurm or Ray name it; empty for none."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     slurm = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-    return f"slurm {slurm}" if slurm else os.environ.get("IDP_JOB", "")
+    return _fitting(f"slurm {slurm}" if slurm else os.environ.get("IDP_JOB", ""), MOST_PLACE)
 
 
 def host_here() -> str:
     """Return this machine's name."""
-    return socket.gethostname()
+    return _fitting(socket.gethostname(), MOST_PLACE)
+
+
+def _fitting(text: str, most: int) -> str:
+    """Return what of a text a note can hold: the environment may have any bytes, and escaped they are more."""
+    return printable(text)[:most]
 
 
 def write_note(mark: Path, note: RunNote) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 
@@ -18,7 +19,15 @@ from orchestrator.cluster.sharing import Sharing, division, most_at_once
 from orchestrator.cluster.trials import Round, Terms
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, take
-from orchestrator.storage.runs import RunNote, ask_to_give_way, asked_to_give_way, runs, user_here
+from orchestrator.storage.runs import (
+    RunNote,
+    ask_to_give_way,
+    asked_to_give_way,
+    job_here,
+    runs,
+    user_here,
+    write_note,
+)
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.limits import Resources
 from orchestrator.sweep.specs import expand
@@ -264,6 +273,18 @@ def test_the_user_is_who_has_submitted(monkeypatch):
     monkeypatch.delenv("IDP_USER")
     monkeypatch.setenv("LOGNAME", "boris")
     assert user_here() == "boris"
+
+
+@pytest.mark.parametrize("name", ["\udcff", "\x1b" * 200, "\U000e0001" * 200, "é" * 300])
+def test_a_run_by_whatever_user_and_job_is_seen(two, monkeypatch, name):
+    """`\\udcff` is what Python reads of a byte that is no UTF-8."""
+    storage, anna, _ = two
+    for variable, here in (("IDP_USER", user_here), ("LOGNAME", user_here), ("IDP_JOB", job_here)):
+        monkeypatch.setattr(os, "environ", {variable: name})
+        assert 0 < len(here()) <= 300 and here().isprintable()
+        said = RunNote(sweep="s", user=here()) if here is user_here else RunNote(sweep="s", user="u", job=here())
+        write_note(anna.mark, said)
+        assert said in [run.note for run in runs(storage)]
 
 
 def test_two_users_share_the_one_processor_of_a_cluster(tmp_path, idp, head, storage_with_database):
