@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import socket
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from orchestrator.cli.options import add_storage
 from orchestrator.errors import UserError
@@ -161,9 +163,22 @@ def _probes(given: Sequence[str]) -> dict[str, str]:
 
 def _place(given: str) -> tuple[str, int]:
     host, _, port = given.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) < 2**16:
+    if not host or re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) >= 2**16:
         raise UserError(f"--listen {given!r:.80}: expected HOST:PORT, such as {DEFAULT_PLACE}")
     return host.strip("[]"), int(port)
+
+
+class _Server(ThreadingHTTPServer):
+    """Listens at an address of either family, and lets those go who do not wait for their answer."""
+
+    def __init__(self, place: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+        super().__init__(place, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write down where it went wrong, but for who has hung up: Prometheus does, after `scrape_timeout`."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
 
 def server(place: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
@@ -192,7 +207,7 @@ def server(place: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
         def log_message(self, format: str, *words: object) -> None:
             """Say nothing of each question."""
 
-    return ThreadingHTTPServer(place, Handler)
+    return _Server(place, Handler)
 
 
 def _metrics(options: argparse.Namespace) -> int:
@@ -204,9 +219,12 @@ def _metrics(options: argparse.Namespace) -> int:
         answering = server(place, metrics)
     except OSError as error:
         raise UserError(f"--listen {options.listen}: {error.strerror or error}") from None
+    except (TypeError, UnicodeError):  # what Python says where a name can't be looked up at all
+        raise UserError(f"--listen {options.listen!r:.80}: {place[0]!r:.80} is no name of a machine") from None
     with answering:
-        host, port = answering.server_address[:2]
-        print(f"idp: http://{host!s}:{port}/metrics tells of {options.storage}", file=sys.stderr, flush=True)
+        host, port = str(answering.server_address[0]), answering.server_address[1]
+        at = f"[{host}]" if ":" in host else host
+        print(f"idp: http://{at}:{port}/metrics tells of {options.storage}", file=sys.stderr, flush=True)
         try:
             answering.serve_forever()
         except Interrupted:

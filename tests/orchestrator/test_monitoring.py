@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+import socket
+import socketserver
 import subprocess
 import threading
 import time
@@ -107,6 +110,9 @@ def test_once_and_what_is_refused(storage, capsys):
     for words, said in (
         (["--listen", "9464"], "--listen '9464': expected HOST:PORT"),
         (["--listen", "127.0.0.1:x"], "expected HOST:PORT"),
+        (["--listen", "127.0.0.1:" + "9" * 5000], "expected HOST:PORT"),
+        (["--listen", "é..x:19465"], "'é..x' is no name of a machine"),
+        (["--listen", "a\x00b:19465"], "is no name of a machine"),
         (["--probe", "mlflow"], "--probe 'mlflow': expected NAME=URL"),
         (["--probe", "a=file:///etc/passwd"], "expected NAME=URL"),
     ):
@@ -132,6 +138,40 @@ def test_it_answers_one_question_alone(address):
     for path in ("/", "/metrics/../etc/passwd", "/storage"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://{address}{path}")
+
+
+def test_it_listens_at_an_address_of_version_6(storage):
+    try:
+        with server(metrics_verb._place("[::1]:0"), Metrics(storage, {})) as answering:
+            assert answering.server_address[0] == "::1"
+    except OSError as error:
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise
+        pytest.skip("this machine has no IPv6")
+
+
+def test_who_hangs_up_is_no_fault_and_a_fault_is_written_down(address, monkeypatch, capsys):
+    asked, gone, answered = threading.Event(), threading.Event(), threading.Event()
+    shutdown = socketserver.TCPServer.shutdown_request
+    monkeypatch.setattr(socketserver.TCPServer, "shutdown_request", lambda *words: (shutdown(*words), answered.set()))
+
+    def late(metrics):
+        asked.set()
+        assert gone.wait(PATIENCE)
+        return "x" * 2**24
+
+    monkeypatch.setattr(Metrics, "text", late)
+    with socket.create_connection(address.split(":")) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert asked.wait(PATIENCE)
+    gone.set()
+    assert answered.wait(PATIENCE) and capsys.readouterr().err == ""
+
+    answered.clear()
+    monkeypatch.setattr(Metrics, "text", lambda metrics: 1 / 0)
+    with socket.create_connection(address.split(":")) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert answered.wait(PATIENCE) and "ZeroDivisionError" in capsys.readouterr().err
 
 
 def dashboards_questions():
