@@ -105,7 +105,7 @@ def _of_runs(working: Sequence[Run]) -> Iterator[str]:
     trials: list[Sample] = []
     for name, note in zip(names, notes, strict=True):
         counts = {"running": note.running, "waiting": max(0, note.wants - note.running)}
-        counts |= {"done": note.done, "failed": note.failed, "all": note.total}
+        counts |= {"done": note.done, "failed": note.failed}
         trials += [({**name, "state": state}, float(count)) for state, count in counts.items()]
     yield from _metric("idp_run_trials", "Trials of a run that works, by state.", trials)
     for metric, kind, meaning, values in (
@@ -122,6 +122,8 @@ def _of_runs(working: Sequence[Run]) -> Iterator[str]:
             "Since a run has given a sign of life.",
             [run.silent_seconds for run in working],
         ),
+        # No state of `idp_run_trials`: whoever sums those would count each trial twice.
+        ("idp_run_sweep_trials", "gauge", "Trials of a run's sweep.", [note.total for note in notes]),
         ("idp_run_gpus", "gauge", "GPUs that a run has.", [note.running * note.gpus for note in notes]),
         ("idp_run_cpus", "gauge", "Processors that a run has.", [note.running * note.cpus for note in notes]),
     ):

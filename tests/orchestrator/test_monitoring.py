@@ -79,8 +79,9 @@ def test_trials_runs_and_room_are_told(storage):
     assert float(said['idp_disk_bytes{kind="size"}']) > float(said['idp_disk_bytes{kind="free"}']) > 0
     (run,) = runs(storage)
     name = f'run="{run.name}",sweep="table1",user="ann\\"a\\\\",cluster="10.0.0.7:6379"'
-    of_run = {state: said[f'idp_run_trials{{{name},state="{state}"}}'] for state in ("running", "waiting", "done")}
-    assert of_run == {"running": "2.0", "waiting": "3.0", "done": "4.0"}
+    of_run = {re.search('state="(.*)"', key)[1]: value for key, value in said.items() if "idp_run_trials{" in key}
+    assert of_run == {"running": "2.0", "waiting": "3.0", "done": "4.0", "failed": "1.0"}
+    assert said[f"idp_run_sweep_trials{{{name}}}"] == "9.0"
     assert said[f"idp_run_epochs_total{{{name}}}"] == "12.0" and said[f"idp_run_gpus{{{name}}}"] == "2.0"
     assert float(said[f"idp_run_stands_still_seconds{{{name}}}"]) >= 40.0
 
@@ -172,6 +173,16 @@ def test_who_hangs_up_is_no_fault_and_a_fault_is_written_down(address, monkeypat
     with socket.create_connection(address.split(":")) as client:
         client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert answered.wait(PATIENCE) and "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_the_page_names_every_number_and_every_state(storage):
+    """docs/administration.md, "Watch"."""
+    page = (Path(__file__).parents[2] / "docs" / "administration.md").read_text()
+    told = Metrics(storage, {"mlflow": "http://127.0.0.1:9/"}).text()
+    rows = {name: row for row in page.splitlines() for name in re.findall(r"`(idp_\w+)", row.partition(" | ")[0])}
+    assert set(rows) >= set(re.findall(r"# TYPE (\w+)", told))
+    for name, state in set(re.findall(r'^(\w+)\{.*state="(\w+)"', told, re.MULTILINE)):
+        assert re.search(rf"\b{state}\b", rows[name]), (name, state)
 
 
 def dashboards_questions():
