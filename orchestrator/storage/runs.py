@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +19,10 @@ from orchestrator.storage.leases import EXPIRY_SECONDS, free, latest_lease
 _NOTE, _GIVE_WAY = "run.json", "give-way"
 _MOST_BYTES = 2**16
 MOST_USER, MOST_PLACE = 200, 300
+_Amount = Annotated[float, Field(ge=0.0, le=1e12)]
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+"""A note is anybody's: a number without a bound would be hundreds of digits in everybody's `idp status`."""
+
 _LOST_AFTER = 10.0
 """A run without a sign of life for so many times `EXPIRY_SECONDS` is told of as lost."""
 
@@ -56,20 +61,20 @@ class RunNote(BaseModel):
     job: Line = Field("", max_length=MOST_PLACE)
     cluster: Line = Field("", max_length=MOST_PLACE)
     priority: int = Field(0, ge=-1000, le=1000)
-    cpus: float = Field(1.0, ge=0.0)
-    gpus: float = Field(0.0, ge=0.0)
+    cpus: _Amount = 1.0
+    gpus: _Amount = 0.0
     most_cpus: float | None = Field(None, ge=0.0)
     most_gpus: float | None = Field(None, ge=0.0)
-    total: int = Field(0, ge=0)
-    done: int = Field(0, ge=0)
-    failed: int = Field(0, ge=0)
-    running: int = Field(0, ge=0)
-    wants: int = Field(0, ge=0)
-    used: float = Field(0.0, ge=0.0)
-    epochs: int = Field(0, ge=0)
-    began: float = 0.0
-    moved: float = 0.0
-    written: float = 0.0
+    total: _Count = 0
+    done: _Count = 0
+    failed: _Count = 0
+    running: _Count = 0
+    wants: _Count = 0
+    used: _Amount = 0.0
+    epochs: _Count = 0
+    began: _Amount = 0.0
+    moved: _Amount = 0.0
+    written: _Amount = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from orchestrator.cli.jobs import run_lines
 from orchestrator.cli.main import main
 from orchestrator.cluster import sharing as shares
 from orchestrator.cluster import trials
@@ -273,6 +274,17 @@ def test_the_user_is_who_has_submitted(monkeypatch):
     monkeypatch.delenv("IDP_USER")
     monkeypatch.setenv("LOGNAME", "boris")
     assert user_here() == "boris"
+
+
+@pytest.mark.parametrize("field", [name for name, value in note("anna") if isinstance(value, (int, float))])
+def test_no_number_in_a_note_widens_everybodys_table(two, field):
+    storage, anna, boris = two
+    usual = len(max(run_lines(runs(storage), time.time()), key=len))
+    for number in (-1e300, 1e300, 10**300, 10**12):
+        (anna.mark / "run.json").write_text(json.dumps({**anna.note.model_dump(), field: number}))
+        lines = run_lines(runs(storage), time.time())
+        assert any(line.startswith(boris.note.user) for line in lines)
+        assert len(max(lines, key=len)) < usual + 30
 
 
 @pytest.mark.parametrize("name", ["\udcff", "\x1b" * 200, "\U000e0001" * 200, "é" * 300])
