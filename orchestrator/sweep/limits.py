@@ -8,6 +8,9 @@ from pydantic import Field
 
 from datagen.spec import Spec
 
+LEAST_STALL_SECONDS = 2.0
+"""A step, or a batch of a test, may take a second: with less, trials that are well would be ended, and FAILED."""
+
 
 class AtMost(Spec):
     """What all trials of a sweep together may take of a cluster.
@@ -42,7 +45,7 @@ class Resources(Spec):
     accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
     min_memory_gib: float | None = Field(None, gt=0.0)
     exclusive: bool = False
-    stall_seconds: float | None = Field(1800.0, gt=0.0, le=30 * 86400.0)
+    stall_seconds: float | None = Field(1800.0, ge=LEAST_STALL_SECONDS, le=30 * 86400.0)
     at_most: AtMost | None = None
     priority: int = Field(0, ge=-1000, le=1000)
 

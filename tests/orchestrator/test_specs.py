@@ -210,6 +210,7 @@ def test_only_selects_by_value_and_by_id(tmp_path):
         ("name=../../etc/passwd", "expected at most 64 letters"),
         ("planners={'a/b': {}}", "expected at most 64 letters"),
         ("execution.device=gpu", "execution.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
+        ("resources.stall_seconds=1e-9", "resources.stall_seconds: expected 2.0 or more, got 1e-09"),
         ("epochs", "expected path=value"),
         ("training.epochs=[", "the value is not valid YAML"),
         ("training.epochs=three", "training.epochs: expected a whole number, got 'three'"),
