@@ -49,6 +49,16 @@ class Resources(Spec):
     at_most: AtMost | None = None
     priority: int = Field(0, ge=-1000, le=1000)
 
+    def of_one_trial(self, threads: int) -> dict[str, float]:
+        """Return what a trial of so many threads needs at least; a cluster may give it more.
+
+        Args:
+            threads: `execution.threads`.
+        """
+        pinned = self.accelerator is not None or self.min_memory_gib is not None
+        gpus = float(pinned) if self.gpus == "auto" else self.gpus
+        return {"cpus": float(threads) if self.cpus is None else self.cpus, "gpus": gpus}
+
 
 class Budget(Spec):
     """What every planner of a sweep may spend on training; the first limit that is reached ends it.

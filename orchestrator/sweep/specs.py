@@ -167,6 +167,16 @@ class SweepSpec(Spec):
                 raise ValueError(f"planners.{name}.test_steps_per_row: a system takes no steps per row of a map")
         return self
 
+    @model_validator(mode="after")
+    def _a_trial_may_begin(self) -> Self:
+        for name, needed in self.resources.of_one_trial(self.execution.threads).items():
+            most = getattr(self.resources.at_most, name, None)
+            if most is not None and needed > most:
+                raise ValueError(
+                    f"resources.at_most.{name}: expected {needed:g} or more, as one trial has, got {most:g}"
+                )
+        return self
+
 
 @dataclass(frozen=True)
 class PlannedTrial:

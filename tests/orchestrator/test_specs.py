@@ -211,6 +211,10 @@ def test_only_selects_by_value_and_by_id(tmp_path):
         ("planners={'a/b': {}}", "expected at most 64 letters"),
         ("execution.device=gpu", "execution.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
         ("resources.stall_seconds=1e-9", "resources.stall_seconds: expected 2.0 or more, got 1e-09"),
+        ("resources.at_most.cpus=0.5", "resources.at_most.cpus: expected 1 or more, as one trial has, got 0.5"),
+        ("resources={cpus: 4, at_most: {cpus: 3}}", "resources.at_most.cpus: expected 4 or more"),
+        ("resources={gpus: 2, at_most: {gpus: 1}}", "resources.at_most.gpus: expected 2 or more"),
+        ("resources={accelerator: H100, at_most: {gpus: 0.5}}", "resources.at_most.gpus: expected 1 or more"),
         ("epochs", "expected path=value"),
         ("training.epochs=[", "the value is not valid YAML"),
         ("training.epochs=three", "training.epochs: expected a whole number, got 'three'"),
@@ -225,6 +229,11 @@ def test_a_mistake_is_told_in_one_line(tmp_path, setting, expected):
     message = str(caught.value)
     assert expected in message and "\n" not in message
     assert message.startswith("--set") or "tiny.yaml: " in message
+
+
+def test_what_is_enough_for_one_trial_is_taken(tmp_path):
+    for resources in ("{at_most: {cpus: 1, gpus: 0.5}}", "{gpus: 0.5, at_most: {gpus: 0.5}}"):
+        load_sweep(write(tmp_path, TINY), overrides=[f"resources={resources}"])  # "auto" may be no GPU
 
 
 @pytest.mark.parametrize(
