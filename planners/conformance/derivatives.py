@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
+from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
 
 from planners.fixed_points import GMRES, Adjoint, Anderson, ForwardIteration, Implicit, Solution, fixed_point, root
 from planners.registry import ADJOINTS, SOLVERS, named
@@ -85,6 +85,11 @@ def _jvp(solve: Solve, at: tuple[Tensor, Tensor], along: tuple[Tensor, Tensor]) 
     return value_and_change[1]
 
 
+def _pull(solve: Solve, a: Tensor, b: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return what torch.func.vjp gives to be called with a gradient, when its own level has ended."""
+    return vjp(solve, a, b)[1]
+
+
 def _same(found: Tensor, expected: Tensor, what: str) -> None:
     off = float((found - expected).abs().max())
     assert found.shape == expected.shape and off < 1e-7, f"{what}: off by {off:.1e}"
@@ -99,6 +104,7 @@ def transformed(solve: Solve) -> dict[str, Tensor]:
     def mapped(a: Tensor) -> Tensor:
         return vmap(loss, (None, 0))(a, several_b).square().sum()
 
+    pull, at = _pull(solve, a, b), torch.ones_like(b)
     return {
         "vmap of the value": vmap(solve)(several_a, several_b),
         "vmap over one argument": vmap(solve, (None, 0))(a, several_b),
@@ -106,6 +112,12 @@ def transformed(solve: Solve) -> dict[str, Tensor]:
         "vmap of grad": vmap(grad(loss, 1))(several_a, several_b),
         "grad of vmap": grad(mapped)(a),
         "jacrev": jacrev(solve)(a, b),
+        "jacrev row by row": jacrev(solve, chunk_size=1)(a, b),
+        "vjp": pull(at)[0],
+        "vjp, pulled twice": pull(b)[1],
+        "vjp under vmap": vmap(pull)(several_b)[0],
+        "grad of a vjp": grad(lambda a: _pull(solve, a, b)(at)[1].square().sum())(a),
+        "grad by what is pulled": grad(lambda g: pull(g)[0].square().sum())(at),
         "jvp": _jvp(solve, (a, b), (b[:, :1] * a, a.sum() * b)),
         "hessian": hessian(loss)(a, b),
         "vmap of hessian": vmap(hessian(loss, 1))(several_a, several_b),
@@ -118,7 +130,7 @@ def _expected() -> dict[str, Tensor]:
 
 
 def check_transformations(solve: Solve) -> None:
-    """vmap, grad, jvp, jacrev, hessian and their compositions are those of the reference."""
+    """vmap, grad, vjp, jvp, jacrev, hessian and their compositions are those of the reference."""
     for what, found in transformed(solve).items():
         _same(found, _expected()[what], what)
 
@@ -144,17 +156,23 @@ def check_adjoint_solver_under_transformations(solver: str) -> None:
     a, b = problem()
     solve = solve_by(Anderson(200, 1e-13), adjoint)
     _same(hessian(_loss(solve))(a, b), _expected()["hessian"], "hessian")
-    check_numbers(root_by(Anderson(200, 1e-13), adjoint))
+    solve_root = root_by(Anderson(200, 1e-13), adjoint)
+    for kind, solved in (("fixed point", solve), ("root", solve_root)):
+        _same(_pull(solved, a, b)(torch.ones_like(b))[0], _expected()["vjp"], f"vjp of a {kind}")
+    check_numbers(solve_root)
 
 
 def check_first_derivatives(adjoint: str) -> None:
-    """Under torch.func the gradient is that of torch.autograd, alone, mapped, forward and of a module's parameters."""
+    """Under torch.func the gradient is torch.autograd's: alone, pulled, mapped, forward, of a module's parameters."""
     solve = solve_by(ForwardIteration(STEPS, 1e-13), adjoint_named(adjoint))
     a, b = problem()
     leaves = [x.clone().requires_grad_() for x in (a, b)]
     ordinary = torch.autograd.grad(_loss(solve)(*leaves), leaves)
     for name, found in zip(("A", "b"), grad(_loss(solve), (0, 1))(a, b), strict=True):
         _same(found, ordinary[0 if name == "A" else 1], f"grad by {name}")
+    pull = _pull(_loss(solve), a, b)
+    for again in (False, True):
+        _same(pull(torch.ones_like(a[0, 0]))[0], ordinary[0], "vjp, pulled twice" if again else "vjp")
     twice = vmap(grad(_loss(solve)))(torch.stack([a, a]), torch.stack([b, b]))
     _same(twice, torch.stack([ordinary[0]] * 2), "vmap of grad")
     tangents = (b[:, :1] * a, a.sum() * b)

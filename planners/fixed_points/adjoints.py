@@ -329,14 +329,15 @@ def _attach_under_transforms(f: Step, v0: Tensor, solver: Solver, adjoint: _Adjo
         plain = _with_last_step(found, fv.detach(), fv.detach().clone(), solver)
     solution = replace(lowered.lifted(plain), value=lowered.lift(plain.value))
     image = apply(f, lowered.lift(found.value), forward_mode=True)
-    orders = lowered.orders(image)
-    if lowered.reaches_ground(image):
+    orders, limited = lowered.orders(image), lowered.reaches_ground(image)
+    if limited:
         orders += adjoint.orders
     if orders == 0:
         return solution
     if orders > 1 and not adjoint.exact:
         raise RuntimeError(_no_more(adjoint))
-    inverse = Inverse(None if solve is None else fv, v, solve, orders, lowered.spread)
+    # torch.func.vjp pulls when its level has ended, with create_graph: what may be differentiated still is linear in g.
+    inverse = Inverse(None if solve is None else fv, v, solve, orders if limited else None, lowered.spread)
     return replace(
         solution, value=follow(lambda v: apply(f, v, forward_mode=True) - v, solution.value, inverse, orders)
     )

@@ -44,7 +44,8 @@ class Inverse:
         output: [N, ...] the last application, with the graph that leads to `point`.
         point: [N, ...] where it was applied; None without `solve`.
         solve: Solves a system with A, given products with J; without it A is the identity.
-        orders: Derivatives that may still be taken.
+        orders: Derivatives that may still be taken; None for any number, where no more than those of torch.func's
+            levels, which have been counted, can reach A.
         spread: For each vmap below the derivative, the outermost first, whether it is part of the N.
         folded: Levels of vmap that have become dimensions K of x.
         extra: Levels of vmap, of what is solved for alone, that have become dimensions E of x.
@@ -55,7 +56,7 @@ class Inverse:
     output: Tensor | None
     point: Tensor | None
     solve: Solve | None
-    orders: int
+    orders: int | None
     spread: tuple[bool, ...] = ()
     folded: int = 0
     extra: int = 0
@@ -85,14 +86,15 @@ class Inverse:
 
     def next(self, recorded: bool) -> Inverse:
         """Return A^{-1} of the next derivative, itself recorded or not; raise RuntimeError where there is none."""
-        if self.orders < 1 or (recorded and not active() and self.orders < 2):
+        orders = math.inf if self.orders is None else self.orders
+        if orders < 1 or (recorded and not active() and orders < 2):
             raise RuntimeError(
                 "an implicit gradient cannot be differentiated again here (create_graph=True): as many derivatives "
                 "can be taken as Implicit(..., order=2) says, 1 with inexact=True or Phantom; or use Unrolled"
             )
         if torch.is_grad_enabled() or active() or forward_ad._current_level >= 0:
             self.passes.differentiated = True
-        return replace(self, orders=self.orders - 1)
+        return self if self.orders is None else replace(self, orders=self.orders - 1)
 
 
 def transposed_jacobian(output: Tensor, v: Tensor) -> Step:

@@ -183,8 +183,9 @@ def _attached_root(F: Step, start: Tensor, solved: Callable[[Step, Tensor], Solu
         v, condition = linearised(step, plain.value)
     found = replace(lowered.lifted(plain), value=lowered.lift(plain.value))
     image = residual(found.value)
-    orders = lowered.orders(image) + (adjoint.orders if lowered.reaches_ground(image) else 0)
-    inverse = Inverse(condition, v, solves(adjoint, found.slot), orders, lowered.spread)
+    limited = lowered.reaches_ground(image)
+    orders = lowered.orders(image) + (adjoint.orders if limited else 0)
+    inverse = Inverse(condition, v, solves(adjoint, found.slot), orders if limited else None, lowered.spread)
     return replace(found, value=follow(residual, found.value, inverse, orders))
 
 
