@@ -213,7 +213,7 @@ def report_unsolved(
     name: str, g: Tensor, record: AdjointRecord, coupled: Tensor | None = None, *, throw: bool = False
 ) -> None:
     """Warn, or raise NotSolved, where the system of a gradient that is taken for exact was not solved."""
-    failed = (record.result == Result.MAX_STEPS) | (record.result == Result.DIVERGED)
+    failed = (record.result == int(Result.MAX_STEPS)) | (record.result == int(Result.DIVERGED))
     count = int(failed.sum())
     if not count:
         return
@@ -371,11 +371,11 @@ def _with_last_step(found: Solution, image: Tensor, value: Tensor, solver: Solve
     if getattr(solver, "rule", "residual") == "error":
         residual = _exact_residual(found.value, image)
         unmoved = close(found.value, image, 0.0) if solver.max_steps == 1 else torch.zeros_like(reached)
-        kept = (found.result == Result.CONVERGED) & close(found.value, image, solver.tolerance, absolute, norm)
+        kept = (found.result == int(Result.CONVERGED)) & close(found.value, image, solver.tolerance, absolute, norm)
         reached, success = (kept | unmoved) & stops(solver), int(Result.CONVERGED)
     elif not hasattr(solver, "rule"):  # from elsewhere: what it says stands, unless f's last application denies it
-        success = torch.where(found.result == Result.CONVERGED, found.result, int(Result.SETTLED))
-    diverged = (found.result == Result.DIVERGED) | ~torch.isfinite(residual)
+        success = torch.where(found.result == int(Result.CONVERGED), found.result, int(Result.SETTLED))
+    diverged = (found.result == int(Result.DIVERGED)) | ~torch.isfinite(residual)
     steps, trace = found.steps + 1, None
     if found.trace is not None:
         trace = last_kept(torch.cat((found.trace, residual[None])), steps, residual)

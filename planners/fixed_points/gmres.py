@@ -66,7 +66,7 @@ class GMRES:
         found = self.solve_linear(lambda x: x - (apply(f, x) - b), b, v0)
         size = safe_norm_per_sample(b)
         off = safe_norm_per_sample(apply(f, found.value) - found.value) > 2.0 * self.tolerance * size
-        wrong = off & (found.result == Result.CONVERGED)  # b - A x is f(x) - x for affine f alone
+        wrong = off & (found.result == int(Result.CONVERGED))  # b - A x is f(x) - x for affine f alone
         result = torch.where(wrong, int(Result.MAX_STEPS), found.result).to(torch.int8)
         return Solution(found.value, found.residual, found.steps, result, found.trace)
 

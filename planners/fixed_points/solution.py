@@ -45,7 +45,11 @@ tensor and leaves its argument as it is."""
 
 
 class Result(IntEnum):
-    """How the solve of one sample ended; the module's docstring says what each promises."""
+    """How the solve of one sample ended; the module's docstring says what each promises.
+
+    Inside torch.compile a tensor is to be compared with int(Result.CONVERGED): torch 2.13 takes its comparison with a
+    member of an enumeration for False there.
+    """
 
     CONVERGED = 0
     """Within the tolerance of the solution, by an estimate of the error."""

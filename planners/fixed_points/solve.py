@@ -70,6 +70,9 @@ def fixed_point(
         ValueError: When v0 has no batch dimension, f changes its shape or its argument, or the adjoint cannot
             differentiate the solver.
     """
+    if torch.compiler.is_dynamo_compiling():  # the loop is Python: f alone can be compiled
+        eager = torch.compiler.disable(fixed_point)
+        return eager(f, v0, solver=solver, adjoint=adjoint, throw=throw, states=states)
     solver, adjoint = ForwardIteration() if solver is None else solver, Implicit() if adjoint is None else adjoint
     _check_solver("solver", solver)
     _check_adjoint(adjoint)
@@ -130,6 +133,9 @@ def root(
         TypeError: When solver or adjoint is of another kind, or F gives no real tensor.
         ValueError: When neither or both of v0 and solution are given, or F changes the shape or its argument.
     """
+    if torch.compiler.is_dynamo_compiling():
+        eager = torch.compiler.disable(root)
+        return eager(F, v0, solver=solver, adjoint=adjoint, solution=solution, throw=throw)
     if (v0 is None) == (solution is None):
         raise ValueError("root needs either v0, where to start solving, or solution, a value found elsewhere")
     adjoint = Implicit(GMRES()) if adjoint is None else adjoint
@@ -249,7 +255,7 @@ def _report_failed(what: str, found: Solution, advice: str, throw: bool, wanted:
         given, residual = bare(found.result), bare(found.residual)
         failed = torch.ones_like(given, dtype=torch.bool)
         for result in (Result.CONVERGED, Result.SETTLED, *wanted):
-            failed &= given != result
+            failed &= given != int(result)
         count = int(failed.sum())
         if not count:
             return

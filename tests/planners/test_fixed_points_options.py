@@ -26,6 +26,7 @@ from planners.fixed_points import (
     fixed_point,
     root,
 )
+from planners.fixed_points.adjoints import _with_last_step
 
 ZEROS = torch.zeros(2, 3, dtype=torch.float64)
 TIGHT, PLAIN = Anderson(100, 1e-12), ForwardIteration(300, 1e-8)
@@ -361,6 +362,29 @@ def test_a_compiled_step_has_no_graph_break(adjoint):
             results.append((value.detach(), *torch.autograd.grad(value.square().sum(), (weight, b))))
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-12)
+
+
+def test_a_solve_inside_a_compiled_function_says_what_it_says_outside():
+    A, p = randn(3, 3).mul_(0.3), torch.tensor(0.5, dtype=torch.float64)
+
+    def solve(p: Tensor) -> tuple[Tensor, ...]:
+        found = fixed_point(lambda v: torch.tanh(v @ A * p) + 0.3, ZEROS)
+        zero = root(lambda v: v - torch.tanh(v @ A * p) - 0.3, ZEROS)
+        return found.value, found.steps, found.result, found.residual, zero.value, zero.result
+
+    for outside, inside in zip(solve(p), torch.compile(solve, backend="eager")(p), strict=True):
+        assert torch.equal(outside, inside)
+
+
+def test_verdicts_survive_compilation():
+    """torch.compile takes `tensor == member of an enumeration` for False, where it does not break the graph."""
+    solver = ForwardIteration(40)
+    found = solver.solve(lambda v: 0.3 * v + 1.0, ZEROS)
+
+    def told(value: Tensor) -> Tensor:
+        return _with_last_step(found, 0.3 * value + 1.0, value, solver).result
+
+    assert torch.compile(told, backend="eager")(found.value).tolist() == [Result.CONVERGED] * 2
 
 
 ALONE = """

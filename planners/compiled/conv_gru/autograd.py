@@ -264,7 +264,7 @@ def _unrolled(packed: _PackedStep, solver: Any) -> Solution:
         large = sizes[-1] > GROWTH * torch.maximum(norm_per_sample(step.initial.detach()), sizes[0]).clamp(min=1.0)
     else:
         found = _Compiled(packed, replace(solver, tolerance=0.0), steps, adjoint=False).solve(step, step.initial)
-        value, residual, trace, large = found.value, found.residual, found.trace, found.result == Result.DIVERGED
+        value, residual, trace, large = found.value, found.residual, found.trace, found.result == int(Result.DIVERGED)
     result = torch.where((residual <= solver.tolerance) & (solver.tolerance > 0), Result.SETTLED, Result.MAX_STEPS)
     result = torch.where(large | ~torch.isfinite(residual), Result.DIVERGED, result).to(torch.int8)
     return Solution(

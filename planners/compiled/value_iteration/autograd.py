@@ -103,7 +103,7 @@ def fixed_point(
     residual, steps, result, trace = (torch.from_numpy(x) for x in packed.record[1:5])
     if swept is not None:
         steps = steps + swept.steps
-        result = torch.where(swept.result == Result.DIVERGED, swept.result, result)
+        result = torch.where(swept.result == int(Result.DIVERGED), swept.result, result)
         trace = trace if swept.trace is None else torch.cat((swept.trace, trace))
     kept = last_kept(trace, steps, residual) if solver.record else None
     return Solution(value, residual, steps, result, kept, packed.slot)
