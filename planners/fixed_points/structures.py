@@ -32,10 +32,13 @@ class Joined:
                 )
         self._shapes, self._dtypes = [leaf.shape[1:] for leaf in leaves], [leaf.dtype for leaf in leaves]
         self._sizes = [shape.numel() for shape in self._shapes]
+        self._places = tree_unflatten(range(len(leaves)), self._spec)
 
     def join(self, state: Structure) -> Tensor:
         """Return the structure as one tensor [B, N]."""
         leaves, spec = tree_flatten(state)
+        if spec != self._spec:
+            leaves, spec = tree_flatten(_ordered(state, self._places))
         if spec != self._spec:
             raise ValueError(f"f must keep the structure of v, got {self._spec} -> {spec}")
         parts = []
@@ -62,6 +65,17 @@ class Joined:
         if take is not None:
             step.take = lambda rows: self.step(take(rows))
         return step
+
+
+def _ordered(state: Structure, like: Structure) -> Structure:
+    """Return the structure with the keys of its dicts in the order of the other's, as far as they are the same."""
+    if type(state) is not type(like):
+        return state
+    if type(state) is dict and state.keys() == like.keys():
+        return {key: _ordered(state[key], part) for key, part in like.items()}
+    if type(state) in (tuple, list) and len(state) == len(like):
+        return type(state)(map(_ordered, state, like))
+    return state
 
 
 class _JoinedStep:

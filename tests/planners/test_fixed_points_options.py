@@ -61,6 +61,19 @@ def test_a_dict_of_tensors_is_one_state(adjoint):
     assert gradient.abs().min() > 0.0
 
 
+def test_the_keys_of_a_state_may_come_in_any_order():
+    def step(v):
+        x, y = v[0]["x"], v[0]["y"]
+        return [{"y": 0.5 * y + 1.0, "x": 0.5 * x + 3.0}, 0.5 * v[1] + y[:, :1]]
+
+    found = fixed_point(step, [{"x": ZEROS, "y": ZEROS}, ZEROS]).value
+    assert list(found[0]) == ["x", "y"]
+    torch.testing.assert_close(found[0], {"x": ZEROS + 6.0, "y": ZEROS + 2.0}, rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(found[1], ZEROS + 4.0, rtol=1e-3, atol=0.0)
+    zero = root(lambda v: {"y": v["y"] - 1.0, "x": v["x"] - 3.0}, {"x": ZEROS, "y": ZEROS}).value
+    torch.testing.assert_close(zero, {"x": ZEROS + 3.0, "y": ZEROS + 1.0})
+
+
 def test_structures_of_roots_under_torch_func():
     def solve(b: Tensor) -> tuple[Tensor, Tensor]:
         def F(v):
@@ -92,6 +105,8 @@ def test_parts_of_a_state_may_have_dtypes_of_their_own():
         ((ZEROS, torch.zeros(3, 3)), lambda v: v, "of one batch size B"),
         ((ZEROS, torch.zeros(2, dtype=torch.int64)), lambda v: v, "floating point"),
         ((ZEROS, ZEROS), lambda v: v[0], "f must keep the structure of v"),
+        ({"x": ZEROS, "y": ZEROS}, lambda v: {"y": v["y"], "z": v["x"]}, "f must keep the structure of v"),
+        ([{"x": ZEROS}], lambda v: ({"x": v[0]["x"]},), "f must keep the structure of v"),
         ((ZEROS, ZEROS), lambda v: (v[0], v[1][:, :1]), r"f must keep the shapes of v.*3.*\(2, 1\)"),
     ],
 )
