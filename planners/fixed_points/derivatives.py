@@ -71,6 +71,8 @@ class Inverse:
             if x.shape == self.point.shape:  # no view: a gradient must not take over the memory of a record's w
                 return self.solve(self._product(0), x)
             plain = x.reshape(math.prod(x.shape[: self.extra]), *self.point.shape)
+            if not len(plain):
+                return x.clone()  # a vmap over nothing
             if self.extra == 0:
                 return self.solve(self._product(0), plain[0]).view_as(x)
             return self.solve(self._product(len(plain)), plain.flatten(0, 1)).view_as(x)

@@ -8,7 +8,6 @@ Legend: K size of a level of vmap, B samples, N = K ... K B plain samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -83,6 +82,7 @@ class Lowered:
                 seen.append(f(v0))
         self.spread = tuple(any(_holds(x, level.level()) for x in seen) for level in maps)
         self._maps = [(level.level(), level.batch_size()) for level, on in zip(maps, self.spread, strict=True) if on]
+        self._samples = len(v0)
         with constants():
             self.start = self.plain(v0).detach()
 
@@ -104,7 +104,7 @@ class Lowered:
         with below():
             if self._maps:
                 sizes = [size for _, size in self._maps]
-                x = x.unflatten(0, (*sizes, len(x) // math.prod(sizes)))
+                x = x.unflatten(0, (*sizes, self._samples))
             for level, _ in self._maps:
                 x = functorch._add_batch_dim(x, 0, level)
             return x

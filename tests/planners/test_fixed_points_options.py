@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import grad, vjp, vmap
 
 from planners import fixed_points
 from planners.fixed_points import (
@@ -356,6 +357,24 @@ def test_vmap_finds_what_each_alone_finds():
     for i, weight in enumerate(weights):
         for whole, alone in zip(together, solve(weight), strict=True):
             torch.testing.assert_close(whole[i], alone)
+
+
+@pytest.mark.parametrize("start", [ZEROS, ZEROS[0]], ids=["matrix", "vector"])
+def test_vmap_over_nothing_finds_nothing(start):
+    def solve(b: Tensor):
+        solver = ForwardIteration(30, record=True)
+        return fixed_point(lambda v: 0.5 * torch.cos(v) + b, start, solver=solver, states=[1])
+
+    def solve_root(b: Tensor) -> Tensor:
+        return root(lambda v: v - 0.5 * torch.cos(v) - b, start).value
+
+    none = start.new_zeros(0, *start.shape)
+    found = vmap(lambda b: (solve(b).value, *solve(b).states, solve(b).result, solve(b).trace))(none)
+    assert [len(part) for part in found] == [0] * 4 and found[3].shape == (0, 30, len(start))
+    for solved in (lambda b: solve(b).value, solve_root):
+        assert vmap(solved)(none).shape == none.shape
+        assert vmap(grad(lambda b, solved=solved: solved(b).sum()))(none).shape == none.shape
+        assert vmap(vjp(solved, start)[1])(none)[0].shape == none.shape
 
 
 # torch.compile, and a copy of the folder
