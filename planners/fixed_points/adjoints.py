@@ -23,6 +23,7 @@ from .stopping import (
     at_least_single,
     close,
     flat,
+    floored,
     norm_per_sample,
     relative_residual,
     rows,
@@ -367,13 +368,15 @@ def _with_last_step(found: Solution, image: Tensor, value: Tensor, solver: Solve
     """Return the solution with `value` = f(found.value), and the quality that this last application showed."""
     absolute, norm = getattr(solver, "absolute", 0.0), getattr(solver, "norm", None)
     success: Tensor | int = int(Result.SETTLED)
-    residual, reached = ResidualRule(solver.tolerance, absolute, norm).measure(found.value, image)
+    own = hasattr(solver, "rule")  # planners train by the residual rule, whose tolerance is as it was given
+    tolerance = solver.tolerance if own else floored(solver.tolerance, image.dtype)
+    residual, reached = ResidualRule(tolerance, absolute, norm).measure(found.value, image)
     if getattr(solver, "rule", "residual") == "error":
         residual = _exact_residual(found.value, image)
         unmoved = close(found.value, image, 0.0) if solver.max_steps == 1 else torch.zeros_like(reached)
         kept = (found.result == int(Result.CONVERGED)) & close(found.value, image, solver.tolerance, absolute, norm)
         reached, success = (kept | unmoved) & stops(solver), int(Result.CONVERGED)
-    elif not hasattr(solver, "rule"):  # from elsewhere: what it says stands, unless f's last application denies it
+    elif not own:  # from elsewhere: what it says stands, unless f's last application denies it
         success = torch.where(found.result == int(Result.CONVERGED), found.result, int(Result.SETTLED))
     diverged = (found.result == int(Result.DIVERGED)) | ~torch.isfinite(residual)
     steps, trace = found.steps + 1, None

@@ -7,12 +7,14 @@ The stopping rules. With g = f(z) - z, J = df/dv and eps the dtype's distance fr
   estimates how much the inverse amplifies, from what f did to the latest changes of z; a plain residual knows nothing
   of it (at a rate of 0.9999 it is 10,000). Where 8 looks bring no gain, eps times the largest number of f(z) is allowed
   on top, which is what rounding leaves of a small number beside large ones, or 2^-52 times that of the start, so that a
-  solution of zero is reachable. No tolerance is below 4 eps. In half precision, besides, no number may have moved by
-  more than that since half the looks ago: a drift below rounding shows in no two looks. Nothing depends on units, of v
-  or of F. A sample that has no error left to see (g = 0) stops at once.
+  solution of zero is reachable. By this rule no tolerance is below 4 eps. In half precision, besides, no number may
+  have moved by more than that since half the looks ago: a drift below rounding shows in no two looks. Nothing depends
+  on units, of v or of F. A sample that has no error left to see (g = 0) stops at once.
 - by the *residual rule* (`rule="residual"`) once ||g|| / (1e-5 + ||f(z)||) <= tolerance, in one norm over the sample:
   the paper's rule, by which planners train and the compiled loops stop. It is small too where f hardly moves z (slow
-  maps), where the sample is mostly something else (mixed magnitudes), and where all is below 1e-5.
+  maps), where the sample is mostly something else (mixed magnitudes), and where all is below 1e-5. Its tolerance is
+  taken as it is: one below eps, which of bfloat16 is 0.008, may never be met. That of `StridedIteration`, and of a
+  solver from elsewhere that has no `rule`, is taken for 4 eps where it is less.
 
 What a verdict promises:
 

@@ -43,6 +43,11 @@ Norm = Literal["max", "rms", "l2"] | Callable[[Tensor], Tensor]
 norm(c x) = |c| norm(x)."""
 
 
+def floored(tolerance: float, dtype: torch.dtype) -> float:
+    """Return a tolerance that rounding lets a solver reach; 0, which asks for all steps, stays."""
+    return max(tolerance, NOISE * torch.finfo(dtype).eps) if tolerance > 0.0 else tolerance
+
+
 def flat(z: Tensor) -> Tensor:
     """Return z [B, ...] as [B, N]."""
     return z[..., None].flatten(1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .solution import Solution, Step
 from .solvers import _Answers, apply, check_options
-from .stopping import GROWTH, RESIDUAL_OFFSET, Norm, ResidualRule, norm_per_sample, rows
+from .stopping import GROWTH, RESIDUAL_OFFSET, Norm, ResidualRule, floored, norm_per_sample, rows
 from .transfers import sent
 
 THINNED = 0.75
@@ -43,7 +43,7 @@ class StridedIteration:
 
     Args:
         max_steps: K, most applications of f, at least 1.
-        tolerance: At which a sample stops; 0 runs exactly K steps.
+        tolerance: At which a sample stops, taken for at least 4 eps of the dtype; 0 runs exactly K steps.
         stride: Steps from one look to the next.
         record: Keep the residual of each look, for all steps until the next.
         absolute: Allowed on top of the tolerance's share, in the units of v.
@@ -100,9 +100,10 @@ class _Looks:
     """
 
     def __init__(self, solver: StridedIteration, answers: _Answers) -> None:
-        self.rule = ResidualRule(solver.tolerance, solver.absolute, solver.norm)
+        tolerance = floored(solver.tolerance, answers.value.dtype)
+        self.rule = ResidualRule(tolerance, solver.absolute, solver.norm)
         self.answers, self.count, self.last, self.record = answers, len(answers.live), solver.max_steps, solver.record
-        self._settled = solver.tolerance or -1.0  # with tolerance 0 a residual of 0 ends nothing
+        self._settled = tolerance or -1.0  # with tolerance 0 a residual of 0 ends nothing
         self._brief = not (solver.record or solver.norm is not None or solver.absolute > 0.0)
         self._seen = self._least = answers.residual
 

@@ -131,3 +131,21 @@ def test_what_it_can_t_be_told_is_refused():
     for window in (-1, 2.0, True):
         with pytest.raises(ValueError, match="window must be at least 0 and whole"):
             StridedIteration(window=window)
+
+
+OPTIONS = [{}, {"window": 4}, {"record": True}, {"norm": "rms"}, {"absolute": 1e-9}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_tolerance_below_rounding_is_taken_for_what_rounding_allows(options):
+    start = torch.zeros(1, 3, dtype=torch.bfloat16)  # where cos goes to and fro between two neighbours
+    for tolerance in (1e-3, 1e-9):
+        solver = StridedIteration(300, tolerance, **options)
+        for found in (solver.solve(halved_cosine, start), fixed_point(halved_cosine, start, solver=solver)):
+            assert found.result.tolist() == [Result.SETTLED] and found.steps < 30
+    wanted = StridedIteration(20, 0.0).solve(halved_cosine, start)
+    assert wanted.result.tolist() == [Result.MAX_STEPS] and wanted.steps.tolist() == [20]
+
+
+def halved_cosine(v):
+    return torch.cos(0.5 * v)
