@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def fixed_point(
         adjoint = _told(adjoint, v0, throw)
     layout, start, f = _as_one("v0", f, v0)
     _check_vector("fixed_point", f, start)
-    watched = _Watched(f, states) if states else f
+    watched = _Watched(f, states) if _some(states) else f
     found = adjoint.solve(watched, start, solver)
     if isinstance(watched, _Watched):
         found = replace(found, states=watched.images(adjoint))
@@ -220,12 +221,18 @@ def _as_given(layout: Joined | None, found: Solution) -> Solution:
     return replace(found, value=layout.split(found.value), states=tuple(layout.split(state) for state in found.states))
 
 
+def _some(states: Any) -> bool:
+    """Return whether any are asked for; raise ValueError for what no applications of f are counted by."""
+    whole = isinstance(states, Sequence) and all(isinstance(n, Integral) and not isinstance(n, bool) for n in states)
+    if not whole or min(states, default=1) < 1:
+        raise ValueError(f"states: expected numbers of applications of f, from 1, such as (3, 10); got {states!r}")
+    return len(states) > 0
+
+
 class _Watched:
     """A step that keeps, for some of its applications, its argument and image."""
 
     def __init__(self, f: Step, numbers: Sequence[int]) -> None:
-        if min(numbers) < 1:
-            raise ValueError(f"states: expected numbers of applications of f, from 1, got {tuple(numbers)}")
         self.f, self.numbers, self.seen = f, tuple(numbers), dict[int, tuple[Tensor, Tensor]]()
         self.last: tuple[Tensor, Tensor] | None = None
         self.count = -1 if vmap_levels() else 0  # the first one is to see what vmap spreads out

@@ -74,7 +74,11 @@ def measured(x: Tensor, norm: Norm | None) -> Tensor:
     if norm is None:
         return x.abs()
     if callable(norm):
-        return norm(x)[:, None]
+        size = norm(x)
+        if not isinstance(size, Tensor) or size.shape != x.shape[:1]:
+            got = tuple(size.shape) if isinstance(size, Tensor) else type(size).__name__
+            raise ValueError(f"norm: expected a size of each sample, {tuple(x.shape)} -> ({len(x)},), got {got}")
+        return size[:, None]
     if x.shape[1] == 0:
         return x.new_zeros(len(x), 1)
     if norm == "max":

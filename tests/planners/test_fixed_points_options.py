@@ -154,6 +154,13 @@ def test_bad_tolerances_and_norms_are_named():
         ForwardIteration(norm="length")
 
 
+@pytest.mark.parametrize("norm", [lambda x: x, lambda x: x.norm(), lambda x: x[:, :1], lambda x: 3.0])
+@pytest.mark.parametrize("rule", ["error", "residual"])
+def test_a_norm_that_gives_no_size_of_each_sample_is_named(norm, rule):
+    with pytest.raises(ValueError, match=r"norm: expected a size of each sample, \(2, 3\) -> \(2,\), got"):
+        fixed_point(lambda v: 0.5 * v + 1.0, ZEROS, solver=Anderson(rule=rule, norm=norm))
+
+
 # Errors in place of warnings
 
 
@@ -238,8 +245,9 @@ def test_states_along_the_way_are_the_iterates(adjoint):
         torch.testing.assert_close(gradient, unrolled)
     else:
         assert gradient > 0.0
-    with pytest.raises(ValueError, match="from 1"):
-        fixed_point(step, ZEROS, states=(0,))
+    for wrong in ((0,), 0, 3, "ab", (1.5,), (True,), {2: 3}, torch.tensor([1, 2])):
+        with pytest.raises(ValueError, match="states: expected numbers of applications of f, from 1"):
+            fixed_point(step, ZEROS, states=wrong)
 
 
 def test_states_under_torch_func():
