@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from .derivatives import Applied, Inverse, Solve, follow, linearised, reaches_more_than
+from .derivatives import Applied, Inverse, Solve, follow, linearised, linearised_below, reaches_more_than
 from .solution import AdjointRecord, AdjointSlot, NotSolved, Result, Solution, Solver, Step
 from .solvers import Anderson, ForwardIteration, apply, rule_of, stops
 from .stopping import (
@@ -326,7 +326,7 @@ def _attach_under_transforms(f: Step, v0: Tensor, solver: Solver, adjoint: _Adjo
     with lowered.entered() as step:
         found = _solve_before_last(step, lowered.start, solver)
         solve = adjoint.solves(found.slot)
-        v, fv = (None, step(found.value)) if solve is None else linearised(step, found.value)
+        v, fv = (None, step(found.value)) if solve is None else linearised_below(step, found.value)
         plain = _with_last_step(found, fv.detach(), fv.detach().clone(), solver)
     solution = replace(lowered.lifted(plain), value=lowered.lift(plain.value))
     image = apply(f, lowered.lift(found.value), forward_mode=True)

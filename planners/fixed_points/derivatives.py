@@ -81,7 +81,7 @@ class Inverse:
         assert self.output is not None and self.point is not None
         if self.transposed:
             return _product(self.output, self.point, count)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             u = torch.zeros_like(self.output, requires_grad=True)
             (pulled,) = torch.autograd.grad(self.output, self.point, u, create_graph=True, materialize_grads=True)
         return _product(pulled, u, count)
@@ -217,6 +217,12 @@ def linearised(f: Step, v: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         v = v.detach().clone().requires_grad_()
         return v, apply(f, v, forward_mode=True)
+
+
+def linearised_below(f: Step, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same below torch.func's levels; they leave inference mode, but what is below them stays in it."""
+    with torch.inference_mode(False):
+        return linearised(f, v)
 
 
 def reaches_more_than(output: Tensor, v: Tensor | None) -> bool:

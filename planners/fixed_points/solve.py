@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .adjoints import Implicit, Unrolled
-from .derivatives import Applied, Inverse, follow, linearised, reaches_more_than
+from .derivatives import Applied, Inverse, follow, linearised, linearised_below, reaches_more_than
 from .gmres import GMRES
 from .roots import find, judge, solves, value_and_pull
 from .solution import Adjoint, AdjointRecord, NotSolved, Result, Solution, Solver, Step
@@ -187,7 +187,7 @@ def _attached_root(F: Step, start: Tensor, solved: Callable[[Step, Tensor], Solu
     lowered = Lowered(F, start)
     with lowered.entered() as step:
         plain = solved(step, lowered.start)
-        v, condition = linearised(step, plain.value)
+        v, condition = linearised_below(step, plain.value)
     found = replace(lowered.lifted(plain), value=lowered.lift(plain.value))
     image = residual(found.value)
     limited = lowered.reaches_ground(image)

@@ -139,8 +139,8 @@ class Lowered:
                 count += 1
                 if not level.prev_grad_mode():
                     raise RuntimeError(
-                        "torch.func differentiates a solution inside torch.no_grad(), where the last application of f "
-                        "leaves no graph: put torch.enable_grad() around the transformation"
+                        "torch.func differentiates a solution inside torch.no_grad() or torch.inference_mode(), where "
+                        "the last application of f leaves no graph: put torch.enable_grad() around the transformation"
                     )
             x = functorch.get_unwrapped(x)
         return count

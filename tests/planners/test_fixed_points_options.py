@@ -352,6 +352,29 @@ def test_what_cannot_be_is_one_clear_error():
         Implicit(order=0)
 
 
+@pytest.mark.parametrize("kind", ["fixed point", "root", "given root"])
+def test_derivatives_inside_inference_mode_are_those_outside(kind):
+    """torch.func leaves inference mode, but what is below its levels stays in it: gradients were those of one step."""
+    b = randn(2, 3)
+
+    def solve(b: Tensor) -> Tensor:
+        if kind == "fixed point":
+            return fixed_point(lambda v: 0.5 * torch.cos(v) + b, ZEROS).value
+        start = {"v0": ZEROS} if kind == "root" else {"solution": given}
+        return root(lambda v: v - 0.5 * torch.cos(v) - b, **start).value
+
+    given = root(lambda v: v - 0.5 * torch.cos(v) - b, ZEROS).value
+    expected_change = torch.func.jvp(solve, (b,), (b,))[1]
+    for way in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        expected = way(solve)(b)
+        with torch.inference_mode(), torch.enable_grad():
+            torch.testing.assert_close(way(solve)(b), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.func.jvp(solve, (b,), (b,))[1], expected_change)
+        with pytest.raises(RuntimeError, match=r"or torch.inference_mode\(\).*torch.enable_grad"):
+            torch.func.grad(lambda b: solve(b).sum())(b)
+
+
 def test_vmap_finds_what_each_alone_finds():
     weights = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
 
