@@ -14,7 +14,8 @@ The stopping rules. With g = f(z) - z, J = df/dv and eps the dtype's distance fr
   the paper's rule, by which planners train and the compiled loops stop. It is small too where f hardly moves z (slow
   maps), where the sample is mostly something else (mixed magnitudes), and where all is below 1e-5. Its tolerance is
   taken as it is: one below eps, which of bfloat16 is 0.008, may never be met. That of `StridedIteration`, and of a
-  solver from elsewhere that has no `rule`, is taken for 4 eps where it is less.
+  solver from elsewhere that has no `rule`, is taken for 4 eps where it is less. Its norms are plain ones: a sample
+  whose squares leave the range of the dtype (in single precision, numbers from 1e19 on) counts as diverged.
 
 What a verdict promises:
 

@@ -426,3 +426,10 @@ def test_planners_say_settled_and_do_not_warn() -> None:
         assert Result.CONVERGED not in plan.solution.result
         plan.logits.sum().backward()
     assert replace(planner.solver, max_steps=2).rule == "residual"
+
+
+def test_numbers_whose_squares_overflow_are_judged_by_the_error_rule_alone() -> None:
+    f = lambda v: 0.5 * v + 1e25  # noqa: E731
+    start = torch.zeros(1, 3)
+    assert ForwardIteration(60, rule="error").solve(f, start).result.tolist() == [Result.CONVERGED]
+    assert ForwardIteration(60, rule="residual").solve(f, start).result.tolist() == [Result.DIVERGED]
