@@ -45,6 +45,13 @@ ray-head)
         --ray-client-server-port $((NODE_PORTS + 8))
     ;;
 ray-worker)
+    # Back at its address before the head has missed five health checks of its old self, a worker is lent trials over a
+    # connection that still fails, and Ray 2.60 counts its processors as taken from then on: no trial runs there again.
+    if [ -e /tmp/ray ]; then
+        echo "entrypoint: this worker ran here before; it joins in 30 s, when the head has given that one up"
+        sleep 30 &
+        wait $! # where a signal ends it, as `docker compose stop` expects
+    fi
     ray_node --address "$HEAD_ADDRESS:$RAY_PORT" \
         ${NODE_CPUS:+--num-cpus "$NODE_CPUS"} ${NODE_GPUS:+--num-gpus "$NODE_GPUS"}
     ;;

@@ -63,7 +63,7 @@ def test_the_command_line_is_a_contract():
     assert options("doctor") == {"--address", "--storage", "--tracking-uri", "--json"}
     assert options("certify") == {"--storage", "--json", "--plugin"}
     assert options("gc") == {"--storage", "--remove", "--dry-run", "--datasets", "--json", "--plugin"}
-    assert options("table") == every | {"--format", "--wide", "--columns", "--compare"}
+    assert options("table") == every | {"--format", "--wide", "--columns", "--compare", "--best"}
     assert options("sync") == every | {"--tracking-uri"}
 
 
