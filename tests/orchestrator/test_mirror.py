@@ -30,6 +30,7 @@ from orchestrator.errors import ResultError
 from orchestrator.storage import bucket as buckets
 from orchestrator.storage import mirror as mirrors
 from orchestrator.storage.bucket import Bucket, BucketError
+from orchestrator.storage.code import code_hash, whole_code
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner
 from orchestrator.storage.mirror import Mirror
@@ -297,6 +298,7 @@ def test_fuzzed_parcels_are_taken_whole_or_refused(tmp_path):
 def test_machines_that_run_trials_at_once_run_each_once_and_end_with_all(address, tmp_path, monkeypatch):
     monkeypatch.setattr(mirrors, "LOOK_SECONDS", 0.1)
     ran, resources = [], Resources()
+    code_hash(), whole_code()  # before there are threads, as in a run: Python 3.11 may fail to parse in two at once
 
     def run_all(storage, mirror):
         def fit(together, constants):
