@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def main() -> None:
     if not options.before or not options.archives:
         parser.error("expected a checkout and archives")
     specs = kinds(row for path in options.archives for row in pq.read_table(path, columns=["spec"]).to_pylist())
-    before, after = (by_code_of(tree, specs) for tree in (options.before.resolve(), ROOT))
+    with ThreadPoolExecutor() as pool:
+        before, after = pool.map(by_code_of, (options.before.resolve(), ROOT), (specs, specs))
     unlike = [spec for spec, digest in before["digests"].items() if after["digests"][spec] != digest]
     if unlike:
         raise SystemExit(f"same_numbers: {len(unlike)} of {len(specs)} kinds train to other numbers, {unlike[0]}")

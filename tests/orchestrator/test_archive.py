@@ -401,6 +401,12 @@ def test_the_published_results_of_reachability_are_what_its_page_says(tmp_path, 
     assert main(["unarchive", str(ROOT / "docs/results/table1.parquet"), "--storage", str(tmp_path)]) == 0
     spaces = table("table1_ours", "--profile", "laptop", "--only", "planner=reachability,task=manipulation")
     assert [(row["used"], row["success_rate"], row["success_rate_std"]) for row, _ in spaces] == [(3, 1.0, 0.0)] * 4
+    scenes = table(
+        "table1_ours", "--profile", "laptop", "--only", "planner=reachability,task=workspace_manipulation,k=30,50"
+    )
+    page = (ROOT / "docs" / "planners" / "reachability.md").read_text()
+    said = " and ".join(f"{100 * row['success_rate']:.1f} ± {100 * row['success_rate_std']:.1f}" for row, _ in scenes)
+    assert f"from {said} %, on panoramas" in page
     five = expand(load_sweep(ROOT / "sweeps" / "far.yaml"))
     seconds = [Storage(tmp_path).trial(trial.trial_id).read_result().train_seconds for trial in five]
     assert (round(min(seconds)), round(max(seconds))) == (56, 160)
