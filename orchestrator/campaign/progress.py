@@ -30,7 +30,10 @@ BAR_CELLS = 28
 
 @dataclass(frozen=True)
 class _Running:
-    """A trial that runs: epochs that it had when this run began, and has now, and where it stands, in words."""
+    """A trial that runs: epochs that it had when this run began, and has now, and where it stands, in words.
+
+    Or that waits for another process, since its own has died.
+    """
 
     name: str
     begun: int | None
@@ -38,9 +41,12 @@ class _Running:
     epochs: int
     rate: float | None = None
     where: str = ""
+    waits: bool = False
 
     def standing(self) -> str:
         """Return in words where it stands; before its process has said a word, that is all there is to say."""
+        if self.waits:
+            return "waits for another process"
         return self.where or (f"epoch {self.epoch}/{self.epochs}" if self.epoch else "starting")
 
     def share(self) -> float:
@@ -168,8 +174,15 @@ class Progress:
             before = self._running.get(trial_id)
             self._doing = ""
             # One whose process has died goes on.
-            self._running[trial_id] = before or _Running(name, None, 0, epochs)
+            self._running[trial_id] = replace(before, waits=False) if before else _Running(name, None, 0, epochs)
             self._draw(force=True)
+
+    def wait(self, trial_id: str) -> None:
+        """Note that a trial's process has died and another is to take it up."""
+        with self._lock:
+            if trial_id in self._running:
+                self._running[trial_id] = replace(self._running[trial_id], waits=True)
+                self._draw(force=True)
 
     def epoch(self, trial_id: str, name: str, epochs: int, record: Mapping[str, Any]) -> None:
         """Note that a trial finished an epoch."""

@@ -80,6 +80,7 @@ class Onlookers:
     def died(self, trial: PlannedTrial, deaths: int, why: str) -> None:
         """Note that the trial's process died and that another goes on from its checkpoint."""
         died = f"its process died ({deaths})" + (f": {why}" if why else "")
+        self._progress.wait(trial.trial_id)
         self._progress.say(f"{trial.trial_id[:8]}  {trial_name(trial)}  {died}; goes on from its checkpoint")
 
     def finished(self, trial: PlannedTrial, result: TrialResult) -> None:

@@ -116,6 +116,17 @@ def test_the_time_left_counts_the_work_of_this_run_alone():
     assert re.search(r"epoch 92/100  about (39|40|41) s left", stream.getvalue())
 
 
+def test_a_trial_whose_process_died_is_not_shown_where_it_stood():
+    stream, name = io.StringIO(), "a" * 16
+    progress = Progress(1, 0, None, stream)
+    progress.start(name, "vin", 4)
+    progress.wait(name)
+    for said in ("waits for another process", "epoch 1/4, batch 2/9"):
+        progress.look(lambda _: "epoch 1/4, batch 2/9", progress._said_at + 1e6)
+        assert stream.getvalue().splitlines()[-1].endswith(f"0/1 trials; aaaaaaaa {said}")
+        progress.start(name, "vin", 4)
+
+
 def test_threads_that_draw_and_change_at_once_do_not_meet():
     progress = Progress(1, 0, {}, Terminal())
     failures: list[BaseException] = []
