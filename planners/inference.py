@@ -141,7 +141,7 @@ class RoutePlanner:
         if costs is not None:
             self._refuse_costs()
             entering = checked_costs(costs, free)
-            own = _without_least(entering) if isinstance(self.planner.core, Reachability) else entering
+            own = without_least(entering) if isinstance(self.planner.core, Reachability) else entering
             given["costs"] = torch.from_numpy(own)[None, None]
         steps = trial_files.most_steps(self.planner.solver.max_steps, self.steps_per_row, max(free.shape))
         if k is not None:
@@ -354,14 +354,14 @@ def checked_costs(costs: ArrayLike, free: NDArray[np.uint8]) -> NDArray[np.float
         raise PlannerError(f"costs: expected one per cell of the {free.shape} map, got {array.shape}")
     wrong = np.argwhere((free == 1) & ~((array >= 0) & (array <= DEAREST)))
     if len(wrong):
-        row, column = wrong[0].tolist()
+        place = row, column = tuple(wrong[0].tolist())
         raise PlannerError(
-            f"costs: expected them from 0 to {DEAREST:g} on free cells, got {array[row, column]} at {(row, column)}"
+            f"costs: expected finite ones from 0 to {DEAREST:g} on free cells, got {array[row, column]} at {place}"
         )
     return np.where(free == 1, array, 0.0)
 
 
-def _without_least(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+def without_least(costs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return costs less what `Reachability.encode_with_costs` adds to each, so that cells cost what they cost.
 
     Warns:

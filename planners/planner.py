@@ -210,9 +210,10 @@ def _entering(costs: Tensor, free: Tensor) -> Tensor:
     wrong = (free & ~((costs >= 0) & (costs <= DEAREST))).nonzero()
     if len(wrong):
         sample, _, row, column = wrong[0].tolist()
+        cost = float(costs[sample, 0, row, column])
         raise ValueError(
-            f"costs: expected them from 0 to {DEAREST:g} on free cells, got {float(costs[sample, 0, row, column]):g} "
-            f"at {(row, column)} of map {sample}"
+            f"costs: expected finite ones from 0 to {DEAREST:g} on free cells, got {cost:g} at {(row, column)} of map "
+            f"{sample}"
         )
     return where(free, costs, 0)
 

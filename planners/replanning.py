@@ -24,7 +24,16 @@ from planners.cores import encoded
 from planners.cores.patterns import LookedUp
 from planners.cores.reachability import Reachability, ReachabilityStep
 from planners.edge import enclosed
-from planners.inference import Cell, Route, RoutePlanner, checked_cell, checked_costs, checked_grid, followed
+from planners.inference import (
+    Cell,
+    Route,
+    RoutePlanner,
+    checked_cell,
+    checked_costs,
+    checked_grid,
+    followed,
+    without_least,
+)
 from planners.trial_files import PlannerError
 
 _LARGEST_SHARE = 0.25
@@ -81,7 +90,7 @@ class Replanner:
         free = checked_grid(grid)
         goal, start = (checked_cell(name, cell, free) for name, cell in (("goal", goal), ("start", start)))
         paid = checked_costs(costs, free)
-        step = self._step(free, goal, paid)
+        step = self._step(free, goal, without_least(paid))
         if not isinstance(step.given, LookedUp):
             return self.planner.solve(grid, start=start, goal=goal, costs=costs)
         height, width = step.goal.shape[2:]

@@ -181,7 +181,7 @@ def test_costs_are_refused_where_they_mean_nothing():
     negative, endless = np.ones((5, 6)), np.ones((5, 6))
     negative[1, 2], endless[1, 2] = -0.5, np.inf
     refused = (
-        (negative, r"costs: expected them from 0 to 1e\+30 on free cells, got -0.5 at \(1, 2\)"),
+        (negative, r"costs: expected finite ones from 0 to 1e\+30 on free cells, got -0.5 at \(1, 2\)"),
         (endless, r"from 0 to 1e\+30 on free cells, got inf at \(1, 2\)"),
         (1e39 * np.ones((5, 6)), r"from 0 to 1e\+30 on free cells, got 1e\+39 at"),
         (hidden, r"got nan at \(3, 3\)"),

@@ -43,13 +43,16 @@ def test_repaired_plans_are_those_from_nothing(walled):
     assert again.settled == 0
 
 
-def test_other_goals_sizes_and_costs_begin_anew():
+def test_other_goals_and_sizes_begin_anew_and_another_dearest_cell_does_not():
     again = Replanner(PLANNER)
-    for height, goal, dearest in ((64, (5, 5), 3.0), (64, (0, 0), 3.0), (65, (0, 0), 3.0), (65, (0, 0), 9.0)):
+    for height, goal in ((64, (5, 5)), (64, (0, 0)), (65, (0, 0))):
         free, costs = np.ones((height, 64)), np.ones((height, 64))
-        costs[2, 2] = dearest
+        costs[2, 2] = 3.0
         compare(again, free, (3, 3), goal, costs)
         assert again.settled == height * 64
+    costs[2, 2] = 9.0  # by which what costs nothing is paid, and nothing else
+    compare(again, free, (3, 3), goal, costs)
+    assert again.settled < 10
     compare(again, free, (3, 3), goal, None)
     with pytest.raises(PlannerError, match="planner: expected one from load_planner, got str"):
         Replanner("reachability")
