@@ -3,10 +3,12 @@
 For kinds and sizes of maze: starts that do not arrive, the share of actions that are optimal, the longest way, and the
 processor time of one plan beside a compiled breadth-first search of the same map in the same process. Both are of the
 first map from most of which there is a way. Sizes above 1001 take minutes and some GiB: LARGEST is 1001 unless told.
+The last lines are of training: a solve that keeps what a gradient needs, and the adjoint system of a random gradient.
 """
 
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +20,10 @@ from datagen.problem import FOUR
 from datagen.tasks import mazes
 from datagen.tasks.registry import DatasetSpec
 from planners import load_planner
+from planners.compiled.reachability import best_first
+from planners.compiled.solvers import BestFirst
 from planners.edge import plan_walled
+from planners.fixed_points import Implicit
 from planners.training.evaluation import Inputs, evaluate
 
 
@@ -91,6 +96,23 @@ def judged(planner, kind, size, count):
     )
 
 
+def adjoint_beside_solve(planner, kind, size, count):
+    """Return one line of what a gradient costs."""
+    inputs = Inputs.of(drawn(kind, size, 0, count))
+    with torch.no_grad():
+        step = plan_walled(planner, inputs.map, inputs.goal, moves=FOUR).step
+    step = replace(step, given=step.moves.detach().requires_grad_())
+    solved = partial(best_first.fixed_point, step, BestFirst(), Implicit(BestFirst()))
+    u, _ = solved()
+    gradient = torch.randn(u.shape, dtype=u.dtype, generator=torch.Generator().manual_seed(0))
+    solve = least(solved, 20)
+    adjoint = least(partial(torch.autograd.grad, u, step.moves, gradient, retain_graph=True), 20)
+    return (
+        f"{kind:8} {size:5} x {count:4}: solve {solve * 1e3:.2f} ms, adjoint {adjoint * 1e3:.2f} ms, "
+        f"{adjoint / solve:.2f} times"
+    )
+
+
 def main():
     planner = load_planner(sys.argv[1] if len(sys.argv) > 1 else "reachability").planner
     largest = int(sys.argv[2]) if len(sys.argv) > 2 else 1001
@@ -99,6 +121,8 @@ def main():
         for size, count in sizes:
             if size <= largest:
                 print(judged(planner, kind, size, count), flush=True)
+    for kind, size, count in (("thinned", 15, 32), ("perfect", 99, 1), ("perfect", 513, 1), ("open", 512, 1)):
+        print(adjoint_beside_solve(planner, kind, size, count), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from datagen.problem import FOUR
 from planners import PlannerSpec, build_planner, load_planner
 from planners.compiled.reachability import best_first
+from planners.compiled.reachability.flow import farthest_first
 from planners.compiled.solvers import BestFirst
 from planners.cores.patterns import LookedUp, patterns
 from planners.cores.reachability import Reachability, ReachabilityStep, floor_of
@@ -364,6 +365,20 @@ def test_a_gradient_flows_down_a_way_of_a_million_steps():
     assert float(u.detach()[0, 0][last]) == pytest.approx((len(cells) - 1) * np.log(0.99), rel=1e-6)
     u[0, 0][last].backward()
     assert (moves.grad.sum(1)[0].numpy()[tuple(cells[1:].T)] == 1.0).all() and float(moves.grad.sum()) == len(cells) - 1
+
+
+@pytest.mark.parametrize("count", [7, 5000])
+def test_cells_are_sorted_by_digits_as_by_comparing(count):
+    generator = np.random.default_rng(0)
+    for u in (
+        -1e5 * generator.random(count),
+        generator.standard_normal(count) * 10.0 ** generator.integers(-300, 300, count),
+        -0.01 * generator.integers(0, 50, count),
+        np.where(generator.random(count) < 0.1, -np.inf, -1.5),
+        np.zeros(count),
+    ):
+        order = farthest_first(u)
+        assert (u[order] == np.sort(u)).all() and sorted(order) == list(range(count))
 
 
 @pytest.mark.parametrize("size", [5, 70])

@@ -11,6 +11,11 @@ import numpy as np
 
 from planners.compiled.layout import compiled
 
+_SORTED_BY_DIGITS = 4096
+"""Cells from which on sorting by digits is faster than by comparing."""
+_DIGITS, _DIGIT_BITS = 6, np.uint64(11)
+"""64 bits in digits of eleven."""
+
 
 @compiled
 def flow(u: Any, taken: Any, costs: Any, leads: Any, gradient: Any, rule: Any) -> Any:
@@ -39,7 +44,11 @@ def flow(u: Any, taken: Any, costs: Any, leads: Any, gradient: Any, rule: Any) -
     total, entered = np.zeros((height, breadth)), np.zeros((height, breadth))
     of_taps = np.zeros(p.shape)
     share = np.empty(len(rows))
-    order = np.argsort(u.ravel())
+    order = farthest_first(u.ravel())
+    ends = np.full(len(p), -1, np.int64)
+    for a in range(len(p)):
+        if np.count_nonzero(p[a]) == 1 and p[a, 0] == 0.0:
+            ends[a] = np.argmax(p[a])
     whole_gradient, left = np.abs(gradient).sum(), 0.0
     for _ in range(most):
         for cell in order:
@@ -48,6 +57,15 @@ def flow(u: Any, taken: Any, costs: Any, leads: Any, gradient: Any, rule: Any) -
             if g == 0.0 or a < 0:
                 continue
             waiting[y, x] = 0.0
+            if ends[a] > 0:  # one destination: a share of all of it
+                t = ends[a]
+                part = g * p[a, t] / p[a, t]
+                i, j = (y + rows[t]) % height, (x + columns[t]) % breadth
+                total[y, x] += g
+                of_taps[a, t] += part
+                entered[i, j] += part
+                waiting[i, j] += part
+                continue
             own = -np.inf
             for t in range(len(rows)):
                 if p[a, t] > 0.0:
@@ -80,6 +98,40 @@ def flow(u: Any, taken: Any, costs: Any, leads: Any, gradient: Any, rule: Any) -
         if left <= tolerance * whole_gradient:
             break
     return total, entered, of_taps, left
+
+
+@compiled
+def farthest_first(u: Any) -> Any:
+    """Return the cells in the order of u, the least first; u is float64 [cells], no NaN.
+
+    Many cells are sorted by the bits of their values, as integers in the same order, eleven at a time (radix sort).
+    """
+    if len(u) < _SORTED_BY_DIGITS:
+        return np.argsort(u)
+    bits = u.copy().view(np.uint64)
+    keys, sorted_keys = np.empty_like(bits), np.empty_like(bits)
+    cells, sorted_cells = np.arange(len(u)), np.empty(len(u), np.int64)
+    sign, one_digit = np.uint64(1) << np.uint64(63), (np.uint64(1) << _DIGIT_BITS) - np.uint64(1)
+    places = np.zeros((_DIGITS, one_digit + np.uint64(1)), np.int64)
+    for cell in range(len(u)):
+        key = ~bits[cell] if bits[cell] & sign else bits[cell] | sign
+        keys[cell] = key
+        for digit in range(_DIGITS):
+            places[digit, (key >> (np.uint64(digit) * _DIGIT_BITS)) & one_digit] += 1
+    for digit in range(_DIGITS):
+        shift, place = np.uint64(digit) * _DIGIT_BITS, places[digit]
+        if place.max() == len(u):
+            continue
+        begin = 0
+        for value in range(len(place)):
+            place[value], begin = begin, begin + place[value]
+        for i in range(len(u)):
+            value = (keys[i] >> shift) & one_digit
+            sorted_cells[place[value]], sorted_keys[place[value]] = cells[i], keys[i]
+            place[value] += 1
+        cells, sorted_cells = sorted_cells, cells
+        keys, sorted_keys = sorted_keys, keys
+    return cells
 
 
 @compiled
