@@ -43,8 +43,6 @@ def no_graphs(spec: TrialSpec, device: str) -> str:
         return "execution.graphs is false"
     if spec.training.epochs == 0:
         return "nothing is trained"
-    if spec.training.precision != "float32":
-        return f"they are captured in float32, not {spec.training.precision}"
     if graphs is None and spec.plugins:
         return "what a plug-in does may wait for the host; execution.graphs: true tries it"
     return refusal(torch.device(device), spec.planner, spec.training)

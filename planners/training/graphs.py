@@ -18,6 +18,7 @@ from torch import Tensor
 from planners.planner import Plan
 from planners.specs import PlannerSpec, TrainingSpec
 from planners.training.evaluation import Inputs
+from planners.training.memory import phase
 
 Compute = Callable[[Inputs], tuple[Plan, Tensor]]
 """Inputs -> the plan and its loss, with a graph for the backward pass."""
@@ -27,6 +28,8 @@ def refusal(device: torch.device, planner: PlannerSpec, training: TrainingSpec) 
     """Return why training steps of this planner can't go into graphs, empty where they can."""
     if device.type != "cuda":
         return "there are graphs on CUDA devices only"
+    if training.precision != "float32":
+        return f"they are captured in float32, not {training.precision}"
     if training.discount_from is not None or training.jacobian_weight > 0:
         return "a step that draws (discount_from, jacobian_weight) is another one each time"
     if training.labels == "path":
@@ -54,7 +57,7 @@ class StepGraph:
         torch.cuda.synchronize()
         with torch.cuda.graph(self._forward, pool=pool, stream=stream):
             self.plan, self.loss = compute(self.inputs)
-        with torch.cuda.graph(self._backward, pool=pool, stream=stream):
+        with phase("backward"), torch.cuda.graph(self._backward, pool=pool, stream=stream):
             self.loss.backward()
 
     def forward(self, inputs: Inputs) -> tuple[Plan, Tensor]:

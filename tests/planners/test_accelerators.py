@@ -19,7 +19,7 @@ from planners import Anderson, Broyden, ForwardIteration, PlannerSpec, TrainingS
 from planners.conformance.cores import EVERY_ADJOINT, check_saved_memory
 from planners.conformance.planners import checked_on
 from planners.training.evaluation import Inputs
-from planners.training.graphs import GraphedSteps, refusal
+from planners.training.graphs import GraphedSteps, StepGraph, refusal
 from planners.training.trainer import Trainer
 
 CORES = {
@@ -204,6 +204,7 @@ def test_which_steps_go_into_graphs_and_when_a_new_one_is_captured(problems):
     assert not refusal(cuda, planner, training)
     assert "CUDA" in refusal(torch.device("cpu"), planner, training)
     assert "draws" in refusal(cuda, planner, training.model_copy(update={"jacobian_weight": 1.0}))
+    assert "float32" in refusal(cuda, planner, training.model_copy(update={"precision": "bfloat16"}))
     assert "gmres" in refusal(cuda, PlannerSpec(solver_bwd="gmres"), training)
     with pytest.raises(ValueError, match="graphs: there are graphs on CUDA devices only"):
         Trainer(planner, training, *problems, moves=FOUR, seed=0, graphs=True)
@@ -215,6 +216,20 @@ def test_which_steps_go_into_graphs_and_when_a_new_one_is_captured(problems):
     for given, stage in ((inputs, 0), (inputs, 0), (Inputs.of(problems[0][:4]), 0), (inputs, 0), (inputs, 1)):
         assert steps.graph(given, (stage,)) is captured
     assert len(captured) == len(forgotten) == 4
+
+
+def test_memory_that_runs_out_while_a_backward_pass_is_captured_ran_out_there(problems, monkeypatch):
+    without = {"graph": lambda *_, **__: nullcontext(), "synchronize": lambda: None}
+    for name, made in (dict.fromkeys(("CUDAGraph", "Stream", "graph_pool_handle"), object) | without).items():
+        monkeypatch.setattr(torch.cuda, name, made)
+
+    class Loss:
+        def backward(self):
+            raise torch.OutOfMemoryError("none is left")
+
+    with pytest.raises(torch.OutOfMemoryError) as ended:
+        StepGraph(lambda inputs: (None, Loss()), Inputs.of(problems[0][:4]))
+    assert ended.value.phase == "backward"
 
 
 class _Replayed:
