@@ -1,0 +1,49 @@
+"""The numbers of docs/speed.md are those of docs/results/planner-core.json."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import pytest
+from published import ROOT, made  # which loads what speed_tables imports
+
+PAGE = (ROOT / "docs" / "speed.md").read_text()
+TEXT = PAGE.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    found = importlib.util.spec_from_file_location("speed_tables", ROOT / "docs" / "speed_tables.py")
+    module = sys.modules["speed_tables"] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_what_the_run_said(tables):
+    assert made.with_tables(PAGE, tables.TABLES, "speed_tables") == PAGE, (
+        "python docs/speed_tables.py writes them again"
+    )
+
+
+def test_so_are_the_sentences(tables):
+    def times(ours, *others):
+        """Return how many times as long as ours the others take, from the least to the most."""
+        found = [ms[other] / ms[ours] for _, ms in steps for other in others if {ours, other} <= set(ms)]
+        return f"{min(found):.1f} to {max(found):.{0 if max(found) > 20 else 1}f} times"
+
+    steps = [*tables.cases("fixed"), *tables.cases("1e-4")]
+    assert f"JAX takes {times('ours', 'JAX').removesuffix(' times')} times as long as ours by implicit" in TEXT
+    assert f"{times('ours, unrolled', 'JAX, unrolled')} unrolled" in TEXT
+    assert f"torchdeq {times('ours', 'torchdeq')}" in TEXT
+    assert f"the plain loop {times('ours, unrolled', 'plain loop')}" in TEXT
+    short = {target["what"]: target["value"] for target in tables.RUN["targets"] if target["verdict"] == "short"}
+    symvin = [value for what, value in short.items() if what.startswith("unrolled symvin")]
+    assert f"({min(symvin):.1f} to {max(symvin):.1f};" in PAGE and len(symvin) == 3 and len(short) == 7
+    for what, digits in {
+        "ID-VIN 49x49, K 80, fixed: torchdeq / ours": 1,
+        "unrolled conv_gppn 27x27, K 80: plain loop / ours": 2,
+        "evaluation, 15x15: the authors' published time a map / ours": 0,
+    }.items():
+        assert f"({short[what]:.{digits}f})" in PAGE
+    assert f"({short['vin implicit: backward at K 120 / K 30']:.2f} times)" in PAGE
