@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 
 import pytest
-from published import ROOT, made  # which loads what gpu_tables imports
+from published import ROOT, made, trials  # which loads what gpu_tables imports
 
 PAGE = (ROOT / "docs" / "gpu.md").read_text()
 TEXT = PAGE.replace("\n", " ")
@@ -72,3 +73,15 @@ def test_so_is_what_was_trained_twice(tables):
         name = f" {'ID-' if row['adjoint'] == 'implicit' else ''}{tables._NAMES[row['core']]}"
         assert f"{name} {100 * row['gpu']:.1f} and {100 * row['cpu']:.1f}" in TEXT
         assert f"{name} {row['gpu_mib']:,.0f} and {row['cpu_mib']:,.0f}" in TEXT
+
+
+def test_so_is_what_a_gpu_trained_of_table_1():
+    there = [trial for trial in trials("table1_ours") if trial.result["provenance"]["accelerator"] != "cpu"]
+    (first, _), (second, later) = Counter(trial.result["provenance"]["git_commit"][:7] for trial in there).items()
+    symvins = [
+        trial for trial in there if "symvin" in trial.planner and trial.result["provenance"]["git_commit"][:7] == second
+    ]
+    assert first == "0adf3f5" and f"a day later {later} more" in TEXT
+    assert (
+        f"trained {later - len(symvins)} trials of `table1_ours`" in TEXT and f"trained {len(symvins)} SymVINs" in TEXT
+    )
