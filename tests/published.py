@@ -11,9 +11,17 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "REPRODUCTION.md").read_text()
 SIX = ("vin", "symvin", "convgppn", "id-vin", "id-symvin", "id-convgppn")
 _SAID = [text.replace("\n", " ") for text in re.split(r"\n(?=\|)|\n\n|^#.*\n", PAGE, flags=re.MULTILINE)]
-_found = importlib.util.spec_from_file_location("reproduction", ROOT / "docs" / "reproduction.py")
-made = sys.modules["reproduction"] = importlib.util.module_from_spec(_found)
-_found.loader.exec_module(made)
+
+
+def script(name):
+    """Return a script of docs as a module, under the name by which others there import it."""
+    found = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+made = script("reproduction")
 NAMES, mean, rates, spread, trials, chosen = made.NAMES, made.mean, made.rates, made.spread, made.trials, made.chosen
 
 

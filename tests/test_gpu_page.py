@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 
 import pytest
-from published import ROOT, made, trials  # which loads what gpu_tables imports
+from published import ROOT, made, script, trials
 
 PAGE = (ROOT / "docs" / "gpu.md").read_text()
 TEXT = PAGE.replace("\n", " ")
@@ -15,10 +13,7 @@ TEXT = PAGE.replace("\n", " ")
 
 @pytest.fixture(scope="module")
 def tables():
-    found = importlib.util.spec_from_file_location("gpu_tables", ROOT / "docs" / "gpu_tables.py")
-    module = sys.modules["gpu_tables"] = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return script("gpu_tables")
 
 
 def _between(values, digits=2):

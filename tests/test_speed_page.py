@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import pytest
-from published import ROOT, made  # which loads what speed_tables imports
+from published import ROOT, made, script
 
 PAGE = (ROOT / "docs" / "speed.md").read_text()
 TEXT = PAGE.replace("\n", " ")
@@ -14,10 +11,7 @@ TEXT = PAGE.replace("\n", " ")
 
 @pytest.fixture(scope="module")
 def tables():
-    found = importlib.util.spec_from_file_location("speed_tables", ROOT / "docs" / "speed_tables.py")
-    module = sys.modules["speed_tables"] = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return script("speed_tables")
 
 
 def test_the_tables_are_what_the_run_said(tables):

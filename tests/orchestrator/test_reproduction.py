@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import statistics
 from collections import Counter, defaultdict
 
 import pyarrow.parquet as pq
 import pytest
-from published import PAGE, ROOT, SIX, chosen, joined, made, of, rate, rates, says, spread, trials
+from published import PAGE, ROOT, SIX, chosen, joined, made, of, rate, rates, says, script, spread, trials
 
 from orchestrator.cli.main import main
 
@@ -158,12 +157,8 @@ def test_the_sentences_of_table_1():
 
 def kinds_of_trial(*archives):
     """Return what `docs/same_numbers.py` trains for these archives."""
-    found = importlib.util.spec_from_file_location("same_numbers", ROOT / "docs" / "same_numbers.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module.kinds(
-        row for name in archives for row in pq.read_table(ROOT / f"docs/results/{name}.parquet").to_pylist()
-    )
+    kinds = script("same_numbers").kinds
+    return kinds(row for name in archives for row in pq.read_table(ROOT / f"docs/results/{name}.parquet").to_pylist())
 
 
 def table_1(planner, k):
