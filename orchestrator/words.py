@@ -41,6 +41,10 @@ class Outcome(Protocol):
     def forward_diverged(self) -> bool:
         """Whether the forward iteration left its fixed point."""
 
+    @property
+    def backward_stalled(self) -> bool:
+        """Whether the adjoint iteration stands still."""
+
 
 def duration(seconds: float) -> str:
     """Return seconds as people say them: "45 s", "3 min 20 s", "5 h 12 min", "2 d 4 h"."""
@@ -102,7 +106,11 @@ def outcome(result: Outcome) -> str:
         numbers = [f"{name} {value:.3g}" for name, value in result.metrics.items() if value is not None]
         return ", ".join([*numbers, *(["diverged"] if result.trial_diverged else [])])
     rate = "no success rate" if result.test_success_rate is None else f"success {100 * result.test_success_rate:.1f} %"
-    said = {"under 20 %": result.trial_diverged, "forward iteration diverged": result.forward_diverged}
+    said = {
+        "under 20 %": result.trial_diverged,
+        "forward iteration diverged": result.forward_diverged,
+        "adjoint iteration stalled": result.backward_stalled,
+    }
     return ", ".join([rate, *(words for words, true in said.items() if true)])
 
 

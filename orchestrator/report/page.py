@@ -217,6 +217,8 @@ def _trouble(runs: Sequence[TrialRecord], low: str) -> Table:
             notes.append("diverged: a number of an epoch was not finite")
         if result is not None and result.forward_diverged:
             notes.append("forward iteration diverged")
+        if result is not None and result.backward_stalled:
+            notes.append("adjoint iteration stalled")
         if notes:
             lines.append([trial_name(run.trial), "; ".join(notes), Cell(run.trial.trial_id, "code")])
     return Table.of("trouble", "What diverged, ran out of memory or failed", ["what", "notes", "trial"], lines)

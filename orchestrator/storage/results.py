@@ -23,6 +23,12 @@ Status = Literal["COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED"]
 FINAL: tuple[Status, ...] = ("COMPLETED", "OUT_OF_MEMORY")
 """Outcomes that running the sweep again does not try again."""
 
+SOLVED = 0.05
+"""A relative residual of the adjoint system below which nothing grows by more than that a product."""
+
+STANDS_STILL = 0.9
+"""What of a residual must be left after as many products again for it to stand still."""
+
 _TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
 
 # What can't be is refused wherever it comes from; sums of shares may be a rounding error above 1.
@@ -142,6 +148,20 @@ class TrialResult(BaseModel):
     def final(self) -> bool:
         """True where running the sweep again leaves this trial alone."""
         return self.status in FINAL
+
+    @property
+    def backward_stalled(self) -> bool:
+        """Whether the adjoint iteration, after training, got nowhere in the second half of its products (App. B.2).
+
+        The residual is relative: one product of a linear iteration that grows by a factor of g leaves it near
+        (g - 1) / g, however far w is by then, so that divergence shows as a residual that stands still. Where the
+        iteration converges, however slowly, the second half of its products halves it.
+        """
+        trace = self.backward_trace
+        if len(trace) < 3:
+            return False
+        last, half = trace[-1], trace[(len(trace) - 1) // 2]
+        return last is None or (half is not None and last > max(SOLVED, STANDS_STILL * half))
 
     def stands(self, code: str, alone: bool) -> bool:
         """Return True where a process that finds this result has nothing to do for the trial.

@@ -69,6 +69,7 @@ class Row:
         counted_by_distance: Trials behind that.
         trial_diverged: Trials under 20 % (the paper's italics).
         forward_diverged: Trials whose forward iteration diverged at some step.
+        backward_stalled: Trials whose adjoint iteration stands still after training.
         cut_short: Trials whose budget was used up before `FEW_STEPS` training steps.
         outcomes: Number of trials by status; "MISSING" where there is no result.
         stale: COMPLETED or OUT_OF_MEMORY trials of other code.
@@ -101,6 +102,7 @@ class Row:
     counted_by_distance: int = 0
     trial_diverged: int = 0
     forward_diverged: int = 0
+    backward_stalled: int = 0
     cut_short: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     stale: int = 0
@@ -157,6 +159,7 @@ def _row(
         **_by_distance(used),
         trial_diverged=sum(result.trial_diverged for result in used),
         forward_diverged=sum(result.forward_diverged for result in used),
+        backward_stalled=sum(result.backward_stalled for result in used),
         cut_short=sum(result.ended_by_budget and result.steps < FEW_STEPS for result in used),
         outcomes=dict(Counter("MISSING" if result is None else result.status for result in planned)),
         stale=sum(result.final and not is_present(result.provenance, code) for result in results),
@@ -212,6 +215,8 @@ def notes(row: Row) -> list[str]:
         words.append(f"{row.trial_diverged}/{row.used} {'diverged' if row.system else 'under 20 %'}")
     if row.forward_diverged:
         words.append(f"{row.forward_diverged}/{row.used} forward diverged")
+    if row.backward_stalled:
+        words.append(f"{row.backward_stalled}/{row.used} backward stalled")
     if row.cut_short:
         words.append(f"{row.cut_short}/{row.used} under {FEW_STEPS} steps in the budget")
     for status, word in (("OUT_OF_MEMORY", "OOM"), ("FAILED", "failed"), ("CANCELLED", "cancelled")):

@@ -24,6 +24,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import SweepError, expand
 from orchestrator.trial.failure import record_failure
+from orchestrator.words import outcome
 
 ID = "0123456789abcdef"
 
@@ -193,6 +194,28 @@ def test_a_notebook_reads_a_sweep_as_a_table(tmp_path):
     assert table["test_success_rate"].to_pylist() == [0.5, 0.5, None]
     assert table["provenance_host"].to_pylist() == ["here", "", None]
     assert len(table.to_pandas()) == 3
+
+
+@pytest.mark.parametrize("products", [15, 30, 60])
+@pytest.mark.parametrize(
+    ("growth", "stalled"), [(0.5, False), (0.9, False), (0.99, False), (1.0, False), (1.35, True), (2.0, True)]
+)
+def test_an_adjoint_iteration_that_grows_is_told_from_one_that_converges_slowly(products, growth, stalled):
+    w, trace = 0.0, []
+    for _ in range(products):
+        before, w = w, growth * w + 1.0
+        trace.append(abs(w - before) / abs(w))
+    done = TrialResult(trial_id=ID, status="COMPLETED", test_success_rate=0.5, backward_trace=trace)
+    assert done.backward_stalled == stalled
+    assert ("adjoint iteration stalled" in outcome(done)) == stalled
+
+
+def test_an_adjoint_that_is_not_finite_has_stalled_and_one_that_is_exact_has_not():
+    traces = {True: [[0.5, 0.4, None], [0.5, None, None]], False: [[], [0.0], [0.5, 0.1, 0.0], [1e-9] * 15]}
+    for stalled, those in traces.items():
+        for trace in those:
+            result = TrialResult(trial_id=ID, status="COMPLETED", backward_trace=trace)
+            assert result.backward_stalled == stalled, trace
 
 
 def test_the_old_places_of_read_results_have_it_still(monkeypatch):

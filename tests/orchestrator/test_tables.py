@@ -114,6 +114,14 @@ def test_diverged_entries_are_in_italics():
     assert notes(table[0]) == ["1/2 under 20 %"]
 
 
+def test_what_diverged_on_the_way_is_noted():
+    still, falls = [0.5, 0.2, 0.2, 0.2], [0.5, 0.2, 0.1, 0.05]
+    (row,) = table_of(
+        completed(0, 0.5, backward_trace=still), completed(1, 0.5, backward_trace=falls, forward_diverged=True)
+    )
+    assert notes(row) == ["1/2 forward diverged", "1/2 backward stalled"]
+
+
 def test_rows_keep_the_order_of_the_sweep_and_only_varying_axes_are_shown():
     trials = [planned(0, "vin", 80), planned(1, "vin", 30), planned(2, "id_vin", 80)]
     text = render(rows(trials, {}, CODE), "text", title="name")
