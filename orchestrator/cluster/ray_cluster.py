@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator import signals as interruption
 from orchestrator.errors import ClusterError as ClusterError
-from orchestrator.storage.evaluations import PlannedEvaluation
+from orchestrator.storage.evaluations import PlannedEvaluation, missing_evaluations
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement
 from orchestrator.sweep import plugins
@@ -200,7 +200,12 @@ def evaluate_all(
 
 
 def evaluate(evaluation: PlannedEvaluation, storage: Storage, stall_seconds: float | None) -> None:
-    """Test a trained planner on a further set of maps in this process; the result goes into the trial directory."""
+    """Test a trained planner on a further set of maps in this process; the result goes into the trial directory.
+
+    What another run on this storage has tested meanwhile is not tested again.
+    """
+    if not missing_evaluations([evaluation], storage):
+        return
     trial = storage.trial(evaluation.trial.trial_id)
     from orchestrator.trial.watchdog import watched
 

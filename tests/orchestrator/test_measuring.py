@@ -8,6 +8,7 @@ import pytest
 from datagen.storage import dataset as parquet
 from datagen.tasks.registry import dataset_id
 from orchestrator.cli.main import main
+from orchestrator.cluster.ray_cluster import evaluate
 from orchestrator.errors import SweepError
 from orchestrator.figures.registry import draw
 from orchestrator.storage.evaluations import (
@@ -119,6 +120,17 @@ def test_a_test_that_lacks_a_measure_is_done_again_and_none_is_lost(tested):
     assert missing_evaluations([asked], storage) == []
     found = read_evaluation(asked.path(storage))
     assert found.measured == ["detours", "lengths"] and found.lengths is not None
+
+
+def test_what_another_run_has_tested_meanwhile_is_not_tested_again(tested):
+    sweep, trials, storage, _ = tested
+    planned = planned_evaluations(sweep, trials)[0]
+    before = planned.path(storage).stat().st_mtime_ns
+    evaluate(planned, storage, None)
+    assert planned.path(storage).stat().st_mtime_ns == before
+    planned.path(storage).unlink()
+    evaluate(planned, storage, None)
+    assert missing_evaluations([planned], storage) == []
 
 
 def test_a_count_that_can_not_be_is_refused(tested):
