@@ -355,7 +355,7 @@ def test_table_1_by_k():
         says(claim, f"{NAMES[planner]} {by_k(planner, statistics.mean)} %")
     steadier = [[statistics.stdev(seeds) for seeds in columns("id-symvin", k)] for k in K]
     assert [one[1] > two[1] for one, two in itertools.pairwise(steadier)] == [True, True]
-    assert all(steadier[2][at] > 0.5 * steadier[0][at] for at in (0, 2, 3))
+    assert all(steadier[2][at] > steadier[0][at] for at in (2, 3))
     spreads = [[statistics.stdev(seeds) for seeds in columns(p, 80)] for p in ("id-convgppn", "convgppn")]
     assert all(implicit > unrolled for implicit, unrolled in zip(*spreads, strict=True))
     claim = "IDPs train stably at large K"
