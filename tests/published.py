@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 _PAGE = ROOT / "REPRODUCTION.md"
 PAGE = _PAGE.read_text()
 SIX = ("vin", "symvin", "convgppn", "id-vin", "id-symvin", "id-convgppn")
+COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
 _BLOCKS = re.compile(r"\n(?=\|)|\n\n|^#.*\n", re.MULTILINE)
 _NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
 

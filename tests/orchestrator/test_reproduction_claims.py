@@ -7,7 +7,23 @@ import json
 import statistics
 
 import pytest
-from published import NAMES, ROOT, SIX, chosen, joined, made, mean, of, power, rate, rates, says, spread, trials
+from published import (
+    COLUMNS,
+    NAMES,
+    ROOT,
+    SIX,
+    chosen,
+    joined,
+    made,
+    mean,
+    of,
+    power,
+    rate,
+    rates,
+    says,
+    spread,
+    trials,
+)
 
 from orchestrator.storage.results import TrialResult
 
@@ -317,9 +333,6 @@ def test_spt():
 
 def cell(planner, task="manipulation", size=18):
     return rate("table1_ours", planner, task=task, size=size, k=30)
-
-
-COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
 
 
 def columns(planner, k):
