@@ -203,12 +203,31 @@ def _of_seeds(success: Sequence[float]) -> str:
     return f"{spread(success)} ({len(success)})" if success else ""
 
 
+@cache
+def blind() -> list[dict[str, Any]]:
+    """Return what `python -m benchmarks.blind` found of Table 1's test maps, a record a column."""
+    found: list[dict[str, Any]] = json.loads((ROOT / "docs" / "results" / "blind.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _searched(found: Iterable[Kept]) -> str:
+    """Return success of a graph search on the maps that these trials' mappers drew, mean and range."""
+    drawn = [100 * rate for trial in found if (rate := trial.result["test_searched"]) is not None]
+    if not drawn:
+        return ""
+    mean, least, most = (f"{rate:.1f}" for rate in (statistics.mean(drawn), min(drawn), max(drawn)))
+    return mean if least == most else f"{mean} ({least} to {most})"
+
+
 def table1() -> list[str]:
     """Return Table 1 at the laptop's scale, every K and all of them together, as the paper has it, and the paper's."""
     columns = [("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15)]
+    average = {(row["task"], row["map_size"]): row["mean map"] for row in blind()}
     rows = [
         "| | K | manipulation 18x18 | manipulation 36x36 | workspace 18x18 | visual 15x15 |",
         "|---|---|---|---|---|---|",
+        row_of("breadth-first search on the given map", "", *["100"] * len(columns)),
+        row_of("a search that does not look, on the training maps' mean", "", *(f"{average[c]:.1f}" for c in columns)),
     ]
     found = trials("table1_ours")
     printed = {(row["core"], row["adjoint"]): row["success"] for row in paper()["table1"]["rows"]}
@@ -224,6 +243,8 @@ def table1() -> list[str]:
         together = [[*chain(*cells)] if all(cells) else [] for cells in zip(*every.values(), strict=True)]
         if any(together) and planner != "reachability":  # it has no K: the same seeds three times
             rows.append(row_of("", "30, 50, 80", *(_of_seeds(cell) for cell in together)))
+        drawn = [_searched(chosen(of, task=task, size=size)) for task, size in columns]
+        rows.append(row_of("", "a search on its maps", *drawn))
         numbers = printed.get((of[0].spec["planner"]["core"], of[0].spec["planner"]["adjoint"]))
         if numbers:
             rows.append(row_of("", "paper", *(f"{number:.2f} ± {deviation:.2f}" for number, deviation in numbers)))

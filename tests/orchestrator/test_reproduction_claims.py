@@ -54,12 +54,8 @@ def test_times():
         "{:.0f}, {:.0f} and {:.0f} ms; ID- {:.0f}, {:.0f} and {:.0f} ms".format(*steps),
     )
     vin, symvin, convgppn = steps[:3]
-    *_, second = json.loads((ROOT / "docs" / "results" / "gpu-h100.json").read_text())
-    there = {
-        row["core"]: f"{row['graphs_ms']:.1f}"
-        for row in second["sections"]["graphs"]["rows"]
-        if (row["size"], row["adjoint"]) == (15, "unrolled")
-    }
+    there = {core: f"{on_a_gpu(core, 'unrolled', 15):.1f}" for core in ("vin", "symvin", "conv_gppn")}
+    says("ConvGPPN and ID-ConvGPPN have the most", f"({there['symvin']} and {there['conv_gppn']} ms,")
     says(
         "SymVIN costs slightly more",
         f"VIN {vin:.0f} ms, SymVIN {symvin:.0f}, ConvGPPN {convgppn:.0f};",
@@ -69,11 +65,45 @@ def test_times():
     assert symvin / convgppn == pytest.approx(3 / 5, abs=0.05)
 
 
+def on_a_gpu(core, adjoint, size):
+    """Return milliseconds of a step as a graph on the H100, K = 30."""
+    *_, second = json.loads((ROOT / "docs" / "results" / "gpu-h100.json").read_text())
+    rows = second["sections"]["graphs"]["rows"]
+    (found,) = (row for row in rows if (row["core"], row["adjoint"], row["size"]) == (core, adjoint, size))
+    return found["graphs_ms"]
+
+
 def test_a_step_as_a_whole():
-    for implicit, unrolled in (("id-convgppn", "convgppn"), ("id-symvin", "symvin"), ("id-vin", "vin")):
+    claim = "From K = 30 on IDPs cost less"
+    twins = {"id-convgppn": "convgppn", "id-symvin": "symvin", "id-vin": "vin"}
+    for implicit, unrolled in twins.items():
         costs = [[1000 * step("figure6", planner, size=15, k=k) for k in K] for planner in (implicit, unrolled)]
-        says("From K = 30 on IDPs cost less", f"{NAMES[implicit]} {joined(costs[0])} against {joined(costs[1])}")
+        says(claim, f"{NAMES[implicit]} {joined(costs[0])} against {joined(costs[1])}")
         assert all(less < more for less, more in zip(*costs, strict=True))
+    cores = {"id-convgppn": "conv_gppn", "id-symvin": "symvin", "id-vin": "vin"}
+    there = {
+        size: [[on_a_gpu(core, adjoint, size) for adjoint in ("implicit", "unrolled")] for core in cores.values()]
+        for size in (15, 27)
+    }
+    small = (f"{NAMES[p]} {joined(both, 1, by=' against ')}" for p, both in zip(cores, there[15], strict=True))
+    says(claim, f"at K = 30: {', '.join(small)}; on 27x27")
+    says(claim, f"; on 27x27 {', '.join(joined(both, 1, by=' against ') for both in there[27])} |")
+    assert not any(implicit < unrolled for implicit, unrolled in there[15])
+    assert [implicit < unrolled for implicit, unrolled in there[27]] == [True, True, False]
+
+
+def test_the_backward_time_by_products():
+    claim, cores = "The backward time grows", {"id-vin": "vin", "id-symvin": "symvin", "id-convgppn": "conv_gppn"}
+    for planner, core in cores.items():
+        found = [of("figure11", core=core, solver_bwd="forward", k_bwd=k)[0].result for k in (5, 10, 15, 20, 30)]
+        digits = 1 if planner == "id-vin" else 0
+        times = [result["backward_seconds"] for result in found]
+        says(claim, f"{NAMES[planner]} {joined(times, digits, 1000)}")
+        assert planner == "id-vin" or times[0] < times[-1]
+        (large,) = of("figure4", planner, size=27, k=80)
+        parts = [1000 * large.result[f"{part}_seconds"] for part in ("forward", "backward")]
+        says(claim, f"{NAMES[planner]} {joined(parts, by=' against ')}")
+        assert planner == "id-vin" or parts[0] > parts[1]
 
 
 def test_memory():
@@ -86,6 +116,10 @@ def test_memory():
         f"ConvGPPN asks for {mebibytes('figure6', 'convgppn', size=27, k=80) / 1024:.1f} GiB",
     )
     assert of("figure2", "convgppn", size=27, k=80)[0].result["status"] == "OUT_OF_MEMORY"
+    implicit = [
+        trial for sweep in ("figure4", "figure7", "figure9") for trial in chosen(trials(sweep), adjoint="implicit")
+    ]
+    assert not any(trial.result["status"] == "OUT_OF_MEMORY" for trial in implicit)
     large = [mebibytes("figure9", planner, k=80) for planner in ("symvin", "id-symvin")]
     says("SymVIN and ID-SymVIN run on all", f"{joined(large, by=' and ')} MiB")
 
@@ -123,6 +157,15 @@ def test_stability():
         f"ID-SymVIN (K = 80) {rate('figure7', 'id-symvin', size=27)}",
         f"ours (K = 80) {rate('figure7', 'contractive', size=27)}",
     )
+    diverged = [trial for trial in trials("id_vin") if trial.result["forward_diverged"]]
+    large = [rate(*pair, size=27, k=50) for pair in (("figure2", "convgppn"), ("figure4", "id-convgppn"))]
+    says(
+        "IDPs train stably at large K",
+        f"one of `accuracy`'s three seeds and {len(diverged)} recipes of `id_vin` (below)",
+        f"ConvGPPN on 27x27 at K = 50, has {large[0]} % here, ID-ConvGPPN {large[1]}.",
+    )
+    others = [trial for trial in trials("accuracy") if trial.result["forward_diverged"]]
+    assert [trial.planner for trial in others] == ["id-vin"]
     library, claim = {p: of("symvin_start", f"library-{p}") for p in ("symvin", "id-symvin")}, "SymVIN diverges because"
     losses = {p: [max(epoch["train_loss"] for epoch in t.curves) for t in library[p]] for p in library}
     says(claim, f"loss {' and '.join(map(power, losses['symvin']))} (SymVIN)")
@@ -147,6 +190,14 @@ def test_vin_and_the_number_of_steps():
     for planner in SIX:
         (trial,) = of("figure4" if "id-" in planner else "figure2", planner, size=15, k=30)
         says("Their forward passes", f"{NAMES[planner]} {power(trial.result['forward_residual'])}")
+    trained = {planner: [t.result["forward_residual"] for t in of("accuracy", planner, k=30)] for planner in SIX[:4]}
+    settled = sorted(trained["id-vin"])[:-1]
+    says(
+        "Their forward passes",
+        f"VIN {power(statistics.mean(trained['vin']))}, ID-VIN {power(settled[0])} to {power(settled[1])} where",
+        f"SymVIN {power(*trained['symvin'])}, ConvGPPN {power(*trained['convgppn'])}, ID-ConvGPPN",
+        f"ID-ConvGPPN {of('accuracy', 'id-convgppn', k=30)[0].result['forward_residual']:.1f} |",
+    )
     claim = "With few forward steps"
     for planner in (*SIX, "contractive"):
         few = rate("few_steps", planner, k=10)
@@ -173,6 +224,20 @@ def test_the_number_of_backward_steps():
     )
     for core, k in (("vin", 5), ("symvin", 10), ("conv_gppn", 20)):
         assert residual("figure11", core, "anderson", k) < 1e-4
+    larger = [t.result["backward_residual"] for p in ("id-symvin", "id-convgppn") for t in of("figure4", p, size=27)]
+    arms = {
+        p: [t.result["backward_residual"] for t in of("table1_ours", p, size=36)] for p in ("id-symvin", "id-convgppn")
+    }
+    says(
+        claim,
+        f"(K = 30, 50, 80) {min(larger):.2f} to {max(larger):.2f} of ID-SymVIN's",
+        f"on 36x36 (Table 1) {min(map(min, arms.values())):.2f} to {max(map(max, arms.values())):.2f} |",
+        f"keeps {min(mean([t], 'backward_residual') for t in of('table1_ours', 'id-symvin', size=36, k=30)):.2f} and",
+        "it has {} % for SymVIN's {}".format(
+            *(rate("table1_ours", p, size=36, k=30).partition(" ")[0] for p in ("id-symvin", "symvin"))
+        ),
+    )
+    assert max(t.result["backward_residual"] for t in of("table1_ours", "id-vin", size=36)) < 0.005
     planners = ("id-vin", "id-symvin", "id-convgppn", "id-vin-contraction")
     learned = [t.result for p in planners for t in of("accuracy", p) if t.result["test_success_rate"] > 0.1]
     left = [100 * result["backward_residual"] for result in learned]
@@ -193,9 +258,17 @@ def test_solvers():
             for back in ("forward", "anderson"):
                 found = of("figure12", core=core, solver=solver, solver_bwd=back)
                 success[core, solver, back] = [f"{value:.1f}" for value in rates(found)]
-    pair = [[success[core, "forward", back][1] for core in cores] for back in ("anderson", "forward")]
-    apart = max(abs(float(one) - float(other)) for one, other in zip(*pair, strict=True))
-    says(claim, f"{', '.join(pair[0])} %, and {', '.join(pair[1])} %", f"by {apart:.1f} points at most")
+    pairs = [
+        [[success[core, "forward", back][at] for core in cores] for back in ("anderson", "forward")] for at in (0, 1)
+    ]
+    few, many = (f"{', '.join(pair[0])} %, and {', '.join(pair[1])} %" for pair in pairs)
+    apart = [float(one) - float(other) for pair in pairs for one, other in zip(*pair, strict=True)]
+    says(
+        claim,
+        f"Success with 5 products: {few}; with 15: {many}",
+        f"by {max(map(abs, apart)):.1f} points at most, forward",
+        f"iteration better in {sum(gap < 0 for gap in apart)} of 6",
+    )
 
     def between(core, solver):
         numbers = sorted(rates(of("figure12", core=core, solver=solver)))
@@ -261,11 +334,24 @@ def test_adjoints_that_stand_still():
 
 def test_what_more_training_reaches():
     says(
-        "VIN and ID-VIN reach the same",
+        "VIN and ID-VIN are comparable",
         f"VIN {rate('accuracy', 'vin')}, ID-VIN {{:.1f}}, {{:.1f}} and {{:.1f}}".format(
             *rates(of("accuracy", "id-vin"))
         ),
     )
+    curves = [[of("figure7", p, size=15)[at].curves for p in ("vin", "id-vin")] for at in (0, 1)]
+    gaps = [
+        abs(one["valid_success_rate"] - two["valid_success_rate"])
+        for both in curves
+        for one, two in zip(*both, strict=True)
+    ]
+    panoramas = [statistics.mean(rates(of("table1_ours", p, task="visual_navigation"))) for p in ("vin", "id-vin")]
+    says(
+        "VIN and ID-VIN are comparable",
+        f"155 steps: {100 * max(gaps):.1f} points apart at most.",
+        f"Panoramas, over K: {joined(panoramas, 1, by=' and ')} %",
+    )
+    assert max(gaps) < 0.03
     second = {
         (p, k): 100 * of("accuracy", p, k=k)[0].curves[1]["valid_success_rate"]
         for p, k in (("convgppn", 30), ("id-convgppn", 30), ("id-convgppn", 50))
@@ -332,17 +418,14 @@ def test_spt():
 
 
 def cell(planner, task="manipulation", size=18):
-    return rate("table1_ours", planner, task=task, size=size, k=30)
+    """Return success in a column of Table 1, as the paper has it: over K and the seeds."""
+    return rate("table1_ours", planner, task=task, size=size)
 
 
 def columns(planner, k):
     """Return success of a planner's seeds in each column of Table 1; nothing where a column wants a seed."""
     found = [rates(chosen(trials("table1_ours"), planner, task=task, size=size, k=k)) for task, size in COLUMNS]
     return found if all(len(seeds) == 3 for seeds in found) else []
-
-
-def deviations(planner, k):
-    return ", ".join(f"{statistics.stdev(seeds):.1f}" for seeds in columns(planner, k))
 
 
 def by_k(planner, of_seeds):
@@ -357,9 +440,13 @@ def test_table_1_by_k():
         return ", ".join(f"{statistics.stdev(found):.1f}" for found in seeds)
 
     claim = "IDPs are more stable over seeds"
-    says(claim, f"over K and seeds ConvGPPN {together('id-convgppn')} / {together('convgppn')}")
-    both = [k for k in K if columns("symvin", k) and columns("id-symvin", k)]
-    says(claim, *(f"at K = {k} SymVIN {deviations('id-symvin', k)} / {deviations('symvin', k)}" for k in both))
+    for planner in ("vin", "symvin", "convgppn"):
+        says(claim, f"{NAMES[planner]} {together(f'id-{planner}')} / {together(planner)}")
+    failed = {planner: sum(success < 20 for success in rates(of("table1_ours", planner))) for planner in SIX}
+    pairs = zip(SIX[:3], SIX[3:], strict=True)
+    counted = ", ".join(f"{NAMES[planner]} {failed[planner]}" for pair in pairs for planner in pair)
+    says("Runs fail (under 20 %", f"of 36 trials each: {counted} |")
+    assert {len(of("table1_ours", planner)) for planner in SIX} == {36}
     claim, steps = "IDPs converge more stably at larger K", " / ".join(str(k) for k in K if columns("id-symvin", k))
     for planner in ("id-convgppn", "convgppn"):
         says(claim, f"{NAMES[planner]} {by_k(planner, statistics.stdev)}")
@@ -393,8 +480,10 @@ def test_table_1_by_k():
 def test_table_1():
     arms = {p: [cell(p, size=size).partition(" ")[0] for size in (18, 36)] for p in SIX}
     says("VIN even outperforms", f"{cell('vin')} against {arms['symvin'][0]} and {arms['convgppn'][0]} %")
+    later = [statistics.mean(rates(of("table1_ours", "id-symvin", size=36, k=k))) for k in (50, 80)]
     for planner in ("id-symvin", "id-convgppn", "vin", "id-vin"):
-        says("On manipulation ID-SymVIN", f"{NAMES[planner]} {' and '.join(arms[planner])}")
+        more = f" (at K = 50 and 80 {joined(later, 1, by=' and ')} on 36x36)" if planner == "id-symvin" else ""
+        says("On manipulation ID-SymVIN", f"{NAMES[planner]} {' and '.join(arms[planner])}{more}")
     large = [t for p in ("vin", "id-vin") for t in of("table1_ours", p, task="manipulation", size=36)]
     small = [t for p in ("vin", "id-vin") for t in of("table1_ours", p, task="manipulation", size=18)]
     best = [(t.spec["seed"], max(100 * epoch["valid_success_rate"] for epoch in t.curves)) for t in small]
@@ -405,22 +494,70 @@ def test_table_1():
         f"on 36x36 {min(rates(large)):.1f} to {max(rates(large)):.1f} % at any K",
         f"({min(begun):.0f} to {max(begun):.0f} % of the validation maps at its best epoch)",
     )
+    learned = {p: cell(p, "workspace_manipulation").partition(" ")[0] for p in SIX}
     for planner in SIX:
-        learned = cell(planner, "workspace_manipulation").partition(" ")[0]
-        says("Most are worse where the map", f"{NAMES[planner]} {learned} for {arms[planner][0]}")
+        says("Most are worse where the map", f"{NAMES[planner]} {learned[planner]} for {arms[planner][0]}")
     visual = {p: cell(p, "visual_navigation", 15) for p in SIX}
-    alone = sorted(rates(of("table1_ours", "id-convgppn", task="visual_navigation", k=30)))
-    says("Mapper and planner train jointly", f"({alone[0]:.1f} %; the others {alone[1]:.1f} and {alone[2]:.1f})")
     says(
         "In visual navigation",
         f"{visual['symvin']} against {visual['id-symvin']}; {visual['id-vin']} against {visual['vin']} %",
     )
+    beside = [max((p for p in SIX[:5]), key=lambda p: float(found[p].partition(" ")[0])) for found in (learned, visual)]
+    assert beside == ["id-symvin", "convgppn"]
+    claim = "On workspaces and panoramas"
+    says(claim, f"{learned['id-convgppn']} beside {learned['id-symvin']} (ID-SymVIN)")
+    says(claim, " beside ".join(visual[p].partition(" ")[0] for p in ("id-convgppn", "convgppn")) + " % (ConvGPPN)")
+
+
+def at_30(planner, task, size):
+    return rate("table1_ours", planner, task=task, size=size, k=30)
+
+
+def test_mappers_that_train_with_the_planner():
     claim, twins = "Mapper and planner train jointly", {"id-symvin": "symvin", "id-convgppn": "convgppn"}
+    workspace, visual = (("workspace_manipulation", 18), ("visual_navigation", 15))
     for implicit, unrolled in twins.items():
-        both = [cell(planner, "workspace_manipulation") for planner in (implicit, unrolled)]
-        says(claim, f"{NAMES[implicit]} {' and '.join(both)}", f"{visual[implicit]} and {visual[unrolled]},")
+        both = [at_30(planner, *workspace) for planner in (implicit, unrolled)]
+        says(
+            claim,
+            f"{NAMES[implicit]} {' and '.join(both)}",
+            f"{at_30(implicit, *visual)} and {at_30(unrolled, *visual)},",
+        )
     says(
         claim,
-        f"{visual['id-vin']} and {visual['vin']} %",
-        f"ours {cell('contractive', 'workspace_manipulation')} and {cell('contractive', 'visual_navigation', 15)} %",
+        f"{at_30('id-vin', *visual)} and {at_30('vin', *visual)} %",
+        f"ours {at_30('contractive', *workspace)} and {at_30('contractive', *visual)} %",
     )
+    alone = sorted(rates(of("table1_ours", "id-convgppn", task="visual_navigation", k=30)))
+    says(claim, f"({alone[0]:.1f} %; the others {alone[1]:.1f} and {alone[2]:.1f})")
+    unseeing = {(row["task"], row["map_size"]): row["mean map"] for row in made.blind()}
+    every = rates(of("table1_ours", task="workspace_manipulation"))
+    says(
+        claim,
+        f"no trial has more than {max(every):.1f} %, and a search that does not look has {unseeing[workspace]:.1f}",
+    )
+    assert max(every) < unseeing[workspace]
+    says("In visual navigation", f"than a search that does not look ({unseeing[visual]:.1f} %)")
+    assert all(float(cell(p, *visual).partition(" ")[0]) < unseeing[visual] for p in ("vin", "id-vin"))
+
+
+def test_residuals_by_the_number_of_steps():
+    def over_k(planner, **place):
+        left = [mean(of("table1_ours", planner, **place, k=k), "forward_residual") for k in K]
+        return " / ".join(f"{each:.2f}" if planner == "id-convgppn" else power(each) for each in left)
+
+    claim, implicit = "With the horizon the iteration", ("id-vin", "id-symvin", "id-convgppn")
+    says(claim, "36x36: " + ", ".join(f"{NAMES[p]} {over_k(p, size=36)}" for p in implicit) + "; panoramas")
+    says(claim, "panoramas " + ", ".join(over_k(p, task="visual_navigation") for p in implicit) + " |")
+
+
+def test_the_classes_on_mazes():
+    classes = (("figure2", ("convgppn", "symvin")), ("figure4", ("id-convgppn", "id-symvin")))
+    small, large = ([[rate(sweep, p, size=size, k=50) for p in pair] for sweep, pair in classes] for size in (15, 27))
+    says(
+        "ConvGPPN and ID-ConvGPPN are the best",
+        f"ConvGPPN {small[0][0]} beside SymVIN's {small[0][1]}, ID-",
+        f"ID-ConvGPPN {small[1][0]} beside ID-SymVIN's {small[1][1]}",
+        f"27x27: {large[0][0]} beside {large[0][1]} and {large[1][0]} beside {large[1][1]} %",
+    )
+    assert all(float(convgppn) < float(symvin) for convgppn, symvin in large)
