@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_PAGE = ROOT / "REPRODUCTION.md"
-PAGE = _PAGE.read_text()
+PAGE = (ROOT / "REPRODUCTION.md").read_text()
 SIX = ("vin", "symvin", "convgppn", "id-vin", "id-symvin", "id-convgppn")
 COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
 _BLOCKS = re.compile(r"\n(?=\|)|\n\n|^#.*\n", re.MULTILINE)
@@ -45,15 +44,16 @@ def rate(*asked, **axes):
     return spread(rates(of(*asked, **axes)))
 
 
-def says(claim, *texts):
-    """Check that the one row or paragraph that begins so says all of this; or make it say so, with IDP_REWRITE=1."""
-    page = _PAGE.read_text()
+def says(claim, *texts, page="REPRODUCTION.md"):
+    """Check that a page's one row or paragraph that begins so says all of this; or make it so, with IDP_REWRITE=1."""
+    path = ROOT / page
+    page = path.read_text()
     (block,) = (found for found in _BLOCKS.split(page) if found.lstrip("| *").startswith(claim))
     said = block
     if os.environ.get("IDP_REWRITE"):
         for text in texts:
             said = _renumbered(said, text)
-        _PAGE.write_text(page.replace(block, said))
+        path.write_text(page.replace(block, said))
     missing = [text for text in texts if text not in said.replace("\n", " ")]
     assert not missing, f"{claim}: docs/results has {missing}"
 

@@ -227,6 +227,53 @@ def test_the_pages_of_planners_have_table_1_s_numbers(page, planners):
     assert f"| {cells(('workspace_manipulation', 18), ('visual_navigation', 15))} | the same |" in text
 
 
+def test_when_to_use_which_planner():
+    def advice(planner, start, *texts):
+        says(start, *texts, page=f"docs/planners/{planner}.md")
+
+    def at_30(planner, place):
+        return rate("table1_ours", planner, task=place[0], size=place[1], k=30)
+
+    small, large, _, panoramas = COLUMNS
+    against = [f"{at_30('symvin', place)} against {at_30('convgppn', place)}" for place in (small, large, panoramas)]
+    advice("symvin", "- With few maps", f"({against[0]} % on 18x18, {against[1]} on 36x36;", f"({against[2]}).")
+    backward = {
+        (solver, back): [
+            f"{value:.1f}" for value in rates(of("figure12", core="symvin", solver=solver, solver_bwd=back))
+        ]
+        for solver in ("forward", "anderson")
+        for back in ("forward", "anderson")
+    }
+    through = sorted(float(each) for back in ("forward", "anderson") for each in backward["forward", back])
+    advice(
+        "symvin",
+        "- With few maps",
+        f"{' and '.join(backward['anderson', 'forward'])} % with forward iteration backward",
+        f"against {through[0]:.1f} to {through[-1]:.1f} % with",
+    )
+    few, more = rate("few_steps", "id-convgppn", k=10), rate("figure4", "id-convgppn", size=15, k=30)
+    panoramas = of("table1_ours", "id-convgppn", task="visual_navigation", k=80)
+    advice(
+        "conv_gppn",
+        "- For success on mazes",
+        *(f"{rate('accuracy', 'id-convgppn', k=k)} % with K = {k}" for k in (30, 50)),
+        f"ID-SymVIN has {rate('accuracy', 'id-symvin')} %",
+        f"({made.mean(panoramas, 'forward_residual'):.2f} on panoramas at K = 80)",
+        f"at K = 10, it has {few} %",
+        f"has {more} % at K = 30",
+    )
+    both = {p: of("accuracy", p, k=30) for p in ("contractive", "id-convgppn")}
+    minutes = {p: f"{made.mean(found, 'train_seconds') / 60:.1f}" for p, found in both.items()}
+    advice(
+        "contractive",
+        "- For planning on larger",
+        f"(10,000: {spread(rates(both['contractive']))} %)",
+        f"K = 30: {at_30('contractive', large)})",
+        f"after {minutes['contractive']} minutes of a core",
+        f"has {spread(rates(both['id-convgppn']))} after {minutes['id-convgppn']} (K = 30)",
+    )
+
+
 def test_what_was_run_and_what_it_cost():
     hours, number = defaultdict(float), Counter()
     for trial in made.archived().values():
