@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 OURS = {
     "quickstart", "accuracy", "far", "far_axes", "fair", "factorial", "maze_unique", "contractive", "cores", "id_vin",
-    "symvin_start", "table1_ours", "terrain", "search",
+    "symvin_start", "table1_ours", "terrain", "search", "workspaces",
 }  # fmt: skip
 PAPER = [name for name in NAMES if name not in OURS]
 
