@@ -15,7 +15,7 @@ from orchestrator.api import open_sweep
 from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
 from orchestrator.cli.own_map import add_map_options, show_map
 from orchestrator.command import Command
-from orchestrator.errors import SweepError, UserError
+from orchestrator.errors import ResultError, SweepError, UserError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.storage.variants import folder_of_selection, make_way
@@ -263,10 +263,11 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from orchestrator.trial.evaluate import evaluate_trial
+    from orchestrator.trial.evaluate import evaluate_trial, keep_evaluation
 
+    trial = TrialDirectory(trial_folder(str(options.directory), options.storage))
     found = evaluate_trial(
-        TrialDirectory(trial_folder(str(options.directory), options.storage)),
+        trial,
         options.dataset,
         options.split,
         options.k,
@@ -285,4 +286,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
         for line in words_of_measures(found):
             print(line)
+    try:
+        keep_evaluation(trial, found)
+    except (ResultError, OSError) as error:
+        print(f"idp: not kept: {error}", file=sys.stderr)
     return 0

@@ -19,7 +19,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement
 from orchestrator.sweep import plugins
 from orchestrator.sweep.specs import PlannedTrial
-from orchestrator.trial.evaluate import evaluate_trial
+from orchestrator.trial.evaluate import evaluate_trial, keep_evaluation
 from orchestrator.words import first_line, last_line
 
 REACHABLE_SECONDS = 5.0
@@ -211,7 +211,8 @@ def evaluate(evaluation: PlannedEvaluation, storage: Storage, stall_seconds: flo
 
     with watched(trial, stall_seconds) as watchdog:
         dataset = storage.dataset(evaluation.data)
-        evaluate_trial(trial, dataset, "test", evaluation.k, progress=watchdog.advance, measures=evaluation.measure)
+        asked = {"k": evaluation.k, "measures": evaluation.measure}
+        keep_evaluation(trial, evaluate_trial(trial, dataset, "test", progress=watchdog.advance, **asked))
 
 
 def measure_everywhere(

@@ -284,10 +284,9 @@ def _put(archived: Archived, storage: Storage, say: Callable[[str], object]) -> 
         before = trial.whole_result()
         if before is not None and before.final:
             return False
-        if before is not None:
-            # Of a training that did not end: a final result beside them would pass for theirs.
-            for path in (trial.checkpoint, trial.previous_checkpoint):
-                path.unlink(missing_ok=True)
+        damaged = before is None and trial.result_file.exists()  # its weights may be those of the archive's result
+        for path in () if damaged else trial.of_training:
+            path.unlink(missing_ok=True)  # of a training that did not end: a final result would pass for theirs
         trial.write_spec(archived.spec)
         if archived.curves:
             trial.put_curves(lease, archived.curves)

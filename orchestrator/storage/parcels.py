@@ -105,8 +105,8 @@ def place_trial(arrived: TrialDirectory, result: TrialResult, trial: TrialDirect
     """
     lease = trial.take(owner)
     try:
-        for path in (trial.checkpoint, trial.previous_checkpoint, trial.divergence):
-            path.unlink(missing_ok=True)  # of a training that the result is not of
+        for path in trial.of_training:  # which the result is not of
+            path.unlink(missing_ok=True)
         trial.write_spec(arrived.read_spec())
         for path in _files(arrived):
             if path.exists() and path not in (arrived.spec_file, arrived.result_file):

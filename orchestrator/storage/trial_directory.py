@@ -81,6 +81,11 @@ class TrialDirectory(Folder):
         return self.path / "divergence.pt"
 
     @property
+    def of_training(self) -> tuple[Path, ...]:
+        """What a training leaves that its result does not hold."""
+        return self.checkpoint, self.previous_checkpoint, self.divergence
+
+    @property
     def test_steps(self) -> Path:
         """The steps per row with which its sweep tests it."""
         return self.path / STEPS_FILE

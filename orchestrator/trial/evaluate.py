@@ -39,7 +39,7 @@ def evaluate_trial(
     progress: Callable[[int], None] | None = None,
     measures: Iterable[Measure] = (),
 ) -> EvaluationResult:
-    """Test a trained planner on a dataset, its own or any other, and leave the result in its trial directory.
+    """Test a trained planner on a dataset, its own or any other; whoever asks keeps the result (`keep_evaluation`).
 
     Args:
         trial: The trial.
@@ -83,7 +83,7 @@ def evaluate_trial(
     plugins = used_by(manifest.spec, trained.spec.planner)
     started = time.perf_counter()
     found = evaluate(trained.planner, problems, moves=task.moves, k_fwd=steps, progress=progress, measures=wanted)
-    result = EvaluationResult(
+    return EvaluationResult(
         trial_id=trial.path.resolve().name,
         dataset_id=manifest.dataset_id,
         split=split,
@@ -108,5 +108,17 @@ def evaluate_trial(
             parts=parts_of(manifest.spec, trained.spec.planner, plugins, wanted),
         ),
     )
-    write_evaluation(trial, result)
-    return result
+
+
+def keep_evaluation(trial: TrialDirectory, found: EvaluationResult) -> None:
+    """Leave the result of a test in the directory of its trial.
+
+    Raises:
+        ResultError: The trial has not ended, so that the tested weights are not those that it will have; or there is
+            no trial.
+        OSError: There is no room, or nothing may be written there.
+    """
+    result = trial.whole_result()
+    if result is None or not result.final:
+        raise ResultError(f"{trial}: has no result, so that no test is kept beside it")
+    write_evaluation(trial, found)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +60,7 @@ def load_trained(directory: Path) -> Trained:
         directory: The trial directory; a running trial's latest epoch will do.
 
     Raises:
-        ResultError: There is no checkpoint, it is damaged, or it does not fit the spec.
+        ResultError: There is no checkpoint, it is damaged, or it does not fit the spec or the result.
     """
     trial = TrialDirectory(directory)
     spec = trial.read_spec()
@@ -67,6 +69,7 @@ def load_trained(directory: Path) -> Trained:
     try:
         path, state = read_state(trial.path)
         trial_files.agreed_spec(spec.model_dump(mode="json"), state, path)
+        _check_ended(trial, state, path)
         trainer = trial_files.trainer_of(state, path)
         moves = trial_files.moves_of(trainer, path)
         weights = trial_files.tested_weights(trainer, path, spec.training.tested_checkpoint)
@@ -88,6 +91,22 @@ def load_trained(directory: Path) -> Trained:
         raise ResultError(str(error)) from error
     planner.eval()
     return Trained(spec, planner, int(trainer.get("epoch", 0)), rule)
+
+
+def _check_ended(trial: TrialDirectory, state: Mapping[str, Any], path: Path) -> None:
+    """Raise ResultError where the trial's result is of other weights: it is, or was until it broke off, trained again.
+
+    The time that its epochs took tells one training from another.
+    """
+    result, records = trial.whole_result(), state.get("records")
+    if result is None or result.status != "COMPLETED" or not isinstance(records, list):
+        return
+    seconds = [record.get("train_seconds") for record in records if isinstance(record, Mapping)]
+    if None not in seconds and (len(seconds), sum(seconds)) != (result.epochs, result.train_seconds):
+        raise ResultError(
+            f"{path}: is of a training that has not ended, after {len(records)} of {trial.read_spec().training.epochs} "
+            "epochs; the trial's result is of other weights. To end it: `idp run SWEEP --rerun stale`"
+        )
 
 
 @dataclass(frozen=True)

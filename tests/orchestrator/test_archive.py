@@ -22,6 +22,7 @@ from orchestrator.storage.leases import Owner, free, latest_lease, take
 from orchestrator.storage.results import (
     ResultError,
     TrialResult,
+    write_bytes,
     write_json,
 )
 from orchestrator.storage.trial_directory import TrialDirectory
@@ -65,6 +66,11 @@ def test_what_is_archived_comes_back_and_nothing_is_overwritten(storage, tmp_pat
         assert (now / "spec.json").read_text() == (was / "spec.json").read_text()
         first, second = (read_evaluation(TrialDirectory(place).evaluation(*TESTED)) for place in (was, now))
         assert first == second and first is not None
+    broken_off = Storage(tmp_path / "third").trial(TRIALS[0].trial_id)
+    for path in broken_off.of_training:
+        write_bytes(path, b"of a training that did not end")
+    assert main(["unarchive", str(file), "--storage", str(tmp_path / "third")]) == 0
+    assert broken_off.read_result().final and not any(path.exists() for path in broken_off.of_training)
     kept = Storage(other).trial(TRIALS[0].trial_id).path
     changed = TrialResult(trial_id=TRIALS[0].trial_id, status="OUT_OF_MEMORY")
     put_result(kept, changed)

@@ -24,7 +24,7 @@ from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand, further_tests
 from orchestrator.tables.records import collect
 from orchestrator.tables.summary import summarise
-from orchestrator.trial.evaluate import evaluate_trial
+from orchestrator.trial.evaluate import evaluate_trial, keep_evaluation
 from orchestrator.trial.train import run_trial
 
 SWEEP = """
@@ -58,7 +58,8 @@ def tested(tmp_path_factory):
     for test in planned_evaluations(sweep, trials):
         parquet.make_dataset(test.data, storage.datasets)
         directory = storage.trial(test.trial.trial_id)
-        evaluate_trial(directory, storage.dataset(test.data), k=test.k, measures=test.measure)
+        found = evaluate_trial(directory, storage.dataset(test.data), k=test.k, measures=test.measure)
+        keep_evaluation(directory, found)
     return sweep, trials, storage, folder / "sweep.yaml"
 
 
@@ -114,9 +115,9 @@ def test_a_test_that_lacks_a_measure_is_done_again_and_none_is_lost(tested):
     parquet.make_dataset(data, storage.datasets)
     directory, (planned, *_) = storage.trial(trials[0].trial_id), planned_evaluations(sweep, trials[:1])
     asked = replace(planned, data=data, dataset_id=dataset_id(data), measure=("detours",))
-    evaluate_trial(directory, storage.dataset(data), k=asked.k, measures=["lengths"])
+    keep_evaluation(directory, evaluate_trial(directory, storage.dataset(data), k=asked.k, measures=["lengths"]))
     assert missing_evaluations([asked], storage) == [asked]
-    evaluate_trial(directory, storage.dataset(data), k=asked.k, measures=["detours"])
+    keep_evaluation(directory, evaluate_trial(directory, storage.dataset(data), k=asked.k, measures=["detours"]))
     assert missing_evaluations([asked], storage) == []
     found = read_evaluation(asked.path(storage))
     assert found.measured == ["detours", "lengths"] and found.lengths is not None

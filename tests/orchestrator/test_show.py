@@ -33,10 +33,11 @@ from orchestrator.storage.results import ResultError
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import TrialSpec, expand, trial_id
-from orchestrator.trial.evaluate import evaluate_trial
+from orchestrator.trial.evaluate import evaluate_trial, keep_evaluation
 from orchestrator.trial.train import run_trial
 from orchestrator.trial.trained import convergence, load_trained, solve
 from planners import load_planner
+from planners.published import WEIGHTS
 from planners.specs import PlannerSpec, TrainingSpec
 
 
@@ -292,7 +293,6 @@ def test_a_planner_is_tested_on_larger_maps_with_more_steps(storage, trial):
     few, many = (evaluate_trial(TrialDirectory(trial), larger, k=k) for k in (1, 40))
     assert (few.map_size, few.maps, few.k, many.k) == (11, 6, 1, 40)
     assert few.success_rate + 0.2 < many.success_rate
-    assert TrialDirectory(trial).evaluation(few.dataset_id, "test", 40).exists()
     own = parquet.directory_of(load_trained(trial).spec.data, storage / "datasets")
 
     assert (
@@ -336,6 +336,7 @@ test_on: [{map_size: 9, test: 3}, {map_size: 7, test: 5}]
     ]
     dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
     done = evaluate_trial(TrialDirectory(trial), dataset, k=27)
+    keep_evaluation(TrialDirectory(trial), done)
     assert len(missing_evaluations(planned, Storage(storage))) == 3
     path = TrialDirectory(trial).evaluation(done.dataset_id, "test", 27)
     for other in ({"code": "0" * 12, "parts": {}}, {"plugins": {"a_plug_in_that_went": "0" * 12}}):
@@ -356,6 +357,41 @@ def test_the_commands_show_and_evaluate(storage, trial, tmp_path, capsys):
     assert (shown["map_size"], shown["maps"], shown["k"]) == (9, 3, 20) and 0 <= shown["success_rate"] <= 1
     assert main(["evaluate", str(trial), str(tmp_path)]) == 2
     assert "is not a finished dataset" in capsys.readouterr().err
+
+
+def test_weights_are_those_of_the_result_beside_them(storage, trial, tmp_path, capsys):
+    """Of a training that goes on, or that was begun anew over a result, a test is told and not kept, or not made."""
+    dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
+    copy = Storage(tmp_path).trial(trial.name)
+    shutil.copytree(trial, copy.path, ignore=shutil.ignore_patterns("evaluations"))
+    written = copy.result_file.read_text()
+    copy.result_file.unlink()
+    capsys.readouterr()
+    assert main(["evaluate", str(copy), str(dataset)]) == 0
+    said = capsys.readouterr()
+    assert "3 maps, success" in said.out and "not kept: " in said.err and not copy.evaluations
+
+    copy.result_file.write_text(written)
+    assert main(["evaluate", str(copy), str(dataset)]) == 0 and len(copy.evaluations) == 1
+    again = torch.load(copy.checkpoint, weights_only=True)
+    again["records"][-1]["train_seconds"] += 1.0
+    torch.save(again, copy.checkpoint)
+    for words in (["evaluate", str(copy), str(dataset)], ["export-model", str(copy), str(tmp_path / "model")]):
+        assert main(words) == 2
+        assert "the trial's result is of other weights" in capsys.readouterr().err
+
+
+def test_what_is_no_trial_or_cannot_be_written_keeps_no_test(storage, trial, tmp_path, capsys):
+    dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
+    before = sorted(WEIGHTS.rglob("*"))
+    assert main(["evaluate", "reachability", str(dataset)]) == 0
+    assert "not kept: " in capsys.readouterr().err and sorted(WEIGHTS.rglob("*")) == before
+    copy = Storage(tmp_path).trial(trial.name)
+    shutil.copytree(trial, copy.path, ignore=shutil.ignore_patterns("evaluations"))
+    (copy.path / "evaluations").write_text("in the way")
+    assert main(["evaluate", str(copy), str(dataset)]) == 0
+    said = capsys.readouterr()
+    assert "3 maps, success" in said.out and "not kept: " in said.err
 
 
 def test_a_sweep_tests_its_planners_on_further_maps_once(tmp_path, storage_with_database, idp):
