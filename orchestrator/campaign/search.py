@@ -18,7 +18,7 @@ from orchestrator.storage.suggestions import next_round, planned_trials, read_su
 from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions, rounded
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, studies
-from orchestrator.sweep.suggestions import expansion, fitting, trials_of
+from orchestrator.sweep.suggestions import expansion, fitting, made_for, trials_of
 from orchestrator.tables.optuna_study import distribution, write_journal
 from orchestrator.tables.records import collect
 from orchestrator.tables.studies import studies_of
@@ -68,7 +68,7 @@ def _round(sweep: SweepSpec, storage: Storage, known: Suggestions, only: str | N
             ]
             suggestions = _suggest(sweep, study, before, outcomes, count)
             if suggestions:
-                new[study] = suggestions
+                new[made_for(sweep, study)] = suggestions
     return new
 
 

@@ -16,7 +16,7 @@ from planners.trial_files import PlannerError, read_checkpoint
 
 
 def save_checkpoint(trial: TrialDirectory, state: dict[str, Any]) -> None:
-    """Write the checkpoint and keep the one before it.
+    """Write the checkpoint and keep the one before it, but not the tests of its weights.
 
     Args:
         trial: The trial.
@@ -29,6 +29,8 @@ def save_checkpoint(trial: TrialDirectory, state: dict[str, Any]) -> None:
         previous.unlink(missing_ok=True)
         os.link(latest, previous)
     write_bytes(latest, content.getvalue())
+    for test in trial.evaluations:
+        test.unlink(missing_ok=True)
 
 
 def code_of(spec: TrialSpec) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 
 from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions
@@ -24,6 +26,21 @@ def expansion(sweep: SweepSpec) -> Expansion:
     return _latest[0]
 
 
+def made_for(sweep: SweepSpec, study: str) -> str:
+    """Return the name under which a study's suggestions are kept, "0/vin@1a2b3c".
+
+    It tells apart what sweeps of one name (profiles, `--set`, two files) search on: maps, planner, training and what is
+    judged. Another space or more seeds go on with the same suggestions.
+    """
+    assert sweep.search is not None
+    number, _, name = study.partition("/")
+    own = {field: value for field, value in sweep.tasks[int(number)].items() if field != "grid"}
+    entry = sweep.planners[name]
+    training = [sweep.training | entry.training, sweep.budget.model_dump(mode="json")]
+    asked = json.dumps([sweep.data | own, entry.planner, training, sweep.search.metric], sort_keys=True)
+    return f"{study}@{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
+
+
 def fitting(sweep: SweepSpec, suggestions: Suggestions) -> tuple[Suggestions, list[str]]:
     """Return the suggestions that are in the sweep's present space, each once, and in words which are left out.
 
@@ -39,7 +56,8 @@ def fitting(sweep: SweepSpec, suggestions: Suggestions) -> tuple[Suggestions, li
     for study in studies(sweep):
         seen: set[tuple[str, ...]] = set()
         reasons = []
-        for suggestion in suggestions.get(study, []):
+        # Version 0.1.0 did not say what its suggestions were made for.
+        for suggestion in [*suggestions.get(study, []), *suggestions.get(made_for(sweep, study), [])]:
             try:
                 spelled = _in_space(sweep.search, suggestion)
                 trials = trials_of(sweep, study, spelled)

@@ -114,11 +114,9 @@ def keep_evaluation(trial: TrialDirectory, found: EvaluationResult) -> None:
     """Leave the result of a test in the directory of its trial.
 
     Raises:
-        ResultError: The trial has not ended, so that the tested weights are not those that it will have; or there is
-            no trial.
+        ResultError: The trial has not ended, so that the tested weights are not those that it will have; or it is none.
         OSError: There is no room, or nothing may be written there.
     """
-    result = trial.whole_result()
-    if result is None or not result.final:
+    if trial.whole_result() is None:
         raise ResultError(f"{trial}: has no result, so that no test is kept beside it")
     write_evaluation(trial, found)

@@ -44,6 +44,14 @@ search:
 """
 
 
+def suggested(storage, sweep):
+    """What has been suggested, by study, whatever it was made for."""
+    found = {}
+    for study, made in read_suggestions(storage, sweep).items():
+        found.setdefault(study.partition("@")[0], []).extend(made)
+    return found
+
+
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "hunt.yaml"
@@ -63,10 +71,10 @@ def play(path, storage, rounds):
     sweep = load_sweep(path)
     for _ in range(rounds):
         assert next_suggestions(sweep, Storage(storage))
-        for trial in expand(sweep, read_suggestions(Storage(storage), sweep.name)):
+        for trial in expand(sweep, suggested(Storage(storage), sweep.name)):
             rate = trial.spec.training.learning_rate
             finish(storage, trial, 1 / (1 + abs(rate - 1e-3) * 100) + 0.01 * trial.spec.seed)
-    return read_suggestions(Storage(storage), sweep.name)
+    return suggested(Storage(storage), sweep.name)
 
 
 def test_a_search_ends_after_its_trials_and_each_runs_once_per_seed(path, tmp_path):
@@ -105,7 +113,7 @@ def test_a_run_that_another_was_faster_than_goes_on(path, tmp_path, monkeypatch,
 
     monkeypatch.setattr(searching, "write_suggestions", slower)
     assert next_suggestions(sweep, Storage(tmp_path))
-    found = read_suggestions(Storage(tmp_path), "hunt")
+    found = suggested(Storage(tmp_path), "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == ((1, 3) if same_study else (3, 1))
 
 
@@ -121,16 +129,21 @@ def test_each_suggestion_is_made_into_trials_once_however_many_ask(path, tmp_pat
         and planned_trials(sweep, Storage(tmp_path))[0][: len(trials)] == trials
     )
     assert len(made) == len({str(place[3]) for place in made}) >= 24
-    assert (
-        expand(load_sweep(path), read_suggestions(Storage(tmp_path), "hunt"))
-        == planned_trials(sweep, Storage(tmp_path))[0]
-    )
+    assert expand(load_sweep(path), suggested(Storage(tmp_path), "hunt")) == planned_trials(sweep, Storage(tmp_path))[0]
+
+
+def test_sweeps_of_one_name_search_each_for_themselves(path, tmp_path):
+    """A profile or `--set` that changes what is searched on makes suggestions of its own; more seeds go on."""
+    play(path, tmp_path, 1)
+    for change, goes_on in (("grid.seed=[0,1,2]", True), ("training.epochs=3", False), ("data.map_size=7", False)):
+        trials, words = planned_trials(load_sweep(path, None, [change]), Storage(tmp_path))
+        assert bool(trials) == goes_on and not words, change
 
 
 def test_two_runs_make_one_round(tmp_path):
     assert write_suggestions(Storage(tmp_path), "s", {"0/vin": [{"k": 2}]}, 0)
     assert not write_suggestions(Storage(tmp_path), "s", {"0/vin": [{"k": 8}]}, 0)
-    assert read_suggestions(Storage(tmp_path), "s") == {"0/vin": [{"k": 2}]}
+    assert suggested(Storage(tmp_path), "s") == {"0/vin": [{"k": 2}]}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +197,7 @@ def all_rounds(sweep, storage, value=lambda trial: 0.5, status="COMPLETED"):
     """Play a search to its end without training; returns its suggestions."""
     for _ in range(50):
         if not next_suggestions(sweep, Storage(storage)):
-            return read_suggestions(Storage(storage), sweep.name)["0/vin"]
+            return suggested(Storage(storage), sweep.name)["0/vin"]
         for trial in planned_trials(sweep, Storage(storage))[0]:
             if Storage(storage).trial(trial.trial_id).read_result() is None:
                 finish(storage, trial, value(trial), status)
@@ -214,7 +227,7 @@ def test_failed_suggestions_count_as_bad_ones_and_the_search_comes_to_its_end(pa
         for trial in planned_trials(sweep, Storage(storage))[0]:
             bad = trial.spec.training.learning_rate > 1e-3
             finish(storage, trial, float("nan") if bad else 0.5, "FAILED" if bad else "COMPLETED")
-    rates = [s["training.learning_rate"] for s in read_suggestions(Storage(storage), "hunt")["0/vin"]]
+    rates = [s["training.learning_rate"] for s in suggested(Storage(storage), "hunt")["0/vin"]]
     assert sum(rate > 1e-3 for rate in rates[-8:]) <= 2, rates
 
 
@@ -224,7 +237,7 @@ def test_the_suggestions_of_a_round_are_no_near_copies(path, tmp_path):
         assert next_suggestions(sweep, Storage(tmp_path))
         for trial in planned_trials(sweep, Storage(tmp_path))[0]:
             finish(tmp_path, trial, 1 / (1 + abs(math.log10(trial.spec.training.learning_rate) + 3)))
-    rates = [math.log10(s["training.learning_rate"]) for s in read_suggestions(Storage(tmp_path), "hunt")["0/vin"]]
+    rates = [math.log10(s["training.learning_rate"]) for s in suggested(Storage(tmp_path), "hunt")["0/vin"]]
     spreads = [statistics.pstdev(rates[first : first + 4]) for first in (4, 8, 12)]
     assert min(spreads) > 0.15, spreads
 
@@ -293,7 +306,7 @@ def test_a_damaged_round_is_refused_in_one_line_and_without_it_the_search_goes_o
     for trial in planned_trials(sweep, Storage(tmp_path))[0]:
         finish(tmp_path, trial, 0.5)
     assert next_suggestions(sweep, Storage(tmp_path))
-    assert len(read_suggestions(Storage(tmp_path), "hunt")["0/vin"]) == 5
+    assert len(suggested(Storage(tmp_path), "hunt")["0/vin"]) == 5
 
 
 def test_fuzzed_rounds_mean_the_same_or_are_refused(tmp_path):
@@ -305,7 +318,7 @@ def test_fuzzed_rounds_mean_the_same_or_are_refused(tmp_path):
         path.write_bytes(mutated(written, number))
         with bounded(processor_seconds=2.0, mebibytes=64.0):
             try:
-                assert read_suggestions(Storage(tmp_path), "hunt") == meant, number
+                assert suggested(Storage(tmp_path), "hunt") == meant, number
             except SweepError as error:
                 assert "\n" not in str(error)
 
@@ -321,7 +334,7 @@ def test_only_the_chosen_studies_go_on(path, tmp_path):
     for trial in planned_trials(sweep, Storage(tmp_path))[0]:
         finish(tmp_path, trial, 0.5)
     assert next_suggestions(sweep, Storage(tmp_path), "planner=vin")
-    found = read_suggestions(Storage(tmp_path), "hunt")
+    found = suggested(Storage(tmp_path), "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == (6, 3)
 
 
@@ -390,7 +403,7 @@ def test_a_real_search_runs_its_rounds_and_goes_on_where_it_was(path, storage_wi
     command = ["run", path, "--storage", storage, "--in-process", "--only", "planner=vin", "--json"]
     done = idp(*command)
     assert done.returncode == 0, done.stderr
-    found = read_suggestions(Storage(storage), "hunt")
+    found = suggested(Storage(storage), "hunt")
     assert (len(found["0/vin"]), len(found["0/b"])) == (4, 2)
     assert "search: 0/vin: 4 of at most 4 suggestions tried" in done.stderr and "4 trials in" in done.stderr
     directories = list((storage / "trials").iterdir())
