@@ -135,7 +135,7 @@ def test_each_suggestion_is_made_into_trials_once_however_many_ask(path, tmp_pat
 def test_sweeps_of_one_name_search_each_for_themselves(path, tmp_path):
     """A profile or `--set` that changes what is searched on makes suggestions of its own; more seeds go on."""
     play(path, tmp_path, 1)
-    for change, goes_on in (("grid.seed=[0,1,2]", True), ("training.epochs=3", False), ("data.map_size=7", False)):
+    for change, goes_on in (("grid.seed=[0,1,2]", True), ("training.epochs=3", False), ("tasks.0.map_size=7", False)):
         trials, words = planned_trials(load_sweep(path, None, [change]), Storage(tmp_path))
         assert bool(trials) == goes_on and not words, change
 
