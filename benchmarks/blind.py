@@ -1,6 +1,6 @@
 """How far one gets without looking: a search on the mean of the training maps, the same for every test map.
 
-python -m benchmarks.blind STORAGE SWEEP [--profile laptop] [--out docs/results/blind.json]
+python -m benchmarks.blind STORAGE SWEEP [SWEEP ...] [--profile laptop] [--out docs/results/blind.json]
 
 Where maps resemble one another (an arm's obstacles always lie around it), much of a success rate needs no map at all. A
 planner whose mapper has not learned to see is at most as good as this. The storage has the datasets (`idp datagen`).
@@ -60,12 +60,13 @@ def success(problems: Problems, free: NDArray[np.float64], moves: Moves) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("storage", type=Path)
-    parser.add_argument("sweep", type=Path)
+    parser.add_argument("sweeps", type=Path, nargs="+")
     parser.add_argument("--profile")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = []
-    for spec in dict.fromkeys(trial.spec.data for trial in expand(load_sweep(options.sweep, options.profile))):
+    trials = [trial for sweep in options.sweeps for trial in expand(load_sweep(sweep, options.profile))]
+    for spec in dict.fromkeys(trial.spec.data for trial in trials):
         seen, test = (read_split(options.storage / "datasets" / dataset_id(spec), split) for split in ("train", "test"))
         moves = TASKS[spec.task].moves
         rates = {"empty map": np.ones(test.map.shape[1:]), "mean map": seen.map.mean(0)}

@@ -204,10 +204,10 @@ def _of_seeds(success: Sequence[float]) -> str:
 
 
 @cache
-def blind() -> list[dict[str, Any]]:
-    """Return what `python -m benchmarks.blind` found of Table 1's test maps, a record a column."""
-    found: list[dict[str, Any]] = json.loads((ROOT / "docs" / "results" / "blind.json").read_text(encoding="utf-8"))
-    return found
+def blind() -> dict[tuple[str, int, int], dict[str, Any]]:
+    """Return what `python -m benchmarks.blind` found, by task, size of the maps and number of training maps."""
+    found = json.loads((ROOT / "docs" / "results" / "blind.json").read_text(encoding="utf-8"))
+    return {(row["task"], row["map_size"], row["train"]): row for row in found}
 
 
 def _searched(found: Iterable[Kept]) -> str:
@@ -222,7 +222,7 @@ def _searched(found: Iterable[Kept]) -> str:
 def table1() -> list[str]:
     """Return Table 1 at the laptop's scale, every K and all of them together, as the paper has it, and the paper's."""
     columns = [("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15)]
-    average = {(row["task"], row["map_size"]): row["mean map"] for row in blind()}
+    average = {(task, size): row["mean map"] for (task, size, maps), row in blind().items() if maps == 1000}
     rows = [
         "| | K | manipulation 18x18 | manipulation 36x36 | workspace 18x18 | visual 15x15 |",
         "|---|---|---|---|---|---|",
