@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from copy import copy
+from dataclasses import MISSING, fields
+from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
@@ -26,6 +31,7 @@ from datagen.errors import UserError
 
 T = TypeVar("T")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_PLACE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 OWNERS: dict[tuple[str, str], str] = {}
 """Which plug-in a line of a registry comes from: (registry, name) to plug-in; what is not here is the project's own."""
@@ -112,18 +118,23 @@ def _kept_in_check() -> Iterator[None]:
 
 def failed(name: str, error: BaseException) -> str:
     """Return what to say where the import of a plug-in failed: the reason, and the plug-in's own line."""
+    return f"plugins: importing {name!r} failed with {_told(error)}"
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
-        place = f"{error.filename}, line {error.lineno}"
+        place = f" ({error.filename}, line {error.lineno})"
     else:
-        frames = traceback.extract_tb(error.__traceback__)
-        last = next((frame for frame in reversed(frames) if frame.filename != __file__), frames[-1])
-        place = f"{last.filename}, line {last.lineno}"
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     reason = " ".join(str(error).split())
-    return f"plugins: importing {name!r} failed with {type(error).__name__}: {reason} ({place})"
+    return f"{type(error).__name__}: {reason}{place}"
 
 
 def extend(registry: dict[str, T], attribute: str, kind: type[T], plugins: Iterable[str]) -> None:
     """Add to a registry what the plug-ins' dictionaries of the same name hold; doing it twice changes nothing.
+
+    What a line's functions answer is looked at each time they are called: a `PluginError` names the line.
 
     Args:
         registry: The registry.
@@ -132,7 +143,8 @@ def extend(registry: dict[str, T], attribute: str, kind: type[T], plugins: Itera
         plugins: Names of modules.
 
     Raises:
-        PluginError: A plug-in can't be imported, its dictionary is none, or a name is taken.
+        PluginError: A plug-in can't be imported, its dictionary is none, a field of a line is not what it should be, or
+            a name is taken.
     """
     for plugin in plugins:
         lines = getattr(import_plugin(plugin), attribute, {})
@@ -147,8 +159,91 @@ def extend(registry: dict[str, T], attribute: str, kind: type[T], plugins: Itera
             if name in registry and OWNERS.get((attribute, name)) != plugin:
                 owner = OWNERS.get((attribute, name), "this project")
                 raise PluginError(f"{where}: the name is taken by {owner}; choose another")
+            if problem := _problem(line):
+                raise PluginError(f"{where}: {problem}")
             OWNERS[attribute, name] = plugin
-            registry[name] = line
+            registry[name] = _watched(line, where)
+
+
+def _problem(line: Any) -> str:
+    """Return what is wrong with a line, whose fields should be what their defaults are; empty for nothing."""
+    for field in fields(line):
+        value, usual = getattr(line, field.name), field.default
+        fits: object
+        if field.name == "target":
+            expected, fits = "'module:name'", isinstance(value, str) and _PLACE.fullmatch(value)
+        elif field.name == "options":
+            try:
+                expected, fits = "a datagen.spec.Spec", _is_spec(value, by_name=isinstance(usual, str))
+            except Exception as error:
+                return f"options: {value!r:.80}: {_told(error)}"
+        elif field.name in _ANSWERS:
+            expected, fits = "a function", callable(value)
+        else:
+            kinds = (tuple, list) if isinstance(usual, tuple) else type(usual)
+            expected, fits = type(usual).__name__, usual is MISSING or isinstance(value, kinds)
+        if not fits:
+            return f"{field.name}: expected {expected}, got {value!r:.80}"
+    return ""
+
+
+def _is_spec(options: Any, by_name: bool) -> bool:
+    """Return whether options are a `Spec`; `by_name` those that "module:Class" names, where pydantic can tell."""
+    if by_name and isinstance(options, str) and _PLACE.fullmatch(options):
+        if importlib.util.find_spec("pydantic") is None:
+            return True  # a trained planner is loaded without
+        module, _, name = options.partition(":")
+        options = getattr(importlib.import_module(module), name)
+    from datagen.spec import Spec
+
+    return isinstance(options, type) and issubclass(options, Spec)
+
+
+def _watched(line: T, where: str) -> T:
+    """Return a line whose functions, which are somebody else's code, answer as they should or raise a PluginError."""
+    watched = copy(line)
+    for name, (expected, fits) in _ANSWERS.items():
+        if hasattr(line, name):
+            function = partial(_answer, getattr(line, name), f"{where}: {name}", expected, fits)
+            object.__setattr__(watched, name, function)
+    return watched
+
+
+def _answer(function: Any, where: str, expected: str, fits: Callable[[Any], bool], given: Any) -> Any:
+    refusals = (UserError,) if expected else (AssertionError, ValueError)
+    try:
+        answer = function(given)
+        fitting = fits(answer)
+    except refusals:
+        raise
+    except Exception as error:
+        raise PluginError(f"{where}: {_told(error)}") from error
+    if not fitting:
+        raise PluginError(f"{where}: expected {expected}, got {answer!r:.80}")
+    return tuple(answer) if isinstance(answer, list) else answer
+
+
+def _are_sizes(answer: Any) -> bool:
+    return isinstance(answer, (tuple, list)) and all(isinstance(part, Integral) and int(part) > 0 for part in answer)
+
+
+def _are_columns(answer: Any) -> bool:
+    from numpy import dtype
+
+    return isinstance(answer, Mapping) and all(
+        hasattr(column, "meaning") and dtype(column.dtype).itemsize * math.prod(column.shape) >= 0
+        for column in answer.values()
+    )
+
+
+_ANSWERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "map_shape": ("two whole numbers, 1 or more", lambda answer: _are_sizes(answer) and len(answer) == 2),
+    "observation_shape": ("whole numbers, 1 or more, or None", lambda answer: answer is None or _are_sizes(answer)),
+    "starts": ("True or False", lambda answer: answer in (True, False)),
+    "columns": ("a mapping of names to Column", _are_columns),
+    "check": ("", lambda answer: True),
+}
+"""The functions of a line, what they should answer, and whether they do; a check answers nothing, and may refuse."""
 
 
 def source_files(module: str) -> dict[str, Path]:

@@ -20,8 +20,17 @@ from datagen.storage.dataset import directory_of, finish_dataset, shards, store_
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import SPLITS, DatasetSpec, Split
 
+MOST_PROBLEMS = 10_000_000
+"""That are drawn on maps: more would take days, and the goals alone more memory than machines have."""
+
 _FEWEST_FREE = 20
 """Free cells that a crop must have."""
+
+
+def check_count(count: int, path: Path) -> None:
+    """Raise DatasetError for a number of problems that nobody can draw."""
+    if not 1 <= count <= MOST_PROBLEMS:
+        raise DatasetError(f"{path}: count: expected 1 to {MOST_PROBLEMS:,}, got {count}")
 
 
 def crops(
@@ -38,8 +47,9 @@ def crops(
         path: Named in messages.
 
     Raises:
-        DatasetError: The maps have next to no free cells.
+        DatasetError: The maps have next to no free cells, or there can't be so many problems.
     """
+    check_count(count, path)
     tenth = max(1, count // 10)
     splits: dict[Split, Problems] = {}
     for number, (split, maps, problems) in enumerate(zip(SPLITS, parts, (count, tenth, tenth), strict=True)):

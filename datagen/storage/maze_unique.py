@@ -67,10 +67,15 @@ def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int =
         The dataset's folder.
 
     Raises:
-        DatasetError: The file is malformed, or its mazes are smaller than a crop.
+        DatasetError: The file is malformed, its mazes are smaller than a crop or fewer than three, or there can't be so
+            many problems.
     """
     path = folder / "train_inputs.npy"
     free = np.pad(_tokens(path) != WALL, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
+    if len(free) < len(SPLITS):
+        raise DatasetError(
+            f"{path}: expected {len(SPLITS)} mazes or more, one for the crops of each split, got {len(free)}"
+        )
     if not 5 <= size <= free.shape[1]:
         raise DatasetError(f"{path}: mazes of {free.shape[1] - 2 * _MARGIN} cells have no crops of {size}")
     held = max(1, len(free) // _HELD_OUT)
@@ -89,12 +94,14 @@ def _tokens(path: Path) -> NDArray[np.uint8]:
     except DAMAGE as error:
         raise DatasetError(f"{path}: not a readable .npy file: {reason(error):.300}") from error
     side = math.isqrt(shape[1]) if len(shape) == 2 else 0
-    if side < 5 or side**2 != shape[1] or dtype.kind not in "ui" or fortran:
-        raise DatasetError(f"{path}: expected integers [N, m * m] in C order, got {dtype} {list(shape)!s:.60}")
+    if side < 5 or side**2 != shape[1] or not shape[0] or dtype.kind not in "ui" or fortran:
+        raise DatasetError(
+            f"{path}: expected integers [N, m * m] in C order, N 1 or more, got {dtype} {list(shape)!s:.60}"
+        )
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise DatasetError(f"{path}: truncated or damaged, or over {_MOST_BYTES:,} bytes ({header + len(content):,})")
     tokens = np.frombuffer(content, dtype).reshape(len(content) // (shape[1] * dtype.itemsize), side, side)
-    if len(tokens) and not ((tokens >= WALL) & (tokens <= WAY)).all():
+    if not ((tokens >= WALL) & (tokens <= WAY)).all():
         raise DatasetError(f"{path}: expected tokens {WALL} to {WAY}, got {int(tokens.min())} to {int(tokens.max())}")
     return tokens.astype(np.uint8)
 

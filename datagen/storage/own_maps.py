@@ -16,7 +16,7 @@ from datagen.options import MazeOptions
 from datagen.problem import Moves, Problems
 from datagen.sampling.splitmix import label_seeds, problem_seeds
 from datagen.storage.dataset import directory_of, finish_dataset, shards, store_shard
-from datagen.storage.imports import crops, imported_spec, store_splits
+from datagen.storage.imports import check_count, crops, imported_spec, store_splits
 from datagen.storage.manifest import DatasetError
 from datagen.storage.map_files import READERS, MapFile, Reading, read_map
 from datagen.tasks.registry import SPLITS, TASKS, DatasetSpec
@@ -63,8 +63,8 @@ def import_map(
         DatasetError: The file is no such map, or the task is not for it; names the file and the field.
     """
     found = read_map(path, reading)
-    if count is not None and count < 1:
-        raise DatasetError(f"{path}: count: expected 1 or more, got {count}")
+    if count is not None:
+        check_count(count, path)
     if size is None:
         return _whole(path, task, root, found, count, seed)
     free = found.free.astype(np.bool_)

@@ -88,8 +88,8 @@ class _File:
         rows, columns = costs[1:]
         pixels = maps[1] // rows if rows else 0
         self.maps.expect((n, rows * pixels, columns * pixels, 3), "maps")
-        if rows != columns:
-            raise DatasetError(f"{self.costs.name}: expected as many rows as columns, got {list(costs)}")
+        if rows != columns or not rows:
+            raise DatasetError(f"{self.costs.name}: expected as many rows as columns, and some, got {list(costs)}")
 
     @property
     def side(self) -> int:

@@ -33,7 +33,7 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     bring.add_argument("--task", required=True, help=f"its moves and observations: {', '.join(sorted(TASKS))}")
     bring.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of datasets; its name is printed")
-    bring.add_argument("--actions", choices=ORDERS, default=ORDERS[0], help=ORDER_HELP)
+    bring.add_argument("--actions", choices=ORDERS, help=ORDER_HELP)
     bring.add_argument(
         "--crops", metavar="CELLS", type=int, help="of a map, or maze_unique: crops, each with a goal of its own"
     )
@@ -78,39 +78,52 @@ def add_interchange(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _import(options: argparse.Namespace) -> int:
+    if options.task not in TASKS:  # the plug-ins have been loaded by now
+        raise SweepError(f"--task: unknown name {options.task!r}; {nearest(options.task, TASKS)}")
+    print(_imported(options))
+    return 0
+
+
+def _imported(options: argparse.Namespace) -> Path:
     from datagen.storage.npz import import_npz
     from datagen.storage.own_maps import CROPS, import_map, is_map
 
-    if options.task not in TASKS:  # the plug-ins have been loaded by now
-        raise SweepError(f"--task: unknown name {options.task!r}; {nearest(options.task, TASKS)}")
-    if options.task == "terrain" and options.crops is None:
+    reading, whole = reading_of(options, options.file), options.crops is None
+    if options.task == "terrain" and whole:
         from datagen.storage.terrain import import_terrain
 
-        print(import_terrain(options.file, options.out))
-        return 0
+        _leave_out(options, "actions", "count")
+        return import_terrain(options.file, options.out)
     if options.task == "maze_unique":
         from datagen.storage.maze_unique import import_crops, import_mazes
 
-        if options.crops is not None:
-            print(import_crops(options.file, options.out, size=options.crops, count=options.count or CROPS))
-        else:
-            print(import_mazes(options.file, options.out))
-        return 0
+        if whole:
+            _leave_out(options, "actions", "count")
+            return import_mazes(options.file, options.out)
+        _leave_out(options, "actions")
+        count = CROPS if options.count is None else options.count
+        return import_crops(options.file, options.out, size=options.crops, count=count)
     if is_map(options.file):
-        found = import_map(
-            options.file,
-            options.task,
-            options.out,
-            count=options.count,
-            size=options.crops,
-            reading=reading_of(options),
+        _leave_out(options, "actions")
+        return import_map(
+            options.file, options.task, options.out, count=options.count, size=options.crops, reading=reading
         )
-        print(found)
-        return 0
-    if options.crops is not None:
-        raise SweepError("--crops: only maps, and mazes of --task maze_unique, are cut")
-    print(import_npz(options.file, options.task, options.out, actions=options.actions))
-    return 0
+    _leave_out(options, "crops", "count")
+    return import_npz(options.file, options.task, options.out, actions=options.actions or "4abs-cc")
+
+
+_ONLY_FOR = {
+    "actions": ".npz files in the GPPN layout have actions in an order",
+    "crops": "maps, and mazes of --task maze_unique, are cut",
+    "count": "crops, and problems on a map, are counted",
+}
+
+
+def _leave_out(options: argparse.Namespace, *names: str) -> None:
+    """Refuse options that would mean nothing here."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise SweepError(f"--{name}: only {_ONLY_FOR[name]}; leave it out for {options.file}")
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -27,6 +27,8 @@ _WHOLE = re.compile(r"\s*(-?[0-9]{1,9})\s*,\s*(-?[0-9]{1,9})\s*")
 _NUMBER = r"\s*(-?[0-9]{1,9}(?:\.[0-9]*)?)\s*m\s*"
 _METRES = re.compile(f"{_NUMBER},{_NUMBER}")
 
+_PICTURES, _ROS = (".png", ".pgm"), (".yaml", ".yml")
+
 Where = tuple[int, int] | tuple[float, float, str]
 
 
@@ -47,7 +49,6 @@ def add_map_options(show: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--darkest",
         type=float,
-        default=10.0,
         metavar="COST",
         help="what black costs, where white costs 1 (default: 10)",
     )
@@ -59,18 +60,36 @@ def add_map_options(show: argparse.ArgumentParser) -> None:
 
 def add_reading(parser: argparse._ActionsContainer) -> None:
     """Add the options that say how a map is read where its file leaves it open."""
-    parser.add_argument(
-        "--threshold", type=int, default=128, metavar="N", help="how light a free pixel is at least, 1 to 255 (128)"
-    )
+    parser.add_argument("--threshold", type=int, metavar="N", help="how light a free pixel is at least, 1 to 255 (128)")
     parser.add_argument("--dark-is-free", action="store_true", help="of pictures: dark is free, and costs less")
     parser.add_argument("--unknown-is-free", action="store_true", help="of a ROS map: the unknown is free")
 
 
-def reading_of(options: argparse.Namespace) -> Reading:
-    """Return what those options say."""
+def reading_of(options: argparse.Namespace, file: Path | None, costs: Path | None = None) -> Reading:
+    """Return what those options say of a map's file.
+
+    Args:
+        options: Parsed options.
+        file: The map.
+        costs: What entering its cells costs, where that is a file of its own.
+
+    Raises:
+        UserError: One is given that no file is read by.
+    """
     from datagen.storage.map_files import Reading
 
-    return Reading(options.threshold, options.dark_is_free, options.unknown_is_free)
+    for name, endings, files in (
+        ("threshold", _PICTURES, [file]),
+        ("dark_is_free", _PICTURES, [file, costs]),
+        ("unknown_is_free", _ROS, [file]),
+        ("darkest", _PICTURES, [costs]),
+    ):
+        said, there = getattr(options, name, None), [path for path in files if path is not None]
+        if said is not None and said is not False and not any(path.suffix.lower() in endings for path in there):
+            got = " and ".join(map(str, there)) or "none"
+            raise UserError(f"--{name.replace('_', '-')}: is for {' and '.join(endings)} files, got {got}")
+    threshold = 128 if options.threshold is None else options.threshold
+    return Reading(threshold, options.dark_is_free, options.unknown_is_free)
 
 
 def cell(text: str) -> Where:
@@ -94,11 +113,12 @@ def show_map(options: argparse.Namespace) -> int:
     for name in ("dataset", "frames"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name}: is not for a map of one's own")
-    costs = None
+    reading, costs = reading_of(options, options.map, options.costs), None
     if options.costs is not None:
-        costs = read_costs(options.costs, darkest=options.darkest, dark_is_free=options.dark_is_free)
+        darkest = 10.0 if options.darkest is None else options.darkest
+        costs = read_costs(options.costs, darkest=darkest, dark_is_free=options.dark_is_free)
     if options.map is not None:
-        found = read_map(options.map, reading_of(options))
+        found = read_map(options.map, reading)
     else:
         assert costs is not None
         found = MapFile(np.isfinite(costs).astype(np.uint8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -53,7 +54,7 @@ def add_plan(
 
 
 def _devices(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 100_000:
+    if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= 100_000:
         raise argparse.ArgumentTypeError(f"expected a number from 1 to 100000, got {text!r}")
     return int(text)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from datagen.spec import digest
 from orchestrator.storage.code import code_hash
+from orchestrator.storage.files import Line, read_stored
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.results import write_json
+from orchestrator.storage.results import Count, Seconds, write_json
 from orchestrator.sweep.specs import TrialSpec
 from orchestrator.sweep.trial import however_launched
 
@@ -33,17 +35,17 @@ class Measurement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    cell: str
-    device: str
-    host: str
-    code: str
-    name: str
-    status: str
-    reason: str = ""
-    step_seconds: float | None = None
-    forward_seconds: float | None = None
-    backward_seconds: float | None = None
-    peak_bytes: int | None = None
+    cell: Line
+    device: Line
+    host: Line
+    code: Line
+    name: Line
+    status: Literal["COMPLETED", "OUT_OF_MEMORY", "FAILED"]
+    reason: Line = ""
+    step_seconds: Seconds | None = None
+    forward_seconds: Seconds | None = None
+    backward_seconds: Seconds | None = None
+    peak_bytes: Count | None = None
 
 
 def timed_cell(spec: TrialSpec) -> str:
@@ -68,12 +70,12 @@ def write_measurement(storage: Storage, measurement: Measurement) -> None:
 
 
 def read_measurements(storage: Storage) -> list[Measurement]:
-    """Return the measurements of the present code."""
+    """Return the measurements of the present code; what is damaged or no file is left out."""
     found = []
     for path in sorted(storage.measurements.glob("*.json")):
         try:
-            measurement = Measurement.model_validate_json(path.read_bytes())
-        except ValueError:
+            measurement = Measurement.model_validate_json(read_stored(path))
+        except (OSError, ValueError):
             continue  # an estimate can do without it
         if measurement.code == code_hash():
             found.append(measurement)

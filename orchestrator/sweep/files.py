@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def _with_override(document: dict[str, Any], override: str) -> dict[str, Any]:
         value = parse_yaml(text)
     except BadYaml as error:
         raise SweepError(f"--set {override!r:.200}: the value is {error}") from None
-    if parts[0] == "tasks" and len(parts) > 2 and parts[1].isdigit():
+    if parts[0] == "tasks" and len(parts) > 2 and re.fullmatch("[0-9]{1,9}", parts[1]):
         tasks = document.get("tasks", [])
         index = int(parts[1])
         if not isinstance(tasks, list) or index >= len(tasks) or not isinstance(tasks[index], dict):

@@ -11,6 +11,9 @@ from datagen.spec import Spec
 LEAST_STALL_SECONDS = 2.0
 """A step, or a batch of a test, may take a second: with less, trials that are well would be ended, and FAILED."""
 
+MOST = 1e9
+"""Processors, GPUs, or GiB: more than any cluster has, and few enough to count with."""
+
 
 class AtMost(Spec):
     """What all trials of a sweep together may take of a cluster.
@@ -20,8 +23,8 @@ class AtMost(Spec):
         gpus: GPUs; None for any number.
     """
 
-    cpus: float | None = Field(None, gt=0.0)
-    gpus: float | None = Field(None, gt=0.0)
+    cpus: float | None = Field(None, gt=0.0, le=MOST)
+    gpus: float | None = Field(None, gt=0.0, le=MOST)
 
 
 class Resources(Spec):
@@ -40,10 +43,10 @@ class Resources(Spec):
         priority: Runs of a higher one get what they want of a cluster first; those of the same share it by user.
     """
 
-    cpus: float | None = Field(None, gt=0.0)
-    gpus: Annotated[float, Field(ge=0.0)] | Literal["auto"] = "auto"
+    cpus: float | None = Field(None, gt=0.0, le=MOST)
+    gpus: Annotated[float, Field(ge=0.0, le=MOST)] | Literal["auto"] = "auto"
     accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
-    min_memory_gib: float | None = Field(None, gt=0.0)
+    min_memory_gib: float | None = Field(None, gt=0.0, le=MOST)
     exclusive: bool = False
     stall_seconds: float | None = Field(1800.0, ge=LEAST_STALL_SECONDS, le=30 * 86400.0)
     at_most: AtMost | None = None
@@ -102,6 +105,6 @@ class ExecutionSpec(Spec):
 
     threads: int = Field(1, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    memory_limit_gib: float | None = Field(None, gt=0.0)
+    memory_limit_gib: float | None = Field(None, gt=0.0, le=MOST)
     kernel: Literal["auto", "reference"] = "auto"
     graphs: bool | None = None

@@ -102,14 +102,21 @@ def load_systems(plugins: Iterable[str]) -> None:
 
 def _problem(system: System) -> str:
     """Return what is wrong with a line, empty for nothing."""
+    if not isinstance(system.tasks, (tuple, list)):
+        return f"tasks: expected a tuple, got {system.tasks!r:.80}"
+    for name in ("metrics", "small"):
+        if not isinstance(value := getattr(system, name), Mapping):
+            return f"{name}: expected a mapping, got {value!r:.80}"
     for task in system.tasks:
-        if not isinstance(TASKS.get(task), Samples):
-            return f"tasks: {task!r} is no task of samples"
+        if not isinstance(task, str) or not isinstance(TASKS.get(task), Samples):
+            return f"tasks: {task!r:.80} is no task of samples"
     if not system.tasks or not 0 < len(system.metrics) <= MOST_METRICS:
         return f"expected a task, and 1 to {MOST_METRICS} metrics"
-    for name in system.metrics:
-        if not _NAME.fullmatch(name) or name == FORWARD_DIVERGED:
+    for name, metric in system.metrics.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name == FORWARD_DIVERGED:
             return f"metrics: {name!r:.80}: expected small letters, digits and '_', and not {FORWARD_DIVERGED!r}"
+        if problem := _unwritable(metric):
+            return f"metrics: {name!r}: {problem}, got {metric!r:.200}"
     for heeded in system.training:
         if heeded not in TrainingSpec.model_fields:
             return f"training: unknown field {heeded!r}; {nearest(heeded, TrainingSpec.model_fields)}"
@@ -118,6 +125,17 @@ def _problem(system: System) -> str:
             DatasetSpec(task=task, options=dict(system.small))
         except ValidationError as error:
             return f"small: {first_problem(error)}"
+    return ""
+
+
+def _unwritable(metric: Any) -> str:
+    """Return why a table could not show a metric, empty where it can."""
+    if not isinstance(metric, Metric):
+        return "expected a Metric"
+    try:
+        metric.label(format(0.5 * metric.scale, metric.form))
+    except (KeyError, TypeError, ValueError) as error:
+        return f"expected one that can be written ({type(error).__name__}: {error})"
     return ""
 
 

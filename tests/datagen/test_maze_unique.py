@@ -103,6 +103,26 @@ def test_crops_are_cut_from_the_mazes_and_end_elsewhere(tmp_path):
         import_crops(source, tmp_path / "sets", size=19, count=1)
 
 
+@pytest.mark.parametrize(
+    ("mazes", "count", "message"),
+    [
+        (0, 1, "N 1 or more"),
+        (1, 1, "3 mazes or more, .* got 1"),
+        (2, 1, "got 2"),
+        (3, 0, "count: expected 1 to 10,000,"),
+    ],
+)
+def test_too_few_mazes_or_crops_are_told(tmp_path, mazes, count, message):
+    source, _ = folder(tmp_path)
+    np.save(source / "train_inputs.npy", np.load(source / "train_inputs.npy")[:mazes])
+    with pytest.raises(DatasetError, match=f"train_inputs.npy: .*{message}"):
+        import_crops(source, tmp_path / "sets", size=9, count=count)
+    if not mazes:
+        with pytest.raises(DatasetError, match=f"train_inputs.npy: .*{message}"):
+            import_mazes(source, tmp_path / "sets")
+    assert not (tmp_path / "sets").exists()
+
+
 def test_the_command_line_brings_them(tmp_path, capsys):
     source, _ = folder(tmp_path)
     out = ["--out", str(tmp_path / "sets")]

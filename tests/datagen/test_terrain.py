@@ -187,6 +187,10 @@ def test_pictures_may_be_floats(tmp_path):
     [
         (lambda a: a.pop("paths"), "'paths' is not there"),
         (lambda a: a.update(costs=a["costs"][:, :, :5]), "costs: expected as many rows|paths should be"),
+        (
+            lambda a: a.update(maps=a["maps"][:, :0, :0], costs=a["costs"][:, :0, :0], paths=a["paths"][..., :0, :0]),
+            "costs: expected as many rows as columns, and some, got",
+        ),
         (lambda a: a.update(costs=-a["costs"]), r"costs: map 0: entry \[0, 0\] is not positive"),
         (lambda a: a.update(targets=a["targets"] + 7), r"targets: map 0: entry \[0, 0\] is on no tile"),
         (lambda a: a.update(costs=a["costs"] * 1e300), r"costs: map 0: entry \[0, 0\] is not positive and finite"),

@@ -81,6 +81,7 @@ def test_the_command_line_is_a_contract():
         (["table", "{sweep}", "--set", "nonsense"], "path=value"),
         (["trial", "{sweep}", "zz"], "no trial"),
         (["run", "{sweep}", "--address", "nowhere"], "HOST:PORT"),
+        (["run", "{sweep}", "--address", "head:²"], "HOST:PORT"),
         (["run", "{sweep}", "--address", "127.0.0.1:9"], "can't join"),
         (["plan", "{sweep}", "--measure", "--address", "127.0.0.1:9"], "can't join"),
         (["plan", "{sweep}", "--only", "planner=vni"], "did you mean 'vin'"),

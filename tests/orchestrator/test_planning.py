@@ -14,7 +14,7 @@ from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.measurements import timed_cell
+from orchestrator.storage.measurements import Measurement, read_measurements, timed_cell, write_measurement
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
@@ -229,6 +229,28 @@ def test_measured_cells_make_the_estimate_and_what_does_not_fit_is_said(tmp_path
     assert main(["plan", *common, "--measure", "--profile", "small"]) == 0
     (measured,) = json.loads(capsys.readouterr().out)["measured"]
     assert measured["status"] == "OUT_OF_MEMORY" and "limit" in measured["reason"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("step_seconds", bad) for bad in (float("nan"), float("inf"), 1e308, -5)),
+        *(("forward_seconds", -1), ("backward_seconds", float("inf")), ("peak_bytes", -1), ("status", "FINE")),
+    ],
+)
+def test_a_damaged_measurement_is_left_out(tmp_path, field, value):
+    storage, trials = Storage(tmp_path), expand(SWEEP)
+    for trial in (trials[0], trials[-1]):
+        facts = {"cell": timed_cell(trial.spec), "device": "a\x1b[31mb", "host": "h", "code": code_hash(), "name": "n"}
+        times = {"step_seconds": 1.0, "forward_seconds": 0.5, "backward_seconds": 0.5}
+        write_measurement(storage, Measurement(**facts, status="COMPLETED", **times))
+    one = min(storage.measurements.iterdir())
+    one.write_text(json.dumps(json.loads(one.read_bytes()) | {field: value}))
+    (storage.measurements / "a.json").mkdir()
+    (kept,) = read_measurements(storage)
+    plan = make_plan(SWEEP, trials, storage)
+    assert kept.step_seconds == 1.0 and 0 < plan.seconds < 1e6
+    assert plan.seconds_from.startswith(r"from 1 cells measured on a\x1b[31mb;")
 
 
 def test_a_budget_bounds_what_a_trial_is_expected_to_take():

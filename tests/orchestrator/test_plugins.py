@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from samples import put_result
 
 from datagen.plugins import OWNERS, PluginError
+from datagen.storage.checks import empty_problems
 from datagen.storage.dataset import load_manifest
 from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import TASKS, DatasetSpec
@@ -121,6 +123,65 @@ def test_a_broken_plug_in_is_told_with_its_own_line(tmp_path, text, message):
     with pytest.raises(SweepError, match=message):
         load_sweep(write(tmp_path, text))
     assert "mine" not in OWNERS.values()
+
+
+PARTS = """
+from dataclasses import dataclass
+from datagen.tasks.registry import Task
+from datagen.tasks.samples import Column, Samples
+from planners.specs import Entry
+
+@dataclass
+class Plain:
+    width: int = 3
+
+def absent(spec):
+    return {}["absent"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("CORES = {'a': Entry('m:C', Plain)}", "options: expected a datagen.spec.Spec, got <class 'mine.Plain'>"),
+        ("CORES = {'a': Entry('m:C', 'mine:Plain')}", "options: expected a datagen.spec.Spec, got 'mine:Plain'"),
+        ("CORES = {'a': Entry('m:C', 'mine:Plan')}", "options: 'mine:Plan': AttributeError: module 'mine' has no"),
+        ("CORES = {'a': Entry('m.C')}", "target: expected 'module:name', got 'm.C'"),
+        ("SOLVERS = {'a': Entry('m:C', cores=('vin'))}", "cores: expected tuple, got 'vin'"),
+        ("TASKS = {'a': Task('m:d', options=Plain)}", "options: expected a datagen.spec.Spec, got <class"),
+        ("TASKS = {'a': Task('m:d', moves=('north',))}", "moves: expected Moves, got ('north',)"),
+        ("TASKS = {'a': Task('m:d', observation_shape=(1, 9, 9))}", "observation_shape: expected a function, got (1,"),
+    ],
+)
+def test_a_line_with_a_field_that_is_none_is_refused_when_it_is_loaded(tmp_path, lines, message):
+    with pytest.raises(SweepError, match=re.escape(message)) as refused:
+        load_sweep(write(tmp_path, PARTS + lines))
+    assert re.search(r"plugins: mine\.(CORES|SOLVERS|TASKS)\['a'\]: ", str(refused.value))
+    assert "mine" not in OWNERS.values()
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("Task('m:d', map_shape=absent)", "map_shape: KeyError: 'absent' ("),
+        ("Task('m:d', map_shape=lambda spec: 9)", "map_shape: expected two whole numbers, 1 or more, got 9"),
+        ("Task('m:d', observation_shape=lambda spec: '1x9x9')", "observation_shape: expected whole numbers, 1 or more"),
+        ("Task('m:d', check=absent)", "check: KeyError: 'absent' ("),
+        ("Task('m:d', starts=absent)", "starts: KeyError: 'absent' ("),
+        ("Samples('m:d', columns=lambda options: {'x': ()})", "columns: expected a mapping of names to Column, got"),
+        (
+            "Samples('m:d', columns=lambda options: {'x': Column('x', (), 'flot')})",
+            "columns: TypeError: data type 'flot'",
+        ),
+    ],
+)
+def test_a_task_that_answers_what_can_not_be_is_named(tmp_path, monkeypatch, task, message):
+    write(tmp_path, f"{PARTS}TASKS = {{'a': {task}}}")
+    monkeypatch.chdir(tmp_path)
+    load_plugins(["mine"])
+    with pytest.raises((PluginError, ValidationError), match=re.escape(f"plugins: mine.TASKS['a']: {message}")):
+        spec = DatasetSpec(task="a")
+        empty_problems(spec) if "Samples" not in task else TASKS["a"].bytes_per_sample(spec)
 
 
 @pytest.mark.parametrize(("names", "message"), [("mine", "a list"), ([3], "names of Python modules"), (["../x"], "x")])

@@ -246,6 +246,12 @@ def test_what_a_sweep_of_systems_can_not_ask_is_one_message(sweep, tmp_path, cha
     ("line", "said"),
     [
         ("tasks=('navigation',), metrics={'error': Metric('e')}", "tasks: 'navigation' is no task of samples"),
+        ("tasks='springs', metrics={'e': Metric('e')}", "tasks: expected a tuple, got 'springs'"),
+        ("tasks=('springs',), metrics=['e']", "metrics: expected a mapping"),
+        ("tasks=('springs',), metrics={'e': 'an error'}", "metrics: 'e': expected a Metric, got 'an error'"),
+        ("tasks=('springs',), metrics={'e': Metric('e', form='q')}", "metrics: 'e': expected one that can be written"),
+        ("tasks=('springs',), metrics={'e': Metric('e')}, small=['a']", "small: expected a mapping"),
+        ("tasks=('springs',), metrics={'e': Metric('e')}, options=dict", "options: expected a datagen.spec.Spec"),
         ("tasks=('springs',), metrics={}", "expected a task, and 1 to 32 metrics"),
         ("tasks=('springs',), metrics={'Error': Metric('e')}", "metrics: 'Error': expected small letters"),
         ("tasks=('springs',), metrics={'e': Metric('e')}, training=('epoch',)", "unknown field 'epoch'; did you mean"),
