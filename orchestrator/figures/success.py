@@ -19,6 +19,7 @@ from orchestrator.figures.parts import (
     pens_of,
     percent_axis,
     seed_line,
+    tests_on_all,
     title_of,
 )
 from orchestrator.figures.style import (
@@ -29,7 +30,6 @@ from orchestrator.figures.style import (
     legend,
     panels,
 )
-from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import (
     TrialRecord,
@@ -217,22 +217,19 @@ def _with_k(planner: str, runs: TrialRecords) -> str:
 
 def generalisation(runs: TrialRecords, width: float) -> Figure:
     """Success rate on larger maps than those of the training (Figure 10)."""
-    tested = [run for run in usable_by_cell(runs) if run.evaluations]
+    usual = usable_by_cell(runs)
+    tested = [run for run in usual if any(tests_on_all(run, maps.map_size) for maps in run.maps.values())]
     if not tested:
-        raise NothingToDraw("generalisation: no trained planner has been tested on the sweep's `test_on` maps yet")
+        raise NothingToDraw("generalisation: no trained planner has been tested on all `test_on` maps of one size yet")
     problems = grouped(tested, problem_of)
     titles = [f"trained on {title_of(problem, runs)}" for problem in problems]
     figure, every = panels(titles, width, height=2.4)
     pen_of = pens_of(runs)
     for axes, members in zip(every, problems.values(), strict=True):
-        sizes = sorted({test.map_size for run in members for test in run.evaluations})
+        sizes = sorted({maps.map_size for run in members for maps in run.maps.values()})
         for planner, group in grouped(members, planner_of).items():
-            tests: dict[float, list[EvaluationResult]] = {}
-            for run in group:
-                for test in run.evaluations:
-                    tests.setdefault(float(test.map_size), []).append(test)
-            ordered = {size: _rates(every) for size, every in sorted(tests.items())}
-            seed_line(axes, pen_of[planner], list(ordered), list(ordered.values()))
+            shown = {size: rates for size in sizes if (rates := _rates(group, size))}
+            seed_line(axes, pen_of[planner], list(shown), list(shown.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         label_below(axes, "rows of the test maps")
@@ -241,12 +238,11 @@ def generalisation(runs: TrialRecords, width: float) -> Figure:
     return figure
 
 
-def _rates(tests: list[EvaluationResult]) -> list[float]:
-    """Return a success rate in percent for each trial: its mean, where it was tested on several sets of one size."""
-    trials: dict[str, list[float]] = {}
-    for test in of_one_version(tests, lambda test: test.provenance):
-        trials.setdefault(test.trial_id, []).append(100 * test.success_rate)
-    return [statistics.fmean(rates) for rates in trials.values()]
+def _rates(runs: TrialRecords, size: int) -> list[float]:
+    """Return a success rate in percent for each trial that was tested on all maps of a size: the mean of its sets."""
+    trials = [tests for run in runs if (tests := tests_on_all(run, size))]
+    used = of_one_version(trials, lambda tests: tests[0].provenance)
+    return [statistics.fmean(100 * test.success_rate for test in tests) for tests in used]
 
 
 def _tested_k(runs: TrialRecords) -> str:
