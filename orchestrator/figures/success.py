@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from itertools import product
@@ -176,16 +177,18 @@ def _over_training(
     x_label: str,
     y_label: str,
 ) -> Figure:
-    if not any(run.curves for run in runs):
-        raise NothingToDraw(f"{name}: no trial has finished an epoch")
-    groups = _by_problem_and_k(runs)
-    columns = len({problem_of(run) for run in runs})
-    figure, every = panels(list(groups), width, columns, share_x=name == "curves")
+    drawn = {id(run): line for run in runs if any(map(math.isfinite, (line := points(run))[1]))}
+    if not drawn:
+        needed = "validation maps" if any(run.curves for run in runs) else "finished an epoch"
+        raise NothingToDraw(f"{name}: no trial has {needed}")
+    problems = {problem_of(run) for run in runs if id(run) in drawn}
+    groups = _by_problem_and_k([run for run in runs if problem_of(run) in problems])
+    figure, every = panels(list(groups), width, len(problems), share_x=name == "curves")
     pen_of = pens_of(runs)
     for axes, members in zip(every, groups.values(), strict=True):
-        for planner, group in grouped([run for run in members if run.curves], planner_of).items():
+        for planner, group in grouped([run for run in members if id(run) in drawn], planner_of).items():
             # A seed that was stopped or still trains must not cut short the curve of those that are done.
-            pen, lines = pen_of[planner], [points(run) for run in usable(group) or once(group)]
+            pen, lines = pen_of[planner], [drawn[id(run)] for run in usable(group) or once(group)]
             length = min(len(x) for x, _ in lines)
             x = np.mean([line[0][:length] for line in lines], axis=0)
             y = np.array([line[1][:length] for line in lines])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from functools import cache
@@ -122,6 +123,19 @@ def test_curves_have_bands_over_seeds():
     assert band.height > 1
     upper, lower = flat[1 : len(flat) // 2], flat[len(flat) // 2 + 1 : -1][::-1]
     np.testing.assert_allclose(upper[:, 1][: len(lower)], lower[:, 1][: len(upper)], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["curves", "seconds"])
+def test_a_task_without_validation_maps_has_no_curves_and_costs_no_others(name):
+    _, runs = samples("figure7", "smoke")
+
+    def unvalidated(run):
+        return replace(run, curves=[record | {"valid_success_rate": math.nan} for record in run.curves])
+
+    with pytest.raises(NothingToDraw, match=f"^{name}: no trial has validation maps"):
+        draw(name, [unvalidated(run) for run in runs])
+    some = [unvalidated(run) if run.axis("map_size") == 7 else run for run in runs]
+    assert [axes.get_title("left") for axes in draw(name, some).axes if axes.get_visible()] == ["11x11"]
 
 
 def test_a_seed_that_was_stopped_does_not_cut_a_curve_short():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from orchestrator.storage.results import ResultError
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import SweepError, SweepSpec, expand, trial_id
-from orchestrator.sweep.systems import SYSTEMS, System
+from orchestrator.sweep.systems import METRIC, SYSTEMS, System
 from orchestrator.tables.formats import render
 from orchestrator.tables.records import collect
 from orchestrator.tables.summary import summarise
@@ -210,6 +211,9 @@ def test_tables_figures_and_report_show_the_metrics(sweep, tmp_path):
     assert panels["metrics"] == ["error cm ↓", "stiffness N/m"] and panels["epochs"][0] == "loss"
     with pytest.raises(NothingToDraw, match="is a figure of planners, and the sweep has none"):
         draw("success", runs)
+    none = [{"epoch": 1, f"{METRIC}loss": None, f"{METRIC}error": math.nan}]
+    with pytest.raises(NothingToDraw, match="epochs: no trial has a number of an epoch"):
+        draw("epochs", [replace(run, curves=none) for run in runs])
     page = report(sweep, runs)
     assert "error cm ↓" in page and "metrics" in page and "K of an unrolled planner" not in page
 
