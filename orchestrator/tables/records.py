@@ -173,12 +173,14 @@ def cell_of(run: TrialRecord) -> tuple[tuple[str, Scalar], ...]:
 def best_on_validation(runs: Sequence[TrialRecord], axis: str) -> list[TrialRecord]:
     """Return, of cells that differ on one axis alone, the runs of the one with the best mean validation success.
 
+    Where none of them has such a number, all stay: nothing is chosen.
+
     Args:
         runs: The sweep's runs.
         axis: An axis of the sweep, or the last part of its name.
 
     Raises:
-        SweepError: The sweep has no such axis to choose on, or is of systems, which have no such success.
+        SweepError: The sweep has no such axis, or no number to choose by; systems have none.
     """
     if any(run.trial.spec.system for run in runs):
         raise SweepError("--best: chooses planners by their success on validation maps; systems have none")
@@ -190,12 +192,17 @@ def best_on_validation(runs: Sequence[TrialRecord], axis: str) -> list[TrialReco
     def place(run: TrialRecord) -> tuple[tuple[str, Scalar], ...]:
         return tuple((name, value) for name, value in run.trial.cell.items() if name != named[0])
 
-    def success(cell: list[TrialRecord]) -> float:
-        rates = [run.result.valid_success_rate for run in usable(cell) if run.result is not None]
-        return fmean([rate for rate in rates if rate is not None] or [-1.0])  # without a number below all others
+    def rates(cell: Iterable[TrialRecord]) -> list[float]:
+        results = [run.result for run in usable(cell)]
+        return [r.valid_success_rate for r in results if r is not None and r.valid_success_rate is not None]
 
-    each = [grouped(alike, cell_of).values() for alike in grouped(runs, place).values()]
-    return [run for cells in each for run in max(cells, key=success)]
+    if not any(rates([run]) for run in runs):
+        raise SweepError(f"--best: no number to choose {named[0]} by: no trial with validation maps has ended")
+    chosen: list[TrialRecord] = []
+    for alike in grouped(runs, place).values():
+        cells = [cell for cell in grouped(alike, cell_of).values() if rates(cell)]
+        chosen += max(cells, key=lambda cell: fmean(rates(cell))) if cells else alike
+    return chosen
 
 
 def planner_of(run: TrialRecord, but: Collection[str] = ()) -> str:

@@ -150,6 +150,13 @@ def test_an_impossible_search_is_refused(path, space, message):
     assert message in str(caught.value)
 
 
+def test_a_search_needs_validation_maps(path):
+    with pytest.raises(SweepError, match=r"hunt.yaml: search.metric 'valid_success_rate' needs .* is 0 for 0/vin"):
+        load_sweep(path, overrides=["data.valid=0"])
+    with pytest.raises(SweepError, match=r"data.valid is 0 for 1/vin"):
+        load_sweep(path, overrides=["tasks=[{map_size: 9}, {map_size: 11, valid: 0}]"])
+
+
 def test_a_search_without_suggestions_is_planned_and_tabulated(path, tmp_path, capsys):
     for verb in ("plan", "table"):
         assert main([verb, str(path), "--storage", str(tmp_path)]) == 0
