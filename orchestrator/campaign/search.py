@@ -37,6 +37,9 @@ def next_suggestions(sweep: SweepSpec, storage: Storage, only: str | None = None
         sweep: A sweep with a `search`.
         storage: The storage directory.
         only: The trials that count, as `--only` chooses them; studies that have none of them wait.
+
+    Raises:
+        SweepError: It chooses none.
     """
     assert sweep.search is not None
     faster = False
@@ -44,6 +47,8 @@ def next_suggestions(sweep: SweepSpec, storage: Storage, only: str | None = None
         number = next_round(storage, sweep.name)
         known, _ = fitting(sweep, read_suggestions(storage, sweep.name))
         new = _round(sweep, storage, known, only)
+        if new and not known:
+            select(expansion(sweep).trials(new), only)  # nothing is written for a choice that matches none of the first
         if not new or write_suggestions(storage, sweep.name, new, number):
             return bool(new) or faster
         faster = True  # another run of the sweep, whose suggestions are as good, for the studies that it made them for

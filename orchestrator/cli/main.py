@@ -270,7 +270,7 @@ def _run(options: argparse.Namespace) -> int:
         from orchestrator.campaign.search import next_suggestions
 
         # The campaign goes on from round to round, but with trials to begin with.
-        if next_suggestions(sweep, options.storage, options.only if trials else None):
+        if next_suggestions(sweep, options.storage, options.only):
             sweep, trials = _load(options)
     mirror = opened(options, sweep, trials)
     plan = make_plan(sweep, trials, options.storage)

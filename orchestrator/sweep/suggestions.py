@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
+from orchestrator.sweep.grid import field_of
 from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions
+from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import Expansion, PlannedTrial, SweepError, SweepSpec, studies
 
 _PROBES = 64
@@ -96,6 +98,19 @@ def check_space(sweep: SweepSpec) -> None:
                 if any(trial.spec.data.valid == 0 for trial in _some(sweep, study, fixed, chance)):
                     metric = sweep.search.metric
                     raise SweepError(f"search.metric {metric!r} needs validation maps, but data.valid is 0 for {study}")
+
+
+def check_only(sweep: SweepSpec, only: str | None) -> None:
+    """Raise SweepError where `only` chooses no trial of a search, whatever its first suggestions turn out to be.
+
+    Args:
+        sweep: A sweep with a `search`.
+        only: Which trials, as for `--only`; None for all of them.
+    """
+    assert sweep.search is not None
+    trials = [trial for study in studies(sweep) for trial in _some(sweep, study, {}, random.Random(0))]
+    searched = {field_of(axis) for axis in sweep.search.space}
+    select(trials, only, {"id", *(axis for trial in trials for axis in trial.axes if field_of(axis) in searched)})
 
 
 def _some(sweep: SweepSpec, study: str, fixed: dict[str, Scalar], chance: random.Random) -> list[PlannedTrial]:

@@ -11,6 +11,7 @@ import pytest
 from mutations import EXAMPLES, bounded, mutated
 from samples import put_curves, put_result
 
+from orchestrator.api import load_planner
 from orchestrator.campaign import search as searching
 from orchestrator.campaign.search import EarlyStopping, StudyStopping, keep_journal, next_suggestions, state_of_search
 from orchestrator.cli.main import main
@@ -155,6 +156,35 @@ def test_a_search_needs_validation_maps(path):
         load_sweep(path, overrides=["data.valid=0"])
     with pytest.raises(SweepError, match=r"data.valid is 0 for 1/vin"):
         load_sweep(path, overrides=["tasks=[{map_size: 9}, {map_size: 11, valid: 0}]"])
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("nonsense=1", "unknown key 'nonsense'"),
+        ("planner=typo", "--only planner=typo: no trial of the sweep matches; known: vin"),
+        ("task=mazes", "--only task=mazes: no trial"),
+        ("planner=vin,seed=7", "--only seed=7: no trial"),
+    ],
+)
+def test_a_choice_that_no_study_has_is_refused_before_anything_is_written(path, tmp_path, capsys, only, message):
+    storage = tmp_path / "storage"
+    for verb in ("run", "plan", "table", "report", "figures", "cancel", "retry"):
+        assert main([verb, str(path), "--storage", str(storage), "--only", only]) == 2, verb
+        assert message in capsys.readouterr().err
+    assert not storage.exists()
+
+
+def test_a_choice_of_what_is_searched_is_refused_once_the_suggestions_are_known(path, tmp_path, capsys):
+    storage = tmp_path / "storage"
+    for only in ("training.learning_rate=0.5,k=2", "id=ffff"):
+        assert main(["plan", str(path), "--storage", str(storage), "--only", only]) == 0
+        assert main(["run", str(path), "--storage", str(storage), "--only", only]) == 2
+        assert "no trial of the sweep matches" in capsys.readouterr().err
+    assert not storage.exists()
+    assert next_suggestions(load_sweep(path), Storage(storage), "planner=vin,seed=1")
+    with pytest.raises(SweepError, match="expected one trial, got no trial"):
+        load_planner(path, planner="vin", storage=tmp_path / "other")
 
 
 def test_a_search_without_suggestions_is_planned_and_tabulated(path, tmp_path, capsys):
