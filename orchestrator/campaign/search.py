@@ -5,6 +5,7 @@ A study is nothing but the suggestions in the storage and the results of their t
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import warnings
@@ -13,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.results import ResultError, TrialResult
+from orchestrator.storage.results import TrialResult
 from orchestrator.storage.suggestions import next_round, planned_trials, read_suggestions, write_suggestions
 from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions, rounded
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, studies
 from orchestrator.sweep.suggestions import expansion, fitting, trials_of
 from orchestrator.tables.optuna_study import distribution, write_journal
-from orchestrator.tables.records import collect
+from orchestrator.tables.records import collect, read_whole_curves
 from orchestrator.tables.studies import studies_of
 from orchestrator.words import shown
 
@@ -126,12 +127,8 @@ def _outcome(
     for trial_id in trial_ids:
         if trial_id not in results:
             continue  # not among those that were chosen
-        try:
-            curves = storage.trial(trial_id).read_curves()
-        except ResultError:
-            curves = []  # damaged, and said where results are shown
-        value = curves[-1].get(search.metric) if curves else None
-        if value is not None and value == value:
+        curves = read_whole_curves(storage.trial(trial_id), str, search.metric)  # what is damaged is said by tables
+        if curves and math.isfinite(value := curves[-1][search.metric]):
             values.append(float(value))
         complete &= results[trial_id].status == "COMPLETED"
     return complete, statistics.fmean(values) if values else None
@@ -238,11 +235,7 @@ class StudyStopping:
         self._search, self._kinds = sweep.search, dict[tuple[Any, ...], EarlyStopping]()
         self.reason = f"stopped early ({sweep.search.stopping})"
         for trial in trials:
-            try:
-                curves = storage.trial(trial.trial_id).read_curves()
-            except ResultError:
-                continue  # damaged, and said where results are shown
-            for record in curves:
+            for record in read_whole_curves(storage.trial(trial.trial_id), str, sweep.search.metric):
                 self.stops(trial, record)
 
     def stops(self, trial: PlannedTrial, record: Mapping[str, Any]) -> bool:

@@ -83,15 +83,22 @@ def collect(
     for evaluation in planned_evaluations(sweep, distinct):
         evaluations.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
         maps.setdefault(id(evaluation.trial), {})[evaluation.dataset_id] = evaluation.data
+    metric = None if sweep.search is None else sweep.search.metric
     read = [
-        _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), curves=curves)
+        _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), metric, curves=curves)
         for trial in distinct
     ]
     return [replace(run, maps=maps.get(id(run.trial), {})) for run in read]
 
 
 def _read(
-    trial: PlannedTrial, result: TrialResult | None, storage: Storage, evaluations: Sequence[Path], *, curves: bool
+    trial: PlannedTrial,
+    result: TrialResult | None,
+    storage: Storage,
+    evaluations: Sequence[Path],
+    metric: str | None,
+    *,
+    curves: bool,
 ) -> TrialRecord:
     damaged: list[str] = []
     tests = []
@@ -103,7 +110,7 @@ def _read(
             continue
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
-    records = read_whole_curves(storage.trial(trial.trial_id), damaged.append) if curves else []
+    records = read_whole_curves(storage.trial(trial.trial_id), damaged.append, metric) if curves else []
     kept = (*CURVES, *SEARCHED)
     drawn = [
         {name: value for name, value in record.items() if name in kept or name.startswith(METRIC)} for record in records
@@ -116,13 +123,22 @@ def _is_of(test: EvaluationResult, result: TrialResult) -> bool:
     return version(test.provenance) == version(result.provenance) or is_present(test.provenance)
 
 
-def read_whole_curves(trial: TrialDirectory, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """Return a trial's per-epoch records, none where they are damaged, which `say` is told."""
+def read_whole_curves(
+    trial: TrialDirectory, say: Callable[[str], object], metric: str | None = None
+) -> list[dict[str, Any]]:
+    """Return a trial's per-epoch records, none where they are damaged, which `say` is told.
+
+    Args:
+        trial: Its directory.
+        say: Is told the file, and what is wrong with it.
+        metric: What a search makes largest, which each epoch must have, too; None without one.
+    """
     try:
         records = trial.read_curves()
         for record in records:
-            system = any(name.startswith(METRIC) for name in record)
-            for name in CURVES[:2] if system else CURVES:
+            of_system = [name for name in record if name.startswith(METRIC)]
+            there = [name for name in of_system if record[name] is not None]
+            for name in (*(CURVES[:2] if of_system else CURVES), *there, *([metric] if metric else ())):
                 if not isinstance(record.get(name), (int, float)):
                     raise ResultError(f"{trial.curves_file}: {name}: expected a number in each epoch")
     except ResultError as error:

@@ -54,7 +54,7 @@ def path(tmp_path):
 
 def finish(storage, trial, value, status="COMPLETED"):
     directory = Storage(storage).trial(trial.trial_id).path
-    put_curves(directory, [{"epoch": 1, "valid_success_rate": value}])
+    put_curves(directory, [{"epoch": 1, "train_seconds": 1.0, "valid_success_rate": value}])
     provenance = Provenance(code=code_hash())
     put_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=provenance))
 
@@ -521,6 +521,28 @@ def test_optuna_and_its_dashboard_open_the_search(path, tmp_path):
     keep_journal(sweep, storage)
     opened = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
     assert len(opened.trials) == 8 and opened.trials[0].value > study.tried[0].value
+
+
+@pytest.mark.parametrize("column", [{}, {"valid_spl": None}, {"valid_spl": "much"}])
+def test_curves_without_the_metric_are_left_out_alone_and_told(path, tmp_path, capsys, column):
+    sweep = with_space(path, "{k: {choices: [2, 4, 8]}}", trials=3, at_once=2, metric="valid_spl", stopping="median")
+    storage = Storage(tmp_path / "s")
+    assert next_suggestions(sweep, storage)
+    trials = planned_trials(sweep, storage)[0]
+    for trial in trials:
+        finish(storage.path, trial, 0.5)
+        epoch = {"epoch": 1, "train_seconds": 1.0, "valid_success_rate": 0.5}
+        put_curves(storage.trial(trial.trial_id).path, [epoch | (column if trial is trials[0] else {"valid_spl": 0.4})])
+    runs = collect(sweep, trials, storage)
+    said = f"{storage.trial(trials[0].trial_id).curves_file}: valid_spl: expected a number in each epoch"
+    assert [run.damaged for run in runs] == [(said,), (), (), ()] and [len(run.curves) for run in runs] == [0, 1, 1, 1]
+    for verb in ("table", "report", "figures"):
+        assert main([verb, str(path), "--storage", str(storage.path)]) == 0
+        assert verb == "report" or said in "".join(capsys.readouterr())
+    keep_journal(sweep, storage)
+    assert not StudyStopping(sweep, trials, storage).stops(trials[0], {"epoch": 2, "valid_spl": 0.4})
+    assert "best valid_spl 0.400" in state_of_search(sweep, storage)[0]
+    assert next_suggestions(sweep, storage)
 
 
 def test_a_search_has_its_pictures_and_a_report_that_is_of_the_best(path, tmp_path, capsys):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from mutations import EXAMPLES, bounded, mutated
+from samples import put_curves
 
 from datagen.plugins import PluginError
 from datagen.storage.dataset import directory_of, is_complete, make_dataset, read_samples, read_split, shards
@@ -172,6 +173,13 @@ def test_a_number_that_is_not_finite_ends_training(sweep, tmp_path):
     assert set(result.metrics.values()) == {None}
     text = render(summarise("springs", [*collect(sweep, [planned], Storage(tmp_path))]), "text")
     assert "1/1 diverged" in text and "20 %" not in text
+
+
+def test_a_word_in_the_place_of_a_metric_costs_its_curves_alone(sweep, tmp_path):
+    planned, storage = expand(sweep)[0], Storage(tmp_path)
+    put_curves(storage.trial(planned.trial_id).path, [{"epoch": 1, "train_seconds": 1.0, f"{METRIC}loss": "much"}])
+    (run,) = collect(sweep, [planned], storage)
+    assert run.curves == [] and "curves.parquet: metric.loss: expected a number in each epoch" in run.damaged[0]
 
 
 def test_a_solve_that_has_not_converged_is_told(sweep, tmp_path):
