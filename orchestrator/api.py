@@ -16,6 +16,7 @@ from orchestrator.storage.suggestions import planned_trials
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.sweep.suggestions import check_only
 from orchestrator.sweep.systems import METRIC
 from orchestrator.words import counted
 
@@ -64,9 +65,11 @@ def open_sweep(
     folder = Storage.given(default_storage() if storage is None else storage)
     spec = load_sweep(sweep, profile, overrides)
     trials, left_out = planned_trials(spec, folder)
-    # A search that has not begun has no trials yet; what is chosen among them can only be said later.
-    chosen = select(trials, only) if trials or not spec.search else trials
-    return OpenSweep(spec, chosen, folder, left_out)
+    if trials or spec.search is None:
+        trials = select(trials, only)
+    else:  # a search that has not begun has no trials yet
+        check_only(spec, only)
+    return OpenSweep(spec, trials, folder, left_out)
 
 
 def read_results(
@@ -141,8 +144,8 @@ def load_planner(
 
     axes = {"planner": planner, "seed": seed}
     wanted = [f"{axis}={value}" for axis, value in axes.items() if value is not None]
-    opened = open_sweep(sweep, storage, profile, overrides)
-    trials = select(opened.trials, ",".join([*wanted, *([only] if only else [])]) or None)
+    opened = open_sweep(sweep, storage, profile, overrides, ",".join([*wanted, *([only] if only else [])]) or None)
+    trials = opened.trials
     if len(trials) != 1:
         raise SweepError(f"{sweep}: expected one trial, got {counted(len(trials), 'trial')}{_told_apart(trials)}")
     directory = opened.storage.trial(trials[0].trial_id)

@@ -55,10 +55,10 @@ class Plan:
         states: By trial id: "done" (COMPLETED or OUT_OF_MEMORY by the present code), "stale" (by other code),
             "failed", "cancelled", "missing".
         datasets: What the trials need.
-        work: Expected work by trial id, in seconds where `seconds_from` says so, else in steps x cells.
-        seconds: Expected process time of what is to run; None where nothing is known.
+        work: Expected work by trial id, in seconds where those are known, else in steps x cells.
+        in_seconds: Whether they are known.
         seconds_from: Where the expectation comes from, in words.
-        at_least: True where some of what is to run is like nothing that ever ran, so that it may take much longer.
+        guessed: Ids of the trials that are like nothing that ever ran.
         trial_bytes: Expected disk of one trial.
     """
 
@@ -68,9 +68,9 @@ class Plan:
     states: dict[str, State]
     datasets: list[PlannedDataset]
     work: dict[str, float]
-    seconds: float | None
+    in_seconds: bool
     seconds_from: str
-    at_least: bool
+    guessed: frozenset[str]
     trial_bytes: int
 
     def count(self, *states: State) -> int:
@@ -91,6 +91,15 @@ class Plan:
                 found[trial.trial_id] = trial
         return sorted(found.values(), key=lambda trial: -self.work[trial.trial_id])
 
+    def seconds(self, rerun: Rerun | None = None) -> float | None:
+        """Return the expected process time of what `to_run` returns; None where nothing is known."""
+        todo = self.to_run(rerun)
+        return sum(self.work[trial.trial_id] for trial in todo) if self.in_seconds or not todo else None
+
+    def at_least(self, rerun: Rerun | None = None) -> bool:
+        """Return True where some of that is like nothing that ever ran, so that it may take much longer."""
+        return self.in_seconds and any(trial.trial_id in self.guessed for trial in self.to_run(rerun))
+
     def _shared(self, trial_id: str) -> bool:
         return self.states[trial_id] in ("done", "stale") and not self.results[trial_id].provenance.exclusive
 
@@ -106,7 +115,6 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) ->
     results = storage.results(dict.fromkeys(trial.trial_id for trial in trials))
     states = {trial.trial_id: _state(results.get(trial.trial_id)) for trial in trials}
     specs = {trial.trial_id: trial.spec for trial in trials}
-    pending = [specs[trial_id] for trial_id, state in states.items() if state in ("missing", "failed")]
     expected = expectation(storage, specs, results)
     expect = expected.seconds
     work = {trial_id: expect(spec) if expect else effort(spec) for trial_id, spec in specs.items()}
@@ -117,9 +125,9 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) ->
         states=states,
         datasets=[_dataset(spec, storage) for spec in _datasets(sweep, trials)],
         work=work,
-        seconds=sum(map(expect, pending)) if expect else (0.0 if not pending else None),
+        in_seconds=expect is not None,
         seconds_from=expected.words,
-        at_least=expect is not None and any(map(expected.guessed, pending)),
+        guessed=frozenset(trial_id for trial_id, spec in specs.items() if expected.guessed(spec)),
         trial_bytes=_trial_bytes(storage, list(results)),
     )
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import shlex
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -197,7 +197,7 @@ def run_campaign(
             onlookers = Onlookers(progress, tracker, events, report, webhook)
             ending = Ending(trials)
             if todo or waiting:
-                sharing = Sharing(storage, mark, _note(plan, executor.shared()))
+                sharing = Sharing(storage, mark, _note(plan, running, executor.shared()))
                 begun = _Running(plan, trials, storage, progress, onlookers, command, executor, sharing, mirror)
                 ending = begun.run(todo)
             status = "FAILED" if onlookers.failures else "FINISHED"
@@ -328,8 +328,8 @@ class _Running:
                 self.progress.say(str(error))
 
 
-def _note(plan: Plan, cluster: str) -> RunNote:
-    """Return what a run that begins says of itself."""
+def _note(plan: Plan, running: Container[str], cluster: str) -> RunNote:
+    """Return what a run of these trials that begins says of itself."""
     resources = plan.sweep.resources
     return RunNote(
         sweep=plan.sweep.name,
@@ -341,7 +341,7 @@ def _note(plan: Plan, cluster: str) -> RunNote:
         most_cpus=resources.at_most and resources.at_most.cpus,
         most_gpus=resources.at_most and resources.at_most.gpus,
         total=len(plan.trials),
-        done=plan.count("done"),
+        done=sum(plan.states[t.trial_id] == "done" and t.trial_id not in running for t in plan.trials),
     )
 
 

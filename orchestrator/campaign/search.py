@@ -5,6 +5,7 @@ A study is nothing but the suggestions in the storage and the results of their t
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import warnings
@@ -13,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.results import ResultError, TrialResult
+from orchestrator.storage.results import TrialResult
 from orchestrator.storage.suggestions import next_round, planned_trials, read_suggestions, write_suggestions
 from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions, rounded
 from orchestrator.sweep.selection import select
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec, studies
 from orchestrator.sweep.suggestions import expansion, fitting, made_for, trials_of
 from orchestrator.tables.optuna_study import distribution, write_journal
-from orchestrator.tables.records import collect
+from orchestrator.tables.records import collect, read_whole_curves
 from orchestrator.tables.studies import studies_of
 from orchestrator.words import shown
 
@@ -37,6 +38,9 @@ def next_suggestions(sweep: SweepSpec, storage: Storage, only: str | None = None
         sweep: A sweep with a `search`.
         storage: The storage directory.
         only: The trials that count, as `--only` chooses them; studies that have none of them wait.
+
+    Raises:
+        SweepError: It chooses none.
     """
     assert sweep.search is not None
     faster = False
@@ -44,6 +48,8 @@ def next_suggestions(sweep: SweepSpec, storage: Storage, only: str | None = None
         number = next_round(storage, sweep.name)
         known, _ = fitting(sweep, read_suggestions(storage, sweep.name))
         new = _round(sweep, storage, known, only)
+        if new and not known:
+            select(expansion(sweep).trials(new), only)  # nothing is written for a choice that matches none of the first
         if not new or write_suggestions(storage, sweep.name, new, number):
             return bool(new) or faster
         faster = True  # another run of the sweep, whose suggestions are as good, for the studies that it made them for
@@ -121,12 +127,8 @@ def _outcome(
     for trial_id in trial_ids:
         if trial_id not in results:
             continue  # not among those that were chosen
-        try:
-            curves = storage.trial(trial_id).read_curves()
-        except ResultError:
-            curves = []  # damaged, and said where results are shown
-        value = curves[-1].get(search.metric) if curves else None
-        if value is not None and value == value:
+        curves = read_whole_curves(storage.trial(trial_id), str, search.metric)  # what is damaged is said by tables
+        if curves and math.isfinite(value := curves[-1][search.metric]):
             values.append(float(value))
         complete &= results[trial_id].status == "COMPLETED"
     return complete, statistics.fmean(values) if values else None
@@ -233,11 +235,7 @@ class StudyStopping:
         self._search, self._kinds = sweep.search, dict[tuple[Any, ...], EarlyStopping]()
         self.reason = f"stopped early ({sweep.search.stopping})"
         for trial in trials:
-            try:
-                curves = storage.trial(trial.trial_id).read_curves()
-            except ResultError:
-                continue  # damaged, and said where results are shown
-            for record in curves:
+            for record in read_whole_curves(storage.trial(trial.trial_id), str, sweep.search.metric):
                 self.stops(trial, record)
 
     def stops(self, trial: PlannedTrial, record: Mapping[str, Any]) -> bool:

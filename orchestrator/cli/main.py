@@ -270,14 +270,14 @@ def _run(options: argparse.Namespace) -> int:
         from orchestrator.campaign.search import next_suggestions
 
         # The campaign goes on from round to round, but with trials to begin with.
-        if next_suggestions(sweep, options.storage, options.only if trials else None):
+        if next_suggestions(sweep, options.storage, options.only):
             sweep, trials = _load(options)
     mirror = opened(options, sweep, trials)
     plan = make_plan(sweep, trials, options.storage)
     todo = plan.to_run(options.rerun)
     work = {trial.trial_id: plan.work[trial.trial_id] for trial in todo}
     progress = Progress(len(plan.states), len(plan.states) - len(todo), work)
-    expected = expected_time(plan)
+    expected = expected_time(plan, options.rerun)
     if todo:
         options.storage.make()
         progress.say(
@@ -290,8 +290,9 @@ def _run(options: argparse.Namespace) -> int:
         ending = run_campaign(plan, todo, options.storage, progress, Command.of(options), mirror)
     except Interrupted:
         sweep, trials = _load(options)  # a search has perhaps added some
-        left = make_plan(sweep, trials, options.storage).count("missing", "failed")
-        progress.say(f"{len(trials) - left} of {len(trials)} trials are done; to go on: {_going_on(options)}")
+        plan = make_plan(sweep, trials, options.storage)
+        done, every = len(plan.states) - len(plan.to_run(options.rerun)), len(plan.states)
+        progress.say(f"{done} of {every} trials are done; to go on: {_going_on(options)}")
         raise
     from orchestrator.tables.formats import render
     from orchestrator.tables.records import collect

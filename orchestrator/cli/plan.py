@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from orchestrator.campaign.estimates import Schedule, schedule, side_by_side
-from orchestrator.campaign.plan import Plan, State, by_cell, make_plan
+from orchestrator.campaign.plan import Plan, Rerun, State, by_cell, make_plan
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
@@ -115,21 +115,21 @@ def _plan_json(plan: Plan) -> dict[str, object]:
             for dataset in plan.datasets
         ],
         "trial_ids": {trial.trial_id: plan.states[trial.trial_id] for trial in plan.trials},
-        "expected_seconds": plan.seconds,
-        "expected_seconds_at_least": plan.at_least,
+        "expected_seconds": plan.seconds(),
+        "expected_seconds_at_least": plan.at_least(),
         "expected_seconds_from": plan.seconds_from,
         "expected_disk_bytes": disk(plan),
         "code": code_hash(),
     }
 
 
-def expected_time(plan: Plan) -> str:
+def expected_time(plan: Plan, rerun: Rerun | None = None) -> str:
     """Return in words how long what is to run will take, one trial after the other and on this machine."""
-    if plan.seconds is None:
+    seconds, todo = plan.seconds(rerun), plan.to_run(rerun)
+    if seconds is None:
         return "unknown"
-    todo = plan.to_run()
     here = min(side_by_side(trial.spec for trial in todo), max(1, len(todo)))
-    alone = f"{'at least ' if plan.at_least else ''}{duration(plan.seconds)}"
+    alone = f"{'at least ' if plan.at_least(rerun) else ''}{duration(seconds)}"
     if here == 1:
         return alone
     finish = schedule((plan.work[trial.trial_id] for trial in todo), here).seconds
@@ -137,7 +137,7 @@ def expected_time(plan: Plan) -> str:
 
 
 def _schedules(plan: Plan, devices: list[int]) -> list[Schedule]:
-    if plan.seconds is None:
+    if plan.seconds() is None:
         return []
     return [schedule((plan.work[trial.trial_id] for trial in plan.to_run()), count) for count in devices]
 

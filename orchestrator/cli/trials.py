@@ -166,6 +166,8 @@ def _say_each(options: argparse.Namespace, sweep: SweepSpec, said: dict[str, str
     if options.json:
         print(json.dumps({"sweep": sweep.name, "trials": said}, indent=2))
         return
+    if not said:
+        print(f"no trial of {sweep.name} yet: its search has not begun")
     for words, count in Counter(said.values()).items():
         print(f"{counted(count, 'trial')}: {words}")
 

@@ -19,11 +19,13 @@ from orchestrator.figures.parts import (
     pens_of,
     percent_axis,
     seed_line,
+    tests_on_all,
     title_of,
 )
 from orchestrator.figures.published import MAZE_UNIQUE, Published
 from orchestrator.figures.style import INK, MUTED, handle, legend, panels
 from orchestrator.storage.evaluations import Bins, EvaluationResult
+from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.generalisation import merged
 from orchestrator.tables.measures import bin_names
 from orchestrator.tables.records import TrialRecord, grouped, problem_of, usable_by_cell
@@ -44,16 +46,20 @@ def detours(runs: TrialRecords, width: float) -> Figure:
 def _binned(
     name: str, of: Callable[[EvaluationResult], Bins | None], first: int, label: str, runs: TrialRecords, width: float
 ) -> Figure:
-    tested = [run for run in usable_by_cell(runs) if any(of(test) is not None for test in run.evaluations)]
+    whole = {id(run): tests_on_all(run) for run in runs if all(name in test.measured for test in run.evaluations)}
+    tested = [run for run in usable_by_cell(runs) if any(of(test) is not None for test in whole.get(id(run), []))]
     if not tested:
-        raise NothingToDraw(f"{name}: no trained planner has been tested with `measure: [{name}]`")
+        raise NothingToDraw(
+            f"{name}: no trained planner has been tested on all `test_on` maps with `measure: [{name}]`"
+        )
     problems = grouped(tested, problem_of)
     figure, every = panels([f"trained on {title_of(problem, runs)}" for problem in problems], width, height=2.4)
     name_of, most = namer(runs, ()), 0
     pen_of = pens_of(runs, name_of)
     for axes, members in zip(every, problems.values(), strict=True):
         for planner, group in grouped(members, name_of).items():
-            bins = [merged([found for test in run.evaluations if (found := of(test)) is not None]) for run in group]
+            used = of_one_version([whole[id(run)] for run in group], lambda tests: tests[0].provenance)
+            bins = [merged([found for test in tests if (found := of(test)) is not None]) for tests in used]
             counted = [one for one in bins if one is not None]
             shares = [
                 [100 * one.arrivals[at] / one.starts[at] for one in counted if at < len(one.starts) and one.starts[at]]

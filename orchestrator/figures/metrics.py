@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -56,10 +57,11 @@ def metrics(runs: TrialRecords, width: float) -> Figure:
 
 def epochs(runs: TrialRecords, width: float) -> Figure:
     """Each metric of the epochs, mean over seeds in a band of one deviation."""
-    names = dict.fromkeys(name for run in runs for record in run.curves for name in record if name.startswith(METRIC))
+    numbers = [(name, value) for run in runs for record in run.curves for name, value in record.items()]
+    names = {name for name, value in numbers if name.startswith(METRIC) and value is not None and math.isfinite(value)}
     found = {name: metric for name, metric in _known(runs).items() if METRIC + name in names}
     if not found:
-        raise NothingToDraw("epochs: no trial has finished an epoch")
+        raise NothingToDraw("epochs: no trial has a number of an epoch")
     named = _namer(runs, set())
     pen_of = pens_of(runs, named)
     figure, every = panels([metric.meaning for metric in found.values()], width, share_y=False)

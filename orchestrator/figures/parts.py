@@ -15,8 +15,10 @@ from orchestrator.figures.style import (
     lowest,
     pens,
 )
+from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.storage.results import ResultError
 from orchestrator.sweep.specs import Scalar
+from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import TrialRecord, grouped, planner_of, problem_of
 
 TrialRecords = Sequence[TrialRecord]
@@ -80,6 +82,18 @@ def cell_namer(runs: TrialRecords, shown: Collection[str]) -> Callable[[TrialRec
         return ", ".join([name(run), *problem, *([f"K = {run.axis('k')}"] if len(ks) > 1 else [])])
 
     return named
+
+
+def tests_on_all(run: TrialRecord, size: int | None = None) -> list[EvaluationResult]:
+    """Return a run's tests on all maps that were asked for, none while one set is missing: means over others differ.
+
+    Args:
+        run: The run.
+        size: Rows of the maps; None for those of every size.
+    """
+    asked = {name for name, maps in run.maps.items() if size in (None, maps.map_size)}
+    tests = of_one_version([test for test in run.evaluations if test.dataset_id in asked], lambda test: test.provenance)
+    return tests if len(tests) == len(asked) else []
 
 
 def number_of(run: TrialRecord, axis: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from itertools import product
@@ -19,6 +20,7 @@ from orchestrator.figures.parts import (
     pens_of,
     percent_axis,
     seed_line,
+    tests_on_all,
     title_of,
 )
 from orchestrator.figures.style import (
@@ -29,7 +31,6 @@ from orchestrator.figures.style import (
     legend,
     panels,
 )
-from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.tables.freshness import of_one_version
 from orchestrator.tables.records import (
     TrialRecord,
@@ -176,16 +177,18 @@ def _over_training(
     x_label: str,
     y_label: str,
 ) -> Figure:
-    if not any(run.curves for run in runs):
-        raise NothingToDraw(f"{name}: no trial has finished an epoch")
-    groups = _by_problem_and_k(runs)
-    columns = len({problem_of(run) for run in runs})
-    figure, every = panels(list(groups), width, columns, share_x=name == "curves")
+    drawn = {id(run): line for run in runs if any(map(math.isfinite, (line := points(run))[1]))}
+    if not drawn:
+        needed = "validation maps" if any(run.curves for run in runs) else "finished an epoch"
+        raise NothingToDraw(f"{name}: no trial has {needed}")
+    problems = {problem_of(run) for run in runs if id(run) in drawn}
+    groups = _by_problem_and_k([run for run in runs if problem_of(run) in problems])
+    figure, every = panels(list(groups), width, len(problems), share_x=name == "curves")
     pen_of = pens_of(runs)
     for axes, members in zip(every, groups.values(), strict=True):
-        for planner, group in grouped([run for run in members if run.curves], planner_of).items():
+        for planner, group in grouped([run for run in members if id(run) in drawn], planner_of).items():
             # A seed that was stopped or still trains must not cut short the curve of those that are done.
-            pen, lines = pen_of[planner], [points(run) for run in usable(group) or once(group)]
+            pen, lines = pen_of[planner], [drawn[id(run)] for run in usable(group) or once(group)]
             length = min(len(x) for x, _ in lines)
             x = np.mean([line[0][:length] for line in lines], axis=0)
             y = np.array([line[1][:length] for line in lines])
@@ -217,22 +220,19 @@ def _with_k(planner: str, runs: TrialRecords) -> str:
 
 def generalisation(runs: TrialRecords, width: float) -> Figure:
     """Success rate on larger maps than those of the training (Figure 10)."""
-    tested = [run for run in usable_by_cell(runs) if run.evaluations]
+    usual = usable_by_cell(runs)
+    tested = [run for run in usual if any(tests_on_all(run, maps.map_size) for maps in run.maps.values())]
     if not tested:
-        raise NothingToDraw("generalisation: no trained planner has been tested on the sweep's `test_on` maps yet")
+        raise NothingToDraw("generalisation: no trained planner has been tested on all `test_on` maps of one size yet")
     problems = grouped(tested, problem_of)
     titles = [f"trained on {title_of(problem, runs)}" for problem in problems]
     figure, every = panels(titles, width, height=2.4)
     pen_of = pens_of(runs)
     for axes, members in zip(every, problems.values(), strict=True):
-        sizes = sorted({test.map_size for run in members for test in run.evaluations})
+        sizes = sorted({maps.map_size for run in members for maps in run.maps.values()})
         for planner, group in grouped(members, planner_of).items():
-            tests: dict[float, list[EvaluationResult]] = {}
-            for run in group:
-                for test in run.evaluations:
-                    tests.setdefault(float(test.map_size), []).append(test)
-            ordered = {size: _rates(every) for size, every in sorted(tests.items())}
-            seed_line(axes, pen_of[planner], list(ordered), list(ordered.values()))
+            shown = {size: rates for size in sizes if (rates := _rates(group, size))}
+            seed_line(axes, pen_of[planner], list(shown), list(shown.values()))
         percent_axis(axes)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         label_below(axes, "rows of the test maps")
@@ -241,12 +241,11 @@ def generalisation(runs: TrialRecords, width: float) -> Figure:
     return figure
 
 
-def _rates(tests: list[EvaluationResult]) -> list[float]:
-    """Return a success rate in percent for each trial: its mean, where it was tested on several sets of one size."""
-    trials: dict[str, list[float]] = {}
-    for test in of_one_version(tests, lambda test: test.provenance):
-        trials.setdefault(test.trial_id, []).append(100 * test.success_rate)
-    return [statistics.fmean(rates) for rates in trials.values()]
+def _rates(runs: TrialRecords, size: int) -> list[float]:
+    """Return a success rate in percent for each trial that was tested on all maps of a size: the mean of its sets."""
+    trials = [tests for run in runs if (tests := tests_on_all(run, size))]
+    used = of_one_version(trials, lambda tests: tests[0].provenance)
+    return [statistics.fmean(100 * test.success_rate for test in tests) for tests in used]
 
 
 def _tested_k(runs: TrialRecords) -> str:

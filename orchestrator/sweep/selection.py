@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 
 from datagen.spec import nearest
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepError
@@ -10,10 +11,15 @@ from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml
 from orchestrator.words import counted
 
 
-def select(trials: list[PlannedTrial], only: str | None) -> list[PlannedTrial]:
+def select(trials: list[PlannedTrial], only: str | None, unknown: Collection[str] = ()) -> list[PlannedTrial]:
     """Return the trials that match `only`, such as `planner=vin,id-vin,k=80`, `planner=vin|id-vin` or `id=3f2a`.
 
     A key matches any of its values, whether they follow it or it is given several times; different keys must all match.
+
+    Args:
+        trials: To choose from.
+        only: Which, None for all of them.
+        unknown: Keys that match whatever the value, which is not known yet.
 
     Raises:
         SweepError: When a key is unknown, or a value or all of them together match no trial.
@@ -21,6 +27,7 @@ def select(trials: list[PlannedTrial], only: str | None) -> list[PlannedTrial]:
     if only is None:
         return trials
     wanted = _wanted(only, {"id", *(axis for trial in trials for axis in trial.axes)})
+    wanted = {key: values for key, values in wanted.items() if key not in unknown}
     for key, values in wanted.items():
         for value in values:
             if not any(_has(trial, key, value) for trial in trials):

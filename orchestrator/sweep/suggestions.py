@@ -6,8 +6,10 @@ import hashlib
 import json
 import random
 
+from orchestrator.sweep.grid import field_of
 from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions
-from orchestrator.sweep.specs import Expansion, SweepError, SweepSpec, studies
+from orchestrator.sweep.selection import select
+from orchestrator.sweep.specs import Expansion, PlannedTrial, SweepError, SweepSpec, studies
 
 _PROBES = 64
 """So many draws tell whether a space holds anything possible."""
@@ -98,7 +100,7 @@ def trials_of(sweep: SweepSpec, study: str, suggestion: dict[str, Scalar]) -> tu
 
 
 def check_space(sweep: SweepSpec) -> None:
-    """Raise SweepError where a study's space has a choice, or nothing at all, that makes a possible trial.
+    """Raise SweepError where a study has no validation maps, or a choice or all of its space makes no possible trial.
 
     A range may hold values that are impossible, such as the even ones of a kernel's size: they are never suggested.
 
@@ -111,10 +113,26 @@ def check_space(sweep: SweepSpec) -> None:
         for name, axis in space.items():
             for value in axis.choices or [None]:
                 fixed = {} if axis.choices is None else {name: value}
-                _check_some(sweep, study, fixed, chance)
+                if any(trial.spec.data.valid == 0 for trial in _some(sweep, study, fixed, chance)):
+                    metric = sweep.search.metric
+                    raise SweepError(f"search.metric {metric!r} needs validation maps, but data.valid is 0 for {study}")
 
 
-def _check_some(sweep: SweepSpec, study: str, fixed: dict[str, Scalar], chance: random.Random) -> None:
+def check_only(sweep: SweepSpec, only: str | None) -> None:
+    """Raise SweepError where `only` chooses no trial of a search, whatever its first suggestions turn out to be.
+
+    Args:
+        sweep: A sweep with a `search`.
+        only: Which trials, as for `--only`; None for all of them.
+    """
+    assert sweep.search is not None
+    trials = [trial for study in studies(sweep) for trial in _some(sweep, study, {}, random.Random(0))]
+    searched = {field_of(axis) for axis in sweep.search.space}
+    select(trials, only, {"id", *(axis for trial in trials for axis in trial.axes if field_of(axis) in searched)})
+
+
+def _some(sweep: SweepSpec, study: str, fixed: dict[str, Scalar], chance: random.Random) -> list[PlannedTrial]:
+    """Return the trials of a possible suggestion; raise SweepError where there is none."""
     assert sweep.search is not None
     first: SweepError | None = None
     for number in range(_PROBES):
@@ -123,8 +141,7 @@ def _check_some(sweep: SweepSpec, study: str, fixed: dict[str, Scalar], chance: 
             for name, axis in sweep.search.space.items()
         }
         try:
-            trials_of(sweep, study, drawn | fixed)
-            return
+            return expansion(sweep).trials({study: [drawn | fixed]})
         except SweepError as error:
             first = first or error
     what = f"{_words(fixed)} is impossible" if fixed else "nothing in it is possible"

@@ -72,10 +72,12 @@ class Further:
     Attributes:
         axes: The cell's place in the sweep.
         tests: One per set of maps, those of the smallest first.
+        asked: Size and name of every set that the cell is to be tested on.
     """
 
     axes: dict[str, Scalar]
     tests: list[Tested]
+    asked: list[tuple[int, str]]
 
     def on(self, map_size: int, dataset_id: str = "") -> Tested | None:
         """Return the test on maps of that size, or on that set of them; None where there is none."""
@@ -88,11 +90,12 @@ class Further:
 def sets_of_maps(rows: Sequence[Further]) -> list[tuple[int, str]]:
     """Return what columns a table of the rows has: sizes, each with an empty name unless a row has several sets of it.
 
-    Those are apart by the sets' names: success on sparse maps and on dense ones has no common mean.
+    Those are apart by the sets' names: success on sparse maps and on dense ones has no common mean. Sets that were
+    asked for count, those included that a cell has not been tested on yet.
     """
     columns: list[tuple[int, str]] = []
-    for size in sorted({test.map_size for row in rows for test in row.tests}):
-        sets = [[test.dataset_id for test in row.tests if test.map_size == size] for row in rows]
+    for size in sorted({size for row in rows for size, _ in row.asked}):
+        sets = [[name for its, name in row.asked if its == size] for row in rows]
         several = any(len(names) > 1 for names in sets)
         columns += [(size, name) for name in (sorted({name for names in sets for name in names}) if several else [""])]
     return columns
@@ -100,8 +103,15 @@ def sets_of_maps(rows: Sequence[Further]) -> list[tuple[int, str]]:
 
 def further(runs: Sequence[TrialRecord]) -> list[Further]:
     """Return the rows, in the order of the sweep; trials of different code are never averaged."""
-    rows = [Further(dict(axes), _tests(usable(members))) for axes, members in grouped(runs, cell_of).items()]
+    rows = [
+        Further(dict(axes), _tests(usable(members)), _asked(members))
+        for axes, members in grouped(runs, cell_of).items()
+    ]
     return [row for row in rows if row.tests]
+
+
+def _asked(runs: Sequence[TrialRecord]) -> list[tuple[int, str]]:
+    return list(dict.fromkeys((maps.map_size, name) for run in runs for name, maps in run.maps.items()))
 
 
 def _tests(runs: Sequence[TrialRecord]) -> list[Tested]:

@@ -83,15 +83,22 @@ def collect(
     for evaluation in planned_evaluations(sweep, distinct):
         evaluations.setdefault(id(evaluation.trial), []).append(evaluation.path(storage))
         maps.setdefault(id(evaluation.trial), {})[evaluation.dataset_id] = evaluation.data
+    metric = None if sweep.search is None else sweep.search.metric
     read = [
-        _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), curves=curves)
+        _read(trial, results.get(trial.trial_id), storage, evaluations.get(id(trial), []), metric, curves=curves)
         for trial in distinct
     ]
     return [replace(run, maps=maps.get(id(run.trial), {})) for run in read]
 
 
 def _read(
-    trial: PlannedTrial, result: TrialResult | None, storage: Storage, evaluations: Sequence[Path], *, curves: bool
+    trial: PlannedTrial,
+    result: TrialResult | None,
+    storage: Storage,
+    evaluations: Sequence[Path],
+    metric: str | None,
+    *,
+    curves: bool,
 ) -> TrialRecord:
     damaged: list[str] = []
     tests = []
@@ -103,7 +110,7 @@ def _read(
             continue
         if test is not None and (result is None or _is_of(test, result)):
             tests.append(test)
-    records = read_whole_curves(storage.trial(trial.trial_id), damaged.append) if curves else []
+    records = read_whole_curves(storage.trial(trial.trial_id), damaged.append, metric) if curves else []
     kept = (*CURVES, *SEARCHED)
     drawn = [
         {name: value for name, value in record.items() if name in kept or name.startswith(METRIC)} for record in records
@@ -116,13 +123,22 @@ def _is_of(test: EvaluationResult, result: TrialResult) -> bool:
     return version(test.provenance) == version(result.provenance) or is_present(test.provenance)
 
 
-def read_whole_curves(trial: TrialDirectory, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """Return a trial's per-epoch records, none where they are damaged, which `say` is told."""
+def read_whole_curves(
+    trial: TrialDirectory, say: Callable[[str], object], metric: str | None = None
+) -> list[dict[str, Any]]:
+    """Return a trial's per-epoch records, none where they are damaged, which `say` is told.
+
+    Args:
+        trial: Its directory.
+        say: Is told the file, and what is wrong with it.
+        metric: What a search makes largest, which each epoch must have, too; None without one.
+    """
     try:
         records = trial.read_curves()
         for record in records:
-            system = any(name.startswith(METRIC) for name in record)
-            for name in CURVES[:2] if system else CURVES:
+            of_system = [name for name in record if name.startswith(METRIC)]
+            there = [name for name in of_system if record[name] is not None]
+            for name in (*(CURVES[:2] if of_system else CURVES), *there, *([metric] if metric else ())):
                 if not isinstance(record.get(name), (int, float)):
                     raise ResultError(f"{trial.curves_file}: {name}: expected a number in each epoch")
     except ResultError as error:
@@ -173,12 +189,14 @@ def cell_of(run: TrialRecord) -> tuple[tuple[str, Scalar], ...]:
 def best_on_validation(runs: Sequence[TrialRecord], axis: str) -> list[TrialRecord]:
     """Return, of cells that differ on one axis alone, the runs of the one with the best mean validation success.
 
+    Where none of them has such a number, all stay: nothing is chosen.
+
     Args:
         runs: The sweep's runs.
         axis: An axis of the sweep, or the last part of its name.
 
     Raises:
-        SweepError: The sweep has no such axis to choose on, or is of systems, which have no such success.
+        SweepError: The sweep has no such axis, or no number to choose by; systems have none.
     """
     if any(run.trial.spec.system for run in runs):
         raise SweepError("--best: chooses planners by their success on validation maps; systems have none")
@@ -190,12 +208,17 @@ def best_on_validation(runs: Sequence[TrialRecord], axis: str) -> list[TrialReco
     def place(run: TrialRecord) -> tuple[tuple[str, Scalar], ...]:
         return tuple((name, value) for name, value in run.trial.cell.items() if name != named[0])
 
-    def success(cell: list[TrialRecord]) -> float:
-        rates = [run.result.valid_success_rate for run in usable(cell) if run.result is not None]
-        return fmean([rate for rate in rates if rate is not None] or [-1.0])  # without a number below all others
+    def rates(cell: Iterable[TrialRecord]) -> list[float]:
+        results = [run.result for run in usable(cell)]
+        return [r.valid_success_rate for r in results if r is not None and r.valid_success_rate is not None]
 
-    each = [grouped(alike, cell_of).values() for alike in grouped(runs, place).values()]
-    return [run for cells in each for run in max(cells, key=success)]
+    if not any(rates([run]) for run in runs):
+        raise SweepError(f"--best: no number to choose {named[0]} by: no trial with validation maps has ended")
+    chosen: list[TrialRecord] = []
+    for alike in grouped(runs, place).values():
+        cells = [cell for cell in grouped(alike, cell_of).values() if rates(cell)]
+        chosen += max(cells, key=lambda cell: fmean(rates(cell))) if cells else alike
+    return chosen
 
 
 def planner_of(run: TrialRecord, but: Collection[str] = ()) -> str:

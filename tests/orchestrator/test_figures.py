@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from functools import cache
@@ -124,6 +125,19 @@ def test_curves_have_bands_over_seeds():
     np.testing.assert_allclose(upper[:, 1][: len(lower)], lower[:, 1][: len(upper)], atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["curves", "seconds"])
+def test_a_task_without_validation_maps_has_no_curves_and_costs_no_others(name):
+    _, runs = samples("figure7", "smoke")
+
+    def unvalidated(run):
+        return replace(run, curves=[record | {"valid_success_rate": math.nan} for record in run.curves])
+
+    with pytest.raises(NothingToDraw, match=f"^{name}: no trial has validation maps"):
+        draw(name, [unvalidated(run) for run in runs])
+    some = [unvalidated(run) if run.axis("map_size") == 7 else run for run in runs]
+    assert [axes.get_title("left") for axes in draw(name, some).axes if axes.get_visible()] == ["11x11"]
+
+
 def test_a_seed_that_was_stopped_does_not_cut_a_curve_short():
     runs = [run for run in samples("figure7", overrides=FEW)[1] if run.completed]
 
@@ -143,6 +157,38 @@ def test_generalisation_says_how_many_steps_were_taken():
     texts = [text.get_text() for text in draw("generalisation", runs).legends[0].get_texts()]
     assert "contractive (K = 80)" in texts and "contractive-grown (K = 60 to 396)" in texts
     assert "VIN (K = 50)" in texts and "ID-VIN (K = 80)" in texts
+
+
+def test_no_mean_is_of_some_of_the_sets_of_a_size():
+    two = ("test_on=[{map_size: 11}, {map_size: 11, seed: 7}, {map_size: 13}]",)
+    _, runs = samples("figure10", "smoke", overrides=two)
+
+    def sizes(runs) -> list[list[float]]:
+        return [list(line.lines[0].get_xdata()) for line in draw("generalisation", runs).axes[0].containers]
+
+    def stale(test):
+        return test.model_copy(update={"provenance": test.provenance.model_copy(update={"code": "0" * 12})})
+
+    def without(run, number):
+        return replace(run, evaluations=[test for at, test in enumerate(run.evaluations) if at != number])
+
+    assert all(line == [11, 13] for line in sizes(runs))
+    for partly in (
+        [without(run, number % 2) for number, run in enumerate(runs)],
+        [replace(run, evaluations=[stale(run.evaluations[0]), *run.evaluations[1:]]) for run in runs],
+    ):
+        assert all(line == [13] for line in sizes(partly))
+    with pytest.raises(NothingToDraw, match=r"generalisation: no .* all `test_on` maps of one size"):
+        draw("generalisation", [without(without(run, 2), 0) for run in runs])
+
+
+@pytest.mark.parametrize("name", ["lengths", "detours"])
+def test_lengths_are_of_trials_that_were_tested_on_all_maps(name):
+    _, runs = samples("factorial", "smoke")
+    kept, partly = runs[0], replace(runs[0], evaluations=runs[0].evaluations[1:])
+    draw(name, [kept])
+    with pytest.raises(NothingToDraw, match=f"{name}: no .* all `test_on` maps"):
+        draw(name, [partly])
 
 
 def test_results_of_other_code_are_left_out_and_shown_only_alone():

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -9,9 +10,12 @@ from samples import put_result
 
 from datagen.storage import dataset as parquet
 from orchestrator.campaign import estimates
+from orchestrator.campaign import run as running
 from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
 from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
+from orchestrator.cli.plan import expected_time
+from orchestrator.signals import Interrupted
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement, read_measurements, timed_cell, write_measurement
@@ -36,6 +40,13 @@ def plan_of(storage, sweep=SWEEP):
     return make_plan(sweep, expand(sweep), Storage(storage))
 
 
+def written(folder):
+    planners = {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}}
+    content = SWEEP.model_dump(exclude_defaults=True, mode="json") | {"planners": planners}
+    (folder / "s.yaml").write_text(json.dumps(content))
+    return folder / "s.yaml"
+
+
 def leave(storage, trial, status="COMPLETED", code=None, exclusive=False, **numbers):
     directory = Storage(storage).trial(trial.trial_id).path
     TrialDirectory(directory).write_spec(trial.spec)
@@ -48,7 +59,7 @@ def test_an_empty_storage_is_not_even_created(tmp_path):
     plan = plan_of(storage)
     assert not storage.exists()
     assert (len(plan.trials), plan.count("missing"), plan.count("done")) == (8, 8, 0)
-    assert plan.seconds is None
+    assert plan.seconds() is None
     assert [dataset.present for dataset in plan.datasets] == [False]
 
 
@@ -94,19 +105,33 @@ def test_expected_time_follows_the_measured_steps(tmp_path):
 
 
 def test_what_was_never_run_takes_at_least_what_is_expected(tmp_path, capsys):
-    path = tmp_path / "s.yaml"
-    path.write_text(
-        json.dumps(
-            SWEEP.model_dump(exclude_defaults=True, mode="json")
-            | {"planners": {"vin": {"core": "vin", "adjoint": "unrolled"}, "id-vin": {"core": "vin"}}}
-        )
-    )
+    path = written(tmp_path)
     leave(tmp_path, expand(SWEEP)[0], forward_seconds=0.1, backward_seconds=0.2)
-    assert plan_of(tmp_path).at_least
+    assert plan_of(tmp_path).at_least()
     assert main(["plan", str(path), "--storage", str(tmp_path)]) == 0
     assert "expected time: at least " in capsys.readouterr().out
     alike = SWEEP.model_copy(update={"planners": {"vin": SWEEP.planners["vin"]}})
-    assert not plan_of(tmp_path, alike).at_least
+    assert not plan_of(tmp_path, alike).at_least()
+
+
+@pytest.mark.parametrize(("rerun", "exclusive", "done"), [("stale", True, 7), ("shared", False, 0)])
+def test_what_is_trained_again_takes_its_time_and_is_not_done(tmp_path, capsys, monkeypatch, rerun, exclusive, done):
+    path, numbers = written(tmp_path), {"forward_seconds": 0.1, "backward_seconds": 0.2, "exclusive": exclusive}
+    for number, trial in enumerate(expand(SWEEP)):
+        leave(tmp_path, trial, code=None if number else "other", **numbers)
+    plan, noted = plan_of(tmp_path), []
+    assert plan.seconds() == 0.0 and not plan.at_least()
+    assert plan.seconds(rerun) == sum(plan.work[trial.trial_id] for trial in plan.to_run(rerun)) > 0.0
+
+    def stopped(plan, todo, *_):
+        noted.append(running._note(plan, {trial.trial_id for trial in todo}, ""))
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(running, "run_campaign", stopped)
+    assert main(["run", str(path), "--storage", str(tmp_path), "--rerun", rerun]) == 128 + signal.SIGINT
+    said = capsys.readouterr().err
+    assert f"expected time: {expected_time(plan, rerun)};" in said and "expected time: 0 s" not in said
+    assert f"{done} of 8 trials are done" in said and noted[0].done == done
 
 
 def test_a_mapper_has_times_of_its_own_and_a_trial_those_of_its_other_seeds(tmp_path):
@@ -133,9 +158,9 @@ def test_a_mapper_has_times_of_its_own_and_a_trial_those_of_its_other_seeds(tmp_
 def test_a_spec_this_version_cannot_read_does_not_spoil_the_estimate(tmp_path):
     other = expand(SWEEP.model_copy(update={"grid": {"k": [10], "seed": [7]}}))[0]
     leave(tmp_path, other, forward_seconds=0.1, backward_seconds=0.2)
-    assert plan_of(tmp_path).seconds is not None
+    assert plan_of(tmp_path).seconds() is not None
     (Storage(tmp_path).trial(other.trial_id).path / "spec.json").write_text('{"of": "the future"}')
-    assert plan_of(tmp_path).seconds is None
+    assert plan_of(tmp_path).seconds() is None
 
 
 def test_of_other_sweeps_some_trials_are_read_and_none_where_its_own_say_enough(tmp_path, monkeypatch):
@@ -147,7 +172,7 @@ def test_of_other_sweeps_some_trials_are_read_and_none_where_its_own_say_enough(
         if trial.axes["seed"] == 0:
             leave(tmp_path, trial, forward_seconds=0.3, backward_seconds=0.2)
     plan = plan_of(tmp_path)
-    assert plan.seconds_from == "from 4 earlier trials on here" and not plan.at_least
+    assert plan.seconds_from == "from 4 earlier trials on here" and not plan.at_least()
     assert plan.count("missing") == 4
 
 

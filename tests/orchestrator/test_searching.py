@@ -11,6 +11,7 @@ import pytest
 from mutations import EXAMPLES, bounded, mutated
 from samples import put_curves, put_result
 
+from orchestrator.api import load_planner
 from orchestrator.campaign import search as searching
 from orchestrator.campaign.search import EarlyStopping, StudyStopping, keep_journal, next_suggestions, state_of_search
 from orchestrator.cli.main import main
@@ -61,7 +62,7 @@ def path(tmp_path):
 
 def finish(storage, trial, value, status="COMPLETED"):
     directory = Storage(storage).trial(trial.trial_id).path
-    put_curves(directory, [{"epoch": 1, "valid_success_rate": value}])
+    put_curves(directory, [{"epoch": 1, "train_seconds": 1.0, "valid_success_rate": value}])
     provenance = Provenance(code=code_hash())
     put_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=provenance))
 
@@ -161,6 +162,42 @@ def test_an_impossible_search_is_refused(path, space, message):
     with pytest.raises(SweepError) as caught:
         load_sweep(path)
     assert message in str(caught.value)
+
+
+def test_a_search_needs_validation_maps(path):
+    with pytest.raises(SweepError, match=r"hunt.yaml: search.metric 'valid_success_rate' needs .* is 0 for 0/vin"):
+        load_sweep(path, overrides=["data.valid=0"])
+    with pytest.raises(SweepError, match=r"data.valid is 0 for 1/vin"):
+        load_sweep(path, overrides=["tasks=[{map_size: 9}, {map_size: 11, valid: 0}]"])
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("nonsense=1", "unknown key 'nonsense'"),
+        ("planner=typo", "--only planner=typo: no trial of the sweep matches; known: vin"),
+        ("task=mazes", "--only task=mazes: no trial"),
+        ("planner=vin,seed=7", "--only seed=7: no trial"),
+    ],
+)
+def test_a_choice_that_no_study_has_is_refused_before_anything_is_written(path, tmp_path, capsys, only, message):
+    storage = tmp_path / "storage"
+    for verb in ("run", "plan", "table", "report", "figures", "cancel", "retry"):
+        assert main([verb, str(path), "--storage", str(storage), "--only", only]) == 2, verb
+        assert message in capsys.readouterr().err
+    assert not storage.exists()
+
+
+def test_a_choice_of_what_is_searched_is_refused_once_the_suggestions_are_known(path, tmp_path, capsys):
+    storage = tmp_path / "storage"
+    for only in ("training.learning_rate=0.5,k=2", "id=ffff"):
+        assert main(["plan", str(path), "--storage", str(storage), "--only", only]) == 0
+        assert main(["run", str(path), "--storage", str(storage), "--only", only]) == 2
+        assert "no trial of the sweep matches" in capsys.readouterr().err
+    assert not storage.exists()
+    assert next_suggestions(load_sweep(path), Storage(storage), "planner=vin,seed=1")
+    with pytest.raises(SweepError, match="expected one trial, got no trial"):
+        load_planner(path, planner="vin", storage=tmp_path / "other")
 
 
 def test_a_search_without_suggestions_is_planned_and_tabulated(path, tmp_path, capsys):
@@ -497,6 +534,28 @@ def test_optuna_and_its_dashboard_open_the_search(path, tmp_path):
     keep_journal(sweep, storage)
     opened = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
     assert len(opened.trials) == 8 and opened.trials[0].value > study.tried[0].value
+
+
+@pytest.mark.parametrize("column", [{}, {"valid_spl": None}, {"valid_spl": "much"}])
+def test_curves_without_the_metric_are_left_out_alone_and_told(path, tmp_path, capsys, column):
+    sweep = with_space(path, "{k: {choices: [2, 4, 8]}}", trials=3, at_once=2, metric="valid_spl", stopping="median")
+    storage = Storage(tmp_path / "s")
+    assert next_suggestions(sweep, storage)
+    trials = planned_trials(sweep, storage)[0]
+    for trial in trials:
+        finish(storage.path, trial, 0.5)
+        epoch = {"epoch": 1, "train_seconds": 1.0, "valid_success_rate": 0.5}
+        put_curves(storage.trial(trial.trial_id).path, [epoch | (column if trial is trials[0] else {"valid_spl": 0.4})])
+    runs = collect(sweep, trials, storage)
+    said = f"{storage.trial(trials[0].trial_id).curves_file}: valid_spl: expected a number in each epoch"
+    assert [run.damaged for run in runs] == [(said,), (), (), ()] and [len(run.curves) for run in runs] == [0, 1, 1, 1]
+    for verb in ("table", "report", "figures"):
+        assert main([verb, str(path), "--storage", str(storage.path)]) == 0
+        assert verb == "report" or said in "".join(capsys.readouterr())
+    keep_journal(sweep, storage)
+    assert not StudyStopping(sweep, trials, storage).stops(trials[0], {"epoch": 2, "valid_spl": 0.4})
+    assert "best valid_spl 0.400" in state_of_search(sweep, storage)[0]
+    assert next_suggestions(sweep, storage)
 
 
 def test_a_search_has_its_pictures_and_a_report_that_is_of_the_best(path, tmp_path, capsys):

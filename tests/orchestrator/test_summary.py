@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from samples import SWEEPS, put_result, sample_runs
 
+from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep.specs import SweepError
@@ -85,7 +86,8 @@ def test_sets_of_maps_of_one_size_have_no_common_mean():
             for test in run.evaluations
             if test.map_size == 49
         ]
-        return replace(run, evaluations=[*run.evaluations, *other])
+        maps = run.maps | {test.dataset_id: DatasetSpec(map_size=49) for test in other}
+        return replace(run, evaluations=[*run.evaluations, *other], maps=maps)
 
     before = {row.axes["planner"]: row.on(49) for row in summarise(sweep.name, runs).further}
     summary = summarise(sweep.name, [also_tested(run) for run in runs])
@@ -96,6 +98,18 @@ def test_sets_of_maps_of_one_size_have_no_common_mean():
         assert row.on(49, "navigation-49-dense").n == plain.n
     text = render(summary, "md")
     assert f"{plain.dataset_id} %" in text and "navigation-49-dense %" in text and "27x27 %" in text
+
+
+def test_sets_that_were_asked_for_stand_apart_while_each_planner_was_tested_on_one():
+    _, runs = samples("figure10", "smoke", overrides=("test_on=[{map_size: 11}, {map_size: 11, seed: 7}]",))
+    first, second = runs[0].maps
+    partly = [replace(run, evaluations=run.evaluations[number % 2 :][:1]) for number, run in enumerate(runs)]
+    text = render(summarise("figure10", partly), "md")
+    assert f"| {first} % | {second} % |" in text and "11x11" not in text
+    lines = lines_of(render(summarise("figure10", partly), "text"), "Success on maps of other sizes")
+    assert all(MISSING in line for line in lines)
+    alike = [replace(run, evaluations=run.evaluations[:1]) for run in runs]
+    assert f"| {first} % | {second} % |" in render(summarise("figure10", alike), "md")
 
 
 def test_a_smaller_scale_is_told_in_one_line_and_is_under_trained_not_diverged():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from mutations import EXAMPLES, bounded, mutated
+from samples import put_curves
 
 from datagen.plugins import PluginError
 from datagen.storage.dataset import directory_of, is_complete, make_dataset, read_samples, read_split, shards
@@ -26,7 +28,7 @@ from orchestrator.storage.results import ResultError
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.plugins import load_plugins
 from orchestrator.sweep.specs import SweepError, SweepSpec, expand, trial_id
-from orchestrator.sweep.systems import SYSTEMS, System
+from orchestrator.sweep.systems import METRIC, SYSTEMS, System
 from orchestrator.tables.formats import render
 from orchestrator.tables.records import collect
 from orchestrator.tables.summary import summarise
@@ -173,6 +175,13 @@ def test_a_number_that_is_not_finite_ends_training(sweep, tmp_path):
     assert "1/1 diverged" in text and "20 %" not in text
 
 
+def test_a_word_in_the_place_of_a_metric_costs_its_curves_alone(sweep, tmp_path):
+    planned, storage = expand(sweep)[0], Storage(tmp_path)
+    put_curves(storage.trial(planned.trial_id).path, [{"epoch": 1, "train_seconds": 1.0, f"{METRIC}loss": "much"}])
+    (run,) = collect(sweep, [planned], storage)
+    assert run.curves == [] and "curves.parquet: metric.loss: expected a number in each epoch" in run.damaged[0]
+
+
 def test_a_solve_that_has_not_converged_is_told(sweep, tmp_path):
     planned, result = ran(sweep, Storage(tmp_path), system="unsolved")
     assert result.forward_diverged and not result.trial_diverged and result.epochs == 3
@@ -210,6 +219,9 @@ def test_tables_figures_and_report_show_the_metrics(sweep, tmp_path):
     assert panels["metrics"] == ["error cm ↓", "stiffness N/m"] and panels["epochs"][0] == "loss"
     with pytest.raises(NothingToDraw, match="is a figure of planners, and the sweep has none"):
         draw("success", runs)
+    none = [{"epoch": 1, f"{METRIC}loss": None, f"{METRIC}error": math.nan}]
+    with pytest.raises(NothingToDraw, match="epochs: no trial has a number of an epoch"):
+        draw("epochs", [replace(run, curves=none) for run in runs])
     page = report(sweep, runs)
     assert "error cm ↓" in page and "metrics" in page and "K of an unrolled planner" not in page
 

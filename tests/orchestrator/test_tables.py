@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -187,6 +188,13 @@ def test_the_best_of_an_axis_is_chosen_on_validation_maps():
     for name in ("planner", "seed", "learning"):
         with pytest.raises(SweepError, match=rf"--best: no single axis '{name}' of the sweep; .*learning_rate"):
             best_on_validation(runs, name)
+    nothing = [replace(run, result=None) for run in runs]
+    unvalidated = [replace(run, result=completed(number, 0.5)) for number, run in enumerate(runs)]
+    for without in (nothing, unvalidated):
+        with pytest.raises(SweepError, match=r"--best: no number to choose training.learning_rate by"):
+            best_on_validation(without, "learning_rate")
+    other = [replace(run, trial=replace(run.trial, axes={**run.trial.axes, "task": "mazes"})) for run in unvalidated]
+    assert best_on_validation([*runs, *other], "learning_rate") == [*chosen, *other]
     system = TrialSpec.model_construct(system=object())
     with pytest.raises(SweepError, match=r"--best: .* systems have none"):
         best_on_validation([TrialRecord(PlannedTrial("", system, {}), None, [], [])], "learning_rate")
