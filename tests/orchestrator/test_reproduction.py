@@ -11,6 +11,8 @@ import pytest
 from published import COLUMNS, PAGE, ROOT, SIX, chosen, joined, made, of, rate, rates, says, script, spread, trials
 
 from orchestrator.cli.main import main
+from orchestrator.storage.results import TrialResult
+from orchestrator.tables.freshness import is_present
 
 
 def test_the_tables_are_the_archives():
@@ -166,6 +168,21 @@ def test_what_needs_no_map():
         f"steps away at most {max(far):.1f} % arrive",
         f"({panoramas['mean map']:.1f} %) either",
     )
+    ten_thousand = {}
+    for planner in ("id-symvin", "reachability"):
+        (trial,) = of("workspaces", planner)
+        ten_thousand[planner] = trial.result, 100 * trial.result["test_searched"]
+    seeing, its_maps = ten_thousand["id-symvin"]
+    far = [sum(seeing[f"test_{part}_by_distance"][2:]) for part in ("arrivals", "cells")]
+    says(
+        "What needs no map",
+        f"({seeing['steps']:,} steps)",
+        f"succeeds from {rate('workspaces', 'id-symvin')} %, from {100 * far[0] / far[1]:.1f} % of the starts",
+        f"a search on its maps has {its_maps:.1f}.",
+        f"has {rate('workspaces', 'reachability')} and {ten_thousand['reachability'][1]:.1f} %.",
+        f"that does not look has {made.blind()[*COLUMNS[2], 10_000]['mean map']:.1f}.",
+    )
+    assert len(trials("workspaces")) == 2
     found = [100 * trial.result["test_searched"] for trial in of("table1_ours", task="visual_navigation")]
     lost = sorted(share for share in found if share < 100)
     says(
@@ -286,15 +303,18 @@ def test_what_was_run_and_what_it_cost():
         f"for {sum(hours.values()):.1f} processor-hours",
         f"{hours['results']:.1f} in `results.parquet` ({number['results']} trials",
         f"{hours['vin_parts']:.1f} in `vin_parts.parquet` ({number['vin_parts']})",
-        f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']})",
+        f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']} on CPUs;",
         f"{hours['table1']:.1f} in `table1.parquet` ({number['table1']} on CPUs",
     )
     codes = Counter(trial.code for trial in made.archived().values() if trial.archive == "results")
     first, second = codes.pop("2730fb08c5bc"), codes.pop("1f4113298ebf")
+    assert codes.pop(of("workspaces", "id-symvin")[0].code) == 2
     says(
         "Trials ran on two cores",
         f"{first} are of code hash `2730fb08c5bc`, {second} of `1f4113298ebf`, {codes.total()} of earlier ones",
     )
+    for sweep in ("table1_ours", "workspaces", "factorial", "fair"):
+        assert all(is_present(TrialResult.model_validate(trial.result).provenance) for trial in trials(sweep)), sweep
     says("`table1_ours`", f"all {len(trials('table1_ours'))} trials")
 
 

@@ -537,6 +537,7 @@ def test_mappers_that_train_with_the_planner():
         f"no trial has more than {max(every):.1f} %, and a search that does not look has {unseeing[workspace]:.1f}",
     )
     assert max(every) < unseeing[workspace]
+    says(claim, f"it holds with 10,000 ({rate('workspaces', 'id-symvin')} %, one seed; below)")
     says("In visual navigation", f"than a search that does not look ({unseeing[visual]:.1f} %)")
     assert all(float(cell(p, *visual).partition(" ")[0]) < unseeing[visual] for p in ("vin", "id-vin"))
 
