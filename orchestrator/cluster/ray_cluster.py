@@ -212,8 +212,10 @@ def evaluate(evaluation: PlannedEvaluation, storage: Storage, stall_seconds: flo
 
     with watched(trial, stall_seconds) as watchdog:
         dataset = storage.dataset(evaluation.data)
-        asked = {"k": evaluation.k, "measures": evaluation.measure}
-        keep_evaluation(trial, evaluate_trial(trial, dataset, "test", progress=watchdog.advance, **asked))
+        found = evaluate_trial(
+            trial, dataset, "test", evaluation.k, progress=watchdog.advance, measures=evaluation.measure
+        )
+        keep_evaluation(trial, found)
 
 
 def measure_everywhere(

@@ -101,8 +101,9 @@ def _check_ended(trial: TrialDirectory, state: Mapping[str, Any], path: Path) ->
     result, records = trial.whole_result(), state.get("records")
     if result is None or result.status != "COMPLETED" or not isinstance(records, list):
         return
-    seconds = [record.get("train_seconds") for record in records if isinstance(record, Mapping)]
-    if None not in seconds and (len(seconds), sum(seconds)) != (result.epochs, result.train_seconds):
+    taken = [record.get("train_seconds") for record in records if isinstance(record, Mapping)]
+    seconds = [one for one in taken if isinstance(one, float)]
+    if (len(seconds), sum(seconds)) != (result.epochs, result.train_seconds):
         raise ResultError(
             f"{path}: is of a training that has not ended, after {len(records)} of {trial.read_spec().training.epochs} "
             "epochs; the trial's result is of other weights. To end it: `idp run SWEEP --rerun stale`"
