@@ -94,7 +94,7 @@ def folder_of_selection(sweep: SweepSpec, storage: Storage, chosen: str) -> Path
 def _owners(folder: SweepFolder) -> dict[str, str]:
     try:
         found = json.loads(folder.variants.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}

@@ -68,7 +68,7 @@ def note_path(storage: Storage, sweep: str, uri: str) -> Path:
 def _read_note(storage: Storage, sweep: str, uri: str) -> dict[str, Any]:
     try:
         note = json.loads(note_path(storage, sweep, uri).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(note, dict) or not isinstance(note.get("experiment"), str):
         return {}
