@@ -50,7 +50,8 @@ def next_suggestions(sweep: SweepSpec, storage: Storage, only: str | None = None
         new = _round(sweep, storage, known, only)
         if new and not known:
             select(expansion(sweep).trials(new), only)  # nothing is written for a choice that matches none of the first
-        if not new or write_suggestions(storage, sweep.name, new, number):
+        kept = {made_for(sweep, study): suggestions for study, suggestions in new.items()}
+        if not new or write_suggestions(storage, sweep.name, kept, number):
             return bool(new) or faster
         faster = True  # another run of the sweep, whose suggestions are as good, for the studies that it made them for
 
@@ -74,7 +75,7 @@ def _round(sweep: SweepSpec, storage: Storage, known: Suggestions, only: str | N
             ]
             suggestions = _suggest(sweep, study, before, outcomes, count)
             if suggestions:
-                new[made_for(sweep, study)] = suggestions
+                new[study] = suggestions
     return new
 
 

@@ -179,7 +179,7 @@ def test_what_needs_no_map():
         f"({seeing['steps']:,} steps)",
         f"succeeds from {rate('workspaces', 'id-symvin')} %, from {100 * far[0] / far[1]:.1f} % of the starts",
         f"a search on its maps has {its_maps:.1f}.",
-        f"has {rate('workspaces', 'reachability')} and {ten_thousand['reachability'][1]:.1f} %.",
+        f"same two epochs, has {rate('workspaces', 'reachability')} and {ten_thousand['reachability'][1]:.1f} %.",
         f"that does not look has {made.blind()[*COLUMNS[2], 10_000]['mean map']:.1f}.",
     )
     assert len(trials("workspaces")) == 2
