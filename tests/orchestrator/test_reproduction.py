@@ -173,16 +173,36 @@ def test_what_needs_no_map():
         (trial,) = of("workspaces", planner)
         ten_thousand[planner] = trial.result, 100 * trial.result["test_searched"]
     seeing, its_maps = ten_thousand["id-symvin"]
+    apart = {
+        trial.spec["training"]["mapper_pretrain_epochs"]: trial
+        for trial in made.archived().values()
+        if trial.spec["planner"]["core"] == "reachability" and trial.spec["data"]["train"] == 10_000
+    }
+    valid = {
+        epochs: [f"{100 * each['valid_success_rate']:.1f}" for each in trial.curves] for epochs, trial in apart.items()
+    }
+
+    def tested(epochs):
+        return [f"{100 * apart[epochs].result[f'test_{name}']:.1f}" for name in ("success_rate", "searched")]
+
     far = [sum(seeing[f"test_{part}_by_distance"][2:]) for part in ("arrivals", "cells")]
     says(
         "What needs no map",
         f"({seeing['steps']:,} steps)",
         f"succeeds from {rate('workspaces', 'id-symvin')} %, from {100 * far[0] / far[1]:.1f} % of the starts",
         f"a search on its maps has {its_maps:.1f}.",
-        f"same two epochs, has {rate('workspaces', 'reachability')} and {ten_thousand['reachability'][1]:.1f} %.",
+        f"reachability has {rate('workspaces', 'reachability')} and {ten_thousand['reachability'][1]:.1f} % if",
+        "after two epochs it has {} and {} %, and {} and {} % from the start".format(*tested(2), *tested(0)),
+        f"{valid[2][1]} % after two epochs apart and {valid[2][2]} after",
+        f"together; {valid[6][-1]}, {valid[2][-1]} and {valid[0][-1]} in the end",
         f"that does not look has {made.blind()[*COLUMNS[2], 10_000]['mean map']:.1f}.",
     )
     assert len(trials("workspaces")) == 2
+    says(
+        "Where a mapper draws the map",
+        f"from {rate('workspaces', 'reachability')} % of all starts so, from {tested(0)[0]} % where",
+        page="docs/planners/reachability.md",
+    )
     found = [100 * trial.result["test_searched"] for trial in of("table1_ours", task="visual_navigation")]
     lost = sorted(share for share in found if share < 100)
     says(
@@ -308,7 +328,7 @@ def test_what_was_run_and_what_it_cost():
     )
     codes = Counter(trial.code for trial in made.archived().values() if trial.archive == "results")
     first, second = codes.pop("2730fb08c5bc"), codes.pop("1f4113298ebf")
-    assert codes.pop(of("workspaces", "id-symvin")[0].code) == 2
+    assert codes.pop(of("workspaces", "id-symvin")[0].code) == 4
     says(
         "Trials ran on two cores",
         f"{first} are of code hash `2730fb08c5bc`, {second} of `1f4113298ebf`, {codes.total()} of earlier ones",
