@@ -44,6 +44,11 @@ def rate(*asked, **axes):
     return spread(rates(of(*asked, **axes)))
 
 
+def at_30(planner, task, size):
+    """Return success in a column of Table 1 at K = 30 as the page writes it."""
+    return rate("table1_ours", planner, task=task, size=size, k=30)
+
+
 def says(claim, *texts, page="REPRODUCTION.md"):
     """Check that a page's one row or paragraph that begins so says all of this; or make it so, with IDP_REWRITE=1."""
     path = ROOT / page

@@ -26,8 +26,8 @@ def doors():
 
 def test_the_mean_map_knows_what_all_maps_share(doors):
     assert success(doors, doors.map.mean(0), Moves()) == 1.0
-    right_of_the_wall, open_cells = 17, 24  # the goal is no start
-    assert right_of_the_wall / open_cells > success(doors, np.ones((6, 5)), Moves()) >= 11 / open_cells
+    beside_the_goal, starts = 11, 24  # in nine of the maps, whose walls nobody expects
+    assert beside_the_goal / starts <= success(doors, np.ones((6, 5)), Moves()) < 1.0
 
 
 def test_on_an_empty_torus_nothing_needs_looking():

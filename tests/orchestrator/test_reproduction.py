@@ -8,7 +8,23 @@ from collections import Counter, defaultdict
 
 import pyarrow.parquet as pq
 import pytest
-from published import COLUMNS, PAGE, ROOT, SIX, chosen, joined, made, of, rate, rates, says, script, spread, trials
+from published import (
+    COLUMNS,
+    PAGE,
+    ROOT,
+    SIX,
+    at_30,
+    chosen,
+    joined,
+    made,
+    of,
+    rate,
+    rates,
+    says,
+    script,
+    spread,
+    trials,
+)
 
 from orchestrator.cli.main import main
 from orchestrator.storage.results import TrialResult
@@ -257,7 +273,7 @@ def test_the_pages_of_planners_have_table_1_s_numbers(page, planners):
     text = (ROOT / "docs" / "planners" / f"{page}.md").read_text()
 
     def cells(*places):
-        return " | ".join(", ".join(rate("table1_ours", p, k=30, task=t, size=s) for t, s in places) for p in planners)
+        return " | ".join(", ".join(at_30(p, *place) for place in places) for p in planners)
 
     assert f"| {cells(('manipulation', 18), ('manipulation', 36))} | `idp run sweeps/table1_ours" in text
     assert f"| {cells(('workspace_manipulation', 18), ('visual_navigation', 15))} | the same |" in text
@@ -267,11 +283,8 @@ def test_when_to_use_which_planner():
     def advice(planner, start, *texts):
         says(start, *texts, page=f"docs/planners/{planner}.md")
 
-    def at_30(planner, place):
-        return rate("table1_ours", planner, task=place[0], size=place[1], k=30)
-
     small, large, _, panoramas = COLUMNS
-    against = [f"{at_30('symvin', place)} against {at_30('convgppn', place)}" for place in (small, large, panoramas)]
+    against = [f"{at_30('symvin', *place)} against {at_30('convgppn', *place)}" for place in (small, large, panoramas)]
     advice("symvin", "- With few maps", f"({against[0]} % on 18x18, {against[1]} on 36x36;", f"({against[2]}).")
     backward = {
         (solver, back): [
@@ -304,7 +317,7 @@ def test_when_to_use_which_planner():
         "contractive",
         "- For planning on larger",
         f"(10,000: {spread(rates(both['contractive']))} %)",
-        f"K = 30: {at_30('contractive', large)})",
+        f"K = 30: {at_30('contractive', *large)})",
         f"after {minutes['contractive']} minutes of a core",
         f"has {spread(rates(both['id-convgppn']))} after {minutes['id-convgppn']} (K = 30)",
     )

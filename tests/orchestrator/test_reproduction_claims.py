@@ -12,6 +12,7 @@ from published import (
     NAMES,
     ROOT,
     SIX,
+    at_30,
     chosen,
     joined,
     made,
@@ -507,10 +508,6 @@ def test_table_1():
     claim = "On workspaces and panoramas"
     says(claim, f"{learned['id-convgppn']} beside {learned['id-symvin']} (ID-SymVIN)")
     says(claim, " beside ".join(visual[p].partition(" ")[0] for p in ("id-convgppn", "convgppn")) + " % (ConvGPPN)")
-
-
-def at_30(planner, task, size):
-    return rate("table1_ours", planner, task=task, size=size, k=30)
 
 
 def test_mappers_that_train_with_the_planner():
