@@ -15,6 +15,7 @@ from orchestrator.storage.evaluations import EvaluationResult, known_evaluation,
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.plugins import used_by
+from orchestrator.trial.device import use_processor
 from planners.registry import Measure
 
 MOST_STEPS = 1_000_000
@@ -56,7 +57,6 @@ def evaluate_trial(
     """
     check_option("--k", k, MOST_STEPS)
     check_option("--threads", threads, MOST_THREADS)
-    import torch
 
     from orchestrator.trial.trained import load_trained
     from planners.training.evaluation import evaluate
@@ -76,7 +76,7 @@ def evaluate_trial(
     problems = parquet.read_split(dataset, split)
     if not len(problems):
         raise ResultError(f"{dataset}: its {split} split is empty")
-    torch.set_num_threads(threads or trained.spec.execution.threads)
+    use_processor(threads or trained.spec.execution.threads)
     steps = k or trained.steps(problems.map.shape[1])
     before = known_evaluation(trial.evaluation(manifest.dataset_id, split, steps))
     wanted = sorted({*measures, *(before.measured if before else ())})

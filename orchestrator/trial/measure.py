@@ -15,7 +15,7 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.measurements import Measurement, timed_cell, write_measurement
 from orchestrator.storage.provenance import provenance
 from orchestrator.sweep.specs import PlannedTrial
-from orchestrator.trial.device import device_of, limit_bytes, no_graphs
+from orchestrator.trial.device import device_of, limit_bytes, no_graphs, use_processor
 from orchestrator.trial.failure import memory_phase
 from orchestrator.words import first_line, trial_name
 from planners.training.memory import MemoryLimitExceeded
@@ -49,7 +49,7 @@ def measure_cells(
 def _measure(trial: PlannedTrial, cell: str) -> Measurement:
     spec = trial.spec
     device = device_of(spec)
-    torch.set_num_threads(spec.execution.threads)
+    use_processor(spec.execution.threads)
     name = trial_name(replace(trial, axes=trial.cell))
     facts = {
         "cell": cell,

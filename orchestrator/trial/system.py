@@ -19,7 +19,7 @@ from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.systems import FORWARD_DIVERGED, METRIC, SYSTEMS, SystemSpec
 from orchestrator.sweep.trial import TrialSpec
 from orchestrator.trial.attempt import DOES_NOT_FIT, Attempt
-from orchestrator.trial.device import limit_device, peak_bytes
+from orchestrator.trial.device import limit_device, peak_bytes, use_processor
 from orchestrator.trial.watchdog import Watchdog
 from planners.specs import TrainingSpec
 
@@ -149,7 +149,7 @@ def made(
         advance: Is told of progress.
     """
     assert spec.system is not None
-    torch.set_num_threads(spec.execution.threads)
+    use_processor(spec.execution.threads)
     torch.manual_seed(spec.seed)
     setting = Setting(
         options=spec.system.options,

@@ -26,7 +26,7 @@ from orchestrator.sweep.specs import TrialSpec, trial_id
 from orchestrator.trial.attempt import DOES_NOT_FIT, Attempt, Report
 from orchestrator.trial.attempt import TrialOptions as TrialOptions
 from orchestrator.trial.cancel import Cancelled, GaveWay
-from orchestrator.trial.device import device_of, limit_bytes, limit_device, no_graphs, peak_bytes
+from orchestrator.trial.device import device_of, limit_bytes, limit_device, no_graphs, peak_bytes, use_processor
 from orchestrator.trial.divergence import WatchedTrainer, keep_divergence
 from orchestrator.trial.failure import STAYS, memory_phase, numbers
 from orchestrator.trial.system import system_numbers
@@ -202,7 +202,7 @@ def _planner_numbers(
 
 
 def _trainer(spec: TrialSpec, datasets: Path, trial: TrialDirectory, device: str) -> WatchedTrainer:
-    torch.set_num_threads(spec.execution.threads)
+    use_processor(spec.execution.threads)
     release_pages()  # of an earlier trial of this process
     limit_gib = spec.execution.memory_limit_gib
     limit_device(device, limit_gib)

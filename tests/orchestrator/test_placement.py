@@ -1,4 +1,7 @@
-"""What a trial asks of Ray on mixed hardware, and what it refuses."""
+"""What a trial asks of Ray on mixed hardware, and what it refuses; the memory that it computes in."""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -138,3 +141,25 @@ def test_graphs_are_used_on_gpus_where_they_can_be_and_nobody_said_no():
     plugged = {"plugins": ("my_planners",)}
     assert "plug-in" in no_graphs(TrialSpec().model_copy(update=plugged), "cuda")
     assert not no_graphs(TrialSpec(execution={"graphs": True}).model_copy(update=plugged), "cuda")
+
+
+def test_what_tensors_have_freed_stays_the_process_s():
+    """Counts the pages that the system clears for steps that allocate 24 tensors of 1 MiB, before and after."""
+    steps = """
+import resource, torch
+from orchestrator.trial.device import keep_freed_memory
+
+def cleared():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for step in range(20):
+        tensors = [torch.empty(1 << 18).fill_(1.0) for _ in range(24)]
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+large = torch.empty(4 << 20)  # once freed it raises the size from which glibc asks the system for each block
+del large
+print(cleared(), keep_freed_memory() and cleared() and cleared())
+"""
+    ran = subprocess.run([sys.executable, "-c", steps], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, ran.stdout.split())
+    assert kept < given_back / 10
