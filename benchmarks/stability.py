@@ -1,6 +1,7 @@
 """Where a trained planner's fixed point lies: residuals by two solvers, and the spectral radius of its step there.
 
 python -m benchmarks.stability STORAGE SWEEP [--profile laptop] [--only planner=id-symvin] [--problems 24]
+    [--out docs/results/stability.json]
 
 Below 1 the forward iteration comes to the fixed point, and so does that of the adjoint system (Eq. 6); above 1 neither.
 """
@@ -8,6 +9,7 @@ Below 1 the forward iteration comes to the fixed point, and so does that of the 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -76,13 +78,18 @@ def main() -> None:
     parser.add_argument("--profile")
     parser.add_argument("--only")
     parser.add_argument("--problems", type=int, default=24, help="test problems of the sweep's own")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    rows = []
     for trial in select(expand(load_sweep(options.sweep, options.profile)), options.only):
         directory = Storage(options.storage).trial(trial.trial_id).path
         planner = load_trained(directory).planner.double()
         problems = read_split(options.storage / "datasets" / dataset_id(trial.spec.data), "test")
         found = fixed_points(planner, problems[: options.problems])
         print(trial_name(trial), *(f"{name}: {value:.2g}" for name, value in found.items()), sep="  ", flush=True)
+        rows.append({"trial_id": trial.trial_id} | {name: float(f"{value:.3g}") for name, value in found.items()})
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

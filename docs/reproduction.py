@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orchestrator.sweep.files import load_sweep
-from orchestrator.sweep.specs import expand
+from orchestrator.sweep.specs import PlannedTrial, expand
 from orchestrator.tables.freshness import of_commonest
 from orchestrator.tables.paper import paper
 
@@ -77,12 +77,17 @@ def archived() -> dict[str, Kept]:
 @cache
 def trials(sweep: str, profile: str | None = "laptop") -> tuple[Kept, ...]:
     """Return what the archive has of a sweep, shipped or among the examples, in the sweep's order, seed by seed."""
-    path = next(path for folder in ("sweeps", "examples") if (path := ROOT / folder / f"{sweep}.yaml").exists())
     return tuple(
         Kept(**{**vars(archived()[trial.trial_id]), "planner": str(trial.axes["planner"])})
-        for trial in expand(load_sweep(path, profile))
+        for trial in planned(sweep, profile)
         if trial.trial_id in archived()
     )
+
+
+def planned(sweep: str, profile: str | None = "laptop") -> list[PlannedTrial]:
+    """Return every trial of a sweep, shipped or among the examples."""
+    path = next(path for folder in ("sweeps", "examples") if (path := ROOT / folder / f"{sweep}.yaml").exists())
+    return expand(load_sweep(path, profile))
 
 
 def chosen(found: Iterable[Kept], planner: str | None = None, **axes: Any) -> list[Kept]:
@@ -121,7 +126,8 @@ def mean(found: Sequence[Kept], field: str) -> float:
     return statistics.mean(trial.result[field] for trial in found)
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """Return a time as tables have it."""
     return f"{value:.4f}" if value < 0.03 else f"{value:.3f}"
 
 
@@ -168,7 +174,7 @@ def accuracy() -> list[str]:
                 spread(success) + (f" ({', '.join(f'{rate:.1f}' for rate in success)})" if single else ""),
                 ", ".join(f"{rate:.1f}" for rate in foreign) if single else f"{statistics.mean(foreign):.1f}",
                 f"{mean(found, 'train_seconds') / 60:.1f}",
-                " + ".join(_seconds(mean(found, f"{part}_seconds")) for part in ("forward", "backward")),
+                " + ".join(seconds(mean(found, f"{part}_seconds")) for part in ("forward", "backward")),
             )
         )
     return rows

@@ -67,7 +67,7 @@ def _renumbered(block, text):
     """Return a block with the numbers of the text, where the words between them stand in it once."""
     parts = re.split(f"({_NUMBER})", text)
     words = [re.escape(part).replace(r"\ ", r"\s+") for part in parts[::2]]
-    found = list(re.finditer(f"({_NUMBER})".join(words), block))
+    found = list(re.finditer(rf"(?<![\w-]){f'({_NUMBER})'.join(words)}", block))  # not ID-VIN's for VIN's
     if len(found) != 1:
         return block
     for group in reversed(range(1, len(words))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -18,6 +20,7 @@ from published import (
     joined,
     made,
     of,
+    power,
     rate,
     rates,
     says,
@@ -75,6 +78,12 @@ def test_the_pages_own_commands_show_what_it_shows(tmp_path, monkeypatch, capsys
         assert success in printed, said
 
 
+def on_mazes(planner, size, k):
+    """Return the trials of Figures 2 and 4 that have ended with numbers."""
+    found = of("figure2" if planner in SIX[:3] else "figure4", planner, size=size, k=k)
+    return [trial for trial in found if trial.result["test_success_rate"] is not None]
+
+
 def test_our_planner_beside_them():
     ours = [[rate("figure4", "contractive", size=size, k=k) for k in (30, 50, 80)] for size in (15, 27)]
     theirs = [rate("figure4", "id-convgppn", size=15, k=k) for k in (30, 50, 80)]
@@ -86,23 +95,42 @@ def test_our_planner_beside_them():
         f"in {joined((seconds[0][0], seconds[0][-1]), by=' to ')} s of training",
         f"against its {joined((seconds[1][0], seconds[1][-1]), by=' to ')}",
         f"({rate('figure2', 'symvin', size=27, k=30)} %; {rate('figure7', 'symvin', size=27)} with",
-        f"one of three is at {min(rates(of('figure4', 'contractive', size=15, k=50))):.1f} % at K = 50",
+        f"one of three is at {min(rates(of('figure4', 'contractive', size=27, k=80))):.1f} % on 27x27 at K = 80",
     )
+    best = {
+        (size, k): max((*SIX, "contractive"), key=lambda p: statistics.mean(rates(on_mazes(p, size, k)) or [0]))
+        for size in (15, 27)
+        for k in (30, 50, 80)
+    }
+    assert [place for place, planner in best.items() if planner != "contractive"] == [(27, 30)]
     curves = [of("figure4", "id-convgppn", size=27, k=k)[0].curves for k in (30, 50, 80)]
     says(
         "ID-ConvGPPN on 27x27",
-        ", ".join(rate("figure4", "id-convgppn", size=27, k=k) for k in (30, 50)),
-        f"{curves[1][0]['train_loss']:.2f} to {joined((c[-1]['train_loss'] for c in curves[:2]), 2, by=', ')} and",
+        "has {}, {} and {} % at K".format(*(rate("figure4", "id-convgppn", size=27, k=k) for k in (30, 50, 80))),
+        f"{curves[1][0]['train_loss']:.2f} to {{:.2f}}, {{:.2f}} and {{:.2f}}, and".format(
+            *(epochs[-1]["train_loss"] for epochs in curves)
+        ),
     )
 
 
 def test_why_id_vin_stalls_and_diverges():
-    solved, plain, clipped = (rate("id_vin", p) for p in ("solved", "id-vin", "clipped-at-1"))
+    solved, plain, back, clipped = (rate("id_vin", p) for p in ("solved", "id-vin", "solved-backward", "clipped-at-1"))
+    (well,) = of("id_vin", "solved")
+    arrived, cells = (well.result[f"test_{what}_by_distance"] for what in ("arrivals", "cells"))
+    near = [100 * part / whole for part, whole in zip(arrived, cells, strict=True) if whole]
     says(
         "Why ID-VIN stalls",
-        f"same {solved} % as with 30 and 15 ({plain})",
-        f"a gradient clip of 1 changes nothing either ({clipped};",
+        f"residuals are {power(well.result['forward_residual'])} and {power(well.result['backward_residual'])}, and it",
+        f"reaches {solved} %, where 30 and 15 reach {plain}, 30 and 60 {back};",
+        f"a gradient clip of 1 changes as little ({clipped};",
+        f"(K = 100: {near[0]:.0f} % of the starts at most 10 steps away arrive, {near[1]:.0f} % of those up to 20, "
+        f"{100 * sum(arrived[2:]) / sum(cells[2:]):.0f} % of the others)",
     )
+    one_map = [
+        trial for trial in trials("vin_parts", None) if trial.spec["planner"]["options"].get("rewards") != "per_action"
+    ]
+    assert len(one_map) == 5
+    says("So it is", f"stay at {min(rates(one_map)):.0f} to {max(rates(one_map)):.0f} %")
     says(
         "Why ID-VIN diverges",
         f"{', '.join(rate('id_vin', p) for p in ('adam', 'all-optimal', 'falling-step-size'))} %",
@@ -117,11 +145,29 @@ def test_why_id_vin_stalls_and_diverges():
     )
     symvins = of("figure12", core="symvin")
     first = sorted(100 * trial.curves[0]["valid_success_rate"] for trial in symvins)
-    last = [trial.curves[-1]["forward_residual"] for trial in symvins if trial.spec["planner"]["solver"] == "anderson"]
+    last = {
+        back: sorted(t.curves[-1]["forward_residual"] for t in chosen(symvins, solver="anderson", solver_bwd=back))
+        for back in ("anderson", "forward")
+    }
     says(
         "Why Anderson",
         f"alike ({first[0]:.0f} to {first[-1]:.0f} %",
-        f"to {max(last):.2f} with forward iteration backward",
+        f"to {' and '.join(map(power, last['anderson']))} with Anderson backward",
+        f"to {' and '.join(f'{left:.2f}' for left in last['forward'])} with forward iteration backward",
+    )
+    kept = {row["trial_id"]: row for row in json.loads((ROOT / "docs" / "results" / "stability.json").read_text())}
+    found = {
+        pair: [kept[t.result["trial_id"]] for t in chosen(symvins, solver=pair[0], solver_bwd=pair[1])]
+        for pair in itertools.product(("forward", "anderson"), repeat=2)
+    }
+    radii = {pair: [row["radius"] for row in rows] for pair, rows in found.items()}
+    through = radii["forward", "forward"] + radii["forward", "anderson"]
+    says(
+        "Why Anderson",
+        f"there is {min(through):.2f} to {max(through):.2f} (median",
+        "{:.2f} and {:.2f} with Anderson both ways".format(*sorted(radii["anderson", "anderson"])),
+        "{:.2f} and {:.2f} with Anderson forward and".format(*radii["anderson", "forward"]),
+        "(residuals of {:.2f} and {:.2f})".format(*(row["Anderson, 100"] for row in found["anderson", "forward"])),
     )
     reached = [trial.curves[-1]["forward_residual"] for trial in of("accuracy", "id-convgppn")]
     says("ID-ConvGPPN has hardly a fixed point", f"levels off at {reached[0]:.1f}")
@@ -308,6 +354,7 @@ def test_when_to_use_which_planner():
         *(f"{rate('accuracy', 'id-convgppn', k=k)} % with K = {k}" for k in (30, 50)),
         f"ID-SymVIN has {rate('accuracy', 'id-symvin')} %",
         f"({made.mean(panoramas, 'forward_residual'):.2f} on panoramas at K = 80)",
+        f"ID-ConvGPPN needs {of('figure9', 'id-convgppn', k=80)[0].result['peak_bytes'] / 2**20:.0f} MiB",
         f"at K = 10, it has {few} %",
         f"has {more} % at K = 30",
     )
@@ -339,20 +386,32 @@ def test_what_was_run_and_what_it_cost():
         f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']} on CPUs;",
         f"{hours['table1']:.1f} in `table1.parquet` ({number['table1']} on CPUs",
     )
-    codes = Counter(trial.code for trial in made.archived().values() if trial.archive == "results")
-    first, second = codes.pop("2730fb08c5bc"), codes.pop("1f4113298ebf")
-    assert codes.pop(of("workspaces", "id-symvin")[0].code) == 4
+    every = [trial for trial in made.archived().values() if trial.archive == "results"]
+    old = [
+        len({trial.result["trial_id"] for trial in trials(*sweep) if not _is_present(trial)})
+        for sweep in (("accuracy",), ("cores", None))
+    ]
+    assert sum(old) == sum(not _is_present(trial) for trial in every)
     says(
         "Trials ran on two cores",
-        f"{first} are of code hash `2730fb08c5bc`, {second} of `1f4113298ebf`, {codes.total()} of earlier ones",
+        f"{len(every) - sum(old)} are of the present code, {old[0]} of `accuracy` and {old[1]} of `cores` of",
     )
-    for sweep in ("table1_ours", "workspaces", "factorial", "fair"):
-        assert all(is_present(TrialResult.model_validate(trial.result).provenance) for trial in trials(sweep)), sweep
+    for sweep in ("table1_ours", "factorial", "fair"):
+        assert all(map(_is_present, trials(sweep))), sweep
+    assert {trial.code for trial in trials("vin_parts", None)} == {of("figure2", "vin")[0].code}
     says("`table1_ours`", f"all {len(trials('table1_ours'))} trials")
 
 
-def test_the_few_steps_that_were_run():
-    found = Counter((trial.planner, trial.k) for trial in trials("few_steps"))
-    assert {planner for planner, k in found if k == 10} == {*SIX, "contractive"}
-    assert {cell for cell in found if cell[1] > 10} == {("contractive", 30), ("contractive", 50), ("id-vin", 30)}
-    assert chosen(trials("accuracy"), "id-symvin", k=50)[0].spec["seed"] == 0
+def _is_present(trial):
+    return is_present(TrialResult.model_validate(trial.result).provenance)
+
+
+def test_the_sweeps_that_are_said_to_be_whole_are():
+    table = PAGE.partition("| sweep | what of")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", table, re.MULTILINE)
+    every = [names for names, what in rows if re.fullmatch(r"all(?: \d+ trials)?", what)]
+    whole = [name for names in every for name in re.findall(r"`(\w+)`", names)]
+    assert len(whole) > 12
+    for sweep in whole:
+        at = sweep, None if sweep == "vin_parts" else "laptop"
+        assert len(trials(*at)) == len(made.planned(*at)), sweep

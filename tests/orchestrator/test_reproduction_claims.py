@@ -6,7 +6,6 @@ import itertools
 import json
 import statistics
 
-import pytest
 from published import (
     COLUMNS,
     NAMES,
@@ -61,9 +60,8 @@ def test_times():
         "SymVIN costs slightly more",
         f"VIN {vin:.0f} ms, SymVIN {symvin:.0f}, ConvGPPN {convgppn:.0f};",
         f"an H100 {there['vin']}, {there['symvin']} and {there['conv_gppn']} |",
-        f"{symvin / vin:.0f} times VIN, three fifths",
+        f"{symvin / vin:.0f} times VIN, {symvin / convgppn:.1f} of ConvGPPN;",
     )
-    assert symvin / convgppn == pytest.approx(3 / 5, abs=0.05)
 
 
 def on_a_gpu(core, adjoint, size):
@@ -150,15 +148,14 @@ def test_stability():
     for planner in ("symvin", "id-symvin", "convgppn", "id-convgppn"):
         says("IDPs train stably at large K", f"{NAMES[planner]} {eighty[planner]}")
         says("On 15x15 at K = 80 ID-ConvGPPN is best", f"{NAMES[planner]} {eighty[planner]}")
-    assert eighty["vin"] == eighty["id-vin"]
     says(
         "IDPs train stably at large K",
-        f"VIN and ID-VIN {eighty['vin']} %, ours {eighty['contractive']}",
+        f"VIN {eighty['vin']} and ID-VIN {eighty['id-vin']} %, ours {eighty['contractive']}",
         f"SymVIN (K = 30) {rate('figure7', 'symvin', size=27)}",
         f"ID-SymVIN (K = 80) {rate('figure7', 'id-symvin', size=27)}",
         f"ours (K = 80) {rate('figure7', 'contractive', size=27)}",
     )
-    diverged = [trial for trial in trials("id_vin") if trial.result["forward_diverged"]]
+    diverged = [trial for trial in trials("id_vin") if trial.result["trial_diverged"]]
     large = [rate(*pair, size=27, k=50) for pair in (("figure2", "convgppn"), ("figure4", "id-convgppn"))]
     says(
         "IDPs train stably at large K",
@@ -173,24 +170,27 @@ def test_stability():
     says(claim, f"{' and '.join(map(power, losses['id-symvin']))} (ID-SymVIN)")
     lost = sorted(rates([*library["symvin"], *library["id-symvin"]]))
     kept = sorted(rates([*of("symvin_start", "symvin"), *of("symvin_start", "id-symvin")]))
-    says(claim, f"{lost[0]:.1f} to {lost[-1]:.1f} %", f"({kept[0]:.1f} to {kept[-1]:.1f} %)")
+    says(claim, f"success {lost[0]:.1f} to {lost[-1]:.1f} %", f"({kept[0]:.1f} to {kept[-1]:.1f} %)")
+    (stopped,) = (trial for found in library.values() for trial in found if trial.result["not_finite"])
+    assert (stopped.planner, stopped.k, len(stopped.curves)) == ("library-symvin", 80, 1)
 
 
 def test_vin_and_the_number_of_steps():
     pairs = (("figure2", "vin"), ("figure4", "id-vin"))
     small, large = ({rate(*pair, size=size, k=k) for pair in pairs for k in K} for size in (15, 27))
-    assert small == {"35.8"}
-    says("VIN and ID-VIN hardly depend on K", "both 35.8 %", f"{min(large)} to {max(large)} % on 27x27")
+    kept = f"{min(small)} to {max(small)} % on 15x15"
+    says("VIN and ID-VIN hardly depend on K", f"both {kept}", f"{max(large)} % on 27x27")
     (largest,) = {rate("figure9", planner, k=k) for planner in ("vin", "id-vin") for k in (30, 80)}
-    says(
-        "VIN and ID-VIN hardly depend on the size", f"{min(large)} to {max(large)} % on 27x27", f"{largest} % on 49x49"
-    )
-    for pair in pairs:
-        for trial in of(*pair, size=15):
-            assert trial.result["test_arrivals_by_distance"][2:] == [0, 0, 0, 0]
-    for planner in SIX:
-        (trial,) = of("figure4" if "id-" in planner else "figure2", planner, size=15, k=30)
-        says("Their forward passes", f"{NAMES[planner]} {power(trial.result['forward_residual'])}")
+    says("VIN and ID-VIN hardly depend on the size", kept, f"{max(large)} % on 27x27", f"{largest} % on 49x49")
+    assert len(large) == 1
+    far = [trial.result for pair in pairs for trial in of(*pair, size=15)]
+    arrivals, cells = (sum(sum(each[f"test_{what}_by_distance"][2:]) for each in far) for what in ("arrivals", "cells"))
+    says("VIN and ID-VIN hardly depend on K", f"on mazes {arrivals} of {cells:,} starts more than 20 steps away")
+    left = []
+    for p in (p for twins in zip(SIX[:3], SIX[3:], strict=True) for p in twins):
+        (trial,) = of("figure4" if "id-" in p else "figure2", p, size=15, k=30)
+        left.append(f"{NAMES[p]} {power(trial.result['forward_residual'])}")
+    says("Their forward passes", "{}, {}; {}, {}; {}, {}; trained".format(*left))
     trained = {planner: [t.result["forward_residual"] for t in of("accuracy", planner, k=30)] for planner in SIX[:4]}
     settled = sorted(trained["id-vin"])[:-1]
     says(
@@ -199,11 +199,17 @@ def test_vin_and_the_number_of_steps():
         f"SymVIN {power(*trained['symvin'])}, ConvGPPN {power(*trained['convgppn'])}, ID-ConvGPPN",
         f"ID-ConvGPPN {of('accuracy', 'id-convgppn', k=30)[0].result['forward_residual']:.1f} |",
     )
-    claim = "With few forward steps"
+    claim, lost = "With few forward steps", {}
     for planner in (*SIX, "contractive"):
         few = rate("few_steps", planner, k=10)
         more = rate("figure4" if "id-" in planner else "figure2", planner, size=15, k=30)
         says(claim, f"{'ours' if planner == 'contractive' else NAMES[planner]} {few} against {more}")
+        lost[planner] = float(more.split()[0]) - float(few.split()[0])
+    says(
+        claim,
+        f"lose {lost['id-convgppn']:.0f} and {lost['id-symvin']:.0f} points, SymVIN {lost['symvin']:.0f} and",
+    )
+    assert max(lost[p] for p in ("convgppn", "vin", "id-vin")) < 0.5 and max(lost, key=lost.get) == "contractive"
 
 
 def residual(sweep, core, solver_bwd, k_bwd, solver="forward", side="backward"):
@@ -216,14 +222,16 @@ def test_the_number_of_backward_steps():
     backward = [of("figure11", core="conv_gppn", solver_bwd="anderson", k_bwd=k)[0].result for k in times]
     says(
         claim,
-        *(f"{rate('figure15', 'id-vin', k_bwd=k)} % with {k}" for k in (5, 15)),
+        "{} % with 5 products, {} % with 15 (".format(*(rate("figure15", "id-vin", k_bwd=k) for k in (5, 15))),
         f"({power(residual('figure11', 'symvin', 'anderson', 5))} after 5)",
-        f"({power(residual('figure11', 'conv_gppn', 'anderson', 15))} after 15;",
+        "ID-ConvGPPN's leaves {} after 15 and {} after 30 (".format(
+            *(power(residual("figure11", "conv_gppn", "anderson", k)) for k in (15, 30))
+        ),
         f"{joined((result['backward_seconds'] for result in backward), 0, 1000, ', ')} ms",
         f"leaves {power(of('id_vin', 'solved-backward')[0].result['backward_residual'])}",
         f"({rate('id_vin', 'solved-backward')} % against {rate('id_vin', 'id-vin')})",
     )
-    for core, k in (("vin", 5), ("symvin", 10), ("conv_gppn", 20)):
+    for core, k in (("vin", 5), ("symvin", 10)):
         assert residual("figure11", core, "anderson", k) < 1e-4
     larger = [t.result["backward_residual"] for p in ("id-symvin", "id-convgppn") for t in of("figure4", p, size=27)]
     arms = {
@@ -283,12 +291,21 @@ def test_solvers():
         f"ID-VIN ({between('vin', 'anderson')} %)",
         f"({between('conv_gppn', 'anderson')}, against {between('conv_gppn', 'forward')})",
     )
-    for trial in [*trials("figure11"), *of("figure12", solver="forward")]:
-        trace = [size for size in trial.result["backward_trace"] if size > 1e-7]  # what is above rounding
-        assert trace == sorted(trace, reverse=True)
+    assert rising("figure11") == [("id-convgppn", "forward", 30)] and not rising("figure12", solver="forward")
     (plain,) = of("figure15", "id-vin", k_bwd=15)
     penalised = sorted(rates(of("figure15", "id-vin-regularised")))
-    says("Jacobian regularisation", spread(rates([plain])), f"{penalised[0]:.1f} to {penalised[-1]:.1f} %")
+    span = f"{penalised[0]:.1f} to {penalised[-1]:.1f} %"
+    says("Jacobian regularisation", f"without {spread(rates([plain]))} %, with {span}")
+
+
+def rising(sweep, **axes):
+    """Return planner, solver and number of products of the adjoint systems whose residual did not only fall."""
+    found = []
+    for trial in of(sweep, **axes):
+        trace = [size for size in trial.result["backward_trace"] if size > 1e-7]  # what is above rounding
+        if trace != sorted(trace, reverse=True):
+            found.append((trial.planner, *(trial.spec["planner"][axis] for axis in ("solver_bwd", "k_bwd"))))
+    return found
 
 
 def test_adjoints_that_stand_still():
@@ -314,7 +331,8 @@ def test_adjoints_that_stand_still():
         if trial.archive == "results" and trial.spec["planner"]["core"] == "spt"
     ]
     spt = chosen(spt, adjoint="implicit")
-    library = of("symvin_start", "library-id-symvin")
+    (diverging,) = of("figure11", "id-convgppn", solver_bwd="forward", k_bwd=30)
+    grown = diverging.result["backward_trace"]
     pair = of("figure12", core="symvin", solver="anderson", solver_bwd="forward")
     (grows,) = stalled(pair)
     assert grows.result["backward_trace"][1] == min(grows.result["backward_trace"])
@@ -326,8 +344,10 @@ def test_adjoints_that_stand_still():
         f" ({' and '.join(f'{success:.1f}' for success in sorted(rates(arms)))} %; the first's residual rises from"
         f" {min(rises.result['backward_trace']):.2f} to {rises.result['backward_trace'][-1]:.2f})",
         f"that its last epoch undid ({spread(rates([undone]))} %)",
-        f"ID-SymVINs from the library's weights ({counted(library)}), SPT in {counted(spt)}",
-        f"ID-SymVIN in {counted(pair)} ({min(grows.result['backward_trace']):.2f} after two products,"
+        f"In `results.parquet` SPT in {counted(spt)} trials, and with forward iteration backward ID-ConvGPPN once"
+        f" ({grown[7]:.2f} after eight products, {grown[-1]:.2f} after 30: `figure11`)",
+        f"and with Anderson forward besides ID-SymVIN in {counted(pair)}"
+        f" ({min(grows.result['backward_trace']):.2f} after two products,"
         f" {grows.result['backward_trace'][-1]:.2f} after five)",
         f"stands still in {counted(every)} trials, none of ID-VIN",
     )
@@ -367,19 +387,21 @@ def test_what_more_training_reaches():
     )
 
 
-def beyond(sweep, planner, per_row=None, digits=0):
+def on_larger(sweep, planner, per_row=None):
     """Return success on larger maps than those of the training, tested with the K of training or with K a row."""
-    sizes = (27, 49, 75) if sweep == "figure10" else (27, 49)
-    found = {
-        size: [
+    return [
+        [
             100 * test["success_rate"]
             for trial in of(sweep, planner, **({"k": 30} if sweep == "accuracy" and planner != "id-symvin" else {}))
             for test in trial.tests
             if (test["map_size"], test["k"]) == (size, per_row * size if per_row else trial.k)
         ]
-        for size in sizes
-    }
-    return joined((statistics.mean(found[size]) for size in sizes), digits)
+        for size in ((27, 49, 75) if sweep == "figure10" else (27, 49))
+    ]
+
+
+def beyond(sweep, planner, per_row=None, digits=0):
+    return joined(map(statistics.mean, on_larger(sweep, planner, per_row)), digits)
 
 
 def test_larger_maps_than_those_of_the_training():
@@ -399,6 +421,16 @@ def test_larger_maps_than_those_of_the_training():
         f"ours (30) {beyond('accuracy', 'contractive', digits=1)}",
         f"solves {perfect:.1f} % (`factorial`)",
     )
+    pair = ("id-symvin", "symvin")
+    apart = [statistics.stdev(seeds) for planner in pair for seeds in on_larger("figure10", planner)]
+    says(
+        claim,
+        f"({' against '.join(beyond('figure10', planner) for planner in pair)}, deviations of {min(apart):.0f} to "
+        f"{max(apart):.0f})",
+    )
+    means = {p: [statistics.mean(seeds) for seeds in on_larger("figure10", p)] for p in SIX}
+    assert all(one < other for one, other in zip(means["id-convgppn"], means["convgppn"], strict=True))
+    assert all(one > other for one, other in zip(means["id-symvin"], means["id-vin"], strict=True))
 
 
 def test_spt():
@@ -408,14 +440,17 @@ def test_spt():
         claim,
         f"residual {left['id-spt', 5]:.2f} after K = 5 steps ({left['id-spt-injected', 5]:.2f} with the map",
         f"ID-VIN's {left['id-vin', 15]:.2f} after 15 and {left['id-vin', 30]:.2f} after 30",
-        "SPT {:.1f}, ID-SPT {:.1f} ({:.1f} with the map), ID-VIN {:.1f} and {:.1f} %".format(*rates(trials("spt"))),
+        "SPT {:.1f}, ID-SPT {:.1f} ({:.1f} with the map), ID-VIN {:.1f} and {:.1f} %".format(*rates(trials("spt"))[:5]),
     )
-    small = [
-        t for t in made.archived().values() if t.spec["planner"]["core"] == "spt" and t.spec["data"]["train"] == 1000
-    ]
-    tried = sorted(rates(small))
-    assert len(small) == 9
-    says(claim, f"the nine SPTs that were tried are at {tried[0]:.1f} to {tried[-1]:.1f} % after 155 steps")
+    published = " and ".join(rate("spt", f"{planner}-as-published") for planner in ("spt", "id-spt"))
+    (settled,) = of("spt", "id-spt-as-published")
+    loss = [settled.curves[at]["train_loss"] for at in (0, -1)]
+    says(
+        claim,
+        f"one optimal action SPT and ID-SPT have {published} %, ID-SPT at a residual of "
+        f"{power(settled.result['forward_residual'])} and a loss that goes from {loss[0]:.2f} to {loss[1]:.2f}",
+    )
+    says("- To study C.1", f"have {published} %", page="docs/planners/spt.md")
 
 
 def cell(planner, task="manipulation", size=18):
@@ -558,4 +593,4 @@ def test_the_classes_on_mazes():
         f"ID-ConvGPPN {small[1][0]} beside ID-SymVIN's {small[1][1]}",
         f"27x27: {large[0][0]} beside {large[0][1]} and {large[1][0]} beside {large[1][1]} %",
     )
-    assert all(float(convgppn) < float(symvin) for convgppn, symvin in large)
+    assert all(float(convgppn) < float(symvin) for convgppn, symvin in small + large)
