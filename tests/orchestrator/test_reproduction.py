@@ -325,6 +325,26 @@ def test_the_pages_of_planners_have_table_1_s_numbers(page, planners):
     assert f"| {cells(('workspace_manipulation', 18), ('visual_navigation', 15))} | the same |" in text
 
 
+def test_our_planner_on_larger_maps():
+    whole = trials("contractive", None)
+    reached = {
+        size: [100 * test["success_rate"] for trial in whole for test in trial.tests if test["map_size"] == size]
+        for size in (15, 27, 49, 99)
+    }
+    average = {size: statistics.mean(rates) for size, rates in reached.items()}
+    minutes = [trial.result["train_seconds"] / 60 for trial in whole]
+    says(
+        "`contractive`, trained for ten epochs",
+        f"({_span(minutes, 1)} minutes a seed)",
+        f"{average[15]:.2f} % success on 1,000 mazes of 15x15, {average[27]:.1f} % on 500 of 27x27",
+        f"{average[49]:.1f} % on 500 of 49x49 ({_span(reached[49], 1)})",
+        f"{average[99]:.1f} % on 200 of 99x99 ({_span(reached[99], 1)})",
+        page="docs/planners/contractive.md",
+    )
+    says("ID-ConvGPPN is at", f"Ours, trained with K = 60, is at {statistics.mean(rates(whole)):.2f} %")
+    says("Success falls with the size", f"with 108 and 196 {average[27]:.1f} / {average[49]:.1f}, means")
+
+
 def test_when_to_use_which_planner():
     def advice(planner, start, *texts):
         says(start, *texts, page=f"docs/planners/{planner}.md")
