@@ -142,7 +142,26 @@ def test_why_id_vin_stalls_and_diverges():
         f"creep from {joined((curve[n]['forward_residual'] for n in (0, 4)), 1, 100, ' to ')} %",
         f"the loss goes from {curve[4]['train_loss']:.2f} to {curve[5]['train_loss']:,.0f}",
         f"it stays at {rates(of('accuracy', 'id-vin'))[2]:.1f} %",
+        "falls from {:.0f} points to {:.1f}.".format(
+            *(statistics.stdev(rates(of("accuracy", planner))) for planner in ("id-vin", "id-vin-contraction"))
+        ),
     )
+    (few,), (many,) = (of("accuracy", "id-convgppn", k=k) for k in (30, 50))
+    (longer,) = (test for test in few.tests if (test["map_size"], test["maps"], test["k"]) == (15, 2000, 50))
+    apart = [
+        abs(test["success_rate"] - trial.result["test_success_rate"])
+        for trial in trials("accuracy")
+        for test in trial.tests
+        if (test["map_size"], test["maps"], test["k"]) == (15, 2000, trial.k)
+    ]
+    says(
+        "ID-ConvGPPN is at",
+        f"{rates([few])[0]:.2f} % with K = 30, and at {100 * longer['success_rate']:.1f} % when the same weights are "
+        f"tested with K = 50; trained with K = 50, at {rates([many])[0]:.2f} %",
+        f"differ by {100 * max(apart):.1f} points at most",
+    )
+    (begun,) = chosen(trials("cores", None), "spt")
+    says("SPT has only begun", f"to {begun.curves[-1]['train_loss']:.2f} in the two epochs")
     symvins = of("figure12", core="symvin")
     first = sorted(100 * trial.curves[0]["valid_success_rate"] for trial in symvins)
     last = {
@@ -342,6 +361,10 @@ def test_our_planner_on_larger_maps():
         page="docs/planners/contractive.md",
     )
     says("ID-ConvGPPN is at", f"Ours, trained with K = 60, is at {statistics.mean(rates(whole)):.2f} %")
+    behind = statistics.mean(rates(of("accuracy", "id-convgppn", k=30))) - statistics.mean(
+        rates(of("accuracy", "contractive"))
+    )
+    says("Our planner beside them", f"K = 30 it is {behind:.1f} points behind ID-ConvGPPN")
     says("Success falls with the size", f"with 108 and 196 {average[27]:.1f} / {average[49]:.1f}, means")
 
 

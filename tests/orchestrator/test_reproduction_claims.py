@@ -386,6 +386,8 @@ def test_what_more_training_reaches():
         f"ConvGPPN {rate('accuracy', 'convgppn')} %",
         f"ConvGPPN has {second['convgppn', 30]:.1f} % on the validation maps",
         f"ID-ConvGPPN {second['id-convgppn', 30]:.1f} (K = 30) and {second['id-convgppn', 50]:.1f} (K = 50)",
+        f"(below): {', '.join(at_30('id-convgppn', *place) for place in COLUMNS)} % in its columns, where ID-SymVIN has "
+        f"{', '.join(at_30('id-symvin', *place).partition(' ')[0] for place in COLUMNS)} |",
     )
 
 
@@ -557,8 +559,13 @@ def test_mappers_that_train_with_the_planner():
             f"{NAMES[implicit]} {' and '.join(both)}",
             f"{at_30(implicit, *visual)} and {at_30(unrolled, *visual)},",
         )
+    seeds = [
+        ", ".join(f"{rate:.1f}" for rate in rates(of("table1_ours", planner, task=workspace[0], k=30)))
+        for planner in ("id-vin", "vin")
+    ]
     says(
         claim,
+        f"ID-VIN {' and '.join(seeds)} %; visual",
         f"{at_30('id-vin', *visual)} and {at_30('vin', *visual)} %",
         f"ours {at_30('contractive', *workspace)} and {at_30('contractive', *visual)} %",
     )
