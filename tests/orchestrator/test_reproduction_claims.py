@@ -386,8 +386,8 @@ def test_what_more_training_reaches():
         f"ConvGPPN {rate('accuracy', 'convgppn')} %",
         f"ConvGPPN has {second['convgppn', 30]:.1f} % on the validation maps",
         f"ID-ConvGPPN {second['id-convgppn', 30]:.1f} (K = 30) and {second['id-convgppn', 50]:.1f} (K = 50)",
-        f"(below): {', '.join(at_30('id-convgppn', *place) for place in COLUMNS)} % in its columns, where ID-SymVIN has "
-        f"{', '.join(at_30('id-symvin', *place).partition(' ')[0] for place in COLUMNS)} |",
+        f"(below): {', '.join(at_30('id-convgppn', *place) for place in COLUMNS)} % in its",
+        f"ID-SymVIN has {', '.join(at_30('id-symvin', *place).partition(' ')[0] for place in COLUMNS)} |",
     )
 
 
