@@ -6,7 +6,20 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from reproduction import NAMES, ROOT, WIDE, Kept, chosen, mean, rates, row_of, seconds, spread, trials, with_tables
+from reproduction import (
+    NAMES,
+    ROOT,
+    Kept,
+    chosen,
+    mean,
+    rates,
+    row_of,
+    seconds,
+    spread,
+    trials,
+    with_seeds,
+    with_tables,
+)
 
 PAGES = ROOT / "docs" / "planners"
 K = (30, 50, 80)
@@ -17,21 +30,10 @@ def _run(sweep: str, profile: str = " --profile laptop") -> str:
     return f"`idp run sweeps/{sweep}.yaml{profile}`"
 
 
-def _each(found: Sequence[Kept], number: Callable[[Kept], float], digits: int, times: float = 1) -> str:
-    return " / ".join(f"{times * number(trial):.{digits}f}" for trial in found)
-
-
 def _accuracy(planner: str) -> list[list[Kept]]:
     """Return a planner's trials of `accuracy`, those of each K together."""
     found = chosen(trials("accuracy"), planner)
     return [chosen(found, k=k) for k in dict.fromkeys(trial.k for trial in found)]
-
-
-def _success_rows(found: Sequence[Kept]) -> str:
-    """Return success over seeds, and each seed where they are far apart."""
-    rate = rates(found)
-    apart = len(rate) > 1 and statistics.stdev(rate) > WIDE
-    return spread(rate) + (f" ({', '.join(f'{each:.1f}' for each in rate)})" if apart else "")
 
 
 def _minutes(cells: Sequence[Sequence[Kept]]) -> str:
@@ -47,14 +49,15 @@ def _beyond(planner: str) -> str:
     """Return success on larger mazes than those of the training, with the K of the training."""
     found = chosen(trials("figure10"), planner)
     of_size = [
-        [100 * test["success_rate"] for trial in found for test in trial.tests if _is(test, size, trial.k)]
+        [
+            100 * test["success_rate"]
+            for trial in found
+            for test in trial.tests
+            if (test["map_size"], test["k"]) == (size, trial.k)
+        ]
         for size in (27, 49, 75)
     ]
     return " / ".join(f"{statistics.mean(each):.0f}" for each in of_size)
-
-
-def _is(test: dict[str, object], size: int, k: int) -> bool:
-    return (test["map_size"], test["k"]) == (size, k)
 
 
 def _on_mazes(planner: str, size: int) -> list[Kept]:
@@ -81,7 +84,7 @@ def of_pair(unrolled: str) -> list[str]:
     pair = (unrolled, f"id-{unrolled}")
     cells = [_accuracy(planner) for planner in pair]
     if unrolled == "vin":
-        first = ["10,000 maps, 20 epochs, three seeds, K = 30", *(_success_rows(each[0]) for each in cells)]
+        first = ["10,000 maps, 20 epochs, three seeds, K = 30", *(with_seeds(rates(each[0])) for each in cells)]
         mazes = ["1,000 maps, 155 steps, K = 30 / 50 / 80"] + [" / ".join(_rates(_on_mazes(p, 15))) for p in pair]
         few = [*mazes, f"{_run('figure2')}, `figure4.yaml`"]
     else:
@@ -93,7 +96,7 @@ def of_pair(unrolled: str) -> list[str]:
         two = [spread(rates(chosen(trials("figure7"), planner, size=15, k=80))) for planner in pair]
         few = ["1,000 maps, 155 steps, K = 80, two seeds", *two, _run("figure7")]
     digits = 1 if unrolled == "vin" else 0
-    back = [_each(_on_mazes(p, 15), lambda trial: trial.result["backward_seconds"], digits, 1000) for p in pair]
+    back = [" / ".join(f"{1000 * t.result['backward_seconds']:.{digits}f}" for t in _on_mazes(p, 15)) for p in pair]
     rows = [
         [*first, _run("accuracy")],
         ["training time of that, one thread", *map(_minutes, cells), _AGAIN],

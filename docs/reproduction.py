@@ -121,6 +121,16 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
+def far_apart(success: Sequence[float]) -> bool:
+    """Return whether seeds differ so much that each is named."""
+    return len(success) > 1 and statistics.stdev(success) > WIDE
+
+
+def with_seeds(success: Sequence[float]) -> str:
+    """Return a mean, its deviation, and each seed where they are far apart."""
+    return spread(success) + (f" ({', '.join(f'{rate:.1f}' for rate in success)})" if far_apart(success) else "")
+
+
 def mean(found: Sequence[Kept], field: str) -> float:
     """Return the mean of a field of the results."""
     return statistics.mean(trial.result[field] for trial in found)
@@ -164,15 +174,17 @@ def accuracy() -> list[str]:
             for test in trial.tests
             if test["maps"] == 2000 and test["k"] == trial.k and test["map_size"] == 15
         ]
-        success, single = rates(found), statistics.stdev(rates(found)) > WIDE if len(found) > 1 else False
+        success = rates(found)
         rows.append(
             row_of(
                 more.get(planner) or NAMES[planner],
                 found[0].spec["training"]["epochs"],
                 k,
                 len(found),
-                spread(success) + (f" ({', '.join(f'{rate:.1f}' for rate in success)})" if single else ""),
-                ", ".join(f"{rate:.1f}" for rate in foreign) if single else f"{statistics.mean(foreign):.1f}",
+                with_seeds(success),
+                ", ".join(f"{rate:.1f}" for rate in foreign)
+                if far_apart(success)
+                else f"{statistics.mean(foreign):.1f}",
                 f"{mean(found, 'train_seconds') / 60:.1f}",
                 " + ".join(seconds(mean(found, f"{part}_seconds")) for part in ("forward", "backward")),
             )

@@ -352,6 +352,7 @@ def test_adjoints_that_stand_still():
         f" ({min(grows.result['backward_trace']):.2f} after two products,"
         f" {grows.result['backward_trace'][-1]:.2f} after five)",
         f"stands still in {counted(every)} trials, none of ID-VIN",
+        f"it rises in {len(rising('figure11')) + len(rising('figure12'))} trials of Figures 11 and 12",
     )
 
 
