@@ -248,24 +248,36 @@ def table1() -> list[str]:
         row_of("a search that does not look, on the training maps' mean", "", *(f"{average[c]:.1f}" for c in columns)),
     ]
     found = trials("table1_ours")
-    printed = {(row["core"], row["adjoint"]): row["success"] for row in paper()["table1"]["rows"]}
     for planner in dict.fromkeys(trial.planner for trial in found):
         of = chosen(found, planner)
-        every = {
-            k: [rates(of_commonest(chosen(of, k=k, task=task, size=size), code_of)) for task, size in columns]
-            for k in (30, 50, 80)
-        }  # as `idp table` has it
-        for k, cells in every.items():
-            if any(cells):
-                rows.append(row_of(NAMES[planner], k, *(_of_seeds(cell) for cell in cells)))
-        together = [[*chain(*cells)] if all(cells) else [] for cells in zip(*every.values(), strict=True)]
-        if any(together) and planner != "reachability":  # it has no K: the same seeds three times
-            rows.append(row_of("", "30, 50, 80", *(_of_seeds(cell) for cell in together)))
+        rows += _by_k(of, columns)
         drawn = [_searched(chosen(of, task=task, size=size)) for task, size in columns]
-        rows.append(row_of("", "a search on its maps", *drawn))
-        numbers = printed.get((of[0].spec["planner"]["core"], of[0].spec["planner"]["adjoint"]))
-        if numbers:
-            rows.append(row_of("", "paper", *(f"{number:.2f} ± {deviation:.2f}" for number, deviation in numbers)))
+        rows += [row_of("", "a search on its maps", *drawn), *_printed(of[0], columns)]
+    return rows
+
+
+def _by_k(of: Sequence[Kept], columns: Sequence[tuple[str, int]]) -> list[str]:
+    """Return a planner's rows: each K, and all K together where it has one; a cell is a task and a size."""
+    every = {
+        k: [rates(of_commonest(chosen(of, k=k, task=task, size=size), code_of)) for task, size in columns]
+        for k in (30, 50, 80)
+    }  # as `idp table` has it
+    rows = [row_of(NAMES[of[0].planner], k, *map(_of_seeds, cells)) for k, cells in every.items() if any(cells)]
+    together = [[*chain(*cells)] if all(cells) else [] for cells in zip(*every.values(), strict=True)]
+    if any(together) and of[0].planner != "reachability":  # it has no K: the same seeds three times
+        rows.append(row_of("", "30, 50, 80", *map(_of_seeds, together)))
+    return rows
+
+
+def _printed(trial: Kept, columns: Sequence[tuple[str, int]]) -> list[str]:
+    """Return the row of the paper's Table 1 for a trial's planner, none where the paper has no such planner."""
+    table = paper()["table1"]
+    rows = []
+    for row in table["rows"]:
+        if all(row[name] == trial.spec["planner"][name] for name in ("core", "adjoint")):
+            cells = zip(table["columns"], row["success"], strict=True)
+            success = {(at["task"], at["map_size"]): f"{rate:.2f} ± {deviation:.2f}" for at, (rate, deviation) in cells}
+            rows.append(row_of("", "paper", *(success.get(column, "") for column in columns)))
     return rows
 
 

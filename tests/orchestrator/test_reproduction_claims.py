@@ -401,7 +401,7 @@ def on_larger(sweep, planner, per_row=None):
             for test in trial.tests
             if (test["map_size"], test["k"]) == (size, per_row * size if per_row else trial.k)
         ]
-        for size in ((27, 49, 75) if sweep == "figure10" else (27, 49))
+        for size in ((27, 49) if sweep == "accuracy" else (27, 49, 75))
     ]
 
 
@@ -416,10 +416,15 @@ def test_larger_maps_than_those_of_the_training():
     )
     (perfect,) = (100 * test["success_rate"] for test in tied.tests if test["map_size"] == 33)
     for planner in SIX:
-        says(claim, f"{NAMES[planner]} {beyond('figure10', planner)}")
+        says(
+            claim,
+            f"{NAMES[planner]} {beyond('figure10', planner)}",
+            f"{NAMES[planner]} {beyond('figure10_grown', planner, 4)}",
+        )
     says(
         claim,
-        f"Ours {beyond('figure10', 'contractive')}, and {beyond('figure10', 'contractive-grown', 4, 1)} with K",
+        f"Ours {beyond('figure10', 'contractive')}. With K",
+        f"ours {beyond('figure10_grown', 'contractive', 4, 1)}.",
         f"ID-ConvGPPN (K = 30) {beyond('accuracy', 'id-convgppn', digits=1)}",
         f"ConvGPPN (30, after only two epochs) {beyond('accuracy', 'convgppn', digits=1)}",
         f"ID-SymVIN (50) {beyond('accuracy', 'id-symvin', digits=1)}",
@@ -433,9 +438,20 @@ def test_larger_maps_than_those_of_the_training():
         f"({' against '.join(beyond('figure10', planner) for planner in pair)}, deviations of {min(apart):.0f} to "
         f"{max(apart):.0f})",
     )
-    means = {p: [statistics.mean(seeds) for seeds in on_larger("figure10", p)] for p in SIX}
-    assert all(one < other for one, other in zip(means["id-convgppn"], means["convgppn"], strict=True))
-    assert all(one > other for one, other in zip(means["id-symvin"], means["id-vin"], strict=True))
+    kept, grown = (
+        {p: [statistics.mean(seeds) for seeds in on_larger(sweep, p, per_row)] for p in (*SIX, "contractive")}
+        for sweep, per_row in (("figure10", None), ("figure10_grown", 4))
+    )
+    for means in (kept, grown):
+        assert all(one < other for one, other in zip(means["id-convgppn"], means["convgppn"], strict=True))
+        assert all(one > other for one, other in zip(means["id-symvin"], means["id-vin"], strict=True))
+        assert not all(one > other for one, other in zip(means["id-symvin"], means["symvin"], strict=True))
+    gained = {p: [after - before for before, after in zip(kept[p], grown[p], strict=True)] for p in SIX}
+    assert max(gained, key=lambda p: sum(gained[p])) == "convgppn"
+    assert all(abs(points) < 1 for p in ("vin", "id-vin") for points in gained[p])
+    assert all(max(SIX, key=lambda p: grown[p][at]) == "convgppn" for at in (0, 1))
+    assert all(ours > its for ours, its in zip(grown["contractive"], grown["convgppn"], strict=True))
+    says(claim, f"ConvGPPN gains most by it ({gained['convgppn'][1]:.0f} points on 49x49)")
 
 
 def test_spt():

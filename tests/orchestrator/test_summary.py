@@ -62,11 +62,11 @@ def test_the_papers_numbers_stand_beside_ours():
 
 
 def test_what_planners_do_on_other_sizes_stands_below(monkeypatch):
-    sweep, runs = samples("figure10")
+    sweep, runs = samples("figure10_grown")
     summary = summarise(sweep.name, runs)
     lines = lines_of(render(summary, "text"), "Success on maps of other sizes")
     assert [line.split()[0] for line in lines] == list(sweep.planners)
-    grown = next(row for row in summary.further if row.axes["planner"] == "contractive-grown")
+    grown = next(row for row in summary.further if row.axes["planner"] == "contractive")
     assert [(test.map_size, test.k) for test in grown.tests] == [(n, 4 * n) for n in (15, 27, 39, 49, 75, 99)]
     rates = [t.success_rate for r in runs if r.axis("planner") == "vin" for t in r.evaluations if t.map_size == 49]
     vin = next(row for row in summary.further if row.axes["planner"] == "vin").on(49)

@@ -15,8 +15,8 @@ from orchestrator.sweep.specs import SweepError, expand, further_tests
 FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 OURS = {
-    "quickstart", "accuracy", "far", "far_axes", "fair", "factorial", "maze_unique", "contractive", "cores", "id_vin",
-    "symvin_start", "table1_ours", "terrain", "search", "workspaces",
+    "quickstart", "accuracy", "far", "far_axes", "fair", "factorial", "figure10_grown", "maze_unique", "contractive",
+    "cores", "id_vin", "symvin_start", "table1_ours", "terrain", "search", "workspaces",
 }  # fmt: skip
 PAPER = [name for name in NAMES if name not in OURS]
 
@@ -135,7 +135,7 @@ def test_figure_10_tests_on_six_sizes_without_training_again():
     assert [data.map_size for data in sets] == [15, 27, 39, 49, 75, 99]
     assert {(data.train, data.valid, data.test) for data in sets} == {(0, 0, 1000)}
     assert len({dataset_id(data) for data in sets}) == 6
-    assert ids("figure10", planner="contractive") == ids("figure10", planner="contractive-grown")
+    assert all(ids("figure10", scale) == ids("figure10_grown", scale) for scale in (None, "laptop", "smoke"))
 
 
 @pytest.mark.parametrize(
