@@ -16,6 +16,7 @@ from reproduction import (
     row_of,
     seconds,
     spread,
+    tested,
     trials,
     with_seeds,
     with_tables,
@@ -48,16 +49,7 @@ def _step(cells: Sequence[Sequence[Kept]]) -> str:
 def _beyond(planner: str) -> str:
     """Return success on larger mazes than those of the training, with the K of the training."""
     found = chosen(trials("figure10"), planner)
-    of_size = [
-        [
-            100 * test["success_rate"]
-            for trial in found
-            for test in trial.tests
-            if (test["map_size"], test["k"]) == (size, trial.k)
-        ]
-        for size in (27, 49, 75)
-    ]
-    return " / ".join(f"{statistics.mean(each):.0f}" for each in of_size)
+    return " / ".join(f"{statistics.mean(tested(found, size, None)):.0f}" for size in (27, 49, 75))
 
 
 def _on_mazes(planner: str, size: int) -> list[Kept]:
@@ -92,7 +84,7 @@ def of_pair(unrolled: str) -> list[str]:
             ", ".join(f"{spread(rates(found))} ({found[0].k}, {found[0].spec['training']['epochs']})" for found in each)
             for each in cells
         ]
-        first = ["10,000 maps, one seed (K and epochs in the row)", *in_row]
+        first = ["10,000 maps (K and epochs in the row), one seed unless ± says more", *in_row]
         two = [spread(rates(chosen(trials("figure7"), planner, size=15, k=80))) for planner in pair]
         few = ["1,000 maps, 155 steps, K = 80, two seeds", *two, _run("figure7")]
     digits = 1 if unrolled == "vin" else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import PlannedTrial, expand
 from orchestrator.tables.freshness import of_commonest
 from orchestrator.tables.paper import paper
+from orchestrator.tables.statistics import Estimate, interquartile_mean, probability_of_improvement
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "REPRODUCTION.md"
@@ -105,6 +107,16 @@ def chosen(found: Iterable[Kept], planner: str | None = None, **axes: Any) -> li
     ]
 
 
+def tested(found: Iterable[Kept], size: int, k: int | None, maps: int | None = None) -> list[float]:
+    """Return success in percent on further maps of a size, by K steps, None for those of the training."""
+    return [
+        100 * test["success_rate"]
+        for trial in found
+        for test in trial.tests
+        if (test["map_size"], test["k"]) == (size, k or trial.k) and maps in (None, test["maps"])
+    ]
+
+
 def code_of(trial: Kept) -> str:
     """Return which code made a trial: that of the parts which reach its numbers, where they were written down."""
     return json.dumps(trial.result["provenance"].get("parts") or trial.code, sort_keys=True)
@@ -146,12 +158,27 @@ def row_of(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+VERDICTS = ("holds", "holds in part", "fails", "not seen", "not decided", "not tested")
+
+
+def verdicts() -> list[str]:
+    """Return how many of the page's claims have which verdict, section by section."""
+    claims = PAGE.read_text(encoding="utf-8").partition("\n## Claims")[2].partition("\n## ")[0]
+    rows = [row_of("", *VERDICTS), "|---" * (len(VERDICTS) + 1) + "|"]
+    for section in claims.split("\n### ")[1:]:
+        title = section.partition("\n")[0]
+        found = Counter(re.findall(r"^\| .+? \| \*\*(.+?)\*\*", section, re.MULTILINE))
+        link = f"[{title}](#{title.lower().replace(' ', '-')})"
+        rows.append(row_of(link, *(found[verdict] or "" for verdict in VERDICTS)))
+    return rows
+
+
 def accuracy() -> list[str]:
     """Return the table of what each planner reaches with the paper's data."""
     rows = [
-        "| | epochs | K | seeds | success % | on foreign mazes % | minutes of training, one thread "
-        "| seconds of a step, forward + backward |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | epochs | K | seeds | success % | on foreign mazes % | on 27x27 / 49x49 with K = 108 / 196, % "
+        "| minutes of training, one thread | seconds of a step, forward + backward |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     more = {
         "id-vin-contraction": "ID-VIN with a contraction core, all else the paper's",
@@ -161,19 +188,7 @@ def accuracy() -> list[str]:
     for trial in trials("accuracy"):
         cells.setdefault((trial.planner, trial.k), []).append(trial)
     for (planner, k), found in cells.items():
-        if planner == "contractive-grown":
-            grown = [test for trial in found for test in trial.tests if (test["map_size"], test["k"]) == (15, 60)]
-            success = spread([100 * test["success_rate"] for test in grown])
-            rows.append(
-                row_of("the same weights, tested with K = 60 on 200 mazes", "", 60, len(grown), success, *[""] * 3)
-            )
-            continue
-        foreign = [
-            100 * test["success_rate"]
-            for trial in found
-            for test in trial.tests
-            if test["maps"] == 2000 and test["k"] == trial.k and test["map_size"] == 15
-        ]
+        foreign = tested(found, 15, k, maps=2000)
         success = rates(found)
         rows.append(
             row_of(
@@ -185,10 +200,15 @@ def accuracy() -> list[str]:
                 ", ".join(f"{rate:.1f}" for rate in foreign)
                 if far_apart(success)
                 else f"{statistics.mean(foreign):.1f}",
+                " / ".join(f"{statistics.mean(tested(found, size, 4 * size)):.1f}" for size in (27, 49)),
                 f"{mean(found, 'train_seconds') / 60:.1f}",
                 " + ".join(seconds(mean(found, f"{part}_seconds")) for part in ("forward", "backward")),
             )
         )
+    grown = tested(chosen(trials("accuracy"), "contractive"), 15, 60)
+    rows.append(
+        row_of("the same weights, tested with K = 60 on 200 mazes", "", 60, len(grown), spread(grown), *[""] * 4)
+    )
     return rows
 
 
@@ -237,9 +257,12 @@ def _searched(found: Iterable[Kept]) -> str:
     return mean if least == most else f"{mean} ({least} to {most})"
 
 
+COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
+
+
 def table1() -> list[str]:
     """Return Table 1 at the laptop's scale, every K and all of them together, as the paper has it, and the paper's."""
-    columns = [("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15)]
+    columns = COLUMNS
     average = {(task, size): row["mean map"] for (task, size, maps), row in blind().items() if maps == 1000}
     rows = [
         "| | K | manipulation 18x18 | manipulation 36x36 | workspace 18x18 | visual 15x15 |",
@@ -254,6 +277,37 @@ def table1() -> list[str]:
         drawn = [_searched(chosen(of, task=task, size=size)) for task, size in columns]
         rows += [row_of("", "a search on its maps", *drawn), *_printed(of[0], columns)]
     return rows
+
+
+def aggregates() -> list[str]:
+    """Return the planners of Table 1 over its twelve problems together, as `idp table` has them."""
+    found = trials("table1_ours")
+    scores = {
+        planner: [rates(chosen(found, planner, task=t, size=size, k=k)) for t, size in COLUMNS for k in (30, 50, 80)]
+        for planner in dict.fromkeys(trial.planner for trial in found)
+    }
+
+    def beats(planner: str, other: str) -> str:
+        if planner == other or other not in scores:
+            return ""
+        return _estimated(probability_of_improvement(scores[planner], scores[other]), 100, 0)
+
+    rows = [
+        "| | middle half, success % [95 %] | beats its unrolled twin, % [95 %] | beats ID-ConvGPPN, % [95 %] |",
+        "|---|---|---|---|",
+    ]
+    for planner, each in scores.items():
+        others = planner.removeprefix("id-"), "id-convgppn"
+        middle = _estimated(interquartile_mean(each), 1, 1)
+        rows.append(row_of(NAMES[planner], middle, *(beats(planner, other) for other in others)))
+    return rows
+
+
+def _estimated(found: Estimate, times: float, digits: int) -> str:
+    value, *ends = (
+        "?" if number is None else f"{times * number:.{digits}f}" for number in (found.value, found.low, found.high)
+    )
+    return f"{value} [{', '.join(ends)}]"
 
 
 def _by_k(of: Sequence[Kept], columns: Sequence[tuple[str, int]]) -> list[str]:
@@ -310,9 +364,11 @@ def cores() -> list[str]:
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
+    "verdicts": verdicts,
     "accuracy": accuracy,
     "vin_parts": vin_parts,
     "table1": table1,
+    "aggregates": aggregates,
     "sizes": sizes,
     "cores": cores,
 }
