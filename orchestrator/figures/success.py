@@ -224,11 +224,10 @@ def generalisation(runs: TrialRecords, width: float) -> Figure:
     tested = [run for run in usual if any(tests_on_all(run, maps.map_size) for maps in run.maps.values())]
     if not tested:
         raise NothingToDraw("generalisation: no trained planner has been tested on all `test_on` maps of one size yet")
-    problems = grouped(tested, problem_of)
-    titles = [f"trained on {title_of(problem, runs)}" for problem in problems]
-    figure, every = panels(titles, width, height=2.4)
+    groups = _by_problem_and_k(tested)
+    figure, every = panels([f"trained on {title}" for title in groups], width, height=2.4)
     pen_of = pens_of(runs)
-    for axes, members in zip(every, problems.values(), strict=True):
+    for axes, members in zip(every, groups.values(), strict=True):
         sizes = sorted({maps.map_size for run in members for maps in run.maps.values()})
         for planner, group in grouped(members, planner_of).items():
             shown = {size: rates for size in sizes if (rates := _rates(group, size))}

@@ -162,6 +162,13 @@ def test_generalisation_says_how_many_steps_were_taken():
     assert {"contractive (K = 60 to 396)", "VIN (K = 60 to 396)"} <= told("figure10_grown")
 
 
+def test_trials_that_were_trained_with_other_k_are_not_averaged():
+    two = ("planners.id-vin.grid={k: [8, 16]}",)
+    panels = draw("generalisation", samples("figure10", "smoke", overrides=two)[1]).axes
+    assert [axes.get_title("left") for axes in panels] == [f"trained on 7x7, K = {k}" for k in (8, 16)]
+    assert len(draw("generalisation", samples("figure10", "smoke")[1]).axes) == 1
+
+
 def test_no_mean_is_of_some_of_the_sets_of_a_size():
     two = ("test_on=[{map_size: 11}, {map_size: 11, seed: 7}, {map_size: 13}]",)
     _, runs = samples("figure10", "smoke", overrides=two)
