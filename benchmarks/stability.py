@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--profile")
     parser.add_argument("--only")
     parser.add_argument("--problems", type=int, default=24, help="test problems of the sweep's own")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="a file of such rows; those of other trials that it has are kept")
     options = parser.parse_args()
     rows = []
     for trial in select(expand(load_sweep(options.sweep, options.profile)), options.only):
@@ -89,6 +89,9 @@ def main() -> None:
         print(trial_name(trial), *(f"{name}: {value:.2g}" for name, value in found.items()), sep="  ", flush=True)
         rows.append({"trial_id": trial.trial_id} | {name: float(f"{value:.3g}") for name, value in found.items()})
     if options.out:
+        others = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
+        looked_at = {row["trial_id"] for row in rows}
+        rows = [row for row in others if row["trial_id"] not in looked_at] + rows
         options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 

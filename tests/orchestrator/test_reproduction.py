@@ -194,8 +194,46 @@ def test_why_id_vin_stalls_and_diverges():
         "(residuals of {:.2f} and {:.2f})".format(*(row["Anderson, 100"] for row in found["anderson", "forward"])),
     )
     traces = [of("accuracy", "id-convgppn", k=k)[0].result["forward_trace"] for k in (30, 50)]
+    both = [kept[of("accuracy", "id-convgppn", k=k)[0].result["trial_id"]] for k in (30, 50)]
+    radii = [row["radius"] for row in both]
     says(
-        "ID-ConvGPPN has hardly a fixed point",
+        "- Not for what it converges to", f"radii of {joined(radii, 2, by=' and ')}", page="docs/planners/conv_gppn.md"
+    )
+    (unrolled,), (symvin,), implicit = (
+        [kept[t.result["trial_id"]] for t in of("accuracy", p)] for p in ("convgppn", "symvin", "id-symvin")
+    )
+    says(
+        "ID-ConvGPPN's fixed point repels",
+        f"and {joined((row['forward, 200'] for row in both), 2, by=' and ')} after 200",
+        f"(residuals of {' and '.join(power(row['Anderson, 100']) for row in both)} after 100 steps;",
+        f"of the step is {joined(radii, 2, by=' and ')}:",
+        f"ConvGPPN after two epochs ({unrolled['radius']:.2f}) and SymVIN's pair ({symvin['radius']:.2f}; "
+        f"{joined((row['radius'] for row in implicit), 2, by=' and ')}) stand",
+    )
+    every = [*of("accuracy", "vin"), *of("accuracy", "id-vin")]
+    restless, (calm,) = (
+        [
+            t
+            for t in every
+            if (kept[t.result["trial_id"]]["forward, 200"] < 1e-3) == rest and t.result["test_success_rate"] > 0.1
+        ]
+        for rest in (False, True)
+    )
+    assert [t.planner for t in restless] == ["vin"] * 2 + ["id-vin"] * 2 and calm.planner == "vin"
+    rows, rest = [kept[t.result["trial_id"]] for t in restless], kept[calm.result["trial_id"]]
+    left, radii = (sorted(row[what] for row in rows) for what in ("forward, 200", "radius"))
+    undone = [sorted(made.tested(restless, 49, k)) for k in (None, 196)]
+    says(
+        "VIN need not have a fixed point",
+        f"still {100 * left[0]:.1f} to {100 * left[-1]:.1f} % from standing still",
+        f"radii of {radii[0]:.2f} to {radii[-1]:.2f}.",
+        f"({power(rest['forward, 200'])} after 200 steps; {rest['radius']:.2f})",
+        f"has {rates([calm])[0]:.1f} % where the others have {joined(rates(restless[:2]), 1, by=' and ')}.",
+        f"{undone[0][0]:.1f} to {undone[0][-1]:.1f} % with K = 30, {undone[1][0]:.1f} to {undone[1][-1]:.1f} with 196)",
+        f"({joined((made.tested([calm], 49, k)[0] for k in (None, 196)), 1, by=' and ')})",
+    )
+    says(
+        "ID-ConvGPPN's fixed point repels",
         "is {:.1f} after 30 steps and {:.1f} after 50".format(*(t[-1] for t in traces)),
     )
     assert max(traces[1][24:]) < 1.15 * min(traces[1][24:])
