@@ -23,7 +23,7 @@ from orchestrator.tables.statistics import Estimate, interquartile_mean, probabi
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "REPRODUCTION.md"
-ARCHIVES = ("results", "vin_parts", "reachability", "table1")
+ARCHIVES = ("results", "vin_parts", "reachability", "table1", "paper_scale")
 NAMES = {
     "vin": "VIN", "symvin": "SymVIN", "convgppn": "ConvGPPN", "spt": "SPT",
     "id-vin": "ID-VIN", "id-symvin": "ID-SymVIN", "id-convgppn": "ID-ConvGPPN",
@@ -331,7 +331,30 @@ def _printed(trial: Kept, columns: Sequence[tuple[str, int]]) -> list[str]:
         if all(row[name] == trial.spec["planner"][name] for name in ("core", "adjoint")):
             cells = zip(table["columns"], row["success"], strict=True)
             success = {(at["task"], at["map_size"]): f"{rate:.2f} ± {deviation:.2f}" for at, (rate, deviation) in cells}
-            rows.append(row_of("", "paper", *(success.get(column, "") for column in columns)))
+            if any(column in success for column in columns):
+                rows.append(row_of("", "paper", *(success.get(column, "") for column in columns)))
+    return rows
+
+
+def at_the_papers_scale() -> list[Kept]:
+    """Return the trials with the paper's 10,000 maps, 60 epochs and five seeds that have been run, each once."""
+    every = chain(*(trials(sweep, None) for sweep in ("figure2", "figure4", "table1_ours")))
+    found = {trial.result["trial_id"]: trial for trial in every if trial.archive == "paper_scale"}
+    return list(found.values())
+
+
+def paper_scale() -> list[str]:
+    """Return success at the paper's scale, and the paper's where it prints a number."""
+    found = at_the_papers_scale()
+    columns = list(dict.fromkeys((str(trial.spec["data"]["task"]), trial.size) for trial in found))
+    names = {"navigation": "mazes", "manipulation": "manipulation"}
+    rows = [
+        row_of("", "K", *(f"{names[task]} {size}x{size}" for task, size in columns)),
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for planner in dict.fromkeys(trial.planner for trial in found):
+        of = chosen(found, planner)
+        rows += [*_by_k(of, columns), *_printed(of[0], columns)]
     return rows
 
 
@@ -369,6 +392,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "vin_parts": vin_parts,
     "table1": table1,
     "aggregates": aggregates,
+    "paper_scale": paper_scale,
     "sizes": sizes,
     "cores": cores,
 }

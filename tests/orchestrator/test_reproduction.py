@@ -470,6 +470,38 @@ def test_when_to_use_which_planner():
     )
 
 
+def test_at_the_papers_scale():
+    found = made.at_the_papers_scale()
+    for trial in found:
+        data, training = trial.spec["data"], trial.spec["training"]
+        assert (data["train"], data["valid"], data["test"], training["epochs"]) == (10000, 2000, 2000, 60)
+        assert _is_present(trial)
+    assert len({(trial.planner, trial.k, trial.spec["seed"]) for trial in found}) == len(found) == 15
+
+    def fallen(trial):
+        return next((number for number, epoch in enumerate(trial.curves) if epoch["train_loss"] > 100), None)
+
+    def best(trial):
+        return 100 * max(epoch["valid_success_rate"] for epoch in trial.curves)
+
+    def span(values, digits=1):
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+    short, lost = chosen(found, k=30), [trial for trial in found if fallen(trial) is not None]
+    assert all(trial.result["forward_diverged"] for trial in lost)
+    settled = [trial for trial in found if trial not in lost]
+    assert not any(trial.result["forward_diverged"] for trial in settled) and set(map(id, short)) <= set(map(id, lost))
+    others = [(trial.k, trial.spec["seed"], fallen(trial)) for trial in lost if trial.k > 30]
+    assert sorted(others) == [(50, 2, 0), (80, 2, 0)] and len(settled) == 8
+    says(
+        "At K = 30 all five seeds diverge",
+        f"after {span(list(map(fallen, short)), 0)} epochs in which they came to {span(list(map(best, short)))} % of",
+        f"The eight others have {span(rates(settled))} %, and at their best epochs {span(list(map(best, settled)))} %",
+    )
+    by_k = " / ".join(spread(rates(chosen(found, k=k))) for k in (30, 50, 80))
+    says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: {by_k} %")
+
+
 def test_how_many_starts_are_too_far_for_30_steps(tmp_path):
     spec = made.planned("accuracy")[0].spec.data.model_copy(update={"train": 0, "valid": 0})
     make_dataset(spec, tmp_path)
@@ -496,6 +528,7 @@ def test_what_was_run_and_what_it_cost():
         "The trials behind these pages",
         f"for {sum(hours.values()):.1f} processor-hours",
         f"{hours['results']:.1f} in `results.parquet` ({number['results']} trials",
+        f"{hours['paper_scale']:.1f} in `paper_scale.parquet` ({number['paper_scale']})",
         f"{hours['vin_parts']:.1f} in `vin_parts.parquet` ({number['vin_parts']})",
         f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']} on CPUs;",
         f"{hours['table1']:.1f} in `table1.parquet` ({number['table1']} on CPUs",

@@ -392,6 +392,8 @@ def test_adjoints_that_stand_still():
         if trial.archive == "results" and trial.spec["planner"]["core"] == "spt"
     ]
     spt = chosen(spt, adjoint="implicit")
+    published_scale = made.at_the_papers_scale()
+    assert all(trial.result["forward_diverged"] for trial in stalled(published_scale))
     (diverging,) = of("figure11", "id-convgppn", solver_bwd="forward", k_bwd=30)
     grown = diverging.result["backward_trace"]
     pair = of("figure12", core="symvin", solver="anderson", solver_bwd="forward")
@@ -405,6 +407,7 @@ def test_adjoints_that_stand_still():
         f" ({' and '.join(f'{success:.1f}' for success in sorted(rates(arms)))} %; the first's residual rises from"
         f" {min(rises.result['backward_trace']):.2f} to {rises.result['backward_trace'][-1]:.2f})",
         f"that its last epoch undid ({spread(rates([undone]))} %)",
+        f"ID-VIN on mazes: {counted(published_scale)}, all of diverged planners.",
         f"In `results.parquet` SPT in {counted(spt)} trials, and with forward iteration backward ID-ConvGPPN once"
         f" ({grown[7]:.2f} after eight products, {grown[-1]:.2f} after 30: `figure11`)",
         f"and with Anderson forward besides ID-SymVIN in {counted(pair)}"
