@@ -30,7 +30,7 @@ Run = Callable[[argparse.Namespace], int]
 AddSweepVerb = Callable[[str, Run, str], argparse.ArgumentParser]
 Load = Callable[[argparse.Namespace], tuple[SweepSpec, list[PlannedTrial]]]
 
-STEPS_HELP = "most forward steps (default: the planner's own; on larger maps its number per row)"
+STEPS_HELP = "most forward steps (default: the planner's own, or its sweep's `test_steps_per_row` where that is more)"
 
 
 def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
