@@ -262,20 +262,19 @@ COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation"
 
 def table1() -> list[str]:
     """Return Table 1 at the laptop's scale, every K and all of them together, as the paper has it, and the paper's."""
-    columns = COLUMNS
     average = {(task, size): row["mean map"] for (task, size, maps), row in blind().items() if maps == 1000}
     rows = [
         "| | K | manipulation 18x18 | manipulation 36x36 | workspace 18x18 | visual 15x15 |",
         "|---|---|---|---|---|---|",
-        row_of("breadth-first search on the given map", "", *["100"] * len(columns)),
-        row_of("a search that does not look, on the training maps' mean", "", *(f"{average[c]:.1f}" for c in columns)),
+        row_of("breadth-first search on the given map", "", *["100"] * len(COLUMNS)),
+        row_of("a search that does not look, on the training maps' mean", "", *(f"{average[c]:.1f}" for c in COLUMNS)),
     ]
     found = trials("table1_ours")
     for planner in dict.fromkeys(trial.planner for trial in found):
         of = chosen(found, planner)
-        rows += _by_k(of, columns)
-        drawn = [_searched(chosen(of, task=task, size=size)) for task, size in columns]
-        rows += [row_of("", "a search on its maps", *drawn), *_printed(of[0], columns)]
+        rows += _by_k(of, COLUMNS)
+        drawn = [_searched(chosen(of, task=task, size=size)) for task, size in COLUMNS]
+        rows += [row_of("", "a search on its maps", *drawn), *_printed(of[0], COLUMNS)]
     return rows
 
 
