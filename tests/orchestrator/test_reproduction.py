@@ -117,6 +117,11 @@ def test_our_planner_beside_them():
     )
 
 
+def epochs_before_the_fall(curve):
+    """Return how many epochs a training had before its loss left every bound; None where it did not."""
+    return next((number for number, epoch in enumerate(curve) if epoch["train_loss"] > 100), None)
+
+
 def test_why_id_vin_stalls_and_diverges():
     solved, plain, back, clipped = (rate("id_vin", p) for p in ("solved", "id-vin", "solved-backward", "clipped-at-1"))
     (well,) = of("id_vin", "solved")
@@ -141,7 +146,7 @@ def test_why_id_vin_stalls_and_diverges():
     )
 
     curve = of("accuracy", "id-vin")[2].curves
-    fallen = next(number for number, epoch in enumerate(curve) if epoch["train_loss"] > 100)
+    fallen = epochs_before_the_fall(curve)
     says(
         "Why ID-VIN diverges",
         f"creep from {joined((curve[n]['forward_residual'] for n in (0, fallen - 1)), 1, 100, ' to ')} %",
@@ -479,13 +484,10 @@ def test_at_the_papers_scale():
     assert len({(trial.planner, trial.k, trial.spec["seed"]) for trial in found}) == len(found) == 15
 
     def fallen(trial):
-        return next((number for number, epoch in enumerate(trial.curves) if epoch["train_loss"] > 100), None)
+        return epochs_before_the_fall(trial.curves)
 
     def best(trial):
         return 100 * max(epoch["valid_success_rate"] for epoch in trial.curves)
-
-    def span(values, digits=1):
-        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
     short, lost = chosen(found, k=30), [trial for trial in found if fallen(trial) is not None]
     assert all(trial.result["forward_diverged"] for trial in lost)
@@ -493,10 +495,11 @@ def test_at_the_papers_scale():
     assert not any(trial.result["forward_diverged"] for trial in settled) and set(map(id, short)) <= set(map(id, lost))
     others = [(trial.k, trial.spec["seed"], fallen(trial)) for trial in lost if trial.k > 30]
     assert sorted(others) == [(50, 2, 0), (80, 2, 0)] and len(settled) == 8
+    came_to = {name: _span(list(map(best, each)), 1) for name, each in (("lost", short), ("settled", settled))}
     says(
         "At K = 30 all five seeds diverge",
-        f"after {span(list(map(fallen, short)), 0)} epochs in which they came to {span(list(map(best, short)))} % of",
-        f"The eight others have {span(rates(settled))} %, and at their best epochs {span(list(map(best, settled)))} %",
+        f"after {_span(list(map(fallen, short)), 0)} epochs in which they came to {came_to['lost']} % of",
+        f"The eight others have {_span(rates(settled), 1)} %, and at their best epochs {came_to['settled']} %",
     )
     by_k = " / ".join(spread(rates(chosen(found, k=k))) for k in (30, 50, 80))
     says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: {by_k} %")
