@@ -286,6 +286,16 @@ class AndersonOptions(Spec):
     regularisation: float = Field(1e-4, ge=0.0)
 
 
+class MovingAverageOptions(Spec):
+    """Iteration from the mean of the latest images.
+
+    Attributes:
+        depth: Images that are averaged.
+    """
+
+    depth: int = Field(5, ge=1)
+
+
 class BroydenOptions(Spec):
     """Broyden's method.
 

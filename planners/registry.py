@@ -63,6 +63,7 @@ CORES: dict[str, Entry] = {
 SOLVERS: dict[str, Entry] = {
     "forward": Entry("planners.fixed_points:ForwardIteration"),
     "anderson": Entry("planners.fixed_points:Anderson", "planners.options:AndersonOptions"),
+    "moving_average": Entry("planners.fixed_points.averaging:MovingAverage", "planners.options:MovingAverageOptions"),
     "broyden": Entry("planners.fixed_points:Broyden", "planners.options:BroydenOptions"),
     "gmres": Entry("planners.fixed_points:GMRES", linear_only=True),
     "gauss_seidel": Entry(

@@ -63,11 +63,7 @@ TASKS = {"same": Task("broken:draw")}
 
 @pytest.mark.parametrize(
     ("example", "parts"),
-    [
-        ("street_planning", ("core residual_vin", "task streets")),
-        ("vin_parts", ("core vin_parts",)),
-        ("authors_adjoint", ("solver anderson_ridge", "adjoint unscaled")),
-    ],
+    [("street_planning", ("core residual_vin", "task streets")), ("vin_parts", ("core vin_parts",))],
 )
 def test_the_examples_pass(tmp_path, idp, example, parts):
     done = idp("check", EXAMPLES / example, cwd=tmp_path)

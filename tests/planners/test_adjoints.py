@@ -91,8 +91,8 @@ def test_every_registered_pair(solver: str, adjoint: str) -> None:
     if adjoint in APPROXIMATE:
         with torch.no_grad():
             problem.matrix *= 0.3
-    forward = make(SOLVERS[solver].target, max_steps=400, tolerance=1e-13)
-    options = {"solver": make(SOLVERS[solver].target, max_steps=400, tolerance=1e-13)} if adjoint == "implicit" else {}
+    forward = make(SOLVERS[solver].target, max_steps=1500, tolerance=1e-13)
+    options = {"solver": make(SOLVERS[solver].target, max_steps=1500, tolerance=1e-13)} if adjoint == "implicit" else {}
     pairs = list(zip(problem.found(forward, make(ADJOINTS[adjoint].target, **options)), problem.exact(), strict=True))
     for found, exact in pairs:
         if adjoint in APPROXIMATE:
