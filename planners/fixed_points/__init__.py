@@ -3,8 +3,8 @@
 Begin with `solve.fixed_point` and `solve.root`, and what they give, `solution.Solution`.
 
 - Solvers: `solvers.ForwardIteration`, and `solvers.Anderson` and `solvers.Broyden` with `acceleration.AndersonMemory`;
-  `gmres.GMRES` for linear systems; when they stop, `stopping.ErrorRule`; of roots, `roots.find`; of steps that cost
-  little, `strides.StridedIteration`.
+  `averaging.MovingAverage`; `gmres.GMRES` for linear systems; when they stop, `stopping.ErrorRule`; of roots,
+  `roots.find`; of steps that cost little, `strides.StridedIteration`.
 - Derivatives: `adjoints.Implicit` and `adjoints.Unrolled`; of any order by `derivatives.follow`; under torch.func by
   `transforms.Lowered`.
 - Several tensors as one state: `structures.Joined`; to and from a device: `transfers.Watch`; a look at df/dv:

@@ -1,7 +1,7 @@
 """Iteration that goes on from the mean of its latest images.
 
-It is what becomes of Anderson's method where a ridge on its weights outweighs the residuals that they should make small.
-So it does in the authors' code, whose ridge of 1e-4 stands beside squared gradients of a mean loss of 1e-6 and less.
+It is what becomes of Anderson's method where a ridge on its weights outweighs the residuals that those make small. So
+it does in the authors' code, whose ridge of 1e-4 stands beside squared gradients of a mean loss of 1e-6 and less.
 
 Legend: z iterate, g = f(z) - z, J = df/dv, w adjoint vector, B samples, m window.
 """
@@ -48,8 +48,6 @@ class MovingAverage:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
 
     def solve(self, f: Step, v0: Tensor) -> Solution:
         """Return the best iterate found from v0 [B, ...]."""

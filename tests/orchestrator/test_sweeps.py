@@ -15,8 +15,9 @@ from orchestrator.sweep.specs import SweepError, expand, further_tests
 FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 OURS = {
-    "quickstart", "accuracy", "accuracy_grown", "contractive", "cores", "factorial", "fair", "far", "far_axes",
-    "figure10_grown", "id_vin", "maze_unique", "search", "symvin_start", "table1_ours", "terrain", "workspaces",
+    "quickstart", "accuracy", "accuracy_grown", "adjoint_solves", "contractive", "cores", "factorial", "fair", "far",
+    "far_axes", "figure10_grown", "id_vin", "maze_unique", "search", "symvin_start", "table1_averaged", "table1_ours",
+    "terrain", "workspaces",
 }  # fmt: skip
 PAPER = [name for name in NAMES if name not in OURS]
 
@@ -96,6 +97,23 @@ def test_table_1_is_the_papers():
         planner = trial.spec.planner
         assert str(trial.axes["planner"]).startswith("id-") == (planner.adjoint == "implicit")
         assert (planner.solver, planner.solver_bwd, planner.k_bwd) == ("forward", "anderson", 15)
+
+
+def test_the_adjoint_solves_differ_in_nothing_else():
+    for name in ("adjoint_solves", "table1_averaged"):
+        kinds = {}
+        for trial in trials(name):
+            if trial.spec.planner.adjoint != "unrolled":
+                plain = dict.fromkeys(("adjoint", "adjoint_options", "solver_bwd", "solver_bwd_options"))
+                planner = trial.spec.planner.model_dump() | plain
+                kinds.setdefault(trial.axes["planner"], []).append((planner, trial.spec.training, trial.spec.seed))
+        by_core = {}
+        for kind in kinds.values():
+            by_core.setdefault(kind[0][0]["core"], []).append(kind)
+        assert all(kind == of_core[0] for of_core in by_core.values() for kind in of_core)
+        assert {len(of_core) for of_core in by_core.values()} == ({4} if name == "adjoint_solves" else {2})
+    assert ids("adjoint_solves", planner="id-vin") == ids("figure4", planner="id-vin", map_size=15)
+    assert ids("table1") < ids("table1_averaged")
 
 
 def test_trials_that_figures_share_are_the_same_trials():
