@@ -23,11 +23,14 @@ from orchestrator.tables.statistics import Estimate, interquartile_mean, probabi
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "REPRODUCTION.md"
-ARCHIVES = ("results", "vin_parts", "reachability", "table1", "paper_scale")
+ARCHIVES = ("results", "vin_parts", "reachability", "table1", "paper_scale", "averaged")
 NAMES = {
     "vin": "VIN", "symvin": "SymVIN", "convgppn": "ConvGPPN", "spt": "SPT",
     "id-vin": "ID-VIN", "id-symvin": "ID-SymVIN", "id-convgppn": "ID-ConvGPPN",
     "contractive": "contractive (ours)", "reachability": "reachability (ours)",
+    "id-vin-averaged": "ID-VIN, averaged", "id-symvin-averaged": "ID-SymVIN, averaged",
+    "id-convgppn-averaged": "ID-ConvGPPN, averaged",
+    "id-vin-forward": "ID-VIN, forward iteration", "id-vin-six-terms": "ID-VIN, six terms",
 }  # fmt: skip
 WIDE = 10  # points of deviation from which on seeds are named one by one
 
@@ -337,7 +340,8 @@ def _printed(trial: Kept, columns: Sequence[tuple[str, int]]) -> list[str]:
 
 def at_the_papers_scale() -> list[Kept]:
     """Return the trials with the paper's 10,000 maps, 60 epochs and five seeds that have been run, each once."""
-    every = chain(*(trials(sweep, None) for sweep in ("figure2", "figure4", "table1_ours")))
+    sweeps = "figure2", "figure4", "adjoint_solves", "table1_ours", "table1_averaged"
+    every = chain(*(trials(sweep, None) for sweep in sweeps))
     found = {trial.result["trial_id"]: trial for trial in every if trial.archive == "paper_scale"}
     return list(found.values())
 
@@ -354,6 +358,30 @@ def paper_scale() -> list[str]:
     for planner in dict.fromkeys(trial.planner for trial in found):
         of = chosen(found, planner)
         rows += [*_by_k(of, columns), *_printed(of[0], columns)]
+    return rows
+
+
+def averaged() -> list[str]:
+    """Return Table 1's implicit planners by two solves of their adjoint systems, and their unrolled twins."""
+    found = trials("table1_averaged")
+    new = [trial for trial in found if trial.planner.endswith("-averaged")]
+    columns = [column for column in COLUMNS if any((t.spec["data"]["task"], t.size) == column for t in new)]
+    names = {"manipulation": "manipulation", "workspace_manipulation": "workspace", "visual_navigation": "visual"}
+    head = [
+        f"{names[task]} {size}x{size}, {how}" for task, size in columns for how in ("averaged", "Anderson", "unrolled")
+    ]
+    rows = [row_of("", "K", *head), "|---" * (len(head) + 2) + "|"]
+    for planner in dict.fromkeys(trial.planner for trial in new):
+        implicit = planner.removesuffix("-averaged")
+        kinds = planner, implicit, implicit.removeprefix("id-")
+        for k in (30, 50, 80):
+            cells = [
+                [rates(chosen(found, kind, task=task, size=size, k=k)) for kind in kinds] for task, size in columns
+            ]
+            if any(cell[0] for cell in cells):
+                rows.append(
+                    row_of(NAMES[implicit], k, *map(_of_seeds, chain(*(c if c[0] else [[]] * 3 for c in cells))))
+                )
     return rows
 
 
@@ -392,6 +420,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "table1": table1,
     "aggregates": aggregates,
     "paper_scale": paper_scale,
+    "averaged": averaged,
     "sizes": sizes,
     "cores": cores,
 }

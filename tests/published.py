@@ -12,6 +12,9 @@ import re
 import sys
 from pathlib import Path
 
+from orchestrator.storage.results import TrialResult
+from orchestrator.tables.freshness import is_present
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "REPRODUCTION.md").read_text()
 SIX = ("vin", "symvin", "convgppn", "id-vin", "id-symvin", "id-convgppn")
@@ -84,3 +87,19 @@ def joined(values, digits=0, times=1, by=" / "):
 def power(value):
     """Return a residual as the page writes it, as 2e-4."""
     return re.sub(r"e([+-])0*", lambda found: f"e{found[1].strip('+')}", f"{value:.0e}")
+
+
+def span(values, digits=0):
+    """Return the least and the largest number as the page writes them."""
+    numbers = list(values)
+    return f"{min(numbers):.{digits}f} to {max(numbers):.{digits}f}"
+
+
+def epochs_before_the_fall(curve):
+    """Return how many epochs a training had before its loss left every bound; None where it did not."""
+    return next((number for number, epoch in enumerate(curve) if epoch["train_loss"] > 100), None)
+
+
+def is_of_present_code(trial):
+    """Return whether the present code makes a trial that the archive keeps."""
+    return is_present(TrialResult.model_validate(trial.result).provenance)

@@ -18,6 +18,8 @@ from published import (
     SIX,
     at_30,
     chosen,
+    epochs_before_the_fall,
+    is_of_present_code,
     joined,
     made,
     of,
@@ -26,14 +28,13 @@ from published import (
     rates,
     says,
     script,
+    span,
     spread,
     trials,
 )
 
 from datagen.storage.dataset import directory_of, make_dataset, read_split
 from orchestrator.cli.main import main
-from orchestrator.storage.results import TrialResult
-from orchestrator.tables.freshness import is_present
 
 
 def test_the_tables_are_the_archives():
@@ -115,11 +116,6 @@ def test_our_planner_beside_them():
             *(epochs[-1]["train_loss"] for epochs in curves)
         ),
     )
-
-
-def epochs_before_the_fall(curve):
-    """Return how many epochs a training had before its loss left every bound; None where it did not."""
-    return next((number for number, epoch in enumerate(curve) if epoch["train_loss"] > 100), None)
 
 
 def test_why_id_vin_stalls_and_diverges():
@@ -243,10 +239,6 @@ def test_why_id_vin_stalls_and_diverges():
     assert max(traces[1][24:]) < 1.15 * min(traces[1][24:])
 
 
-def _span(values, digits):
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
-
-
 def test_the_sentences_of_table_1():
     there = [trial for trial in trials("table1_ours") if trial.result["provenance"]["accelerator"] != "cpu"]
     says(
@@ -270,17 +262,17 @@ def test_the_sentences_of_table_1():
     forward = [trial.result["forward_residual"] for trial in of("table1_ours", "id-convgppn", **large)]
     says(
         claim,
-        f"{six['id-symvin', 30][1]:.1f} % at K = 30, where its adjoint leaves {_span(backward, 0)} %",
+        f"{six['id-symvin', 30][1]:.1f} % at K = 30, where its adjoint leaves {span(backward, 0)} %",
         f"{six['id-symvin', 50][1]:.1f} at K = 50 and {six['id-symvin', 80][1]:.1f} at K = 80",
         "beside SymVIN's {:.1f}, {:.1f} and {:.1f}".format(*(six["symvin", k][1] for k in (30, 50, 80))),
-        f"on 36x36 is {_span(forward, 2)}",
+        f"on 36x36 is {span(forward, 2)}",
         "has {:.1f}, {:.1f} and {:.1f} % on 36x36".format(*(table_1("contractive", k)[1] for k in (30, 50, 80))),
     )
     ours = [table_1("reachability", k) for k in (30, 50, 80)]
     assert all(means[column] == 100 for means in ours for column in (0, 1, 3))
-    says(claim, f"{_span([means[2] for means in ours], 1)} %")
+    says(claim, f"{span([means[2] for means in ours], 1)} %")
     unsettled = [trial.result["forward_residual"] for trial in of("table1_ours", "contractive", **large, k=30)]
-    says(claim, f"with a residual of {_span(unsettled, 3)}")
+    says(claim, f"with a residual of {span(unsettled, 3)}")
 
 
 def test_what_needs_no_map():
@@ -417,10 +409,10 @@ def test_our_planner_on_larger_maps():
     minutes = [trial.result["train_seconds"] / 60 for trial in whole]
     says(
         "`contractive`, trained for ten epochs",
-        f"({_span(minutes, 1)} minutes a seed)",
+        f"({span(minutes, 1)} minutes a seed)",
         f"{average[15]:.2f} % success on 1,000 mazes of 15x15, {average[27]:.1f} % on 500 of 27x27",
-        f"{average[49]:.1f} % on 500 of 49x49 ({_span(reached[49], 1)})",
-        f"{average[99]:.1f} % on 200 of 99x99 ({_span(reached[99], 1)})",
+        f"{average[49]:.1f} % on 500 of 49x49 ({span(reached[49], 1)})",
+        f"{average[99]:.1f} % on 200 of 99x99 ({span(reached[99], 1)})",
         page="docs/planners/contractive.md",
     )
     says("ID-ConvGPPN is at", f"Ours, trained with K = 60, is at {statistics.mean(rates(whole)):.2f} %")
@@ -475,36 +467,6 @@ def test_when_to_use_which_planner():
     )
 
 
-def test_at_the_papers_scale():
-    found = made.at_the_papers_scale()
-    for trial in found:
-        data, training = trial.spec["data"], trial.spec["training"]
-        assert (data["train"], data["valid"], data["test"], training["epochs"]) == (10000, 2000, 2000, 60)
-        assert _is_present(trial)
-    assert len({(trial.planner, trial.k, trial.spec["seed"]) for trial in found}) == len(found) == 15
-
-    def fallen(trial):
-        return epochs_before_the_fall(trial.curves)
-
-    def best(trial):
-        return 100 * max(epoch["valid_success_rate"] for epoch in trial.curves)
-
-    short, lost = chosen(found, k=30), [trial for trial in found if fallen(trial) is not None]
-    assert all(trial.result["forward_diverged"] for trial in lost)
-    settled = [trial for trial in found if trial not in lost]
-    assert not any(trial.result["forward_diverged"] for trial in settled) and set(map(id, short)) <= set(map(id, lost))
-    others = [(trial.k, trial.spec["seed"], fallen(trial)) for trial in lost if trial.k > 30]
-    assert sorted(others) == [(50, 2, 0), (80, 2, 0)] and len(settled) == 8
-    came_to = {name: _span(list(map(best, each)), 1) for name, each in (("lost", short), ("settled", settled))}
-    says(
-        "At K = 30 all five seeds diverge",
-        f"after {_span(list(map(fallen, short)), 0)} epochs in which they came to {came_to['lost']} % of",
-        f"The eight others have {_span(rates(settled), 1)} %, and at their best epochs {came_to['settled']} %",
-    )
-    by_k = " / ".join(spread(rates(chosen(found, k=k))) for k in (30, 50, 80))
-    says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: {by_k} %")
-
-
 def test_how_many_starts_are_too_far_for_30_steps(tmp_path):
     spec = made.planned("accuracy")[0].spec.data.model_copy(update={"train": 0, "valid": 0})
     make_dataset(spec, tmp_path)
@@ -536,15 +498,11 @@ def test_what_was_run_and_what_it_cost():
         f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']} on CPUs;",
         f"{hours['table1']:.1f} in `table1.parquet` ({number['table1']} on CPUs",
     )
-    assert all(_is_present(trial) for trial in made.archived().values() if trial.archive == "results")
+    assert all(is_of_present_code(trial) for trial in made.archived().values() if trial.archive == "results")
     for sweep in ("table1_ours", "factorial", "fair"):
-        assert all(map(_is_present, trials(sweep))), sweep
+        assert all(map(is_of_present_code, trials(sweep))), sweep
     assert {trial.code for trial in trials("vin_parts", None)} == {of("figure2", "vin")[0].code}
     says("`table1_ours`", f"all {len(trials('table1_ours'))} trials")
-
-
-def _is_present(trial):
-    return is_present(TrialResult.model_validate(trial.result).provenance)
 
 
 def test_the_sweeps_that_are_said_to_be_whole_are():
