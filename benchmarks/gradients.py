@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--profile")
     parser.add_argument("--only")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="a file of such rows; those of other trials that it has are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -62,6 +62,9 @@ def main() -> None:
         print(trial_name(trial), "medians", *medians, "largest", *largest, flush=True)
         rows.append({"trial_id": trial.trial_id, "block": BLOCK, "median": medians, "largest": largest})
     if options.out:
+        others = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
+        trained = {row["trial_id"] for row in rows}
+        rows = [row for row in others if row["trial_id"] not in trained] + rows
         options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 

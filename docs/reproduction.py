@@ -30,7 +30,6 @@ NAMES = {
     "contractive": "contractive (ours)", "reachability": "reachability (ours)",
     "id-vin-averaged": "ID-VIN, averaged", "id-symvin-averaged": "ID-SymVIN, averaged",
     "id-convgppn-averaged": "ID-ConvGPPN, averaged",
-    "id-vin-forward": "ID-VIN, forward iteration", "id-vin-six-terms": "ID-VIN, six terms",
 }  # fmt: skip
 WIDE = 10  # points of deviation from which on seeds are named one by one
 

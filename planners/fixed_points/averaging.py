@@ -1,9 +1,9 @@
 """Iteration that goes on from the mean of its latest images.
 
-It is what becomes of Anderson's method where a ridge on its weights outweighs the residuals that those make small. So
-it does in the authors' code, whose ridge of 1e-4 stands beside squared gradients of a mean loss of 1e-6 and less.
+Anderson's method becomes this where a ridge on its weights is far larger than the squared residuals. So it is in the
+authors' code, whose ridge is 1e-4, and whose residuals are those of a mean loss's gradients.
 
-Legend: z iterate, g = f(z) - z, J = df/dv, w adjoint vector, B samples, m window.
+Legend: z iterate, J = df/dv, w adjoint vector, g incoming gradient, B samples, m window.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class MovingAverage:
 
     For the adjoint system w = J^T w + g (Eq. 6), from w = g, K_bwd products make a truncated Neumann series with a soft
     end: with m = 5 and 15 products the terms count 1, 1, 1, 1, 0.97, 0.78, 0.43, 0.16, 0.04, ..., 6.4 in all. Where f
-    contracts it comes to the same solution as forward iteration, some three times as slowly. The answer is the iterate
-    of lowest residual.
+    contracts it comes to the same solution as forward iteration, up to three times as slowly. The answer is the iterate
+    of lowest residual (the authors' is the last).
 
     Args:
         max_steps: Most applications of f, at least 1.

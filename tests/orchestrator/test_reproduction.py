@@ -494,6 +494,7 @@ def test_what_was_run_and_what_it_cost():
         f"for {sum(hours.values()):.1f} processor-hours",
         f"{hours['results']:.1f} in `results.parquet` ({number['results']} trials",
         f"{hours['paper_scale']:.1f} in `paper_scale.parquet` ({number['paper_scale']})",
+        f"{hours['averaged']:.1f} in `averaged.parquet` ({number['averaged']})",
         f"{hours['vin_parts']:.1f} in `vin_parts.parquet` ({number['vin_parts']})",
         f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']} on CPUs;",
         f"{hours['table1']:.1f} in `table1.parquet` ({number['table1']} on CPUs",
