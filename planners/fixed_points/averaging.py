@@ -3,7 +3,7 @@
 Anderson's method becomes this where a ridge on its weights is far larger than the squared residuals. So it is in the
 authors' code, whose ridge is 1e-4, and whose residuals are those of a mean loss's gradients.
 
-Legend: z iterate, J = df/dv, w adjoint vector, g incoming gradient, B samples, m window.
+Legend: z iterate, J = df/dv, w adjoint vector, g incoming gradient (of `propose` f(z) - z), B samples, m window.
 """
 
 from __future__ import annotations
