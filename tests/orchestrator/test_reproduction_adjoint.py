@@ -76,15 +76,19 @@ def test_averaged_it_does_not_diverge():
     assert len(fell) == 10  # "all ten do"
     settled = [trial for trial in at_scale("id-vin", 15) if fallen(trial) is None]
     near, others = arrive(short[0]), arrive(settled)
+    lucky, rest = ([trial for trial in mazes if (trial.spec["seed"] == 2) == is_it] for is_it in (True, False))
+    assert [len(chosen(mazes, k=k)) for k in K] == [5, 5, 5]
     says(
         "Averaged, none of the",
         f"none of the {len(every)} trials diverges",
-        f"at K = 30 they have {span(rates(short[0]), 1)} %",
+        f"at each K seed 2 has {span(rates(lucky), 1)} %, the others {span(rates(rest), 1)}.",
         f"a median of {statistics.median(near):.0f} % arrive ({span(near)}), beside {statistics.median(others):.0f}"
         f" ({span(others)}) by",
         f"they have {spread(rates(short[1]))} %, beside",
     )
-    of_k = [rates(chosen(mazes, k=k)) for k in K if chosen(mazes, k=k)]
+    of_k = [rates(chosen(mazes, k=k)) for k in K]
+    means = list(map(statistics.mean, of_k))
+    assert max(means) - min(means) < min(map(statistics.stdev, of_k))  # "K matters less than the seed"
     says("VIN and ID-VIN are less affected by K", f"averaged {' / '.join(map(spread, of_k))} %")
     says("IDPs train stably", f"by the authors' none of {len(every)} trials does")
 
