@@ -10,13 +10,10 @@ there are. (The answer of `moving_average` is its iterate of lowest residual, th
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+from benchmarks.rows import keep, parser
 from datagen.problem import Problems
 from datagen.storage.dataset import read_split
 from datagen.tasks.registry import dataset_id
@@ -85,13 +82,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("storage", type=Path)
-    parser.add_argument("sweep", type=Path)
-    parser.add_argument("--profile")
-    parser.add_argument("--only")
-    parser.add_argument("--out", type=Path, help="a file of such rows; those of other trials that it has are kept")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     torch.set_num_threads(1)
     rows = []
     for trial in select(expand(load_sweep(options.sweep, options.profile)), options.only):
@@ -103,12 +94,8 @@ def main() -> None:
         one_hot = trained.spec.training.labels == "one_hot"
         found = compare(trained.planner, problems[: trained.spec.training.batch_size], one_hot=one_hot)
         print(trial_name(trial), *(f"{name}: {value:.2g}" for name, value in found.items()), sep="  ", flush=True)
-        rows.append({"trial_id": trial.trial_id} | {name: float(f"{value:.3g}") for name, value in found.items()})
-    if options.out:
-        others = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
-        looked_at = {row["trial_id"] for row in rows}
-        rows = [row for row in others if row["trial_id"] not in looked_at] + rows
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        rows.append({"trial_id": trial.trial_id} | found)
+    keep(rows, options.out)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ Lengths are of the whole gradient, at most the clip.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.rows import keep, parser
 from datagen.storage.dataset import read_split
 from datagen.tasks.registry import TASKS, dataset_id
 from orchestrator.sweep.files import load_sweep
@@ -45,27 +44,22 @@ def lengths(spec: TrialSpec, datasets: Path, epochs: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("storage", type=Path)
-    parser.add_argument("sweep", type=Path)
-    parser.add_argument("--profile")
-    parser.add_argument("--only")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a file of such rows; those of other trials that it has are kept")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--epochs", type=int, default=5)
+    options = arguments.parse_args()
     torch.set_num_threads(1)
     rows = []
     for trial in select(expand(load_sweep(options.sweep, options.profile)), options.only):
         found = lengths(trial.spec, options.storage / "datasets", options.epochs)
         blocks = [found[start : start + BLOCK] for start in range(0, len(found), BLOCK)]
-        medians, largest = ([float(f"{of(b):.3g}") for b in blocks] for of in (statistics.median, max))
-        print(trial_name(trial), "medians", *medians, "largest", *largest, flush=True)
+        medians, largest = ([of(block) for block in blocks] for of in (statistics.median, max))
+        print(
+            trial_name(trial),
+            *(f"{median:.2g} (at most {most:.2g})" for median, most in zip(medians, largest, strict=True)),
+            flush=True,
+        )
         rows.append({"trial_id": trial.trial_id, "block": BLOCK, "median": medians, "largest": largest})
-    if options.out:
-        others = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
-        trained = {row["trial_id"] for row in rows}
-        rows = [row for row in others if row["trial_id"] not in trained] + rows
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    keep(rows, options.out)
 
 
 if __name__ == "__main__":

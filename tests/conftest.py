@@ -46,7 +46,7 @@ SWEEPS = (
     "test_executors",  # compiles, in one process, what those after it would compile in several at once
     "test_campaign", "test_jobs", "test_sharing", "test_experts_on_ray", "test_preflight", "test_leases",
     "test_slurm_jobs", "test_chaos", "test_plugins", "test_searching", "test_show", "test_guides", "test_notebook",
-    "test_checking",
+    "test_checking", "test_rows",
 )  # fmt: skip
 """Files with such tests, in the order in which they are run."""
 COMPILES = (

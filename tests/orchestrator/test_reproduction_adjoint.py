@@ -98,7 +98,7 @@ def test_the_two_solves_are_alike_in_trained_planners():
     trained = {trial.result["trial_id"] for trial in made.archived().values()}
     assert {row["trial_id"] for row in found} <= trained
     *worst, most = sorted(worst for row in found for worst in (row["worst"], row["next"]))
-    samples = int(sum(row["samples"] for row in found))
+    samples = sum(row["samples"] for row in found)
     norms = [row["gradient"] for row in found]
     says(
         "The paper solves Eq. 6",
@@ -144,6 +144,10 @@ def test_what_averaging_does_in_table_1():
         planner, size = place
         return statistics.mean(measure(of(f"{planner}-averaged", size))) - statistics.mean(measure(of(planner, size)))
 
+    devices = [
+        {t.result["provenance"]["accelerator"] for t in of(p, 18)} for p in ("id-convgppn", "id-convgppn-averaged")
+    ]
+    assert devices == [{"NVIDIA H100 80GB HBM3"}, {"cpu"}]
     (large,) = rates(of("id-convgppn-averaged", 36))
     at_best = gain(CONV_18, lambda trials: [best(trial) for trial in trials])
     says(
