@@ -374,13 +374,12 @@ def averaged() -> list[str]:
         implicit = planner.removesuffix("-averaged")
         kinds = planner, implicit, implicit.removeprefix("id-")
         for k in (30, 50, 80):
-            cells = [
-                [rates(chosen(found, kind, task=task, size=size, k=k)) for kind in kinds] for task, size in columns
-            ]
-            if any(cell[0] for cell in cells):
-                rows.append(
-                    row_of(NAMES[implicit], k, *map(_of_seeds, chain(*(c if c[0] else [[]] * 3 for c in cells))))
-                )
+            cells = list[list[float]]()
+            for task, size in columns:
+                success = [rates(chosen(found, kind, task=task, size=size, k=k)) for kind in kinds]
+                cells += success if success[0] else [[]] * len(kinds)
+            if any(cells):
+                rows.append(row_of(NAMES[implicit], k, *map(_of_seeds, cells)))
     return rows
 
 
