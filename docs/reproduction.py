@@ -164,15 +164,21 @@ VERDICTS = ("holds", "holds in part", "fails", "not seen", "not decided", "not t
 
 
 def verdicts() -> list[str]:
-    """Return how many of the page's claims have which verdict, section by section."""
+    """Return each of the page's claims with its verdict, section by section, and how many have which."""
     claims = PAGE.read_text(encoding="utf-8").partition("\n## Claims")[2].partition("\n## ")[0]
-    rows = [row_of("", *VERDICTS), "|---" * (len(VERDICTS) + 1) + "|"]
+    rows = [row_of("claim", "verdict"), "|---|---|"]
     for section in claims.split("\n### ")[1:]:
-        title = section.partition("\n")[0]
-        found = Counter(re.findall(r"^\| .+? \| \*\*(.+?)\*\*", section, re.MULTILINE))
-        link = f"[{title}](#{title.lower().replace(' ', '-')})"
-        rows.append(row_of(link, *(found[verdict] or "" for verdict in VERDICTS)))
+        found = re.findall(r"^#### (.+)\n\*\*(.+?)\*\*", section, re.MULTILINE)
+        count = Counter(verdict.lower() for _, verdict in found)
+        told = ", ".join(f"{verdict} {count[verdict]}" for verdict in VERDICTS if count[verdict])
+        rows.append(row_of(f"**{section.partition(chr(10))[0]}**", told))
+        rows += [row_of(f"[{claim}](#{slug(claim)})", verdict.lower()) for claim, verdict in found]
     return rows
+
+
+def slug(heading: str) -> str:
+    """Return the anchor of a heading, as the forge and the site make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def accuracy() -> list[str]:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "REPRODUCTION.md").read_text()
 SIX = ("vin", "symvin", "convgppn", "id-vin", "id-symvin", "id-convgppn")
 COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
+_CLAIMS = re.compile(r"^#### (.+?)(?=\n#|\Z)", re.MULTILINE | re.DOTALL)
 _BLOCKS = re.compile(r"\n(?=\|)|\n\n|^#.*\n", re.MULTILINE)
 _NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
 
@@ -53,10 +54,11 @@ def at_30(planner, task, size):
 
 
 def says(claim, *texts, page="REPRODUCTION.md"):
-    """Check that a page's one row or paragraph that begins so says all of this; or make it so, with IDP_REWRITE=1."""
+    """Check that a page's one claim, row or paragraph that begins so says all of this; or make it so, IDP_REWRITE=1."""
     path = ROOT / page
     page = path.read_text()
-    (block,) = (found for found in _BLOCKS.split(page) if found.lstrip("| *").startswith(claim))
+    blocks = _CLAIMS.findall(page) + _BLOCKS.split(_CLAIMS.sub("", page))
+    (block,) = (found for found in blocks if found.lstrip("| *").startswith(claim))
     said = block
     if os.environ.get("IDP_REWRITE"):
         for text in texts:
