@@ -181,6 +181,73 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+SIX = ("vin", "id-vin", "symvin", "id-symvin", "convgppn", "id-convgppn")
+STEPS = (30, 50, 80)
+
+
+def _at_each_k(numbers: Iterable[str]) -> str:
+    return " / ".join(numbers)
+
+
+def step_times() -> list[str]:
+    """Return what a step of the six planners costs: time on 15x15, memory on 27x27, at each K."""
+
+    def milliseconds(size: int, *parts: str) -> str:
+        times = [
+            sum(1000 * mean(chosen(trials("figure6"), planner, size=size, k=k), f"{part}_seconds") for part in parts)
+            for k in STEPS
+        ]
+        return _at_each_k(f"{time:.{1 if time < 100 else 0}f}" for time in times)
+
+    def mebibytes(k: int) -> str:
+        (trial,) = chosen(trials("figure6"), planner, size=27, k=k)
+        peak = trial.result["peak_bytes"] / 2**20
+        return "over 1 GiB" if trial.result["out_of_memory_phase"] else f"{peak:.0f}"
+
+    rows = [row_of("", "forward, ms", "backward, ms", "together, ms", "peak MiB on 27x27"), "|---|---|---|---|---|"]
+    for planner in SIX:
+        times = [milliseconds(15, *parts) for parts in (("forward",), ("backward",), ("forward", "backward"))]
+        rows.append(row_of(NAMES[planner], *times, _at_each_k(map(mebibytes, STEPS))))
+    return rows
+
+
+def _columns_of_table_1(cell: Callable[[str, str, int], str]) -> list[str]:
+    """Return the six planners' rows in the columns of Table 1; a cell is told of a planner, a task and a size."""
+    rows = [
+        "| | manipulation 18x18 | manipulation 36x36 | workspace 18x18 | visual 15x15 |",
+        "|---|---|---|---|---|",
+    ]
+    return rows + [row_of(NAMES[planner], *(cell(planner, *column) for column in COLUMNS)) for planner in SIX]
+
+
+def forward_residuals() -> list[str]:
+    """Return what forward passes leave after K steps in Table 1, the seeds' mean at each K."""
+
+    def left(planner: str, task: str, size: int) -> str:
+        found = chosen(trials("table1_ours"), planner, task=task, size=size)
+        each = [mean(chosen(found, k=k), "forward_residual") for k in STEPS]
+        return _at_each_k(f"{residual:.2f}" if residual > 0.01 else power(residual) for residual in each)
+
+    return _columns_of_table_1(left)
+
+
+def deviations() -> list[str]:
+    """Return how far seeds are apart in Table 1: at each K, over all K, and in the paper."""
+
+    def apart(planner: str, task: str, size: int) -> str:
+        found = chosen(trials("table1_ours"), planner, task=task, size=size)
+        each = _at_each_k(f"{statistics.stdev(rates(chosen(found, k=k))):.1f}" for k in STEPS)
+        printed = _printed_success(found[0])[task, size].rpartition(" ")[2]
+        return f"{each}; {statistics.stdev(rates(found)):.1f} ({printed})"
+
+    return _columns_of_table_1(apart)
+
+
+def power(value: float) -> str:
+    """Return a residual as the page writes it, as 2e-4."""
+    return re.sub(r"e([+-])0*", lambda found: f"e{found[1].strip('+')}", f"{value:.0e}")
+
+
 def accuracy() -> list[str]:
     """Return the table of what each planner reaches with the paper's data."""
     rows = [
@@ -330,17 +397,22 @@ def _by_k(of: Sequence[Kept], columns: Sequence[tuple[str, int]]) -> list[str]:
     return rows
 
 
+def _printed_success(trial: Kept) -> dict[tuple[str, int], str]:
+    """Return what the paper's Table 1 prints of a trial's planner, by task and size; nothing of one that it has not."""
+    table, planner = paper()["table1"], trial.spec["planner"]
+    return {
+        (at["task"], at["map_size"]): f"{rate:.2f} ± {deviation:.2f}"
+        for row in table["rows"]
+        if all(row[name] == planner[name] for name in ("core", "adjoint"))
+        for at, (rate, deviation) in zip(table["columns"], row["success"], strict=True)
+    }
+
+
 def _printed(trial: Kept, columns: Sequence[tuple[str, int]]) -> list[str]:
-    """Return the row of the paper's Table 1 for a trial's planner, none where the paper has no such planner."""
-    table = paper()["table1"]
-    rows = []
-    for row in table["rows"]:
-        if all(row[name] == trial.spec["planner"][name] for name in ("core", "adjoint")):
-            cells = zip(table["columns"], row["success"], strict=True)
-            success = {(at["task"], at["map_size"]): f"{rate:.2f} ± {deviation:.2f}" for at, (rate, deviation) in cells}
-            if any(column in success for column in columns):
-                rows.append(row_of("", "paper", *(success.get(column, "") for column in columns)))
-    return rows
+    """Return the row of the paper's Table 1 for a trial's planner, none where the paper has nothing to say of it."""
+    success = _printed_success(trial)
+    cells = [success.get(column, "") for column in columns]
+    return [row_of("", "paper", *cells)] if any(cells) else []
 
 
 def at_the_papers_scale() -> list[Kept]:
@@ -419,6 +491,9 @@ def cores() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     "verdicts": verdicts,
+    "step_times": step_times,
+    "forward_residuals": forward_residuals,
+    "deviations": deviations,
     "accuracy": accuracy,
     "vin_parts": vin_parts,
     "table1": table1,

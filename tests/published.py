@@ -33,7 +33,8 @@ def script(name):
 
 
 made = script("reproduction")
-NAMES, mean, rates, spread, trials, chosen = made.NAMES, made.mean, made.rates, made.spread, made.trials, made.chosen
+NAMES, mean, power, rates, spread = made.NAMES, made.mean, made.power, made.rates, made.spread
+trials, chosen = made.trials, made.chosen
 
 
 def of(sweep, planner=None, **axes):
@@ -84,11 +85,6 @@ def _renumbered(block, text):
 def joined(values, digits=0, times=1, by=" / "):
     """Return numbers as the page lists them."""
     return by.join(f"{times * value:.{digits}f}" for value in values)
-
-
-def power(value):
-    """Return a residual as the page writes it, as 2e-4."""
-    return re.sub(r"e([+-])0*", lambda found: f"e{found[1].strip('+')}", f"{value:.0e}")
 
 
 def span(values, digits=0):
