@@ -65,7 +65,7 @@ def says(claim, *texts, page="REPRODUCTION.md"):
         for text in texts:
             said = _renumbered(said, text)
         path.write_text(page.replace(block, said))
-    missing = [text for text in texts if text not in said.replace("\n", " ")]
+    missing = [text for text in texts if text not in " ".join(said.split())]
     assert not missing, f"{claim}: docs/results has {missing}"
 
 

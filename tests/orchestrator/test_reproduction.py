@@ -418,7 +418,7 @@ def test_our_planner_on_larger_maps():
     says("ID-ConvGPPN is at", f"Ours, trained with K = 60, is at {statistics.mean(rates(whole)):.2f} %")
     ahead = statistics.mean(rates(of("accuracy", "contractive"))) - rates(of("accuracy", "id-convgppn", k=30))[0]
     says("Our planner beside them", f"K = 30 it is {ahead:.1f} points ahead of ID-ConvGPPN")
-    says("Success falls with the size", f"with 108 and 196 {average[27]:.1f} / {average[49]:.1f}, means")
+    says("Success falls with the size", f"with 108 and 196 has {average[27]:.1f} / {average[49]:.1f}.")
 
 
 def test_when_to_use_which_planner():
