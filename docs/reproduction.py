@@ -226,9 +226,13 @@ def forward_residuals() -> list[str]:
     def left(planner: str, task: str, size: int) -> str:
         found = chosen(trials("table1_ours"), planner, task=task, size=size)
         each = [mean(chosen(found, k=k), "forward_residual") for k in STEPS]
-        return _at_each_k(f"{residual:.2f}" if residual > 0.01 else power(residual) for residual in each)
+        return _at_each_k(map(_left, each))
 
     return _columns_of_table_1(left)
+
+
+def _left(residual: float) -> str:
+    return f"{residual:.2f}" if residual > 0.01 else power(residual)
 
 
 def deviations() -> list[str]:
@@ -290,6 +294,21 @@ def accuracy() -> list[str]:
     rows.append(
         row_of("the same weights, tested with K = 60 on 200 mazes", "", 60, len(grown), spread(grown), *[""] * 5)
     )
+    return rows
+
+
+def solver_pairs() -> list[str]:
+    """Return success and the adjoint's residual in Figure 12, by both solvers, with 5 and 15 products."""
+    names = {"forward": "forward iteration", "anderson": "Anderson"}
+    pairs = [(solver, back) for solver in names for back in ("anderson", "forward")]
+    rows = [row_of("forward / backward", *(f"{names[one]} / {names[two]}" for one, two in pairs)), "|---" * 5 + "|"]
+    for planner in ("id-vin", "id-symvin", "id-convgppn"):
+        cells = []
+        for solver, back in pairs:
+            found = [chosen(trials("figure12"), planner, solver=solver, solver_bwd=back, k_bwd=k)[0] for k in (5, 15)]
+            residuals = " / ".join(_left(trial.result["backward_residual"]) for trial in found)
+            cells.append(f"{' / '.join(f'{rate:.1f}' for rate in rates(found))} ({residuals})")
+        rows.append(row_of(NAMES[planner], *cells))
     return rows
 
 
@@ -515,6 +534,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "forward_residuals": forward_residuals,
     "deviations": deviations,
     "accuracy": accuracy,
+    "solver_pairs": solver_pairs,
     "larger_maps": larger_maps,
     "vin_parts": vin_parts,
     "table1": table1,
