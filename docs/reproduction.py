@@ -29,7 +29,8 @@ NAMES = {
     "id-vin": "ID-VIN", "id-symvin": "ID-SymVIN", "id-convgppn": "ID-ConvGPPN",
     "contractive": "contractive (ours)", "reachability": "reachability (ours)",
     "id-vin-averaged": "ID-VIN, averaged", "id-symvin-averaged": "ID-SymVIN, averaged",
-    "id-convgppn-averaged": "ID-ConvGPPN, averaged",
+    "id-convgppn-averaged": "ID-ConvGPPN, averaged", "id-vin-six-terms": "ID-VIN, six terms",
+    "id-vin-forward": "ID-VIN, forward iteration backward",
 }  # fmt: skip
 WIDE = 10  # points of deviation from which on seeds are named one by one
 
