@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 OURS = {
     "quickstart", "accuracy", "accuracy_grown", "adjoint_solves", "contractive", "cores", "factorial", "fair", "far",
-    "far_axes", "figure10_grown", "id_vin", "maze_unique", "search", "symvin_start", "table1_averaged", "table1_ours",
-    "terrain", "workspaces",
+    "far_axes", "figure10_grown", "id_vin", "longer", "maze_unique", "search", "symvin_start", "table1_averaged",
+    "table1_ours", "terrain", "workspaces",
 }  # fmt: skip
 PAPER = [name for name in NAMES if name not in OURS]
 
@@ -118,6 +118,7 @@ def test_the_adjoint_solves_differ_in_nothing_else():
 
 def test_trials_that_figures_share_are_the_same_trials():
     assert ids("figure6") == ids("figure2") | ids("figure4")
+    assert ids("longer") < ids("figure6", map_size=27)
     ours = ids("figure6", planner="contractive")
     assert ids("figure2") & ids("figure4") == ours
     assert ids("figure7") < ids("figure6")
