@@ -242,7 +242,7 @@ def test_why_id_vin_stalls_and_diverges():
 def test_the_sentences_of_table_1():
     there = [trial for trial in trials("table1_ours") if trial.result["provenance"]["accelerator"] != "cpu"]
     says(
-        "Where they were trained",
+        "Times in this table compare nothing",
         f"{len(there)} of the trials",
         f"the other {len(trials('table1_ours')) - len(there)}",
         f"each of the {len(kinds_of_trial('table1', 'reachability'))} kinds",

@@ -66,6 +66,26 @@ def test_id_vin_at_the_papers_scale():
     says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: {by_k} %")
 
 
+def test_vin_at_the_papers_scale():
+    vin, averaged, anderson = (at_scale(planner, 15, k=30) for planner in ("vin", "id-vin-averaged", "id-vin"))
+    assert [trial.spec["seed"] for trial in vin] == [trial.spec["seed"] for trial in averaged] == [0, 1, 2, 3, 4]
+    assert all(fallen(trial) is None for trial in vin)
+    far = sorted(arrive(vin))
+    gaps = [one - other for one, other in zip(rates(vin), rates(averaged), strict=True)]
+    assert min(gaps) > 0 and statistics.mean(gaps) < statistics.stdev(rates(vin))
+    says(
+        "VIN does not diverge",
+        f"its seeds have {span(rates(vin), 1)} %:",
+        f"11 to 20 steps ({far[-2]:.0f} and {far[-1]:.0f} % of",
+        f"have half ({span(far[:3])})",
+        f"by {span(gaps, 1)} points",
+    )
+    both = [spread(rates(found)) for found in (vin, anderson, averaged)]
+    told = "VIN {}, ID-VIN {}, averaged {} %".format(*both)
+    says("VIN and ID-VIN are comparable", f"60 epochs, five seeds: {told}")
+    says("Implicit and algorithmic differentiation reach the same", f"K = 30, five seeds: {told}")
+
+
 def test_averaged_it_does_not_diverge():
     mazes, arms = at_scale("id-vin-averaged", 15), at_scale("id-vin-averaged", 18)
     every = [*mazes, *arms]

@@ -396,7 +396,7 @@ def test_what_more_training_reaches():
     says(
         "VIN and ID-VIN are comparable",
         f"VIN has {statistics.mean(tenth['vin']):.1f} % of the validation maps, the two ID-VINs that do not diverge "
-        f"{statistics.mean(settled):.1f})",
+        f"{statistics.mean(settled):.1f},",
     )
     second = {
         (p, k): 100 * of("accuracy", p, k=k)[0].curves[1]["valid_success_rate"]
