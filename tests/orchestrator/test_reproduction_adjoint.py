@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+from itertools import chain
 
 from published import ROOT, chosen, epochs_before_the_fall, is_of_present_code, made, power, rates, says, span, spread
 
 K = (30, 50, 80)
 CONV_18, CONV_36, SYM_36 = ("id-convgppn", 18), ("id-convgppn", 36), ("id-symvin", 36)
 CLIP = 40
+CHEAP = ("vin", "id-vin", "contractive", "reachability")
 
 
 def at_scale(planner, size, **axes):
@@ -64,6 +66,34 @@ def test_id_vin_at_the_papers_scale():
     )
     by_k = " / ".join(spread(rates(chosen(found, k=k))) for k in K)
     says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: {by_k} %")
+
+
+def test_what_the_rest_would_take():
+    (steps, *_), hours = {trial.result["steps"] for trial in at_scale("vin", 15)}, {}
+    for trial in made.trials("table1_ours"):
+        if trial.result["provenance"]["accelerator"] == "cpu":
+            taken = steps * trial.result["train_seconds"] / trial.result["steps"] / 3600
+            hours.setdefault((trial.planner, *column(trial)), []).append(taken)
+    given = {place: found for place, found in hours.items() if place[1] == "manipulation"}
+    cheap = [found for (planner, *_), found in given.items() if planner in CHEAP]
+    dear = [found for (planner, *_), found in given.items() if planner not in CHEAP]
+    learned = [found for place, found in hours.items() if place not in given]
+    whole = made.planned("table1_ours", None)
+    pairs = {(trial.axes["planner"], *column(trial)) for trial in whole}
+    every = sum(len(whole) / len(pairs) * statistics.mean(found) for found in hours.values())
+    says(
+        "What was not run",
+        f"takes one core {span(chain(*cheap), 1)} hours where VIN",
+        f"{span(chain(*dear), 1)} where SymVIN",
+        f"and {span(chain(*learned), 1)} where the map is learned",
+        f"without a profile, {len(whole)} trials, some {round(every, -2):,.0f} hours (three of its {len(pairs)} pairs",
+    )
+    assert len(pairs) - len(hours) == 3
+
+
+def column(trial):
+    data = trial.spec["data"] if isinstance(trial.spec, dict) else trial.spec.data.model_dump()
+    return str(data["task"]), data["map_size"]
 
 
 def test_vin_at_the_papers_scale():
