@@ -442,7 +442,7 @@ def test_when_to_use_which_planner():
         f"{' and '.join(backward['anderson', 'forward'])} % with forward iteration backward",
         f"against {through[0]:.1f} to {through[-1]:.1f} % with",
     )
-    few, more = rate("few_steps", "id-convgppn", k=10), rate("figure4", "id-convgppn", size=15, k=30)
+    few, more = rate("few_steps", "id-convgppn", size=15, k=10), rate("figure4", "id-convgppn", size=15, k=30)
     panoramas = of("table1_ours", "id-convgppn", task="visual_navigation", k=80)
     advice(
         "conv_gppn",
