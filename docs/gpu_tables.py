@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from reproduction import NAMES, ROOT, row_of, with_tables
+from archive import NAMES, ROOT, row_of, with_tables
 
 PAGE = ROOT / "docs" / "gpu.md"
 FIRST, SECOND = json.loads((ROOT / "docs" / "results" / "gpu-h100.json").read_text(encoding="utf-8"))

@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from reproduction import (
+from archive import (
     NAMES,
     ROOT,
     Kept,
-    at_the_papers_scale,
     chosen,
     mean,
     rates,
@@ -22,6 +21,7 @@ from reproduction import (
     with_seeds,
     with_tables,
 )
+from reproduction import at_the_papers_scale
 
 PAGES = ROOT / "docs" / "planners"
 K = (30, 50, 80)
@@ -118,7 +118,9 @@ def of_pair(unrolled: str) -> list[str]:
     if unrolled == "vin":
         averaged = f"{_at_the_papers_scale('id-vin')}; averaged {_at_the_papers_scale('id-vin-averaged')}"
         scale = "10,000 maps, 60 epochs, five seeds, K = 30: mazes, manipulation 18x18"
-        rows.insert(0, [scale, _at_the_papers_scale("vin"), averaged, "[these](../../REPRODUCTION.md#at-the-papers-scale)"])
+        rows.insert(
+            0, [scale, _at_the_papers_scale("vin"), averaged, "[these](../../REPRODUCTION.md#at-the-papers-scale)"]
+        )
     titles = (f"{NAMES[pair[0]]} (unrolled)", f"{NAMES[pair[1]]} (implicit)")
     return [row_of("", *titles, "made by"), "|---|---|---|---|", *(row_of(*row) for row in rows)]
 

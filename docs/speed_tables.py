@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from reproduction import NAMES, ROOT, row_of, with_tables
+from archive import NAMES, ROOT, row_of, with_tables
 
 PAGE = ROOT / "docs" / "speed.md"
 RUN = json.loads((ROOT / "docs" / "results" / "planner-core.json").read_text(encoding="utf-8"))

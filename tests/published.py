@@ -32,9 +32,10 @@ def script(name):
     return module
 
 
+archive = script("archive")
 made = script("reproduction")
-NAMES, mean, power, rates, spread = made.NAMES, made.mean, made.power, made.rates, made.spread
-trials, chosen = made.trials, made.chosen
+NAMES, mean, power, rates, spread = archive.NAMES, archive.mean, archive.power, archive.rates, archive.spread
+trials, chosen = archive.trials, archive.chosen
 
 
 def of(sweep, planner=None, **axes):

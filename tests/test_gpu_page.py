@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from published import ROOT, made, script, trials
+from published import ROOT, archive, script, trials
 
 PAGE = (ROOT / "docs" / "gpu.md").read_text()
 TEXT = PAGE.replace("\n", " ")
@@ -21,7 +21,7 @@ def _between(values, digits=2):
 
 
 def test_the_tables_are_what_the_gpu_said(tables):
-    assert made.with_tables(PAGE, tables.TABLES, "gpu_tables") == PAGE, "python docs/gpu_tables.py writes them again"
+    assert archive.with_tables(PAGE, tables.TABLES, "gpu_tables") == PAGE, "python docs/gpu_tables.py writes them again"
 
 
 def test_so_are_the_sentences(tables):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from published import ROOT, made, script
+from published import ROOT, archive, script
 
 PAGE = (ROOT / "docs" / "speed.md").read_text()
 TEXT = PAGE.replace("\n", " ")
@@ -15,7 +15,7 @@ def tables():
 
 
 def test_the_tables_are_what_the_run_said(tables):
-    assert made.with_tables(PAGE, tables.TABLES, "speed_tables") == PAGE, (
+    assert archive.with_tables(PAGE, tables.TABLES, "speed_tables") == PAGE, (
         "python docs/speed_tables.py writes them again"
     )
 

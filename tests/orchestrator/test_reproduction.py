@@ -16,6 +16,7 @@ from published import (
     PAGE,
     ROOT,
     SIX,
+    archive,
     at_30,
     chosen,
     epochs_before_the_fall,
@@ -38,7 +39,9 @@ from orchestrator.cli.main import main
 
 
 def test_the_tables_are_the_archives():
-    assert made.with_tables(PAGE, made.TABLES, "reproduction") == PAGE, "python docs/reproduction.py writes them again"
+    assert archive.with_tables(PAGE, made.TABLES, "reproduction") == PAGE, (
+        "python docs/reproduction.py writes them again"
+    )
 
 
 @pytest.mark.parametrize("mark", ["DEVIATION", "UNSPECIFIED"])
@@ -222,7 +225,7 @@ def test_why_id_vin_stalls_and_diverges():
     assert [t.planner for t in restless] == ["vin"] * 2 + ["id-vin"] * 2 and calm.planner == "vin"
     rows, rest = [kept[t.result["trial_id"]] for t in restless], kept[calm.result["trial_id"]]
     left, radii = (sorted(row[what] for row in rows) for what in ("forward, 200", "radius"))
-    undone = [sorted(made.tested(restless, 49, k)) for k in (None, 196)]
+    undone = [sorted(archive.tested(restless, 49, k)) for k in (None, 196)]
     says(
         "VIN need not have a fixed point",
         f"still {100 * left[0]:.1f} to {100 * left[-1]:.1f} % from standing still",
@@ -230,7 +233,7 @@ def test_why_id_vin_stalls_and_diverges():
         f"({power(rest['forward, 200'])} after 200 steps; {rest['radius']:.2f})",
         f"has {rates([calm])[0]:.1f} % where the others have {joined(rates(restless[:2]), 1, by=' and ')}.",
         f"{undone[0][0]:.1f} to {undone[0][-1]:.1f} % with K = 30, {undone[1][0]:.1f} to {undone[1][-1]:.1f} with 196)",
-        f"({joined((made.tested([calm], 49, k)[0] for k in (None, 196)), 1, by=' and ')})",
+        f"({joined((archive.tested([calm], 49, k)[0] for k in (None, 196)), 1, by=' and ')})",
     )
     says(
         "ID-ConvGPPN's fixed point repels",
@@ -299,7 +302,7 @@ def test_what_needs_no_map():
     seeing, its_maps = ten_thousand["id-symvin"]
     apart = {
         trial.spec["training"]["mapper_pretrain_epochs"]: trial
-        for trial in made.archived().values()
+        for trial in archive.archived().values()
         if trial.spec["planner"]["core"] == "reachability" and trial.spec["data"]["train"] == 10_000
     }
     valid = {
@@ -468,7 +471,7 @@ def test_when_to_use_which_planner():
 
 
 def test_how_many_starts_are_too_far_for_30_steps(tmp_path):
-    spec = made.planned("accuracy")[0].spec.data.model_copy(update={"train": 0, "valid": 0})
+    spec = archive.planned("accuracy")[0].spec.data.model_copy(update={"train": 0, "valid": 0})
     make_dataset(spec, tmp_path)
     distance = read_split(directory_of(spec, tmp_path), "test").distance
     starts, far = (np.sum((distance > least) & np.isfinite(distance), axis=(1, 2)) for least in (0, 30))
@@ -483,7 +486,7 @@ def test_how_many_starts_are_too_far_for_30_steps(tmp_path):
 
 def test_what_was_run_and_what_it_cost():
     hours, number = defaultdict(float), Counter()
-    for trial in made.archived().values():
+    for trial in archive.archived().values():
         if trial.result["provenance"]["accelerator"] != "cpu":
             continue  # told apart
         seconds = trial.result["train_seconds"] or 0
@@ -499,7 +502,7 @@ def test_what_was_run_and_what_it_cost():
         f"{hours['reachability']:.1f} in `reachability.parquet` ({number['reachability']} on CPUs;",
         f"{hours['table1']:.1f} in `table1.parquet` ({number['table1']} on CPUs",
     )
-    assert all(is_of_present_code(trial) for trial in made.archived().values() if trial.archive == "results")
+    assert all(is_of_present_code(trial) for trial in archive.archived().values() if trial.archive == "results")
     for sweep in ("table1_ours", "factorial", "fair"):
         assert all(map(is_of_present_code, trials(sweep))), sweep
     assert {trial.code for trial in trials("vin_parts", None)} == {of("figure2", "vin")[0].code}
@@ -514,4 +517,4 @@ def test_the_sweeps_that_are_said_to_be_whole_are():
     assert len(whole) > 12
     for sweep in whole:
         at = sweep, None if sweep == "vin_parts" else "laptop"
-        assert len(trials(*at)) == len(made.planned(*at)), sweep
+        assert len(trials(*at)) == len(archive.planned(*at)), sweep

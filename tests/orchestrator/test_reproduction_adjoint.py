@@ -6,7 +6,20 @@ import json
 import statistics
 from itertools import chain
 
-from published import ROOT, chosen, epochs_before_the_fall, is_of_present_code, made, power, rates, says, span, spread
+from published import (
+    ROOT,
+    archive,
+    chosen,
+    epochs_before_the_fall,
+    is_of_present_code,
+    made,
+    power,
+    rates,
+    says,
+    span,
+    spread,
+    trials,
+)
 
 K = (30, 50, 80)
 CONV_18, CONV_36, SYM_36 = ("id-convgppn", 18), ("id-convgppn", 36), ("id-symvin", 36)
@@ -45,7 +58,7 @@ def test_the_papers_scale_is_the_papers():
         assert is_of_present_code(trial)
         assert (fallen(trial) is not None) == trial.result["forward_diverged"]
     assert len({(trial.planner, trial.size, trial.k, trial.spec["seed"]) for trial in found}) == len(found)
-    assert len(found) == sum(trial.archive == "paper_scale" for trial in made.archived().values())
+    assert len(found) == sum(trial.archive == "paper_scale" for trial in archive.archived().values())
 
 
 def test_id_vin_at_the_papers_scale():
@@ -70,7 +83,7 @@ def test_id_vin_at_the_papers_scale():
 
 def test_what_the_rest_would_take():
     (steps, *_), hours = {trial.result["steps"] for trial in at_scale("vin", 15)}, {}
-    for trial in made.trials("table1_ours"):
+    for trial in trials("table1_ours"):
         if trial.result["provenance"]["accelerator"] == "cpu":
             taken = steps * trial.result["train_seconds"] / trial.result["steps"] / 3600
             hours.setdefault((trial.planner, *column(trial)), []).append(taken)
@@ -78,7 +91,7 @@ def test_what_the_rest_would_take():
     cheap = [found for (planner, *_), found in given.items() if planner in CHEAP]
     dear = [found for (planner, *_), found in given.items() if planner not in CHEAP]
     learned = [found for place, found in hours.items() if place not in given]
-    whole = made.planned("table1_ours", None)
+    whole = archive.planned("table1_ours", None)
     pairs = {(trial.axes["planner"], *column(trial)) for trial in whole}
     every = sum(len(whole) / len(pairs) * statistics.mean(found) for found in hours.values())
     says(
@@ -159,7 +172,7 @@ def test_it_is_the_number_of_terms():
 
 def test_the_two_solves_are_alike_in_trained_planners():
     found = rows("adjoint_solves")
-    trained = {trial.result["trial_id"] for trial in made.archived().values()}
+    trained = {trial.result["trial_id"] for trial in archive.archived().values()}
     assert {row["trial_id"] for row in found} <= trained
     *worst, most = sorted(worst for row in found for worst in (row["worst"], row["next"]))
     samples = sum(row["samples"] for row in found)
@@ -174,7 +187,7 @@ def test_the_two_solves_are_alike_in_trained_planners():
 
 
 def test_how_long_gradients_are():
-    planned = {trial.trial_id: trial for trial in made.planned("adjoint_solves", None)}
+    planned = {trial.trial_id: trial for trial in archive.planned("adjoint_solves", None)}
     by = {
         name: {
             planned[row["trial_id"]].spec.seed: row
@@ -198,7 +211,7 @@ def test_how_long_gradients_are():
 
 
 def test_what_averaging_does_in_table_1():
-    found = made.trials("table1_averaged")
+    found = trials("table1_averaged")
     assert all(is_of_present_code(trial) for trial in found)
 
     def of(planner, size):

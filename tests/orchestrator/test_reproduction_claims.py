@@ -13,6 +13,7 @@ from published import (
     PAGE,
     ROOT,
     SIX,
+    archive,
     at_30,
     chosen,
     joined,
@@ -341,7 +342,7 @@ def test_adjoints_that_stand_still():
     assert (undone.planner, undone.spec["data"]["task"], undone.k) == ("id-convgppn", "visual_navigation", 30)
     spt = [
         trial
-        for trial in made.archived().values()
+        for trial in archive.archived().values()
         if trial.archive == "results" and trial.spec["planner"]["core"] == "spt"
     ]
     spt = chosen(spt, adjoint="implicit")
@@ -419,7 +420,7 @@ def on_larger(sweep, planner, per_row=None):
     many = sweep.startswith("accuracy")
     found = of(sweep, planner, **({"k": 30} if many and planner != "id-symvin" else {}))
     sizes = (27, 49) if many else (27, 49, 75)
-    return [made.tested(found, size, per_row and per_row * size) for size in sizes]
+    return [archive.tested(found, size, per_row and per_row * size) for size in sizes]
 
 
 def beyond(sweep, planner, per_row=None, digits=0):
@@ -441,7 +442,7 @@ def test_larger_maps_than_those_of_the_training():
     says(claim, f"from {min(before):.0f} to {max(before):.0f} % on 49x49 to {min(after):.0f} to {max(after):.0f},")
     assert after[0] > after[1]
     (other,) = of("accuracy", "id-convgppn", k=50)
-    says(claim, f"({' to '.join(f'{made.tested([other], 49, k)[0]:.1f}' for k in (None, 196))} %)")
+    says(claim, f"({' to '.join(f'{archive.tested([other], 49, k)[0]:.1f}' for k in (None, 196))} %)")
     for planner in ("vin", "id-vin"):
         means = [statistics.mean(on_larger("accuracy", planner, per_row)[1]) for per_row in (None, 4)]
         assert means[0] > means[1]
