@@ -167,6 +167,17 @@ def accuracy() -> list[str]:
     return rows
 
 
+def few_steps() -> list[str]:
+    """Return success with ten steps forward and with thirty."""
+    sizes = (15, 27)
+    rows = [row_of("", *(f"{size}x{size}, K = 10 / 30" for size in sizes)), "|---|---|---|"]
+    for planner in (*SIX, "contractive"):
+        found = chosen(trials("few_steps"), planner)
+        cells = [" / ".join(spread(rates(chosen(found, size=size, k=k))) for k in (10, 30)) for size in sizes]
+        rows.append(row_of(NAMES[planner], *cells))
+    return rows
+
+
 def solver_pairs() -> list[str]:
     """Return success and the adjoint's residual in Figure 12, by both solvers, with 5 and 15 products."""
     names = {"forward": "forward iteration", "anderson": "Anderson"}
@@ -404,6 +415,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "forward_residuals": forward_residuals,
     "deviations": deviations,
     "accuracy": accuracy,
+    "few_steps": few_steps,
     "solver_pairs": solver_pairs,
     "larger_maps": larger_maps,
     "vin_parts": vin_parts,
