@@ -174,17 +174,30 @@ def test_averaged_it_does_not_diverge():
     says("IDPs train stably", f"by the authors' none of {len(every)} trials does")
 
 
-def test_it_is_the_number_of_terms():
-    terms, averaged = (at_scale(f"id-vin-{how}", 15, k=30) for how in ("six-terms", "averaged"))
-    assert [trial.spec["seed"] for trial in terms] == [trial.spec["seed"] for trial in averaged] == [0, 1, 2, 3, 4]
-    assert all(fallen(trial) is None for trial in terms)
-    both = rates(terms), rates(averaged)
-    apart = [abs(one - other) for one, other in zip(*both, strict=True)]
+def test_a_sum_of_terms_trains_and_a_solution_does_not():
+    ways = ("id-vin-six-terms", "id-vin-averaged", "id-vin-forward", "id-vin", "vin")
+    six, averaged, sixteen, solved, layers = (at_scale(planner, 15, k=30) for planner in ways)
+    for found in (six, averaged, sixteen, solved, layers):
+        assert [trial.spec["seed"] for trial in found] == [0, 1, 2, 3, 4]
+        assert {fallen(trial) is None for trial in found} == {found is not solved}
+    told = [spread(rates(found)) for found in (six, averaged, sixteen, solved, layers)]
+    gained = [more - less for more, less in zip(rates(sixteen), rates(six), strict=True)]
+    ahead = zip(rates(layers), rates(sixteen), strict=True)
+    assert [unrolled > terms for unrolled, terms in ahead] == [True, True, True, False, True]
     says(
-        "It is the number of terms",
-        f"ID-VIN has {spread(both[0])} % on mazes at K = 30 where averaged it has {spread(both[1])}, seed by seed at "
-        f"most {max(gap for seed, gap in enumerate(apart) if seed != 2):.1f} points apart but for seed 2 "
-        f"({both[0][2]:.1f} and {both[1][2]:.1f}), and none of the five diverges.",
+        "A sum of terms trains",
+        f"no stopping) {told[0]} %, the authors' 6.4 terms {told[1]}, up to 16",
+        f"`solver_bwd: forward`) {told[2]}; none",
+        f"by Anderson's method: {told[3]}, all",
+        f"through 30 layers, has {told[4]}.",
+        f"above six, by {span(gained, 1)} points",
+        f"but for seed 3 ({rates(layers)[3]:.1f} and {rates(sixteen)[3]:.1f}).",
+    )
+    says("10 to 15 backward", f"six terms {told[0]} %, 16 terms {told[2]}, VIN's 30 layers {told[4]}.")
+    says(
+        "Anderson backward beats",
+        f"iteration backward {told[2]} %, with Anderson's method {told[3]}, as",
+        f"is another solve: {told[1]} %",
     )
 
 
