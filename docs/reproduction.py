@@ -35,6 +35,9 @@ from orchestrator.tables.paper import paper
 from orchestrator.tables.statistics import Estimate, interquartile_mean, probability_of_improvement
 
 PAGE = ROOT / "REPRODUCTION.md"
+SIX = ("vin", "id-vin", "symvin", "id-symvin", "convgppn", "id-convgppn")
+STEPS = (30, 50, 80)
+COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
 VERDICTS = ("holds", "holds in part", "fails", "not seen", "not decided", "not tested")
 
 
@@ -56,23 +59,13 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-SIX = ("vin", "id-vin", "symvin", "id-symvin", "convgppn", "id-convgppn")
-STEPS = (30, 50, 80)
-
-
-def _at_each_k(numbers: Iterable[str]) -> str:
-    return " / ".join(numbers)
-
-
 def step_times() -> list[str]:
     """Return what a step of the six planners costs: time on 15x15, memory on 27x27, at each K."""
 
-    def milliseconds(size: int, *parts: str) -> str:
-        times = [
-            sum(1000 * mean(chosen(trials("figure6"), planner, size=size, k=k), f"{part}_seconds") for part in parts)
-            for k in STEPS
-        ]
-        return _at_each_k(f"{time:.{1 if time < 100 else 0}f}" for time in times)
+    def milliseconds(*parts: str) -> str:
+        found = [chosen(trials("figure6"), planner, size=15, k=k) for k in STEPS]
+        times = [sum(1000 * mean(each, f"{part}_seconds") for part in parts) for each in found]
+        return " / ".join(f"{time:.{1 if time < 100 else 0}f}" for time in times)
 
     def mebibytes(k: int) -> str:
         (trial,) = chosen(trials("figure6"), planner, size=27, k=k)
@@ -81,8 +74,8 @@ def step_times() -> list[str]:
 
     rows = [row_of("", "forward, ms", "backward, ms", "together, ms", "peak MiB on 27x27"), "|---|---|---|---|---|"]
     for planner in SIX:
-        times = [milliseconds(15, *parts) for parts in (("forward",), ("backward",), ("forward", "backward"))]
-        rows.append(row_of(NAMES[planner], *times, _at_each_k(map(mebibytes, STEPS))))
+        times = [milliseconds(*parts) for parts in (("forward",), ("backward",), ("forward", "backward"))]
+        rows.append(row_of(NAMES[planner], *times, " / ".join(map(mebibytes, STEPS))))
     return rows
 
 
@@ -100,8 +93,7 @@ def forward_residuals() -> list[str]:
 
     def left(planner: str, task: str, size: int) -> str:
         found = chosen(trials("table1_ours"), planner, task=task, size=size)
-        each = [mean(chosen(found, k=k), "forward_residual") for k in STEPS]
-        return _at_each_k(map(_left, each))
+        return " / ".join(_left(mean(chosen(found, k=k), "forward_residual")) for k in STEPS)
 
     return _columns_of_table_1(left)
 
@@ -115,7 +107,7 @@ def deviations() -> list[str]:
 
     def apart(planner: str, task: str, size: int) -> str:
         found = chosen(trials("table1_ours"), planner, task=task, size=size)
-        each = _at_each_k(f"{statistics.stdev(rates(chosen(found, k=k))):.1f}" for k in STEPS)
+        each = " / ".join(f"{statistics.stdev(rates(chosen(found, k=k))):.1f}" for k in STEPS)
         printed = _printed_success(found[0])[task, size].rpartition(" ")[2]
         return f"{each}; {statistics.stdev(rates(found)):.1f} ({printed})"
 
@@ -250,9 +242,6 @@ def _searched(found: Iterable[Kept]) -> str:
         return ""
     mean, least, most = (f"{rate:.1f}" for rate in (statistics.mean(drawn), min(drawn), max(drawn)))
     return mean if least == most else f"{mean} ({least} to {most})"
-
-
-COLUMNS = (("manipulation", 18), ("manipulation", 36), ("workspace_manipulation", 18), ("visual_navigation", 15))
 
 
 def table1() -> list[str]:
