@@ -116,7 +116,7 @@ def of_pair(unrolled: str) -> list[str]:
         ["workspace, visual", *(_table_1(p, *_SEEN) for p in pair), _AGAIN],
     ]
     if unrolled == "vin":
-        averaged = f"{_at_the_papers_scale('id-vin')}; averaged {_at_the_papers_scale('id-vin-averaged')}"
+        averaged = f"{_at_the_papers_scale('id-vin')}; `moving_average` {_at_the_papers_scale('id-vin-averaged')}"
         scale = "10,000 maps, 60 epochs, five seeds, K = 30: mazes, manipulation 18x18"
         rows.insert(
             0, [scale, _at_the_papers_scale("vin"), averaged, "[these](../../REPRODUCTION.md#at-the-papers-scale)"]

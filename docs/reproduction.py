@@ -300,7 +300,9 @@ def _by_k(of: Sequence[Kept], columns: Sequence[tuple[str, int]]) -> list[str]:
         for k in (30, 50, 80)
     }  # as `idp table` has it
     rows = [row_of(NAMES[of[0].planner], k, *map(_of_seeds, cells)) for k, cells in every.items() if any(cells)]
-    together = [[*chain(*cells)] if all(cells) else [] for cells in zip(*every.values(), strict=True)]
+    together = [
+        [*chain(*cells)] if len(set(map(len, cells))) == 1 else [] for cells in zip(*every.values(), strict=True)
+    ]
     if any(together) and of[0].planner != "reachability":  # it has no K: the same seeds three times
         rows.append(row_of("", "30, 50, 80", *map(_of_seeds, together)))
     return rows
@@ -341,9 +343,13 @@ def paper_scale() -> list[str]:
         row_of("", "K", *(f"{names[task]} {size}x{size}" for task, size in columns)),
         "|---" * (len(columns) + 2) + "|",
     ]
-    for planner in dict.fromkeys(trial.planner for trial in found):
-        of = chosen(found, planner)
-        rows += [*_by_k(of, columns), *_printed(of[0], columns)]
+    for adjoint in ("unrolled", "implicit", "phantom"):
+        alike = chosen(found, adjoint=adjoint)
+        for planner in dict.fromkeys(trial.planner for trial in alike):
+            rows += _by_k(chosen(alike, planner), columns)
+        printed = _printed_success(alike[0])
+        if printed:
+            rows.append(row_of(f"the paper's {NAMES[alike[0].planner]}", "", *(printed.get(at, "") for at in columns)))
     return rows
 
 
