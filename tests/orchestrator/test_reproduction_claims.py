@@ -150,6 +150,21 @@ def test_stability():
         f"ID-SymVIN (K = 80) {rate('figure7', 'id-symvin', size=27)}",
         f"ours (K = 80) {rate('figure7', 'contractive', size=27)}",
     )
+    longer = {trial.planner: trial for trial in trials("longer")}
+    assert {trial.result["steps"] for trial in longer.values()} == {620}
+    assert not any(trial.result["forward_diverged"] for trial in longer.values())
+    reached = {planner: spread(rates([trial])) for planner, trial in longer.items()}
+    says(
+        "IDPs train stably at large K",
+        f"SymVIN (K = 80) {reached['symvin']} and ID-SymVIN {reached['id-symvin']} %,",
+        f"ConvGPPN (K = 50) {reached['convgppn']} and ID-ConvGPPN {reached['id-convgppn']} %.",
+    )
+    says(
+        "ConvGPPN and ID-ConvGPPN are the best",
+        f"ConvGPPN (K = 50) {reached['convgppn']} and SymVIN (80) {reached['symvin']}, ID-ConvGPPN (50) "
+        f"{reached['id-convgppn']} and ID-SymVIN (80) {reached['id-symvin']} %.",
+    )
+    says("ID-ConvGPPN on 27x27", f"it has {reached['id-convgppn']} %, and ConvGPPN {reached['convgppn']}.")
     diverged = [trial for trial in trials("id_vin") if trial.result["trial_diverged"]]
     large = [rate(*pair, size=27, k=50) for pair in (("figure2", "convgppn"), ("figure4", "id-convgppn"))]
     says(
@@ -670,6 +685,9 @@ def test_the_readme_says_what_the_page_finds():
         f"six terms {scale['id-vin-six-terms']}, what the authors' solver comes to {scale['id-vin-averaged']}, up to",
         f"up to sixteen {scale['id-vin-forward']}. VIN, unrolled, has {scale['vin']};",
         f"a seed of ID-ConvGPPN beats one of ConvGPPN in {beaten.replace(' ', ' % ', 1)}.",
+        "has {} % after 620 steps, and ID-ConvGPPN {} (one seed)".format(
+            *(rate_of(of("longer", planner)) for planner in ("convgppn", "id-convgppn"))
+        ),
         f"reaches {rate_of(cheap)} % on 15x15 mazes in {minutes[0]:.1f} minutes of a core, where ID-ConvGPPN takes "
         f"{minutes[1]:.1f} for {rate_of([dear])} (K = 30)",
         page="README.md",
