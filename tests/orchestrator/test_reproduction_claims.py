@@ -515,15 +515,8 @@ def cell(planner, task="manipulation", size=18):
 
 
 def columns(planner, k):
-    """Return success of a planner's seeds in each column of Table 1; nothing where a column wants a seed."""
-    found = [rates(chosen(trials("table1_ours"), planner, task=task, size=size, k=k)) for task, size in COLUMNS]
-    return found if all(len(seeds) == 3 for seeds in found) else []
-
-
-def by_k(planner, of_seeds):
-    """Return a number of the seeds in each column of Table 1, for each K that is whole."""
-    whole = list(filter(None, (columns(planner, k) for k in K)))
-    return ", ".join(" / ".join(f"{of_seeds(seeds):.1f}" for seeds in column) for column in zip(*whole, strict=True))
+    """Return success of a planner's seeds in each column of Table 1."""
+    return [rates(of("table1_ours", planner, task=task, size=size, k=k)) for task, size in COLUMNS]
 
 
 def test_twins_over_the_whole_of_table_1():
@@ -558,7 +551,7 @@ def test_table_1_by_k():
     for planner in ("vin", "id-vin"):
         says(
             "VIN and ID-VIN are less affected by K",
-            f"{NAMES[planner]} {by_k(planner, statistics.mean).rpartition(', ')[2]}",
+            f"{NAMES[planner]} {joined((statistics.mean(columns(planner, k)[3]) for k in K), 1)}",
         )
         for trial in of("table1_ours", planner, task="visual_navigation"):
             arrived, starts = (trial.result[f"test_{what}_by_distance"][2:] for what in ("arrivals", "cells"))
