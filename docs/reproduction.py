@@ -47,6 +47,8 @@ def verdicts() -> list[str]:
     rows = [row_of("claim", "verdict"), "|---|---|"]
     for section in claims.split("\n### ")[1:]:
         found = re.findall(r"^#### (.+)\n\*\*(.+?)\*\*", section, re.MULTILINE)
+        if not found:
+            continue  # pictures
         count = Counter(verdict.lower() for _, verdict in found)
         told = ", ".join(f"{verdict} {count[verdict]}" for verdict in VERDICTS if count[verdict])
         rows.append(row_of(f"**{section.partition(chr(10))[0]}**", told))
@@ -343,8 +345,9 @@ def paper_scale() -> list[str]:
         row_of("", "K", *(f"{names[task]} {size}x{size}" for task, size in columns)),
         "|---" * (len(columns) + 2) + "|",
     ]
-    for adjoint in ("unrolled", "implicit", "phantom"):
-        alike = chosen(found, adjoint=adjoint)
+    kinds = dict.fromkeys((trial.spec["planner"]["core"], trial.spec["planner"]["adjoint"]) for trial in found)
+    for core, adjoint in kinds:
+        alike = chosen(found, core=core, adjoint=adjoint)
         for planner in dict.fromkeys(trial.planner for trial in alike):
             rows += _by_k(chosen(alike, planner), columns)
         printed = _printed_success(alike[0])
