@@ -34,8 +34,8 @@ def enclosed(
     """
     if not _edged(planner, observation, moves):
         return map.new_zeros(len(map), dtype=torch.bool)
-    rows, columns = map[:, :, [0, -1], :], map[:, :, :, [0, -1]]
-    return (rows > 0).flatten(1).any(1) | (columns > 0).flatten(1).any(1)
+    edge = torch.cat((map[:, 0, 0], map[:, 0, -1], map[:, 0, :, 0], map[:, 0, :, -1]), 1)
+    return (edge > 0).any(1)
 
 
 def _edged(planner: Planner, observation: Tensor | None, moves: Moves) -> bool:

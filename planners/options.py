@@ -10,6 +10,10 @@ from datagen.problem import EIGHT, FOUR, Moves
 from datagen.spec import Spec
 
 
+LARGEST_DISCOUNT = 1 - 1e-6
+"""Nearer to one float32 would make it one: nothing would contract, and a move would cost nothing."""
+
+
 class NoOptions(Spec):
     """Nothing to choose."""
 
@@ -156,7 +160,7 @@ class ContractiveOptions(Spec):
     hidden_channels: int = Field(152, ge=1)
     q_channels: int = Field(40, ge=1)
     kernel_size: int = Field(3, ge=1)
-    discount: float = Field(0.99, gt=0.0, lt=1.0)
+    discount: float = Field(0.99, gt=0.0, le=LARGEST_DISCOUNT)
     temperature: float = Field(0.0, ge=0.0)
     advantage_scale: float = Field(10.0, gt=0.0)
     group: Literal["trivial", "C4", "D4"] = "D4"
@@ -194,7 +198,7 @@ class ReachabilityOptions(Spec):
 
     hidden_channels: int = Field(64, ge=1)
     q_channels: int = Field(4, ge=1)
-    discount: float = Field(0.99, gt=0.0, lt=1.0)
+    discount: float = Field(0.99, gt=0.0, le=LARGEST_DISCOUNT)
     advantage_scale: float = Field(30.0, gt=0.0)
     group: Literal["trivial", "C4", "D4"] = "C4"
     short_ways: float = Field(0.02, ge=0.0)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional
 
+from datagen.problem import FOUR
 from planners.compiled.layout import compiled
 from planners.compiled.reachability.kernel import cheapest
 from planners.compiled.solvers import BestFirst
@@ -46,6 +47,7 @@ class _Plan:
 
     Attributes:
         goal: Place of the goal.
+        shape: Rows and columns.
         moves: What a move to each neighbour costs in each pattern, [patterns, T]; the cell itself is the first.
         pattern: int16 [n].
         costs: float64 [n], of entering.
@@ -54,6 +56,7 @@ class _Plan:
     """
 
     goal: int
+    shape: tuple[int, ...]
     moves: NDArray[np.float64]
     pattern: NDArray[np.int16]
     costs: NDArray[np.float64]
@@ -131,7 +134,7 @@ class Replanner:
             and not planner.channels
             and isinstance(planner.solver, BestFirst)
             and planner.kernel != "reference"
-            and len(self.planner.moves.names) == 4
+            and self.planner.moves.offsets == FOUR.offsets
         )
 
     @torch.no_grad()
@@ -156,13 +159,14 @@ class Replanner:
         costs = step.costs[0, 0].double().numpy().ravel()
         goal = int(step.goal[0, 0].argmax())
         shape = tuple(step.goal.shape[2:])
-        if last is not None and len(last.pattern) == len(pattern) and last.goal == goal:
+        if last is not None and last.shape == shape and last.goal == goal:
             changed = np.flatnonzero((last.pattern != pattern) | (last.costs != costs))
             if len(changed) <= _LARGEST_SHARE * len(pattern) and np.array_equal(last.moves, moves):
-                plan = _Plan(goal, moves, pattern, costs, last.arriving, last.parent)
+                plan = _Plan(goal, shape, moves, pattern, costs, last.arriving, last.parent)
                 self.settled = _repair(plan.arriving, plan.parent, pattern, moves, costs, leads, shape, changed)
                 return plan
-        plan = _Plan(goal, moves, pattern, costs, np.full(len(pattern), np.inf), np.zeros(len(pattern), np.int8))
+        arriving, parent = np.full(len(pattern), np.inf), np.zeros(len(pattern), np.int8)
+        plan = _Plan(goal, shape, moves, pattern, costs, arriving, parent)
         plan.arriving[goal] = 0.0
         self.settled = _settle(plan.arriving, plan.parent, pattern, moves, costs, leads, shape, np.array([goal]))
         return plan

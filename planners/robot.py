@@ -137,7 +137,7 @@ class Rules:
         from scipy.ndimage import distance_transform_edt
 
         distance = distance_transform_edt(~blocked) * grid.resolution
-        free = ~blocked & (distance > self.radius)
+        free = ~blocked & (distance > self.radius * (1 + 1e-9))  # 3 cells of 0.05 are more than 0.15
         if not self.priced:
             return free.astype(np.uint8), None
         near = np.clip((self.inflation - distance) / (self.inflation - self.radius), 0.0, 1.0)

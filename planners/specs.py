@@ -169,6 +169,7 @@ class TrainingSpec(Spec):
             (`planners.training.budget.applications`).
     """
 
+    # UNSPECIFIED: epsilon, the clip, and which optimal action is the label; as in the authors' code.
     epochs: int = Field(60, ge=0)
     batch_size: int = Field(32, ge=1)
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
@@ -188,3 +189,12 @@ class TrainingSpec(Spec):
     most_steps: int | None = Field(None, ge=1)
     most_seconds: float | None = Field(None, gt=0.0)
     most_applications: float | None = Field(None, gt=0.0)
+
+    @model_validator(mode="after")
+    def _penalised_at_times(self) -> Self:
+        if (self.jacobian_weight > 0) != (self.jacobian_frequency > 0):
+            raise ValueError(
+                "expected jacobian_weight and jacobian_frequency both above 0 or neither: one alone adds no penalty, "
+                f"got {self.jacobian_weight:g} and {self.jacobian_frequency:g}"
+            )
+        return self

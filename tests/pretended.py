@@ -109,12 +109,18 @@ class _Device(TorchDispatchMode):
 @contextmanager
 def pretended_device() -> Iterator[torch.device]:
     """Have `DEVICE` in the block."""
-    before = torch.__future__.get_swap_module_params_on_conversion()
+    before, tensor = torch.__future__.get_swap_module_params_on_conversion(), torch.tensor
+
+    def made_there(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
+        return tensor(data, **kwargs).to(device)
+
     torch.__future__.set_swap_module_params_on_conversion(True)  # `data = ...` would leave `raw` what it was
+    torch.tensor = made_there  # which asks the device for memory without a word to `_Device`
     try:
         with _Device():
             yield DEVICE
     finally:
+        torch.tensor = tensor
         torch.__future__.set_swap_module_params_on_conversion(before)
 
 

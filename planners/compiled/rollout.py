@@ -88,7 +88,7 @@ def _add_maps(policies: Policies, rules: Rules, shares: NDArray[np.float64], cou
                 reachable += 1
                 arrivals += arrives
                 if arrives:
-                    optimal += taken <= best * np.float32(1 + 1e-5) + np.float32(1e-5)
+                    optimal += taken <= best + min(np.float32(1e-5) * (best + np.float32(1)), np.float32(0.5))
                     spl += 1.0 if best == 0 else best / max(taken, np.float32(1e-9))
                 if optimal_actions[m, row, column]:
                     away += 1

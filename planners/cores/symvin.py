@@ -65,7 +65,7 @@ class SymVIN(nn.Module):
         if options.initialisation == "stable":
             self._start_settled()
         self.head: SteerableFilter | nn.Conv2d
-        # The authors' code has the plain head by default.
+        # DEVIATION(authors): the head turns with the map; the authors' code has the plain one by default.
         if options.equivariant_policy:
             self.head = SteerableFilter(group, "regular", fields, "actions", 1, 1)
         else:

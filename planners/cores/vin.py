@@ -40,6 +40,7 @@ class VIN(nn.Module):
         self.wrap = wrap
         self.temperature = options.temperature
         size = options.kernel_size
+        # DEVIATION(authors): K is the applications of this step; the authors' explicit planners make K - 1.
         # UNSPECIFIED: Eq. 1 has a reward per action, R_a, and no filter of it. As in the authors' code, one reward map
         # is spread over the actions by a filter, R_a = W_r,a * r.
         # UNSPECIFIED: biases and the encoder's kernel size; as in the literature's VIN, 3x3 and the first layer alone

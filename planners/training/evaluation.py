@@ -188,17 +188,18 @@ def _plan(
     for chosen in (inside, ~inside):
         if chosen.any():
             rows = slice(None) if chosen.all() else chosen
+            here = rows if isinstance(rows, slice) else rows.cpu()
             observation = None if inputs.observation is None else inputs.observation[rows]
             plan = plan_walled(planner, inputs.map[rows], inputs.goal[rows], observation, moves=moves, k_fwd=k_fwd)
             actions[rows] = plan.logits.max(1).indices
-            residual[rows] = plan.solution.residual.float().cpu()
+            residual[here] = plan.solution.residual.float().cpu()
             if plan.map_logits is not None:
                 # A mapper's maps are planned all at once.
                 search = searched(plan.map_logits, inputs.goal, moves)
-                recovered[rows] = -plan.map_logits[:, 0].float().cpu()
+                recovered[here] = -plan.map_logits[:, 0].float().cpu()
             if first is not None:
-                numbers = first + torch.arange(len(actions))[rows if isinstance(rows, slice) else rows.cpu()]
-                cosine[rows] = cosines(planner, plan, numbers.tolist(), k_fwd)
+                numbers = first + torch.arange(len(actions))[here]
+                cosine[here] = cosines(planner, plan, numbers.tolist(), k_fwd).float()
     return residual, cosine, recovered, actions, search
 
 

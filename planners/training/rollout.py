@@ -289,7 +289,8 @@ def _sums(
     """Return the per-map shares summed over maps, and the cells and arrivals per bin of distance."""
     reachable = torch.isfinite(distance)
     arrived = arrived & reachable
-    optimal = arrived & (cost <= distance * (1 + 1e-5) + 1e-5)
+    slack = (1e-5 * (distance + 1)).clamp(max=0.5)  # rounding, and never a move
+    optimal = arrived & (cost <= distance + slack)
     ratio = torch.where(arrived, distance / cost.clamp(min=1e-9), torch.zeros_like(distance))
     ratio = torch.where(arrived & (distance == 0), torch.ones_like(ratio), ratio)
     away = optimal_actions > 0

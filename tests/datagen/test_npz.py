@@ -114,6 +114,17 @@ def test_layout_of_observations(tmp_path):
         assert file["arr_9"].shape == (8, 1, 96, 96) and file["arr_9"].dtype == np.float64
 
 
+def test_a_picture_of_a_workspace_is_of_zeros_and_ones(tmp_path):
+    export_npz(make(SPECS["workspace_manipulation"], tmp_path), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        arrays = dict(file)
+    for number in (9, 10, 11):
+        arrays[f"arr_{number}"] = arrays[f"arr_{number}"].astype(np.uint8) * 255
+    np.savez(tmp_path / "b.npz", **arrays)
+    with pytest.raises(DatasetError, match="arr_9: a pixel should be 0 or 1, got 255 in problem 0"):
+        import_npz(tmp_path / "b.npz", "workspace_manipulation", tmp_path / "lab")
+
+
 @pytest.mark.parametrize("task", ["navigation", "manipulation"])
 def test_full_policies_survive(task, tmp_path):
     directory = make(SPECS[task], tmp_path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pretended import DEVICE, OnDevice, Waited, capture, no_waiting, pretended_device
 
+from datagen.expert.grid import goal_distances, optimal_actions
 from datagen.problem import FOUR
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import DatasetSpec
@@ -18,7 +19,7 @@ from orchestrator.trial.trained import residual_floor
 from planners import Anderson, Broyden, ForwardIteration, PlannerSpec, TrainingSpec, build_planner, registry
 from planners.conformance.cores import EVERY_ADJOINT, check_saved_memory
 from planners.conformance.planners import checked_on
-from planners.training.evaluation import Inputs
+from planners.training.evaluation import Inputs, evaluate
 from planners.training.graphs import GraphedSteps, StepGraph, refusal
 from planners.training.trainer import Trainer
 
@@ -126,6 +127,25 @@ def _trained(problems, device, *, spoilt=False, **settings):
         for batch in learner.train.batches(8, 3, 0):
             learner._step(batch, torch.Generator().manual_seed(1))
     return learner.run_epoch(), learner, kept
+
+
+def test_maps_with_and_without_a_wall_round_them_are_tested_in_one_batch(problems):
+    map_ = problems[1].map.copy()
+    map_[::2, :, 0] = 1
+    distance = goal_distances(map_, problems[1].goal, FOUR)
+    mixed = dataclasses.replace(
+        problems[1], map=map_, distance=distance, optimal_actions=optimal_actions(map_, distance, FOUR)
+    )
+    spec = PlannerSpec(core="contractive", hidden_channels=8, q_channels=8, k_fwd=8, k_bwd=6)
+    here = build_planner(spec)
+    with pretended_device():
+        there = build_planner(spec)
+        there.load_state_dict(here.state_dict())
+        found = evaluate(there.to(DEVICE), mixed, moves=FOUR, measures=("path_independence",))
+    expected = evaluate(here, mixed, moves=FOUR, measures=("path_independence",))
+    assert found.measured.path_independence == pytest.approx(expected.measured.path_independence, rel=1e-5)
+    assert found.cells_by_distance == expected.cells_by_distance and found.maps == expected.maps == 32
+    assert found.success_rate == pytest.approx(expected.success_rate, abs=1e-3) and 0 < found.success_rate < 1
 
 
 class _Spoiling(WatchedTrainer):

@@ -1,8 +1,11 @@
 """A plan that is repaired where a map has changed is that of a plan from nothing, to the bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from datagen.problem import Moves
 from planners import load_planner
 from planners.inference import PlannerError
 from planners.replanning import Replanner
@@ -45,11 +48,12 @@ def test_repaired_plans_are_those_from_nothing(walled):
 
 def test_other_goals_and_sizes_begin_anew_and_another_dearest_cell_does_not():
     again = Replanner(PLANNER)
-    for height, goal in ((64, (5, 5)), (64, (0, 0)), (65, (0, 0))):
-        free, costs = np.ones((height, 64)), np.ones((height, 64))
+    free, costs = np.ones((64, 64)), np.ones((64, 64))
+    for shape, goal in (((64, 64), (5, 5)), ((64, 64), (0, 0)), ((65, 64), (0, 5)), ((64, 65), (0, 4))):  # the last with as many cells, and its goal as many cells in
+        free, costs = np.ones(shape), np.ones(shape)
         costs[2, 2] = 3.0
         compare(again, free, (3, 3), goal, costs)
-        assert again.settled == height * 64
+        assert again.settled == free.size
     costs[2, 2] = 9.0  # by which what costs nothing is paid, and nothing else
     compare(again, free, (3, 3), goal, costs)
     assert again.settled < 10
@@ -58,6 +62,13 @@ def test_other_goals_and_sizes_begin_anew_and_another_dearest_cell_does_not():
         Replanner("reachability")
     with pytest.raises(PlannerError, match="is an obstacle"):
         again.solve(np.zeros((3, 3)), start=(0, 0), goal=(1, 1), costs=np.ones((3, 3)))
+
+
+def test_four_moves_in_another_order_are_refused_as_the_planner_refuses_them():
+    turned = Moves(names=("south", "east", "north", "west"), offsets=((1, 0), (0, 1), (-1, 0), (0, -1)))
+    again = Replanner(replace(PLANNER, moves=turned))
+    with pytest.raises(PlannerError, match="costs"):
+        again.solve(np.ones((70, 70)), start=(0, 0), goal=(9, 9), costs=np.ones((70, 70)))
 
 
 def test_where_no_way_leads():

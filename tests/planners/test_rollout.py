@@ -102,6 +102,21 @@ def test_a_perfect_policy_scores_one_on_a_corridor_longer_than_any_bin():
     assert len(result.cells_by_distance) == len(DISTANCE_BINS)
 
 
+@pytest.mark.parametrize("by", [evaluate_policy, evaluate_by_squaring])
+def test_a_step_too_many_is_one_however_long_the_way(by):
+    """A corridor 200,000 cells long, whose walkers all step aside near the goal though nothing is in the way."""
+    free = np.zeros((1, 2, 200_000), dtype=np.uint8)
+    free[0, 0], free[0, 1, 3:6] = 1, 1
+    goal = np.zeros((1, 2), dtype=np.int16)
+    distance = goal_distances(free, goal, FOUR)
+    north, west, south, _ = range(4)
+    actions = torch.full((1, 2, 200_000), west)
+    actions[0, 0, 5], actions[0, 1, 3] = south, north
+    facts = (torch.from_numpy(fact) for fact in (free, goal, distance, optimal_actions(free, distance, FOUR)))
+    result = by(actions, *facts, FOUR)
+    assert result.success_rate == 1.0 and result.optimality == pytest.approx(8 / 200_003)
+
+
 def test_a_bump_and_a_cycle_never_arrive():
     free = torch.ones(1, 2, 2, dtype=torch.bool)
     goal = torch.tensor([[0, 0]])
