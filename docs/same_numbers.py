@@ -4,9 +4,10 @@
     python docs/same_numbers.py /tmp/before docs/results/table1.parquet docs/results/reachability.parquet
 
 What the archives' trials begin from (their modules' digests) may have changed since COMMIT, though nothing of what they
-computed has. Each kind of trial, all that its spec says but seed and scale, is trained for four steps and tested by the
-code of COMMIT and by this tree's: weights, losses and tests must be the same to the bit. Then, of trials whose digests
-are those of COMMIT, the archives say those of this tree; else nothing is written. `code` and `git_commit` go on naming
+computed has. Each kind of trial, all that its spec says but seed and scale, is trained for four steps and tested, on a
+few maps of each task that its archived tests name as well, by the code of COMMIT and by this tree's: weights, losses
+and tests must be the same to the bit. Then, of results whose digests are those of COMMIT, the archives say those of
+this tree; else nothing is written. `code` and `git_commit` go on naming
 what trained them.
 """
 
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[1]
 FEW = {"data": {"train": 32, "valid": 8, "test": 8, "seed": 0}, "training": {"epochs": 2, "batch_size": 16}, "seed": 0}
 """What is trained in place of a trial: four steps, whose sums go through every operation that its own went through."""
+TESTED = {"train": 8, "valid": 4, "test": 4}
 _TIMES = ("seconds", "bytes", "provenance", "checksum", "trial_id")
 
 
@@ -41,39 +43,69 @@ def few_steps(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kinds(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return each kind of trial among the rows of archives once, as it is trained here."""
-    found = {json.dumps(few_steps(json.loads(row["spec"])), sort_keys=True) for row in rows}
-    return [json.loads(text) for text in sorted(found)]
+    """Return each kind of trial among the rows of archives once, as it is trained here, with what it is tested on.
+
+    Returns:
+        Mappings of `spec` and `tests`, a task each: its name, rows of the smallest maps, steps and what was measured.
+    """
+    found: dict[str, dict[str, list[Any]]] = {}
+    for row in rows:
+        tests = found.setdefault(json.dumps(few_steps(json.loads(row["spec"])), sort_keys=True), {})
+        for test in json.loads(row["evaluations"] or "[]"):
+            task = test["dataset_id"].split("-")[0]
+            smallest = [test["map_size"], test["k"], test["measured"]]
+            tests[task] = min(tests.get(task, smallest), smallest)
+    return [
+        {"spec": json.loads(text), "tests": [[task, *how] for task, how in sorted(tests.items())]}
+        for text, tests in sorted(found.items())
+    ]
 
 
-def trained(specs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Train specs by the code that is imported, and return their digests and those of each archived kind's modules."""
+def trained(given: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Train and test what `kinds` returns by the code that is imported.
+
+    Returns:
+        `digests` of all numbers, by spec, and `parts`, the digest of each module that results of these kinds name.
+    """
     import torch
 
+    from datagen.tasks.registry import DatasetSpec, dataset_id
     from orchestrator.cluster.datasets import make_datasets, make_here
     from orchestrator.storage.code import parts_of
     from orchestrator.storage.layout import Storage
     from orchestrator.sweep.specs import TrialSpec, trial_id
+    from orchestrator.trial.evaluate import evaluate_trial
     from orchestrator.trial.train import run_trial
 
     torch.set_num_threads(1)
     digests, parts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(Path(folder))
-        for each in specs:
-            spec = TrialSpec.model_validate(each)
+        for each in given:
+            spec = TrialSpec.model_validate(each["spec"])
             make_datasets([spec.data], storage.datasets, make=make_here)
             result = run_trial(spec, storage)
             if result.status != "COMPLETED":
                 raise SystemExit(f"same_numbers: {each}: {result.status}: {result.reason}")
-            numbers = {k: v for k, v in result.model_dump(mode="json").items() if not k.endswith(_TIMES)}
-            state = torch.load(storage.trial(trial_id(spec)).checkpoint, weights_only=True, map_location="cpu")
+            trial, found = storage.trial(trial_id(spec)), [result]
+            for task, map_size, k, measured in each["tests"]:
+                data = DatasetSpec(task=task, map_size=map_size, distinct="maps", **TESTED)
+                make_datasets([data], storage.datasets, make=make_here)
+                dataset = storage.datasets / dataset_id(data)
+                found.append(evaluate_trial(trial, dataset, k=k, measures=measured))
+                parts |= parts_of(data, spec.planner, spec.plugins, measured)
+            numbers = [
+                {name: value for name, value in one.model_dump(mode="json").items() if not name.endswith(_TIMES)}
+                for one in found
+            ]
+            state = torch.load(trial.checkpoint, weights_only=True, map_location="cpu")
             sums = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
             for name, tensor in sorted(_tensors(state)):
                 sums.update(name.encode() + tensor.contiguous().numpy().tobytes())
-            digests[json.dumps(each, sort_keys=True)] = sums.hexdigest()
+            digests[json.dumps(each["spec"], sort_keys=True)] = sums.hexdigest()
             parts |= parts_of(spec.data, spec.planner, spec.plugins, ("lengths",))
-            print(f"{spec.planner.core} {spec.planner.adjoint} {spec.data.task}: {result.steps} steps", file=sys.stderr)
+            done = f"{result.steps} steps, {len(found) - 1} tests"
+            print(f"{spec.planner.core} {spec.planner.adjoint} {spec.data.task}: {done}", file=sys.stderr)
     return {"digests": digests, "parts": parts}
 
 
@@ -88,12 +120,12 @@ def _tensors(state: Any, name: str = "") -> Iterable[tuple[str, Any]]:
             yield from _tensors(value, f"{name}.{key}")
 
 
-def by_code_of(checkout: Path, specs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def by_code_of(checkout: Path, given: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what `trained` says in a process of its own with a checkout's code."""
     done = subprocess.run(
         [sys.executable, __file__, "--train"],
-        input=json.dumps(specs), stdout=subprocess.PIPE, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(checkout)},
+        input=json.dumps(given), stdout=subprocess.PIPE, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'examples'}"},  # there are plug-ins
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -107,7 +139,7 @@ def renewed(provenance: dict[str, Any], before: Mapping[str, str], after: Mappin
 
 
 def renew(path: Path, before: Mapping[str, str], after: Mapping[str, str]) -> int:
-    """Write an archive anew with the digests of this tree; return how many of its trials were of the tree before."""
+    """Write an archive anew with the digests of this tree; return how many of its results were of the tree before."""
     from orchestrator.storage.archive import read_archive, write_archive
     from orchestrator.storage.files import sealed, write_json
     from orchestrator.storage.layout import Storage
@@ -122,7 +154,7 @@ def renew(path: Path, before: Mapping[str, str], after: Mapping[str, str]) -> in
                 document = json.loads(file.read_bytes())
                 provenance = renewed(document["provenance"], before, after)
                 if provenance != document["provenance"]:
-                    changed += file == trial.result_file
+                    changed += 1
                     document = {**document, "provenance": provenance}
                     document.pop("checksum")
                     write_json(file, sealed(document))
@@ -142,15 +174,16 @@ def main() -> None:
         return
     if not options.before or not options.archives:
         parser.error("expected a checkout and archives")
-    specs = kinds(row for path in options.archives for row in pq.read_table(path, columns=["spec"]).to_pylist())
+    columns = ["spec", "evaluations"]
+    specs = kinds(row for path in options.archives for row in pq.read_table(path, columns=columns).to_pylist())
     with ThreadPoolExecutor() as pool:
         before, after = pool.map(by_code_of, (options.before.resolve(), ROOT), (specs, specs))
     unlike = [spec for spec, digest in before["digests"].items() if after["digests"][spec] != digest]
     if unlike:
-        raise SystemExit(f"same_numbers: {len(unlike)} of {len(specs)} kinds train to other numbers, {unlike[0]}")
-    print(f"{len(specs)} kinds of trial train to the same bits by both codes")
+        raise SystemExit(f"same_numbers: {len(unlike)} of {len(specs)} kinds come to other numbers, {unlike[0]}")
+    print(f"{len(specs)} kinds of trial come to the same bits by both codes")
     for path in options.archives:
-        print(f"{path}: {renew(path, before['parts'], after['parts'])} trials now name this tree's code")
+        print(f"{path}: {renew(path, before['parts'], after['parts'])} results now name this tree's code")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from datagen.problem import EIGHT, FOUR, Moves
 from datagen.spec import Spec
 
-
 LARGEST_DISCOUNT = 1 - 1e-6
 """Nearer to one float32 would make it one: nothing would contract, and a move would cost nothing."""
 

@@ -40,22 +40,23 @@ def test_codes_that_train_otherwise_change_no_archive(tmp_path, monkeypatch, cap
     before = Path(path).read_bytes()
 
     def by_code_of(checkout, specs):
-        return {"digests": {json.dumps(spec): f"{checkout}" for spec in specs}, "parts": {}}
+        return {"digests": {json.dumps(kind): f"{checkout}" for kind in specs}, "parts": {}}
 
     monkeypatch.setattr(same_numbers, "by_code_of", by_code_of)
     monkeypatch.setattr(sys, "argv", ["same_numbers", str(tmp_path), path])
-    with pytest.raises(SystemExit, match=r"of \d+ kinds train to other numbers"):
+    with pytest.raises(SystemExit, match=r"of \d+ kinds come to other numbers"):
         same_numbers.main()
     assert Path(path).read_bytes() == before
 
 
 def test_a_kind_of_trial_trains_to_the_same_bits_in_another_process_and_to_others_by_another_step_size():
     spec = next(
-        spec for spec in same_numbers.kinds(pq.read_table(ARCHIVE).to_pylist())
-        if spec["planner"]["core"] == "reachability" and spec["data"]["task"] == "manipulation"
+        kind["spec"] for kind in same_numbers.kinds(pq.read_table(ARCHIVE).to_pylist())
+        if kind["spec"]["planner"]["core"] == "reachability" and kind["spec"]["data"]["task"] == "manipulation"
     )  # fmt: skip
     other = {**spec, "training": {**spec["training"], "learning_rate": 0.5}}
-    here, there = same_numbers.trained([spec, other]), same_numbers.by_code_of(ROOT, [spec])
+    tested = {"spec": spec, "tests": [["manipulation", 10, 9, ["lengths"]]]}
+    here, there = same_numbers.trained([tested, {"spec": other, "tests": []}]), same_numbers.by_code_of(ROOT, [tested])
     name = json.dumps(spec, sort_keys=True)
     assert here["digests"][name] == there["digests"][name] and len(set(here["digests"].values())) == 2
     assert there["parts"] == here["parts"]
