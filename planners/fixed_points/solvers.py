@@ -155,8 +155,8 @@ class Broyden:
     """Broyden's (good) method on g(z) = f(z) - z with a limited memory of rank-one updates per sample.
 
     The inverse Jacobian starts at -I, so the first step is a forward iteration; when `depth` updates are stored the
-    approximation starts again, from -I or the multiple of it that a step asked for which went too far. The answer is the iterate of lowest residual, by the error rule that of
-    least ||g||.
+    approximation starts again, from -I or the multiple of it that a step asked for which went too far. The answer is
+    the iterate of lowest residual, by the error rule that of least ||g||.
     Broyden, A class of methods for solving nonlinear simultaneous equations, 1965; Bai et al., 2019.
 
     Args:

@@ -199,7 +199,7 @@ def test_only_selects_by_value_and_by_id(tmp_path):
         ("data.train=8", "data.train is 8, less than one batch (training.batch_size 32)"),
         ("data.test=0", "data.test is 0"),
         ("training.discount_from=0.9", "training.discount_from is 0.9, expected none: core 'vin' has no discount"),
-        ("training.jacobian_weight=2", "training: expected jacobian_weight and jacobian_frequency both above 0 or neither"),
+        ("training.jacobian_weight=2", "expected jacobian_weight and jacobian_frequency both above 0"),
         ("training.optimizer=sgd", "training.optimizer: expected 'rmsprop' or 'adam', got 'sgd'"),
         ("training.learning_rate=.nan", "learning_rate"),
         ("tasks.0.task=navigatoin", "tasks.0: task: unknown name 'navigatoin'; did you mean 'navigation'?"),

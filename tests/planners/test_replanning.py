@@ -49,7 +49,8 @@ def test_repaired_plans_are_those_from_nothing(walled):
 def test_other_goals_and_sizes_begin_anew_and_another_dearest_cell_does_not():
     again = Replanner(PLANNER)
     free, costs = np.ones((64, 64)), np.ones((64, 64))
-    for shape, goal in (((64, 64), (5, 5)), ((64, 64), (0, 0)), ((65, 64), (0, 5)), ((64, 65), (0, 4))):  # the last with as many cells, and its goal as many cells in
+    # The last has as many cells as the one before, and its goal as many cells in.
+    for shape, goal in (((64, 64), (5, 5)), ((64, 64), (0, 0)), ((65, 64), (0, 5)), ((64, 65), (0, 4))):
         free, costs = np.ones(shape), np.ones(shape)
         costs[2, 2] = 3.0
         compare(again, free, (3, 3), goal, costs)

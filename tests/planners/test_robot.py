@@ -143,7 +143,8 @@ def test_distances_are_from_centre_to_centre_and_unknown_cells_count():
     assert Rules(radius=0.1).read(grid)[0].tolist() == [[1, 0, 0, 0, 1, 0, 0, 0, 1]]
     for cells in range(1, 21):  # a robot as wide as whole cells, whose sum in floating point is at times a bit more
         wall = OccupancyGrid(np.r_[100, np.zeros(30)].astype(np.int8)[None], 0.05)
-        assert Rules(radius=0.05 * cells).read(wall)[0].sum() == Rules(radius=cells / 20).read(wall)[0].sum() == 30 - cells
+        for radius in (0.05 * cells, cells / 20):
+            assert Rules(radius=radius).read(wall)[0].sum() == 30 - cells
     assert Rules(radius=0.1, unknown_is_free=True).read(grid)[0].tolist() == [[1, 0, 0, 0, 1, 1, 1, 1, 1]]
 
 
