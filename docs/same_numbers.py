@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[1]
 FEW = {"data": {"train": 32, "valid": 8, "test": 8, "seed": 0}, "training": {"epochs": 2, "batch_size": 16}, "seed": 0}
 """What is trained in place of a trial: four steps, whose sums go through every operation that its own went through."""
+MOST_K = 30
+"""Forward steps; more are the same step again."""
 TESTED = {"train": 8, "valid": 4, "test": 4}
 _TIMES = ("seconds", "bytes", "provenance", "checksum", "trial_id")
 
@@ -38,8 +40,11 @@ def few_steps(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a trial's spec as it is trained here, on maps of the task's own where its were imported."""
     training = {**spec["training"], **FEW["training"]}
     training["mapper_pretrain_epochs"] = min(1, training["mapper_pretrain_epochs"])
+    planner = {**spec["planner"], "k_fwd": min(MOST_K, spec["planner"]["k_fwd"])}
     data = {**spec["data"], **FEW["data"], "imported": None, "distinct": "maps"}
-    return {**spec, "data": data, "training": training, "seed": FEW["seed"]}
+    execution = {**spec["execution"], "memory_limit_gib": None}
+    few = {"data": data, "planner": planner, "training": training, "execution": execution, "seed": FEW["seed"]}
+    return {**spec, **few}
 
 
 def kinds(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
