@@ -21,6 +21,7 @@ ACTIONS = ("north", "west", "south", "east")
 
 
 MOST_ACTIONS = 8
+FARTHEST = 1000  # rows or columns of a move
 """As many as `Problems.optimal_actions` has bits."""
 
 
@@ -48,15 +49,19 @@ class Moves:
         if len(set(lengths.values())) > 1 or not 0 < len(self.names) <= MOST_ACTIONS:
             told = ", ".join(f"{count} {field}" for field, count in lengths.items())
             raise ValueError(f"moves: expected as many offsets and costs as names, 1 to {MOST_ACTIONS}, got {told}")
+        if not all(isinstance(name, str) for name in self.names) or not isinstance(self.wrap, bool):
+            told = f"{self.names!r:.80} and {self.wrap!r:.40}"
+            raise ValueError(f"moves: expected names as text and wrap as true or false, got {told}")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"moves: names: each must be there once, got {self.names!r:.200}")
         for name, offset in zip(self.names, self.offsets, strict=True):
             pair = isinstance(offset, tuple | list) and len(offset) == 2
             whole = pair and all(isinstance(part, Integral) and not isinstance(part, bool) for part in offset)
-            if not whole or (not any(offset) and not self.links):
+            near = whole and all(abs(part) <= FARTHEST for part in offset)
+            if not near or (not any(offset) and not self.links):
                 raise ValueError(
                     f"moves: the offset of {name!r}: expected whole rows and columns that lead elsewhere, "
-                    f"got {offset!r:.80}"
+                    f"at most {FARTHEST} away, got {offset!r:.80}"
                 )
         for name, cost in zip(self.names, self.costs, strict=True):
             if not (math.isfinite(cost) and cost > 0):  # with 0, a bump would count as an optimal move

@@ -119,7 +119,14 @@ def first_problem(error: ValidationError) -> str:
     elif kind == "missing":
         text = "is missing"
     elif expected is not None:
-        text = f"expected {expected.format(**context)}, got {problem['input']!r:.80}"
+        text = f"expected {expected.format(**context)}, got {_shown(problem['input'])}"
     else:
-        text = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r:.80}"
+        text = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {_shown(problem['input'])}"
     return f"{field}: {text}" if field else text
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no whole number of more than some 4,300 digits
+        return f"{type(value).__name__} of more digits than can be written"

@@ -221,7 +221,11 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
         planner = build_planner(planner_spec, actions=len(moves.names))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PlannerError(f"{spec_file}: planner: not of this version ({reason})") from error
+        raise PlannerError(f"{spec_file}: planner: not of this version ({reason:.300})") from error
+    except (MemoryError, RuntimeError) as error:
+        raise PlannerError(
+            f"{spec_file}: planner: can't be built here ({' '.join(str(error).split()):.300})"
+        ) from error
     trial_files.give_weights(planner, trial_files.tested_weights(trainer, checkpoint, tested), checkpoint)
     planner.eval()
     unrolled = planner_spec.adjoint == "unrolled"

@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 from datagen.problem import EIGHT, FOUR, Moves
 from datagen.spec import Spec
 
+LARGEST = 1e30
+"""What float32 still holds, as any number of a spec."""
+MOST_CHANNELS, MOST_CELLS = 2**16, 2001
+"""More than fits any machine, so that a slip of the pen is refused and not tried."""
 LARGEST_DISCOUNT = 1 - 1e-6
 """Nearer to one float32 would make it one: nothing would contract, and a move would cost nothing."""
 
@@ -39,10 +43,10 @@ class VINOptions(Spec):
         temperature: 0 is the maximum over actions; T > 0 is T * logsumexp(Q / T).
     """
 
-    hidden_channels: int = Field(150, ge=1)
-    q_channels: int = Field(100, ge=1)
-    kernel_size: int = Field(3, ge=1)
-    temperature: float = Field(0.0, ge=0.0)
+    hidden_channels: int = Field(150, ge=1, le=MOST_CHANNELS)
+    q_channels: int = Field(100, ge=1, le=MOST_CHANNELS)
+    kernel_size: int = Field(3, ge=1, le=MOST_CELLS)
+    temperature: float = Field(0.0, ge=0.0, le=LARGEST)
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> Self:
@@ -98,9 +102,9 @@ class ConvGPPNOptions(Spec):
         kernel_size: Cells that a step may look over, F x F; odd.
     """
 
-    hidden_channels: int = Field(150, ge=1)
-    q_channels: int = Field(40, ge=1)
-    kernel_size: int = Field(3, ge=1)
+    hidden_channels: int = Field(150, ge=1, le=MOST_CHANNELS)
+    q_channels: int = Field(40, ge=1, le=MOST_CHANNELS)
+    kernel_size: int = Field(3, ge=1, le=MOST_CELLS)
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> Self:
@@ -122,10 +126,10 @@ class SPTOptions(Spec):
             every step.
     """
 
-    embedding: int = Field(64, ge=4, multiple_of=4)
-    heads: int = Field(8, ge=1)
-    feedforward: int = Field(512, ge=1)
-    layers: int = Field(1, ge=1)
+    embedding: int = Field(64, ge=4, le=MOST_CHANNELS, multiple_of=4)
+    heads: int = Field(8, ge=1, le=MOST_CHANNELS)
+    feedforward: int = Field(512, ge=1, le=MOST_CHANNELS)
+    layers: int = Field(1, ge=1, le=MOST_CELLS)
     inject_map: bool = False
 
     def check_mapper(self, mapper: str, adjoint: str) -> None:
@@ -156,12 +160,12 @@ class ContractiveOptions(Spec):
         group: Turns and flips over which all filters are tied; "trivial" ties none.
     """
 
-    hidden_channels: int = Field(152, ge=1)
-    q_channels: int = Field(40, ge=1)
-    kernel_size: int = Field(3, ge=1)
+    hidden_channels: int = Field(152, ge=1, le=MOST_CHANNELS)
+    q_channels: int = Field(40, ge=1, le=MOST_CHANNELS)
+    kernel_size: int = Field(3, ge=1, le=MOST_CELLS)
     discount: float = Field(0.99, gt=0.0, le=LARGEST_DISCOUNT)
-    temperature: float = Field(0.0, ge=0.0)
-    advantage_scale: float = Field(10.0, gt=0.0)
+    temperature: float = Field(0.0, ge=0.0, le=LARGEST)
+    advantage_scale: float = Field(10.0, gt=0.0, le=LARGEST)
     group: Literal["trivial", "C4", "D4"] = "D4"
 
     @model_validator(mode="after")
@@ -195,13 +199,13 @@ class ReachabilityOptions(Spec):
             they are learned, for maps that a mapper makes.
     """
 
-    hidden_channels: int = Field(64, ge=1)
-    q_channels: int = Field(4, ge=1)
+    hidden_channels: int = Field(64, ge=1, le=MOST_CHANNELS)
+    q_channels: int = Field(4, ge=1, le=MOST_CHANNELS)
     discount: float = Field(0.99, gt=0.0, le=LARGEST_DISCOUNT)
-    advantage_scale: float = Field(30.0, gt=0.0)
+    advantage_scale: float = Field(30.0, gt=0.0, le=LARGEST)
     group: Literal["trivial", "C4", "D4"] = "C4"
-    short_ways: float = Field(0.02, ge=0.0)
-    few_moves: float = Field(0.1, ge=0.0)
+    short_ways: float = Field(0.02, ge=0.0, le=LARGEST)
+    few_moves: float = Field(0.1, ge=0.0, le=LARGEST)
     decided: bool = True
 
     @model_validator(mode="after")
@@ -228,8 +232,8 @@ class ShortestPathOptions(Spec):
         first_scale: The same at its beginning; it grows by equal factors.
     """
 
-    advantage_scale: float = Field(100.0, gt=0.0)
-    first_scale: float = Field(3.0, gt=0.0)
+    advantage_scale: float = Field(100.0, gt=0.0, le=LARGEST)
+    first_scale: float = Field(3.0, gt=0.0, le=LARGEST)
 
     def check_moves(self, moves: Moves) -> None:
         """Refuse other moves than the four or eight that lead to neighbouring cells, in the order of their rows."""
@@ -243,9 +247,9 @@ class ShortestPathOptions(Spec):
 class PanoramaOptions(Spec):
     """Convolutional network from views per cell to a map (D.1); sizes of the observation."""
 
-    views: int = Field(4, ge=1)
+    views: int = Field(4, ge=1, le=MOST_CELLS)
     """Views per cell."""
-    resolution: int = Field(32, ge=20)
+    resolution: int = Field(32, ge=20, le=MOST_CELLS)
     """Rows and columns of a view; below 20 nothing is left of it after the two convolutions."""
 
 
@@ -284,9 +288,9 @@ class AndersonOptions(Spec):
         regularisation: Added to the diagonal of the least squares.
     """
 
-    depth: int = Field(5, ge=1)
+    depth: int = Field(5, ge=1, le=MOST_CELLS)
     mixing: float = Field(1.0, gt=0.0, le=1.0)
-    regularisation: float = Field(1e-4, ge=0.0)
+    regularisation: float = Field(1e-4, ge=0.0, le=LARGEST)
 
 
 class MovingAverageOptions(Spec):
@@ -296,7 +300,7 @@ class MovingAverageOptions(Spec):
         depth: Images that are averaged.
     """
 
-    depth: int = Field(5, ge=1)
+    depth: int = Field(5, ge=1, le=MOST_CELLS)
 
 
 class BroydenOptions(Spec):
@@ -306,7 +310,7 @@ class BroydenOptions(Spec):
         depth: Rank-one updates that are remembered before it starts again.
     """
 
-    depth: int = Field(10, ge=1)
+    depth: int = Field(10, ge=1, le=MOST_CELLS)
 
 
 class PhantomOptions(Spec):
@@ -317,5 +321,5 @@ class PhantomOptions(Spec):
         damping: Damping of each term; 1 damps nothing.
     """
 
-    steps: int = Field(5, ge=1)
+    steps: int = Field(5, ge=1, lt=10**9)
     damping: float = Field(1.0, gt=0.0, le=1.0)

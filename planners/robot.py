@@ -80,9 +80,9 @@ class OccupancyGrid:
             return None
         along = dx * math.cos(heading) + dy * math.sin(heading)
         across = dy * math.cos(heading) - dx * math.sin(heading)
-        row, column = math.floor(across / self.resolution), math.floor(along / self.resolution)
+        row, column = across / self.resolution, along / self.resolution
         height, width = self.data.shape
-        return (row, column) if 0 <= row < height and 0 <= column < width else None
+        return (math.floor(row), math.floor(column)) if 0 <= row < height and 0 <= column < width else None
 
     def points(self, cells: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the centres of cells [n, 2] in metres, x and y [n, 2]."""

@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from datagen.moved import attributes
 from datagen.problem import Moves
 from datagen.spec import Spec, first_problem, nearest
-from planners.options import NoOptions
+from planners.options import LARGEST, MOST_CHANNELS, NoOptions
 from planners.registry import ADJOINTS, OPTIONS, SOLVERS
 from planners.registry import Entry as Entry
 
@@ -53,12 +53,12 @@ class PlannerSpec(Spec):
     solver_bwd_options: SerializeAsAny[Spec] = NoOptions()
     k_fwd: int = Field(30, ge=1, lt=10**9)
     k_bwd: int = Field(15, ge=1, lt=10**9)
-    tolerance: float = Field(1e-4, ge=0.0)
-    tolerance_bwd: float = Field(1e-4, ge=0.0)
+    tolerance: float = Field(1e-4, ge=0.0, le=LARGEST)
+    tolerance_bwd: float = Field(1e-4, ge=0.0, le=LARGEST)
     mapper: str = "identity"
     mapper_options: SerializeAsAny[Spec] = NoOptions()
     wrap: bool = False
-    channels: int = Field(0, ge=0)
+    channels: int = Field(0, ge=0, le=MOST_CHANNELS)
 
     @model_validator(mode="before")
     @classmethod
@@ -170,25 +170,25 @@ class TrainingSpec(Spec):
     """
 
     # UNSPECIFIED: epsilon, the clip, and which optimal action is the label; as in the authors' code.
-    epochs: int = Field(60, ge=0)
-    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(60, ge=0, lt=10**9)
+    batch_size: int = Field(32, ge=1, lt=10**9)
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    learning_rate: float = Field(1e-3, gt=0.0)
+    learning_rate: float = Field(1e-3, gt=0.0, le=LARGEST)
     learning_rate_decay: float = Field(1.0, gt=0.0, le=1.0)
-    epsilon: float = Field(1e-6, gt=0.0)
-    gradient_clip: float = Field(40.0, ge=0.0)
+    epsilon: float = Field(1e-6, gt=0.0, le=LARGEST)
+    gradient_clip: float = Field(40.0, ge=0.0, le=LARGEST)
     labels: Literal["one_hot", "all_optimal", "path"] = "one_hot"
     discount_from: float | None = Field(None, gt=0.0, lt=1.0)
-    jacobian_weight: float = Field(0.0, ge=0.0)
+    jacobian_weight: float = Field(0.0, ge=0.0, le=LARGEST)
     jacobian_frequency: float = Field(0.0, ge=0.0, le=1.0)
-    mapper_pretrain_epochs: int = Field(15, ge=0)
-    mapper_weight: float = Field(0.0, ge=0.0)
-    mapper_learning_rate: float | None = Field(None, gt=0.0)
+    mapper_pretrain_epochs: int = Field(15, ge=0, lt=10**9)
+    mapper_weight: float = Field(0.0, ge=0.0, le=LARGEST)
+    mapper_learning_rate: float | None = Field(None, gt=0.0, le=LARGEST)
     tested_checkpoint: Literal["last", "best"] = "last"
     precision: Literal["float32", "bfloat16"] = "float32"
-    most_steps: int | None = Field(None, ge=1)
-    most_seconds: float | None = Field(None, gt=0.0)
-    most_applications: float | None = Field(None, gt=0.0)
+    most_steps: int | None = Field(None, ge=1, lt=10**18)
+    most_seconds: float | None = Field(None, gt=0.0, le=LARGEST)
+    most_applications: float | None = Field(None, gt=0.0, le=LARGEST)
 
     @model_validator(mode="after")
     def _penalised_at_times(self) -> Self:

@@ -144,49 +144,47 @@ def moves_of(trainer: dict[str, Any], path: Path) -> Moves:
         PlannerError: They make no sense; names the file.
     """
     try:
-        moves = Moves(**trainer["moves"])
-        counts = {len(moves.names), len(moves.offsets), len(moves.costs)}
-        steps = [(int(row), int(column)) for row, column in moves.offsets]
+        return Moves(**trainer["moves"])
     except (TypeError, ValueError) as error:
-        raise PlannerError(f"{path}: trainer.moves: not of this version ({error})") from error
-    if len(counts) != 1 or not steps:
-        raise PlannerError(f"{path}: trainer.moves: expected a name, an offset and a cost for each action")
-    return moves
+        raise PlannerError(f"{path}: trainer.moves: not of this version ({error!s:.300})") from error
 
 
 def tested_weights(trainer: dict[str, Any], path: Path, tested_checkpoint: str) -> dict[str, Tensor]:
     """Return the weights of the last epoch, or of the best one where that is what is tested.
 
     Raises:
-        PlannerError: They are no weights, or not finite; names the file.
+        PlannerError: They are no weights; names the file.
     """
-    import torch
-
     if tested_checkpoint not in ("last", "best"):
         raise PlannerError(
             f"{path.parent / 'spec.json'}: training.tested_checkpoint: {tested_checkpoint!r:.40} is not of this version"
         )
     best = trainer.get("best") if tested_checkpoint == "best" else None
     weights = best.get("planner") if isinstance(best, dict) else trainer["planner"]
-    if not isinstance(weights, dict):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise PlannerError(f"{path}: trainer.planner: expected tensors by name")
-    for name, tensor in weights.items():
-        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise PlannerError(f"{path}: {name}: weights that are not finite plan nothing; train again")
     return weights
 
 
 def give_weights(planner: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Give a planner its weights, which must be its own by name, shape and type.
+    """Give a planner its weights, which must be its own by name, shape and type, and finite.
 
     Raises:
-        PlannerError: They are another planner's; names the file.
+        PlannerError: They are another planner's, or no numbers; names the file.
     """
+    import torch
+
     own = planner.state_dict()
     for name, tensor in weights.items():
-        if name in own and getattr(tensor, "dtype", None) != own[name].dtype:
+        if name not in own:
+            continue  # told below, with all others
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != own[name].dtype:
             found = getattr(tensor, "dtype", type(tensor).__name__)
             raise PlannerError(f"{path}: {name}: expected {own[name].dtype}, got {found}")
+        if tensor.layout != own[name].layout:
+            raise PlannerError(f"{path}: {name}: expected a tensor with all its numbers, got one of {tensor.layout}")
+        if tensor.shape == own[name].shape and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise PlannerError(f"{path}: {name}: weights that are not finite plan nothing; train again")
     try:
         planner.load_state_dict(weights)
     except RuntimeError as error:

@@ -84,13 +84,19 @@ def load_trained(directory: Path) -> Trained:
         raise ResultError(str(error)) from error
     if moves != TASKS[spec.data.task].moves:
         raise ResultError(f"{path}: was trained for other moves than those of {spec.data.task!r}")
-    planner = build_planner(spec.planner, actions=len(moves.names))
+    epoch = trainer.get("epoch", 0)
+    if not isinstance(epoch, int) or epoch < 0:
+        raise ResultError(f"{path}: trainer.epoch: expected a whole number from 0 on, got {epoch!r:.40}")
     try:
+        planner = build_planner(spec.planner, actions=len(moves.names))
         trial_files.give_weights(planner, weights, path)
     except PlannerError as error:
         raise ResultError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{directory}: its planner can't be built here ({reason:.300})") from error
     planner.eval()
-    return Trained(spec, planner, int(trainer.get("epoch", 0)), rule)
+    return Trained(spec, planner, epoch, rule)
 
 
 def _check_ended(trial: TrialDirectory, state: Mapping[str, Any], path: Path) -> None:

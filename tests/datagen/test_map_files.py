@@ -151,6 +151,10 @@ BAD = {
         lambda p: saved(p / "m.png", np.zeros((1, 5000), np.uint8)),
         "m.png: expected 1 to 4096 rows and columns, got 1 x 5000",
     ),
+    "a number without end": (
+        lambda p: server(p, GREY, resolution="0x" + "f" * 9000),
+        "map.yaml: resolution: expected a number, got int of more digits than can be written",
+    ),
     "no field": (lambda p: server(p, GREY, resolution=None), "map.yaml: resolution: is missing"),
     "a text for a number": (
         lambda p: server(p, GREY, free_thresh="'0.2'"),

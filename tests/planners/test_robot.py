@@ -38,6 +38,12 @@ def test_metres_and_cells(origin):
     assert grid.cell((x + 1e4, y)) is None and grid.cell((math.nan, 0.0)) is None
 
 
+@pytest.mark.parametrize(("resolution", "x"), [(1e-320, 0.0), (0.05, 1e308), (1e-300, -1e300)])
+def test_points_beyond_any_number_of_cells_are_outside(resolution, x):
+    grid = OccupancyGrid(np.zeros((3, 3), np.int8), resolution, (x, 0.0, 0.0))
+    assert grid.cell((0.1, 0.1)) is None
+
+
 def test_thresholds_unknown_radius_and_inflation():
     data = np.array([[0, 64, 65, 100, -1, 0, 0, 0]], np.int8)
     grid = OccupancyGrid(data, 0.5)

@@ -60,6 +60,12 @@ def test_each_damage_is_one_error_that_names_the_file(trial, damaged):
     name = next(iter(weights))
     not_finite = weights | {name: torch.full_like(weights[name], torch.nan)}
 
+    def moves(**changes):
+        return checkpoint_of(trial, moves={**asdict(FOUR), **changes})
+
+    def every(change):
+        return checkpoint_of(trial, planner={name: change(tensor) for name, tensor in weights.items()})
+
     def changed(section, **fields):
         return json.dumps(spec | {section: spec[section] | fields}).encode()
 
@@ -76,6 +82,18 @@ def test_each_damage_is_one_error_that_names_the_file(trial, damaged):
         ),
         ("checkpoint.pt", checkpoint_of(trial, planner=[]), "trainer.planner: it has none"),
         ("checkpoint.pt", checkpoint_of(trial, planner=not_finite), f"{name}: weights that are not finite"),
+        (
+            "checkpoint.pt",
+            checkpoint_of(trial, planner={1: torch.zeros(2)}),
+            "trainer.planner: expected tensors by name",
+        ),
+        ("checkpoint.pt", every(lambda tensor: torch.zeros(1).expand(10**6, 10**6)), "do not fit the planner"),
+        ("checkpoint.pt", every(torch.Tensor.to_sparse), "expected a tensor with all its numbers"),
+        ("checkpoint.pt", every(lambda tensor: "x"), "expected torch.float32, got str"),
+        ("checkpoint.pt", moves(names=[1, 2, 3, 4]), "expected names as text"),
+        ("checkpoint.pt", moves(offsets=[[10**30, 0]] * 4), "at most 1000 away"),
+        ("checkpoint.pt", moves(wrap="x"), "wrap as true or false"),
+        ("spec.json", changed("planner", options={**spec["planner"]["options"], "q_channels": 10**10}), "q_channels"),
         ("spec.json", b"{not json", "is not JSON"),
         ("spec.json", b"\xff\xfe", "is not JSON"),
         ("spec.json", b"[" * 100_000, "is not JSON"),
