@@ -4,10 +4,10 @@
     python docs/same_numbers.py /tmp/before docs/results/table1.parquet docs/results/reachability.parquet
 
 What the archives' trials begin from (their modules' digests) may have changed since COMMIT, though nothing of what they
-computed has. Each kind of trial, all that its spec says but seed and scale, is trained for four steps and tested, on a
-few maps of each task that its archived tests name as well, by the code of COMMIT and by this tree's: weights, losses
-and tests must be the same to the bit. Then, of results whose digests are those of COMMIT, the archives say those of
-this tree; else nothing is written. `code` and `git_commit` go on naming
+computed has. Each kind of trial, all that its spec says but how large its numbers are, is trained for four steps and
+tested, on a few maps of each task that its archived tests name as well, by the code of COMMIT and by this tree's:
+weights, losses and tests must be the same to the bit. Then, of results whose digests are those of COMMIT, the archives
+say those of this tree; else nothing is written. `code` and `git_commit` go on naming
 what trained them.
 """
 
@@ -42,9 +42,17 @@ def few_steps(spec: Mapping[str, Any]) -> dict[str, Any]:
     training["mapper_pretrain_epochs"] = min(1, training["mapper_pretrain_epochs"])
     planner = {**spec["planner"], "k_fwd": min(MOST_K, spec["planner"]["k_fwd"])}
     data = {**spec["data"], **FEW["data"], "imported": None, "distinct": "maps"}
-    execution = {**spec["execution"], "memory_limit_gib": None}
+    execution = {**spec["execution"], "memory_limit_gib": None, "graphs": None}
     few = {"data": data, "planner": planner, "training": training, "execution": execution, "seed": FEW["seed"]}
     return {**spec, **few}
+
+
+def without_sizes(value: Any) -> Any:
+    """Return a part of a spec with a mark for each number but 0, which says that something is not computed at all."""
+    if isinstance(value, Mapping):
+        return {name: without_sizes(part) for name, part in value.items()}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "a number" if number and value else value
 
 
 def kinds(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -53,16 +61,17 @@ def kinds(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         Mappings of `spec` and `tests`, a task each: its name, rows of the smallest maps, steps and what was measured.
     """
-    found: dict[str, dict[str, list[Any]]] = {}
-    for row in rows:
-        tests = found.setdefault(json.dumps(few_steps(json.loads(row["spec"])), sort_keys=True), {})
+    found: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {}
+    for row in sorted(rows, key=lambda row: str(row["spec"])):
+        spec = few_steps(json.loads(row["spec"]))
+        kind = {**spec, **{part: without_sizes(spec[part]) for part in ("planner", "training")}}
+        _, tests = found.setdefault(json.dumps(kind, sort_keys=True), (spec, {}))
         for test in json.loads(row["evaluations"] or "[]"):
             task = test["dataset_id"].split("-")[0]
             smallest = [test["map_size"], test["k"], test["measured"]]
             tests[task] = min(tests.get(task, smallest), smallest)
     return [
-        {"spec": json.loads(text), "tests": [[task, *how] for task, how in sorted(tests.items())]}
-        for text, tests in sorted(found.items())
+        {"spec": spec, "tests": [[task, *how] for task, how in sorted(tests.items())]} for spec, tests in found.values()
     ]
 
 
