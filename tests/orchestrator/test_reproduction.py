@@ -248,7 +248,7 @@ def test_the_sentences_of_table_1():
         "Times in this table compare nothing",
         f"{len(there)} of the trials",
         f"the other {len(trials('table1_ours')) - len(there)}",
-        f"each of the {len(kinds_of_trial('table1', 'reachability'))} kinds",
+        f"each of the {len(kinds_of_trial(*archive.ARCHIVES))} kinds",
     )
     claim, six = "What the scale leaves", {(p, k): table_1(p, k) for p in SIX for k in (30, 50, 80)}
     cells = [(k, column) for k in (30, 50, 80) for column in range(4)]
