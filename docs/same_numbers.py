@@ -87,6 +87,7 @@ def trained(given: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from orchestrator.cluster.datasets import make_datasets, make_here
     from orchestrator.storage.code import parts_of
     from orchestrator.storage.layout import Storage
+    from orchestrator.sweep.plugins import load_plugins
     from orchestrator.sweep.specs import TrialSpec, trial_id
     from orchestrator.trial.evaluate import evaluate_trial
     from orchestrator.trial.train import run_trial
@@ -96,6 +97,7 @@ def trained(given: Sequence[dict[str, Any]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(Path(folder))
         for each in given:
+            load_plugins(each["spec"]["plugins"])
             spec = TrialSpec.model_validate(each["spec"])
             make_datasets([spec.data], storage.datasets, make=make_here)
             result = run_trial(spec, storage)
