@@ -19,15 +19,7 @@ from orchestrator.cluster.sharing import Sharing
 from orchestrator.errors import ClusterError
 from orchestrator.storage.code import code_hash, whole_code
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.leases import (
-    EXPIRY_SECONDS,
-    LeaseLost,
-    Patience,
-    TrialHeld,
-    free,
-    give_back,
-    holder,
-)
+from orchestrator.storage.leases import EXPIRY_SECONDS, LeaseLost, Patience, TrialHeld, free, give_back, holder
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import StorageFull, TrialResult
