@@ -14,7 +14,7 @@ from orchestrator import signals as interruption
 from orchestrator.cluster import ray_cluster as cluster
 from orchestrator.cluster.datasets import Report, make_datasets, make_here
 from orchestrator.cluster.preflight import check_machines
-from orchestrator.cluster.resources import check_here, left_out, requested_resources
+from orchestrator.cluster.resources import check_here, distinct_requests, left_out
 from orchestrator.cluster.sharing import most_at_once
 from orchestrator.storage.evaluations import PlannedEvaluation
 from orchestrator.storage.layout import Storage
@@ -78,14 +78,14 @@ class OnCluster:
             check_machines(storage, self.address)  # before anybody is told of a run that can't be
             if todo:
                 machines = cluster.machines()
-                request = requested_resources(resources, todo[0].spec, machines)
-                most_at_once(resources, request)  # refuses what would never begin
-                if resources.exclusive and (small := left_out(request, machines)):
-                    cpus = f"{request['cpu']:g}"
-                    say(
-                        f"resources.exclusive: trials run on the machines with {cpus} CPUs alone; "
-                        f"{small} smaller ones get none"
-                    )
+                for request in distinct_requests(resources, (trial.spec for trial in todo), machines):
+                    most_at_once(resources, request)  # refuses what would never begin
+                    if resources.exclusive and (small := left_out(request, machines)):
+                        cpus = f"{request['cpu']:g}"
+                        say(
+                            f"resources.exclusive: trials run on the machines with {cpus} CPUs alone; "
+                            f"{small} smaller ones get none"
+                        )
             yield
 
     def shared(self) -> str:
@@ -133,7 +133,7 @@ class InProcess:
 
         while (trial_id := together.next()) is not None:
             together.started(trial_id)
-            config = {**constants, "trial_id": trial_id, "storage": str(together.storage), "stall_seconds": None}
+            config = constants | together.config(trial_id) | {"storage": str(together.storage), "stall_seconds": None}
             # The driver's own threads work beside it: its times are none of a trial that has its device to itself.
             train(config, partial(self._said, together, trial_id), exclusive=False)
             if together.stop is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.errors import ClusterError
 from orchestrator.sweep.specs import Resources, TrialSpec
@@ -63,6 +63,28 @@ def requested_resources(
     return {"cpu": request.pop("CPU")} | ({"gpu": request.pop("GPU")} if gpus else {}) | request
 
 
+def distinct_requests(
+    resources: Resources, specs: Iterable[TrialSpec], machines: Sequence[Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """Return what trials of one sweep ask of Ray, each request once, those for a GPU first.
+
+    Args:
+        resources: What the sweep says.
+        specs: The trials; they ask for the same but that not all of them may compute on a GPU.
+        machines: What each machine has.
+
+    Raises:
+        ClusterError: No machine has what a trial needs.
+    """
+    kinds = {may_use_gpu(spec): spec for spec in specs}
+    requests: list[dict[str, float]] = []
+    for able in sorted(kinds, reverse=True):
+        request = requested_resources(resources, kinds[able], machines)
+        if request not in requests:
+            requests.append(request)
+    return requests
+
+
 def check_here(resources: Resources, spec: TrialSpec) -> None:
     """Refuse, before Ray is started on this machine, what it can't have.
 
@@ -95,13 +117,23 @@ def alone(request: Mapping[str, float], machine: Mapping[str, float]) -> bool:
     return request["cpu"] >= machine.get("CPU", float("inf"))
 
 
+def model_of(request: Mapping[str, float]) -> str:
+    """Return the GPU model that a trial asks for, empty for any."""
+    return next((name.removeprefix(_PREFIX) for name in request if name.startswith(_PREFIX)), "")
+
+
+def models_of(machine: Mapping[str, float]) -> set[str]:
+    """Return the GPU models that a machine has."""
+    return {name.removeprefix(_PREFIX) for name in machine if name.startswith(_PREFIX)}
+
+
 def _words(name: str, count: float) -> str:
     return f"a {name.removeprefix(_PREFIX)}" if name.startswith(_PREFIX) else f"{count:g} {name}"
 
 
 def _model(resources: Resources, machines: Sequence[Mapping[str, float]]) -> str:
     """Return the GPU model to ask for."""
-    there = sorted({name.removeprefix(_PREFIX) for machine in machines for name in machine if name.startswith(_PREFIX)})
+    there = sorted({name for machine in machines for name in models_of(machine)})
     least = resources.min_memory_gib or 0.0
     fits = [
         name

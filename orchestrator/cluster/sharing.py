@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from orchestrator.cluster.resources import model_of, models_of
 from orchestrator.errors import ClusterError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Patience, latest_lease
@@ -37,15 +38,46 @@ _TINY = 1e-9
 Machines = Sequence[Mapping[str, float]]
 
 
+class _Free:
+    """What is free of a machine.
+
+    Args:
+        machine: What it has.
+    """
+
+    def __init__(self, machine: Mapping[str, float]) -> None:
+        self.cpus, self.models = machine.get("CPU", 0.0), models_of(machine)
+        self.gpus = [1.0] * int(machine.get("GPU", 0.0))
+
+    def _devices(self, note: RunNote) -> list[int] | None:
+        """Return the GPUs that a trial would have, the fullest that does for a part of one; None without room."""
+        part = min(note.gpus, 1.0)
+        fits = sorted((free, at) for at, free in enumerate(self.gpus) if free >= part - _TINY)
+        wanted = math.ceil(note.gpus - _TINY)
+        return [at for _, at in fits[:wanted]] if len(fits) >= wanted else None
+
+    def has_room(self, note: RunNote) -> bool:
+        """Return whether a trial of a run fits."""
+        right = not note.accelerator or note.accelerator in self.models
+        return right and self.cpus >= note.cpus - _TINY and self._devices(note) is not None
+
+    def take(self, note: RunNote) -> None:
+        """Give a trial of a run what it asks for."""
+        self.cpus -= note.cpus
+        for at in self._devices(note) or ():
+            self.gpus[at] -= min(note.gpus, 1.0)
+
+
 def division(notes: Mapping[str, RunNote], machines: Machines) -> dict[str, int]:
     """Return how many trials each run may work on at once.
 
     Args:
         notes: What the runs of one cluster say, by their names.
-        machines: What each machine has, e.g. {"CPU": 8.0, "GPU": 1.0}.
+        machines: What each machine has, e.g. {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 1.0}.
     """
-    free = [[machine.get("CPU", 0.0), machine.get("GPU", 0.0)] for machine in machines]
-    whole = [max(sum(machine[kind] for machine in free), _TINY) for kind in (0, 1)]
+    free = [_Free(machine) for machine in machines]
+    whole = [max(sum(machine.get(kind, 0.0) for machine in machines), _TINY) for kind in ("CPU", "GPU")]
+    asked_for = {note.accelerator for note in notes.values() if note.wants} - {""}
     given = dict.fromkeys(notes, 0)
     wanting = {name for name, note in notes.items() if note.wants > 0}
     had: dict[str, float] = defaultdict(float)
@@ -76,12 +108,12 @@ def division(notes: Mapping[str, RunNote], machines: Machines) -> dict[str, int]
         gpus = sum(given[other] * notes[other].gpus for other in together) + note.gpus
         most = [math.inf if limit is None else limit + _TINY for limit in (note.most_cpus, note.most_gpus)]
         within = cpus <= most[0] and gpus <= most[1]
-        room = next((m for m in free if m[0] >= note.cpus - _TINY and m[1] >= note.gpus - _TINY), None)
-        if not within or room is None:
+        # Whoever takes any model leaves those that others ask for by name to the last.
+        room = [machine for machine in free if machine.has_room(note)]
+        if not within or not room:
             wanting.discard(name)  # there will not be more room
             continue
-        room[0] -= note.cpus
-        room[1] -= note.gpus
+        min(room, key=lambda machine: bool(machine.models & asked_for)).take(note)
         given[name] += 1
         if given[name] >= note.wants:
             wanting.discard(name)
@@ -127,7 +159,8 @@ class Sharing:
         self.mark = mark.resolve()
         self._storage, self._patience = storage, Patience()
         self._machines: Callable[[], Machines] = list
-        self._most, self._ahead = math.inf, True
+        self._requests: Callable[[], Sequence[Mapping[str, float]]] = list
+        self._resources, self._most, self._ahead = Resources(), math.inf, True
         self._asked: set[str] = set()
         self._looked = self._counted = -math.inf
         self._others: dict[str, RunNote] = {}
@@ -137,19 +170,30 @@ class Sharing:
         self._write()
 
     def begins(
-        self, resources: Resources, request: Mapping[str, float], machines: Callable[[], Machines], ahead: bool = True
+        self,
+        resources: Resources,
+        requests: Callable[[], Sequence[Mapping[str, float]]],
+        machines: Callable[[], Machines],
+        ahead: bool = True,
     ) -> None:
-        """Note what one trial of the round that begins asks for, and who knows the machines there are.
+        """Note what the trials of the round that begins ask for, and who knows the machines there are.
 
         Args:
             resources: What the sweep says.
-            request: What one trial asks of Ray.
+            requests: Returns what trials that have not ended ask of Ray, each request once, the dearest first.
             machines: Returns the machines there are.
             ahead: Whether trials may be handed out for which there is no room yet.
         """
-        self._most, self._machines, self._ahead = most_at_once(resources, request), machines, ahead
-        self._say(cpus=request["cpu"], gpus=request.get("gpu", 0.0))
+        self._resources, self._requests, self._machines, self._ahead = resources, requests, machines, ahead
         self._looked = -math.inf
+        self._note_request()
+
+    def _note_request(self) -> None:
+        """Note what one trial asks for: the dearest stands for all, so that a run never takes more than it says."""
+        if requests := self._requests():
+            self._most = min(most_at_once(self._resources, request) for request in requests)
+            dearest = requests[0]
+            self._say(cpus=dearest["cpu"], gpus=dearest.get("gpu", 0.0), accelerator=model_of(dearest))
 
     def moved(self, epochs: int = 0, done: int = 0, failed: int = 0) -> None:
         """Note that trials have done epochs, or ended."""
@@ -161,8 +205,8 @@ class Sharing:
         """Return how many trials may run at once now.
 
         Args:
-            running: How many trials have been given to a process, or are about to be.
-            waiting: How many have not.
+            running: How many trials have a process.
+            waiting: How many have none yet.
         """
         now = time.monotonic()
         self._count(now)
@@ -173,6 +217,7 @@ class Sharing:
         self._say(running=running, wants=running + waiting)
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
+            self._note_request()
             self._write()
             with suppress(OSError):  # the storage is away for a moment: what was so stays so
                 self._others = self._of_others()
@@ -220,7 +265,7 @@ class Sharing:
         faded = self.note.used * 0.5 ** (passed / _HALF_LIFE_SECONDS)
         self._say(used=faded + passed * devices * self.note.running)
 
-    def _say(self, **fields: float) -> None:
+    def _say(self, **fields: float | str) -> None:
         self.note = self.note.model_copy(update=fields)
 
     def _write(self) -> None:

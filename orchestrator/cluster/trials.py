@@ -7,8 +7,10 @@ import math
 import socket
 import time
 import uuid
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,16 +19,19 @@ from orchestrator.cluster.sharing import Sharing
 from orchestrator.errors import ClusterError
 from orchestrator.storage.code import code_hash, whole_code
 from orchestrator.storage.layout import Storage
-from orchestrator.storage.leases import LeaseLost, Patience, TrialHeld, free, give_back, holder
+from orchestrator.storage.leases import EXPIRY_SECONDS, LeaseLost, Patience, TrialHeld, free, give_back, holder
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.provenance import provenance
 from orchestrator.storage.results import StorageFull, TrialResult
+from orchestrator.storage.runs import asked_to_give_way
 from orchestrator.sweep.specs import PlannedTrial, Resources
 from orchestrator.trial.cancel import GaveWay, cancel
+from orchestrator.trial.device import may_use_gpu, no_gpu
 from orchestrator.trial.failure import STAYS, record_failure, stalled
 
 MOST_DEATHS = 2
-"""How often a trial whose process died is taken up again (from its checkpoint) before it is FAILED."""
+"""How often a trial whose process died is taken up again (from its checkpoint) before it is FAILED; each epoch that it
+finishes puts the count back to none."""
 
 
 WAIT_SECONDS = 0.5
@@ -106,8 +111,8 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
     """Run each trial and return when all have ended, here or in another run.
 
     A trial that raises is FAILED with its traceback in its directory; one whose process dies is taken up again from
-    its checkpoint, `MOST_DEATHS` times. Neither stops the others. A trial that another run works on is left to it,
-    unless that gives no sign of life any more.
+    its checkpoint, `MOST_DEATHS` times without an epoch between. Neither stops the others. A trial that another run
+    works on is left to it, unless that gives it back, or no sign of life any more.
 
     Args:
         trials: What to run, first to last, all with the same `execution`.
@@ -145,15 +150,15 @@ def run_trials(trials: list[PlannedTrial], storage: Storage, watcher: Watcher, t
         if mirror is not None:
             ready = [trial for trial in ready if mirror.free(trial.trial_id)]
         if ready:
-            together = Round(ready, storage, watcher, before, terms, campaign, expired)
+            together = Round(ready, storage, watcher, before, terms, campaign, expired, pending, patience)
             try:
                 for planned in ready:
                     storage.trial(planned.trial_id).write_spec(planned.spec)
-                fit(together, constants | {"expired": expired})
+                fit(together, constants)
             except BaseException:
                 # A node that is being taken away, above all: others need not wait for the leases to expire.
-                for planned in ready:
-                    give_back(storage.trial(planned.trial_id).path, campaign)
+                for trial_id in together.planned:
+                    give_back(storage.trial(trial_id).path, campaign)
                 raise
             for trial_id in together.done:
                 del pending[trial_id]
@@ -190,7 +195,7 @@ def train(config: Mapping[str, Any], say: Callable[[dict[str, Any]], None], excl
     """Run one trial in this process.
 
     Args:
-        config: The trial, the storage and the constants of its round.
+        config: The trial (`Round.config`), what Ray lends it, the storage and the constants of its round.
         say: Takes what `Round.said` is to hear.
         exclusive: Whether the trial has its device to itself.
     """
@@ -201,18 +206,26 @@ def train(config: Mapping[str, Any], say: Callable[[dict[str, Any]], None], excl
     if whole_code() != config["code"]:  # a machine that has joined since the others were asked, or edited files
         say({"other_code": f"{socket.gethostname()} ({whole_code()})"})
         return
+    run = config["run"] and Path(config["run"])
+    if run is not None and asked_to_give_way(run, trial.name):  # while it waited for a process
+        say({"gave_way": True})
+        return
     try:
-        run_trial(
-            trial.read_spec(),
+        spec = trial.read_spec()
+        if "gpu" in config.get("request", {}) and may_use_gpu(spec) and (why := no_gpu()):
+            say({"no_gpu": f"{socket.gethostname()} lends its trials a GPU, but {why}"})
+            return
+        result = run_trial(
+            spec,
             storage,
             report=say,
             options=TrialOptions(
                 campaign=campaign,
-                instead_of=config["expired"].get(trial.name, 0),
+                instead_of=config["instead_of"],
                 exclusive=exclusive,
                 retime=config["retime"],
                 stall_seconds=config["stall_seconds"],
-                run=config["run"] and Path(config["run"]),
+                run=run,
             ),
         )
     except GaveWay:
@@ -223,6 +236,10 @@ def train(config: Mapping[str, Any], say: Callable[[dict[str, Any]], None], excl
         say({"full": str(error)})
     except Exception as error:
         record_failure(trial, error, campaign)
+        say({"failed": True})
+    else:
+        if result.status == "FAILED":
+            say({"failed": True})
 
 
 class Round:
@@ -232,7 +249,18 @@ class Round:
         planned: The trials by their ids.
         done: Ids of those that have ended.
         stop: What ends the run before its trials have ended: there is no room in the storage, or a machine runs other
-            code.
+            code or can't use its GPU.
+
+    Args:
+        trials: Those that are run, first to last.
+        storage: The storage directory.
+        watcher: Is told what happens.
+        before: Which result, if any, each trial had when the run began.
+        terms: On what terms they are run.
+        campaign: The run that they are run for.
+        expired: Numbers of those leases of the trials that have expired.
+        pending: All trials that have not ended; those of them that another run works on join when they are free.
+        patience: What is known of others' leases.
     """
 
     def __init__(
@@ -244,17 +272,24 @@ class Round:
         terms: Terms,
         campaign: str,
         expired: Mapping[str, int] = MappingProxyType({}),
+        pending: Mapping[str, PlannedTrial] = MappingProxyType({}),
+        patience: Patience | None = None,
     ) -> None:
         self.planned = {trial.trial_id: trial for trial in trials}
         self.storage, self.watcher, self.before = storage, watcher, before
-        self.terms, self.campaign, self._expired = terms, campaign, expired
+        self.terms, self.campaign, self._expired = terms, campaign, dict(expired)
         self.done: set[str] = set()
         self.stop: StorageFull | ClusterError | None = None
         self._epochs: dict[str, int] = {}
         self._left: set[str] = set()
         self._gave_way: set[str] = set()
+        self._order = {trial_id: place for place, trial_id in enumerate({**pending, **self.planned})}
         self._waiting = deque(self.planned)
         self._given: dict[str, None] = {}
+        self._started: set[str] = set()
+        self._elsewhere = {name: planned for name, planned in pending.items() if name not in self.planned}
+        self._patience = patience or Patience()
+        self._look_again = time.monotonic() + EXPIRY_SECONDS
 
     @property
     def over(self) -> bool:
@@ -265,6 +300,15 @@ class Round:
     def has_its_part(self) -> bool:
         """Whether a process that is free now is somebody else's."""
         return len(self._given) >= self._share()
+
+    @property
+    def unfinished(self) -> list[PlannedTrial]:
+        """The trials that have a process or wait for one."""
+        return [self.planned[trial_id] for trial_id in (*self._given, *self._waiting)]
+
+    def config(self, trial_id: str) -> dict[str, Any]:
+        """Return what `train` needs to know of a trial."""
+        return {"trial_id": trial_id, "instead_of": self._expired.get(trial_id, 0)}
 
     def wait_for_a_part(self) -> None:
         """Return once this run may work on a trial."""
@@ -284,32 +328,69 @@ class Round:
             if mirror is None or mirror.take(trial_id):
                 self._given[trial_id] = None
                 return trial_id
+            self._elsewhere[trial_id] = self.planned[trial_id]
         return None
 
     def tick(self) -> None:
         """Do what is due from time to time."""
         self.watcher.tick()
+        if self._elsewhere and time.monotonic() >= self._look_again:
+            self._look_again = time.monotonic() + EXPIRY_SECONDS
+            with suppress(OSError):  # the storage is away for a moment: they are looked at again
+                self._look_elsewhere()
         self._share()
 
+    def _look_elsewhere(self) -> None:
+        """Let those trials wait for a process that another run has given back without a result, or died over."""
+        open_ones = {
+            trial_id: planned
+            for trial_id, planned in self._elsewhere.items()
+            if self.storage.trial(trial_id).result_version() == self.before[trial_id]
+        }
+        ready, expired = _ready(open_ones, self.storage, self._patience)
+        mirror = self.terms.mirror
+        for planned in ready:
+            trial_id = planned.trial_id
+            if mirror is not None and not mirror.free(trial_id):
+                continue
+            self.storage.trial(trial_id).write_spec(planned.spec)
+            self.planned[trial_id] = planned
+            self._expired[trial_id] = expired.get(trial_id, 0)
+            self._left.discard(trial_id)
+            del self._elsewhere[trial_id]
+            self._wait(trial_id)
+
+    def _wait(self, trial_id: str) -> None:
+        insort(self._waiting, trial_id, key=self._order.__getitem__)
+
     def _share(self) -> float:
-        """Return how many trials may have a process; the latest of those that are too many are asked to give way."""
+        """Return how many trials may have a process; of those that are too many, the latest are asked to give way."""
         sharing = self.terms.sharing
         if sharing is None:
             return math.inf
-        allowed = sharing.allowed(len(self._given), len(self._waiting))
-        sharing.ask(list(self._given)[int(allowed) :] if allowed < len(self._given) else [])
+        given, started = len(self._given), len(self._started)
+        allowed = sharing.allowed(started, given - started + len(self._waiting))
+        if allowed < given:
+            # Those that still wait for a process have nothing to give back, and go first.
+            sharing.ask(sorted(self._given, key=lambda trial_id: trial_id not in self._started)[int(allowed) :])
+        else:
+            sharing.ask([])
         return allowed
 
     def started(self, trial_id: str) -> None:
         """Note that a process is about to work on the trial, or to find that another run has done so meanwhile."""
+        self._started.add(trial_id)
+        sharing = self.terms.sharing
+        if sharing is not None and asked_to_give_way(sharing.mark, trial_id):
+            return
         trial = self.storage.trial(trial_id)
         held = trial.latest_lease()
         elsewhere = not free(held, self.campaign) and held is not None and held.number != self._expired.get(trial_id)
         if not elsewhere and trial.result_version() == self.before[trial_id]:
             self.watcher.started(self.planned[trial_id])
 
-    def said(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        """Note what a trial reports: an epoch, or why it does not go on."""
+    def said(self, trial_id: str, report: Mapping[str, Any]) -> bool:
+        """Note what a trial reports, an epoch or why it does not go on, and return whether it got further by that."""
         epoch = report.get("epoch")
         if "full" in report:
             self.stop = StorageFull(report["full"])
@@ -319,30 +400,38 @@ class Round:
                 f"{report['other_code']}; "
                 "have one version everywhere, then run the same command again"
             )
+        if "no_gpu" in report:
+            self.stop = ClusterError(
+                f"{report['no_gpu']}; mend that machine or take it out of the cluster (or ask for no GPU: "
+                "resources.gpus: 0), then run the same command again"
+            )
         if "left" in report:
             self._left.add(trial_id)
         if "gave_way" in report:
             self._gave_way.add(trial_id)
         # Tune repeats the last report when a trial ends, and a trial that died may report an epoch again.
-        if epoch is not None and epoch > self._epochs.get(trial_id, -1):
-            self._epochs[trial_id] = epoch
-            planned = self.planned[trial_id]
-            self.watcher.epoch(planned, report)
-            if self.terms.sharing is not None:
-                self.terms.sharing.moved(epochs=1)
-            unfinished = epoch < planned.spec.training.epochs
-            stopping = self.terms.stopping
-            if stopping is not None and stopping.stops(planned, report) and unfinished:
-                cancel(self.storage.trial(trial_id), stopping.reason)
+        if epoch is None or epoch <= self._epochs.get(trial_id, -1):
+            return False
+        self._epochs[trial_id] = epoch
+        planned = self.planned[trial_id]
+        self.watcher.epoch(planned, report)
+        if self.terms.sharing is not None:
+            self.terms.sharing.moved(epochs=1)
+        unfinished = epoch < planned.spec.training.epochs
+        stopping = self.terms.stopping
+        if stopping is not None and stopping.stops(planned, report) and unfinished:
+            cancel(self.storage.trial(trial_id), stopping.reason)
+        return True
 
     def died(self, trial_id: str, deaths: int) -> None:
         """Note that the trial's process died and that another takes it up."""
+        self._started.discard(trial_id)
         self.watcher.died(self.planned[trial_id], deaths, stalled(self.storage.trial(trial_id)))
 
     def gave_up(self, trial_id: str, last_words: str) -> None:
         """Write the result that a process could not write which died once too often."""
         why = stalled(self.storage.trial(trial_id))
-        self.ended(trial_id, f"its process died {MOST_DEATHS + 1} times: {why or last_words}")
+        self.ended(trial_id, f"its process died {MOST_DEATHS + 1} times in a row: {why or last_words}")
 
     def ended(self, trial_id: str, otherwise: str) -> None:
         """Note that nobody works on the trial any more.
@@ -355,9 +444,10 @@ class Round:
             return
         planned = self.planned[trial_id]
         self._given.pop(trial_id, None)
+        self._started.discard(trial_id)
         if trial_id in self._gave_way:
             self._gave_way.remove(trial_id)
-            self._waiting.appendleft(trial_id)
+            self._wait(trial_id)
             self.watcher.left(planned)
             return
         if self.terms.mirror is not None:
@@ -367,6 +457,7 @@ class Round:
         except TrialHeld:
             result = None
         if result is None:
+            self._elsewhere[trial_id] = planned
             self.watcher.left(planned)
             return
         self.done.add(trial_id)

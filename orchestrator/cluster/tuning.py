@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory, resource_dict_to_pg_factory
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.cluster.ray_cluster import machine_here, machines
-from orchestrator.cluster.resources import alone, requested_resources
+from orchestrator.cluster.resources import alone, distinct_requests, requested_resources
 from orchestrator.cluster.trials import MOST_DEATHS, Round, train
 
 MOST_PENDING = "200"
@@ -30,24 +31,24 @@ def fit(together: Round, constants: dict[str, Any]) -> None:
     Raises:
         ClusterError: No machine has what a trial needs.
     """
-    spec = next(iter(together.planned.values())).spec
-    request = requested_resources(together.terms.resources, spec, machines())
+    every = machines()
+
+    def requests() -> list[dict[str, float]]:
+        return distinct_requests(together.terms.resources, (trial.spec for trial in together.unfinished), every)
+
+    requests()  # refuses what no machine has, before there is anything to stop
     if together.terms.sharing is not None:
         # What is taken in a bucket and waits here for room would wait for no machine else.
         ahead = together.terms.mirror is None
-        together.terms.sharing.begins(together.terms.resources, request, machines, ahead)
+        together.terms.sharing.begins(together.terms.resources, requests, machines, ahead)
     together.wait_for_a_part()
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", MOST_PENDING)
     scratch = together.terms.scratch
     tuner = tune.Tuner(
-        tune.with_resources(_train, request),
-        param_space={
-            "storage": str(together.storage),
-            "request": request,
-            **constants,
-        },
+        tune.with_resources(_train, _asked),
+        param_space={"storage": str(together.storage), **constants},
         tune_config=tune.TuneConfig(
-            reuse_actors=True, search_alg=Turns(together), scheduler=Thrift(together), num_samples=-1
+            reuse_actors=True, search_alg=Turns(together, every), scheduler=Thrift(together), num_samples=-1
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -73,6 +74,11 @@ class _Stopped(BaseException):
     """Stops Tune from within a callback; as an Exception it would be taken for an error of the callback."""
 
 
+def _asked(config: dict[str, Any]) -> PlacementGroupFactory:
+    """Return what a trial asks of Ray; Tune uses a process again for trials that ask for the same."""
+    return resource_dict_to_pg_factory(config["request"])
+
+
 def _train(config: dict[str, Any]) -> None:
     """Run one trial in a Tune worker."""
     train(config, tune.report, exclusive=alone(config["request"], machine_here()))
@@ -85,11 +91,12 @@ class Turns(Searcher):
 
     Args:
         together: The trials that Tune runs.
+        every: What each machine has.
     """
 
-    def __init__(self, together: Round) -> None:
+    def __init__(self, together: Round, every: list[dict[str, float]]) -> None:
         super().__init__()
-        self.together = together
+        self.together, self._every = together, every
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -102,7 +109,11 @@ class Turns(Searcher):
         if self.together.over:
             return Searcher.FINISHED
         ours = self.together.next()
-        return None if ours is None else {"trial_id": ours}
+        if ours is None:
+            return None
+        spec = self.together.planned[ours].spec
+        request = requested_resources(self.together.terms.resources, spec, self._every)
+        return self.together.config(ours) | {"request": request}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn nothing: `Relay` hears it."""
@@ -115,7 +126,10 @@ class Turns(Searcher):
 
 
 class Thrift(FIFOScheduler):
-    """Ends the process that Tune keeps for a next trial, where this run has its part and others wait for theirs.
+    """Ends processes that Tune would keep for a next trial.
+
+    One, where this run has its part and others wait for theirs; and that of a trial that FAILED, since what broke the
+    trial may have broken the process: a CUDA context that met an error fails every trial after that.
 
     Args:
         together: The trials that Tune runs.
@@ -134,6 +148,11 @@ class Thrift(FIFOScheduler):
         if chosen is None and self.together.has_its_part:
             tune_controller._cleanup_cached_actors(force_all=True)
         return chosen
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Have the trial's process ended where the trial has FAILED: Tune keeps none that it has not seen start."""
+        if "failed" in result:
+            tune_controller._started_actors.discard(tune_controller._trial_to_actor.get(trial))
 
 
 class Relay(tune.Callback):
@@ -164,8 +183,9 @@ class Relay(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Pass on what a trial says."""
-        self.together.said(trial.config["trial_id"], result)
+        """Pass on what a trial says; how often its process died counts anew from each epoch on."""
+        if self.together.said(trial.config["trial_id"], result):
+            trial.run_metadata.num_failures = 0
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on that a process died and another takes its trial up."""

@@ -39,6 +39,7 @@ class RunNote(BaseModel):
         priority: `resources.priority`.
         cpus: What one trial asks for.
         gpus: What one trial asks for.
+        accelerator: The model of GPU that it asks for, empty for any.
         most_cpus: `resources.at_most.cpus`.
         most_gpus: `resources.at_most.gpus`.
         total: Trials of the sweep.
@@ -63,6 +64,7 @@ class RunNote(BaseModel):
     priority: int = Field(0, ge=-1000, le=1000)
     cpus: _Amount = 1.0
     gpus: _Amount = 0.0
+    accelerator: Line = Field("", max_length=MOST_PLACE)
     most_cpus: float | None = Field(None, ge=0.0)
     most_gpus: float | None = Field(None, ge=0.0)
     total: _Count = 0

@@ -8,6 +8,7 @@ from functools import cache
 
 from orchestrator.sweep.specs import TrialSpec
 from orchestrator.sweep.systems import SYSTEMS
+from orchestrator.words import first_line
 
 LEAST_GPU_LIMIT_GIB = 0.25
 """No lower limit is enforced on a GPU: cuBLAS takes some 64 MiB there for itself, the allocator whole segments."""
@@ -34,6 +35,23 @@ def device_of(spec: TrialSpec) -> str:
     if spec.execution.device != "auto":
         return spec.execution.device
     return "cuda" if torch.cuda.is_available() and may_use_gpu(spec) else "cpu"
+
+
+def no_gpu() -> str:
+    """Return why torch can't compute on the GPU that this process is lent, empty where it can."""
+    import torch
+
+    if not torch.cuda.is_available():
+        if torch.version.cuda is None and torch.version.hip is None:
+            return f"its torch {torch.__version__} is built for processors alone (TORCH_INDEX in .env chooses another)"
+        return f"its torch {torch.__version__} finds none (nvidia-smi tells of the driver)"
+    try:
+        torch.zeros(1, device="cuda").item()
+    except torch.OutOfMemoryError:
+        return ""  # others that share it have all of its memory for now
+    except RuntimeError as error:
+        return f"it fails: {first_line(error)}"
+    return ""
 
 
 def use_processor(threads: int) -> None:

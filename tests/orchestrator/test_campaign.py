@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from chaos_faults import of_kind
 from cluster import ROOT
 
@@ -162,7 +164,7 @@ def test_a_trial_that_makes_no_progress_is_taken_up_again_and_failed_in_the_end(
     stuck = Storage(storage).trial(trials[-1].trial_id)
     result = stuck.read_result()
     assert result is not None and result.status == "FAILED"
-    assert result.reason.startswith("TrialDied: its process died 3 times: no progress for 0:00:02 h")
+    assert result.reason.startswith("TrialDied: its process died 3 times in a row: no progress for 0:00:02 h")
     log = stuck.log.read_text()
     assert log.count("Timeout (0:00:02)!") == 3
     stood = re.findall(r'File "(.*stuck_planner/core\.py)"', log)
@@ -262,6 +264,48 @@ def test_a_run_that_the_cluster_can_not_take_leaves_nothing_behind(idp, head, tm
     done = idp("run", path, "--storage", inside, "--address", head.address)
     assert done.returncode == 2 and "a folder that goes away with this job" in done.stderr
     assert list(inside.iterdir()) == []
+
+
+BROKEN = """if not Path(os.environ["MARK"]).exists():
+            Path(os.environ["MARK"]).touch()
+            Stuck.broken = True
+        if Stuck.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+"""
+
+
+def test_a_process_that_a_trial_has_broken_takes_no_other(idp, tmp_path, storage_with_database):
+    """As a CUDA context is, which fails every call after an error."""
+    (tmp_path / "stuck_planner").mkdir()
+    (tmp_path / "stuck_planner" / "__init__.py").write_text(CORES)
+    sleeps = STUCK[STUCK.index("if self.calls == 4") : STUCK.index("        return Injected")]
+    core = STUCK.replace(sleeps, BROKEN).replace("import os\n", "import os\nfrom pathlib import Path\n")
+    core = core.replace(
+        "    def __init__", "    broken = False  # for as long as the process lives\n\n    def __init__"
+    )
+    (tmp_path / "stuck_planner" / "core.py").write_text(core)
+    path = tmp_path / "tiny.yaml"
+    sweep = STUCK_TOO.replace("{seed: [0]}", "{seed: [0, 1, 2]}").replace("stall_seconds: 2", "at_most: {cpus: 1}")
+    path.write_text(sweep)
+    environment = {"PYTHONPATH": str(tmp_path), "MARK": str(tmp_path / "mark")}
+    command = ("run", path, "--storage", storage_with_database, "--only", "planner=stuck", "--tracking-uri", "none")
+    done = idp(*command, env=environment)
+    assert done.returncode == 1, done.stderr
+    statuses = [result.status for result in Storage(storage_with_database).results().values()]
+    assert sorted(statuses) == ["COMPLETED", "COMPLETED", "FAILED"], done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a GPU that torch can't use")
+def test_a_gpu_that_torch_can_not_use_stops_the_run_and_fails_nothing(idp, tmp_path, storage_with_database):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SWEEP)
+    environment = {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 2, "GPU": 1})}
+    command = ("run", path, "--storage", storage_with_database, "--tracking-uri", "none")
+    done = idp(*command, "--only", "seed=0", env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    message = f"idp: {socket.gethostname()} lends its trials a GPU, but its torch {torch.__version__} "
+    assert done.stderr.splitlines()[-1].startswith(message) and "run the same command again" in done.stderr
+    assert not Storage(storage_with_database).results()
 
 
 def test_one_trial_without_ray_gives_the_same_numbers(campaign, idp, tmp_path, plugin):

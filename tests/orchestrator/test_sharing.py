@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from samples import put_result
 
 from orchestrator.cli.jobs import run_lines
 from orchestrator.cli.main import main
@@ -18,8 +19,11 @@ from orchestrator.cluster.datasets import make_datasets, make_here
 from orchestrator.cluster.ray_cluster import ClusterError
 from orchestrator.cluster.sharing import Sharing, division, most_at_once
 from orchestrator.cluster.trials import Round, Terms
+from orchestrator.storage.code import whole_code
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, take
+from orchestrator.storage.provenance import Provenance
+from orchestrator.storage.results import TrialResult
 from orchestrator.storage.runs import (
     RunNote,
     ask_to_give_way,
@@ -88,6 +92,23 @@ def test_a_trial_goes_to_a_machine_that_has_room_for_all_of_it():
     assert divided(note("anna", cpus=1.0), machines=machines) == [0]
 
 
+def test_who_asks_for_a_model_is_in_the_way_only_of_whoever_needs_that_model():
+    machines = [{"CPU": 64.0, "GPU": 8.0, "accelerator_type:H100": 1.0}]
+    machines += [{"CPU": 64.0, "GPU": 8.0, "accelerator_type:A100": 1.0}] * 4
+    anna = note("anna", accelerator="H100")
+    assert divided(anna, note("boris"), machines=machines) == [8, 32]
+    assert divided(note("boris"), anna, machines=machines) == [32, 8]
+    assert divided(anna, note("boris", accelerator="H100"), machines=machines) == [4, 4]
+    assert divided(note("anna", accelerator="T4"), note("boris"), machines=machines) == [0, 40]
+
+
+def test_parts_of_a_gpu_are_of_one_gpu():
+    assert divided(note("anna", gpus=0.6)) == [4]
+    assert divided(note("anna", gpus=0.6), note("boris", gpus=0.4)) == [3, 5]
+    assert divided(note("anna", gpus=0.25)) == [16]
+    assert divided(note("anna", gpus=0.25, wants=1), note("boris", gpus=2.0)) == [1, 1]
+
+
 def test_the_last_device_goes_to_whoever_has_had_less_of_late():
     one = [{"CPU": 1.0}]
     both = {"gpus": 0.0}
@@ -116,7 +137,7 @@ def two(tmp_path, monkeypatch):
         mark = storage.working / user
         take(mark, Owner.here())
         both.append(Sharing(storage, mark, note(user, wants=0)))
-        both[-1].begins(Resources(), {"cpu": 1.0, "gpu": 1.0}, lambda: FOUR_GPUS)
+        both[-1].begins(Resources(), lambda: [{"cpu": 1.0, "gpu": 1.0}], lambda: FOUR_GPUS)
     return storage, *both
 
 
@@ -212,11 +233,94 @@ def test_the_latest_trials_are_asked_and_the_first_to_come_back(two, tmp_path):
     assert not any(asked_to_give_way(anna.mark, name) for name in ids)
 
 
+def test_a_trial_runs_once_it_has_a_process_and_gives_way_before_it_begins_anything(two, tmp_path):
+    storage, anna, boris = two
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1, 2, 3, 4]").replace("EPOCHS", "2"))
+    planned = expand(load_sweep(path))
+    ids, told = [trial.trial_id for trial in planned], []
+
+    class Watcher:
+        def tick(self):
+            pass
+
+        def started(self, trial):
+            told.append(("started", trial.trial_id))
+
+        def left(self, trial):
+            told.append(("left", trial.trial_id))
+
+    terms = Terms(Resources(), tmp_path / "scratch", sharing=anna)
+    together = Round(planned, storage, Watcher(), dict.fromkeys(ids), terms, "run")
+    assert [together.next() for _ in range(5)] == ids
+    together.tick()
+    assert (anna.note.running, anna.note.wants) == (0, 5), "Tune has them all, and no process works on any"
+    for trial_id in (ids[1], ids[4]):
+        together.started(trial_id)
+    together.tick()
+    assert (anna.note.running, anna.note.wants) == (2, 5)
+    boris.allowed(running=0, waiting=9)
+    together.tick()
+    waited = [ids[0], ids[2], ids[3]]
+    assert [name for name in ids if asked_to_give_way(anna.mark, name)] == waited, "not those that run"
+    del told[:]
+    for trial_id in waited:
+        config = together.config(trial_id) | {"storage": str(storage.path), "campaign": "run", "code": whole_code()}
+        together.started(trial_id)
+        trials.train(config | {"run": str(anna.mark)}, lambda said, name=trial_id: together.said(name, said), False)
+        together.ended(trial_id, "the trial ended without a result")
+        assert not storage.trial(trial_id).path.exists()
+    assert told == [("left", name) for name in waited]
+    boris.allowed(running=0, waiting=0)
+    assert [together.next() for _ in range(4)] == [*waited, None], "in the order in which they were planned"
+
+
+@pytest.mark.parametrize("how", ["given back", "silent", "finished"])
+def test_a_trial_that_another_run_lets_go_of_is_run_before_the_round_ends(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(trials, "EXPIRY_SECONDS", 0.0)
+    path, storage = tmp_path / "sweep.yaml", Storage(tmp_path)
+    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1]").replace("EPOCHS", "2"))
+    held, own = expand(load_sweep(path))
+    directory = storage.trial(held.trial_id)
+    lease = directory.take(Owner("another", "elsewhere", "", 1, ""))
+
+    class Watcher:
+        def tick(self):
+            pass
+
+        def left(self, trial):
+            pass
+
+    pending = {trial.trial_id: trial for trial in (held, own)}
+    terms, before = Terms(Resources(), tmp_path / "scratch"), dict.fromkeys(pending)
+    patience = shares.Patience(0.0 if how == "silent" else 1e9)
+    together = Round([own], storage, Watcher(), before, terms, "run", {}, pending, patience)
+    assert together.next() == own.trial_id
+    together.tick()
+    assert together.next() is None
+    if how == "finished":
+        put_result(directory.path, TrialResult(trial_id=held.trial_id, status="COMPLETED", provenance=Provenance()))
+    if how != "silent":
+        lease.release()
+    together.tick()
+    found = together.next()
+    if how == "finished":
+        assert found is None
+        return
+    assert found == held.trial_id and directory.read_spec() == held.spec
+    assert together.config(found)["instead_of"] == (lease.number if how == "silent" else 0)
+    together.said(found, {"left": True})  # somebody was faster
+    together.ended(found, "the trial ended without a result")
+    assert together.next() is None
+    together.tick()
+    assert together.next() == held.trial_id
+
+
 def test_a_run_without_a_part_ends_its_round_and_waits(two, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "WAIT_SECONDS", 0.0)
     storage, anna, boris = two
     for each in (anna, boris):
-        each.begins(Resources(), {"cpu": 1.0}, lambda: [{"CPU": 1.0}])
+        each.begins(Resources(), lambda: [{"cpu": 1.0}], lambda: [{"CPU": 1.0}])
     path = tmp_path / "sweep.yaml"
     path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1]").replace("EPOCHS", "2"))
     planned = expand(load_sweep(path))

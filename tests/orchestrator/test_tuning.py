@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.experiment import Trial
 from samples import put_result
 
 from orchestrator.cluster.ray_cluster import ClusterError
-from orchestrator.cluster.trials import Round, Terms
-from orchestrator.cluster.tuning import Relay, _Stopped
+from orchestrator.cluster.resources import distinct_requests
+from orchestrator.cluster.trials import MOST_DEATHS, Round, Terms
+from orchestrator.cluster.tuning import Relay, Turns, _asked, _Stopped
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner
@@ -34,6 +36,9 @@ class Watcher:
 
     def __init__(self):
         self.told = []
+
+    def tick(self):
+        pass
 
     def started(self, trial):
         self.told.append(("started", ""))
@@ -109,7 +114,7 @@ def test_a_trial_that_left_nothing_is_failed(tmp_path, before):
     relay, watcher = relay_over(tmp_path, before)
     relay.on_trial_error(0, [], tunes_trial())
     result = TrialDirectory(directory).read_result()
-    assert (result.status, result.reason) == ("FAILED", "TrialDied: its process died 3 times: killed")
+    assert (result.status, result.reason) == ("FAILED", "TrialDied: its process died 3 times in a row: killed")
     assert watcher.told == [(result.status, result.reason)]
 
 
@@ -119,7 +124,7 @@ def test_the_reason_of_a_death_is_found_where_tune_has_left_it(tmp_path):
     trial = tunes_trial(error_file=str(tmp_path / "error.txt"))
     trial.get_error = lambda: None
     relay.on_trial_error(0, [], trial)
-    assert watcher.told == [("FAILED", "TrialDied: its process died 3 times: ActorDiedError: no memory")]
+    assert watcher.told == [("FAILED", "TrialDied: its process died 3 times in a row: ActorDiedError: no memory")]
 
 
 def test_a_stall_of_the_latest_process_is_the_reason(tmp_path):
@@ -137,7 +142,11 @@ def test_a_stall_of_the_latest_process_is_the_reason(tmp_path):
 
 @pytest.mark.parametrize(
     ("report", "kind", "words"),
-    [({"full": "no room"}, StorageFull, "no room"), ({"other_code": "there (0123)"}, ClusterError, "there (0123)")],
+    [
+        ({"full": "no room"}, StorageFull, "no room"),
+        ({"other_code": "there (0123)"}, ClusterError, "there (0123)"),
+        ({"no_gpu": "there lends its trials a GPU, but"}, ClusterError, "there lends its trials a GPU, but; mend"),
+    ],
 )
 def test_what_ends_a_run_records_nothing(tmp_path, report, kind, words):
     relay, watcher = relay_over(tmp_path, None)
@@ -147,6 +156,38 @@ def test_what_ends_a_run_records_nothing(tmp_path, report, kind, words):
         relay.on_step_end(0, [])
     assert isinstance(relay.together.stop, kind) and words in str(relay.together.stop)
     assert watcher.told == [] and Storage(tmp_path).trial(TRIAL.trial_id).read_result() is None
+
+
+def test_a_process_s_deaths_count_anew_from_each_epoch_on(tmp_path):
+    relay, _ = relay_over(tmp_path, None)
+    relay.together.watcher.epoch = lambda trial, record: None
+    trial = Trial("any", stub=True, config={"trial_id": TRIAL.trial_id}, max_failures=MOST_DEATHS)
+
+    def recovers():
+        trial.run_metadata.num_failures += 1
+        return trial.should_recover()
+
+    for epoch in range(1, 4):
+        assert all(recovers() for _ in range(MOST_DEATHS)), epoch
+        relay.on_trial_result(0, [], trial, {"epoch": epoch})
+    assert all(recovers() for _ in range(MOST_DEATHS))
+    relay.on_trial_result(0, [], trial, {"epoch": 3})  # done again, since its checkpoint was lost
+    assert not recovers()
+
+
+def test_each_trial_asks_for_what_it_can_use():
+    machines = [{"CPU": 16.0, "GPU": 8.0}] * 5
+    specs = [
+        TrialSpec.model_validate({"planner": planner}) for planner in ({"solver": "gauss_seidel"}, {"core": "vin"})
+    ]
+    trials = [PlannedTrial(trial_id(spec), spec, {}) for spec in specs]
+    together = Round(trials, Storage("."), Watcher(), {}, Terms(Resources(), Path("scratch")), "this run")
+    turns = Turns(together, machines)
+    suggested = [turns.suggest(str(number)) for number in range(2)]
+    assert [each["trial_id"] for each in suggested] == [trial.trial_id for trial in trials]
+    assert [_asked(each).required_resources for each in suggested] == [{"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}]
+    assert distinct_requests(Resources(), specs, machines) == [{"cpu": 1.0, "gpu": 1.0}, {"cpu": 1.0}]
+    assert distinct_requests(Resources(gpus=0.5), specs, machines) == [{"cpu": 1.0, "gpu": 0.5}]
 
 
 DEAD_FILE_SYSTEM = """
