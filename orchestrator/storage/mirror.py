@@ -32,8 +32,8 @@ from orchestrator.storage import leases
 from orchestrator.storage.bucket import Bucket, BucketError, Entry, TooLarge
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
-from orchestrator.storage.files import parsed
-from orchestrator.storage.layout import Storage
+from orchestrator.storage.files import parsed, printable
+from orchestrator.storage.layout import Storage, is_dataset_id
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, owner_of
 from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dataset, place_trial, unpacked_trial
 from orchestrator.storage.results import TrialResult, is_trial_id
@@ -318,17 +318,22 @@ class Mirror:
             try:
                 answer = self._bucket.get(f"evaluations/{name}")
                 found = parsed(EvaluationResult, answer[0]) if answer else None
+                if found is None or not trial.trained:
+                    continue
+                path = trial.evaluation(found.dataset_id, found.split, found.k)
+                if found.trial_id != trial_id or name != f"{trial_id}/{path.name}":
+                    raise ValueError("holds another evaluation")
             except (ValueError, TooLarge) as error:
-                self._say(f"{self._bucket.address}/evaluations/{name}: left alone: {error}")
+                self._say(f"{self._bucket.address}/evaluations/{printable(name)}: left alone: {error}")
                 continue
-            if found is not None and trial.trained and found.trial_id == trial_id:
-                write_evaluation(trial, found)
-                taken += 1
+            write_evaluation(trial, found)
+            taken += 1
         return sent, taken
 
     def datasets(self) -> list[str]:
         """Return the datasets in the bucket."""
-        return sorted(name.removesuffix(".tar") for name in self._bucket.entries("datasets"))
+        names = (name.removesuffix(".tar") for name in self._bucket.entries("datasets"))
+        return sorted(name for name in names if is_dataset_id(name))
 
     def give_dataset(self, name: str) -> bool:
         """Send a dataset, and return whether the bucket lacked it."""
