@@ -15,7 +15,7 @@ from orchestrator.cli.jobs import add_address, cancel_job
 from orchestrator.cli.options import add_storage
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.storage.evaluations import keep_test_steps
-from orchestrator.storage.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, free, holder, silent
+from orchestrator.storage.leases import LeaseLost, TrialHeld, free, holder, silent
 from orchestrator.storage.results import ResultError, write_json
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.selection import find_trial
@@ -76,8 +76,8 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     progress = Progress(1, 0)
     name, epochs = trial_name(trial), trial.spec.training.epochs
     held = directory.latest_lease()
-    if not free(held):
-        progress.say(f"{holder(held)} works on this trial; waiting for a sign of life, {EXPIRY_SECONDS:.0f} s at most")
+    if held is not None and not free(held):
+        progress.say(f"{holder(held)} works on this trial; waiting for a sign of life, {held.expiry_seconds:.0f} s at most")
     gone = {lease.number for _, lease in silent([directory.path])}
     progress.start(trial.trial_id, name, epochs)
     try:

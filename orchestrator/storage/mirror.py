@@ -10,7 +10,8 @@ stands is replaced.
     evaluations/ID/NAME    its tests on further maps
     datasets/NAME.tar      a dataset
 
-No clock is compared: whoever waits looks whether a lease's ETag changes while `EXPIRY_SECONDS` pass on its own clock.
+No clock is compared: whoever waits looks whether a lease's ETag changes while `EXPIRY_SECONDS` pass on its own clock,
+its owner's where those are more.
 A trial's result is written before its lease goes, and looked for after a lease is taken: no trial is run that is done.
 """
 
@@ -39,7 +40,8 @@ from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dat
 from orchestrator.storage.results import TrialResult, is_trial_id
 from orchestrator.words import first_line
 
-EXPIRY_SECONDS = 5.0 * leases.EXPIRY_SECONDS
+_TIMES = 5.0
+EXPIRY_SECONDS = _TIMES * leases.EXPIRY_SECONDS
 """A lease that was not written anew for so long is lost; longer than in a storage: the internet has worse days."""
 
 LOOK_SECONDS = EXPIRY_SECONDS / 30
@@ -168,17 +170,18 @@ class Mirror:
             entry = self._leases.get(trial_id)
             if trial_id in self._held or entry is None or not entry.size:
                 return not self._is_away
-            lost = time.monotonic() - self._unchanged_since[trial_id, entry.etag] >= EXPIRY_SECONDS
-            return lost or self._gone(trial_id, entry)
+            owner = self._holder(trial_id, entry)
+            if owner is not None and owner.gone():
+                return True
+            expiry = max(EXPIRY_SECONDS, _TIMES * owner.expiry_seconds if owner else 0.0)
+            return time.monotonic() - self._unchanged_since[trial_id, entry.etag] >= expiry
         return False
 
-    def _gone(self, trial_id: str, entry: Entry) -> bool:
-        """Return whether it was a process of this machine that has ended."""
+    def _holder(self, trial_id: str, entry: Entry) -> Owner | None:
         if entry.etag not in self._owners:
             answer = self._bucket.get(_lease(trial_id))
             self._owners[entry.etag] = owner_of(answer[0]) if answer and answer[1] == entry.etag else None
-        owner = self._owners[entry.etag]
-        return owner is not None and owner.gone()
+        return self._owners[entry.etag]
 
     def take(self, trial_id: str) -> bool:
         """Take a trial, and return whether it is to be run here: nobody else works on it, and it has not ended."""

@@ -151,6 +151,17 @@ def test_a_lease_is_held_given_back_and_lost_by_whoever_is_silent(address, tmp_p
     assert not one.take(NAMES[0])
 
 
+def test_a_lease_in_a_bucket_is_held_for_as_long_as_its_owner_has_set(address, tmp_path, monkeypatch):
+    one, two = of_machine(address, tmp_path / "one"), of_machine(address, tmp_path / "two")
+    for name, seconds in (NAMES[0], 60.0), (NAMES[1], 0.01):
+        one._owner = Owner("run", "one", "elsewhere", 1, "1", seconds)
+        assert one.take(name)
+    monkeypatch.setattr(mirrors, "EXPIRY_SECONDS", 0.3)
+    assert not two.free(NAMES[0])
+    wait(lambda: two.free(NAMES[1]))
+    assert not two.free(NAMES[0])
+
+
 def test_a_run_that_was_killed_here_is_followed_at_once(address, tmp_path):
     dead = of_machine(address, tmp_path)
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
