@@ -27,7 +27,10 @@ from orchestrator.environment import number_from_environment
 from orchestrator.storage.files import ResultError, printable, read_stored
 
 EXPIRY_SECONDS = number_from_environment("IDP_LEASE_SECONDS", 60.0)
-"""An owner that gives no sign of life for so long has lost its lease; it says so in it, for others may have set less."""
+"""An owner that gives no sign of life for so long has lost its lease; it is in the lease, for others may wait less."""
+
+_LOST_AFTER = 10.0
+"""A run without a sign of life for so many times that long is told of as lost, and its mark removed by the next one."""
 
 _MOST_SECONDS = 86400.0
 """What a lease may ask for: it is anybody's file, and damaged it would keep its trial for ever."""
@@ -93,6 +96,10 @@ class Held:
     def expiry_seconds(self) -> float:
         """How long it may be unchanged: by its owner's setting, or this process's where that is longer."""
         return max(EXPIRY_SECONDS, self.owner.expiry_seconds if self.owner else 0.0)
+
+    def lost(self, silent_seconds: float) -> bool:
+        """Return whether a run with this lease is hardly alive that has given no sign of life for so long."""
+        return silent_seconds > _LOST_AFTER * self.expiry_seconds
 
 
 def latest_lease(directory: Path) -> Held | None:
@@ -269,11 +276,14 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
 def at_work(folder: Path) -> Iterator[Path]:
     """Show by a lease in a folder, until the end of the block, that this process works though it holds no trial.
 
+    Marks of runs that are lost are removed: nobody else can, where another machine or another start of it left them.
+
     Yields:
         The folder of the lease, in which others may be told more.
     """
     mark = folder / uuid.uuid4().hex[:12]
     lease = take(mark, Owner.here())
+    _remove_lost(mark)
     try:
         with lease.beating():
             yield mark
@@ -282,6 +292,15 @@ def at_work(folder: Path) -> Iterator[Path]:
         shutil.rmtree(mark, ignore_errors=True)
         with suppress(OSError):
             mark.parent.rmdir()
+
+
+def _remove_lost(mark: Path) -> None:
+    """Remove the marks beside a new one whose runs are lost, by the times of one clock: the file system's."""
+    here = latest_lease(mark)
+    for other in mark.parent.iterdir():
+        held = None if other.is_symlink() else latest_lease(other)
+        if here is not None and held is not None and held.lost((here.touched - held.touched) / 1e9):
+            shutil.rmtree(other, ignore_errors=True)  # another run that begins may have done so
 
 
 def give_back(directory: Path, campaign: str) -> None:

@@ -78,7 +78,7 @@ class View:
         return f"{name} ({self._label})"[:250] if self._label else name[:250]
 
     def _look(self, key: str | None = None) -> None:
-        """Read which runs there are, or whether there is the one with a key; of several with the same all but one go."""
+        """Read which runs there are, or the one with a key; of several with the same key all but the newest go."""
         from mlflow.entities import ViewType
 
         runs_of: dict[str, list[KnownRun]] = {}
@@ -119,7 +119,7 @@ class View:
 
     @contextmanager
     def _creating(self) -> Iterator[bool]:
-        """Keep other drivers of the sweep from creating anything; tells whether one has made what this one may not know."""
+        """Keep other drivers of the sweep from creating anything; tells whether there may be runs of theirs to read."""
         with locked(self._lock_path) as file:
             file.seek(0)
             self._behind = self._behind or file.read() != self._creator
