@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -194,6 +196,32 @@ def test_a_dump_that_the_database_refuses_is_rolled_back(stack, tmp_path):
     assert failed.returncode != 0 and "already exists" in failed.stderr
     assert stack.content() == before
     stack.sql("DROP SCHEMA elsewhere CASCADE")
+
+
+def test_a_backup_is_made_while_sweeps_add_artifacts_and_not_without_them(stack, tmp_path):
+    over, folder = threading.Event(), stack.artifacts / "1"
+
+    def sweep():
+        for number in itertools.count():
+            if over.is_set():
+                return
+            (folder / str(number % 2)).mkdir()
+            (folder / str(number % 2)).rmdir()
+
+    (folder / "weights").write_bytes(bytes(2**24))  # takes tar some time
+    running = threading.Thread(target=sweep)
+    running.start()
+    try:
+        done = stack.script("backup.sh", str(tmp_path / "busy"))
+    finally:
+        over.set()
+        running.join()
+    assert done.returncode == 0 and "file changed as we read it" in done.stderr, done.stderr
+    (folder / "weights").unlink()
+    assert stack.script("restore.sh", str(tmp_path / "busy")).returncode == 0
+    assert ("1/report.html", "later") in {(name, text) for name, text in stack.content()[1] if name != "1/weights"}
+    failed = stack.script("backup.sh", str(tmp_path / "none"), FAILS="--exclude")  # as where no container runs
+    assert failed.returncode != 0 and not (tmp_path / "none").exists()
 
 
 def databases(stack):

@@ -342,6 +342,7 @@ def _note(plan: Plan, running: Container[str], cluster: str) -> RunNote:
         most_gpus=resources.at_most and resources.at_most.gpus,
         total=len(plan.trials),
         done=sum(plan.states[t.trial_id] == "done" and t.trial_id not in running for t in plan.trials),
+        wants=1,  # a processor, for datasets: until trials are handed out nobody would give way to a run that has none
     )
 
 

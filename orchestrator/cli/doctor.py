@@ -118,8 +118,8 @@ def examine_versions() -> Iterator[Finding]:
     from packaging.version import Version
 
     python = ".".join(map(str, sys.version_info[:3]))
-    if not (3, 11) <= sys.version_info[:2] < (3, 13):
-        yield Finding("Python", "failed", f"Python {python}", "use Python 3.11 (or 3.12) in a new virtual environment")
+    if not (3, 11) <= sys.version_info[:2] < (3, 14):
+        yield Finding("Python", "failed", f"Python {python}", "use Python 3.11 to 3.13 in a new virtual environment")
     wrong = []
     for line in importlib.metadata.requires("idp") or []:
         needed = Requirement(line)

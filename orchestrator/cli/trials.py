@@ -15,7 +15,7 @@ from orchestrator.cli.jobs import add_address, cancel_job
 from orchestrator.cli.options import add_storage
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.storage.evaluations import keep_test_steps
-from orchestrator.storage.leases import EXPIRY_SECONDS, LeaseLost, TrialHeld, free, holder, silent
+from orchestrator.storage.leases import LeaseLost, TrialHeld, free, holder, silent
 from orchestrator.storage.results import ResultError, write_json
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.selection import find_trial
@@ -76,8 +76,9 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     progress = Progress(1, 0)
     name, epochs = trial_name(trial), trial.spec.training.epochs
     held = directory.latest_lease()
-    if not free(held):
-        progress.say(f"{holder(held)} works on this trial; waiting for a sign of life, {EXPIRY_SECONDS:.0f} s at most")
+    if held is not None and not free(held):
+        most = f"{held.expiry_seconds:.0f} s at most"
+        progress.say(f"{holder(held)} works on this trial; waiting for a sign of life, {most}")
     gone = {lease.number for _, lease in silent([directory.path])}
     progress.start(trial.trial_id, name, epochs)
     try:
@@ -178,20 +179,20 @@ def _gc(options: argparse.Namespace) -> int:
     check_storage(options.storage)
     freeing = options.remove and not options.dry_run
     busy = running(options.storage, wait=freeing)
-    found = rebuildable(options.storage)
+    found = rebuildable(options.storage, busy)
     chosen = [i for i in found if i.kind == "left over" or (i.kind == "dataset" and options.datasets)]
     if options.json:
         items = [{**asdict(item), "path": str(item.path), "chosen": item in chosen} for item in found]
-        print(json.dumps({"items": items, "running": busy, "removed": freeing and not busy}, indent=2))
+        print(json.dumps({"items": items, "running": busy, "removed": freeing}, indent=2))
     else:
         for item in found:
             mark = "free" if item in chosen else "keep"
             print(f"{mark}  {size_words(item.bytes):>8}  {item.path}  ({item.reason})")
         print(f"{size_words(sum(item.bytes for item in chosen))} can be freed", end="")
         print("" if options.datasets else "; with --datasets also the sets that their specs make again")
-    if not freeing:
-        return 0
     if busy:
-        raise ResultError(f"{options.storage}: {len(busy)} runs or trials are at work; nothing was freed")
-    remove(chosen)
+        kept = "what they may use, datasets above all, is not listed"
+        print(f"idp: {options.storage}: {len(busy)} runs or trials are at work; {kept}", file=sys.stderr)
+    if freeing:
+        remove(chosen)
     return 0

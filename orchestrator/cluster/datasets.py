@@ -46,6 +46,9 @@ class DatasetProgress:
 class ShardWriter:
     """Writes shards in a process of its own; a Ray actor, so that compiled code is warm from the second shard on."""
 
+    def ready(self) -> None:
+        """Answer, which it can't before there is a processor for it."""
+
     def write(self, spec: DatasetSpec, shard: Shard | None, root: Path) -> None:
         """Write one shard of the dataset; with none, finish it, which needs the compiled code too."""
         if shard is None:
@@ -111,15 +114,26 @@ def make_on_cluster(work: _Work, root: Path, report: Report) -> None:
     total, done = len(work), 0
     most = min(total, max(1, int(ray.cluster_resources().get("CPU", 1))))
     enough = sum((shard.stop - shard.start) / _writers_share(spec) for spec, shard in work if shard is not None)
-    idle = [actor.remote() for _ in range(min(most, math.ceil(enough)))]
+    starting: dict[ray.ObjectRef, ray.actor.ActorHandle] = {}
+    idle: list[ray.actor.ActorHandle] = []
     running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, DatasetSpec, Shard | None]] = {}
     left = Counter(dataset_id(spec) for spec, _ in work)
     deaths = Counter[tuple[str, str]]()
+
+    def start() -> None:
+        writer = actor.remote()
+        starting[writer.ready.remote()] = writer
+
+    for _ in range(min(most, math.ceil(enough))):
+        start()
     while work or running:
         while work and idle:
             writer, (spec, shard) = idle.pop(), work.pop(0)
             running[writer.write.remote(spec, shard, root)] = (writer, spec, shard)
-        task = next(finished(list(running)))
+        task = next(finished([*running, *starting]))
+        if task in starting:
+            idle.append(starting.pop(task))  # should it have died, its first shard tells
+            continue
         writer, spec, shard = running.pop(task)
         name, part = dataset_id(spec), shard.name if shard else "manifest.json"
         try:
@@ -130,7 +144,7 @@ def make_on_cluster(work: _Work, root: Path, report: Report) -> None:
                 why = f"its worker died {MOST_ATTEMPTS} times: {first_line(error)}"
                 raise ClusterError(f"{name}/{part}: {why}") from error
             work.append((spec, shard))
-            idle.append(actor.remote())
+            start()
             report(DatasetProgress(name, done, total, died=part))
             continue
         except RayTaskError as error:
@@ -143,7 +157,7 @@ def make_on_cluster(work: _Work, root: Path, report: Report) -> None:
         if not left[name]:
             work.insert(0, (spec, None))
         report(DatasetProgress(name, done, total))
-    for writer in idle:
+    for writer in [*idle, *starting.values()]:
         ray.kill(writer)
 
 

@@ -16,6 +16,7 @@ from orchestrator.figures.parts import (
     TrialRecords,
     label_below,
     namer,
+    nothing_tested,
     pens_of,
     percent_axis,
     seed_line,
@@ -49,9 +50,7 @@ def _binned(
     whole = {id(run): tests_on_all(run) for run in runs if all(name in test.measured for test in run.evaluations)}
     tested = [run for run in usable_by_cell(runs) if any(of(test) is not None for test in whole.get(id(run), []))]
     if not tested:
-        raise NothingToDraw(
-            f"{name}: no trained planner has been tested on all `test_on` maps with `measure: [{name}]`"
-        )
+        raise nothing_tested(name, f"with `measure: [{name}]`", usable_by_cell(runs))
     problems = grouped(tested, problem_of)
     figure, every = panels([f"trained on {title_of(problem, runs)}" for problem in problems], width, height=2.4)
     name_of, most = namer(runs, ()), 0

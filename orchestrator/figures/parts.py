@@ -18,7 +18,7 @@ from orchestrator.figures.style import (
 from orchestrator.storage.evaluations import EvaluationResult
 from orchestrator.storage.results import ResultError
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.freshness import of_one_version
+from orchestrator.tables.freshness import is_present, of_one_version
 from orchestrator.tables.records import TrialRecord, grouped, planner_of, problem_of
 
 TrialRecords = Sequence[TrialRecord]
@@ -94,6 +94,14 @@ def tests_on_all(run: TrialRecord, size: int | None = None) -> list[EvaluationRe
     asked = {name for name, maps in run.maps.items() if size in (None, maps.map_size)}
     tests = of_one_version([test for test in run.evaluations if test.dataset_id in asked], lambda test: test.provenance)
     return tests if len(tests) == len(asked) else []
+
+
+def nothing_tested(name: str, which: str, runs: TrialRecords) -> NothingToDraw:
+    """Return what to raise where no run has been tested on all maps, or not by one code."""
+    words = f"{name}: no trained planner has been tested on all `test_on` maps {which}"
+    if all(is_present(test.provenance) for run in runs for test in run.evaluations):
+        return NothingToDraw(f"{words} yet")
+    return NothingToDraw(f"{words} by one code: some tests are of other code, and idp run makes them again")
 
 
 def number_of(run: TrialRecord, axis: str) -> float:

@@ -16,6 +16,7 @@ from orchestrator.figures.parts import (
     NothingToDraw,
     TrialRecords,
     label_below,
+    nothing_tested,
     number_of,
     pens_of,
     percent_axis,
@@ -223,7 +224,7 @@ def generalisation(runs: TrialRecords, width: float) -> Figure:
     usual = usable_by_cell(runs)
     tested = [run for run in usual if any(tests_on_all(run, maps.map_size) for maps in run.maps.values())]
     if not tested:
-        raise NothingToDraw("generalisation: no trained planner has been tested on all `test_on` maps of one size yet")
+        raise nothing_tested("generalisation", "of one size", usual)
     groups = _by_problem_and_k(tested)
     figure, every = panels([f"trained on {title}" for title in groups], width, height=2.4)
     pen_of = pens_of(runs)

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +69,16 @@ def running(storage: Storage, *, wait: bool = False) -> list[str]:
     return [path.name for path in held if path not in gone]
 
 
-def rebuildable(storage: Storage) -> list[Rebuildable]:
-    """Return what can be freed where nothing runs, largest first.
+def rebuildable(storage: Storage, busy: Collection[str] = ()) -> list[Rebuildable]:
+    """Return what can be freed, largest first.
 
     A generated dataset can go; whether its trials are done is in the reason. An imported one can't be made again.
+
+    Args:
+        storage: The storage directory.
+        busy: What `running` says: those trials and marks are left out, and so is all that any run may use.
     """
-    found = [*_left_over(storage), *_datasets(storage)]
+    found = [*_left_over(storage, busy), *_datasets(storage, busy)]
     return sorted(found, key=lambda item: -item.bytes)
 
 
@@ -92,17 +96,23 @@ def remove(items: list[Rebuildable]) -> None:
             item.path.unlink(missing_ok=True)
 
 
-def _left_over(storage: Storage) -> Iterator[Rebuildable]:
+def _left_over(storage: Storage, busy: Collection[str]) -> Iterator[Rebuildable]:
     results = storage.results()
+    # A beat's worth of time for whoever writes without a sign, or has begun just now.
+    before = _now(storage) - EXPIRY_SECONDS
+    for mark in folders(storage.working):
+        if mark.name not in busy:
+            yield Rebuildable(mark, "left over", _size(mark), "mark of a run that was killed")
     for trial in storage.trial_folders():
-        # The trial's lease says whether somebody writes here.
+        if trial.name in busy:
+            continue
         for folder in (trial.path, *folders(trial.path)):
-            yield from _temporaries(folder, before=float("inf"))
+            yield from _temporaries(folder, before)
         path = trial.previous_checkpoint
         if path.is_file() and not path.is_symlink() and trial.name in results and results[trial.name].final:
             yield Rebuildable(path, "left over", path.stat().st_size, "checkpoint before the last of a finished trial")
-    # A beat's worth of time for whoever writes without a sign.
-    before = _now(storage) - EXPIRY_SECONDS
+    if busy:
+        return
     for folder in storage.dataset_folders():
         yield from _temporaries(folder, before)
     for sweep in (storage.sweep(path.name) for path in folders(storage.sweeps)):
@@ -111,8 +121,6 @@ def _left_over(storage: Storage) -> Iterator[Rebuildable]:
         for scratch in folders(sweep.schedulers):
             if _SCRATCH.fullmatch(scratch.name) and _newest(scratch) < before:
                 yield Rebuildable(scratch, "left over", _size(scratch), "scheduler's notes of a run that was killed")
-    for mark in folders(storage.working):
-        yield Rebuildable(mark, "left over", _size(mark), "mark of a run that was killed")
 
 
 def _temporaries(folder: Path, before: float) -> Iterator[Rebuildable]:
@@ -140,7 +148,9 @@ def _now(storage: Storage) -> float:
             probe.unlink(missing_ok=True)
 
 
-def _datasets(storage: Storage) -> Iterator[Rebuildable]:
+def _datasets(storage: Storage, busy: Collection[str]) -> Iterator[Rebuildable]:
+    if busy:
+        return
     wanted = _unfinished(storage)
     here = storage.dataset_folders()
     for path in (*here, *storage.linked_datasets()):

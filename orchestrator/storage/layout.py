@@ -24,7 +24,7 @@ _ADVICE = (
     "storage on this machine's disk, or on a file system that all machines mount, and share what has ended: "
     "idp run ... --mirror s3://BUCKET/PREFIX"
 )
-_DATASET = re.compile(r".+-[0-9]+-[0-9a-f]{12}")
+_DATASET = re.compile(r"[^/\x00\n]+-[0-9]+-[0-9a-f]{12}")
 
 
 def default_storage() -> str:
@@ -191,13 +191,13 @@ class Storage(Folder):
 
     def dataset_folders(self) -> list[Path]:
         """Return the folders of datasets, sorted; links are not followed."""
-        return [path for path in folders(self.datasets) if _DATASET.fullmatch(path.name)]
+        return [path for path in folders(self.datasets) if is_dataset_id(path.name)]
 
     def linked_datasets(self) -> list[Path]:
         """Return the datasets that lie elsewhere, behind a link, sorted."""
         every = sorted(self.datasets.iterdir()) if self.datasets.is_dir() else []
         own = set(self.dataset_folders())
-        return [path for path in every if _DATASET.fullmatch(path.name) and path.is_dir() and path not in own]
+        return [path for path in every if is_dataset_id(path.name) and path.is_dir() and path not in own]
 
     def results(self, trial_ids: Iterable[str] | None = None) -> dict[str, TrialResult]:
         """Return the results by trial id.
@@ -240,6 +240,11 @@ class Storage(Folder):
     def at_work(self) -> AbstractContextManager[Path]:
         """Show, until the end of the block, that this process writes here without holding a trial."""
         return leases.at_work(self.working)
+
+
+def is_dataset_id(name: str) -> bool:
+    """Return whether a name can be a dataset's, and so that of its folder."""
+    return _DATASET.fullmatch(name) is not None
 
 
 def folders(folder: Path) -> list[Path]:

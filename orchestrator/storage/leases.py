@@ -5,7 +5,7 @@ The highest N is the owner's. Taking a trial over means making N + 1; an owner t
 has lost. Publishing a result makes N + 1 too, so that of an owner and whoever takes over exactly one succeeds.
 
 No clock is compared: the owner touches its file, and whoever waits looks whether the file's time changes while
-`EXPIRY_SECONDS` pass on its own clock. An owner on the same machine whose process is gone has lost at once.
+`Held.expiry_seconds` pass on its own clock. An owner on the same machine whose process is gone has lost at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from orchestrator.environment import number_from_environment
 from orchestrator.storage.files import ResultError, printable, read_stored
 
 EXPIRY_SECONDS = number_from_environment("IDP_LEASE_SECONDS", 60.0)
-"""An owner that gives no sign of life for so long has lost its lease."""
+"""An owner that gives no sign of life for so long has lost its lease; it is in the lease, for others may wait less."""
+
+_LOST_AFTER = 10.0
+"""A run without a sign of life for so many times that long is told of as lost, and its mark removed by the next one."""
+
+_MOST_SECONDS = 86400.0
+"""What a lease may ask for: it is anybody's file, and damaged it would keep its trial for ever."""
 
 _FILE = re.compile(r"\.lease-([0-9]{6,200})")
 _MOST_BYTES = 2**16
@@ -51,6 +57,7 @@ class Owner:
         boot: The machine's start and the process namespace, in which `pid` means something.
         pid: Its process.
         started: When the process started, in ticks since boot, so that a pid that is used again is not taken for it.
+        expiry_seconds: Its `EXPIRY_SECONDS`; 0 where it has not said.
     """
 
     campaign: str
@@ -58,12 +65,13 @@ class Owner:
     boot: str
     pid: int
     started: str
+    expiry_seconds: float = 0.0
 
     @classmethod
     def here(cls, campaign: str = "") -> Owner:
         """Return this process."""
         pid = os.getpid()
-        return cls(campaign or uuid.uuid4().hex, socket.gethostname(), _boot(), pid, _started(pid))
+        return cls(campaign or uuid.uuid4().hex, socket.gethostname(), _boot(), pid, _started(pid), EXPIRY_SECONDS)
 
     def gone(self) -> bool:
         """Return True where this machine knows that the process has ended; False where it can't know."""
@@ -83,6 +91,15 @@ class Held:
     number: int
     owner: Owner | None
     touched: int
+
+    @property
+    def expiry_seconds(self) -> float:
+        """How long it may be unchanged: by its owner's setting, or this process's where that is longer."""
+        return max(EXPIRY_SECONDS, self.owner.expiry_seconds if self.owner else 0.0)
+
+    def lost(self, silent_seconds: float) -> bool:
+        """Return whether a run with this lease is hardly alive that has given no sign of life for so long."""
+        return silent_seconds > _LOST_AFTER * self.expiry_seconds
 
 
 def latest_lease(directory: Path) -> Held | None:
@@ -128,7 +145,7 @@ class Lease:
         Args:
             directory: The trial directory.
             owner: This process.
-            instead_of: What `look` saw and found `free`, or saw unchanged for `EXPIRY_SECONDS`.
+            instead_of: What `look` saw and found `free`, or saw unchanged for its `expiry_seconds`.
         """
         lease = cls(directory, owner, 0 if instead_of is None else instead_of.number)
         try:
@@ -209,7 +226,7 @@ def take(directory: Path, owner: Owner, instead_of: int = 0) -> Lease:
     Args:
         directory: The trial directory.
         owner: This process.
-        instead_of: Number of a lease whose owner has given no sign of life for `EXPIRY_SECONDS`.
+        instead_of: Number of a lease whose owner has given no sign of life for its `expiry_seconds`.
 
     Raises:
         TrialHeld: Another process has it.
@@ -234,7 +251,7 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
     """Yield the trials whose owners are gone without having given them back, each with its lease.
 
     After a power cut nothing but time tells an owner that is gone from one on another machine: as long as leases are
-    held that give no sign of life, this waits for one, `EXPIRY_SECONDS` at most.
+    held that give no sign of life, this waits for one, their `expiry_seconds` at most.
 
     Args:
         directories: Trial directories.
@@ -259,11 +276,14 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
 def at_work(folder: Path) -> Iterator[Path]:
     """Show by a lease in a folder, until the end of the block, that this process works though it holds no trial.
 
+    Marks of runs that are lost are removed: nobody else can, where another machine or another start of it left them.
+
     Yields:
         The folder of the lease, in which others may be told more.
     """
     mark = folder / uuid.uuid4().hex[:12]
     lease = take(mark, Owner.here())
+    _remove_lost(mark)
     try:
         with lease.beating():
             yield mark
@@ -272,6 +292,15 @@ def at_work(folder: Path) -> Iterator[Path]:
         shutil.rmtree(mark, ignore_errors=True)
         with suppress(OSError):
             mark.parent.rmdir()
+
+
+def _remove_lost(mark: Path) -> None:
+    """Remove the marks beside a new one whose runs are lost, by the times of one clock: the file system's."""
+    here = latest_lease(mark)
+    for other in mark.parent.iterdir():
+        held = None if other.is_symlink() else latest_lease(other)
+        if here is not None and held is not None and held.lost((here.touched - held.touched) / 1e9):
+            shutil.rmtree(other, ignore_errors=True)  # another run that begins may have done so
 
 
 def give_back(directory: Path, campaign: str) -> None:
@@ -294,17 +323,17 @@ class Patience:
     """Remembers what leases looked like, to tell those whose owners give no sign of life any more."""
 
     def __init__(self, seconds: float | None = None) -> None:
-        self._seconds = EXPIRY_SECONDS if seconds is None else seconds
+        self._seconds = seconds
         self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
 
     def expired(self, directory: Path, held: Held) -> bool:
-        """Return True where the lease has not changed since this was first asked, `EXPIRY_SECONDS` ago or more."""
+        """Return True where the lease has not changed since this was first asked, its `expiry_seconds` ago or more."""
         state, now = (held.number, held.touched), time.monotonic()
         before = self._seen.get(directory)
         if before is None or before[0] != state:
             self._seen[directory] = (state, now)
             return False
-        return now - before[1] >= self._seconds
+        return now - before[1] >= (held.expiry_seconds if self._seconds is None else self._seconds)
 
 
 def _path(directory: Path, number: int) -> Path:
@@ -330,7 +359,9 @@ def owner_of(content: bytes) -> Owner | None:
     words = (owner.campaign, owner.host, owner.boot, owner.started)
     if not all(isinstance(word, str) for word in words) or type(owner.pid) is not int or owner.pid < 1:
         return None
-    return replace(owner, host=printable(owner.host))
+    if type(owner.expiry_seconds) not in (int, float) or not owner.expiry_seconds >= 0:
+        return None
+    return replace(owner, host=printable(owner.host), expiry_seconds=min(owner.expiry_seconds, _MOST_SECONDS))
 
 
 def _boot() -> str:

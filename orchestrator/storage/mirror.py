@@ -10,7 +10,8 @@ stands is replaced.
     evaluations/ID/NAME    its tests on further maps
     datasets/NAME.tar      a dataset
 
-No clock is compared: whoever waits looks whether a lease's ETag changes while `EXPIRY_SECONDS` pass on its own clock.
+No clock is compared: whoever waits looks whether a lease's ETag changes while `EXPIRY_SECONDS` pass on its own clock,
+its owner's where those are more.
 A trial's result is written before its lease goes, and looked for after a lease is taken: no trial is run that is done.
 """
 
@@ -32,14 +33,15 @@ from orchestrator.storage import leases
 from orchestrator.storage.bucket import Bucket, BucketError, Entry, TooLarge
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
-from orchestrator.storage.files import parsed
-from orchestrator.storage.layout import Storage
+from orchestrator.storage.files import parsed, printable
+from orchestrator.storage.layout import Storage, is_dataset_id
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, owner_of
 from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dataset, place_trial, unpacked_trial
 from orchestrator.storage.results import TrialResult, is_trial_id
 from orchestrator.words import first_line
 
-EXPIRY_SECONDS = 5.0 * leases.EXPIRY_SECONDS
+_TIMES = 5.0
+EXPIRY_SECONDS = _TIMES * leases.EXPIRY_SECONDS
 """A lease that was not written anew for so long is lost; longer than in a storage: the internet has worse days."""
 
 LOOK_SECONDS = EXPIRY_SECONDS / 30
@@ -168,17 +170,18 @@ class Mirror:
             entry = self._leases.get(trial_id)
             if trial_id in self._held or entry is None or not entry.size:
                 return not self._is_away
-            lost = time.monotonic() - self._unchanged_since[trial_id, entry.etag] >= EXPIRY_SECONDS
-            return lost or self._gone(trial_id, entry)
+            owner = self._holder(trial_id, entry)
+            if owner is not None and owner.gone():
+                return True
+            expiry = max(EXPIRY_SECONDS, _TIMES * owner.expiry_seconds if owner else 0.0)
+            return time.monotonic() - self._unchanged_since[trial_id, entry.etag] >= expiry
         return False
 
-    def _gone(self, trial_id: str, entry: Entry) -> bool:
-        """Return whether it was a process of this machine that has ended."""
+    def _holder(self, trial_id: str, entry: Entry) -> Owner | None:
         if entry.etag not in self._owners:
             answer = self._bucket.get(_lease(trial_id))
             self._owners[entry.etag] = owner_of(answer[0]) if answer and answer[1] == entry.etag else None
-        owner = self._owners[entry.etag]
-        return owner is not None and owner.gone()
+        return self._owners[entry.etag]
 
     def take(self, trial_id: str) -> bool:
         """Take a trial, and return whether it is to be run here: nobody else works on it, and it has not ended."""
@@ -318,17 +321,22 @@ class Mirror:
             try:
                 answer = self._bucket.get(f"evaluations/{name}")
                 found = parsed(EvaluationResult, answer[0]) if answer else None
+                if found is None or not trial.trained:
+                    continue
+                path = trial.evaluation(found.dataset_id, found.split, found.k)
+                if found.trial_id != trial_id or name != f"{trial_id}/{path.name}":
+                    raise ValueError("holds another evaluation")
             except (ValueError, TooLarge) as error:
-                self._say(f"{self._bucket.address}/evaluations/{name}: left alone: {error}")
+                self._say(f"{self._bucket.address}/evaluations/{printable(name)}: left alone: {error}")
                 continue
-            if found is not None and trial.trained and found.trial_id == trial_id:
-                write_evaluation(trial, found)
-                taken += 1
+            write_evaluation(trial, found)
+            taken += 1
         return sent, taken
 
     def datasets(self) -> list[str]:
         """Return the datasets in the bucket."""
-        return sorted(name.removesuffix(".tar") for name in self._bucket.entries("datasets"))
+        names = (name.removesuffix(".tar") for name in self._bucket.entries("datasets"))
+        return sorted(name for name in names if is_dataset_id(name))
 
     def give_dataset(self, name: str) -> bool:
         """Send a dataset, and return whether the bucket lacked it."""

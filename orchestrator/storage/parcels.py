@@ -134,12 +134,15 @@ def place_dataset(body: bytes, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="idp-mirror-") as aside:
         write_bytes(Path(aside) / folder.name / MANIFEST, files.get(MANIFEST, b""), durable=False)
         try:
-            shards = load_manifest(Path(aside) / folder.name).shards
+            manifest = load_manifest(Path(aside) / folder.name)
         except DatasetError as error:
             raise ResultError(str(error).replace(f"{aside}/", "")) from None
-    for record in shards:
+    if manifest.dataset_id != folder.name:
+        raise ResultError(f"{MANIFEST}: dataset_id: expected {folder.name!r:.80}, got {manifest.dataset_id!r}")
+    for record in manifest.shards:
         if hashlib.sha256(files.get(record.name, b"")).hexdigest() != record.sha256:
             raise ResultError(f"{record.name}: not what its manifest says")
-    for name in (*(record.name for record in shards), CARD, MANIFEST):  # the manifest says that the rest is there
+    shards = [record.name for record in manifest.shards]
+    for name in (*shards, CARD, MANIFEST):  # the manifest says that the rest is there
         if name in files:
             write_atomically(folder / name, files[name])

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.storage.files import Line, ResultError, printable, read_stored, write_bytes
 from orchestrator.storage.layout import Storage, folders
-from orchestrator.storage.leases import EXPIRY_SECONDS, free, latest_lease
+from orchestrator.storage.leases import free, latest_lease
 
 _NOTE, _GIVE_WAY = "run.json", "give-way"
 _MOST_BYTES = 2**16
@@ -22,9 +22,6 @@ MOST_USER, MOST_PLACE = 200, 300
 _Amount = Annotated[float, Field(ge=0.0, le=1e12)]
 _Count = Annotated[int, Field(ge=0, le=10**12)]
 """A note is anybody's: a number without a bound would be hundreds of digits in everybody's `idp status`."""
-
-_LOST_AFTER = 10.0
-"""A run without a sign of life for so many times `EXPIRY_SECONDS` is told of as lost."""
 
 
 class RunNote(BaseModel):
@@ -87,23 +84,20 @@ class Run:
         path: Its folder below `working`, with its lease.
         note: What it says of itself.
         silent_seconds: How long ago it gave a sign of life, by this machine's clock.
+        lost: Whether it has given no sign of life for so long that it is hardly alive.
         still_seconds: For how long trials of it run of which none has finished an epoch or ended; 0 where none runs.
     """
 
     path: Path
     note: RunNote
     silent_seconds: float
+    lost: bool
     still_seconds: float = 0.0
 
     @property
     def name(self) -> str:
         """What tells it from others."""
         return self.path.name
-
-    @property
-    def lost(self) -> bool:
-        """Whether it has given no sign of life for so long that it is hardly alive."""
-        return self.silent_seconds > _LOST_AFTER * EXPIRY_SECONDS
 
 
 def user_here() -> str:
@@ -156,7 +150,8 @@ def runs(storage: Storage) -> list[Run]:
         # A driver that hangs writes no note, while the thread that shows its life goes on: two times of one clock.
         since_written = max(0.0, (held.touched - written) / 1e9)
         still = max(0.0, note.written - note.moved) + since_written if note.running else 0.0
-        found.append(Run(mark, note, max(0.0, time.time() - held.touched / 1e9), still))
+        silent = max(0.0, time.time() - held.touched / 1e9)
+        found.append(Run(mark, note, silent, held.lost(silent), still))
     return sorted(found, key=lambda run: (run.note.began, run.name))
 
 

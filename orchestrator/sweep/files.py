@@ -49,7 +49,7 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
     """Read a sweep: a plain YAML file, or a Ray cluster file that holds one under `metadata.sweep`.
 
     Args:
-        path: The file. Its `extends:` names a sweep that it adds to: a file, relative to it, else a shipped one's name.
+        path: The file. Its `extends:` names a sweep that it adds to: a file, relative to it, else a shipped one.
         profile: One of the file's `profiles:`, merged over the rest; None for the paper's own scale.
         overrides: Settings `path=value`, merged last; the value is YAML.
 
@@ -153,11 +153,12 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
         raise SweepError(f"{path}: extends: more than {MOST_EXTENDED} files, each of which extends the next")
     try:
         beside = path.parent / parent
-        extended = beside if os.path.lexists(beside) else shipped().get(parent, beside)
+        extended = beside if os.path.lexists(beside) else shipped().get(parent.removesuffix(".yaml"), beside)
         below = _read_document(extended, (*seen, path.resolve()), read)
     except SweepError as error:
         # A reader of the message has given the first file only, and may not know which of its words led to another.
-        raise SweepError(f"{path}: extends: {parent!r:.80} (looked for beside this file): {error}") from None
+        looked = "looked for beside this file, then among the sweeps that come with idp"
+        raise SweepError(f"{path}: extends: {parent!r:.80} ({looked}): {error}") from None
     return _laid_over(below, document)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.storage.evaluations import Bins, EvaluationResult
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.freshness import of_one_version
+from orchestrator.tables.freshness import is_present, of_one_version
 from orchestrator.tables.records import TrialRecord, cell_of, grouped, usable
 from orchestrator.tables.statistics import deviation_of, with_deviation
 
@@ -35,6 +35,7 @@ class Tested:
         residual_auroc: The same.
         cost_ratio: The same.
         cost_rank: The same.
+        stale: True where the tests are of other code than the present.
     """
 
     map_size: int
@@ -52,6 +53,7 @@ class Tested:
     residual_auroc: float | None = None
     cost_ratio: float | None = None
     cost_rank: float | None = None
+    stale: bool = False
 
     @property
     def measured(self) -> bool:
@@ -142,6 +144,7 @@ def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult],
         residual_auroc=_mean([test.residual_auroc for test in used]),
         cost_ratio=_mean([test.cost_ratio for test in used]),
         cost_rank=_mean([test.cost_rank for test in used]),
+        stale=not is_present(used[0].provenance),
     )
 
 

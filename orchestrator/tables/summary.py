@@ -80,11 +80,15 @@ class Summary:
             )
         shared = sum(row.timed > 0 and not row.exclusive for row in self.rows)
         if shared:
-            words.append(f"Times in {shared} of {len(self.rows)} rows are of trials that ran beside others.")
+            words.append(f"Times in {shared} of {len(self.rows)} rows are of trials that were not timed alone.")
         if any(row.stale for row in self.rows) or any(entry.stale for entry in self.entries):
             words.append(
                 "Stale, or of other code: trained by another version of the code; where there is nothing newer, shown "
                 "as it was; idp run --rerun stale trains it again."
+            )
+        if any(test.stale for row in self.further for test in row.tests):
+            words.append(
+                "Tests on further maps are in part of other code, shown as they were; idp run makes them again."
             )
         if self.wide:
             words.append(

@@ -58,7 +58,7 @@ class View:
         self._database = sqlite_path(uri)
         self._sweep, self._storage, self._say = sweep, storage, say
         self._lock_path = note_path(storage, sweep.name, uri).with_suffix(".lock")
-        self._variant, self._creator = variant(sweep), uuid.uuid4().hex
+        self._variant, self._creator, self._behind = variant(sweep), uuid.uuid4().hex, True
         with self._creating():
             self._experiment = find_experiment(self._client, uri, sweep.name, storage)
         self.experiment, self.made = self._experiment.id, self._experiment.made
@@ -77,8 +77,8 @@ class View:
         """Return a run's name, which tells variants of a sweep apart."""
         return f"{name} ({self._label})"[:250] if self._label else name[:250]
 
-    def _look(self) -> None:
-        """Read which runs there are; of several with the same key all but the newest go."""
+    def _look(self, key: str | None = None) -> None:
+        """Read which runs there are, or the one with a key; of several with the same key all but the newest go."""
         from mlflow.entities import ViewType
 
         runs_of: dict[str, list[KnownRun]] = {}
@@ -86,19 +86,23 @@ class View:
         while True:
             page = self._client.search_runs(
                 [self.experiment],
+                filter_string="" if key is None else f"tags.\"idp.key\" = '{key}'",
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
             )
             for run in page:
-                if key := run.data.tags.get("idp.key"):
-                    runs_of.setdefault(key, []).append(KnownRun.of(run))
+                if found := run.data.tags.get("idp.key"):
+                    runs_of.setdefault(found, []).append(KnownRun.of(run))
             token = page.token
             if not token:
                 break
-        for key, runs in runs_of.items():
+        self._behind = self._behind and key is not None
+        for found, runs in runs_of.items():
             # Two drivers made them at once, or an experiment was restored with all that had been replaced.
-            *twins, self._runs[key] = sorted(runs, key=lambda run: (bool(run.tag("idp.result")), run.start, run.run_id))
+            *twins, self._runs[found] = sorted(
+                runs, key=lambda run: (bool(run.tag("idp.result")), run.start, run.run_id)
+            )
             for twin in twins:
                 self._client.delete_run(twin.run_id)
 
@@ -115,11 +119,11 @@ class View:
 
     @contextmanager
     def _creating(self) -> Iterator[bool]:
-        """Keep other drivers of the sweep from creating anything; tells whether one has since this one last did."""
+        """Keep other drivers of the sweep from creating anything; tells whether there may be runs of theirs to read."""
         with locked(self._lock_path) as file:
             file.seek(0)
-            creator = file.read()
-            yield creator != self._creator
+            self._behind = self._behind or file.read() != self._creator
+            yield self._behind
             file.truncate(0)
             file.write(self._creator)
             file.flush()
@@ -129,7 +133,7 @@ class View:
         if key not in self._runs:
             with self._creating() as others:
                 if others:
-                    self._look()  # for all of them: the mark that follows says that this one has seen them
+                    self._look(key)  # alone: of thousands of runs, all take seconds, which others wait for
                 if key not in self._runs:
                     self._create(key, name, tags, start_ms)
         return self._runs[key].run_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -21,6 +22,12 @@ def only(findings):
 
 def test_the_libraries_here_are_those_that_were_tested():
     assert {finding.state for finding in doctor.examine_versions()} <= {"ok", "warning"}
+
+
+@pytest.mark.parametrize(("python", "failed"), [((3, 10, 9), True), ((3, 13, 1), False), ((3, 14, 0), True)])
+def test_each_python_that_is_supported_is_good_enough(python, failed, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", python)
+    assert any(finding.state == "failed" for finding in doctor.examine_versions()) == failed
 
 
 def test_other_versions_are_named_with_those_that_were_tested(tmp_path, monkeypatch):

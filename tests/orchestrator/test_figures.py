@@ -29,6 +29,7 @@ from orchestrator.figures.style import (
 from orchestrator.sweep.figure_names import FIGURE_NAMES
 from orchestrator.sweep.files import load_sweep
 from orchestrator.tables.records import cell_of, usable, usable_by_cell
+from orchestrator.tables.summary import summarise
 
 DRAWN = [
     ("figure2", "success"),
@@ -190,6 +191,11 @@ def test_no_mean_is_of_some_of_the_sets_of_a_size():
         assert all(line == [13] for line in sizes(partly))
     with pytest.raises(NothingToDraw, match=r"generalisation: no .* all `test_on` maps of one size"):
         draw("generalisation", [without(without(run, 2), 0) for run in runs])
+    mixed = [replace(run, evaluations=[stale(run.evaluations[0]), run.evaluations[1]]) for run in runs]
+    with pytest.raises(NothingToDraw, match="of one size by one code: some tests are of other code, and idp run makes"):
+        draw("generalisation", mixed)
+    for shown, told in ((runs, False), (mixed, True)):
+        assert any("Tests on further maps" in line for line in summarise("few", shown).warnings()) == told
 
 
 @pytest.mark.parametrize("name", ["lengths", "detours"])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from dataclasses import replace
 
 import pytest
 from samples import put_result
@@ -12,6 +14,7 @@ from orchestrator.cli.main import main
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, take
 from orchestrator.storage.results import TrialResult
+from orchestrator.storage.runs import RunNote, runs, write_note
 
 DATA = DatasetSpec(map_size=5, train=2, valid=2, test=2)
 ID = "0123456789abcdef"
@@ -35,6 +38,12 @@ def dataset(storage):
 
 def gc(storage, *more):
     return main(["gc", "--storage", str(storage), *more])
+
+
+def elsewhere(directory):
+    """Have a process hold a lease that another start of this machine has taken with it."""
+    take(directory, replace(Owner.here(), boot="before the power cut"))
+    return directory
 
 
 def everything(folder):
@@ -123,16 +132,37 @@ def test_an_empty_storage_variable_means_no_folder(storage, monkeypatch, capsys)
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_nothing_is_freed_beside_a_run_that_lives(storage, dataset, capsys, monkeypatch):
+def test_beside_a_run_that_lives_only_what_it_can_not_use_is_freed(storage, dataset, capsys, monkeypatch):
     monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 1.2)
-    path = old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
-    with Storage(storage).at_work():
-        assert gc(storage, "--datasets", "--remove") == 2
-        assert "at work; nothing was freed" in capsys.readouterr().err
+    other, path = "f" * 16, old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
+    kept = [
+        old(storage / "trials" / other / ".result.json.0123456789ab.tmp"),
+        old(dataset / ".manifest.json.ab_cdef1.tmp"),
+        old(storage / "sweeps" / "s" / "ray" / "0123456789ab" / "notes.json"),
+    ]
+    lost = elsewhere(storage / "working" / "0123456789ab")
+    with Storage(storage).at_work() as mark, take(storage / "trials" / other, Owner.here()).beating():
+        assert gc(storage, "--datasets", "--remove") == 0
+        assert "2 runs or trials are at work" in capsys.readouterr().err
+        assert not path.exists() and not lost.exists() and dataset.is_dir() and all(path.exists() for path in kept)
         assert gc(storage, "--json") == 0
-        assert json.loads(capsys.readouterr().out)["running"]
-    assert path.exists() and dataset.is_dir() and not (storage / "working").exists()
-    assert gc(storage, "--remove") == 0 and not path.exists()
+        said = json.loads(capsys.readouterr().out)
+        assert set(said["running"]) == {mark.name, other} and said["items"] == []
+    assert not (storage / "working").exists()
+
+
+def test_a_run_that_begins_removes_the_marks_of_runs_that_are_lost(storage, monkeypatch):
+    monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 60.0)
+    lost, silent, patient = (elsewhere(storage / "working" / name) for name in ("lost", "silent", "patient"))
+    for mark, seconds in (lost, 700), (silent, 500), (patient, 700):
+        write_note(mark, RunNote(sweep="s", user="u"))
+        os.utime(mark / ".lease-000001", (time.time() - seconds,) * 2)
+    lease = patient / ".lease-000001"
+    lease.write_text(lease.read_text().replace("60.0", "3600.0"))
+    os.utime(lease, (time.time() - 700,) * 2)
+    assert {run.path: run.lost for run in runs(Storage(storage))} == {lost: True, silent: False, patient: False}
+    with Storage(storage).at_work():
+        assert not lost.exists() and silent.is_dir() and patient.is_dir()
 
 
 def test_what_was_just_written_without_a_sign_stays(storage, dataset):
@@ -147,10 +177,8 @@ def test_what_was_just_written_without_a_sign_stays(storage, dataset):
 
 def test_a_power_cut_does_not_block_for_ever(storage, monkeypatch, capsys):
     monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 0.3)
-    owner = Owner.here()
-    object.__setattr__(owner, "boot", "before the power cut")
-    take(storage / "trials" / ID, owner)
-    take(storage / "working" / "0123456789ab", owner)
+    elsewhere(storage / "trials" / ID)
+    elsewhere(storage / "working" / "0123456789ab")
     path = old(storage / "trials" / ID / ".result.json.0123456789ab.tmp")
     assert gc(storage, "--json") == 0
     assert set(json.loads(capsys.readouterr().out)["running"]) == {ID, "0123456789ab"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator
-from orchestrator.storage.layout import Storage
+from orchestrator.storage.layout import Storage, is_dataset_id
 from orchestrator.storage.leases import LeaseLost, Owner
 from orchestrator.storage.results import TrialResult
 
@@ -65,6 +65,11 @@ def test_a_final_result_is_replaced_by_a_final_one_alone_and_ends_what_is_left_o
     assert trial.publish(lease, FAILED) == trial.read_result() == COMPLETED
     with pytest.raises(AssertionError, match="a final result is kept"):
         trial.forget_result(lease)
+
+
+@pytest.mark.parametrize("wrong", ["../maze-5-0123456789ab", "/a/maze-5-0123456789ab", "maze-5-0123456789ab\n", ".."])
+def test_no_dataset_has_a_name_that_leads_elsewhere(wrong):
+    assert is_dataset_id("maze-5-0123456789ab") and not is_dataset_id(wrong)
 
 
 def test_looking_makes_nothing(tmp_path, trial):

@@ -159,6 +159,30 @@ def test_an_owner_elsewhere_is_given_up_only_after_its_silence(tmp_path, monkeyp
     assert patience.expired(tmp_path, latest_lease(tmp_path))
 
 
+def test_of_two_settings_of_the_expiry_the_longer_counts(tmp_path, monkeypatch):
+    patient, hasty, old = (tmp_path / name for name in ("patient", "hasty", "old"))
+    for directory, seconds in (patient, 60.0), (hasty, 1.0), (old, 1.0):
+        monkeypatch.setattr(leases, "EXPIRY_SECONDS", seconds)
+        elsewhere(directory)
+    path = old / ".lease-000001"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "expiry_seconds"}))
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 3.0)
+    monkeypatch.setattr(leases, "time", Clock())
+    waited = {path: leases.time.now for path, _ in silent([patient, hasty, old])}
+    assert waited == {hasty: 3.0, old: 3.0, patient: 60.0}
+
+
+def test_a_lease_that_asks_for_ever_is_waited_for_a_day(tmp_path):
+    elsewhere(tmp_path)
+    path = tmp_path / ".lease-000001"
+    for asked in ("1e300", "Infinity", "9" * 400):
+        path.write_text(path.read_text().rpartition(" ")[0] + f" {asked}}}")
+        assert latest_lease(tmp_path).expiry_seconds == 86400.0
+    for wrong in ("-1", "NaN", "true", '"60"', "null"):
+        path.write_text(path.read_text().rpartition(" ")[0] + f" {wrong}}}")
+        assert free(latest_lease(tmp_path))
+
+
 def test_a_lease_shows_signs_of_life_again_and_again(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.1)
     seen = set()
@@ -341,7 +365,6 @@ def test_of_held_trials_those_without_a_sign_of_life_are_told(tmp_path, monkeypa
 
 def test_a_trial_that_was_held_at_a_power_cut_is_taken_up_by_idp_trial(storage, monkeypatch, capsys):
     monkeypatch.setattr("orchestrator.storage.leases.EXPIRY_SECONDS", 0.3)
-    monkeypatch.setattr("orchestrator.cli.trials.EXPIRY_SECONDS", 0.3)
     sweep = storage / "two.yaml"
     sweep.write_text(SWEEP)
     assert main(["plan", str(sweep), "--storage", str(storage), "--json"]) == 0
@@ -349,7 +372,7 @@ def test_a_trial_that_was_held_at_a_power_cut_is_taken_up_by_idp_trial(storage, 
     directory = Storage(storage).trial(name).path
     elsewhere(directory)
     assert main(["trial", str(sweep), name, "--storage", str(storage)]) == 0
-    assert "waiting for a sign of life" in capsys.readouterr().err
+    assert "waiting for a sign of life, 0 s at most" in capsys.readouterr().err
     assert TrialDirectory(directory).read_result().status == "COMPLETED"
 
 

@@ -31,6 +31,7 @@ from orchestrator.storage import bucket as buckets
 from orchestrator.storage import mirror as mirrors
 from orchestrator.storage.bucket import Bucket, BucketError
 from orchestrator.storage.code import code_hash, whole_code
+from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner
 from orchestrator.storage.mirror import Mirror
@@ -148,6 +149,17 @@ def test_a_lease_is_held_given_back_and_lost_by_whoever_is_silent(address, tmp_p
     one._beat()
     assert len(said) == 1 and "another machine has taken it over" in said[0]
     assert not one.take(NAMES[0])
+
+
+def test_a_lease_in_a_bucket_is_held_for_as_long_as_its_owner_has_set(address, tmp_path, monkeypatch):
+    one, two = of_machine(address, tmp_path / "one"), of_machine(address, tmp_path / "two")
+    for name, seconds in (NAMES[0], 60.0), (NAMES[1], 0.01):
+        one._owner = Owner("run", "one", "elsewhere", 1, "1", seconds)
+        assert one.take(name)
+    monkeypatch.setattr(mirrors, "EXPIRY_SECONDS", 0.3)
+    assert not two.free(NAMES[0])
+    wait(lambda: two.free(NAMES[1]))
+    assert not two.free(NAMES[0])
 
 
 def test_a_run_that_was_killed_here_is_followed_at_once(address, tmp_path):
@@ -354,6 +366,40 @@ def test_what_is_more_than_one_write_takes_is_named_and_nothing_else_waits(addre
     answer = capsys.readouterr()
     assert "taken: 1 trial, 1 dataset" in answer.out
     assert f"{key}: left alone" in answer.err and answer.err.count("\n") == 1
+
+
+def test_no_name_in_a_bucket_leads_out_of_the_storage_or_to_what_it_is_not_of(address, tmp_path, capsys):
+    put(tmp_path / "one", TRIALS[0])
+    one, two = Storage(tmp_path / "one"), Storage(tmp_path / "two")
+    small = DatasetSpec(map_size=5, train=8, valid=8, test=8)
+    make_datasets([small], one.datasets, make=make_here)
+    body, name = packed_dataset(one.datasets / dataset_id(small)), dataset_id(small)
+    keys = [f"{tmp_path}/victim", f"{tmp_path}/{name}", f"../../{name}", f"inside/{name}", "..", "victim"]
+    for key in keys:
+        boto3.client("s3").put_object(Bucket="lab", Key=f"{address[9:]}/datasets/{key}.tar", Body=body)
+    assert main(["mirror", address, "--storage", str(two)]) == 0
+    assert "taken: no trial, no dataset" in capsys.readouterr().out and not two.datasets.exists()
+    with pytest.raises(ResultError, match=f"dataset_id: expected 'victim', got '{name}'"):
+        place_dataset(body, tmp_path / "victim")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+    tests = [
+        EvaluationResult(
+            trial_id=NAMES[0], dataset_id=name, split="test", map_size=5, maps=8, k=k, success_rate=0.5, optimality=0.5,
+            spl=0.5, accuracy=0.5, seconds=1.0,
+        )
+        for k in (3, 4)
+    ]  # fmt: skip
+    trial = one.trial(NAMES[0])
+    for test in tests:
+        write_evaluation(trial, test)
+    stands, other = (trial.evaluation(name, "test", k) for k in (3, 4))
+    before, key = stands.read_bytes(), f"evaluations/{NAMES[0]}/{other.name}"
+    other.unlink()
+    boto3.client("s3").put_object(Bucket="lab", Key=f"{address[9:]}/{key}", Body=before.replace(b"\n", b"\n "))
+    assert main(["mirror", address, "--take", "--storage", str(one)]) == 1
+    assert capsys.readouterr().err == f"idp: {address}/{key}: left alone: holds another evaluation\n"
+    assert stands.read_bytes() == before and not other.exists()
 
 
 @pytest.mark.skipif(not os.environ.get("IDP_MIRROR_TEST"), reason="trains: make mirror-test")

@@ -284,16 +284,31 @@ def test_a_deleted_database_is_made_again_as_a_whole(storage, whole):
     assert unsent(Storage(storage), SWEEP.name, uri, results) == []
 
 
+def keys_read(view, monkeypatch):
+    """The keys of the runs that the view is told of from now on."""
+    keys, search = [], view._client._client.search_runs
+
+    def noted(*words, **named):
+        found = search(*words, **named)
+        keys.extend(run.data.tags["idp.key"] for run in found)
+        return found
+
+    monkeypatch.setattr(view._client._client, "search_runs", noted)
+    return keys
+
+
 @pytest.mark.slow
-def test_two_drivers_make_no_twins_and_old_twins_are_merged(storage):
+def test_two_drivers_make_no_twins_and_old_twins_are_merged(storage, monkeypatch):
     for trial in TRIALS:
         leave(storage, trial)
     one, other = (View(default_uri(Storage(storage)), SWEEP, Storage(storage)) for _ in range(2))
+    read = [keys_read(view, monkeypatch) for view in (one, other)]
     for trial in TRIALS:
         one.show(trial, running=False)
         other.show(trial, running=False)
     client, runs = shown(storage)
     assert len(runs) == 1 + len(TRIALS)
+    assert read[0] == [] and set(read[1]) == {f"trial:{trial.trial_id}" for trial in TRIALS}, "no run is read again"
     twin = client.create_run(one.experiment, tags={"idp.key": f"trial:{TRIALS[0].trial_id}"})
     sync(default_uri(Storage(storage)), SWEEP, TRIALS, Storage(storage))
     keys = [run.data.tags["idp.key"] for run in shown(storage)[1]]

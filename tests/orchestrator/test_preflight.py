@@ -8,8 +8,11 @@ import threading
 
 import pytest
 
+from datagen.storage.dataset import is_complete
+from datagen.tasks.registry import DatasetSpec
 from orchestrator import signals as interruption
 from orchestrator.cluster import preflight
+from orchestrator.cluster.datasets import make_datasets
 from orchestrator.cluster.preflight import Sight, _check_code, check_machines, see
 from orchestrator.cluster.ray_cluster import (
     ClusterError,
@@ -107,6 +110,21 @@ def test_uneven_machines_their_code_and_a_signal_while_they_work(uneven, tmp_pat
     # More threads than any machine has: measured on what there is, not waited for.
     spec = TrialSpec(execution={"threads": 64}, training={"epochs": 0})
     assert measure_everywhere([PlannedTrial(trial_id(spec), spec, {})], tmp_path, lambda trial, found: None) == []
+
+    class Busy:
+        def ready(self) -> None:
+            pass
+
+    # Another run keeps all but one processor, for hours: the one writer that has a processor makes all shards.
+    busy = ray.remote(num_cpus=2)(Busy).remote()
+    ray.get(busy.ready.remote())
+    in_the_end = threading.Timer(60.0, ray.kill, (busy,))
+    in_the_end.start()
+    data = DatasetSpec(map_size=5, train=600, valid=8, test=8)
+    make_datasets([data], tmp_path / "datasets")
+    assert is_complete(data, tmp_path / "datasets") and in_the_end.is_alive()
+    in_the_end.cancel()
+    ray.kill(busy)
 
     def endless() -> None:
         import time

@@ -11,6 +11,8 @@ import time
 import pytest
 from samples import put_result
 
+from orchestrator.campaign.plan import make_plan
+from orchestrator.campaign.run import _note
 from orchestrator.cli.jobs import run_lines
 from orchestrator.cli.main import main
 from orchestrator.cluster import sharing as shares
@@ -401,6 +403,14 @@ def test_a_run_by_whatever_user_and_job_is_seen(two, monkeypatch, name):
         said = RunNote(sweep="s", user=here()) if here is user_here else RunNote(sweep="s", user="u", job=here())
         write_note(anna.mark, said)
         assert said in [run.note for run in runs(storage)]
+
+
+def test_others_make_room_for_the_datasets_of_a_run_that_begins(tmp_path):
+    (tmp_path / "new.yaml").write_text(SWEEP.replace("NAME", "new").replace("SEEDS", "[0]").replace("EPOCHS", "1"))
+    sweep = load_sweep(tmp_path / "new.yaml")
+    begins = _note(make_plan(sweep, expand(sweep), Storage(tmp_path)), (), "c").model_copy(update={"user": "anna"})
+    given = division({"old": note("boris", gpus=0.0), "new": begins}, [{"CPU": 2.0}])
+    assert given == {"old": 1, "new": 1}
 
 
 def test_two_users_share_the_one_processor_of_a_cluster(tmp_path, idp, head, storage_with_database):

@@ -159,16 +159,18 @@ def test_what_a_sweep_extends_is_looked_for_beside_it_and_both_are_named(tmp_pat
     path.write_text("extends: table9.yaml\nname: mine\n")
     with pytest.raises(SweepError) as caught:
         load_sweep(path)
-    expected = f"{path}: extends: 'table9.yaml' (looked for beside this file): {tmp_path}/table9.yaml: No such file"
+    looked = "looked for beside this file, then among the sweeps that come with idp"
+    expected = f"{path}: extends: 'table9.yaml' ({looked}): {tmp_path}/table9.yaml: No such file"
     assert str(caught.value).startswith(expected)
 
 
-def test_a_sweep_that_comes_along_is_extended_by_its_name_where_no_file_has_it(tmp_path):
+@pytest.mark.parametrize("named", ["quickstart", "quickstart.yaml"])
+def test_a_sweep_that_comes_along_is_extended_by_its_name_where_no_file_has_it(tmp_path, named):
     path = tmp_path / "mine.yaml"
-    path.write_text("extends: quickstart\nname: mine\n")
+    path.write_text(f"extends: {named}\nname: mine\n")
     assert list(load_sweep(path).planners) == ["vin", "id-vin"]
-    (tmp_path / "quickstart").write_text(SWEEP)
-    assert list(load_sweep(path).planners) == list(load_sweep(tmp_path / "quickstart").planners) != ["vin", "id-vin"]
+    (tmp_path / named).write_text(SWEEP)
+    assert list(load_sweep(path).planners) == list(load_sweep(tmp_path / named).planners) != ["vin", "id-vin"]
 
 
 def test_null_leaves_out_a_planner_that_is_inherited_and_no_other(tmp_path):

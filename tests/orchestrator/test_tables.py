@@ -63,7 +63,7 @@ def test_times_are_of_trials_that_had_their_device_to_themselves_where_there_are
     (row,) = table_of(slow)
     assert (row.forward_seconds, row.timed, row.exclusive) == (9.0, 1, False)
     said = [Summary("sweep", table_of(*results), [], [], []).warnings() for results in ((slow,), (slow, fast))]
-    assert said == [["Times in 1 of 1 rows are of trials that ran beside others."], []]
+    assert said == [["Times in 1 of 1 rows are of trials that were not timed alone."], []]
 
 
 def test_one_seed_has_no_deviation_and_a_missing_one_is_counted():
