@@ -113,7 +113,7 @@ def test_what_the_pages_say_beside_their_tables_is_the_archive_s():
     says(
         "- With few maps.",
         f"{joined(found['anderson', 'anderson'], 1, by=' and ')} % with Anderson's method backward, the default, and "
-        f"{joined(found['anderson', 'forward'], 1, by=' and ')} with forward iteration backward, against "
+        f"{joined(found['anderson', 'forward'], 1, by=' and ')} % with forward iteration backward, against "
         f"{span(found['forward', 'anderson'] + found['forward', 'forward'], 1)} % with forward iteration forward.",
         page="docs/planners/symvin.md",
     )
