@@ -105,7 +105,7 @@ def draw_push(values: Axes, slopes: Axes) -> None:
         print(f"kappa {kappa:g}: derivative under half of friction's limit {float(slope[24]):.1e} m/s per N")
     values.set(xlabel="force, N", ylabel="velocity after a step, cm/s", title="A box at rest is pushed")
     slopes.set(xlabel="force, N", ylabel="its derivative, cm/s per N", title="Its derivative")
-    slopes.legend(title="central path", fontsize="small")
+    slopes.legend(title="kappa", fontsize="small")
 
 
 def draw_motion(axes: Axes, scene: str) -> None:
@@ -129,7 +129,7 @@ def draw_motion(axes: Axes, scene: str) -> None:
     for label, line in lines.items():
         axes.plot(time, line, label=label, marker=".")
     goal = float(made["target"]) - (0.3 if scene == "push" else 0.0)
-    axes.axhline(goal, color="black", linestyle=":", linewidth=1)
+    axes.axhline(goal, color="black", linestyle=":", linewidth=1, label="target")
     axes.set(xlabel="second", ylabel="metre", title=f"A {'push' if scene == 'push' else 'stride'} that is found")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.4 * (high - low))  # lines are everywhere below

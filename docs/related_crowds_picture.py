@@ -1,6 +1,6 @@
 """The picture of crowds: `python docs/related_crowds_picture.py` searches for a minute and draws it again.
 
-When members leave the office, of the expert's crowds, of crowds without steering, told outright, and of rewritten
+When members leave the office, of the expert's crowds, of crowds without steering, instructed ones, and evolved
 personas; and the personas that were found.
 """
 
@@ -25,7 +25,7 @@ from planners import TrainingSpec
 
 PICTURE = Path(__file__).parent / "images" / "related-crowds.png"
 EPOCHS, SOUGHT_WITH, SHOWN = 30, 11, 30
-STEERINGS = {"no steering": "none", "told outright": "instructed", "rewritten": "evolved"}
+STEERINGS = {"no steering": "none", "instructed": "instructed", "evolved": "evolved"}
 
 
 def samples(options: EvacuationOptions, count: int, stream: int) -> dict[str, np.ndarray]:

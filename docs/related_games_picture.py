@@ -56,6 +56,11 @@ def draw(path: Path) -> None:
     for one, other in zip(*cars[:, ::3], strict=True):
         x, y = plane(np.array([one[0], other[0]]), np.array([one[3], other[3]]))
         oval.plot(x, y, color="lightgrey", linewidth=0.8, zorder=0)
+    (left, right), low = oval.get_xlim(), oval.get_ylim()[0]
+    oval.plot([left, left + 2.0], [low, low], color="black", linewidth=2)
+    oval.text(left + 2.3, low, "2 m", va="center", fontsize="small")
+    middle = sum(oval.get_ylim()) / 2
+    oval.annotate("", (right, middle + 1.5), (right, middle - 1.5), arrowprops={"arrowstyle": "->"})
     oval.set(title="an equilibrium, four seconds", aspect="equal")
     oval.axis("off")
     oval.legend(loc="center")
@@ -67,7 +72,11 @@ def draw(path: Path) -> None:
         lead = torch.where(found.converged, ends[:, 1] - ends[:, 0], torch.nan)
         leads.plot(across, lead.numpy(), "o-", markersize=3, label=label)
     leads.axvline(0.1, ymax=0.77, color="grey", linestyle=":", label="the car behind")
-    leads.set(title="what the game brings", xlabel="place across of the car ahead, m", ylabel="its lead at the end, m")
+    leads.set(
+        title="what the game brings",
+        xlabel="place across of the car ahead, m (left is +)",
+        ylabel="its lead at the end, m",
+    )
     low, high = leads.get_ylim()
     leads.set_ylim(low, high + 0.3 * (high - low))
     leads.legend(loc="upper center", ncols=2, fontsize="small")

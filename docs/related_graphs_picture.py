@@ -1,6 +1,6 @@
 """The picture of graphs: `python docs/related_graphs_picture.py` trains for two minutes and draws it again.
 
-What is told of each node of graphs of 60 nodes over what is so, after training on graphs of 10 to 20: walkers and
+What is predicted of each node of graphs of 60 nodes over what is so, after training on graphs of 10 to 20: walkers and
 traffic, by fixed points of contracting maps, by two rounds of these, and by four layers that pass messages.
 """
 
@@ -65,7 +65,7 @@ def draw(path: Path) -> str:
             said.append(f"{task}, {name}: {100 * share:.1f} %")
             axes.plot(true, found, ".", markersize=3, alpha=0.5, color=colour, label=f"{name}: {100 * share:.0f} %")
         axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
-        axes.set(title=task, xlabel=f"{label}, true", ylabel="told")
+        axes.set(title=task, xlabel=f"{label}, true", ylabel="predicted")
         axes.legend(title="error, graphs of 60 nodes", markerscale=4)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     return "; ".join(said)

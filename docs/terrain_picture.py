@@ -65,15 +65,21 @@ def draw(path: Path) -> str:
     cells = way(problem, plan.logits[0].max(0).indices.numpy())
     taken = float(problem.costs[0][tuple(cells[1:].T)].sum())
     least = float(problem.distance[0][tuple(problem.start[0])])
-    figure = Figure(figsize=(9, 3.25), dpi=130)
+    figure = Figure(figsize=(9.8, 3.4), dpi=130, layout="constrained")
     shown = (problem.observation[0].transpose(1, 2, 0), recovered, problem.costs[0])
-    for number, (image, title) in enumerate(zip(shown, ("what is seen", "costs recovered", "true costs"), strict=True)):
-        axes = figure.add_axes((0.005 + number / 3, 0.01, 0.323, 0.88))
-        axes.imshow(image, cmap="cividis", extent=(-0.5, SIZE - 0.5, SIZE - 0.5, -0.5))
-        axes.plot(cells[:, 1], cells[:, 0], color="#e4572e", linewidth=2.2)
-        axes.plot(*cells[0][::-1], "o", color="white", markeredgecolor="#e4572e", markersize=8, markeredgewidth=2)
-        axes.plot(*cells[-1][::-1], "*", color="#f0e442", markeredgecolor="black", markersize=15)
+    titles = ("what is seen", "costs recovered", "true costs")
+    for axes, image, title in zip(figure.subplots(1, 3), shown, titles, strict=True):
+        drawn = axes.imshow(image, cmap="cividis", extent=(-0.5, SIZE - 0.5, SIZE - 0.5, -0.5))
+        axes.plot(cells[:, 1], cells[:, 0], color="#e4572e", linewidth=2.2, label="planned path")
+        ends = {"markeredgewidth": 2, "markeredgecolor": "#e4572e", "markersize": 8, "linestyle": ""}
+        axes.plot(*cells[0][::-1], "o", color="white", **ends, label="start")
+        ends = {"markeredgecolor": "black", "markersize": 15, "linestyle": ""}
+        axes.plot(*cells[-1][::-1], "*", color="#f0e442", **ends, label="goal")
         axes.set(xticks=[], yticks=[], title=title)
+        if image.ndim == 2:
+            unit = ", in a unit of its own" if image is recovered else ""
+            figure.colorbar(drawn, ax=axes, shrink=0.75, label=f"cost of a cell{unit}")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, metadata={"Software": None})
     return f"{path}: a way of {len(cells) - 1} steps, {taken / least:.3f} times the cheapest"
 

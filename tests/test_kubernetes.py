@@ -86,6 +86,8 @@ def test_the_page_shows_commands_that_can_be_run(job: Any) -> None:
     (block,) = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     lines = [line.partition("#")[0] for line in block.splitlines()]
     commands = [shlex.split(each) for line in lines for each in line.split(";")]
+    (made, *commands) = commands
+    assert made == ["make", "secrets", "image"]
     verbs = [("docker", "tag"), ("docker", "push"), ("kubectl", "apply"), ("kubectl", "create"), ("kubectl", "get")]
     assert [tuple(command[:2]) for command in commands] == [*verbs, ("kubectl", "logs")]
     images = {container["image"] for pod in pods(job) for container in pod["containers"]}
@@ -119,7 +121,7 @@ def test_it_runs_a_sweep_of_the_image_with_our_versions(job: Any) -> None:
     options = _parser().parse_args(words[1:])
     assert words[0] == "idp" and options.address == "auto" and options.tracking_uri == "none"
     assert options.sweep.startswith("/srv/idp/sweeps/")
-    load_sweep(ROOT / Path(options.sweep).relative_to("/srv/idp"))
+    load_sweep(ROOT / Path(options.sweep).relative_to("/srv/idp"), options.profile)
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == pinned["ray"].split()[0]
     assert "IDP_USER" in yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]
@@ -142,3 +144,12 @@ def test_every_pod_has_the_storage_no_privileges_and_a_token(job: Any) -> None:
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert all(group["minReplicas"] >= 1 for group in cluster["workerGroupSpecs"])
+
+
+def test_pods_ask_for_no_gpu_as_long_as_the_image_has_torch_for_cpus(job: Any) -> None:
+    settings = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    asked = {kind for pod in pods(job) for container in pod["containers"] for kind in container["resources"]["limits"]}
+    assert ("nvidia.com/gpu" in asked) == (not settings["TORCH_INDEX"].endswith("/cpu"))
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert "`TORCH_INDEX=`" in page and 'nvidia.com/gpu: "1"' in page
+    assert 'nvidia.com/gpu: "1"' in RAYJOB.read_text(), "its comment says where"

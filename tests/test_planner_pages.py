@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from published import script
+from published import joined, of, rate, rates, says, script, span
 
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
@@ -42,9 +41,7 @@ def test_every_core_has_a_page_and_every_page_a_row_of_the_index():
 @pytest.mark.parametrize("core", sorted(CORES))
 def test_its_python_runs(core):
     code = "\n".join(blocks(page(core), "python"))
-    goal = torch.zeros(2, 1, 9, 9)
-    goal[:, :, 4, 4] = 1
-    names = {"map": torch.ones(2, 1, 9, 9), "goal": goal, "grid": np.ones((401, 401))}
+    names = {}
     exec(code, names)
     if "route" in names:
         assert names["route"].arrives
@@ -98,3 +95,25 @@ def test_the_index_counts_its_weights(core):
 @pytest.mark.parametrize("core", FROM_REPRODUCTION)
 def test_what_is_measured_is_the_archive_s(core):
     assert script("planner_tables").written(core) == page(core), "python docs/planner_tables.py writes it again"
+
+
+def test_what_the_pages_say_beside_their_tables_is_the_archive_s():
+    says(
+        "The paper's residual for ID-SPT",
+        "begun, here one tied layer applied five times: {} % unrolled, {} % implicit.".format(
+            *(rate("cores", planner) for planner in ("spt", "id-spt"))
+        ),
+        page="docs/planners/spt.md",
+    )
+    found = {
+        pair: rates(of("figure12", "id-symvin", solver=pair[0], solver_bwd=pair[1]))
+        for pair in product(("forward", "anderson"), repeat=2)
+    }
+    assert [len(each) for each in found.values()] == [2, 2, 2, 2], "one seed, two numbers of products"
+    says(
+        "- With few maps.",
+        f"{joined(found['anderson', 'anderson'], 1, by=' and ')} % with Anderson's method backward, the default, and "
+        f"{joined(found['anderson', 'forward'], 1, by=' and ')} % with forward iteration backward, against "
+        f"{span(found['forward', 'anderson'] + found['forward', 'forward'], 1)} % with forward iteration forward.",
+        page="docs/planners/symvin.md",
+    )

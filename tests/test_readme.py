@@ -40,7 +40,7 @@ def test_its_verbs_exist():
 
 def test_its_python_runs():
     _, code = blocks("python")
-    names = {"map": torch.ones(2, 1, 15, 15), "goal": torch.zeros(2, 1, 15, 15)}
+    names = {}
     exec(code, names)
     assert names["logits"].shape == (2, 4, 15, 15)
 
@@ -65,9 +65,18 @@ def test_its_own_planner_is_a_row_of_table_1_and_learns(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_its_first_picture_shows_what_it_says(tmp_path):
     told = runpy.run_path(str(ROOT / "docs" / "far.py"))["draw"](tmp_path / "far.png")
-    (size, steps), (caption, picture) = (
-        re.search(r"(\d+x\d+), a way of ([\d,]+) steps", told).groups(),
-        re.search(r"!\[(.*?)\]\((.*?)\)", README).groups(),
-    )
+    size, steps = re.search(r"(\d+x\d+), a way of ([\d,]+) steps", told).groups()
+    picture, caption = re.search(r"!\[.*?\]\((.*?)\)\n\n\*(.*?)\*\n", README, re.DOTALL).groups()
     assert picture == "docs/images/far.png" and size in caption and f"{steps} steps" in caption
     assert (tmp_path / "far.png").stat().st_size > 50_000
+
+
+def test_no_command_to_begin_with_trains_at_the_papers_scale():
+    begins = re.compile(
+        r"^[# ]*(.*?(?:idp (?:submit|run)|sbatch|ray (?:job )?submit) .*?sweeps/table1\.yaml.*)", re.MULTILINE
+    )
+    folders = (ROOT.glob("README.md"), ROOT.glob("docs/*.md"), ROOT.glob("slurm/*"), ROOT.glob("kubernetes/*.yaml"))
+    found = [line for folder in folders for path in folder for line in begins.findall(path.read_text())]
+    commands = [command for line in found if "`" not in (command := line.partition(" # ")[0])]  # in no sentence
+    assert len(commands) >= 14
+    assert [command for command in commands if "--profile" not in command] == []

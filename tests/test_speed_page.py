@@ -40,14 +40,14 @@ def test_so_are_the_sentences(tables):
     assert min(row["maps"] for row in tables.RUN["rows"]) == 2
     short = {target["what"]: target["value"] for target in tables.RUN["targets"] if target["verdict"] == "short"}
     symvin = [value for what, value in short.items() if what.startswith("unrolled symvin")]
-    assert f"({min(symvin):.1f} to {max(symvin):.1f})" in PAGE and len(symvin) == 3 and len(short) == 7
+    assert f"| {min(symvin):.1f} to {max(symvin):.1f} |" in PAGE and len(symvin) == 3 and len(short) == 7
     for what, digits in {
         "ID-VIN 49x49, K 80, fixed: torchdeq / ours": 1,
         "unrolled conv_gppn 27x27, K 80: plain loop / ours": 2,
     }.items():
-        assert f"({short[what]:.{digits}f})" in PAGE
+        assert f"| {short[what]:.{digits}f} |" in PAGE
     evaluation = tables.RUN["evaluation_seconds_per_map"]
     published = short["evaluation, 15x15: the authors' published time a map / ours"]
-    assert f"({published:.0f}; beside one" in PAGE
-    assert f"in this run {evaluation['map by map'] / evaluation['ours']:.0f})" in PAGE
-    assert f"({short['vin implicit: backward at K 120 / K 30']:.2f} times)" in PAGE
+    beside = evaluation["map by map"] / evaluation["ours"]
+    assert f"| {published:.0f} ({beside:.0f} times as fast as one map by map in this run) |" in PAGE
+    assert f"| {short['vin implicit: backward at K 120 / K 30']:.2f} times |" in PAGE

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,6 +32,8 @@ from orchestrator.tables.measures import bin_names
 from orchestrator.tables.records import TrialRecord, grouped, problem_of, usable_by_cell
 from orchestrator.tables.summary import count_parameters
 from planners.specs import PlannerSpec
+
+_APART = 1.5  # times, between the markers of planners with equally many parameters or operations
 
 
 def lengths(runs: TrialRecords, width: float) -> Figure:
@@ -99,21 +101,31 @@ def cost(runs: TrialRecords, width: float) -> Figure:
         ["parameters", "operations per plan, at most"], width, height=2.6, share_x=False
     )
     name_of = namer(runs, ())
-    pen_of = pens_of(runs, name_of)
-    for name, group in grouped(chosen, name_of).items():
-        point = _point(group, there)
-        for axes, x in ((by_parameters, point.parameters), (by_operations, point.operations)):
-            seed_line(axes, pen_of[name], [x], [point.percents])
+    pen_of = {name: replace(pen, line="") for name, pen in pens_of(runs, name_of).items()}
+    points = {name: _point(group, there) for name, group in grouped(chosen, name_of).items()}
+    for axes, field in ((by_parameters, "parameters"), (by_operations, "operations")):
+        for xs in _side_by_side({name: getattr(point, field) for name, point in points.items()}):
+            for name, x in xs.items():
+                seed_line(axes, pen_of[name], [x], [points[name].percents])
     if there:
         for axes, field in ((by_parameters, "parameters"), (by_operations, "operations")):
             _mark(axes, [(getattr(planner, field), planner) for planner in MAZE_UNIQUE])
     for axes in (by_parameters, by_operations):
-        percent_axis(axes, "whole ways right (%)")
+        percent_axis(axes, f"whole paths right (%){', Maze-Unique 30x30' if there else ''}")
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.25)
-    legend(figure, [handle(pen_of[name], name) for name in grouped(chosen, name_of)], width)
+    legend(figure, [handle(pen_of[name], name) for name in points], width)
     return figure
+
+
+def _side_by_side(amounts: Mapping[str, float]) -> list[dict[str, float]]:
+    """Return the abscissas of planners, those of one amount side by side around it on a logarithmic axis."""
+    alike = [[name for name in amounts if amounts[name] == amount] for amount in dict.fromkeys(amounts.values())]
+    return [
+        {name: amounts[name] * _APART ** (place - (len(names) - 1) / 2) for place, name in enumerate(names)}
+        for names in alike
+    ]
 
 
 def _is_maze_unique(run: TrialRecord, test: EvaluationResult) -> bool:

@@ -119,8 +119,8 @@ def _board(axes: Axes, route: Route, costs: NDArray[np.float64] | None) -> None:
     if costs is None:
         grids.board(axes, route.grid)
     else:
-        grids.heat(axes, route.grid, costs, "cost of entering a cell", reverse=True)
-    axes.set_title("the way" if costs is None else "costs, and the way", loc="left", pad=4)
+        grids.heat(axes, route.grid, costs, "cost of entering a cell")
+    axes.set_title("the path" if costs is None else "costs, and the path", loc="left", pad=4)
     for axis, name in ((axes.yaxis, "row"), (axes.xaxis, "column")):
         axis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_label_text(name, fontsize=6.5)
@@ -129,8 +129,8 @@ def _board(axes: Axes, route: Route, costs: NDArray[np.float64] | None) -> None:
 
 def _values(axes: Axes, route: Route, reaches: NDArray[np.bool_]) -> None:
     value = np.where(reaches, route.values, np.nan)
-    grids.heat(axes, route.grid, value, "")
-    axes.set_title("value v* and policy", loc="left", pad=4)
+    grids.heat(axes, route.grid, value, "value, high near the goal")
+    axes.set_title("value and policy", loc="left", pad=4)
     away = reaches & (route.grid > 0)
     away[route.goal] = False
     chosen = (route.actions[None] == np.arange(len(route.moves.names))[:, None, None]) & away

@@ -220,7 +220,7 @@ def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int |
     plan = solve(trained.planner, problem, k or trained.steps(max(problem.map.shape[1:])), trained.moves)
     solution, (value, actions) = plan.solution, _value_and_actions(plan)
     scene = _scene_titles(problem)
-    titles = [*scene, "paths of the policy", _value_title(solution.value.shape[1]), "who arrives", "convergence"]
+    titles = [*scene, "paths of the policy", _value_title(solution.value.shape[1]), "starts that arrive", "convergence"]
     figure, every = panels(titles, PANEL_INCHES * len(titles), height=PANEL_INCHES, share_x=False, share_y=False)
     moves, map_, goal, distance = TASKS[spec.task].moves, problem.map[0], problem.goal[0], problem.distance[0]
     arrives = _arrivals(actions, problem, moves)
@@ -237,7 +237,8 @@ def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int |
     for axes in (board, values, fates):
         grids.star(axes, goal)
     reachable = np.isfinite(distance)
-    fates.set_xlabel(f"{arrives[reachable].sum()} of {reachable.sum()} starts arrive", fontsize=6.5)
+    found = f"{arrives[reachable].sum()} of {reachable.sum()} starts arrive (blue)"
+    fates.set_xlabel(found, fontsize=6.5)
     handles = [
         Line2D([], [], color=grids.ARRIVES, marker="o", markerfacecolor="white", label="arrives"),
         Line2D([], [], color=grids.LOST, marker="o", markerfacecolor="white", linestyle="--", label="cycles or bumps"),
@@ -248,7 +249,7 @@ def plan_figure(trained: Trained, spec: DatasetSpec, problem: Problems, k: int |
 
 
 def _value_title(channels: int) -> str:
-    return "value v* and policy" if channels == 1 else f"|v*| over {channels} channels, policy"
+    return "value and policy" if channels == 1 else f"|value| over {channels} channels, policy"
 
 
 def _value_and_actions(plan: Plan) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -287,15 +288,15 @@ def _starts(distance: NDArray[np.float32], arrives: NDArray[np.bool_]) -> list[t
 
 def _draw_values(axes: Axes, problem: Problems, value: Field, actions: Actions, best: Chosen, moves: Moves) -> None:
     map_ = problem.map[0]
-    grids.heat(axes, map_, value, "")
+    grids.heat(axes, map_, value, "value, high near the goal")
     away = problem.optimal_actions[0] > 0
     right = np.take_along_axis(best, actions[None], 0)[0]
     chosen = (actions[None] == np.arange(len(moves.names))[:, None, None]) & away
     scale = _scaled(value, away)
-    # Light arrows on dark cells; a wrong action is red on both.
+    # Light arrows on dark cells; a wrong action is orange on both.
     colours = np.where(right, np.where(scale < 0.55, "#ffffff", "#1d1f24"), VERMILION)
     grids.arrows(axes, chosen, moves, colours)
-    label = "red arrows: not an optimal action" if grids.arrows_show(map_.shape) else "too many cells for arrows"
+    label = "orange arrows: not an optimal action" if grids.arrows_show(map_.shape) else "too many cells for arrows"
     axes.set_xlabel(label, fontsize=6.5)
 
 
@@ -345,7 +346,7 @@ def _frames(trained: Trained, spec: DatasetSpec, problem: Problems, k: int | Non
         plan = solve(trained.planner, problem, step, trained.moves)
         solution, (value, actions) = plan.solution, _value_and_actions(plan)
         arrives = _arrivals(actions, problem, moves)
-        titles = [f"step {step}: value and policy", "who arrives", "convergence"]
+        titles = [f"step {step}: value and policy", "starts that arrive", "convergence"]
         figure, (left, middle, right) = panels(
             titles, 3 * PANEL_INCHES, height=PANEL_INCHES - 0.25, share_x=False, share_y=False
         )

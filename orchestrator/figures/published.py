@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SOURCE = "Maze-Unique 30x30 (locuslab/EqR, 2026)"
+SOURCE = (
+    "Maze-Unique 30x30 (EqR: Equilibrium Reasoners, Huang, Geng and Kolter, 2026; FRM: Flow Reasoning Models, 2026; "
+    "FPRM: Fixed-Point Reasoning Models, Movahedi et al., 2026)"
+)
 
 
 @dataclass(frozen=True)

@@ -219,10 +219,11 @@ FIGURES: dict[str, Drawing] = {
     ),
     "cost": Drawing(
         cost,
-        "Whole ways that are right, against parameters and operations",
-        f"Share of maps whose whole way from one start is a shortest one; mean and deviation over seeds. Crosses: as "
-        f"published for {SOURCE}, trained on its 1,000 training mazes and tested on its test split, which ours is not; "
-        "their operations were not published. Operations: those of encoder, K steps and policy.",
+        "Whole paths that are right, against parameters and operations",
+        "Share of maps whose whole path from one start is a shortest one; mean and deviation over seeds; planners with "
+        f"equally many stand side by side. Crosses: as published for {SOURCE}, trained on its 1,000 training mazes and "
+        "tested on its test split, where ours is tested on mazes of that kind; their operations were not published. "
+        "Operations: those of encoder, K steps and policy.",
     ),
     "metrics": Drawing(
         metrics,

@@ -80,6 +80,7 @@ def test_a_planner_is_added(followed):
 def test_a_task_is_added(followed):
     printed = followed["add-a-task"]
     assert "FAILED" not in printed["idp check my_tasks"]
+    assert "8 of 8 checks passed" in printed["idp check my_photos"]
     assert "2 trials: 0 done, 2 to run" in printed["idp plan islands.yaml"]
     rows = [line.split() for line in printed["idp run islands.yaml"].splitlines() if "  1/1  " in line]
     assert len(rows) == 2 and all("id-vin" in row for row in rows) and {"0.2", "0.4"} <= {*rows[0], *rows[1]}

@@ -163,7 +163,7 @@ def test_the_picture_shows_way_value_and_steps(sweep):
     exact = load_planner("reachability")
     with style():
         figure = route_figure(exact, exact.solve(grid, start=(1, 1), goal=(3, 2)), "said", reaches, costs=1.0 * grid)
-    assert [axes.get_title("left") for axes in figure.axes][:2] == ["costs, and the way", "value v* and policy"]
+    assert [axes.get_title("left") for axes in figure.axes][:2] == ["costs, and the path", "value and policy"]
     assert not any(axes.get_title("left") == "convergence" for axes in figure.axes)
 
 

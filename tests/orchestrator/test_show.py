@@ -206,7 +206,7 @@ def test_a_trials_picture_shows_its_policy(storage, trial, tmp_path):
 
     found = evaluate(trained.planner, problem, moves=FOUR)
     reachable = int(np.isfinite(problem.distance).sum())
-    assert fates.get_xlabel() == f"{round(found.success_rate * reachable)} of {reachable} starts arrive"
+    assert fates.get_xlabel() == f"{round(found.success_rate * reachable)} of {reachable} starts arrive (blue)"
     assert residuals.get_xlabel() == "step of the forward solve (12 used)"
 
 
