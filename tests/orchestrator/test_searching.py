@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import zlib
 
@@ -344,6 +345,18 @@ def test_a_damaged_round_is_refused_in_one_line_and_without_it_the_search_goes_o
         finish(tmp_path, trial, 0.5)
     assert next_suggestions(sweep, Storage(tmp_path))
     assert len(suggested(Storage(tmp_path), "hunt")["0/vin"]) == 5
+
+
+@pytest.mark.parametrize("stand_in", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_a_round_that_is_no_file_is_refused_at_once(path, tmp_path, capsys, stand_in):
+    there = tmp_path / "sweeps" / "hunt" / "search" / "round-000000.json"
+    there.parent.mkdir(parents=True)
+    stand_in(there)
+    with bounded(processor_seconds=5, mebibytes=64):
+        assert main(["plan", str(path), "--storage", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{there}: expected a file" in said
+    assert "without the file the search goes on" in said
 
 
 def test_fuzzed_rounds_mean_the_same_or_are_refused(tmp_path):
