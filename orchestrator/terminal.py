@@ -87,16 +87,26 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 class Printable:
-    """A text stream that writes control characters as escapes; everything else is the stream's own."""
+    """A text stream that writes control characters as escapes; everything else is the stream's own.
+
+    Attributes:
+        colours: Whether it shows colours.
+        unread: Whether it is a pipe whose reader has gone.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.unread = False
         self.colours = _shows_colours(stream)
 
     def write(self, text: str) -> int:
         """Write the text, cleaned, in its colours."""
         clean = printable(text)
-        self._stream.write(_MARK.sub(lambda found: _MARKS[found[0]], clean) if self.colours else clean)
+        try:
+            self._stream.write(_MARK.sub(lambda found: _MARKS[found[0]], clean) if self.colours else clean)
+        except BrokenPipeError:
+            self.unread = True
+            raise
         return len(text)
 
     def steer(self, code: str) -> None:

@@ -91,7 +91,7 @@ def test_unpacked_anywhere_it_runs_a_shipped_sweep_by_its_name(wheel, tmp_path):
     (result,) = (elsewhere / "idp-storage" / "trials").glob("*/result.json")
     assert json.loads(result.read_bytes())["status"] == "COMPLETED"
     (found,) = importlib.metadata.distributions(path=[str(installed)])
-    assert [(script.name, script.value) for script in found.entry_points] == [("idp", "orchestrator.cli.main:main")]
+    assert [(script.name, script.value) for script in found.entry_points] == [("idp", "orchestrator.__main__:main")]
 
 
 def test_one_version_is_named_everywhere():

@@ -10,6 +10,7 @@ from datagen.spec import nearest
 from datagen.tasks.registry import TASKS
 from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
 from orchestrator.cli.own_map import add_reading, reading_of
+from orchestrator.errors import UserError
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import SweepError
@@ -137,6 +138,11 @@ def _export(options: argparse.Namespace) -> int:
 def _export_model(options: argparse.Namespace) -> int:
     from orchestrator.trial.export import export_graph, export_model
 
+    for place, text in (("OUT", options.out.name), ("--licence", options.licence)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{place}: expected letters that UTF-8 has, got {text!r:.80}") from None
     trial = TrialDirectory(trial_folder(options.trial, options.storage))
     if options.format == "safetensors":
         export_model(trial, options.out, options.licence)

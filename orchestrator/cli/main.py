@@ -110,7 +110,7 @@ def _drop_unread() -> bool:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-        return False
+        return getattr(sys.stdout, "unread", False)  # what is not buffered leaves nothing to flush
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
@@ -307,7 +307,7 @@ def _run(options: argparse.Namespace) -> int:
         search=sweep.search,
     )
     if options.json:
-        sys.stdout.write(render(summary, "json"))
+        print(render(summary, "json"), end="")
     else:
         print(f"\n{render(summary, 'text')}\n{_what_next(plan, todo, options)}")
     if todo:

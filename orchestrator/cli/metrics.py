@@ -215,7 +215,7 @@ def server(place: tuple[str, int], metrics: Metrics) -> ThreadingHTTPServer:
 def _metrics(options: argparse.Namespace) -> int:
     metrics, place = Metrics(options.storage, _probes(options.probe)), _place(options.listen)
     if options.once:
-        sys.stdout.write(metrics.text())
+        print(metrics.text(), end="")
         return 0
     try:
         answering = server(place, metrics)

@@ -157,10 +157,9 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         columns=options.columns,
         search=sweep.search,
     )
-    sys.stdout.write(render(summary, "json" if options.json else options.format))
+    print(render(summary, "json" if options.json else options.format), end="", flush=True)
     ended = sum(run.result is not None for run in runs)
     if not ended or (options.format == "text" and not options.json):  # what is read by programs comes without words
-        sys.stdout.flush()
         of = f"{ended} of {counted(len(runs), 'trial')}" if ended else "no trial"
         profile = f"with --profile {options.profile}" if options.profile else "without a profile"
         said = f"idp: {of} of {sweep.name} {profile} {'have' if ended > 1 else 'has'} ended in {options.storage}"

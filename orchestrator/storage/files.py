@@ -89,6 +89,8 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
         content: The bytes.
         durable: True where this must hold after a power cut too, which takes milliseconds.
     """
+    if not path.name:  # "", "." and "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SweepError
+from orchestrator.storage.files import ResultError, read_stored
 from orchestrator.storage.layout import Storage
 from orchestrator.sweep.search_space import Suggestions
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
@@ -19,6 +20,7 @@ from orchestrator.sweep.suggestions import expansion, fitting
 
 _STUDY = re.compile(r"\d+/.+")
 _ROUND = re.compile(r"round-(\d+)\.json")
+_WITHOUT = "without the file the search goes on and makes others in its place"
 
 
 def planned_trials(sweep: SweepSpec, storage: Storage) -> tuple[list[PlannedTrial], list[str]]:
@@ -46,14 +48,14 @@ def read_suggestions(storage: Storage, sweep: str) -> Suggestions:
     found: Suggestions = {}
     for path in _rounds(storage, sweep):
         try:
-            content = _content(path.read_bytes())
+            content = _content(read_stored(path))
         except FileNotFoundError:
             continue  # taken away since the folder was read
+        except ResultError as error:
+            raise SweepError(f"{error}; {_WITHOUT}") from None
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a round of suggestions, or damaged"
-            raise SweepError(
-                f"{path}: {reason}; without the file the search goes on and makes others in its place"
-            ) from None
+            raise SweepError(f"{path}: {reason}; {_WITHOUT}") from None
         for study, suggestions in content.items():
             found.setdefault(study, []).extend(suggestions)
     return found

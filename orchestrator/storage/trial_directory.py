@@ -229,9 +229,9 @@ class TrialDirectory(Folder):
         """Write the resolved spec, defaults included; where it is there already and whole, leave it."""
         content = (json.dumps(spec.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode()
         try:
-            if self.spec_file.read_bytes() == content:
+            if read_stored(self.spec_file) == content:
                 return
-        except OSError:
+        except (OSError, ResultError):
             pass  # not there yet, or not readable: writing it says what is wrong
         # Whoever runs the trial compares it with the sweep and writes it again where it is not whole.
         write_bytes(self.spec_file, content, durable=False)

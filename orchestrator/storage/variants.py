@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.spec import digest
+from orchestrator.storage.files import read_stored
 from orchestrator.storage.layout import Storage, SweepFolder
 from orchestrator.storage.results import write_json
 from orchestrator.storage.suggestions import planned_trials
@@ -93,7 +94,7 @@ def folder_of_selection(sweep: SweepSpec, storage: Storage, chosen: str) -> Path
 
 def _owners(folder: SweepFolder) -> dict[str, str]:
     try:
-        found = json.loads(folder.variants.read_bytes())
+        found = json.loads(read_stored(folder.variants))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

@@ -10,6 +10,7 @@ from datagen.spec import nearest
 
 Scalar = str | int | float | bool | None
 MOST_TRIALS = 100_000
+TESTS = "sets of further test maps"
 
 
 class GridError(ValueError):
@@ -42,9 +43,11 @@ def check_values(axes: Mapping[str, list[Scalar]]) -> None:
     for axis, values in axes.items():
         if not values:
             raise GridError(f"grid.{axis}: expected at least one value, got an empty list")
-        if len(set(values)) < len(values):
-            twice = next(value for place, value in enumerate(values) if value in values[:place])
-            raise GridError(f"grid.{axis}: {twice!r:.80} is given twice, and would count as two")
+        seen = set()
+        for value in values:
+            if value in seen:
+                raise GridError(f"grid.{axis}: {value!r:.80} is given twice, and would count as two")
+            seen.add(value)
 
 
 def check_places(axes: Iterable[str], own: Iterable[tuple[str, str]]) -> None:
@@ -88,12 +91,13 @@ def check_searched(space: Iterable[str], grids: Mapping[str, Any]) -> None:
                 raise GridError(f"search.space.{searched}: {place}.{axis} sets it too; leave it out of one of them")
 
 
-def product(axes: Mapping[str, list[Scalar]], most: int) -> Iterable[dict[str, Scalar]]:
+def product(axes: Mapping[str, list[Scalar]], most: int, what: str = "trials") -> Iterable[dict[str, Scalar]]:
     """Yield every place of the grid.
 
     Args:
         axes: The axes.
         most: How many places there may be.
+        what: What the places are, in words.
 
     Raises:
         GridError: There are more.
@@ -102,7 +106,7 @@ def product(axes: Mapping[str, list[Scalar]], most: int) -> Iterable[dict[str, S
     for values in axes.values():
         count *= len(values)
     if count > most:
-        raise GridError(f"the sweep has more than {MOST_TRIALS} trials")
+        raise GridError(f"the sweep has more than {MOST_TRIALS} {what}")
     for place in itertools.product(*axes.values()):
         yield dict(zip(axes, place, strict=True))
 
@@ -127,15 +131,16 @@ def set_field(fields: dict[str, Any], axis: str, value: Scalar) -> None:
         )
 
 
-def spread(entry: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+def spread(entry: Mapping[str, Any], number: int, most: int) -> list[dict[str, Any]]:
     """Return the fields of a `test_on` entry for each place of its own grid; the entry itself where it has none.
 
     Args:
         entry: Fields of a dataset, and perhaps `grid`: axes are such fields, or options as `options.NAME`.
         number: The entry's place in the sweep.
+        most: How many places there may be.
 
     Raises:
-        GridError: The grid is none.
+        GridError: The grid is none, or has more places.
     """
     if "grid" not in entry:
         return [dict(entry)]
@@ -143,7 +148,7 @@ def spread(entry: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
     try:
         axes = task_grid(entry["grid"])
         check_values(axes)
-        places = list(product(axes, MOST_TRIALS))
+        places = list(product(axes, most, TESTS))
     except GridError as error:
         raise GridError(f"{number}.{error}" if str(error).startswith("grid.") else f"{number}.grid: {error}") from None
     own = plain.get("options", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from typing import Any, Literal, Self
@@ -46,11 +47,15 @@ class SearchAxis(Spec):
         if self.choices is not None:
             if not self.choices or self.low is not None or self.high is not None or self.log:
                 raise ValueError("expected either choices (at least one), or low and high")
-            for number, value in enumerate(self.choices):
-                if any(_same(value, other) for other in self.choices[:number]):
+            meant = set()
+            for value in self.choices:
+                if (kind := _meaning(value)) in meant:
                     raise ValueError(f"choices: {value!r} is given twice")
+                meant.add(kind)
         elif self.low is None or self.high is None or not self.low < self.high:
             raise ValueError("expected choices, or low < high")
+        elif math.isinf(self.high - self.low):
+            raise ValueError(f"expected ends that a number can tell the distance of, got {self.low} and {self.high}")
         elif self.log and self.low <= 0:
             raise ValueError(f"log: low must be above 0, got {self.low}")
         return self
@@ -67,7 +72,7 @@ class SearchAxis(Spec):
             value: A value, perhaps of a suggestion that was made when the axis was another.
         """
         if self.choices is not None:
-            found = [choice for choice in self.choices if _same(choice, value)]
+            found = [choice for choice in self.choices if _meaning(choice) == _meaning(value)]
             return bool(found), found[0] if found else None
         assert self.low is not None and self.high is not None
         number = _number(value)
@@ -101,12 +106,10 @@ def _number(value: Scalar) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _same(one: Scalar, other: Scalar) -> bool:
-    """Return whether two spellings mean one value: 1e-3 and 0.001, but not 1 and true."""
-    numbers = _number(one), _number(other)
-    if None in numbers:
-        return type(one) is type(other) and one == other
-    return numbers[0] == numbers[1]
+def _meaning(value: Scalar) -> tuple[type, Scalar]:
+    """Return what two spellings of one value share: 1e-3 and 0.001, but not 1 and true."""
+    number = _number(value)
+    return (type(value), value) if number is None else (float, number)
 
 
 class SearchSpec(Spec):

@@ -140,7 +140,10 @@ class SweepSpec(Spec):
     @field_validator("test_on")
     @classmethod
     def _a_set_for_each_place(cls, test_on: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [fields for number, entry in enumerate(test_on) for fields in grid.spread(entry, number)]
+        sets: list[dict[str, Any]] = []
+        for number, entry in enumerate(test_on):
+            sets += grid.spread(entry, number, MOST_TRIALS - len(sets))
+        return sets
 
     @model_validator(mode="after")
     def _set_in_one_place(self) -> Self:
@@ -215,6 +218,8 @@ class Expansion:
         self.sweep = sweep
         self._made: dict[str, PlannedTrial] = {}
         self._parts: dict[str, Spec] = {}
+        if len(sweep.tasks) * len(sweep.test_on) > MOST_TRIALS:
+            raise SweepError(f"test_on: the sweep's tasks have more than {MOST_TRIALS} {grid.TESTS} together")
         self._datasets = [
             _checked(DatasetSpec, _ruled({**sweep.data, **fields}, "grid"), f"tasks.{number}")
             for number, fields in enumerate(sweep.tasks)
@@ -224,12 +229,11 @@ class Expansion:
         for number, data in enumerate(self._datasets):
             with _at(f"tasks.{number}.grid"):
                 self._grids.append(grid.task_grid(sweep.tasks[number].get("grid", {})))
-            tests = [further_tests(sweep, data, further) for further in range(len(sweep.test_on))]
-            for further, maps in enumerate(tests):
-                if maps in tests[:further]:
-                    raise SweepError(
-                        f"test_on.{further}: the maps of test_on.{tests.index(maps)} again, for tasks.{number}"
-                    )
+            tests: dict[str, int] = {}
+            for further in range(len(sweep.test_on)):
+                maps = further_tests(sweep, data, further).model_dump_json()
+                if (other := tests.setdefault(maps, further)) != further:
+                    raise SweepError(f"test_on.{further}: the maps of test_on.{other} again, for tasks.{number}")
 
     def trials(self, suggestions: Suggestions | None = None) -> list[PlannedTrial]:
         """Return the sweep's trials: tasks x planners x the product of the grid's axes, in that order.

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from typing import Annotated
 
+from pydantic import TypeAdapter, ValidationError
+
+from datagen.spec import first_problem
 from orchestrator.sweep.grid import field_of
-from orchestrator.sweep.search_space import Scalar, SearchSpec, Suggestions
+from orchestrator.sweep.search_space import Scalar, SearchAxis, SearchSpec, Suggestions
 from orchestrator.sweep.selection import select
-from orchestrator.sweep.specs import Expansion, PlannedTrial, SweepError, SweepSpec, studies
+from orchestrator.sweep.specs import Expansion, PlannedTrial, SweepError, SweepSpec, TrialSpec, studies
 
 _PROBES = 64
 """So many draws tell whether a space holds anything possible."""
@@ -102,7 +106,8 @@ def trials_of(sweep: SweepSpec, study: str, suggestion: dict[str, Scalar]) -> tu
 def check_space(sweep: SweepSpec) -> None:
     """Raise SweepError where a study has no validation maps, or a choice or all of its space makes no possible trial.
 
-    A range may hold values that are impossible, such as the even ones of a kernel's size: they are never suggested.
+    A range may hold values that are impossible, such as the even ones of a kernel's size: they are never suggested. But
+    its ends are within the bounds of its field.
 
     Args:
         sweep: A sweep with a `search`.
@@ -113,9 +118,24 @@ def check_space(sweep: SweepSpec) -> None:
         for name, axis in space.items():
             for value in axis.choices or [None]:
                 fixed = {} if axis.choices is None else {name: value}
-                if any(trial.spec.data.valid == 0 for trial in _some(sweep, study, fixed, chance)):
+                trials = _some(sweep, study, fixed, chance)
+                if axis.choices is None:
+                    _check_ends(name, axis, trials[0].spec)
+                if any(trial.spec.data.valid == 0 for trial in trials):
                     metric = sweep.search.metric
                     raise SweepError(f"search.metric {metric!r} needs validation maps, but data.valid is 0 for {study}")
+
+
+def _check_ends(name: str, axis: SearchAxis, spec: TrialSpec) -> None:
+    """Raise SweepError where an end of a range is beyond the bounds of its field."""
+    section, _, field = field_of(name).partition(".")
+    part = getattr(spec, section) if section else spec
+    known = type(part if field in type(part).model_fields else part.options).model_fields[field]
+    for end in ("low", "high"):
+        try:
+            TypeAdapter(Annotated[known.annotation, *known.metadata]).validate_python(getattr(axis, end))
+        except ValidationError as error:
+            raise SweepError(f"search.space.{name}.{end}: {first_problem(error)}") from None
 
 
 def check_only(sweep: SweepSpec, only: str | None) -> None:

@@ -120,6 +120,14 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        text = super().construct_scalar(node)
+        if _HALF.search(text):  # an escape can name what no file and no terminal takes
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{text!r:.80} has half a letter in it", node.start_mark
+            )
+        return text
+
     def number(self, node: yaml.ScalarNode) -> int | float:
         """Construct a number, also where a tag asks for one."""
         text = self.construct_scalar(node)
@@ -162,6 +170,7 @@ def _size(node: yaml.Node, known: dict[int, tuple[int, int]], above: tuple[int, 
 
 
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_HALF = re.compile("[\ud800-\udfff]")
 _NULL = re.compile(r"~|null|Null|NULL|")
 # No number of a sweep has more digits, and a zero in front has been read as octal: such are text.
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,29})")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.storage.files import read_stored
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult, write_json
 from orchestrator.storage.variants import variant
@@ -67,7 +68,7 @@ def note_path(storage: Storage, sweep: str, uri: str) -> Path:
 
 def _read_note(storage: Storage, sweep: str, uri: str) -> dict[str, Any]:
     try:
-        note = json.loads(note_path(storage, sweep, uri).read_bytes())
+        note = json.loads(read_stored(note_path(storage, sweep, uri)))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(note, dict) or not isinstance(note.get("experiment"), str):

@@ -49,13 +49,13 @@ def export_model(trial: TrialDirectory, out: Path, licence: str) -> None:
     # As the trial has it, and not as this version would write it: a later one may have more fields.
     spec = read_json(trial.spec_file)
     content = model_bytes(spec, asdict(trained.moves), trained.planner.state_dict(), trained.epoch)
-    card = model_card(trained, trial, out.name, licence)
+    card = model_card(trained, trial, out.name, licence).encode()
     write_bytes(out / SPEC_FILE, (json.dumps(spec, indent=2) + "\n").encode())
     if trial.test_steps.is_file():
         write_bytes(out / STEPS_FILE, trial.test_steps.read_bytes())
     else:
         (out / STEPS_FILE).unlink(missing_ok=True)
-    write_bytes(out / CARD_FILE, card.encode())
+    write_bytes(out / CARD_FILE, card)
     write_bytes(out / MODEL_FILE, content)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.tasks.registry import dataset_id
 from orchestrator.storage.code import code_hash
+from orchestrator.storage.files import read_stored
 from orchestrator.storage.leases import Owner
 from orchestrator.storage.provenance import Provenance, provenance
 from orchestrator.storage.results import ResultError, TrialResult
@@ -114,8 +115,8 @@ def stalled(trial: TrialDirectory) -> str:
         trial: The trial.
     """
     try:
-        log = trial.log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        log = read_stored(trial.log).decode(errors="replace")
+    except (OSError, ResultError):
         return ""
     found = _STALLED.findall(log.rpartition(" started on ")[2])
     return f"no progress for {found[-1]} h ({trial.log.name} says where it stood)" if found else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import traceback
 from collections.abc import Iterator
@@ -292,6 +293,9 @@ def _resume(trainer: Trainer, attempt: Attempt, state: dict[str, Any]) -> list[E
     try:
         records = [EpochRecord(**record) for record in state["records"]]
         trainer.load_state_dict(state["trainer"])
+        for name, value in asdict(trainer.spent).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"spent {name}: expected a number from 0, got {value!r:.40}")
     except DOES_NOT_FIT as error:
         raise attempt.does_not_fit(error) from error
     attempt.trial.note(f"goes on after epoch {trainer.epoch}")

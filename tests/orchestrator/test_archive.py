@@ -346,6 +346,13 @@ def test_places_that_take_no_file_are_named(storage, tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("place", ["", ".", "/"])
+def test_a_place_without_a_name_is_a_folder(storage, tmp_path, monkeypatch, capsys, place):
+    monkeypatch.chdir(tmp_path)
+    assert main(["archive", place, "--storage", str(storage)]) == 2
+    assert capsys.readouterr().err.endswith(f"idp: {place or '.'}: Is a directory\n")
+
+
 def test_what_is_no_archive_is_said(tmp_path, capsys):
     (tmp_path / "x.parquet").write_text("x")
     assert main(["unarchive", str(tmp_path / "x.parquet"), "--storage", str(tmp_path)]) == 2

@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -147,14 +148,34 @@ def test_every_format_of_the_table(sweep, tmp_path, capsys, format):
 
 
 @pytest.mark.slow
-def test_a_table_can_be_piped_into_head(sweep, tmp_path):
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_table_can_be_piped_into_head(sweep, tmp_path, unbuffered):
     leave_all(sweep, tmp_path / "storage")
     command = f"{sys.executable} -m orchestrator table {sweep} --format csv | head -c 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_words_that_nobody_reads_any_more_are_no_error(unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "orchestrator", "fields"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_output_is_no_error(sweep, tmp_path, monkeypatch, capsys):
+    leave_all(sweep, tmp_path / "storage")
+    monkeypatch.setattr(sys, "stdout", None)
+    for words in (["table", sweep], ["table", sweep, "--json"], ["metrics", "--once"],
+                  ["run", sweep, "--json", "--in-process", "--tracking-uri", "none"]):  # fmt: skip
+        assert main([str(word) for word in words]) == 0
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", [LeaseLost("0123: taken over"), TrialHeld("0123: held")])

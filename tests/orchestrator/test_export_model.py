@@ -83,6 +83,16 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis.tex"]
 
 
+@pytest.mark.parametrize(("out", "licence", "named"), [("out", "M\udcff", "--licence: "), ("o\udcff", "MIT", "OUT: ")])
+@pytest.mark.parametrize("format", ["safetensors", "torch"])
+def test_words_that_no_file_takes_are_refused_before_anything_is_written(tmp_path, capsys, format, out, licence, named):
+    command = ["export-model", "reachability", str(tmp_path / out), "--licence", licence, "--format", format]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert named in said and r"\udcff" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_planner_s_weights_are_refused_by_name(folder):
     whole = read_model(folder / MODEL_FILE)["trainer"]["planner"]
     head = whole["core.head_weight"]

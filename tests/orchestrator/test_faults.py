@@ -336,7 +336,15 @@ def test_a_checkpoint_of_0_1_0_which_does_not_say_whose_it_is_is_not_taken(stora
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "spoil", [lambda s: s.pop("records"), lambda s: s.update(trainer={}), lambda s: s.update(records=[5])]
+    "spoil",
+    [
+        lambda s: s.pop("records"),
+        lambda s: s.update(trainer={}),
+        lambda s: s.update(records=[5]),
+        lambda s: s["trainer"]["spent"].update(steps=-5),
+        lambda s: s["trainer"]["spent"].update(seconds=math.nan),
+        lambda s: s["trainer"]["spent"].update(applications="x"),
+    ],
 )
 def test_a_checkpoint_that_does_not_fit_is_told_by_name(storage, spoil):
     directory = Storage(storage).trial(trial_id(SPEC)).path

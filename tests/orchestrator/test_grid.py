@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from mutations import bounded
 
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import SweepError, expand
@@ -48,6 +49,24 @@ def test_a_trial_that_is_named_twice_is_refused(tmp_path, override, told):
 def test_maps_that_are_named_twice_are_refused(tmp_path):
     with pytest.raises(SweepError, match=r"test_on\.2: the maps of test_on\.0 again"):
         load(tmp_path, "test_on=[{map_size: 9}, {map_size: 9, seed: 7}, {map_size: 9, test: 1000}]")
+
+
+def test_thousands_of_further_maps_are_told_apart_at_once(tmp_path):
+    with bounded(processor_seconds=5, mebibytes=200):
+        load(tmp_path, f"test_on=[{{test: 3, grid: {{seed: {list(range(5000))}}}}}]")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "tasks", "told"),
+    [
+        (501, "[{map_size: 9}]", "test_on: 1.grid: the sweep has more than 100000 sets of further test maps"),
+        (300, "[{map_size: 9}, {map_size: 11}]", "test_on: the sweep's tasks have more than 100000 sets"),
+    ],
+)
+def test_more_further_maps_than_any_sweep_has_are_refused(tmp_path, seeds, tasks, told):
+    grid = f"grid: {{test: {list(range(1, 101))}, seed: {list(range(seeds))}}}"
+    with pytest.raises(SweepError, match=told):
+        load(tmp_path, f"tasks={tasks}", f"test_on=[{{map_size: 9, {grid}}}, {{map_size: 11, {grid}}}]")
 
 
 @pytest.mark.parametrize("place", ["grid.", "planners.vin.grid.", "tasks.0.grid."])

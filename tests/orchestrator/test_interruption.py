@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,26 @@ def test_no_hangup_reaches_the_daemons_that_a_run_starts():
         daemon.kill()
         daemon.wait()
     assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+INTERRUPTED_WHILE_IT_IMPORTS = """
+import importlib, os, signal, sys
+
+class Interrupts:
+    def find_spec(name, *_):
+        if name == "pydantic":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts)
+sys.exit(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])())
+"""
+
+
+def test_an_interrupt_while_the_program_is_imported_ends_it_without_a_word():
+    program = tomllib.loads((Path(cli.__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]["idp"]
+    words = [sys.executable, "-c", INTERRUPTED_WHILE_IT_IMPORTS, *program.split(":")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_the_command_line_works_in_a_thread(tmp_path, capsys):

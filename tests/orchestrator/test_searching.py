@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import zlib
 
@@ -215,6 +216,10 @@ def test_a_search_without_suggestions_is_planned_and_tabulated(path, tmp_path, c
         ("{planner.kernel_size: {choices: [2, 4]}}", "planner.kernel_size=2 is impossible for 0/vin"),
         ("{training.batch_size: {low: 65, high: 99}}", "nothing in it is possible for 0/vin"),
         ("{training.learning_rate: {choices: [1e-3, 0.001]}}", "0.001 is given twice"),
+        ("{training.epsilon: {low: -1.7e308, high: 1.7e308}}", "training.epsilon: expected ends that a number can"),
+        ("{training.learning_rate_decay: {low: 0.5, high: 1.0e300}}", "decay.high: expected 1.0 or less, got 1e+300"),
+        ("{k: {low: 0, high: 8}}", "search.space.k.low: expected 1 or more, got 0"),
+        ("{planner.kernel_size: {low: 0, high: 8}}", "search.space.planner.kernel_size.low: expected "),
     ],
 )
 def test_a_space_that_holds_nothing_possible_is_refused_when_the_sweep_is_read(path, space, message):
@@ -344,6 +349,18 @@ def test_a_damaged_round_is_refused_in_one_line_and_without_it_the_search_goes_o
         finish(tmp_path, trial, 0.5)
     assert next_suggestions(sweep, Storage(tmp_path))
     assert len(suggested(Storage(tmp_path), "hunt")["0/vin"]) == 5
+
+
+@pytest.mark.parametrize("stand_in", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_a_round_that_is_no_file_is_refused_at_once(path, tmp_path, capsys, stand_in):
+    there = tmp_path / "sweeps" / "hunt" / "search" / "round-000000.json"
+    there.parent.mkdir(parents=True)
+    stand_in(there)
+    with bounded(processor_seconds=5, mebibytes=64):
+        assert main(["plan", str(path), "--storage", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{there}: expected a file" in said
+    assert "without the file the search goes on" in said
 
 
 def test_fuzzed_rounds_mean_the_same_or_are_refused(tmp_path):

@@ -27,6 +27,11 @@ from orchestrator.storage.results import (
     TrialResult,
 )
 from orchestrator.storage.trial_directory import TrialDirectory
+from orchestrator.storage.variants import is_of
+from orchestrator.sweep.files import load_sweep
+from orchestrator.sweep.specs import expand
+from orchestrator.tracking.note import note_path, page_of
+from orchestrator.trial.failure import stalled
 
 ID = "0123456789abcdef"
 RESULT = TrialResult(
@@ -185,6 +190,24 @@ def test_what_is_no_file_is_refused_at_once(directory, stand_in, read, name):
         read(TrialDirectory(directory) if name else path)
     if name == "result.json":
         assert TrialDirectory(directory).known_result().status == "FAILED"
+
+
+@pytest.mark.parametrize("stand_in", [os.mkfifo, device])
+def test_what_is_no_file_stops_nobody_who_can_do_without(tmp_path, stand_in):
+    storage, path = Storage(tmp_path / "storage"), tmp_path / "words.yaml"
+    path.write_text("name: words\nplanners: {vin: {core: vin, adjoint: unrolled}}\n")
+    sweep = load_sweep(path)
+    (planned,) = expand(sweep)
+    trial, note = storage.trial(planned.trial_id), note_path(storage, "words", "sqlite:///there")
+    for there in (storage.sweep("words").variants, note, trial.log, trial.spec_file):
+        there.parent.mkdir(parents=True, exist_ok=True)
+        stand_in(there)
+    with bounded(processor_seconds=2, mebibytes=50):
+        assert is_of(sweep, storage, "report.html")
+        assert page_of(storage, sweep, "sqlite:///there") == ""
+        assert stalled(trial) == ""
+        trial.write_spec(planned.spec)
+    assert trial.read_spec() == planned.spec
 
 
 def test_a_link_that_leads_nowhere_is_no_file(directory):

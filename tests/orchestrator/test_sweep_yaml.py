@@ -118,6 +118,20 @@ def test_a_bomb_is_refused_at_once_with_a_short_line(tmp_path, text):
     assert message.startswith(str(path)) and len(message) < 2500 and "\n" not in message
 
 
+@pytest.mark.parametrize(
+    "line", [r'description: "\ud800"', r'next: "\ud83d\ude00"', r'"\udfff": 1', r'data: {task: "a\uD900"}']
+)
+def test_half_a_letter_is_refused_where_it_stands(tmp_path, line):
+    path = tmp_path / "s.yaml"
+    path.write_text(SWEEP + line)
+    with pytest.raises(SweepError, match=r"s\.yaml: .*half a letter in it.* line \d+") as caught:
+        load_sweep(path)
+    str(caught.value).encode()
+    path.write_text(SWEEP)
+    with pytest.raises(SweepError, match="half a letter"):
+        load_sweep(path, overrides=[r'description="\ud800"'])
+
+
 @pytest.mark.parametrize("kind", ["/dev/zero", "/dev/stdin", "folder", "pipe"])
 def test_only_regular_files_are_read(tmp_path, kind):
     named = tmp_path / "named"
