@@ -87,17 +87,16 @@ def trained(given: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from orchestrator.cluster.datasets import make_datasets, make_here
     from orchestrator.storage.code import parts_of
     from orchestrator.storage.layout import Storage
-    from orchestrator.sweep.plugins import load_plugins
     from orchestrator.sweep.specs import TrialSpec, trial_id
     from orchestrator.trial.evaluate import evaluate_trial
     from orchestrator.trial.train import run_trial
 
     torch.set_num_threads(1)
+    _load_plugins(given)
     digests, parts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(Path(folder))
         for each in given:
-            load_plugins(each["spec"]["plugins"])
             spec = TrialSpec.model_validate(each["spec"])
             make_datasets([spec.data], storage.datasets, make=make_here)
             result = run_trial(spec, storage)
@@ -125,6 +124,14 @@ def trained(given: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"digests": digests, "parts": parts}
 
 
+def _load_plugins(given: Sequence[dict[str, Any]]) -> None:
+    import orchestrator
+    from orchestrator.sweep.plugins import load_plugins
+
+    names = sorted({name for each in given for name in each["spec"]["plugins"]})
+    load_plugins(names, beside=[Path(orchestrator.__path__[0]).parent / "examples"])
+
+
 def _tensors(state: Any, name: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the weights and buffers of a checkpoint with their names."""
     import torch
@@ -141,7 +148,7 @@ def by_code_of(checkout: Path, given: Sequence[dict[str, Any]]) -> dict[str, Any
     done = subprocess.run(
         [sys.executable, __file__, "--train"],
         input=json.dumps(given), stdout=subprocess.PIPE, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{checkout / 'examples'}"},  # there are plug-ins
+        env={**os.environ, "PYTHONPATH": str(checkout)},
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -197,6 +204,7 @@ def main() -> None:
     unlike = [spec for spec, digest in before["digests"].items() if after["digests"][spec] != digest]
     if unlike:
         raise SystemExit(f"same_numbers: {len(unlike)} of {len(specs)} kinds come to other numbers, {unlike[0]}")
+    _load_plugins(specs)  # without which their archives are not read
     print(f"{len(specs)} kinds of trial come to the same bits by both codes")
     for path in options.archives:
         print(f"{path}: {renew(path, before['parts'], after['parts'])} results now name this tree's code")

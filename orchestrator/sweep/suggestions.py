@@ -129,11 +129,12 @@ def check_space(sweep: SweepSpec) -> None:
 def _check_ends(name: str, axis: SearchAxis, spec: TrialSpec) -> None:
     """Raise SweepError where an end of a range is beyond the bounds of its field."""
     section, _, field = field_of(name).partition(".")
-    part = getattr(spec, section) if section else spec
+    part: Any = getattr(spec, section) if section else spec
     known = type(part if field in type(part).model_fields else part.options).model_fields[field]
+    bounded: Any = Annotated[known.annotation, *known.metadata]
     for end in ("low", "high"):
         try:
-            TypeAdapter(Annotated[known.annotation, *known.metadata]).validate_python(getattr(axis, end))
+            TypeAdapter(bounded).validate_python(getattr(axis, end))
         except ValidationError as error:
             raise SweepError(f"search.space.{name}.{end}: {first_problem(error)}") from None
 
