@@ -89,6 +89,36 @@ def test_id_vin_at_the_papers_scale():
     says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: {by_k} %")
 
 
+def test_ours_and_id_convgppn_at_the_papers_scale():
+    ours, (dear,) = at_scale("contractive", 15, k=30), at_scale("id-convgppn", 15)
+    assert [trial.spec["seed"] for trial in ours] == [0, 1, 2, 3, 4] and (dear.k, dear.spec["seed"]) == (30, 0)
+    assert all(fallen(trial) is None for trial in (*ours, dear))
+    success, valid = spread(rates([dear])), [100 * epoch["valid_success_rate"] for epoch in dear.curves]
+    firsts = [100 * trial.curves[0]["valid_success_rate"] for trial in ours]
+    near, _, middle, far = (statistics.mean(arrive(ours, bin)) for bin in range(4))
+    says(
+        "Of the dear planners one trial",
+        f"{dear.result['train_seconds'] / 3600:.1f} hours of a core",
+        f"{success} %, where it has {spread(rates(chosen(trials('accuracy'), 'id-convgppn', k=30)))} after 12",
+        f"it has {span(valid[3:], 1)} % of the validation maps",
+        f"leaves {dear.result['forward_residual']:.2f}, its adjoint {dear.result['backward_residual']:.2f}",
+        f"11 to 20 steps away {arrive([dear])[0]:.1f} % arrive, of those 21 to 40 steps",
+        f"{arrive([dear], 2)[0]:.1f} %.",
+    )
+    says(
+        "Ours has",
+        f"{spread(rates(ours))} % there",
+        f"and {span(firsts, 1)} % of the validation maps after the first",
+        f"of the starts up to 10 steps away {near:.1f} % arrive, of those 21 to 40 away {middle:.1f} %",
+        f"of those 41 to 80 away {far:.1f} %",
+        f"(ID-ConvGPPN: {arrive([dear], 3)[0]:.1f} %)",
+    )
+    says("ID-ConvGPPN is the best planner", f"with 60 epochs, K = 30, ID-ConvGPPN has {success} % (one seed)")
+    says("ConvGPPN and ID-ConvGPPN are the best of their classes", f"ID-ConvGPPN {success} (one seed), which is above")
+    others = chosen(made.at_the_papers_scale(), core="vin", adjoint="implicit", size=15)
+    assert max(rates(others)) < rates([dear])[0]
+
+
 def test_what_the_rest_would_take():
     (steps, *_), hours = {trial.result["steps"] for trial in at_scale("vin", 15)}, {}
     for trial in trials("table1_ours"):
