@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -408,6 +409,7 @@ def test_gc_lists_first_and_frees_what_is_left_over(storage, capsys):
     left = [directory / ".curves.parquet.0123456789ab.tmp", directory / "checkpoint.previous.pt"]
     for path in left:
         path.write_bytes(b"x" * 1000)
+        os.utime(path, (1e9, 1e9))
     assert main(["gc", "--storage", str(storage)]) == 0
     assert main(["gc", "--storage", str(storage), "--remove", "--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -61,6 +61,7 @@ class Interrupts:
         if name == "pydantic":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has none
 sys.meta_path.insert(0, Interrupts)
 sys.exit(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])())
 """
