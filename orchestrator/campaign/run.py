@@ -284,7 +284,8 @@ class _Running:
 
     def _train(self, todo: list[PlannedTrial]) -> int:
         """Run trials, round after round where the sweep has a search, and return how many that were."""
-        from orchestrator.cluster.trials import Terms, run_trials
+        from orchestrator.cluster.rounds import Terms
+        from orchestrator.cluster.trials import run_trials
 
         sweep, ran = self.plan.sweep, 0
         scratch = self.storage.sweep(sweep.name).scheduler()

@@ -22,7 +22,7 @@ from orchestrator.sweep.specs import PlannedTrial, Resources
 from orchestrator.words import counted, first_line
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.trials import Round
+    from orchestrator.cluster.rounds import Round
 
 Say = Callable[[str], None]
 Tested = Callable[[PlannedEvaluation, str], None]

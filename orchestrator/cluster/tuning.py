@@ -15,7 +15,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.cluster.ray_cluster import machine_here, machines
 from orchestrator.cluster.resources import alone, distinct_requests, requested_resources
-from orchestrator.cluster.trials import MOST_DEATHS, Round, train
+from orchestrator.cluster.rounds import MOST_DEATHS, Round
+from orchestrator.cluster.trials import train
 
 MOST_PENDING = "200"
 """Trials that Tune keeps ready for processes to come; with a list of its own it would be one."""

@@ -25,7 +25,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.cli.main import main
 from orchestrator.cluster.datasets import make_datasets, make_here
-from orchestrator.cluster.trials import Terms, run_trials
+from orchestrator.cluster.rounds import Terms
+from orchestrator.cluster.trials import run_trials
 from orchestrator.errors import ResultError
 from orchestrator.storage import bucket as buckets
 from orchestrator.storage import mirror as mirrors

@@ -15,12 +15,13 @@ from orchestrator.campaign.plan import make_plan
 from orchestrator.campaign.run import _note
 from orchestrator.cli.jobs import run_lines
 from orchestrator.cli.main import main
+from orchestrator.cluster import rounds
 from orchestrator.cluster import sharing as shares
-from orchestrator.cluster import trials
 from orchestrator.cluster.datasets import make_datasets, make_here
 from orchestrator.cluster.ray_cluster import ClusterError
+from orchestrator.cluster.rounds import Round, Terms
 from orchestrator.cluster.sharing import Sharing, division, most_at_once
-from orchestrator.cluster.trials import Round, Terms
+from orchestrator.cluster.trials import train
 from orchestrator.storage.code import whole_code
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, take
@@ -269,7 +270,7 @@ def test_a_trial_runs_once_it_has_a_process_and_gives_way_before_it_begins_anyth
     for trial_id in waited:
         config = together.config(trial_id) | {"storage": str(storage.path), "campaign": "run", "code": whole_code()}
         together.started(trial_id)
-        trials.train(config | {"run": str(anna.mark)}, lambda said, name=trial_id: together.said(name, said), False)
+        train(config | {"run": str(anna.mark)}, lambda said, name=trial_id: together.said(name, said), False)
         together.ended(trial_id, "the trial ended without a result")
         assert not storage.trial(trial_id).path.exists()
     assert told == [("left", name) for name in waited]
@@ -279,7 +280,7 @@ def test_a_trial_runs_once_it_has_a_process_and_gives_way_before_it_begins_anyth
 
 @pytest.mark.parametrize("how", ["given back", "silent", "finished"])
 def test_a_trial_that_another_run_lets_go_of_is_run_before_the_round_ends(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(trials, "EXPIRY_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "EXPIRY_SECONDS", 0.0)
     path, storage = tmp_path / "sweep.yaml", Storage(tmp_path)
     path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1]").replace("EPOCHS", "2"))
     held, own = expand(load_sweep(path))
@@ -319,7 +320,7 @@ def test_a_trial_that_another_run_lets_go_of_is_run_before_the_round_ends(tmp_pa
 
 
 def test_a_run_without_a_part_ends_its_round_and_waits(two, tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "WAIT_SECONDS", 0.0)
     storage, anna, boris = two
     for each in (anna, boris):
         each.begins(Resources(), lambda: [{"cpu": 1.0}], lambda: [{"CPU": 1.0}])

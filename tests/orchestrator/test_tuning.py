@@ -15,7 +15,7 @@ from samples import put_result
 
 from orchestrator.cluster.ray_cluster import ClusterError
 from orchestrator.cluster.resources import distinct_requests
-from orchestrator.cluster.trials import MOST_DEATHS, Round, Terms
+from orchestrator.cluster.rounds import MOST_DEATHS, Round, Terms
 from orchestrator.cluster.tuning import Relay, Turns, _asked, _Stopped
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
