@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.records import TrialRecord, grouped, percents_of, planner_of, usable
+from orchestrator.tables.freshness import of_one_version
+from orchestrator.tables.records import TrialRecord, grouped, once, percents_of, planner_of, provenance_of
 from orchestrator.tables.statistics import Estimate, interquartile_mean, probability_of_improvement
 
 Problem = tuple[tuple[str, Scalar], ...]
@@ -55,6 +56,8 @@ def success_by_problem(
 ) -> dict[str, dict[Problem, list[float]]]:
     """Return each planner's success rates in percent, by problem; problems without a result are left out.
 
+    One number is made of all of them: those of other code than the rest count as no result.
+
     Args:
         runs: The sweep's runs.
         planner: The name of a run's planner.
@@ -65,8 +68,9 @@ def success_by_problem(
         return planner(run), tuple((axis, value) for axis, value in run.trial.axes.items() if axes(axis))
 
     found: dict[str, dict[Problem, list[float]]] = {}
-    for (name, problem), members in grouped(runs, place).items():
-        if rates := percents_of(usable(members)):
+    comparable = of_one_version([run for run in runs if run.completed], provenance_of)
+    for (name, problem), members in grouped(comparable, place).items():
+        if rates := percents_of(once(members)):
             found.setdefault(name, {})[problem] = rates
     return found
 

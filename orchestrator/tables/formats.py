@@ -44,7 +44,7 @@ def render(summary: Summary, format: Format) -> str:
 def _csv(summary: Summary) -> str:
     """Return one line per row with unrounded numbers."""
     axes = list(dict.fromkeys(name for row in summary.rows for name in row.axes))
-    apart = ("axes", "outcomes", "success_by_distance", "parameters", "system", "metrics")
+    apart = ("axes", "outcomes", "success_by_distance", "exact_interval", "parameters", "system", "metrics")
     numbers = [name for name in Row.__dataclass_fields__ if name not in apart]
     statuses = ("COMPLETED", "OUT_OF_MEMORY", "FAILED", "CANCELLED", "MISSING")
     bins = [f"success_at_{name.replace('≤ ', 'most_').replace('> ', 'over_')}" for name in DISTANCE_BIN_NAMES]
@@ -53,9 +53,11 @@ def _csv(summary: Summary) -> str:
     both = [f"{METRIC}{name}{end}" for name in metrics for end in ("", "_std")]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow([*axes, *numbers, *(status.lower() for status in statuses), *wide, *both])
+    ends = ["exact_low", "exact_high"]
+    writer.writerow([*axes, *numbers, *ends, *(status.lower() for status in statuses), *wide, *both])
     for row in summary.rows:
         line = [*(row.axes.get(name) for name in axes), *(getattr(row, name) for name in numbers)]
+        line += row.exact_interval or (None, None)
         line += [row.outcomes.get(status, 0) for status in statuses]
         if summary.wide:
             line += [row.parameters, *(row.success_by_distance or [None] * len(bins))]

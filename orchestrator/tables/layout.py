@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 
 from orchestrator.sweep.specs import Scalar
-from orchestrator.tables.records import TrialRecord, grouped, percents_of, planner_of, usable
+from orchestrator.tables.records import TrialRecord, grouped, once, percents_of, planner_of, usable
 from orchestrator.tables.statistics import Sample, sample
 from orchestrator.tables.table import MISSING, Cell, Look, Table
+from orchestrator.words import counted
 
 _WORDS = {
     "id": "ID",
@@ -68,9 +69,13 @@ def layout_table(runs: Sequence[TrialRecord]) -> Table | None:
             place = name, column
             line.append(_cell(samples.get(place), cells.get(place, []), _best(samples, column)))
         lines.append(line)
+    planned = {place: len(once(members)) for place, members in cells.items()}
+    fewer = sum(one is None or one.n < planned[place] for place, one in samples.items())
+    lacking = f"; {fewer} of {counted(len(samples), 'cell')} of fewer trials than planned" if fewer else ""
     over = "seeds and K" if across is _problem and len(ks) > 1 and not one_each else "seeds"
     where = "" if across is _problem else f" on {next(iter(problems))}"
-    title = f"Success rate (%){where}, mean ± std over {over}; the best in bold, in italics where a trial is under 20 %"
+    marks = "the best in bold, in italics where a trial is under 20 %"
+    title = f"Success rate (%){where}, mean ± std over {over}; {marks}{lacking}"
     return Table.of("layout", title, ["planner", *columns], lines)
 
 

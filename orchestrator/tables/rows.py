@@ -174,11 +174,12 @@ def _row(
 
 def _intervals(used: Sequence[TrialResult], maps: int) -> dict[str, Any]:
     """Return how far the means may be off, over seeds and over the test maps, which all seeds share."""
-    deviation = deviation_of(_present(result.test_success_rate for result in used))
+    rates = _present(result.test_success_rate for result in used)
+    deviation = deviation_of(rates)
     between_maps = _mean(_present(result.test_success_deviation for result in used))
     exact = _mean(_present(result.test_exact for result in used))
     return {
-        "over_seeds": None if deviation is None else reach_over_seeds(deviation, len(used)),
+        "over_seeds": None if deviation is None else reach_over_seeds(deviation, len(rates)),
         "over_maps": None if between_maps is None else reach_over_maps(between_maps, maps),
         "exact_interval": None if exact is None else wilson(exact, maps),
     }

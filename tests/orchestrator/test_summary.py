@@ -19,6 +19,7 @@ from samples import SWEEPS, put_result, sample_runs
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.storage.layout import Storage
+from orchestrator.storage.provenance import Provenance
 from orchestrator.sweep.specs import SweepError
 from orchestrator.tables import columns
 from orchestrator.tables.columns import Quantity
@@ -172,6 +173,23 @@ def test_planners_are_compared_over_all_problems_that_all_of_them_have():
     assert not summarise("table1", alone).aggregates, "nothing to compare"
 
 
+def test_no_number_over_several_problems_is_of_several_versions_of_the_code():
+    _, every = samples("table1")
+    pair = [run for run in every if run.axis("planner") in ("vin", "id-vin")]
+    old = Provenance(code="0" * 12)
+    partly = [
+        replace(run, result=run.result.model_copy(update={"provenance": old}))
+        if (run.axis("planner"), run.axis("k")) == ("id-vin", 80)
+        else run
+        for run in pair
+    ]
+    summary = summarise("table1", partly, compare=[("id-vin", "vin")])
+    assert {(one.problems, one.interquartile_mean.n) for one in summary.aggregates} == {(8, 40)}
+    assert {one.better.n for one in summary.comparisons[:-1]} == {20}, "as many as the pairs have trials"
+    fresh = [run for run in pair if run.axis("k") != 80]
+    assert summary.aggregates == summarise("table1", fresh).aggregates
+
+
 def test_twins_are_compared_where_only_others_are_done():
     _, every = samples("table1")
     done = ("vin", "symvin")  # two planners with results, of which no pair of twins is made
@@ -306,6 +324,15 @@ def test_the_papers_layout_has_planners_down_and_problems_across():
     entry = next(e for e in summary_of().entries if (e.planner, e.map_size) == ("id-symvin", 36))
     assert layout.lines[4][2].text == str(entry.ours)
     assert any("italic" in cell.look for line in layout.lines for cell in line)
+
+
+def test_a_layout_of_fewer_trials_than_planned_says_in_how_many_cells():
+    _, runs = samples("table1", None)
+    assert all(run.completed for run in runs if run.axis("planner") == "vin"), "else another cell lacks some, too"
+    one = [run for run in runs if run.axis("planner") in ("vin", "id-vin")]
+    assert "planned" not in summarise("one", one).layout.title
+    fewer = [replace(run, result=None) if run.axis("seed") == 1 and run.axis("map_size") == 36 else run for run in one]
+    assert summarise("one", fewer).layout.title.endswith("; 2 of 8 cells of fewer trials than planned")
 
 
 def test_of_one_problem_the_layout_has_k_across():

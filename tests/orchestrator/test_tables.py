@@ -135,9 +135,10 @@ def test_rows_keep_the_order_of_the_sweep_and_only_varying_axes_are_shown():
 
 def test_machine_formats_are_read_back_unrounded():
     rate = 1 / 3
-    table = table_of(completed(0, rate), completed(1, rate))
+    table = table_of(completed(0, rate, test_exact=0.5), completed(1, rate, test_exact=0.5))
     (line,) = csv.DictReader(io.StringIO(render(table, "csv")))
     assert float(line["success_rate"]) == rate
+    assert (float(line["exact_low"]), float(line["exact_high"])) == table[0].exact_interval
     assert (line["planner"], line["used"], line["completed"], line["missing"]) == ("vin", "2", "2", "0")
     document = json.loads(render(table, "json", title="t"), parse_constant=pytest.fail)
     assert document["rows"][0]["success_rate"] == rate
