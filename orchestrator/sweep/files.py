@@ -22,6 +22,7 @@ from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml, read_yaml
 from planners.specs import PlannerSpec, TrainingSpec
 
 MOST_EXTENDED = 20
+_OF_FILES = ("extends", "profiles")
 
 
 def shipped() -> dict[str, Path]:
@@ -66,13 +67,15 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         raise SweepError(f"{path}: profiles: expected a mapping of names to overrides, got {profiles!r:.80}")
     if profile is not None:
         if profile not in profiles:
-            raise SweepError(f"{path}: no profile {profile!r}; {nearest(profile, profiles)}")
+            hint = nearest(profile, profiles) if profiles else "it has none"
+            raise SweepError(f"{path}: no profile {profile!r}; {hint}")
         if not isinstance(profiles[profile], dict):
             raise SweepError(f"{path}: profiles.{profile}: expected a mapping, got {profiles[profile]!r:.80}")
         document = _laid_over(document, profiles[profile])
     for override in overrides:
         document = _with_override(document, override)
     try:
+        _check_fields(document)
         load_plugins_at_hand()
         load_plugins(document.get("plugins", []), beside=[path.parent])
         sweep = SweepSpec.model_validate(document).labelled(_label(profile, overrides))
@@ -87,6 +90,17 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
     except (SweepError, PluginError) as error:
         raise SweepError(f"{path}: {error}") from None
     return sweep
+
+
+def _check_fields(document: Iterable[str]) -> None:
+    """Raise SweepError where a sweep, its files and profile laid together, has a field that no sweep has."""
+    for field in document:
+        if field in _OF_FILES:  # what the file itself says there has been followed
+            raise SweepError(f"{field}: stands at the top of a sweep's file, not in a profile or in --set")
+        if field not in SweepSpec.model_fields:
+            full = _full_path(field)
+            hint = f"did you mean {full!r}?" if full else nearest(field, [*SweepSpec.model_fields, *_OF_FILES])
+            raise SweepError(f"unknown field {field!r:.80}; {hint}")
 
 
 def _label(profile: str | None, overrides: Iterable[str]) -> str:
@@ -131,7 +145,7 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
             raise SweepError(f"{path}: extends: the files extend each other in a circle")
         document = read_yaml(path)
     except FileNotFoundError as error:
-        raise SweepError(f"{path}: {error.strerror}{_like(path)}") from None
+        raise SweepError(f"{path}: {error.strerror}{_like(path, extended=bool(seen))}") from None
     except OSError as error:
         raise SweepError(f"{path}: {error.strerror}") from None
     except (ValueError, RuntimeError) as error:  # RuntimeError: symbolic links in a circle
@@ -162,12 +176,18 @@ def _read_document(path: Path, seen: tuple[Path, ...], read: list[Path] | None =
     return _laid_over(below, document)
 
 
-def _like(path: Path) -> str:
-    """Return a hint at the sweep whose name is nearest to that of a file which is not there, empty for none."""
+def _like(path: Path, *, extended: bool) -> str:
+    """Return a hint at the sweep whose name is nearest to that of a file which is not there, empty for none.
+
+    Args:
+        path: The file.
+        extended: Whether another file extends it, which may name a sweep that comes with idp.
+    """
     there: dict[str, Path | str] = {}
-    if path.name == str(path) and not path.suffix:
+    if extended or path.name == str(path):
         there |= {name: name for name in shipped()}
-    there |= {file.stem: file for folder in (path.parent, path.parent / "sweeps") for file in folder.glob("*.yaml")}
+    beside = (file for folder in (path.parent, path.parent / "sweeps") for file in folder.glob("*.yaml"))
+    there |= {file.stem: file for file in beside if file.exists()}
     close = difflib.get_close_matches(path.stem, there, n=1)
     return f"; did you mean {there[close[0]]}?" if close else ""
 

@@ -262,6 +262,10 @@ def test_what_is_enough_for_one_trial_is_taken(tmp_path):
         ("name: !!python/object/apply:os.system ['true']", "not valid YAML"),
         ("profiles: 3\nname: a", "profiles: expected a mapping"),
         ("metadata: {sweep: 3}", "expected a mapping"),
+        ("extend: quickstart", "unknown field 'extend'; did you mean 'extends'?"),
+        ("profile: {smoke: {}}", "unknown field 'profile'; did you mean 'profiles'?"),
+        ("epochs: 3", "unknown field 'epochs'; did you mean 'training.epochs'?"),
+        ("extends: quickstrat", "No such file or directory; did you mean quickstart?"),
     ],
 )
 def test_a_bad_file_is_told_in_one_line(tmp_path, text, expected):
@@ -275,6 +279,25 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, text, expected):
 def test_an_unknown_profile_names_the_nearest(tmp_path):
     with pytest.raises(SweepError, match=r"no profile 'smok'; did you mean 'smoke'\?"):
         load_sweep(write(tmp_path, TINY), "smok")
+
+
+def test_a_profile_of_a_sweep_that_has_none_is_told_so(tmp_path):
+    with pytest.raises(SweepError, match=r"no profile 'p'; it has none$"):
+        load_sweep(write(tmp_path, {name: part for name, part in TINY.items() if name != "profiles"}), "p")
+
+
+@pytest.mark.parametrize("field", ["extends", "profiles"])
+def test_what_stands_in_a_file_alone_is_told_so_elsewhere(tmp_path, field):
+    path = write(tmp_path, TINY | {"profiles": {"p": {field: "quickstart"}}})
+    for profile, overrides in (("p", []), (None, [f"{field}=quickstart"])):
+        with pytest.raises(SweepError, match=rf"{field}: stands at the top of a sweep's file"):
+            load_sweep(path, profile, overrides)
+
+
+def test_a_link_that_leads_nowhere_is_not_what_was_meant(tmp_path):
+    (tmp_path / "gone.yaml").symlink_to("nowhere.yaml")
+    with pytest.raises(SweepError, match=r"gone.yaml: No such file or directory$"):
+        load_sweep(tmp_path / "gone.yaml")
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
