@@ -46,7 +46,8 @@ def check_uri(uri: str) -> None:
     no_host = scheme in ("http", "https") and not re.match(r"[^/]", rest)
     if unknown or no_host or re.fullmatch(r"[\w.-]+:\d+/?", uri):
         raise TrackingError(
-            f"--tracking-uri {shown_uri(uri)!r:.200}: expected http://HOST:PORT, sqlite:///FILE, or none"
+            f"--tracking-uri (or MLFLOW_TRACKING_URI) {shown_uri(uri)!r:.200}: expected http://HOST:PORT, "
+            "sqlite:///FILE, or none"
         )
 
 
@@ -65,12 +66,12 @@ def _sqlite_uri(path: Path) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file of an SQLite store, None for any other."""
+    """Return the file of an SQLite store, None for any other; a relative one is from the current folder."""
     address = uri.partition("?")[0]
     for scheme in (_SQLITE, _SQLITE_DRIVER):
         path = address.removeprefix(scheme)
         if path not in (address, "", ":memory:"):
-            return Path(unquote(path))
+            return Path(unquote(path)).resolve()
     return None
 
 
@@ -289,8 +290,23 @@ def relocate(uri: str, experiment: str, old: str, new: str) -> None:
             database.execute(
                 f"DELETE FROM tags WHERE key = 'idp.documents' AND run_uuid IN ({runs})", (int(experiment),)
             )
+            # A trial that MLflow has is not sent again, and would name its directory in the other storage for ever.
+            here, there = (uri.removesuffix("/mlruns") for uri in (new, old))
+            database.execute(
+                "UPDATE tags SET value = replace(value, ?, ?) "
+                f"WHERE key IN ('idp.directory', 'mlflow.note.content') AND run_uuid IN ({runs})",
+                (f"{_path_of(there)}/trials/", f"{_path_of(here)}/trials/", int(experiment)),
+            )
+            database.execute(
+                "UPDATE datasets SET dataset_source = replace(dataset_source, ?, ?) WHERE experiment_id = ?",
+                (f"{there}/datasets/", f"{here}/datasets/", int(experiment)),
+            )
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}") from error
+
+
+def _path_of(address: str) -> str:
+    return unquote(urlsplit(address).path)
 
 
 def knows_experiment(uri: str, experiment: str, name: str) -> bool:

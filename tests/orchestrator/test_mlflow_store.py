@@ -162,6 +162,15 @@ def test_a_storage_of_any_name_holds_its_own_database(tmp_path, whole, name):
     assert sqlite_path(default_uri(Storage(folder))) == folder / "mlflow.db"
 
 
+@pytest.mark.slow
+def test_a_database_may_be_named_from_the_current_folder(tmp_path, monkeypatch, whole):
+    monkeypatch.chdir(tmp_path)
+    Path("mlflow.db").write_bytes(whole)
+    leave(tmp_path, TRIALS[0])
+    assert sync("sqlite:///mlflow.db", SWEEP, TRIALS, Storage(tmp_path)) == 1
+    assert "| vin" in artifact(tmp_path, "table.md"), "it is the storage's own, and not one that several share"
+
+
 def test_a_lock_is_waited_for_but_not_for_ever(tmp_path):
     with (
         locked(tmp_path / "lock"),
@@ -249,6 +258,10 @@ def test_a_copied_or_moved_storage_leaves_the_original_alone(storage, tmp_path):
     leave(copy, TRIALS[1], 0.75)
     sync(default_uri(Storage(copy)), SWEEP, TRIALS, Storage(copy))
     assert not storage.exists() and "2/3" in artifact(copy, "table.md")
+    of_trials = [run for run in shown(copy)[1] if run.data.tags.get("idp.kind") == "trial"]
+    assert of_trials and all(f"{copy}/trials/" in run.data.tags["mlflow.note.content"] for run in of_trials)
+    assert all(run.data.tags["idp.directory"].startswith(f"{copy}/") for run in of_trials)
+    assert all(copy.as_uri() in one.dataset.source for run in of_trials for one in run.inputs.dataset_inputs)
 
 
 @pytest.mark.slow
