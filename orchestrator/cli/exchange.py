@@ -127,9 +127,16 @@ def _leave_out(options: argparse.Namespace, *names: str) -> None:
             raise SweepError(f"--{name}: only {_ONLY_FOR[name]}; leave it out for {options.file}")
 
 
+def _check_ending(file: Path, ending: str) -> None:
+    """Refuse a name that says another kind of file than the one that is written."""
+    if file.suffix not in ("", ending):
+        raise UserError(f"{file}: expected a name that ends in {ending}, the one kind of file that is written")
+
+
 def _export(options: argparse.Namespace) -> int:
     from datagen.storage.npz import export_npz
 
+    _check_ending(options.file, ".npz")
     export_npz(options.dataset, options.file, labels=options.labels, actions=options.actions)
     print(options.file)
     return 0
@@ -155,6 +162,7 @@ def _export_model(options: argparse.Namespace) -> int:
 def _archive(options: argparse.Namespace) -> int:
     from orchestrator.storage.archive import write_archive
 
+    _check_ending(options.file, ".parquet")
     print(f"{options.file}: {counted(write_archive(options.storage, options.file, _say), 'trial')}")
     return 0
 

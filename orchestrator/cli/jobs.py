@@ -181,7 +181,7 @@ def _at_work(storage: Storage, chosen: Container[str] | None) -> list[dict[str, 
 
 def _running_table(at_work: Sequence[dict[str, Any]], names: Mapping[str, str], storage: Storage) -> str:
     if not at_work:
-        return f"no trial runs in {storage}"
+        return f"no trial runs in {storage}{'' if storage.path.exists() else ' (there is none yet)'}"
     lines = [("trial", "what", "where it stands", "who")]
     for one in at_work:
         who = f"process {one['pid']} on {one['host']}"
@@ -228,7 +228,7 @@ def run_lines(working: Sequence[Run], now: float) -> list[str]:
                 str(max(0, note.wants - note.running)),
                 f"{note.done}/{note.total}",
                 duration(max(0.0, now - note.began)),
-                f"{duration(max(0.0, now - note.moved))} ago",
+                f"{duration(max(0.0, now - note.moved))} ago" if note.epochs else "none yet",
                 where,
             )
         )

@@ -41,6 +41,10 @@ def export_model(trial: TrialDirectory, out: Path, licence: str) -> None:
     Raises:
         ResultError: There is no trained planner, or the folder holds something else.
     """
+    if kinds := [kind for kind, suffix in SUFFIXES.items() if out.suffix == suffix]:
+        raise ResultError(
+            f"{out}: format safetensors makes a folder; such a file is made by --format {' or '.join(kinds)}"
+        )
     if out.exists() and not out.is_dir():
         raise ResultError(f"{out}: expected a folder, found a file")
     if foreign := sorted(path.name for path in out.glob("*") if path.name not in OWN):

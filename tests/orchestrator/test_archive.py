@@ -353,6 +353,12 @@ def test_a_place_without_a_name_is_a_folder(storage, tmp_path, monkeypatch, caps
     assert capsys.readouterr().err.endswith(f"idp: {place or '.'}: Is a directory\n")
 
 
+def test_a_name_of_another_kind_of_file_is_refused(storage, tmp_path, capsys):
+    assert main(["archive", str(tmp_path / "results.csv"), "--storage", str(storage)]) == 2
+    assert "results.csv: expected a name that ends in .parquet" in capsys.readouterr().err
+    assert not (tmp_path / "results.csv").exists()
+
+
 def test_what_is_no_archive_is_said(tmp_path, capsys):
     (tmp_path / "x.parquet").write_text("x")
     assert main(["unarchive", str(tmp_path / "x.parquet"), "--storage", str(tmp_path)]) == 2

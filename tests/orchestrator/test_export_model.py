@@ -77,6 +77,8 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path, capsys):
     for out, told in (
         (tmp_path, "holds file, which is of no exported planner"),
         (tmp_path / "file", "expected a folder"),
+        (tmp_path / "vin.onnx", "--format onnx"),
+        (tmp_path / "vin.pt2", "--format torch or aoti"),
     ):
         assert main(["export-model", "reachability", str(out)]) == 2
         assert told in (said := capsys.readouterr().err) and said.count("\n") == 1

@@ -20,6 +20,8 @@ def test_a_set_goes_out_and_comes_back(tmp_path, capsys):
     assert main(["export", str(parquet.directory_of(spec, root)), str(file)]) == 0
     assert capsys.readouterr().out.strip() == str(file)
     assert len(np.load(file).files) == 9
+    assert main(["export", str(parquet.directory_of(spec, root)), str(tmp_path / "set.csv")]) == 2
+    assert "set.csv: expected a name that ends in .npz" in capsys.readouterr().err
     assert main(["import", str(file), "--task", "navigation", "--out", str(tmp_path / "back")]) == 0
     back = capsys.readouterr().out.strip()
     for split in ("train", "valid", "test"):

@@ -383,6 +383,14 @@ def test_the_user_is_who_has_submitted(monkeypatch):
     assert user_here() == "boris"
 
 
+def test_a_run_without_an_epoch_has_no_last_one(two):
+    storage, anna, _ = two
+    anna.moved(epochs=1)
+    anna.allowed(running=1, waiting=0)  # which writes it
+    rows = {line.split()[0]: line for line in run_lines(runs(storage), time.time())}
+    assert "none yet" in rows["boris"] and "none yet" not in rows["anna"]
+
+
 @pytest.mark.parametrize("field", [name for name, value in note("anna") if isinstance(value, (int, float))])
 def test_no_number_in_a_note_widens_everybodys_table(two, field):
     storage, anna, boris = two

@@ -149,7 +149,7 @@ def test_status_tells_of_local_runs_without_a_cluster(tmp_path, capsys, monkeypa
     (planned,) = expand(load_sweep(sweep))
     storage = tmp_path / "storage"
     assert main(["status", "--storage", str(storage)]) == 0 and not storage.exists()
-    assert capsys.readouterr().out == f"no trial runs in {storage}\n"
+    assert capsys.readouterr().out == f"no trial runs in {storage} (there is none yet)\n"
     trial = Storage(storage).trial(planned.trial_id)
     lease = trial.take(Owner.here())
     write_standing(trial, HALF)
