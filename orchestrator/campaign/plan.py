@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from datagen.storage import dataset as parquet
@@ -12,7 +13,7 @@ from datagen.storage.manifest import DatasetError
 from datagen.tasks.registry import DatasetSpec, dataset_id
 from orchestrator.campaign.estimates import effort, expectation
 from orchestrator.storage.code import code_hash
-from orchestrator.storage.evaluations import planned_evaluations
+from orchestrator.storage.evaluations import missing_evaluations, planned_evaluations
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
@@ -32,6 +33,7 @@ class PlannedDataset:
     Attributes:
         dataset_id: Its folder's name.
         present: True where it is complete.
+        needed: True where it is not there, and a trial that is to run, or would be trained again, or a test needs it.
         bytes: Its size where present, else the most it can take.
         problems: Train, valid and test problems together.
         spec: What it is made from.
@@ -39,6 +41,7 @@ class PlannedDataset:
 
     dataset_id: str
     present: bool
+    needed: bool
     bytes: int
     problems: int
     spec: DatasetSpec
@@ -123,7 +126,7 @@ def make_plan(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) ->
         trials=trials,
         results=results,
         states=states,
-        datasets=[_dataset(spec, storage) for spec in _datasets(sweep, trials)],
+        datasets=_datasets(sweep, trials, states, storage),
         work=work,
         in_seconds=expect is not None,
         seconds_from=expected.words,
@@ -142,12 +145,27 @@ def _state(result: TrialResult | None) -> State:
     return "done" if result.provenance.made_by(code_hash()) else "stale"
 
 
-def _datasets(sweep: SweepSpec, trials: list[PlannedTrial]) -> list[DatasetSpec]:
+def _datasets(
+    sweep: SweepSpec, trials: list[PlannedTrial], states: Mapping[str, State], storage: Storage
+) -> list[PlannedDataset]:
     """Return what the trials are trained on, and what the trained planners are tested on besides."""
-    needed = [trial.spec.data for trial in trials]
-    needed += [evaluation.data for evaluation in planned_evaluations(sweep, trials)]
-    each = {id(spec): spec for spec in needed}  # thousands of trials share a few
-    return list({dataset_id(spec): spec for spec in each.values()}.values())
+    tests = planned_evaluations(sweep, trials)
+    every = _distinct([*(trial.spec.data for trial in trials), *(test.data for test in tests)])
+    found = {name: _dataset(spec, storage) for name, spec in every.items()}
+    if all(dataset.present for dataset in found.values()):
+        return list(found.values())
+    # Results without their planners, as from an archive, need nothing more.
+    open_ones = {trial_id for trial_id, state in states.items() if state in ("missing", "failed", "stale")}
+    to_test = [test for test in tests if test.trial.trial_id in open_ones]
+    to_test += missing_evaluations([test for test in tests if test.trial.trial_id not in open_ones], storage)
+    to_train = (trial.spec.data for trial in trials if trial.trial_id in open_ones)
+    needed = _distinct([*to_train, *(test.data for test in to_test)])
+    return [replace(one, needed=not one.present and name in needed) for name, one in found.items()]
+
+
+def _distinct(specs: Iterable[DatasetSpec]) -> dict[str, DatasetSpec]:
+    each = {id(spec): spec for spec in specs}  # thousands of trials share a few
+    return {dataset_id(spec): spec for spec in each.values()}
 
 
 def _dataset(spec: DatasetSpec, storage: Storage) -> PlannedDataset:
@@ -161,7 +179,7 @@ def _dataset(spec: DatasetSpec, storage: Storage) -> PlannedDataset:
         size = sum(record.bytes for record in parquet.load_manifest(parquet.directory_of(spec, root)).shards)
     else:
         size = problems * parquet.bytes_per_problem(spec)
-    return PlannedDataset(dataset_id(spec), present, size, problems, spec)
+    return PlannedDataset(dataset_id(spec), present, False, size, problems, spec)
 
 
 def _trial_bytes(storage: Storage, trial_ids: list[str]) -> int:

@@ -84,7 +84,7 @@ def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepS
 
 def disk(plan: Plan) -> int:
     """Return the bytes that datasets and trials which are still missing will take."""
-    datasets = sum(dataset.bytes for dataset in plan.datasets if not dataset.present)
+    datasets = sum(dataset.bytes for dataset in plan.datasets if dataset.needed)
     return datasets + plan.trial_bytes * plan.count("missing")
 
 
@@ -109,6 +109,7 @@ def _plan_json(plan: Plan) -> dict[str, object]:
             {
                 "dataset_id": dataset.dataset_id,
                 "present": dataset.present,
+                "needed": dataset.needed,
                 "bytes": dataset.bytes,
                 "problems": dataset.problems,
             }
@@ -178,11 +179,11 @@ def _plan_text(plan: Plan, storage: Storage, again: str) -> str:
     lines += aligned([header, *table])
     lines += ["", f"storage: {storage}" + ("" if storage.path.exists() else " (there is none yet)"), "datasets"]
     for dataset in plan.datasets:
-        state = (
-            f"present, {size_words(dataset.bytes)}"
-            if dataset.present
-            else f"to make, at most {size_words(dataset.bytes)}"
-        )
+        state = "not here, and nothing to run needs it"
+        if dataset.present:
+            state = f"present, {size_words(dataset.bytes)}"
+        elif dataset.needed:
+            state = f"to make, at most {size_words(dataset.bytes)}"
         lines.append(f"  {dataset.dataset_id}  {dataset.problems:,} problems  {state}")
     todo = plan.count("missing", "failed")
     lines += ["", f"{counted(len(plan.trials), 'trial')}: {plan.count('done')} done, {todo} to run"]
@@ -191,7 +192,7 @@ def _plan_text(plan: Plan, storage: Storage, again: str) -> str:
     if plan.count("cancelled"):
         lines[-1] += f", {plan.count('cancelled')} cancelled"
     lines += [
-        f"expected time: {expected_time(plan)} ({plan.seconds_from})",
+        f"expected time: {expected_time(plan)}" + (f" ({plan.seconds_from})" if todo else ""),
         f"disk to be used: about {size_words(disk(plan))}",
     ]
     if todo:

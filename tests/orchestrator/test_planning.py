@@ -14,7 +14,7 @@ from orchestrator.campaign import run as running
 from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
 from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
-from orchestrator.cli.plan import expected_time
+from orchestrator.cli.plan import disk, expected_time
 from orchestrator.signals import Interrupted
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
@@ -52,6 +52,19 @@ def leave(storage, trial, status="COMPLETED", code=None, exclusive=False, **numb
     TrialDirectory(directory).write_spec(trial.spec)
     origin = Provenance(code=code or code_hash(), host="here", exclusive=exclusive)
     put_result(directory, TrialResult(trial_id=trial.trial_id, status=status, provenance=origin, **numbers))
+
+
+def test_results_without_their_planners_need_no_dataset(tmp_path):
+    sweep = SWEEP.model_copy(update={"test_on": [{"map_size": 11, "test": 8}]})
+    trials = expand(sweep)
+    for trial in trials:
+        leave(tmp_path, trial)
+    plan = plan_of(tmp_path, sweep)
+    assert [(one.present, one.needed) for one in plan.datasets] == [(False, False)] * 2 and disk(plan) == 0
+    Storage(tmp_path).trial(trials[0].trial_id).checkpoint.touch()  # a planner that can be tested
+    assert [one.needed for one in plan_of(tmp_path, sweep).datasets] == [False, True]
+    Storage(tmp_path).trial(trials[0].trial_id).result_file.unlink()
+    assert [one.needed for one in plan_of(tmp_path, sweep).datasets] == [True, True]
 
 
 def test_an_empty_storage_is_not_even_created(tmp_path):
