@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from datagen.spec import first_problem
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.curves import checked_curves, curves_file
 from orchestrator.storage.evaluations import EvaluationResult, read_evaluation, write_evaluation
 from orchestrator.storage.files import MOST_JSON_BYTES, checksum_of, parsed, refuse_constant, sealed
@@ -158,7 +159,7 @@ def read_archive(path: Path, storage: Storage, say: Callable[[str], object] = st
     Args:
         path: The Parquet file. It may come from anybody: names in the storage follow from what was checked.
         storage: The storage directory.
-        say: Is told of each trial that is left alone because a process works on it.
+        say: Is told of each trial that is left alone because a process works on it, and how many stay of other code.
 
     Returns:
         How many trials were put there, and how many the archive has.
@@ -173,10 +174,24 @@ def read_archive(path: Path, storage: Storage, say: Callable[[str], object] = st
         raise ResultError(f"{path}: {error.strerror}") from None
     with os.fdopen(handle, "rb") if path.is_file() else _none(handle, path) as file:
         seen = _check(file, path)
-        written = 0
+        written = outdated = 0
         for number, row in enumerate(_rows(file, path)):
-            written += _put(_checked(row, f"{path}: row {number}"), storage, say)
+            archived = _checked(row, f"{path}: row {number}")
+            put = _put(archived, storage, say)
+            written += put
+            outdated += not put and _is_newer(archived.result, storage)
+    if outdated:
+        say(
+            f"{outdated} of those that {storage} had are of other code, and stay; the archive's are of the present "
+            "code: put it into a storage of its own to see them"
+        )
     return written, seen
+
+
+def _is_newer(result: TrialResult, storage: Storage) -> bool:
+    """Return whether the present code made a result, and other code the one that the storage has."""
+    there, code = storage.trial(result.trial_id).whole_result(), code_hash()
+    return there is not None and result.provenance.made_by(code) and not there.provenance.made_by(code)
 
 
 def _check(file: Any, path: Path) -> int:

@@ -76,7 +76,9 @@ def test_what_is_archived_comes_back_and_nothing_is_overwritten(storage, tmp_pat
     put_result(kept, changed)
     capsys.readouterr()
     assert main(["unarchive", str(file), "--storage", str(other)]) == 0
-    assert "0 of 2 trials put there, 2 it had already" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "0 of 2 trials put there, 2 it had already" in said.out
+    assert said.err.startswith(f"idp: 1 of those that {other} had are of other code") and said.err.count("\n") == 1
     assert TrialDirectory(kept).read_result() == changed
 
 
