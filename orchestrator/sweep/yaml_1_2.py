@@ -105,7 +105,7 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, value_node in node.value:
             if key_node.tag == f"{_TAG}merge":
                 continue  # `<<: *base` lays base below the mapping's own keys, which may repeat base's
             key = self.construct_object(key_node, deep=True)
@@ -116,6 +116,10 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r:.80} is given twice", key_node.start_mark
+                )
+            if ":" in key and value_node.value == "" and key_node.end_mark.index == value_node.start_mark.index:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r:.80}: a colon needs a space behind it", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

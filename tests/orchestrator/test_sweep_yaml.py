@@ -49,6 +49,13 @@ def test_what_yaml_1_2_reads_is_read_so(text, value):
     assert found == value and type(found) is type(value)
 
 
+@pytest.mark.parametrize("text", ["{low:3,high: 7}", "a: {b: 1, low:3}"])
+def test_a_colon_without_its_space_is_told_and_no_key(text):
+    with pytest.raises(BadYaml, match=r"'low:3': a colon needs a space behind it"):
+        parse_yaml(text)
+    assert parse_yaml("{a:b: }") == {"a:b": None}, "a key as it is said"
+
+
 @pytest.mark.parametrize("text", ["!!int '1:30'", "!!int 010", "!!bool no", "!!float 1_0.5", "!!timestamp 2026-11-22"])
 def test_a_tag_is_no_way_round(text):
     with pytest.raises(BadYaml):
