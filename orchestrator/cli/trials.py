@@ -181,6 +181,8 @@ def _gc(options: argparse.Namespace) -> int:
     busy = running(options.storage, wait=freeing)
     found = rebuildable(options.storage, busy)
     chosen = [i for i in found if i.kind == "left over" or (i.kind == "dataset" and options.datasets)]
+    if freeing:
+        remove(chosen)  # before it is told of as done
     if options.json:
         items = [{**asdict(item), "path": str(item.path), "chosen": item in chosen} for item in found]
         print(json.dumps({"items": items, "running": busy, "removed": freeing}, indent=2))
@@ -188,11 +190,10 @@ def _gc(options: argparse.Namespace) -> int:
         for item in found:
             mark = "free" if item in chosen else "keep"
             print(f"{mark}  {size_words(item.bytes):>8}  {item.path}  ({item.reason})")
-        print(f"{size_words(sum(item.bytes for item in chosen))} can be freed", end="")
+        done = "freed" if freeing else "can be freed"
+        print(f"{size_words(sum(item.bytes for item in chosen))} {done}", end="")
         print("" if options.datasets else "; with --datasets also the sets that their specs make again")
     if busy:
         kept = "what they may use, datasets above all, is not listed"
         print(f"idp: {options.storage}: {len(busy)} runs or trials are at work; {kept}", file=sys.stderr)
-    if freeing:
-        remove(chosen)
     return 0

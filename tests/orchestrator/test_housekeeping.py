@@ -71,7 +71,8 @@ def test_it_only_lists_until_it_is_told_to_remove(storage, dataset, capsys):
     assert everything(storage) == before
     out = capsys.readouterr().out
     assert all(path.name in out or path.parent.name in out for path in left) and "good" not in out
-    assert gc(storage, "--remove") == 0
+    assert out.count(" can be freed; ") == 3
+    assert gc(storage, "--remove") == 0 and " B freed; " in capsys.readouterr().out
     assert not any(path.exists() for path in left) and dataset.is_dir()
     assert gc(storage, "--datasets", "--remove") == 0
     assert not dataset.exists() and (storage / "trials" / ID / "result.json").exists()
