@@ -17,6 +17,7 @@ from datagen.task import SPLITS, TASKS, DatasetSpec, Split, Task, dataset_id
 from datagen.visual import VisualOptions
 from orchestrator.cli import main
 from orchestrator.results import read_results, trial_directory
+from orchestrator.show import write_dataset_picture, write_trial_pictures
 from orchestrator.trained import Inputs, load_trained
 from planners.adjoints import Implicit
 from planners.cores import Injected
