@@ -26,6 +26,8 @@ MAP = """
 def read_map(text):
     """Return the map as zeros and ones [h, w], start and goal."""
     rows = text.split()
+    if len({len(row) for row in rows}) > 1:
+        raise SystemExit("expected rows of one length on the map")
     letters = np.array([list(row) for row in rows])
     places = {mark: np.argwhere(letters == mark) for mark in "SG"}
     if any(len(found) != 1 for found in places.values()):

@@ -188,6 +188,9 @@ def test_a_route_with_numpy_and_onnxruntime_alone(model, tmp_path):
     (tmp_path / "map.txt").write_text("S#G\n.#.\n###\n")
     done = subprocess.run([*command, "map.txt"], capture_output=True, text=True, env=bare, cwd=tmp_path)
     assert done.returncode == 1 and "does not arrive" in done.stdout
+    (tmp_path / "map.txt").write_text("S..\n..\n..G\n")
+    done = subprocess.run([*command, "map.txt"], capture_output=True, text=True, env=bare, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "expected rows of one length on the map\n")
 
 
 def test_what_does_not_agree_is_not_written(tmp_path, program, model, monkeypatch, capsys):
