@@ -47,7 +47,8 @@ class OccupancyGrid:
     """A map as robots have it.
 
     Attributes:
-        data: Integers [height, width], 0..100 how likely a cell is occupied, -1 where that is not known.
+        data: Integers [height, width], 0..100 how likely a cell is occupied, -1 where that is not known. No cell of a
+            masked array may be masked.
         resolution: Metres per cell.
         origin: x, y in metres and heading in radians of the corner of cell (0, 0).
     """
@@ -57,6 +58,9 @@ class OccupancyGrid:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
+        masked = int(np.ma.getmaskarray(self.data).sum()) if np.ma.isMaskedArray(self.data) else 0
+        if masked:  # what lies under a mask is any number, and often 0, which is free
+            raise NoPath("INVALID_MAP", f"map: {masked} cells are masked; data.filled(-1) says that they are not known")
         try:
             object.__setattr__(self, "data", np.asarray(self.data))
         except ValueError as error:  # rows of several lengths
@@ -199,12 +203,14 @@ class Navigator:
 
         Raises:
             NoPath: Says which of the reasons it is.
+            PlannerError: A point is none.
         """
         if self._grid is None or self._read is None:
             raise NoPath("INVALID_MAP", "map: none was seen yet")
         free, costs = self._read
         cells = []
-        for name, point in (("start", start), ("goal", goal)):
+        for name, given in (("start", start), ("goal", goal)):
+            point = _point(name, given)
             cell = self._grid.cell(point)
             if cell is None:
                 outside: Reason = "START_OUTSIDE_MAP" if name == "start" else "GOAL_OUTSIDE_MAP"
@@ -223,6 +229,14 @@ class Navigator:
             route_cells = route.cells
         points[0], points[-1] = start, goal
         return Path(points, _headings(points), route.cost, route_cells)
+
+
+def _point(name: str, given: object) -> Point:
+    """Return x and y in metres; raise PlannerError, naming it, for anything else, such as a pose with its heading."""
+    parts = given.tolist() if hasattr(given, "tolist") else given  # of numpy or torch
+    if not isinstance(parts, Sequence) or len(parts) != 2 or not all(isinstance(part, Real) for part in parts):
+        raise PlannerError(f"{name}: expected x and y in metres, got {given!r:.60}")
+    return float(parts[0]), float(parts[1])
 
 
 def _finite(value: object) -> bool:

@@ -117,10 +117,15 @@ def test_what_is_wrong_is_told():
         with pytest.raises(NoPath) as told:
             navigator.plan(start, goal)
         assert told.value.reason == reason and str(told.value)
+    for start, goal, name in (((1, 1, 0.5), (5, 1), "start"), ((1, 1), ("5", "1"), "goal"), (None, (5, 1), "start")):
+        with pytest.raises(PlannerError, match=f"{name}: expected x and y in metres, got"):
+            navigator.plan(start, goal)
     assert OccupancyGrid([[0, 100]], 1.0).data.shape == (1, 2)
     for data, resolution in (([0, 0, 0], 1), (np.full((2, 2), 101), 1), (np.zeros((2, 2), int), 0), ([["a"]], 1)):
         with pytest.raises(NoPath, match="map: "):
             OccupancyGrid(data, resolution)
+    with pytest.raises(NoPath, match=r"map: 2 cells are masked; data.filled\(-1\) says that they are not known"):
+        OccupancyGrid(np.ma.masked_array(np.zeros((2, 2), np.int8), [[0, 1], [0, 1]]), 1.0)
     with pytest.raises(NoPath, match="map: expected integers"):
         OccupancyGrid([[0], [0, 0]], 1.0)
     for resolution in ("a", None, math.nan, [1.0]):
