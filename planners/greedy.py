@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from planners import trial_files
 from planners.edge import plan_walled
-from planners.inference import RoutePlanner
+from planners.inference import RoutePlanner, checked_cell, checked_grid
 from planners.trial_files import PlannerError
 
 _REMEMBERED = 4096
@@ -57,8 +57,8 @@ class GreedyPolicy:
         return np.array([self._action({name: part[i] for name, part in observation.items()}) for i in range(count)])
 
     def _action(self, observation: Mapping[str, NDArray[Any]]) -> int:
-        row, column = observation["position"]
-        return int(self._planned(observation)[row, column])
+        actions = self._planned(observation)
+        return int(actions[checked_cell("position", observation["position"], _all_free(actions.shape))])
 
     def _planned(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
         """Return the action of each cell, int64 [h, w]."""
@@ -80,11 +80,11 @@ class GreedyPolicy:
         if seen is None and (own.channels or "map" not in observation):
             raise PlannerError("observation: this planner reads more than a map, and there is no such part")
         if "map" in observation:
-            map_ = torch.from_numpy(np.asarray(observation["map"], np.float32))
+            map_ = torch.from_numpy(_map(observation["map"]))
         else:
             map_ = torch.zeros(self._shape(observation["observation"]))
         goal = torch.zeros(map_.shape)
-        goal[*observation["goal"]] = 1
+        goal[checked_cell("goal", observation["goal"], _all_free(map_.shape))] = 1
         steps = self.k or trial_files.most_steps(own.solver.max_steps, self.planner.steps_per_row, max(map_.shape))
         tensor = next(own.parameters())
         x = (map_[None, None].to(tensor), goal[None, None].to(tensor))
@@ -99,3 +99,15 @@ class GreedyPolicy:
             raise PlannerError("shape: expected rows and columns of the map, which this observation does not tell")
         rows, columns = seen.shape[:2] if self.shape is None else self.shape
         return int(rows), int(columns)
+
+
+def _map(given: NDArray[Any]) -> NDArray[np.float32]:
+    try:
+        return checked_grid(given).astype(np.float32)
+    except PlannerError as error:
+        raise PlannerError(f"observation: map{str(error).removeprefix('grid')}") from None
+
+
+def _all_free(shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Return a map on which every cell is free, in one byte: an agent may stand anywhere, but beside the map."""
+    return np.broadcast_to(np.uint8(1), tuple(shape))

@@ -151,6 +151,18 @@ def test_what_it_cannot_read_is_told():
         policy({"goal": np.array([0, 0])})
     with pytest.raises(PlannerError, match="reads more than a map"):
         policy({"goal": np.array([0, 0]), "position": np.array([0, 1])})
+    seen = {"goal": np.array([0, 0]), "position": np.array([0, 1]), "map": np.ones((3, 4), np.uint8)}
+    for name, part, told in (
+        ("goal", np.array([-1, 0]), r"goal: expected row and column of a cell of the \(3, 4\) map, got \(-1, 0\)"),
+        ("goal", np.array([0.0, 1.0]), "goal: expected row and column .* two whole numbers"),
+        ("position", np.array([0, -1]), r"position: expected row and column .*, got \(0, -1\)"),
+        ("position", np.array([3, 0]), r"position: expected row and column .*, got \(3, 0\)"),
+        ("map", np.full((3, 4), 255), "observation: map: expected an array .* with values from 255 up to 255"),
+        ("map", np.full((3, 4), np.nan), "observation: map: expected an array .* with NaN"),
+    ):
+        with pytest.raises(PlannerError, match=told):
+            policy(seen | {name: part})
+    assert policy(seen) == 1
     images = {"goal": np.array([0, 0]), "position": np.array([0, 1]), "observation": np.zeros((1, 96, 96), np.uint8)}
     with pytest.raises(PlannerError, match="shape: expected rows and columns"):
         policy(images)
