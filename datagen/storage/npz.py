@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from datagen.storage.npy import DAMAGE, NpzArray, reason
 from datagen.tasks.registry import MOST_ROWS, SPLITS, TASKS, DatasetSpec, Split
 
 ActionOrder = Literal["4abs-cc", "news"]
+Labels = Literal["one_hot", "full"]
 _NEWS = (0, 2, 3, 1)
 """Where north, west, south and east stand in "news" files, whose order is north, east, west, south."""
 
@@ -102,6 +103,9 @@ def _spec(layout: _Layout, path: Path, task: str) -> DatasetSpec:
         raise DatasetError(f"{path}: {first_problem(error)}") from None
     if TASKS[task].moves.links:
         raise DatasetError(f"{path}: problems of task {task!r} are graphs, for whose roads the layout has no place")
+    if TASKS[task].starts(spec) or TASKS[task].cell_costs:
+        what = "name their starts" if TASKS[task].starts(spec) else "have costs of cells"
+        raise DatasetError(f"{path}: problems of task {task!r} {what}, for which the layout has no place")
     shape, of, observation = (
         TASKS[task].map_shape(spec),
         len(TASKS[task].moves.names),
@@ -251,6 +255,7 @@ def import_npz(path: Path, task: str, root: Path, *, actions: ActionOrder = "4ab
         DatasetError: The file is missing, malformed, or not of this task; names the file and the array.
     """
     path = Path(path)
+    _check_choice("actions", actions, ActionOrder)
     if actions == "news" and task in TASKS and len(TASKS[task].moves.names) != len(_NEWS):
         raise DatasetError(f"actions: 'news' is an order of four moves, task {task!r} has others")
     with ExitStack() as open_files:
@@ -275,7 +280,13 @@ def import_npz(path: Path, task: str, root: Path, *, actions: ActionOrder = "4ab
     return directory
 
 
-def _policy(problems: Problems, moves: Moves, labels: Literal["one_hot", "full"], order: ActionOrder) -> NDArray[Any]:
+def _check_choice(name: str, given: str, choices: Any) -> None:
+    """Raise DatasetError unless it is one of the choices: any other would be taken for one of them without a word."""
+    if given not in get_args(choices):
+        raise DatasetError(f"{name}: expected {' or '.join(map(repr, get_args(choices)))}, got {given!r:.40}")
+
+
+def _policy(problems: Problems, moves: Moves, labels: Labels, order: ActionOrder) -> NDArray[Any]:
     actions = np.arange(len(moves.names), dtype=np.uint8)[None, :, None, None]
     if labels == "one_hot":
         policy = problems.label[:, None] == actions
@@ -290,7 +301,7 @@ def export_npz(
     directory: Path,
     path: Path,
     *,
-    labels: Literal["one_hot", "full"] = "one_hot",
+    labels: Labels = "one_hot",
     actions: ActionOrder = "4abs-cc",
 ) -> None:
     """Write a dataset as one file in the GPPN layout.
@@ -307,6 +318,8 @@ def export_npz(
         DatasetError: The dataset is damaged, the file cannot be written, or "news" was asked for other than four moves.
     """
     directory, path = Path(directory), Path(path)
+    _check_choice("labels", labels, Labels)
+    _check_choice("actions", actions, ActionOrder)
     spec = load_manifest(directory).spec
     if TASKS[spec.task].cell_costs:
         raise DatasetError(f"{directory}: cells of task {spec.task!r} have costs, for which the layout has no place")

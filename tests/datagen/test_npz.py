@@ -264,6 +264,30 @@ def test_files_that_are_no_npz(tmp_path):
     with pytest.raises(DatasetError, match="needs observations"):
         export_npz(make(SPECS["navigation"], tmp_path), tmp_path / "a.npz")
         import_npz(tmp_path / "a.npz", "visual_navigation", tmp_path)
+    for task, what in (("maze_unique", "name their starts"), ("terrain", "name their starts")):
+        with pytest.raises(DatasetError, match=f"a.npz: problems of task '{task}' {what}, for which the layout has no"):
+            import_npz(tmp_path / "a.npz", task, tmp_path / "lab")
+    assert not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "onehot"}, "labels: expected 'one_hot' or 'full', got 'onehot'"),
+        ({"actions": "NEWS"}, "actions: expected '4abs-cc' or 'news', got 'NEWS'"),
+        ({"actions": None}, "actions: expected '4abs-cc' or 'news', got None"),
+    ],
+    ids=str,
+)
+def test_a_choice_that_there_is_not_is_told(tmp_path, options, message):
+    directory = make(SPECS["navigation"], tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        export_npz(directory, tmp_path / "a.npz", **options)
+    assert not (tmp_path / "a.npz").exists()
+    if "actions" in options:
+        export_npz(directory, tmp_path / "a.npz")
+        with pytest.raises(DatasetError, match=message):
+            import_npz(tmp_path / "a.npz", "navigation", tmp_path / "lab", **options)
 
 
 def test_a_truncated_array_is_refused(tmp_path):
