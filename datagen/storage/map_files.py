@@ -82,12 +82,13 @@ class MapFile:
     ends: tuple[tuple[Cell, Cell], ...] = ()
 
 
-def read_map(path: Path, reading: Reading | None = None) -> MapFile:
+def read_map(path: str | Path, reading: Reading | None = None) -> MapFile:
     """Return the map in a file, whose name's ending says which format it has (`READERS`).
 
     Raises:
         DatasetError: It is damaged, too large, or no such map; names the file and the field.
     """
+    path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DatasetError(f"{path}: expected a name ending in {', '.join(READERS)}, got {path.suffix!r:.20}")
@@ -308,7 +309,9 @@ READERS: dict[str, Callable[[Path, Reading], MapFile]] = {
 
 
 @shaped
-def read_costs(path: Path, *, darkest: float = 10.0, dark_is_free: bool = False) -> Float64[NDArray[np.float64], "h w"]:
+def read_costs(
+    path: str | Path, *, darkest: float = 10.0, dark_is_free: bool = False
+) -> Float64[NDArray[np.float64], "h w"]:
     """Return what entering each cell costs; inf for cells that are not entered.
 
     Args:
@@ -320,6 +323,7 @@ def read_costs(path: Path, *, darkest: float = 10.0, dark_is_free: bool = False)
     Raises:
         DatasetError: It is no such file, or a cost is negative; names the file and the cell.
     """
+    path = Path(path)
     if path.suffix.lower() in (".png", ".pgm"):
         if not (math.isfinite(darkest) and darkest >= 1):
             raise DatasetError(f"{path}: what the darkest pixel costs: expected 1 or more, got {darkest}")

@@ -30,7 +30,7 @@ _HELD_OUT = 20
 """One in so many training mazes is kept for the crops of `valid`, and one for those of `test`: the last ones."""
 
 
-def import_mazes(folder: Path, root: Path) -> Path:
+def import_mazes(folder: str | Path, root: str | Path) -> Path:
     """Make a dataset of the task `maze_unique` of a folder in the publisher's layout.
 
     Args:
@@ -44,13 +44,14 @@ def import_mazes(folder: Path, root: Path) -> Path:
         DatasetError: A file is malformed, a maze has not one start and one goal, there is no way, or the labels are no
             shortest one; names the file and the maze.
     """
+    folder, root = Path(folder), Path(root)
     splits = {split: _problems(folder, split) for split in SPLITS if (folder / f"{split}_inputs.npy").exists()}
     if not splits:
         raise DatasetError(f"{folder}: expected a folder with train_inputs.npy, valid_inputs.npy or test_inputs.npy")
     return store_splits("maze_unique", splits, root, folder)
 
 
-def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int = 0) -> Path:
+def import_crops(folder: str | Path, root: str | Path, *, size: int, count: int, seed: int = 0) -> Path:
     """Make a dataset of the task `mazes` of square crops of the training mazes, each with a goal of its own.
 
     A crop may reach two cells over the edge, where all is wall; its goal is uniform over its free cells. Nine in ten of
@@ -70,6 +71,7 @@ def import_crops(folder: Path, root: Path, *, size: int, count: int, seed: int =
         DatasetError: The file is malformed, its mazes are smaller than a crop or fewer than three, or there can't be so
             many problems.
     """
+    folder, root = Path(folder), Path(root)
     path = folder / "train_inputs.npy"
     free = np.pad(_tokens(path) != WALL, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
     if len(free) < len(SPLITS):

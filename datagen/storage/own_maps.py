@@ -31,9 +31,9 @@ def is_map(path: Path) -> bool:
 
 
 def import_map(
-    path: Path,
+    path: str | Path,
     task: str,
-    root: Path,
+    root: str | Path,
     *,
     count: int | None = None,
     size: int | None = None,
@@ -62,6 +62,9 @@ def import_map(
     Raises:
         DatasetError: The file is no such map, or the task is not for it; names the file and the field.
     """
+    path, root = Path(path), Path(root)
+    if seed < 0:
+        raise DatasetError(f"{path}: seed: expected a whole number from 0 on, got {seed}")
     found = read_map(path, reading)
     if count is not None:
         check_count(count, path)
@@ -113,6 +116,10 @@ def _whole(path: Path, task: str, root: Path, found: MapFile, count: int | None,
 def _moves(path: Path, spec: DatasetSpec) -> Moves:
     """Return the moves of a task that plans on a map as it is."""
     task = TASKS[spec.task]
+    if task.starts(spec) and task.options is not MazeOptions:
+        raise DatasetError(
+            f"{path}: problems of task {spec.task!r} name their starts, which a map has not; take 'mazes'"
+        )
     seen = task.mapper != "identity" or task.observation_shape(spec) is not None or task.cell_costs
     if seen or task.moves.links or task.map_shape(spec) != (spec.map_size, spec.map_size):
         plain = [name for name in ("navigation", "mazes", "manipulation") if name in TASKS]

@@ -184,7 +184,7 @@ def _along(
     return label, follows & (at == goal).all(1) & ~left.any((1, 2))
 
 
-def import_terrain(folder: Path, root: Path) -> Path:
+def import_terrain(folder: str | Path, root: str | Path) -> Path:
     """Make a dataset of the task `terrain` of a folder in the publisher's layout.
 
     Args:
@@ -197,6 +197,7 @@ def import_terrain(folder: Path, root: Path) -> Path:
     Raises:
         DatasetError: A file is malformed, or a way is no cheapest one; names the file, the array and the map.
     """
+    folder = Path(folder)
     with ExitStack() as open_files:
         files: dict[Split, _File] = {}
         for split, names in _NAMES.items():

@@ -56,6 +56,7 @@ def scenarios(path, *problems, name="a.map", size="4\t3"):
 )
 def test_light_is_free_in_a_picture(tmp_path, grey):
     np.testing.assert_array_equal(read_map(saved(tmp_path / "m.png", grey)).free, FREE)
+    np.testing.assert_array_equal(read_map(str(tmp_path / "m.png")).free, FREE)
     if grey.ndim == 2:
         np.testing.assert_array_equal(read_map(saved(tmp_path / "m.pgm", grey)).free, FREE)
 
@@ -108,6 +109,7 @@ def test_letters_of_the_benchmarks(tmp_path):
 def test_costs_are_numbers_or_greys(tmp_path):
     np.save(tmp_path / "c.npy", np.array([[0, 2.5, np.inf], [np.nan, 1, 3]], np.float32))
     assert read_costs(tmp_path / "c.npy").tolist() == [[0, 2.5, np.inf], [np.inf, 1, 3]]
+    assert read_costs(str(tmp_path / "c.npy"))[0, 1] == 2.5
     path = saved(tmp_path / "c.png", np.array([[255, 204, 0]], np.uint8))
     np.testing.assert_allclose(read_costs(path, darkest=11), [[1, 3, 11]])
     np.testing.assert_allclose(read_costs(path, darkest=11, dark_is_free=True), [[11, 9, 1]])

@@ -61,7 +61,7 @@ def test_mazes_come_back_as_they_were(tmp_path):
     for part in ("map", "goal", "start", "distance", "optimal_actions"):
         np.testing.assert_array_equal(getattr(found, part), getattr(problems, part))
     assert len(read_split(directory, "test")) == 6 and len(read_split(directory, "valid")) == 0
-    assert import_mazes(source, tmp_path / "sets") == directory
+    assert import_mazes(source, tmp_path / "sets") == import_mazes(str(source), str(tmp_path / "sets")) == directory
 
 
 def put(tokens, place, token):

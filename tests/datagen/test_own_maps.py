@@ -29,6 +29,7 @@ def test_a_whole_map_with_goals_on_it(town, capsys):
     assert not (problems.goal == (2, 2)).all(1).any() and len(np.unique(problems.goal, axis=0)) > 15
     assert import_map(folder / "a.map", "navigation", folder / "sets", count=30).name == found.rpartition("/")[2]
     assert import_map(folder / "a.map", "navigation", folder / "sets", count=30, seed=1).name not in found
+    assert import_map(str(folder / "a.map"), "navigation", str(folder / "sets"), count=30).name in found
 
 
 def test_the_problems_of_a_scen(town):
@@ -68,6 +69,8 @@ def test_crops_of_the_splits_lie_in_other_parts(tmp_path):
         ("a.map", "manipulation", {}, r"a.map: expected as many rows as columns for the torus, got \(6, 8\)"),
         ("a.map", "navigation", {"count": 0}, "a.map: count: expected 1 to 10,000,000, got 0"),
         ("a.map", "navigation", {"count": 10**12}, "a.map: count: expected 1 to 10,000,000, got 1000000000000"),
+        ("a.map", "navigation", {"seed": -1}, "a.map: seed: expected a whole number from 0 on, got -1"),
+        ("a.map", "maze_unique", {}, "a.map: problems of task 'maze_unique' name their starts, which a map has not"),
         ("wall.npy", "navigation", {}, "wall.npy: no two free cells that touch"),
         ("shut.scen", "mazes", {}, "shut.scen: problem 0: no way leads from its start to its goal"),
     ],

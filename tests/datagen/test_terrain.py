@@ -178,7 +178,7 @@ def test_files_of_the_publishers_come_back_as_they_were(tmp_path, capsys):
 
 def test_pictures_may_be_floats(tmp_path):
     told = published(tmp_path, change=lambda arrays: arrays.update(maps=arrays["maps"].astype(np.float32) / 255))
-    found = read_split(import_terrain(tmp_path, tmp_path / "sets"), "train")
+    found = read_split(import_terrain(str(tmp_path), str(tmp_path / "sets")), "train")
     np.testing.assert_allclose(found.observation[0].transpose(1, 2, 0) / 255, told["maps"][0], atol=1e-6)
 
 
