@@ -138,6 +138,9 @@ def certify(planner: Planner, moves: Moves = FOUR) -> Certificate:
     Raises:
         ValueError: If nothing can be enumerated for the planner, or it has other moves.
     """
+    if not hasattr(planner, "core"):
+        hint = "; load_planner's has it as its attribute `planner`" if hasattr(planner, "planner") else ""
+        raise ValueError(f"certify: expected a Planner, got {type(planner).__name__}{hint}")
     core = planner.core
     if not isinstance(core, Reachability) or core.in_channels != 2:
         raise ValueError(

@@ -197,6 +197,10 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
         PlannerError: A file is missing or not of this version; names it.
         PluginError: A plug-in can't be imported, or the planner's parts come from one that is not named.
     """
+    if isinstance(plugins, str):  # each letter would be a module
+        raise PlannerError(
+            f"plugins: expected names of modules, [{plugins!r:.40}] for one, got the text {plugins!r:.40}"
+        )
     folder = folder_of(directory)
     if folder.suffix in (".yaml", ".yml") and folder.is_file():
         raise PlannerError(

@@ -24,8 +24,21 @@ _LONGEST_HEADER = 10**7
 
 
 def folder_of(given: str | Path) -> Path:
-    """Return the folder of a planner that is named by itself, or by a name of `WEIGHTS` where there is no such one."""
+    """Return the folder of a planner that is named by itself, or by a name of `WEIGHTS` where there is no such one.
+
+    Raises:
+        PlannerError: It is no name of a folder.
+    """
+    if not isinstance(given, str | Path):
+        raise PlannerError(f"directory: expected the name of a folder or of published weights, got {given!r:.80}")
     folder = Path(given)
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # told by the file that is looked for there
+    except (OSError, ValueError) as error:  # longer than names can be; with NUL a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise PlannerError(f"directory: {str(given)!r:.80}: {reason}") from None
     published = WEIGHTS / folder
     return published if not folder.exists() and len(folder.parts) == 1 and published.is_dir() else folder
 

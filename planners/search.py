@@ -110,9 +110,15 @@ class SearchPlanner:
     ) -> NDArray[np.float64]:
         if given is None:
             return float(paid[free == 1].min()) * without_walls(free.shape, goal, self.moves)
-        array = np.asarray(given, np.float64)
+        expected = f"heuristic: expected numbers {list(free.shape)}, got"
+        try:
+            array = np.ma.filled(np.ma.asarray(given).astype(np.float64), np.nan)
+        except (TypeError, ValueError, RuntimeError) as error:  # text, ragged lists, tensors that need a gradient
+            raise PlannerError(
+                f"{expected} a {type(given).__name__} that is none: {str(error).splitlines()[0]}"
+            ) from None
         if array.shape != free.shape or np.isnan(array[free == 1]).any():
-            raise PlannerError(f"heuristic: expected numbers {list(free.shape)}, got {list(array.shape)} or NaN")
+            raise PlannerError(f"{expected} {list(array.shape)} or NaN")
         return array
 
     def _route(

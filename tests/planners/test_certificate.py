@@ -330,6 +330,12 @@ def test_other_planners_are_refused():
     for fields in ({"core": "vin"}, {"core": "reachability", "channels": 1}):
         with pytest.raises(ValueError, match="certify: expected a planner with core 'reachability'"):
             certify(build_planner(PlannerSpec(**fields)))
+    with pytest.raises(
+        ValueError, match="expected a Planner, got RoutePlanner; load_planner's has it as its attribute"
+    ):
+        certify(load_planner("reachability"))
+    with pytest.raises(ValueError, match=r"certify: expected a Planner, got str$"):
+        certify("reachability")
     with pytest.raises(ValueError, match="this one's mapper draws it, in probabilities"):
         certify(build_planner(PlannerSpec(core="reachability", mapper="unet")))
 

@@ -157,6 +157,18 @@ def test_what_is_no_trial_is_told(tmp_path, trial):
     (tmp_path / "spec.json").write_text(json.dumps({"planner": wider}))
     with pytest.raises(PlannerError, match="its weights do not fit"):
         load_planner(tmp_path)
+    for directory, message in (
+        (None, "directory: expected the name of a folder or of published weights, got None"),
+        (3, "directory: expected the name of a folder"),
+        ("a" * 5000, "directory: 'aaa.*File name too long"),
+        ("a\0", r"directory: 'a\\x00': embedded null byte"),
+    ):
+        with pytest.raises(PlannerError, match=message):
+            load_planner(directory)
+    with pytest.raises(
+        PlannerError, match=r"plugins: expected names of modules, \['mine'\] for one, got the text 'mine'"
+    ):
+        load_planner("reachability", plugins="mine")
 
 
 @pytest.mark.slow

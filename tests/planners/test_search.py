@@ -162,6 +162,15 @@ def test_what_cannot_be_is_told():
         (lambda: SearchPlanner("dijkstra", weight=2), "weight: is the heuristic's, and dijkstra has none"),
         (lambda: SearchPlanner("dijkstra").solve(np.ones((3, 3)), **world, heuristic=np.ones((3, 3))), "takes none"),
         (lambda: SearchPlanner().solve(np.ones((3, 3)), **world, heuristic=np.ones((3, 2))), "heuristic: expected"),
+        (
+            lambda: SearchPlanner().solve(np.ones((3, 3)), **world, heuristic="far"),
+            "heuristic: .* got a str that is none",
+        ),
+        (lambda: SearchPlanner().solve(np.ones((3, 3)), **world, heuristic=[[1], [1, 2]]), "heuristic: .* got a list"),
+        (
+            lambda: SearchPlanner().solve(np.ones((3, 3)), **world, heuristic=np.ma.masked_equal(np.eye(3), 1)),
+            "heuristic: .* or NaN",
+        ),
         (lambda: SearchPlanner("breadth_first").solve(np.ones((3, 3)), **world, costs=np.ones((3, 3))), "the same"),
         (lambda: SearchPlanner().solve(np.ones((3, 3)), start=(0, 0), goal=(3, 3)), "goal: expected row and column"),
         (lambda: SearchPlanner().solve(np.ones((3, 3)), **world, costs=-np.ones((3, 3))), "costs: expected finite"),
