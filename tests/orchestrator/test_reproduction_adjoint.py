@@ -119,6 +119,26 @@ def test_ours_and_id_convgppn_at_the_papers_scale():
     assert max(rates(others)) < rates([dear])[0]
 
 
+def test_ours_in_configuration_space_settles_once_in_five_seeds():
+    ours = at_scale("contractive", 18, k=30)
+    (low,), others = (
+        [trial for trial in ours if (rates([trial])[0] < made.SETTLED) is settled] for settled in (True, False)
+    )
+    assert [trial.spec["seed"] for trial in others] == [1, 2, 3, 4] and low.spec["seed"] == 0
+    near, middle, far = (arrive([low], bin)[0] for bin in range(3))
+    says(
+        "In configuration space four of ours",
+        f"five seeds have {spread(rates(others))} % (K = 30",
+        f"21 to 40 steps away {statistics.mean(arrive(others, 2)):.1f})",
+        f"Seed 0 has {spread(rates([low]))}: it settles in its first epoch",
+        f"({100 * low.curves[0]['valid_success_rate']:.1f} % of the validation maps)",
+        f"up to 10, 11 to 20 and 21 to 40 steps away {near:.0f}, {middle:.0f} and {far:.0f} % arrive",
+        f"a seed under {made.SETTLED} % has settled",
+    )
+    begun = trials("contractive_start", None)
+    assert {(trial.spec["training"]["epochs"], len(chosen(begun, trial.planner))) for trial in begun} == {(1, 8)}
+
+
 def test_what_the_rest_would_take():
     (steps, *_), hours = {trial.result["steps"] for trial in at_scale("vin", 15)}, {}
     for trial in trials("table1_ours"):
