@@ -20,6 +20,7 @@ from datagen.storage import dataset as parquet
 from datagen.tasks.registry import TASKS, DatasetSpec, Split
 from orchestrator.figures import cells as grids
 from orchestrator.figures.style import BLUE, MUTED, VERMILION, panels, style, write_picture
+from orchestrator.storage.files import check_output
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import ResultError, no_room
 from orchestrator.trial.evaluate import MOST_STEPS, check_option
@@ -71,6 +72,10 @@ def check_picture(out: Path) -> None:
         raise ResultError(f"--out {out}: expected a name ending in .png, .svg or .pdf")
     if out.is_dir():
         raise ResultError(f"--out {out}: is a folder")
+    try:
+        check_output(out)
+    except ResultError as error:
+        raise ResultError(f"--out {error}") from None
 
 
 def write_figure(figure: Figure, out: Path, option: str) -> None:

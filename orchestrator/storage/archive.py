@@ -23,7 +23,7 @@ from datagen.spec import first_problem
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.curves import checked_curves, curves_file
 from orchestrator.storage.evaluations import EvaluationResult, read_evaluation, write_evaluation
-from orchestrator.storage.files import MOST_JSON_BYTES, checksum_of, parsed, refuse_constant, sealed
+from orchestrator.storage.files import MOST_JSON_BYTES, check_output, checksum_of, parsed, refuse_constant, sealed
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld
 from orchestrator.storage.results import ResultError, TrialResult, no_room, write_bytes
@@ -89,6 +89,7 @@ def write_archive(storage: Storage, path: Path, say: Callable[[str], object] = s
     Raises:
         ResultError: The storage has none, a spec is not its trial's, or the file can't be written.
     """
+    check_output(path)
     rows = []
     for name, result in storage.results().items():
         if result.final:

@@ -79,8 +79,9 @@ def _rows(file: pq.ParquetFile) -> list[dict[str, Any]]:
 
     found = file.metadata
     size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
-    if found.num_rows > MOST_EPOCHS or found.num_columns > MOST_COLUMNS or size > 4 * MOST_BYTES:
-        raise ValueError(f"{found.num_rows:,} epochs of {found.num_columns} columns, {size:,} bytes, are too many")
+    _check_counts(found.num_rows, found.num_columns)
+    if size > 4 * MOST_BYTES:
+        raise ValueError(f"{size:,} bytes are too many")
     table = file.read(use_threads=False)  # no thread of Arrow's may hold Python's bytes as Python ends: it aborts
     for column in table.columns:
         for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
@@ -90,15 +91,21 @@ def _rows(file: pq.ParquetFile) -> list[dict[str, Any]]:
     return rows
 
 
+def _check_counts(epochs: int, columns: int) -> None:
+    if epochs > MOST_EPOCHS or columns > MOST_COLUMNS:
+        raise ValueError(f"{epochs:,} epochs of {columns:,} columns are too many")
+
+
 def checked_curves(rows: Any) -> list[dict[str, Any]]:
     """Return per-epoch records as they are.
 
     Raises:
-        ValueError: They are none: mappings with epochs that grow, whose values are numbers or short words; shares lie
-            between 0 and 1, and times are not negative.
+        ValueError: They are more than are read again, or none: mappings with epochs that grow, whose values are numbers
+            or short words; shares lie between 0 and 1, and times are not negative.
     """
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"expected a list of epochs, got {rows!r:.80}")
+    _check_counts(len(rows), len(set().union(*rows)))
     last = 0
     for row in rows:
         epoch = row.get("epoch")

@@ -156,6 +156,8 @@ def of_evaluation(**fields):
         (setting("curves", f'[{{"epoch": {10**30}}}]'), "row 1: curves"),
         (setting("curves", f'[{{"epoch": 1, "peak_bytes": {"9" * 5000}}}]'), "row 1: curves"),
         (setting("curves", '[{"epoch": 1, "valid_success_rate": 7.0}]'), "row 1: curves: valid_success_rate"),
+        (setting("curves", json.dumps([{"epoch": 1, **{f"c{n}": 1 for n in range(64)}}])), "row 1: curves"),
+        (setting("curves", json.dumps([{"epoch": n} for n in range(1, 100_002)])), "row 1: curves: .* too many"),
         (of_evaluation(k=10**300), "row 1: evaluations: k"),
         (of_evaluation(k=-5), "row 1: evaluations: k"),
         (of_evaluation(success_rate=math.nan), "row 1: evaluations"),
@@ -336,10 +338,11 @@ def test_a_spec_that_is_not_the_trials_is_refused_when_it_is_written(storage, tm
 
 def test_places_that_take_no_file_are_named(storage, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
-    for place in (tmp_path, Path("/proc/a.parquet"), tmp_path / "pipe" / "a.parquet"):
+    for place in (tmp_path, Path("/proc/a.parquet"), tmp_path / "pipe" / "a.parquet", tmp_path / "pipe"):
         assert main(["archive", str(place), "--storage", str(storage)]) == 2
         said = capsys.readouterr().err
         assert str(place) in said and said.count("\n") == 1
+    assert (tmp_path / "pipe").is_fifo()
     for place in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "absent"):
         with bounded(processor_seconds=2, mebibytes=50):
             assert main(["unarchive", str(place), "--storage", str(tmp_path / "other")]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -156,6 +157,7 @@ def test_wrong_options_are_told_in_one_line(storage, trial, tmp_path, capsys):
     file, folder = tmp_path / "file", tmp_path / "folder.png"
     file.write_bytes(b"")
     folder.mkdir()
+    os.mkfifo(pipe := tmp_path / "pipe.png")
     out = ["--out", str(tmp_path / "x.png")]
     for words, reason in (
         (["evaluate", trial, dataset, "--k", "0"], "--k 0: expected at least 1"),
@@ -168,6 +170,7 @@ def test_wrong_options_are_told_in_one_line(storage, trial, tmp_path, capsys):
         (["show", trial, "--dataset", dataset, "--k", "0", *out], "--k 0: expected at least 1"),
         (["show", trial, "--dataset", dataset, "--k", f"{10**12}", *out], f"--k {10**12}: expected at most 1,000,000"),
         (["show", dataset, "--out", folder], f"--out {folder}: is a folder"),
+        (["show", dataset, "--out", pipe], f"--out {pipe}: expected a file, found a pipe"),
         (["show", dataset, "--out", file / "x.png"], f"--out {file / 'x.png'}: "),
         (["show", dataset, "--out", "/proc/x.png"], "--out /proc/x.png: "),
         (["show", trial, "--dataset", dataset, "--k", "2", "--frames", file, *out], f"--frames {file}/step-0001.png: "),
