@@ -9,7 +9,7 @@ import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
@@ -20,6 +20,8 @@ from planners.trial_files import sealed as sealed
 from planners.trial_files import unsealed as unsealed
 
 MOST_JSON_BYTES = 2**24
+
+_NO_FILE = "expected a file, found a folder, a pipe or a device"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def read_stored(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
     try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
-            raise ResultError(f"{path}: expected a file, found a folder, a pipe or a device")
+            raise ResultError(f"{path}: {_NO_FILE}")
         content = bytearray()
         while len(content) <= most_bytes and (part := os.read(handle, 2**20)):
             content += part
@@ -79,6 +81,12 @@ def read_stored(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
     if len(content) > most_bytes:
         raise ResultError(f"{path}: expected at most {most_bytes:,} bytes, found {found.st_size:,}")
     return bytes(content)
+
+
+def check_output(path: Path) -> None:
+    """Raise ResultError where a pipe or a device is named to write to: a file would take its place."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder is told of by whoever writes
+        raise ResultError(f"{path}: expected a file, found a pipe or a device")
 
 
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
@@ -117,13 +125,35 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file; where it is another user's, to one beside it with this user's number in its name."""
+def appending(path: Path) -> TextIO:
+    """Open a file to add to it; where it is another user's, one beside it with this user's number in its name.
+
+    Raises:
+        ResultError: A folder, a pipe or a device stands there.
+    """
     try:
-        file = path.open("a", encoding="utf-8")
+        return _appending(path)
     except PermissionError:
-        file = path.with_suffix(f".{os.getuid()}{path.suffix}").open("a", encoding="utf-8")
-    with file:
+        return _appending(path.with_suffix(f".{os.getuid()}{path.suffix}"))
+
+
+def _appending(path: Path) -> TextIO:
+    # Without O_NONBLOCK, opening a pipe would wait for somebody to read from it.
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENXIO):
+            raise ResultError(f"{path}: {_NO_FILE}") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ResultError(f"{path}: {_NO_FILE}")
+    return open(handle, "a", encoding="utf-8")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, as `appending` opens it."""
+    with appending(path) as file:
         file.write(f"{line}\n")
 
 

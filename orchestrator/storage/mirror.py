@@ -33,7 +33,7 @@ from orchestrator.storage import leases
 from orchestrator.storage.bucket import Bucket, BucketError, Entry, TooLarge
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
-from orchestrator.storage.files import parsed, printable
+from orchestrator.storage.files import parsed, printable, read_stored
 from orchestrator.storage.layout import Storage, is_dataset_id
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld, owner_of
 from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dataset, place_trial, unpacked_trial
@@ -313,7 +313,7 @@ class Mirror:
         sent = taken = 0
         for name in sorted(here.keys() - there.keys()):
             with self._leaving_alone(f"evaluations/{name}"):
-                sent += self._bucket.put(f"evaluations/{name}", here[name].read_bytes(), instead_of="") is not None
+                sent += self._bucket.put(f"evaluations/{name}", read_stored(here[name]), instead_of="") is not None
         for name in sorted(there.keys() - here.keys()):
             if (trial_id := name.partition("/")[0]) not in trial_ids:
                 continue

@@ -86,7 +86,7 @@ def run_trial(
         finally:
             lease.release()
     except LeaseLost:
-        with suppress(OSError):  # the whole directory may have been taken away
+        with suppress(OSError, ResultError):  # the whole directory may have been taken away
             trial.note("another process has taken over; what this one has made since is discarded")
         raise
     except OSError as error:
@@ -154,7 +154,7 @@ def _run(attempt: Attempt) -> TrialResult:
     if kept is not result:  # a stale one, which this was to replace
         result = result.model_copy(update={"reason": f"{result.reason}; {STAYS}"})
     # The log may itself be what failed; the result says it all.
-    with suppress(OSError):
+    with suppress(OSError, ResultError):
         trial.note(f"{result.status} {result.reason}".strip())
         if kept.final and not result.final:
             trial.note(result.traceback)

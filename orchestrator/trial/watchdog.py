@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from numba.core import event
 
+from orchestrator.storage.files import appending
 from orchestrator.storage.trial_directory import TrialDirectory
 
 STALL_SECONDS = 1800.0
@@ -98,7 +99,7 @@ def watched(trial: TrialDirectory, seconds: float | None, alone: bool = False) -
     if seconds is None or (alone and sys.__stderr__ is None):
         yield Watchdog(math.inf, sys.stderr)
         return
-    with trial.log.open("a", encoding="utf-8") as log:
+    with appending(trial.log) as log:
         file = sys.__stderr__ if alone and sys.__stderr__ is not None else log
         with Watchdog(seconds, file).watching() as watchdog:
             yield watchdog

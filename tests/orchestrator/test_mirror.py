@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import uuid
@@ -36,7 +37,14 @@ from orchestrator.storage.evaluations import EvaluationResult, write_evaluation
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.parcels import packed_dataset, packed_trial, place_dataset, place_trial, unpacked_trial
+from orchestrator.storage.parcels import (
+    packed_dataset,
+    packed_trial,
+    place_dataset,
+    place_trial,
+    unpacked,
+    unpacked_trial,
+)
 from orchestrator.sweep.specs import Resources, SweepSpec, expand
 
 TRIALS = expand(
@@ -306,6 +314,46 @@ def test_fuzzed_parcels_are_taken_whole_or_refused(tmp_path):
             with pytest.raises(ResultError):
                 place_dataset(damaged, tmp_path / "set")
     assert refused > EXAMPLES / 3 and not (tmp_path / "set").exists()
+
+
+def extended(records, times=1):
+    """Return a tar file of one member, before which such records of its further header stand."""
+    about = tarfile.TarInfo()
+    about.type, about.size = tarfile.XHDTYPE, len(records)
+    before = about.tobuf() + records + bytes(-len(records) % tarfile.BLOCKSIZE)
+    return before * times + tarfile.TarInfo("spec.json").tobuf() + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def sized(size):
+    about = tarfile.TarInfo("spec.json")
+    about.size = size
+    return about.tobuf(tarfile.GNU_FORMAT) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        extended(b"1" * 200_000 + b" hdrcharset=\n"),  # tarfile's own reader looks at its digits for hours
+        extended(b"9 path=a\n", times=5000),
+        sized(2**70),
+        sized(-1024),
+    ],
+    ids=["digits without end", "headers upon headers", "more than there can be", "less than nothing"],
+)
+def test_a_tar_file_that_is_made_to_hurt_is_refused_at_once(body):
+    with bounded(processor_seconds=2, mebibytes=50), pytest.raises(ResultError):
+        unpacked(body)
+
+
+def test_a_pipe_among_the_tests_of_a_trial_is_named_and_not_waited_for(address, tmp_path, capsys):
+    storage = Storage(tmp_path)
+    put(tmp_path, TRIALS[0])
+    pipe = storage.trial(NAMES[0]).path / "evaluations" / "pipe.json"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    with bounded(processor_seconds=60, mebibytes=500):
+        assert main(["mirror", address, "--storage", str(tmp_path)]) == 1
+    assert "pipe.json: expected a file" in capsys.readouterr().err
 
 
 def test_machines_that_run_trials_at_once_run_each_once_and_end_with_all(address, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
 from orchestrator.tracking.note import note_path, page_of
 from orchestrator.trial.failure import stalled
+from orchestrator.trial.watchdog import watched
 
 ID = "0123456789abcdef"
 RESULT = TrialResult(
@@ -208,6 +209,18 @@ def test_what_is_no_file_stops_nobody_who_can_do_without(tmp_path, stand_in):
         assert stalled(trial) == ""
         trial.write_spec(planned.spec)
     assert trial.read_spec() == planned.spec
+
+
+@pytest.mark.parametrize("stand_in", [folder, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_log_is_not_written_to_nor_waited_for(tmp_path, stand_in):
+    trial = Storage(tmp_path).trial(ID)
+    trial.path.mkdir(parents=True)
+    stand_in(trial.log)
+    with bounded(processor_seconds=1, mebibytes=50):
+        with pytest.raises(ResultError, match=r"log\.txt: expected a file"):
+            trial.note("started")
+        with pytest.raises(ResultError, match=r"log\.txt: expected a file"), watched(trial, 60.0):
+            pass
 
 
 def test_a_link_that_leads_nowhere_is_no_file(directory):
