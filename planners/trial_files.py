@@ -42,6 +42,8 @@ def _content(path: Path) -> bytes:
         raise PlannerError(f"{path.parent}: expected the directory of a trial, got a file") from None
     except PermissionError as error:
         raise PlannerError(f"{path}: {error.strerror}") from error
+    except MemoryError:
+        raise PlannerError(f"{path}: {path.stat().st_size:,} bytes, more than there is memory for") from None
 
 
 def whole_file(path: Path) -> bytes:

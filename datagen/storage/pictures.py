@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,6 +27,9 @@ MOST_BYTES = 2**27
 """Of a file: 16 million numbers of eight bytes."""
 
 _FORMATS = ("PNG", "PPM")
+_HEADER = re.compile(rb"P(?:[14](?:(?:\s|#[^\n]*\n)+[0-9]+){2}|[2356](?:(?:\s|#[^\n]*\n)+[0-9]+){3})\s")
+_MOST_HEADER = 2**16
+"""Bytes: Pillow reads a comment byte by byte, a minute for one as long as a file may be."""
 _WIDE = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -68,6 +72,8 @@ def read_picture(path: Path) -> Picture:
         DatasetError: It is neither, damaged, or too large; names the file.
     """
     content = content_of(path)
+    if re.match(rb"P[1-6]\s", content) and not _HEADER.match(content[:_MOST_HEADER]):
+        raise DatasetError(f"{path}: not a readable PNG or PGM: its header has no end")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what Pillow warns of is damage, or a size that is not believed

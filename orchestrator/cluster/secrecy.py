@@ -45,11 +45,13 @@ _CODE = {
     ".html",
     ".css",
 }
-# By itself, or in the file of a cloud's service account, which may have any name.
+# By itself, behind its certificate, or in the file of a cloud's service account, which may have any name.
 _PRIVATE_KEY = re.compile(
-    rb"\s*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-|\{.*\"private_key\"\s*:\s*\"-----BEGIN )", re.DOTALL
+    rb"(?m:^)(?:\xef\xbb\xbf)?\s*(?:-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-)"
+    rb"|\A\s*\{.*\"private_key\"\s*:\s*\"-----BEGIN ",
+    re.DOTALL,
 )
-_MOST_BYTES = 4096
+_MOST_BYTES = 2**16
 
 
 def secret_name(name: PurePath) -> bool:
@@ -68,6 +70,6 @@ def secret_name(name: PurePath) -> bool:
 
 
 def secret_content(path: Path) -> bool:
-    """Return whether a file begins as one with a private key does, whatever it is called."""
+    """Return whether a private key stands in the first lines of a file, whatever it is called."""
     with path.open("rb") as file:
-        return _PRIVATE_KEY.match(file.read(_MOST_BYTES)) is not None
+        return _PRIVATE_KEY.search(file.read(_MOST_BYTES)) is not None

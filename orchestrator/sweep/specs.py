@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -224,7 +224,7 @@ class Expansion:
             _checked(DatasetSpec, _ruled({**sweep.data, **fields}, "grid"), f"tasks.{number}")
             for number, fields in enumerate(sweep.tasks)
         ]
-        self._apart = [_told_apart(data, self._datasets) for data in self._datasets]
+        self._apart = _told_apart(self._datasets)
         self._grids = []
         for number, data in enumerate(self._datasets):
             with _at(f"tasks.{number}.grid"):
@@ -342,16 +342,26 @@ def _place(spec: TrialSpec, name: str, axes: dict[str, Scalar], apart: dict[str,
     return place
 
 
-def _told_apart(data: DatasetSpec, datasets: list[DatasetSpec]) -> dict[str, Scalar]:
-    """Return the fields in which a dataset differs from others of its task and size, which would share its cells."""
+def _told_apart(datasets: Sequence[DatasetSpec]) -> list[dict[str, Scalar]]:
+    """Return, of each dataset, the fields in which those of its task and size differ, which would share its cells."""
 
     def scalars(spec: DatasetSpec) -> dict[str, Scalar]:
         every = {**spec.model_dump(exclude={"options"}), **spec.options.model_dump(mode="json")}
         words = {name: ", ".join(map(str, said)) if isinstance(said, list) else said for name, said in every.items()}
         return {f"data.{name}": value for name, value in words.items() if isinstance(value, Scalar)}
 
-    alike = [scalars(other) for other in datasets if (other.task, other.map_size) == (data.task, data.map_size)]
-    return {name: value for name, value in scalars(data).items() if any(other.get(name) != value for other in alike)}
+    alike: dict[tuple[str, int], list[dict[str, Scalar]]] = {}
+    placed = [(alike.setdefault((spec.task, spec.map_size), []), scalars(spec)) for spec in datasets]
+    for others, own in placed:
+        others.append(own)
+    apart = {
+        place: {name for one in group for name in {*one, *group[0]} if one.get(name) != group[0].get(name)}
+        for place, group in alike.items()
+    }
+    return [
+        {name: value for name, value in own.items() if name in apart[spec.task, spec.map_size]}
+        for spec, (_, own) in zip(datasets, placed, strict=True)
+    ]
 
 
 def further_tests(sweep: SweepSpec, trained_on: DatasetSpec, number: int) -> DatasetSpec:

@@ -224,6 +224,16 @@ def test_bad_costs_are_told(tmp_path):
         read_costs(saved(tmp_path / "c.png", GREY), darkest=0.5)
 
 
+@pytest.mark.parametrize("before", [b"P5\n", b"P5 3 ", b"P5 3 1\n", b"P1\n"])
+def test_a_picture_of_one_long_comment_is_refused_unread(tmp_path, before):
+    (tmp_path / "long.pgm").write_bytes(before + b"#" + 2**26 * b"x" + b"\n3 1 255\n" + bytes(3))
+    with (
+        bounded(processor_seconds=5, mebibytes=300),
+        pytest.raises(DatasetError, match=r"long\.pgm: not a readable PNG or PGM: its header has no end"),
+    ):
+        read_map(tmp_path / "long.pgm")
+
+
 def test_fuzzed_maps_are_refused_or_taken_whole(tmp_path):
     map_ = scen(tmp_path, (0, 0, 2, 0), (0, 1, 3, 2))
     server(tmp_path, GREY)

@@ -56,6 +56,13 @@ def test_thousands_of_further_maps_are_told_apart_at_once(tmp_path):
         load(tmp_path, f"test_on=[{{test: 3, grid: {{seed: {list(range(5000))}}}}}]")
 
 
+def test_thousands_of_tasks_are_told_apart_at_once(tmp_path):
+    with bounded(processor_seconds=10, mebibytes=200):
+        tasks = ", ".join(f"{{map_size: 9, test: {count}}}" for count in range(1, 1502))
+        trials = expand(load(tmp_path, f"tasks=[{tasks}]"))
+    assert {trial.axes["data.test"] for trial in trials} == set(range(1, 1502))
+
+
 @pytest.mark.parametrize(
     ("seeds", "tasks", "told"),
     [

@@ -102,6 +102,10 @@ def test_no_secret_is_sent_in_git_or_outside(tmp_path, in_git):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"of {name}")
     (folder / "notes.bak").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
+    behind = (
+        "Bag Attributes\n-----BEGIN CERTIFICATE-----\n" + 200 * f"{64 * 'A'}\n" + "-----BEGIN PRIVATE KEY-----\nAAAA"
+    )
+    (folder / "client.crt").write_text(behind)
     account = {"type": "service_account", "private_key_id": "7f", "private_key": "-----BEGIN PRIVATE KEY-----\nAAAA"}
     (folder / "lab-1234.json").write_text(json.dumps(account, indent=2))
     if in_git != "no":
@@ -110,7 +114,7 @@ def test_no_secret_is_sent_in_git_or_outside(tmp_path, in_git):
         git(folder, "add", "-f", ".")
     sent = pack(folder, tmp_path / "p.zip")
     assert names(tmp_path / "p.zip") == {*NO_SECRETS, "sweeps/small.yaml"}
-    assert set(sent.left_out) == {*SECRETS, "notes.bak", "lab-1234.json"}
+    assert set(sent.left_out) == {*SECRETS, "notes.bak", "client.crt", "lab-1234.json"}
     assert sent.files == len(NO_SECRETS) + 1 and f"{len(sent.left_out)} stay here" in sent.words()
     read = zipfile.ZipFile(tmp_path / "p.zip")
     assert sent.bytes == sum(len(read.read(name)) for name in read.namelist())

@@ -137,6 +137,13 @@ def test_neither_a_pipe_nor_a_device_is_waited_for(trial, damaged):
             shutil.copy(trial / "checkpoint.pt", folder)
 
 
+def test_what_no_memory_holds_is_told_by_its_file(damaged):
+    folder = damaged("checkpoint.pt", b"")
+    os.truncate(folder / "checkpoint.pt", 2**43)
+    with pytest.raises(PlannerError, match=r"checkpoint\.pt: .* bytes, more than there is memory for"):
+        load_planner(folder)
+
+
 def test_a_compressed_bomb_is_refused_unread(damaged):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
