@@ -85,8 +85,8 @@ def test_id_vin_at_the_papers_scale():
         f"{len(arms) - 1} of the {len(arms)} that were run diverge",
         f"the one that does not has {spread(rates([kept]))} %",
     )
-    by_k = " / ".join(spread(rates(chosen(found, k=k))) for k in K)
-    says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: {by_k} %")
+    vin, own = (" / ".join(spread(rates(at_scale(planner, 15, k=k))) for k in K) for planner in ("vin", "id-vin"))
+    says("VIN and ID-VIN are less affected by K", f"60 epochs, five seeds: VIN {vin} %, ID-VIN {own} %")
 
 
 def test_ours_and_id_convgppn_at_the_papers_scale():
@@ -180,13 +180,18 @@ def test_vin_at_the_papers_scale():
         gaps[size] = [one - other for one, other in twins]
         assert min(gaps[size]) > 0 and all(fallen(trial) is None for trial in found["vin", size])
     assert statistics.mean(gaps[15]) < statistics.stdev(rates(vin[0]))
-    far = sorted(arrive(vin[0]))
+    mazes_of_all = at_scale("vin", 15)
+    assert all(fallen(trial) is None for trial in mazes_of_all) and len(mazes_of_all) == 15
+    far = {(t.spec["seed"], t.k): share for t, share in zip(mazes_of_all, arrive(mazes_of_all), strict=True)}
+    learned = {(2, 30), (2, 50), (2, 80), (1, 30)}
+    others = [share for at, share in far.items() if at not in learned]
+    assert min(far[at] for at in learned) > 90 > 66 > max(others)
     mazes, arms = ([spread(rates(found[p, size])) for p in ("vin", "id-vin", "id-vin-averaged")] for size in (15, 18))
     says(
         "VIN does not diverge",
-        f"its seeds have {span(rates(vin[0]), 1)} %:",
-        f"11 to 20 steps ({far[-2]:.0f} and {far[-1]:.0f} % of",
-        f"of the three others' {span(far[:3])} %",
+        f"On mazes it has {span(rates(mazes_of_all), 1)} %",
+        f"at each K ({span(far[2, k] for k in K)} % of these",
+        f"seed 1 with 30 layers alone ({far[1, 30]:.0f}), the others at none ({span(others)})",
         f"it has {arms[0]} %",
         f"by {span(gaps[15], 1)} points on mazes and by {span(gaps[18], 1)} in",
     )
