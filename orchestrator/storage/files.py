@@ -129,7 +129,8 @@ def appending(path: Path) -> TextIO:
     """Open a file to add to it; where it is another user's, one beside it with this user's number in its name.
 
     Raises:
-        ResultError: A folder, a pipe or a device stands there.
+        ResultError: A pipe or a device stands there.
+        OSError: It can't be opened, as a folder can't.
     """
     try:
         return _appending(path)
@@ -142,7 +143,7 @@ def _appending(path: Path) -> TextIO:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno in (errno.EISDIR, errno.ENXIO):
+        if error.errno == errno.ENXIO:
             raise ResultError(f"{path}: {_NO_FILE}") from None
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -211,7 +211,7 @@ def test_what_is_no_file_stops_nobody_who_can_do_without(tmp_path, stand_in):
     assert trial.read_spec() == planned.spec
 
 
-@pytest.mark.parametrize("stand_in", [folder, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+@pytest.mark.parametrize("stand_in", [os.mkfifo, lambda path: path.symlink_to("/dev/null")])
 def test_what_is_no_log_is_not_written_to_nor_waited_for(tmp_path, stand_in):
     trial = Storage(tmp_path).trial(ID)
     trial.path.mkdir(parents=True)
