@@ -346,21 +346,21 @@ def _told_apart(datasets: Sequence[DatasetSpec]) -> list[dict[str, Scalar]]:
     """Return, of each dataset, the fields in which those of its task and size differ, which would share its cells."""
 
     def scalars(spec: DatasetSpec) -> dict[str, Scalar]:
-        every = {**spec.model_dump(exclude={"options"}), **spec.options.model_dump(mode="json")}
-        words = {name: ", ".join(map(str, said)) if isinstance(said, list) else said for name, said in every.items()}
+        fields = {**spec.model_dump(exclude={"options"}), **spec.options.model_dump(mode="json")}
+        words = {name: ", ".join(map(str, said)) if isinstance(said, list) else said for name, said in fields.items()}
         return {f"data.{name}": value for name, value in words.items() if isinstance(value, Scalar)}
 
+    every = [scalars(spec) for spec in datasets]
     alike: dict[tuple[str, int], list[dict[str, Scalar]]] = {}
-    placed = [(alike.setdefault((spec.task, spec.map_size), []), scalars(spec)) for spec in datasets]
-    for others, own in placed:
-        others.append(own)
+    for spec, own in zip(datasets, every, strict=True):
+        alike.setdefault((spec.task, spec.map_size), []).append(own)
     apart = {
         place: {name for one in group for name in {*one, *group[0]} if one.get(name) != group[0].get(name)}
         for place, group in alike.items()
     }
     return [
         {name: value for name, value in own.items() if name in apart[spec.task, spec.map_size]}
-        for spec, (_, own) in zip(datasets, placed, strict=True)
+        for spec, own in zip(datasets, every, strict=True)
     ]
 
 
