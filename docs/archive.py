@@ -21,7 +21,8 @@ ARCHIVES = ("results", "vin_parts", "reachability", "table1", "paper_scale", "av
 NAMES = {
     "vin": "VIN", "symvin": "SymVIN", "convgppn": "ConvGPPN", "spt": "SPT",
     "id-vin": "ID-VIN", "id-symvin": "ID-SymVIN", "id-convgppn": "ID-ConvGPPN",
-    "contractive": "contractive (ours)", "reachability": "reachability (ours)",
+    "contractive": "contractive (ours)", "contractive-80-by-0.04": "contractive (ours), steps of 0.04",
+    "reachability": "reachability (ours)",
     "id-vin-averaged": "ID-VIN, averaged", "id-symvin-averaged": "ID-SymVIN, averaged",
     "id-convgppn-averaged": "ID-ConvGPPN, averaged", "id-vin-six-terms": "ID-VIN, six terms",
     "id-vin-forward": "ID-VIN, forward iteration backward",

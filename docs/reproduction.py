@@ -332,7 +332,8 @@ def _printed(trial: Kept, columns: Sequence[tuple[str, int]]) -> list[str]:
 def at_the_papers_scale() -> list[Kept]:
     """Return the trials with the paper's 10,000 maps, 60 epochs and five seeds that have been run, each once."""
     sweeps = "figure2", "figure4", "adjoint_solves", "table1_ours", "table1_averaged"
-    every = chain(*(trials(sweep, None) for sweep in sweeps))
+    larger_steps = chosen(trials("contractive_start", "whole"), "contractive-80-by-0.04")
+    every = chain(*(trials(sweep, None) for sweep in sweeps), larger_steps)
     found = {trial.result["trial_id"]: trial for trial in every if trial.archive == "paper_scale"}
     return list(found.values())
 

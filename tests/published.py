@@ -99,6 +99,11 @@ def epochs_before_the_fall(curve):
     return next((number for number, epoch in enumerate(curve) if epoch["train_loss"] > 100), None)
 
 
+def epochs_on_a_gpu(trial):
+    """Return the epochs of a trial that a GPU trained, also where a CPU trained the others."""
+    return [epoch for epoch in trial.curves if "on the CPU" in (epoch.get("kernel") or "")]  # why none was compiled
+
+
 def is_of_present_code(trial):
     """Return whether the present code makes a trial that the archive keeps."""
     return is_present(TrialResult.model_validate(trial.result).provenance)

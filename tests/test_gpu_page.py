@@ -1,11 +1,12 @@
-"""The numbers of docs/gpu.md are those of docs/results/gpu-h100.json."""
+"""The numbers of docs/gpu.md are those of docs/results/gpu-h100.json and gpu-h200.json, and of the archived trials."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
-from published import ROOT, archive, script, trials
+from published import ROOT, archive, made, script, trials
 
 PAGE = (ROOT / "docs" / "gpu.md").read_text()
 TEXT = PAGE.replace("\n", " ")
@@ -80,3 +81,18 @@ def test_so_is_what_a_gpu_trained_of_table_1():
     assert (
         f"trained {later - len(symvins)} trials of `table1_ours`" in TEXT and f"trained {len(symvins)} SymVINs" in TEXT
     )
+
+
+def test_so_is_what_an_h200_trained():
+    there = [
+        trial for trial in made.at_the_papers_scale() if trial.result["provenance"]["accelerator"] == "NVIDIA H200"
+    ]
+    symvin, layers = sorted(there, key=lambda trial: trial.result["train_seconds"])
+    steps, seconds = symvin.result["steps"], [trial.result["train_seconds"] for trial in (symvin, layers)]
+    assert [trial.planner for trial in (symvin, layers)] == ["symvin", "convgppn"]
+    assert f"whole, {steps:,} steps in {seconds[0]:.0f} and {seconds[1]:.0f} seconds" in TEXT
+    rows = json.loads((ROOT / "docs" / "results" / "gpu-h200.json").read_text())["steps"]["rows"]
+    by = {how: [row[how] for row in rows] for how in ("heuristics", "benchmark")}
+    assert f"took {1e3 * seconds[0] / steps:.0f} ms so, for {by['heuristics'][0]:.1f} with the GPU" in TEXT
+    told = "{:.1f}, {:.1f} and {:.1f} ms without it, {:.1f}, {:.1f} and {:.1f} with it"
+    assert told.format(*by["heuristics"], *by["benchmark"]) in TEXT
