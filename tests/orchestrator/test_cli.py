@@ -91,6 +91,8 @@ def test_the_command_line_is_a_contract():
         (["run", "{sweep}", "--tracking-uri", "bogus://me:word@x"], "'bogus://***@x': expected http://HOST:PORT"),
         (["run", "{sweep}", "--tracking-uri", "lab:5000"], "'lab:5000': expected http://HOST:PORT"),
         (["run", "{sweep}", "--tracking-uri", "http://"], "'http://': expected http://HOST:PORT"),
+        (["run", "{sweep}", "--tracking-uri", "http://me:word@["], "'http://***@[': expected http://HOST:PORT"),
+        (["run", "{sweep}", "--tracking-uri", "http://lab:x"], "'http://lab:x': expected http://HOST:PORT"),
         (["run", "{sweep}", "--mirror", "s3:/lab"], "--mirror (or IDP_MIRROR): 's3:/lab': expected s3://BUCKET/PREFIX"),
         (["evaluate", "zz", "{sweep}"], "'zz' is no folder, and no trial in"),
         (["sync", "{sweep}", "--tracking-uri", "http://127.0.0.1:9"], "MLflow at http://127.0.0.1:9"),
