@@ -24,7 +24,7 @@ from orchestrator.errors import ClusterError, JobError, SweepError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Lease, Owner, latest_lease
 from orchestrator.terminal import Colour, painted
-from orchestrator.words import first_line, last_line, size_words
+from orchestrator.words import counted, first_line, last_line, size_words
 
 State = Literal["ok", "warning", "failed", "not used"]
 SOMETHING_FAILED = 1
@@ -381,7 +381,7 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
     except Exception as error:  # MLflow raises whatever its store does
         yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {first_line(error)}", advice)
         return
-    yield Finding("MLflow", "ok", f"{shown_uri(uri)}: {count} experiments")
+    yield Finding("MLflow", "ok", f"{shown_uri(uri)}: {counted(count, 'experiment')}")
 
 
 def examine_ray(address: str | None) -> Iterator[Finding]:
@@ -400,7 +400,7 @@ def examine_ray(address: str | None) -> Iterator[Finding]:
             yield Finding("Ray", "failed", str(error), "docker compose ps on the head says what is down")
             return
         if theirs == ours:
-            yield Finding("Ray", "ok", f"{address} answers, Ray {theirs}, {running} jobs running")
+            yield Finding("Ray", "ok", f"{address} answers, Ray {theirs}, {counted(running, 'job')} running")
             return
         advice = f"pip install 'ray[default,tune]=={theirs}' here, or rebuild the cluster's image"
         yield Finding("Ray", "failed", f"{address} runs Ray {theirs}, this machine has {ours}", advice)

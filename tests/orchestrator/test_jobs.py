@@ -96,7 +96,7 @@ def test_cells_are_measured_on_the_clusters_machines(laptop):
     assert planned.returncode == 0, planned.stderr
     found = json.loads(planned.stdout)
     assert [cell["status"] for cell in found["measured"]] == ["COMPLETED"] and found["measured"][0]["step_seconds"] > 0
-    assert "1 cells measured" in found["expected_seconds_from"]
+    assert "1 cell measured" in found["expected_seconds_from"]
     assert len(list((storage / "measurements").iterdir())) == 1
 
 
