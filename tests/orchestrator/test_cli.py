@@ -81,6 +81,11 @@ def test_the_command_line_is_a_contract():
         (["data", "{sweep}", "--set", "planners.vin.core=vim"], "vin"),
         (["table", "{sweep}", "--set", "nonsense"], "path=value"),
         (["trial", "{sweep}", "zz"], "no trial"),
+        (["trial", "{sweep}", ""], "expected a trial's id"),
+        (
+            ["run", "{sweep}", "--set", "resources.gpus=1.5"],
+            "resources.gpus: expected a part of one, or a whole number",
+        ),
         (["run", "{sweep}", "--address", "nowhere"], "HOST:PORT"),
         (["run", "{sweep}", "--address", "head:²"], "HOST:PORT"),
         (["run", "{sweep}", "--address", "127.0.0.1:9"], "can't join"),
