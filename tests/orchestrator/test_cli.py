@@ -82,6 +82,7 @@ def test_the_command_line_is_a_contract():
         (["table", "{sweep}", "--set", "nonsense"], "path=value"),
         (["trial", "{sweep}", "zz"], "no trial"),
         (["trial", "{sweep}", ""], "expected a trial's id"),
+        (["status", "--only", "planner=vin"], "--only: is for a sweep, and none is named"),
         (
             ["run", "{sweep}", "--set", "resources.gpus=1.5"],
             "resources.gpus: expected a part of one, or a whole number",
