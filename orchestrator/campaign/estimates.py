@@ -15,6 +15,7 @@ from orchestrator.storage.measurements import read_measurements, timed_cell
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec
+from orchestrator.words import counted
 
 BESIDE_STEPS = 1.1
 """Time of an epoch over that of its steps: reading, optimiser, validation."""
@@ -163,9 +164,9 @@ def expectation(storage: Storage, specs: Mapping[str, TrialSpec], results: Mappi
     said = []
     used = [exact[cell] for cell in dict.fromkeys(map(earlier.cell, specs.values())) if cell in exact]
     if used:
-        said.append(f"{len(used)} cells measured on {', '.join(sorted({m.device for m in used}))}")
+        said.append(f"{counted(len(used), 'cell')} measured on {', '.join(sorted({m.device for m in used}))}")
     if earlier.hosts:
-        said.append(f"{earlier.hosts.total()} earlier trials on {', '.join(sorted(earlier.hosts))}")
+        said.append(f"{counted(earlier.hosts.total(), 'earlier trial')} on {', '.join(sorted(earlier.hosts))}")
     guesses = {"/".join(earlier.kinds(spec)[-1]) for spec in specs.values() if guessed(spec)}
     guess = f"; never run, taken as the slowest known: {', '.join(sorted(guesses))}" if guesses else ""
     return Expectation(expect, f"from {' and '.join(said)}{guess}", guessed)

@@ -31,8 +31,8 @@ def _certify(options: argparse.Namespace) -> int:
     from planners.certificate import certify
     from planners.inference import load_planner
 
+    trained = load_planner(folder)
     try:
-        trained = load_planner(folder)
         found = certify(trained.planner, trained.moves)
     except ValueError as error:
         raise ResultError(f"{folder}: {error}") from error

@@ -24,7 +24,7 @@ from orchestrator.errors import ClusterError, JobError, SweepError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Lease, Owner, latest_lease
 from orchestrator.terminal import Colour, painted
-from orchestrator.words import first_line, last_line, size_words
+from orchestrator.words import counted, first_line, last_line, size_words
 
 State = Literal["ok", "warning", "failed", "not used"]
 SOMETHING_FAILED = 1
@@ -260,7 +260,9 @@ def _leases(folder: Path) -> str:
 
 def _file_system(path: Path) -> str:
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    above = {mount[1]: mount[2] for mount in mounts if path.is_relative_to(mount[1].encode().decode("unicode_escape"))}
+    # The kernel writes a space as \040, and letters beyond ASCII as they are.
+    places = {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mount[1]): mount[2] for mount in mounts}
+    above = {place: kind for place, kind in places.items() if path.is_relative_to(place)}
     return above[max(above, key=len)] if above else "unknown"
 
 
@@ -363,11 +365,15 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
     advice = "results are kept without it; once it is back, idp sync SWEEP sends them"
     if uri.startswith("http"):
         import urllib.request
+        from http.client import HTTPException
 
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except (OSError, ValueError) as error:  # URLError is an OSError
-            yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {getattr(error, 'reason', error)}", advice)
+            # Name and password in an address are for MLflow's own client; urllib would take them for the host.
+            address = shown_uri(uri).replace("***@", "", 1)
+            urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=5).close()
+        except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
+            what = getattr(error, "reason", error)
+            yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {' '.join(str(what).split())}", advice)
             return
         advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _FILE in compose); " + advice
     try:
@@ -375,7 +381,7 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
     except Exception as error:  # MLflow raises whatever its store does
         yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {first_line(error)}", advice)
         return
-    yield Finding("MLflow", "ok", f"{shown_uri(uri)}: {count} experiments")
+    yield Finding("MLflow", "ok", f"{shown_uri(uri)}: {counted(count, 'experiment')}")
 
 
 def examine_ray(address: str | None) -> Iterator[Finding]:
@@ -394,7 +400,7 @@ def examine_ray(address: str | None) -> Iterator[Finding]:
             yield Finding("Ray", "failed", str(error), "docker compose ps on the head says what is down")
             return
         if theirs == ours:
-            yield Finding("Ray", "ok", f"{address} answers, Ray {theirs}, {running} jobs running")
+            yield Finding("Ray", "ok", f"{address} answers, Ray {theirs}, {counted(running, 'job')} running")
             return
         advice = f"pip install 'ray[default,tune]=={theirs}' here, or rebuild the cluster's image"
         yield Finding("Ray", "failed", f"{address} runs Ray {theirs}, this machine has {ours}", advice)

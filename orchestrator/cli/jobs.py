@@ -129,6 +129,9 @@ def _submit(options: argparse.Namespace, load: Load) -> int:
 
 
 def _status(options: argparse.Namespace, load: Load) -> int:
+    for name, given in (("--profile", options.profile), ("--set", options.overrides), ("--only", options.only)):
+        if given and options.sweep is None:
+            raise SweepError(f"{name}: is for a sweep, and none is named")
     shown: dict[str, Any] = {}
     names: dict[str, str] = {}
     if options.sweep is not None:

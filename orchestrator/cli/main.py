@@ -363,14 +363,12 @@ def _sync(options: argparse.Namespace) -> int:
             events.note(trial, "finished")
         if wandb := send(sweep, trials, options.storage, say):
             say(wandb)
-        if uri == NOWHERE and (wandb or events.folder is not None):
-            return 0  # asked for alone
-        progress.doing(f"sending {counted(len(trials), 'trial')} to MLflow")
-        count = sync(uri, sweep, trials, options.storage, say)
+        alone = uri == NOWHERE and (wandb or events.folder is not None)  # MLflow is not asked for
+        progress.doing("" if alone else f"sending {counted(len(trials), 'trial')} to MLflow")
+        count = 0 if alone else sync(uri, sweep, trials, options.storage, say)
     shown = {"sweep": sweep.name, "trials": count, "tracking_uri": shown_uri(uri)}
-    print(
-        json.dumps(shown, indent=2)
-        if options.json
-        else f"{counted(count, 'trial')} of {sweep.name} now in {shown_uri(uri)}"
-    )
+    if options.json:
+        print(json.dumps(shown, indent=2))
+    elif not alone:
+        print(f"{counted(count, 'trial')} of {sweep.name} now in {shown_uri(uri)}")
     return 0

@@ -8,9 +8,9 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -149,7 +149,7 @@ def _answers(url: str) -> bool:
     try:
         with opener.open(url, timeout=PROBE_SECONDS) as answer:
             return bool(answer.status == 200)
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError):  # HTTPException: what answers there is no web server
         return False
 
 

@@ -64,7 +64,7 @@ def _mirror(options: argparse.Namespace) -> int:
     with storage.at_work():
         here = [name for name, result in storage.results().items() if result.final]
         there = mirror.trials()
-        trials, sets, tests = [0, 0], [0, 0], [0, 0]
+        trials, sets = [0, 0], [0, 0]
         if not options.take:
             trials[0] = mirror.give(here)
             names = {folder.name for folder in storage.dataset_folders()} - set(mirror.datasets())
@@ -73,7 +73,8 @@ def _mirror(options: argparse.Namespace) -> int:
             trials[1] = len(mirror.fetch(sorted(set(there) - set(here)), stale=True))
             names = set(mirror.datasets()) - {folder.name for folder in storage.dataset_folders()}
             sets[1] = sum(mirror.fetch_dataset(name) for name in sorted(names))
-        tests = list(mirror.exchange_evaluations(set(here) | set(there)))
+        chosen = set(here) | set(there)
+        tests = mirror.exchange_evaluations(chosen, send=not options.take, take=not options.send)
     for verb, way in ("sent", 0), ("taken", 1):
         print(
             f"{verb}: {counted(trials[way], 'trial')}, {counted(sets[way], 'dataset')}, {counted(tests[way], 'test')} "

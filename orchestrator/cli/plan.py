@@ -63,15 +63,22 @@ def _plan(options: argparse.Namespace, trials: list[PlannedTrial], sweep: SweepS
     measured = _measure(options, trials) if options.measure else []
     plan = make_plan(sweep, trials, options.storage)
     schedules = _schedules(plan, options.gpus)
-    if options.json:
-        found = {"schedules": [asdict(entry) for entry in schedules], "measured": [m.model_dump() for m in measured]}
-        print(json.dumps(_plan_json(plan) | found, indent=2))
-        return 0
-    print(_plan_text(plan, options.storage, again))
+    search = []
     if sweep.search is not None:
         from orchestrator.campaign.search import state_of_search
 
-        print("\n".join(["", *state_of_search(sweep, options.storage)]))
+        search = state_of_search(sweep, options.storage)
+    if options.json:
+        found = {
+            "search": search,
+            "schedules": [asdict(entry) for entry in schedules],
+            "measured": [m.model_dump() for m in measured],
+        }
+        print(json.dumps(_plan_json(plan) | found, indent=2))
+        return 0
+    print(_plan_text(plan, options.storage, again))
+    if search:
+        print("\n".join(["", *search]))
     for entry in schedules:
         print(
             f"on {counted(entry.devices, 'device')}: {entry.busy_seconds / 3600:.2f} device-hours, done after "
@@ -93,10 +100,11 @@ def _plan_json(plan: Plan) -> dict[str, object]:
         "sweep": plan.sweep.name,
         "trials": len(plan.trials),
         "done": plan.count("done"),
-        "missing": plan.count("missing", "failed"),
+        "missing": plan.count("missing"),
         "stale": plan.count("stale"),
         "failed": plan.count("failed"),
         "cancelled": plan.count("cancelled"),
+        "to_run": len(plan.to_run()),
         "cells": [
             {
                 **axes,

@@ -71,12 +71,12 @@ def api_address(given: str | None = None) -> str:
     address = given or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     if "://" not in address:
         address = f"http://{address}"
-    parts = urlsplit(address)
     try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        parts = urlsplit(address)
+        possible = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a bracket that is not closed, letters for a port
+        possible = False
+    if not possible:
         raise JobError(f"--address {address!r}: expected http://HOST:8265, where the cluster's dashboard listens")
     return address.rstrip("/")
 
@@ -161,6 +161,8 @@ def _answers(address: str) -> Iterator[None]:
             f"{address} refuses the token (403): the one in RAY_AUTH_TOKEN_PATH (else RAY_AUTH_TOKEN, else "
             "~/.ray/auth_token) is not this cluster's"
         ) from None
+    except BrokenPipeError:  # of whoever has read what the job says
+        raise
     except (requests.exceptions.RequestException, ConnectionError, TimeoutError) as error:
         raise JobError(f"{address}: the cluster does not answer: {first_line(error)}") from None
     except RuntimeError as error:

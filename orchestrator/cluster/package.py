@@ -7,6 +7,7 @@ import pwd
 import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Shipment:
     Attributes:
         files: How many files.
         bytes: What is in them.
-        left_out: Files that stay here, since they are secrets or links to what is not sent.
+        left_out: Files that stay here, since they are secrets or links to what is not sent, or no text names them.
     """
 
     files: int
@@ -41,7 +42,7 @@ class Shipment:
         if not self.left_out:
             return text
         named = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
-        return f"{text}; {len(self.left_out)} stay here, as secrets or links to elsewhere: {named}"
+        return f"{text}; {len(self.left_out)} stay here, as secrets, links to elsewhere or names in no text: {named}"
 
 
 def pack(
@@ -104,7 +105,10 @@ def pack(
 
 
 def _refuse_homes(folder: Path) -> None:
-    homes = {Path.home().resolve(), Path(pwd.getpwuid(os.getuid()).pw_dir).resolve()}
+    homes = []
+    for home in (Path.home, lambda: Path(pwd.getpwuid(os.getuid()).pw_dir)):
+        with suppress(KeyError, RuntimeError):  # a container's user need not have a name, nor so a home
+            homes.append(home().resolve())
     if any(home.is_relative_to(folder) for home in homes):
         raise SweepError(f"{folder}: your home is in it, and would be sent: submit from the folder of the project")
 
@@ -117,11 +121,25 @@ def _kept(root: Path, paths: list[Path]) -> tuple[dict[str, Path], list[str]]:
         name = path.relative_to(root)
         # A link goes where its target goes by itself: it leads out of the folder, or around what is left out, else.
         target = path if path in plain else path.resolve()
-        if target not in plain or any(map(secret_name, (name, target.relative_to(root)))) or secret_content(target):
+        if (
+            not _is_text(name)
+            or target not in plain
+            or any(map(secret_name, (name, target.relative_to(root))))
+            or secret_content(target)
+        ):
             left_out.append(name.as_posix())
         else:
             kept[name.as_posix()] = path
     return kept, left_out
+
+
+def _is_text(name: Path) -> bool:
+    """Return whether a file's name is text, as that of every file in a zip is; names on a disk may be any bytes."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -192,9 +192,7 @@ def trail(axes: Axes, path: Path, colour: str, dashed: bool = False, label: str 
         axes.plot(path.cells[-1, 1], path.cells[-1, 0], "x", color=colour, markersize=5, markeredgewidth=1.5, zorder=7)
 
 
-def arm(
-    axes: Axes, cells: NDArray[np.int64], size: int, inclusive: bool, colours: list[Any], width: float = 2.2
-) -> None:
+def arm(axes: Axes, cells: NDArray[np.int64], size: int, inclusive: bool, colours: list[Any]) -> None:
     """Draw the arm in the configurations of some cells [n, 2], the last on top."""
     angles = joint_angles(size, inclusive)[cells]
     for points, colour in zip(link_positions(angles), colours, strict=True):

@@ -201,6 +201,10 @@ def write_trial_pictures(
     check_option("--k", k, MOST_STEPS)
     trained = load_trained(directory)
     folder = dataset or Storage(directory.resolve().parents[1]).dataset(trained.spec.data)
+    if dataset is None and not folder.exists():  # as of weights that came without it
+        raise ResultError(
+            f"{directory}: what it was trained on, {folder.name}, is not here; --dataset names another set, --map a map"
+        )
     spec, problem = read_problem(folder, split, index)
     if TASKS[spec.task].moves != trained.moves:
         raise ResultError(

@@ -123,7 +123,7 @@ def free(held: Held | None, campaign: str = "") -> bool:
     """Return True where nobody works on the trial, as far as can be told without waiting.
 
     Args:
-        held: What `look` saw.
+        held: What `latest_lease` saw.
         campaign: A run of a sweep that has nobody on this trial any more.
     """
     return held is None or held.owner is None or held.owner.campaign == campaign or held.owner.gone()
@@ -145,7 +145,7 @@ class Lease:
         Args:
             directory: The trial directory.
             owner: This process.
-            instead_of: What `look` saw and found `free`, or saw unchanged for its `expiry_seconds`.
+            instead_of: What `latest_lease` saw and found `free`, or saw unchanged for its `expiry_seconds`.
         """
         lease = cls(directory, owner, 0 if instead_of is None else instead_of.number)
         try:

@@ -306,15 +306,23 @@ class Mirror:
 
     # Tests on further maps, and datasets.
 
-    def exchange_evaluations(self, trial_ids: Collection[str]) -> tuple[int, int]:
-        """Send the tests on further maps that the bucket lacks, take those that the storage lacks; return how many."""
+    def exchange_evaluations(
+        self, trial_ids: Collection[str], *, send: bool = True, take: bool = True
+    ) -> tuple[int, int]:
+        """Send the tests on further maps that the bucket lacks, take those that the storage lacks; return how many.
+
+        Args:
+            trial_ids: Their trials.
+            send: Whether to write into the bucket.
+            take: Whether to write into the storage.
+        """
         there = self._bucket.entries("evaluations")
         here = {f"{name}/{path.name}": path for name in trial_ids for path in self._storage.trial(name).evaluations}
         sent = taken = 0
-        for name in sorted(here.keys() - there.keys()):
+        for name in sorted(here.keys() - there.keys()) if send else ():
             with self._leaving_alone(f"evaluations/{name}"):
                 sent += self._bucket.put(f"evaluations/{name}", read_stored(here[name]), instead_of="") is not None
-        for name in sorted(there.keys() - here.keys()):
+        for name in sorted(there.keys() - here.keys()) if take else ():
             if (trial_id := name.partition("/")[0]) not in trial_ids:
                 continue
             trial = self._storage.trial(trial_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from datagen.spec import Spec
 
@@ -51,6 +51,13 @@ class Resources(Spec):
     stall_seconds: float | None = Field(1800.0, ge=LEAST_STALL_SECONDS, le=30 * 86400.0)
     at_most: AtMost | None = None
     priority: int = Field(0, ge=-1000, le=1000)
+
+    @field_validator("gpus")
+    @classmethod
+    def _above_one_they_are_whole(cls, gpus: float | str) -> float | str:
+        if isinstance(gpus, float) and gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"expected a part of one, or a whole number, got {gpus:g}")  # Ray lends no others
+        return gpus
 
     def of_one_trial(self, threads: int) -> dict[str, float]:
         """Return what a trial of so many threads needs at least; a cluster may give it more.

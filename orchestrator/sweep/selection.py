@@ -86,10 +86,12 @@ def find_trial(trials: list[PlannedTrial], prefix: str) -> PlannedTrial:
     """Return the one trial whose id starts with `prefix`.
 
     Raises:
-        SweepError: When none or several do.
+        SweepError: When none or several do, or it is empty.
     """
+    if not prefix:
+        raise SweepError("expected a trial's id, or how it starts, got ''")
     found = {trial.trial_id: trial for trial in trials if trial.trial_id.startswith(prefix)}
-    if len(found) != 1 or not prefix:
+    if len(found) != 1:
         count = f"{counted(len(found), 'trial')} of the sweep {'have' if found else 'has'}"
         raise SweepError(f"{count} an id that starts with {prefix!r:.80}")
     return next(iter(found.values()))

@@ -28,6 +28,7 @@ from orchestrator.tables.records import TrialRecord, cell_of, grouped
 from orchestrator.tables.rows import Row, rows
 from orchestrator.tables.studies import BEST, Study, best_runs, studies_of, studies_table
 from orchestrator.tables.table import Table, varying
+from orchestrator.words import counted
 from planners.specs import PlannerSpec
 
 
@@ -98,7 +99,7 @@ class Summary:
         if self.wide and any(row.counted_by_distance for row in self.rows):
             words.append("The columns of steps: success of the starts whose shortest path has so many.")
         if self.damaged:
-            words.append(f"{len(self.damaged)} damaged files are left out, the first: {self.damaged[0]}.")
+            words.append(f"Left out: {counted(len(self.damaged), 'damaged file')}, the first: {self.damaged[0]}.")
         if self.entries:
             words.append(f"The paper's numbers: Table 1 of {paper()['source']}.")
         return words

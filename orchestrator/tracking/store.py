@@ -16,10 +16,11 @@ from contextlib import closing, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from orchestrator.errors import TrackingError
 from orchestrator.storage.layout import Storage
+from orchestrator.words import shown_uri
 
 T = TypeVar("T")
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "uc")
@@ -40,10 +41,14 @@ class StoreError(RuntimeError):
 
 def check_uri(uri: str) -> None:
     """Raise TrackingError where MLflow has no store at such an address, which a sweep would find out at its end."""
-    scheme, there, rest = uri.partition("://")
+    scheme, there, _ = uri.partition("://")
     plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
     unknown = there and scheme.partition("+")[0] not in {*_SCHEMES, *plugins}
-    no_host = scheme in ("http", "https") and not re.match(r"[^/]", rest)
+    try:
+        parts = urlsplit(uri)
+        no_host = parts.scheme in ("http", "https") and (not parts.hostname or parts.port == 0)
+    except ValueError:  # a bracket that is not closed, letters for a port
+        no_host = True
     if unknown or no_host or re.fullmatch(r"[\w.-]+:\d+/?", uri):
         raise TrackingError(
             f"--tracking-uri (or MLFLOW_TRACKING_URI) {shown_uri(uri)!r:.200}: expected http://HOST:PORT, "
@@ -73,14 +78,6 @@ def sqlite_path(uri: str) -> Path | None:
         if path not in (address, "", ":memory:"):
             return Path(unquote(path)).resolve()
     return None
-
-
-def shown_uri(uri: str) -> str:
-    """Return the address without a password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
 
 
 class Client:

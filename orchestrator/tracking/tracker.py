@@ -29,8 +29,8 @@ from orchestrator.tracking.note import unsent as unsent
 from orchestrator.tracking.store import StoreError
 from orchestrator.tracking.store import check_uri as check_uri
 from orchestrator.tracking.store import default_uri as default_uri
-from orchestrator.tracking.store import shown_uri as shown_uri
 from orchestrator.tracking.view import View
+from orchestrator.words import shown_uri as shown_uri
 
 Event = Literal["started", "epoch", "finished"]
 NOWHERE = "none"

@@ -81,3 +81,6 @@ def test_moves_of_another_kind_are_one_line(tmp_path, capsys):
     folder = broken(tmp_path, offsets=((-1, 0), (0, -1), (1, 0), (1, 1)))
     assert main(["certify", str(folder)]) == 2
     assert "certify: expected the four moves north" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    (tmp_path / "mine.yaml").touch()
+    assert main(["certify", str(tmp_path / "mine.yaml")]) == 2
+    assert capsys.readouterr().err.startswith(f"idp: {tmp_path}/mine.yaml: of sweeps, ")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socketserver
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -154,6 +157,28 @@ def test_a_store_that_does_not_answer_is_said_with_what_to_do(tmp_path):
         finding = only(doctor.examine_mlflow(nowhere, Storage(tmp_path / "a")))
         assert finding.state == "ok" and finding.what.endswith(".db will be made by the first run")
     assert not (tmp_path / "a").exists(), "who looks makes nothing"
+
+
+@pytest.mark.parametrize(("answer", "said"), [(b"SSH-2.0-OpenSSH", "SSH-2.0-OpenSSH"), (b"HTTP/1.0 503 Busy", "Busy")])
+def test_what_answers_in_a_stores_place_is_said_whoever_asks(tmp_path, answer, said):
+    class Talk(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(2**16)
+            self.request.sendall(answer + b"\r\n\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Talk) as store:
+        threading.Thread(target=store.serve_forever, daemon=True).start()
+        uri = f"http://user:secret@127.0.0.1:{store.server_address[1]}"
+        finding = only(doctor.examine_mlflow(uri, Storage(tmp_path)))
+        store.shutdown()
+    assert finding.state == "failed" and said in finding.what and "secret" not in finding.what
+
+
+def test_a_file_system_is_known_by_any_letters(monkeypatch):
+    mounts = "/dev/a / ext4 rw 0 0\nlab:/x /mnt/für\\040alle nfs4 rw 0 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: mounts)
+    kinds = {place: doctor._file_system(Path(place)) for place in ("/home", "/mnt/für alle/idp", "/mnt/für")}
+    assert kinds == {"/home": "ext4", "/mnt/für alle/idp": "nfs4", "/mnt/für": "ext4"}
 
 
 def test_a_cluster_that_does_not_answer_is_said(monkeypatch):

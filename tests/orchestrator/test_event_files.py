@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import pytest
@@ -117,5 +118,7 @@ def test_sync_fills_it_alone_where_there_is_to_be_no_mlflow(stored, tmp_path, mo
     sync = ["sync", "quickstart", "--profile", "smoke", "--storage", str(storage.path), "--tracking-uri", "none"]
     assert main(sync) == 2 and "name the store that is to be filled" in capsys.readouterr().err
     monkeypatch.setenv(VARIABLE, str(tmp_path / "board"))
-    assert main(sync) == 0
+    assert main(sync) == 0 and capsys.readouterr().out == ""
+    assert main([*sync, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"sweep": "quickstart", "trials": 0, "tracking_uri": "none"}
     assert "result/test_success_rate" in shown(tmp_path / "board")[0] and not storage.mlflow.exists()

@@ -96,7 +96,7 @@ def test_cells_are_measured_on_the_clusters_machines(laptop):
     assert planned.returncode == 0, planned.stderr
     found = json.loads(planned.stdout)
     assert [cell["status"] for cell in found["measured"]] == ["COMPLETED"] and found["measured"][0]["step_seconds"] > 0
-    assert "1 cells measured" in found["expected_seconds_from"]
+    assert "1 cell measured" in found["expected_seconds_from"]
     assert len(list((storage / "measurements").iterdir())) == 1
 
 
@@ -184,7 +184,7 @@ def test_what_is_done_is_said_where_the_cluster_is_away(tmp_path, monkeypatch, c
     assert capsys.readouterr().out == "small: 1 trial: 0 done, 1 missing\n"
 
 
-@pytest.mark.parametrize("address", ["ftp://head:1", "http://", "http://head:99999", "http://head:x"])
+@pytest.mark.parametrize("address", ["ftp://head:1", "http://", "http://head:99999", "http://head:x", "http://[::1"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(JobError, match="expected http://HOST:8265"):
         api_address(address)
@@ -214,6 +214,20 @@ def test_the_job_runs_what_idp_run_would_with_the_same_options(tmp_path):
     assert run_command(given, load_sweep(sweep), tmp_path) == words.split()
     with pytest.raises(SweepError, match="from the root"):
         run_command(options(sweep=str(sweep), storage=Path("here")), load_sweep(sweep), tmp_path)
+
+
+def test_who_reads_no_more_of_a_log_is_no_cluster_that_does_not_answer():
+    class Client:
+        get_address = staticmethod(lambda: "http://head:8265")
+
+        async def tail_job_logs(self, job_id):
+            yield "line"
+
+    def read_enough(text):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        jobs.follow(Client(), job("a-1", "a"), read_enough)
 
 
 def job(job_id, sweep, state="RUNNING"):

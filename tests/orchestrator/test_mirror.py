@@ -391,6 +391,27 @@ def test_a_storage_is_restored_by_the_verb(address, tmp_path, capsys):
     assert Storage(tmp_path / "restored").results() == Storage(tmp_path / "one").results()
 
 
+def test_one_way_is_one_way_for_tests_too(address, tmp_path, capsys):
+    storages = [Storage(tmp_path / name) for name in ("one", "two")]
+    for storage, k in zip(storages, (3, 4), strict=True):
+        put(storage.path, TRIALS[0])
+        found = EvaluationResult(
+            trial_id=NAMES[0], dataset_id="d", split="test", map_size=5, maps=8, k=k, success_rate=0.5, optimality=0.5,
+            spl=0.5, accuracy=0.5, seconds=1.0,
+        )  # fmt: skip
+        write_evaluation(storage.trial(NAMES[0]), found)
+    sent = {f"{NAMES[0]}/d-test-k3.json"}
+    for storage, way, told in (
+        (storages[0], "--send", "sent: 1 trial, no dataset, 1 test on"),
+        (storages[1], "--take", "taken: no trial, no dataset, 1 test on"),
+        (storages[0], "--take", "taken: no trial, no dataset, no test on"),
+    ):
+        assert main(["mirror", address, way, "--storage", str(storage)]) == 0
+        assert told in capsys.readouterr().out and Bucket(address).entries("evaluations").keys() == sent
+    assert main(["mirror", address, "--send", "--storage", str(storages[1])]) == 0
+    assert [len(storage.trial(NAMES[0]).evaluations) for storage in storages] == [1, 2]
+
+
 def test_what_is_more_than_one_write_takes_is_named_and_nothing_else_waits(address, tmp_path, monkeypatch, capsys):
     put(tmp_path / "one", TRIALS[0])
     storage = Storage(tmp_path / "one")

@@ -121,6 +121,19 @@ def test_once_and_what_is_refused(storage, capsys):
         assert said in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
+def test_a_service_that_is_no_web_server_is_down_and_costs_nothing_else(storage):
+    class Talk(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(2**16)
+            self.request.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Talk) as ssh:
+        threading.Thread(target=ssh.serve_forever, daemon=True).start()
+        told = samples(Metrics(storage, {"ssh": f"http://127.0.0.1:{ssh.server_address[1]}/"}).text())
+        ssh.shutdown()
+    assert told['idp_service_up{service="ssh"}'] == "0.0" and told["idp_storage_up"] == "1.0"
+
+
 @pytest.fixture
 def address(storage):
     answering = server(("127.0.0.1", 0), Metrics(storage, {}))

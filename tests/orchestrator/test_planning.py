@@ -14,7 +14,7 @@ from orchestrator.campaign import run as running
 from orchestrator.campaign.estimates import BESIDE_STEPS, STARTING_SECONDS, Schedule, effort, schedule
 from orchestrator.campaign.plan import by_cell, make_plan
 from orchestrator.cli.main import main
-from orchestrator.cli.plan import disk, expected_time
+from orchestrator.cli.plan import _plan_json, disk, expected_time
 from orchestrator.signals import Interrupted
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
@@ -88,6 +88,9 @@ def test_each_outcome_has_its_state_and_only_what_is_missing_or_failed_runs(tmp_
         *("done", "done", "failed", "cancelled", "stale", "missing", "missing", "missing")
     ]
     assert {trial.trial_id for trial in plan.to_run()} == {trials[i].trial_id for i in (2, 5, 6, 7)}
+    counts = _plan_json(plan)
+    states = ("done", "missing", "stale", "failed", "cancelled")
+    assert [counts[state] for state in states] == [2, 3, 1, 1, 1] and counts["to_run"] == 4
     assert {trial.trial_id for trial in plan.to_run("stale")} == {trials[i].trial_id for i in (2, 4, 5, 6, 7)}
     leave(tmp_path, trials[1], exclusive=True)
     again = plan_of(tmp_path).to_run("shared")
@@ -113,7 +116,7 @@ def test_expected_time_follows_the_measured_steps(tmp_path):
     twice = next(t for t in plan.trials if t.axes == {**vin.axes, "k": 20})
     steps = vin.spec.training.epochs * (vin.spec.data.train // vin.spec.training.batch_size)
     assert plan.work[twice.trial_id] - plan.work[vin.trial_id] == pytest.approx(steps * 0.3 * 1.1)
-    assert "1 earlier trials on here" in plan.seconds_from
+    assert "1 earlier trial on here" in plan.seconds_from
     assert "vin/implicit" in plan.seconds_from
 
 
@@ -260,7 +263,7 @@ def test_measured_cells_make_the_estimate_and_what_does_not_fit_is_said(tmp_path
     plan = json.loads(capsys.readouterr().out)
     (measured,) = plan["measured"]
     assert measured["status"] == "COMPLETED" and measured["peak_bytes"] > 0
-    assert "1 cells measured" in plan["expected_seconds_from"]
+    assert "1 cell measured" in plan["expected_seconds_from"]
     each = 1000 * measured["step_seconds"] * BESIDE_STEPS + STARTING_SECONDS
     assert plan["expected_seconds"] == pytest.approx(2 * each)
     assert [entry["seconds"] for entry in plan["schedules"]] == pytest.approx([2 * each, each])
@@ -288,7 +291,7 @@ def test_a_damaged_measurement_is_left_out(tmp_path, field, value):
     (kept,) = read_measurements(storage)
     plan = make_plan(SWEEP, trials, storage)
     assert kept.step_seconds == 1.0 and 0 < plan.seconds() < 1e6
-    assert plan.seconds_from.startswith(r"from 1 cells measured on a\x1b[31mb;")
+    assert plan.seconds_from.startswith(r"from 1 cell measured on a\x1b[31mb;")
 
 
 def test_a_budget_bounds_what_a_trial_is_expected_to_take():

@@ -304,8 +304,10 @@ def test_a_space_that_was_edited_leaves_out_what_is_not_in_it_and_goes_on(path, 
     for trial in trials:
         finish(storage, trial, 0.5)
     assert next_suggestions(sweep, Storage(storage)) == (len(kept) < 2)  # else all that the space holds has been tried
-    assert main(["plan", str(path), "--storage", str(storage)]) == 0
-    assert ("are left out" in capsys.readouterr().err) == bool(words)
+    assert main(["plan", str(path), "--storage", str(storage), "--json"]) == 0
+    said = capsys.readouterr()
+    assert ("are left out" in said.err) == bool(words)
+    assert json.loads(said.out)["search"][0].startswith("search: 0/vin: ")
 
 
 def test_what_was_suggested_twice_counts_once(path, tmp_path):

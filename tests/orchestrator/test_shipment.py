@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -168,6 +169,25 @@ def test_a_home_is_not_sent(tmp_path, monkeypatch, above):
         pack(home / above, tmp_path / "p.zip")
     (home / "project").mkdir()
     assert pack(home / "project", tmp_path / "p.zip").files == 0
+
+
+def test_whoever_has_no_name_sends_all_the_same(folder, tmp_path, monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(shipment.pwd, "getpwuid", nobody)
+    assert pack(folder, tmp_path / "p.zip").files == 3
+
+
+@pytest.mark.parametrize("in_git", [False, True])
+def test_a_name_that_is_no_text_stays_here_and_is_told(folder, tmp_path, in_git):
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    (folder / "café.txt").write_text("x")
+    if in_git:
+        git(folder, "init", "-q")
+    sent = pack(folder, tmp_path / "p.zip")
+    assert "café.txt" in names(tmp_path / "p.zip") and os.fsdecode(b"caf\xe9.txt") in sent.left_out
+    assert "names in no text" in sent.words()
 
 
 def test_a_repository_that_git_will_not_read_is_told_and_not_sent(folder, tmp_path, monkeypatch):

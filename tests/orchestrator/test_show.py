@@ -182,6 +182,11 @@ def test_wrong_options_are_told_in_one_line(storage, trial, tmp_path, capsys):
         assert reason in said and said.count("\n") == 1, said
 
 
+def test_published_weights_are_shown_on_a_set_or_a_map_that_is_named(tmp_path, capsys):
+    assert main(["show", "reachability", "--out", str(tmp_path / "a.png")]) == 2
+    assert "is not here; --dataset names another set, --map a map" in capsys.readouterr().err
+
+
 def test_what_cannot_be_drawn_is_told(storage, trial, tmp_path):
     dataset = make(storage / "datasets", map_size=9, train=0, valid=0, test=3)
     with pytest.raises(ResultError, match="has 3 test problems, numbered from 0"):
