@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from orchestrator.addresses import shown_uri
 from orchestrator.storage.layout import default_storage
 from orchestrator.sweep.files import named
 
@@ -63,7 +63,7 @@ class Command:
         if here:
             storage = None if storage is None or Path(storage) == Path(default_storage()) else storage
             address = None if address == os.environ.get("RAY_ADDRESS") else address
-            uri = None if uri in (None, os.environ.get("MLFLOW_TRACKING_URI")) else _without_password(uri)
+            uri = None if uri in (None, os.environ.get("MLFLOW_TRACKING_URI")) else shown_uri(uri)
         options = [("--address", address), ("--profile", self.profile), ("--storage", storage)]
         options += [("--set", override) for override in self.overrides]
         options += [("--only", self.only), ("--tracking-uri", uri), ("--rerun", self.rerun)]
@@ -73,8 +73,3 @@ class Command:
             if value and verb in _TAKEN_BY.get(flag, (verb,)):
                 words += [flag, value]
         return [*words, "--in-process"] if self.in_process and verb == "run" else words
-
-
-def _without_password(value: str) -> str:
-    parts = urlsplit(value)
-    return value if "@" not in parts.netloc else value.replace(parts.netloc, "***@" + parts.netloc.rpartition("@")[2])

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.addresses import shown_uri, without_secrets
 from orchestrator.cli.options import add_storage
 from orchestrator.cluster import jobs
 from orchestrator.errors import ClusterError, JobError, SweepError
@@ -349,7 +350,7 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
         storage: The storage directory.
     """
     from orchestrator.tracking.store import sqlite_path
-    from orchestrator.tracking.tracker import NOWHERE, default_uri, shown_uri
+    from orchestrator.tracking.tracker import NOWHERE, default_uri
     from orchestrator.tracking.view import connect
 
     if uri == NOWHERE:
@@ -367,13 +368,15 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
         except (OSError, ValueError) as error:  # URLError is an OSError
-            yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {getattr(error, 'reason', error)}", advice)
+            reason = without_secrets(str(getattr(error, "reason", error)), uri)
+            yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {reason}", advice)
             return
         advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _FILE in compose); " + advice
     try:
         count = len(connect(uri).search_experiments(max_results=1000))
     except Exception as error:  # MLflow raises whatever its store does
-        yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {first_line(error)}", advice)
+        reason = without_secrets(first_line(error), uri)
+        yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {reason}", advice)
         return
     yield Finding("MLflow", "ok", f"{shown_uri(uri)}: {count} experiments")
 

@@ -16,8 +16,9 @@ from contextlib import closing, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from orchestrator.addresses import shown_uri
 from orchestrator.errors import TrackingError
 from orchestrator.storage.layout import Storage
 
@@ -73,14 +74,6 @@ def sqlite_path(uri: str) -> Path | None:
         if path not in (address, "", ":memory:"):
             return Path(unquote(path)).resolve()
     return None
-
-
-def shown_uri(uri: str) -> str:
-    """Return the address without a password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
 
 
 class Client:
