@@ -115,7 +115,8 @@ def write_bytes(path: Path, content: bytes, durable: bool = True, check: Callabl
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # of a write, the system does not say into what
+        # Of a write the system does not say into what, and a temporary's name is nobody's business.
+        if isinstance(error, OSError) and (error.filename is None or Path(error.filename) == temporary):
             error.filename = str(path)
         raise
     if not durable:
