@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from orchestrator.addresses import shown_uri
 from orchestrator.storage.layout import default_storage
 from orchestrator.sweep.files import named
-from orchestrator.words import shown_uri
 
 _TAKEN_BY = {"--address": ("run", "status"), "--tracking-uri": ("run",), "--rerun": ("run",), "--mirror": ("run",)}
 """Options that not every verb on a sweep takes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
@@ -66,11 +65,6 @@ def size_words(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def shown_uri(uri: str) -> str:
-    """Return an address without the name and password in it."""
-    return re.sub(r"^((?:[^:/?#]+:)?//)[^/?#]*@", r"\1***@", uri)
 
 
 def counted(count: int, noun: str) -> str:

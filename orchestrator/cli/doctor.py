@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.addresses import shown_uri, without_secrets
 from orchestrator.cli.options import add_storage
 from orchestrator.cluster import jobs
 from orchestrator.errors import ClusterError, JobError, SweepError
@@ -351,7 +352,7 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
         storage: The storage directory.
     """
     from orchestrator.tracking.store import sqlite_path
-    from orchestrator.tracking.tracker import NOWHERE, default_uri, shown_uri
+    from orchestrator.tracking.tracker import NOWHERE, default_uri
     from orchestrator.tracking.view import connect
 
     if uri == NOWHERE:
@@ -372,14 +373,15 @@ def examine_mlflow(uri: str | None, storage: Storage) -> Iterator[Finding]:
             address = shown_uri(uri).replace("***@", "", 1)
             urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=5).close()
         except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
-            what = getattr(error, "reason", error)
-            yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {' '.join(str(what).split())}", advice)
+            reason = without_secrets(" ".join(str(getattr(error, "reason", error)).split()), uri)
+            yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {reason}", advice)
             return
         advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _FILE in compose); " + advice
     try:
         count = len(connect(uri).search_experiments(max_results=1000))
     except Exception as error:  # MLflow raises whatever its store does
-        yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {first_line(error)}", advice)
+        reason = without_secrets(first_line(error), uri)
+        yield Finding("MLflow", "failed", f"{shown_uri(uri)}: {reason}", advice)
         return
     yield Finding("MLflow", "ok", f"{shown_uri(uri)}: {counted(count, 'experiment')}")
 

@@ -9,26 +9,35 @@ from typing import Any
 import torch
 
 from orchestrator.storage.code import code_hash, parts_of
+from orchestrator.storage.leases import Lease
 from orchestrator.storage.results import write_bytes
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec, trial_id
 from planners.trial_files import PlannerError, read_checkpoint
 
 
-def save_checkpoint(trial: TrialDirectory, state: dict[str, Any]) -> None:
+def save_checkpoint(trial: TrialDirectory, state: dict[str, Any], lease: Lease) -> None:
     """Write the checkpoint and keep the one before it, but not the tests of its weights.
 
     Args:
         trial: The trial.
         state: Tensors and plain data.
+        lease: The lease of this process.
+
+    Raises:
+        LeaseLost: Another process took the trial over meanwhile; nothing was written.
     """
     content = BytesIO()
     torch.save(state, content)
     latest, previous = trial.checkpoint, trial.previous_checkpoint
-    if latest.exists():
-        previous.unlink(missing_ok=True)
-        os.link(latest, previous)
-    write_bytes(latest, content.getvalue())
+
+    def keep_previous() -> None:
+        lease.check()
+        if latest.exists():
+            previous.unlink(missing_ok=True)
+            os.link(latest, previous)
+
+    write_bytes(latest, content.getvalue(), check=keep_previous)
     for test in trial.evaluations:
         test.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
@@ -89,13 +90,15 @@ def check_output(path: Path) -> None:
         raise ResultError(f"{path}: expected a file, found a pipe or a device")
 
 
-def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+def write_bytes(path: Path, content: bytes, durable: bool = True, check: Callable[[], object] | None = None) -> None:
     """Replace `path` by `content`: a reader sees the old or the new file, whole.
 
     Args:
         path: The file; its folder is made.
         content: The bytes.
         durable: True where this must hold after a power cut too, which takes milliseconds.
+        check: Is called when all is written, which a dead server can hold up for hours, and only the name is to
+            change; what it raises leaves the file as it was.
     """
     if not path.name:  # "", "." and "/"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -107,9 +110,14 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        if check is not None:
+            check()
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # Of a write the system does not say into what, and a temporary's name is nobody's business.
+        if isinstance(error, OSError) and (error.filename is None or Path(error.filename) == temporary):
+            error.filename = str(path)
         raise
     if not durable:
         return
@@ -120,9 +128,9 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
         os.close(folder)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON, atomically; a number that is not finite is refused (it would not be JSON)."""
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+def write_json(path: Path, content: Any, check: Callable[[], object] | None = None) -> None:
+    """Write `content` as JSON, as `write_bytes` does; a number that is not finite is refused (it would not be JSON)."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode(), check=check)
 
 
 def appending(path: Path) -> TextIO:

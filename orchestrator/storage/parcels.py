@@ -112,8 +112,7 @@ def place_trial(arrived: TrialDirectory, result: TrialResult, trial: TrialDirect
         trial.write_spec(arrived.read_spec())
         for path in _files(arrived):
             if path.exists() and path not in (arrived.spec_file, arrived.result_file):
-                lease.check()
-                write_bytes(trial.path / path.name, path.read_bytes())
+                write_bytes(trial.path / path.name, path.read_bytes(), check=lease.check)
         trial.publish(lease, result)
     finally:
         lease.release()

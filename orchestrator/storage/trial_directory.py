@@ -189,7 +189,7 @@ class TrialDirectory(Folder):
         before = None if result.final else self.whole_result()
         if before is not None and before.final:
             return before
-        write_json(self.result_file, sealed(result.model_dump(mode="json")))
+        write_json(self.result_file, sealed(result.model_dump(mode="json")), check=lease.check)
         if result.final:
             self.previous_checkpoint.unlink(missing_ok=True)
             self.drop_mark()
@@ -283,8 +283,7 @@ class TrialDirectory(Folder):
 
     def put_curves(self, lease: Lease, content: bytes) -> None:
         """Write its epochs, as `curves_file` has made them; `LeaseLost` as for `write_curves`."""
-        lease.check()
-        write_bytes(self.curves_file, content)
+        write_bytes(self.curves_file, content, check=lease.check)
 
     def note(self, line: str) -> None:
         """Add a line to its log."""

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from orchestrator.addresses import shown_uri
 from orchestrator.errors import TrackingError
 from orchestrator.storage.layout import Storage
-from orchestrator.words import shown_uri
 
 T = TypeVar("T")
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "uc")

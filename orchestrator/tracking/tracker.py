@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
+from orchestrator.addresses import shown_uri as shown_uri
+from orchestrator.addresses import without_secrets
 from orchestrator.errors import TrackingError as TrackingError
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.variants import every_trial
@@ -30,7 +31,6 @@ from orchestrator.tracking.store import StoreError
 from orchestrator.tracking.store import check_uri as check_uri
 from orchestrator.tracking.store import default_uri as default_uri
 from orchestrator.tracking.view import View
-from orchestrator.words import shown_uri as shown_uri
 
 Event = Literal["started", "epoch", "finished"]
 NOWHERE = "none"
@@ -245,8 +245,4 @@ def _named(error: BaseException) -> str:
 def _reason(error: Exception, uri: str) -> str:
     """Return what went wrong without the address's user and password, which errors like to repeat."""
     text = " ".join(str(error).split()) if isinstance(error, StoreError) else _named(error)
-    login = urlsplit(uri).netloc.rpartition("@")[0]
-    for secret in (login, unquote(login), *login.split(":")[1:], *unquote(login).split(":")[1:]):
-        if secret:
-            text = text.replace(secret, "***")
-    return text[:300]
+    return without_secrets(text, uri)[:300]

@@ -73,7 +73,7 @@ class Attempt:
             "records": records,
             **trained,
         }
-        save_checkpoint(self.trial, state)
+        save_checkpoint(self.trial, state, self.lease)
 
     def kept(self) -> dict[str, Any] | None:
         """Return the trial's checkpoint, None where training starts anew.

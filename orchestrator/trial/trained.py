@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from datagen.problem import FOUR, Moves, Problems
 from datagen.tasks.registry import TASKS
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.results import ResultError
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import TrialSpec
@@ -110,9 +111,11 @@ def _check_ended(trial: TrialDirectory, state: Mapping[str, Any], path: Path) ->
     taken = [record.get("train_seconds") for record in records if isinstance(record, Mapping)]
     seconds = [one for one in taken if isinstance(one, float)]
     if (len(seconds), sum(seconds)) != (result.epochs, result.train_seconds):
+        of_present = result.provenance.made_by(code_hash())
+        how = f"remove {trial.result_file}, then `idp run SWEEP`" if of_present else "`idp run SWEEP --rerun stale`"
         raise ResultError(
             f"{path}: is of a training that has not ended, after {len(records)} of {trial.read_spec().training.epochs} "
-            "epochs; the trial's result is of other weights. To end it: `idp run SWEEP --rerun stale`"
+            f"epochs; the trial's result is of other weights. To end it: {how}"
         )
 
 

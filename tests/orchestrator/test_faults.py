@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from orchestrator.cli.main import main
 from orchestrator.storage import checkpoints
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, take
-from orchestrator.storage.results import StorageFull, no_room
+from orchestrator.storage.results import StorageFull, no_room, write_bytes
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
 from orchestrator.trial.cancel import cancel, retry
@@ -109,9 +110,15 @@ def test_a_damaged_file_costs_epochs_but_not_the_trial(storage, undisturbed, dam
     assert not (directory / "checkpoint.previous.pt").exists()
 
 
+def save(directory, state):
+    lease = take(directory, Owner.here())
+    checkpoints.save_checkpoint(TrialDirectory(directory), state, lease)
+    lease.release()
+
+
 def test_every_flipped_byte_of_a_checkpoint_is_noticed_or_harmless(tmp_path):
     state = {"weights": torch.arange(6.0), "epoch": 3}
-    checkpoints.save_checkpoint(TrialDirectory(tmp_path), state)
+    save(tmp_path, state)
     path = tmp_path / "checkpoint.pt"
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
@@ -224,7 +231,7 @@ def test_memory_that_runs_out_in_the_backward_pass_is_said_to(storage):
 def test_a_full_disk_is_no_failure_of_the_trial(storage, monkeypatch, undisturbed):
     whole = checkpoints.write_bytes
 
-    def full(path, content):
+    def full(path, content, **_):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     seen = []
@@ -243,6 +250,21 @@ def test_a_full_disk_is_no_failure_of_the_trial(storage, monkeypatch, undisturbe
     result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record["epoch"]))
     assert seen == [3, 4]
     assert [getattr(result, name) for name in NUMBERS] == undisturbed
+
+
+def test_what_is_not_written_whole_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "report.html"
+    write_bytes(path, b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as raised:
+        write_bytes(path, b"new")
+    assert str(no_room(raised.value, Path("the disk"))).startswith(f"{path}: No space left on device; ")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="'/proc/self/report.html'"):
+        write_bytes(Path("/proc/self/report.html"), b"new")
 
 
 def test_what_means_that_there_is_no_room(tmp_path):
@@ -328,7 +350,7 @@ def test_a_checkpoint_of_0_1_0_which_does_not_say_whose_it_is_is_not_taken(stora
     run_trial(SPEC, Storage(storage))
     state, _ = checkpoints.load_checkpoint(TrialDirectory(directory))
     del state["spec"]
-    checkpoints.save_checkpoint(TrialDirectory(directory), state)
+    save(directory, state)
     (directory / "result.json").unlink()
     seen = []
     result = run_trial(SPEC, Storage(storage), lambda record: seen.append(record["epoch"]))
@@ -352,7 +374,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_name(storage, spoil):
     run_trial(SPEC, Storage(storage))
     state, _ = checkpoints.load_checkpoint(TrialDirectory(directory))
     spoil(state)
-    checkpoints.save_checkpoint(TrialDirectory(directory), state)
+    save(directory, state)
     (directory / "result.json").unlink()
     result = run_trial(SPEC, Storage(storage))
     assert result.status == "FAILED" and f"{directory / 'checkpoint.pt'}: does not fit this trial" in result.reason

@@ -201,12 +201,19 @@ from orchestrator.storage.leases import LeaseLost
 from orchestrator.sweep.specs import TrialSpec
 from orchestrator.storage.layout import Storage
 from orchestrator.trial.train import run_trial
-def sleep_after_the_second_epoch(record):
-    if record["epoch"] == 2:
+written = []
+def sleep(name):
+    written.append(name)
+    if name == WHERE and written.count(name) == (1 if name == "result.json" else 2):
         print("asleep", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
+fsync = os.fsync
+def slow(file):
+    fsync(file)
+    sleep(os.path.basename(os.readlink(f"/proc/self/fd/{file}")).lstrip(".").rpartition(".")[0].rpartition(".")[0])
+os.fsync = slow
 try:
-    run_trial(TrialSpec.model_validate_json(SPEC), Storage(Path(STORAGE)), sleep_after_the_second_epoch)
+    run_trial(TrialSpec.model_validate_json(SPEC), Storage(Path(STORAGE)), lambda record: sleep("an epoch"))
 except LeaseLost:
     print("lost")
 else:
@@ -214,8 +221,10 @@ else:
 """
 
 
-def test_a_stale_owner_that_wakes_up_publishes_nothing(storage, idp):
+@pytest.mark.parametrize("where", ["an epoch", "curves.parquet", "checkpoint.pt", "result.json"])
+def test_a_stale_owner_that_wakes_up_publishes_nothing(storage, idp, where):
     program = SLEEPER.replace("SPEC", repr(SPEC.model_dump_json())).replace("STORAGE", repr(str(storage)))
+    program = program.replace("WHERE", repr(where))
     reading, writing = os.pipe()
     sleeper = idp.start(python=program, stdout=writing, stderr=writing)
     os.close(writing)
@@ -232,13 +241,20 @@ def test_a_stale_owner_that_wakes_up_publishes_nothing(storage, idp):
     epochs = []
     options = TrialOptions(instead_of=held.number)
     result = run_trial(SPEC, Storage(storage), lambda record: epochs.append(record["epoch"]), options)
-    assert epochs == [3] and result.status == "COMPLETED"
-    files = {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"}
+    assert epochs == {"an epoch": [3], "result.json": []}.get(where, [2, 3]) and result.status == "COMPLETED"
+    (directory / "evaluations").mkdir()
+    (directory / "evaluations" / "test.json").touch()
+
+    def files():
+        every = (path for path in directory.rglob("*") if path.is_file() and path.suffix not in (".txt", ".tmp"))
+        return {path: path.read_bytes() for path in every}
+
+    before = files()
     os.kill(sleeper.pid, signal.SIGCONT)
     assert sleeper.wait(60) == 0
     with said:
         assert said.read() == "lost\n"
-    assert {path: path.read_bytes() for path in directory.iterdir() if path.name != "log.txt"} == files
+    assert files() == before and not list(directory.glob("*.tmp"))
     assert "another process has taken over" in (directory / "log.txt").read_text()
 
 

@@ -386,7 +386,8 @@ def test_weights_are_those_of_the_result_beside_them(storage, trial, tmp_path, c
     torch.save(again, copy.checkpoint)
     for words in (["evaluate", str(copy), str(dataset)], ["export-model", str(copy), str(tmp_path / "model")]):
         assert main(words) == 2
-        assert "the trial's result is of other weights" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "the trial's result is of other weights" in said and f"remove {copy.result_file}, then" in said
 
 
 def test_what_is_no_trial_or_cannot_be_written_keeps_no_test(storage, trial, tmp_path, capsys):

@@ -73,7 +73,7 @@ def test_a_trial_that_ends_between_the_look_and_the_lease_stays_completed(tmp_pa
 
 @pytest.mark.parametrize("does", [stops, fails, settles])
 def test_a_write_that_fails_gives_the_lease_back(tmp_path, directory, monkeypatch, does):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("orchestrator.storage.trial_directory.write_json", full)

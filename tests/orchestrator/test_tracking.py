@@ -4,11 +4,13 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from samples import put_curves, put_result
 
 from datagen.tasks.registry import dataset_id
+from orchestrator.addresses import shown_uri, without_secrets
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.provenance import Provenance
@@ -20,7 +22,7 @@ from orchestrator.tracking import note as tracking_note
 from orchestrator.tracking import store as tracking_store
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking import view as tracking_view
-from orchestrator.tracking.tracker import Tracker, TrackingError, default_uri, shown_uri, sync, unsent
+from orchestrator.tracking.tracker import Tracker, TrackingError, default_uri, sync, unsent
 
 SWEEP = SweepSpec.model_validate(
     {
@@ -344,9 +346,18 @@ def test_an_outage_costs_a_trial_nothing_and_is_made_good_later(storage, monkeyp
     assert unsent(Storage(storage), SWEEP.name, uri, {TRIALS[0].trial_id: result}) == []
 
 
-def test_a_password_is_not_shown_nor_stored(storage):
+@pytest.mark.parametrize("word", ["secret", "a/secret", "#secret?", "http://[secret", "b@/secret:", "%73ecret"])
+def test_a_password_is_not_shown_nor_repeated(word):
+    for uri in (f"postgresql://user:{word}@db:5432/mlflow", f"mysql://db:5432/mlflow?user=x&password={word}"):
+        shown = shown_uri(uri)
+        assert "***" in shown and "ecret" not in shown and shown.endswith(("***@db:5432/mlflow", "&password=***"))
+        assert "ecret" not in without_secrets(f"no route to {uri}, said {unquote(word)!r}", uri)
+    for plain in ("http://[::1]:5000/a", "http://[half", "sqlite:////home/a:b@c/mlflow.db", "none"):
+        assert shown_uri(plain) == without_secrets(plain, plain) == plain
+
+
+def test_a_password_is_not_stored(storage):
     uri = "postgresql://user:secret@db:5432/mlflow"
-    assert shown_uri(uri) == "postgresql://***@db:5432/mlflow"
     tracking_note.write_sent(Storage(storage), SWEEP, uri, "1", {"x": "y"}, compared=True)
     for path in (storage / "sweeps").rglob("*"):
         assert "secret" not in path.name
