@@ -263,7 +263,7 @@ def test_what_is_not_written_whole_is_named_and_leaves_what_was_there(tmp_path, 
         write_bytes(path, b"new")
     assert str(no_room(raised.value, Path("the disk"))).startswith(f"{path}: No space left on device; ")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(OSError, match="'/proc/self/report.html'"):
+    with pytest.raises(OSError, match=r"'/proc/self/report\.html'"):
         write_bytes(Path("/proc/self/report.html"), b"new")
 
 
