@@ -30,10 +30,10 @@ least where all moves cost the same.
 
 Proof. A cheapest way has n moves or more and costs n a_1 at least, one of n moves n a_2 at most.
 
-Theorem 3. Let each move between free cells survive with m = 1 or not at all, and for each that does not let there be
-two that do and lead to the same cell, in each pattern that the cell between them can then have. Let the head name a
-nearest neighbour along a move that survives, in each pattern with each set of such, however much farther the others
-are. Then every plan arrives, with at most twice the fewest moves, whatever the length.
+Theorem 3. Let each move between free cells survive with m = 1 or not at all, with -log gamma <= log 4, and for each
+that does not let there be two that do and lead to the same cell, in each pattern that the cell between them can then
+have. Let the head name a nearest neighbour along a move that survives, in each pattern with each set of such, however
+much farther the others are. Then every plan arrives, with at most twice the fewest moves, whatever the length.
 
 Proof. Two moves for each that does not survive make of a way of n moves one of 2 n at most by moves that do. D counts
 those, and each step of the plan leaves one fewer.
@@ -234,6 +234,9 @@ class _Proof:
         if (leak := self._leak()) is not None:
             pattern = None if leak[0] is None else pattern_of(leak[0])
             return Certificate(0, *enumerated, 0.0, 0, dearer, pattern, leak[1])
+        if gamma < math.exp(-_DEAREST):
+            reason = f"at discount {gamma:.4g} a long way may be worth less than what has no way counts for"
+            return Certificate(0, *enumerated, 0.0, 0, dearer, None, reason)
         if gamma * least < math.exp(-_DEAREST):
             margin = self._roundabout((low > 0) & self.between)
             arrives, factor = (0, 1) if margin is None else (math.inf, 2)

@@ -117,3 +117,12 @@ def test_what_the_pages_say_beside_their_tables_is_the_archive_s():
         f"{span(found['forward', 'anderson'] + found['forward', 'forward'], 1)} % with forward iteration forward.",
         page="docs/planners/symvin.md",
     )
+    made = script("reproduction")
+    long = made.chosen(made.at_the_papers_scale(), "vin", size=15, k=30)
+    cells, arrivals = (
+        [trial.result[f"test_{part}_by_distance"][1] for trial in long] for part in ("cells", "arrivals")
+    )
+    near = [arrived / cell for arrived, cell in zip(arrivals, cells, strict=True)]
+    success = sorted(rates(long))
+    assert sum(share > 0.9 for share in near) == sum(rate > 90 for rate in success) == 2 and len(success) == 5
+    says("- As the baseline", f"the others stay at {success[0]:.0f} to {success[2]:.0f}.", page="docs/planners/vin.md")

@@ -13,7 +13,7 @@ import torch
 
 from orchestrator.sweep.files import load_sweep
 from orchestrator.sweep.specs import expand
-from planners import build_planner
+from planners import build_planner, load_planner
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -60,6 +60,22 @@ def test_its_own_planner_is_a_row_of_table_1_and_learns(tmp_path, monkeypatch):
     planner = build_planner(spec.model_copy(update={"k_fwd": 5, "wrap": False}))
     planner(torch.ones(2, 1, 7, 7), torch.zeros(2, 1, 7, 7)).square().sum().backward()
     assert all(weights.grad is not None for weights in planner.parameters())
+
+
+def test_what_it_says_of_the_published_weights_is_the_page_s():
+    page = (ROOT / "docs" / "planners" / "reachability.md").read_text()
+    rows = re.findall(r"^\| \w+ \| \d+ \| .* \| (\d+) \|$", page, re.MULTILINE)
+    starts, longest = re.search(r"^\| perfect \| 2001 \| 5 \| ([\d,]+) \| ([\d,]+) \|", page, re.MULTILINE).groups()
+    said = " ".join(README.split())
+    assert f"search is {min(map(int, rows))} to {round(max(map(int, rows)), -2)} times faster" in said
+    assert f"takes all {starts} starts of five perfect mazes of 2001x2001" in said and f"up to {longest} steps" in said
+    weights = sum(part.numel() for part in load_planner("reachability").planner.parameters())
+    assert f"{weights} weights trained on mazes of 15x15" in said
+
+
+def test_the_report_that_it_shows_has_as_many_trials_as_it_says():
+    trials = expand(load_sweep(ROOT / "sweeps" / "table1.yaml", profile="laptop"))
+    assert f"`laptop` profile, from the [archive](REPRODUCTION.md#what-was-run): {len(trials)} trials" in README
 
 
 @pytest.mark.slow

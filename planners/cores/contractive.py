@@ -32,8 +32,9 @@ class Contractive(nn.Module):
 
         |v_{K+1} - v_K| <= gamma^K |v_1 - v_0|,   |v_K - v*| <= gamma^K / (1 - gamma) |v_1 - v_0|.
 
-    The policy reads the advantages Q - max Q, which do not change when a constant is added to v: near and far from the
-    goal look alike, so the head need not know how large values are.
+    The policy reads the advantages Q - max Q, which do not change when a constant is added to v, but in cells at the
+    edge of a map that is no torus, where zero padding loses mass: near and far from the goal look alike, so the head
+    need not know how large values are.
 
     All filters are tied over the turns and flips of the grid (`group`): turning the map turns the policy, exactly, and
     one map teaches what eight would.

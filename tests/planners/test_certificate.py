@@ -252,6 +252,17 @@ def test_moves_that_others_go_round_are_proven_to_arrive():
     assert (without.arrives, without.margin) == (0, 0.0) and "survives with 0, not 1" in without.reason
 
 
+def test_a_discount_by_which_long_ways_end_below_the_floor_is_not_certified(published):
+    """Once it was proven to arrive, and lost cells of a map that is one long way to and fro."""
+    planner = deepcopy(published)
+    planner.core.discount = 0.05
+    found = certify(planner)
+    assert (found.shortest, found.arrives, found.worst) == (0, 0, None) and "discount 0.05" in found.reason
+    fro = np.zeros((1, 33, 33), np.uint8)
+    fro[0, ::2] = fro[0, 1::4, -1] = fro[0, 3::4, 0] = 1
+    assert wrong(planner, fro, np.zeros((1, 2), int))[0] > 0
+
+
 def test_eight_moves_that_may_err_are_not_certified():
     planner = by_eight()
     with torch.no_grad():

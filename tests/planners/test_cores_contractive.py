@@ -90,3 +90,13 @@ def test_transitions_are_discounted_probabilities():
 def test_a_discount_of_one_is_refused():
     with pytest.raises(ValueError, match="discount"):
         PlannerSpec(core="contractive", discount=1.0)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_constant_on_the_value_changes_no_policy_but_beside_an_edge(wrap):
+    torch.manual_seed(0)
+    step = build_planner(PlannerSpec(core="contractive", wrap=wrap)).core.encode(torch.rand(1, 2, 7, 7))
+    value = torch.rand(1, 1, 7, 7)
+    changed = (step.policy(value + 5) - step.policy(value)).abs().amax(1)[0]
+    inside = changed if wrap else changed[1:-1, 1:-1]
+    assert inside.max() < 1e-3 and (wrap or changed.max() > 1)
