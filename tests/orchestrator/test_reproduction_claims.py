@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import statistics
+from collections import defaultdict
 
 from published import (
     COLUMNS,
@@ -529,6 +531,46 @@ def test_twins_over_the_whole_of_table_1():
         f"a seed of ID-VIN beats one of VIN in {told['id-vin']}, of ID-SymVIN one of SymVIN in {told['id-symvin']}, "
         f"of ID-ConvGPPN one of ConvGPPN in {told['id-convgppn']}.",
     )
+    pairs = [
+        (planner, k, (task, size), *(rates(of("table1_ours", p, task=task, size=size, k=k)) for p in (planner, twin)))
+        for twin, planner in zip(SIX[:3], SIX[3:], strict=True)
+        for k in K
+        for task, size in COLUMNS
+    ]
+    above = [
+        (planner, k, column, own, twin)
+        for planner, k, column, own, twin in pairs
+        if statistics.mean(own) - statistics.mean(twin) > statistics.stdev(own) + statistics.stdev(twin)
+    ]
+    ((planner, k, column, own, twin),) = above
+    assert (planner, column) == ("id-convgppn", ("workspace_manipulation", 18))
+    says(
+        "IDPs are comparable",
+        f"({told['id-vin']})",
+        f"({told['id-symvin']})",
+        f"({told['id-convgppn']})",
+        f"in {len(above)} of Table 1's {len(pairs)} cells",
+        f"K = {k}: {spread(own)} and {spread(twin)} %)",
+    )
+
+
+def test_what_an_equilibrium_leaves_and_success():
+    by_cell = defaultdict(list)
+    for trial in of("table1_ours", "id-convgppn"):
+        by_cell[trial.spec["data"]["task"], trial.size, trial.k].append(trial)
+    left, success = [], []
+    for cell in by_cell.values():
+        logs, rated = [math.log(trial.result["forward_residual"]) for trial in cell], rates(cell)
+        left += [one - statistics.mean(logs) for one in logs]
+        success += [one - statistics.mean(rated) for one in rated]
+    correlated = statistics.correlation(left, success)
+    dear = [*(of("accuracy", "id-convgppn", k=k)[0] for k in (30, 50)), *chosen(trials("figure4", None), "id-convgppn")]
+    residuals = [trial.result["forward_residual"] for trial in dear]
+    says(
+        "An equilibrium that is not solved well",
+        "leaves {:.2f}, {:.2f} and {:.2f} at {:.1f}, {:.1f} and {:.1f} %".format(*residuals, *rates(dear)),
+        f"correlate by {correlated:.2f} ({len(left)} trials)",
+    )
 
 
 def test_table_1_by_k():
@@ -667,9 +709,9 @@ def test_what_verdicts_say_of_residuals_falls_and_sizes():
         for trial in of("table1_ours", "vin")
         if trial.result["trial_diverged"]
     ]
-    undone = sorted(success for success in best if success > 35)
-    assert len(undone) == 3
-    says("Runs fail (under 20 %", f"three of VIN's had {undone[0]:.0f} to {undone[-1]:.0f} % of the validation maps")
+    *_, next_best, low, _, high = sorted(best)
+    told = f"three of VIN's had {low:.0f} to {high:.0f} % of the validation maps (none other above {next_best:.0f})"
+    says("Runs fail (under 20 %", told)
     (unseeing,) = {rate("figure9", planner, k=30) for planner in ("vin", "id-vin")}
     gibibytes = mebibytes("figure9", "convgppn", k=30) / 1024
     says("On 49x49 ConvGPPN", f"VIN and ID-VIN {unseeing} %; ConvGPPN takes {gibibytes:.1f} GiB.")
@@ -714,7 +756,8 @@ def test_the_readme_says_what_the_page_finds():
     beaten = next(row for row in made.aggregates() if row.startswith("| ID-ConvGPPN ")).split(" | ")[2]
     share, low, high = re.findall(r"\d+", beaten)
     (dear,), cheap = of("accuracy", "id-convgppn", k=30), of("accuracy", "contractive")
-    minutes = [mean(found, "train_seconds") / 60 for found in (cheap, [dear])]
+    untied = of("accuracy", "id-vin-contraction")
+    minutes = [mean(found, "train_seconds") / 60 for found in (cheap, [dear], untied)]
     least, *most = sorted(rates(chosen(made.at_the_papers_scale(), "contractive", size=18, k=30)))
     assert len(most) == 4
     says(
@@ -727,6 +770,7 @@ def test_the_readme_says_what_the_page_finds():
         ),
         f"reaches {rate_of(cheap)} % on 15x15 mazes in {minutes[0]:.1f} minutes of a core, where ID-ConvGPPN takes "
         f"{minutes[1]:.1f} for {rate_of([dear])} (K = 30)",
+        f"(such a core by the paper's: {rate_of(untied)} in {minutes[2]:.1f})",
         f"four of its five seeds have {statistics.mean(most):.1f} %; one settles early, at {least:.1f}.",
         page="README.md",
     )
