@@ -145,8 +145,8 @@ def test_ours_on_mazes_at_the_papers_scale():
         [statistics.mean(arrive(found, bin)) for bin in range(4)] for found in (ours, deeper)
     )
     says(
-        "Ours has",
-        f"{spread(rates(ours))} % there",
+        "On mazes ours has",
+        f"{spread(rates(ours))} %, as after ten epochs",
         f"and {span(firsts, 1)} % of the validation maps after the first",
         f"of the starts up to 10 steps away {near:.1f} % arrive, of those 21 to 40 away {middle:.1f} %",
         f"of those 41 to 80 away {far:.1f} %",
