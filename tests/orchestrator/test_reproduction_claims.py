@@ -760,7 +760,8 @@ def test_the_readme_says_what_the_page_finds():
     minutes = [mean(found, "train_seconds") / 60 for found in (cheap, [dear], untied)]
     least, *most = sorted(rates(chosen(made.at_the_papers_scale(), "contractive", size=18, k=30)))
     assert len(most) == 4
-    larger = chosen(made.at_the_papers_scale(), "contractive-80-by-0.04")  # its first seed is the one that settles
+    larger = chosen(made.at_the_papers_scale(), "contractive-80-by-0.04")
+    assert len(larger) == 5 and min(rates(larger)) > 99.95
     says(
         "Of the paper's",
         "Of the paper's {} claims {} hold here, {} in part, {} fail, {} are not seen, {} not decided and {} not "
@@ -773,7 +774,7 @@ def test_the_readme_says_what_the_page_finds():
         f"{minutes[1]:.1f} for {rate_of([dear])} (K = 30)",
         f"(such a core by the paper's: {rate_of(untied)} in {minutes[2]:.1f})",
         f"four of its five seeds have {statistics.mean(most):.1f} %; one settles early, at {least:.1f} (with",
-        f"(with larger steps it has {rates(larger)[0]:.1f}).",
+        f"(with larger steps all five have {statistics.mean(rates(larger)):.1f}).",
         page="README.md",
     )
     for adjoint, planner in {
