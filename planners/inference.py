@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from datagen.moved import by_name
-from datagen.plugins import named_in_environment, require
+from datagen.plugins import PluginError, named_in_environment, require
 from datagen.problem import FOUR, Moves
 from datagen.shapes import shaped
 from planners import advice, trial_files
@@ -215,7 +215,10 @@ def load_planner(directory: str | Path, plugins: Iterable[str] = ()) -> RoutePla
         raise PlannerError(
             f"{error.filename}: no such file: {folder} is not the directory of a trained trial"
         ) from None
-    require(spec.get("plugins", ()))
+    try:
+        require(spec.get("plugins", ()))
+    except PluginError as error:
+        raise type(error)(f"{spec_file}: {error}") from None
     spec = trial_files.agreed_spec(spec, state, checkpoint)
     trainer = trial_files.trainer_of(state, checkpoint)
     moves = trial_files.moves_of(trainer, checkpoint)

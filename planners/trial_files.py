@@ -108,6 +108,10 @@ def agreed_spec(spec: dict[str, Any], state: dict[str, Any], path: Path) -> dict
     own = state.get("spec", spec)
     if not isinstance(own, dict):
         raise PlannerError(f"{path}: spec: expected an object, got a {type(own).__name__}")
+    try:
+        checksum_of(own)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PlannerError(f"{path}: spec: holds what no JSON does ({error!s:.120})") from None
     if field := _difference(spec, own):
         raise PlannerError(f"{path}: was made by another trial than spec.json beside it describes: {field} differs")
     return own

@@ -119,10 +119,17 @@ class _MapServer(Spec):
     image: str = Field(min_length=1)
     resolution: float = Field(gt=0.0)
     origin: tuple[float, float, float]
-    negate: Literal[0, 1] | bool
+    negate: Literal[0, 1, False, True]
     occupied_thresh: float = Field(ge=0.0, le=1.0)
     free_thresh: float = Field(ge=0.0, le=1.0)
     mode: Literal["trinary", "scale", "raw"] = "trinary"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, to which 1e-05 is a number too: so map_saver of ROS 2 writes it."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z"), "-+0123456789")
 
 
 def _read_map_server(path: Path, reading: Reading) -> MapFile:
@@ -167,7 +174,7 @@ def _flat_yaml(content: bytes) -> dict[str, Any]:
     """
     if content.count(b"[") + content.count(b"{") > len(_MapServer.model_fields):
         raise ValueError("expected values, and lists of values")
-    node = yaml.compose(content.decode("utf-8-sig"), yaml.SafeLoader)
+    node = yaml.compose(content.decode("utf-8-sig"), _Loader)
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("expected fields such as image: map.pgm")
     found: dict[str, Any] = {}
@@ -290,9 +297,11 @@ def read_array(path: Path) -> NDArray[Any]:
 
 def _read_npy(path: Path, reading: Reading) -> MapFile:
     array = read_array(path)
-    if not np.isin(array, (0, 1)).all():
-        said = "NaN" if np.isnan(array).any() else f"values from {array.min():.4g} up to {array.max():.4g}"
-        raise DatasetError(f"{path}: expected 1 (free) and 0 (obstacle), got {array.dtype} with {said}")
+    if (others := array[~np.isin(array, (0, 1))]).size:
+        said = "NaN" if np.isnan(others).any() else f"values from {array.min():.4g} up to {array.max():.4g}"
+        raise DatasetError(
+            f"{path}: expected 1 (free) and 0 (obstacle), got {array.dtype} with {said}, such as {others[0]!s:.40}"
+        )
     return MapFile((array == 1).astype(np.uint8))
 
 

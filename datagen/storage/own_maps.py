@@ -75,7 +75,10 @@ def import_map(
     cuts = [side * 8 // 10, side * 9 // 10]
     parts = tuple(part[None] for part in np.split(free, cuts, axis=int(np.argmax(free.shape))))
     if not 5 <= size <= min(min(part.shape[1:]) for part in parts):
-        raise DatasetError(f"{path}: crops of {size}: a tenth of the map's longer side, {side} cells, must hold them")
+        raise DatasetError(
+            f"{path}: crops of {size}: expected 5 cells or more; a tenth of the map's longer side, {side} cells, must "
+            "hold them"
+        )
     _moves(path, imported_spec(path, task=task, map_size=size, train=0, valid=0, test=0, imported="0" * 64))
     splits = crops(parts, size=size, count=count or CROPS, seed=seed, moves=TASKS[task].moves, path=path)
     return store_splits(task, splits, root, path)

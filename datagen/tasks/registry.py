@@ -216,7 +216,7 @@ class DatasetSpec(Spec):
             return data
         name = data.get("task", cls.model_fields["task"].default)
         if not isinstance(name, str) or name not in TASKS:
-            raise ValueError(f"task: unknown name {name!r}; {nearest(str(name), TASKS)}")
+            raise ValueError(f"task: unknown name {name!r:.80}; {nearest(str(name), TASKS)}")
         given = data.get("options", {})
         options_type = TASKS[name].options
         try:

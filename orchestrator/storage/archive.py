@@ -23,7 +23,7 @@ from datagen.spec import first_problem
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.curves import checked_curves, curves_file
 from orchestrator.storage.evaluations import EvaluationResult, read_evaluation, write_evaluation
-from orchestrator.storage.files import MOST_JSON_BYTES, check_output, checksum_of, parsed, refuse_constant, sealed
+from orchestrator.storage.files import MOST_JSON_BYTES, check_output, checksum_of, parsed, read_value, sealed
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import LeaseLost, Owner, TrialHeld
 from orchestrator.storage.results import ResultError, TrialResult, no_room, write_bytes
@@ -257,7 +257,7 @@ def _checked(row: dict[str, Any], where: str) -> Archived:
         if not result.final:
             raise ValueError(f"status: expected COMPLETED or OUT_OF_MEMORY, got {result.status}")
         field = "evaluations"
-        found = json.loads(row["evaluations"], parse_constant=refuse_constant)
+        found = read_value(row["evaluations"])
         evaluations = [EvaluationResult.model_validate(one) for one in found]
         if any(one.trial_id != result.trial_id for one in evaluations):
             raise ValueError("trial_id: the test of another trial")

@@ -69,7 +69,7 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
         if schema.metadata and schema.metadata.get(b"checksum") != checksum_of(rows).encode():
             raise ValueError("its checksum does not fit its content: altered since it was written")
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # a damaged page is an OSError
-        raise ResultError(f"{path}: damaged: {error}; {REMEDY}") from error
+        raise ResultError(f"{path}: damaged: {' '.join(str(error).split())}; {REMEDY}") from error
     return rows
 
 

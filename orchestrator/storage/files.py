@@ -21,6 +21,7 @@ from planners.trial_files import sealed as sealed
 from planners.trial_files import unsealed as unsealed
 
 MOST_JSON_BYTES = 2**24
+MOST_NESTED = 20
 
 _NO_FILE = "expected a file, found a folder, a pipe or a device"
 
@@ -194,12 +195,7 @@ def read_object(text: bytes | str) -> dict[str, Any]:
     Raises:
         ValueError: It is no such object.
     """
-    try:
-        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=refuse_constant)
-    except RecursionError:
-        raise ValueError("not JSON: nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
+    content = read_value(text)
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
     if next(iter(content), None) not in ("checksum", "trial_id"):
@@ -207,6 +203,27 @@ def read_object(text: bytes | str) -> dict[str, Any]:
     return content
 
 
-def refuse_constant(constant: str) -> Any:
-    """Refuse NaN and the infinities, which no JSON has; for `json.loads`."""
-    raise ValueError(f"{constant} is no number")
+def read_value(text: bytes | str) -> Any:
+    """Return the JSON value in a text.
+
+    Raises:
+        ValueError: There is none, or one nested more deeply than any of ours, which could not be written again.
+    """
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no number")
+
+    try:
+        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if _deeper(content, MOST_NESTED):
+        raise ValueError("nested too deeply")
+    return content
+
+
+def _deeper(value: Any, most: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most < 0 or any(_deeper(part, most - 1) for part in inside)

@@ -16,9 +16,10 @@ from datagen.spec import Spec, first_problem, nearest
 from datagen.tasks.registry import DatasetSpec
 from orchestrator.sweep.figure_names import FIGURE_NAMES
 from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
-from orchestrator.sweep.specs import ExecutionSpec, SweepError, SweepSpec
+from orchestrator.sweep.specs import ROW_FIELDS, ExecutionSpec, SweepError, SweepSpec
 from orchestrator.sweep.suggestions import check_space, expansion
 from orchestrator.sweep.yaml_1_2 import BadYaml, parse_yaml, read_yaml
+from planners.registry import CORES
 from planners.specs import PlannerSpec, TrainingSpec
 
 MOST_EXTENDED = 20
@@ -82,6 +83,7 @@ def load_sweep(path: str | Path, profile: str | None = None, overrides: Iterable
         for name in sweep.figures:
             if name not in FIGURE_NAMES:  # here, and not when the trials have run
                 raise SweepError(f"figures: unknown name {name!r:.80}; {nearest(name, FIGURE_NAMES)}")
+        _check_entries(sweep)
         expansion(sweep).trials()
         if sweep.search is not None:
             check_space(sweep)
@@ -101,6 +103,21 @@ def _check_fields(document: Iterable[str]) -> None:
             full = _full_path(field)
             hint = f"did you mean {full!r}?" if full else nearest(field, [*SweepSpec.model_fields, *_OF_FILES])
             raise SweepError(f"unknown field {field!r:.80}; {hint}")
+
+
+def _check_entries(sweep: SweepSpec) -> None:
+    """Raise SweepError where a planner's entry has a field of another place in a sweep, or nearly one of its own."""
+    for name, entry in sweep.planners.items():
+        core = entry.planner.get("core", PlannerSpec().core)
+        if entry.is_system or not isinstance(core, str) or core not in CORES:
+            continue
+        for field in entry.planner:
+            if field not in PlannerSpec.model_fields and field not in CORES[core].options_type.model_fields:
+                meant = _full_path(field) or "".join(difflib.get_close_matches(field.lower(), ROW_FIELDS, 1, 0.75))
+                if meant.startswith(("grid.", "training.")):
+                    meant = f"planners.{name}.{meant}"
+                if meant:
+                    raise SweepError(f"planners.{name}: unknown field {field!r:.80}; did you mean {meant!r}?")
 
 
 def _label(profile: str | None, overrides: Iterable[str]) -> str:

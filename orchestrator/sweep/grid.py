@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Container, Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from datagen.spec import nearest
 
+
+def expecting(words: str) -> WrapValidator:
+    """Return what has a field of several kinds say what it takes: pydantic names the kind that it has tried first."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"expected {words}, got {value!r:.80}") from None
+
+    return WrapValidator(check)
+
+
 Scalar = str | int | float | bool | None
+Value = Annotated[Scalar, expecting("a text, a finite number, true, false or null")]
+"""A `Scalar` as a field of a sweep."""
+
 MOST_TRIALS = 100_000
 TESTS = "sets of further test maps"
 
@@ -50,12 +68,13 @@ def check_values(axes: Mapping[str, list[Scalar]]) -> None:
             seen.add(value)
 
 
-def check_places(axes: Iterable[str], own: Iterable[tuple[str, str]]) -> None:
+def check_places(axes: Iterable[str], own: Iterable[tuple[str, str]], searched: Container[str]) -> None:
     """Refuse a field that an axis sets and something else too: one of them would be overruled without a word.
 
     Args:
         axes: The axes.
         own: What the planner's entry sets, as pairs of a trial's field and its place in the entry.
+        searched: Those of the axes that are a search's.
 
     Raises:
         GridError: There is one.
@@ -68,6 +87,8 @@ def check_places(axes: Iterable[str], own: Iterable[tuple[str, str]]) -> None:
     for field, place in own:
         if field in by_field:
             axis = by_field[field]
+            if axis in searched:
+                raise GridError(f"{place}: search.space.{axis} sets it too; leave it out of one of them")
             raise GridError(
                 f"{place}: the axis {axis!r} of the grid sets it too; leave it out here, or give this planner an axis "
                 f"of its own: grid: {{{axis}: [...]}}"

@@ -7,12 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from datagen.spec import Spec
+from orchestrator.sweep.grid import expecting
 
 LEAST_STALL_SECONDS = 2.0
 """A step, or a batch of a test, may take a second: with less, trials that are well would be ended, and FAILED."""
 
 MOST = 1e9
 """Processors, GPUs, or GiB: more than any cluster has, and few enough to count with."""
+_Gpus = Annotated[
+    Annotated[float, Field(ge=0.0, le=MOST)] | Literal["auto"], expecting(f"a number from 0 to {MOST:g}, or 'auto'")
+]
 
 
 class AtMost(Spec):
@@ -44,7 +48,7 @@ class Resources(Spec):
     """
 
     cpus: float | None = Field(None, gt=0.0, le=MOST)
-    gpus: Annotated[float, Field(ge=0.0, le=MOST)] | Literal["auto"] = "auto"
+    gpus: _Gpus = "auto"
     accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
     min_memory_gib: float | None = Field(None, gt=0.0, le=MOST)
     exclusive: bool = False

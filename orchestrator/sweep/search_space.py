@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import random
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from datagen.spec import Spec
+from orchestrator.sweep.grid import Scalar as Scalar
+from orchestrator.sweep.grid import Value, expecting
 from planners.specs import TrainingSpec
 
-Scalar = str | int | float | bool | None
 Suggestions = dict[str, list[dict[str, Scalar]]]
 """By study (`TASK_NUMBER/PLANNER`): the axes of each suggestion, in the order they were made."""
 
+_End = Annotated[float | int, expecting("a finite number")]
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -29,9 +31,9 @@ class SearchAxis(Spec):
         log: True for values spread evenly in their logarithm.
     """
 
-    choices: list[Scalar] | None = None
-    low: float | int | None = None
-    high: float | int | None = None
+    choices: list[Value] | None = None
+    low: _End | None = None
+    high: _End | None = None
     log: bool = False
 
     @field_validator("choices")

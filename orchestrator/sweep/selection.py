@@ -31,7 +31,7 @@ def select(trials: list[PlannedTrial], only: str | None, unknown: Collection[str
     for key, values in wanted.items():
         for value in values:
             if not any(_has(trial, key, value) for trial in trials):
-                raise SweepError(f"--only {key}={value}: no trial of the sweep matches{_hint(trials, key, value)}")
+                raise SweepError(f"--only {key}={value:.80}: no trial of the sweep matches{_hint(trials, key, value)}")
     found = [t for t in trials if all(any(_has(t, key, value) for value in values) for key, values in wanted.items())]
     if not found:
         raise SweepError(f"--only {only!r:.200}: no trial of the sweep matches all of it")

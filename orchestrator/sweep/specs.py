@@ -15,7 +15,7 @@ from datagen.tasks.registry import TASKS, DatasetSpec, input_channels
 from datagen.tasks.samples import Samples
 from orchestrator.errors import SweepError as SweepError
 from orchestrator.sweep import grid
-from orchestrator.sweep.grid import MOST_TRIALS, GridError
+from orchestrator.sweep.grid import MOST_TRIALS, GridError, Value
 from orchestrator.sweep.grid import Scalar as Scalar
 from orchestrator.sweep.limits import Budget as Budget
 from orchestrator.sweep.limits import ExecutionSpec as ExecutionSpec
@@ -28,7 +28,7 @@ from planners.registry import Measure
 from planners.trial_files import MOST_STEPS_PER_ROW
 
 S = TypeVar("S", bound=Spec)
-_ROW_FIELDS = ("training", "grid", "test_steps_per_row")
+ROW_FIELDS = ("training", "grid", "test_steps_per_row")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -46,7 +46,7 @@ class PlannerEntry(Spec):
 
     planner: dict[str, Any] = {}
     training: dict[str, Any] = {}
-    grid: dict[str, list[Scalar]] = {}
+    grid: dict[str, list[Value]] = {}
     test_steps_per_row: float | None = Field(None, gt=0.0, le=MOST_STEPS_PER_ROW)
 
     @model_validator(mode="before")
@@ -54,8 +54,8 @@ class PlannerEntry(Spec):
     def _planner_fields_stand_in_the_entry(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        own = {key: data[key] for key in _ROW_FIELDS if key in data}
-        return {"planner": {key: data[key] for key in data if key not in _ROW_FIELDS}, **own}
+        own = {key: data[key] for key in ROW_FIELDS if key in data}
+        return {"planner": {key: data[key] for key in data if key not in ROW_FIELDS}, **own}
 
     @property
     def is_system(self) -> bool:
@@ -98,7 +98,7 @@ class SweepSpec(Spec):
     tasks: list[dict[str, Any]] = Field([{"task": "navigation"}], min_length=1)
     data: dict[str, Any] = {}
     planners: dict[str, PlannerEntry] = Field(min_length=1)
-    grid: dict[str, list[Scalar]] = {"k": [30], "seed": [0]}
+    grid: dict[str, list[Value]] = {"k": [30], "seed": [0]}
     training: dict[str, Any] = {}
     budget: Budget = Budget()
     execution: SerializeAsAny[ExecutionSpec] = ExecutionSpec()
@@ -323,7 +323,7 @@ def _places(
     section = "system" if entry.is_system else "planner"
     own = [(f"{section}.{name}", name) for name in (*entry.planner, *(options if isinstance(options, Mapping) else ()))]
     own += [(f"training.{name}", f"training.{name}") for name in entry.training]
-    grid.check_places(axes, own)
+    grid.check_places(axes, own, chosen)
     return grid.product(axes, most)
 
 

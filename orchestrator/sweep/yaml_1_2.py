@@ -68,7 +68,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
         if len(reason) > _MOST_LETTERS:
             reason = f"{reason[: _MOST_LETTERS // 2]} ... {reason[-_MOST_LETTERS // 2 :]}"
         raise BadYaml(f"not valid YAML: {reason}") from None

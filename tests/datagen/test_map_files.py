@@ -80,6 +80,8 @@ def test_a_ros_map_is_read_as_map_server_does(tmp_path):
     assert found.free.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1]]
     assert (found.place.resolution, found.place.origin) == (0.05, (-1.0, -2.0, 0.0))
     assert read_map(path, Reading(unknown_is_free=True)).free.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1]]
+    found = read_map(server(tmp_path, grey, resolution="5e-2", origin="[-1, 1e-05, 0]"))  # no point, as yaml-cpp has it
+    assert (found.place.resolution, found.place.origin) == (0.05, (-1.0, 1e-5, 0.0))
     assert read_map(server(tmp_path, grey, negate="true")).free.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]]
     # in between 0.196 and 0.65 by proportion: an obstacle from 65 of 100 on
     scale = np.array([[0, 130, 131, 205, 255]], np.uint8)
@@ -162,6 +164,8 @@ BAD = {
         lambda p: server(p, GREY, free_thresh="'0.2'"),
         "free_thresh: expected a number, got '0.2'",
     ),
+    "no truth value": (lambda p: server(p, GREY, negate="'no'"), "map.yaml: negate: expected 0, 1, False or True, got"),
+    "between": (lambda p: array(p / "m.npy", FREE * 0.999999), "with values from 0 up to 1, such as 0.999999"),
     "two of three": (lambda p: server(p, GREY, origin=[0.0, 0.0]), "map.yaml: origin"),
     "another mode": (lambda p: server(p, GREY, mode="grey"), "mode: expected 'trinary', 'scale' or 'raw'"),
     "thresholds": (lambda p: server(p, GREY, free_thresh=0.9), "free_thresh: 0.9 is more than occupied_thresh"),

@@ -133,6 +133,10 @@ def of_result(**fields):
     return edit
 
 
+DEEP = json.loads("[" * 300 + "]" * 300)
+"""What JSON's readers take, and a later writer would not."""
+
+
 def of_evaluation(**fields):
     return lambda rows: rows[1].__setitem__(
         "evaluations", json.dumps([{**json.loads(rows[1]["evaluations"])[0], **fields}])
@@ -162,9 +166,11 @@ def of_evaluation(**fields):
         (of_evaluation(k=-5), "row 1: evaluations: k"),
         (of_evaluation(success_rate=math.nan), "row 1: evaluations"),
         (of_evaluation(zz=[math.nan]), "row 1: evaluations"),
+        (of_evaluation(zz=DEEP), "row 1: evaluations: nested too deeply"),
         (of_evaluation(trial_id="f" * 16), "row 1: evaluations: trial_id"),
         (of_evaluation(dataset_id="x\n"), "row 1: evaluations: dataset_id"),
         (of_result(zz={"a": [math.nan]}), "row 1: result"),
+        (of_result(zz=DEEP), "row 1: result: nested too deeply"),
         (of_result(test_success_rate=99.0), "row 1: result: test_success_rate"),
         (of_result(status="FAILED"), "row 1: result: status"),
         (of_result(curves="../../../etc/passwd"), "row 1: result: curves"),

@@ -218,6 +218,7 @@ def test_a_search_without_suggestions_is_planned_and_tabulated(path, tmp_path, c
         ("{training.learning_rate: {choices: [1e-3, 0.001]}}", "0.001 is given twice"),
         ("{training.epsilon: {low: -1.7e308, high: 1.7e308}}", "training.epsilon: expected ends that a number can"),
         ("{training.learning_rate_decay: {low: 0.5, high: 1.0e300}}", "decay.high: expected 1.0 or less, got 1e+300"),
+        ("{planner.hidden_channels: {choices: [3]}}", "hidden_channels: search.space.planner.hidden_channels sets it"),
         ("{k: {low: 0, high: 8}}", "search.space.k.low: expected 1 or more, got 0"),
         ("{planner.kernel_size: {low: 0, high: 8}}", "search.space.planner.kernel_size.low: expected "),
     ],

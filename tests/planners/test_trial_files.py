@@ -122,6 +122,10 @@ def test_a_checkpoint_of_another_spec_is_refused(trial, damaged):
             PlannerError, match=rf"made by another trial .* describes: planner.{next(iter(change))} differs"
         ):
             load_planner(damaged("checkpoint.pt", content.getvalue()))
+    content = io.BytesIO()
+    torch.save({**state, "spec": spec | {"seed": torch.zeros(3)}}, content)
+    with pytest.raises(PlannerError, match=r"checkpoint.pt: spec: holds what no JSON does"):
+        load_planner(damaged("checkpoint.pt", content.getvalue()))
 
 
 def test_neither_a_pipe_nor_a_device_is_waited_for(trial, damaged):
