@@ -162,7 +162,7 @@ def check_any_sample_by_itself(spec: DatasetSpec) -> None:
 
 
 def check_samples_are_kept(spec: DatasetSpec) -> None:
-    """Samples that have been written are read as they were made, and no two splits share one."""
+    """Samples that have been written are read as they were made."""
     with tempfile.TemporaryDirectory() as root:
         parquet.make_dataset(spec, Path(root))
         read = parquet.read_samples(parquet.directory_of(spec, Path(root)), "train")
