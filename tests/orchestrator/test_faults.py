@@ -46,9 +46,7 @@ class Stop(BaseException):
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "datasets"
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
+    parquet.make_dataset(DATA, root)
     return root
 
 
@@ -309,9 +307,7 @@ def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
     expected = manifest.read_bytes()
     manifest.write_bytes(expected[: len(expected) // 2])
     assert not _whole(DATA, root)
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
+    parquet.make_dataset(DATA, root)
     assert manifest.read_bytes() == expected
 
 

@@ -48,10 +48,7 @@ SPEC = TrialSpec(
 
 @pytest.fixture
 def storage(tmp_path):
-    root = tmp_path / "datasets"
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
+    parquet.make_dataset(DATA, tmp_path / "datasets")
     return tmp_path
 
 

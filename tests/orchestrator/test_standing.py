@@ -40,9 +40,7 @@ def trial(tmp_path):
 
 
 def test_a_trial_tells_where_it_stands_and_takes_it_away(tmp_path, monkeypatch):
-    for shard in parquet.missing_shards(DATA, tmp_path / "datasets"):
-        parquet.write_shard(DATA, shard, tmp_path / "datasets")
-    parquet.finish_dataset(DATA, tmp_path / "datasets")
+    parquet.make_dataset(DATA, tmp_path / "datasets")
     monkeypatch.setattr(telling, "MOST_OFTEN_SECONDS", 0.0)
     trial, written = Storage(tmp_path).trial(trial_id(SPEC)), []
     monkeypatch.setattr(
