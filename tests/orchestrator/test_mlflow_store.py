@@ -9,7 +9,6 @@ import threading
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from mutations import EXAMPLES, mutated
@@ -88,7 +87,7 @@ def means(storage):
 
 def artifact(storage, name, parent="kept"):
     (run,) = (run for run in shown(storage)[1] if run.info.run_name == parent)
-    return (Path(unquote(urlsplit(run.info.artifact_uri).path)) / name).read_text()
+    return (mlflow_store.folder_of(run.info.artifact_uri) / name).read_text()
 
 
 def set_revision(path, revision):
