@@ -1,4 +1,4 @@
-"""What tests of the compiled iterations share: steps of either kind, and solvers by the rule that those loops keep."""
+"""What tests of iterations share: matrices, steps of compiled loops, and solvers by the rule that those loops keep."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ ADJOINTS = {
     "one step": OneStep(),
     "unrolled": Unrolled(),
 }
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def non_normal(n: int = 5, radius: float = 0.8, seed: int = 0) -> Tensor:
+    """A matrix of spectral radius below one whose norm is far above one: the first steps grow."""
+    matrix = torch.triu(randn(n, n, seed=seed), diagonal=1)
+    matrix.diagonal().copy_(torch.linspace(-radius, radius, n, dtype=torch.float64))
+    assert torch.linalg.matrix_norm(matrix, 2) > 1.5
+    return matrix
 
 
 def value_iteration(

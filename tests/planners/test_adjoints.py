@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from iterations import non_normal, randn
 from torch import Tensor, nn
 
 from planners.fixed_points import (
@@ -26,18 +27,6 @@ EXACT_SOLVERS = (ForwardIteration(3000, 1e-14), Anderson(400, 1e-13), Broyden(40
 ADJOINT_SOLVERS = (*EXACT_SOLVERS, GMRES(40, 1e-13))
 
 by_name = {"ids": lambda s: type(s).__name__}
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def non_normal(n: int = 5, radius: float = 0.8) -> Tensor:
-    """Spectral radius `radius`, norm above one: iteration converges though no step contracts."""
-    matrix = torch.triu(randn(n, n), diagonal=1)
-    matrix.diagonal().copy_(torch.linspace(-radius, radius, n, dtype=torch.float64))
-    assert torch.linalg.matrix_norm(matrix, 2) > 1.5
-    return matrix
 
 
 class Problem:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from iterations import randn
 from torch import Tensor
 
 from planners.fixed_points import (
@@ -26,10 +27,6 @@ from planners.planner import build_planner
 from planners.specs import PlannerSpec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("implicit_*.py"))
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_defaults_are_forward_iteration_and_implicit() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iterations import non_normal, randn
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
@@ -19,18 +20,6 @@ FIXED_POINT_SOLVERS = (ForwardIteration(2000, 1e-13), Anderson(400, 1e-13), Broy
 SOLVERS = (*FIXED_POINT_SOLVERS, GMRES(40, 1e-13))
 named = pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 nonlinear = pytest.mark.parametrize("solver", FIXED_POINT_SOLVERS, ids=lambda s: type(s).__name__)
-
-
-def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def non_normal(n: int, radius: float = 0.8, seed: int = 0) -> Tensor:
-    """A matrix of spectral radius below one whose norm is far above one: the first steps grow."""
-    matrix = torch.triu(randn(n, n, seed=seed), diagonal=1)
-    matrix.diagonal().copy_(torch.linspace(-radius, radius, n, dtype=torch.float64))
-    assert torch.linalg.matrix_norm(matrix, 2) > 1.5
-    return matrix
 
 
 class Affine:
