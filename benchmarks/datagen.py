@@ -111,6 +111,7 @@ def loading(size: int, steps: int) -> dict[str, float]:
     import torch
 
     from planners import PlannerSpec, build_planner
+    from planners.training.evaluation import Inputs
 
     problems = TASKS["navigation"].draw()(DatasetSpec(map_size=size), "train", 0, 32 * (steps + 1))
     load, train = [], []
@@ -121,13 +122,9 @@ def loading(size: int, steps: int) -> dict[str, float]:
         start = time.perf_counter()
         batch = next(batches)
         loaded = time.perf_counter()
-        goal = torch.zeros(32, 1, size, size)
-        goal[
-            torch.arange(32), 0, torch.from_numpy(batch.goal[:, 0]).long(), torch.from_numpy(batch.goal[:, 1]).long()
-        ] = 1
-        logits = planner(torch.from_numpy(batch.map)[:, None].float(), goal)
+        inputs = Inputs.of(batch)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits, torch.from_numpy(batch.label).long()).backward()
+        torch.nn.functional.cross_entropy(planner(inputs.map, inputs.goal), inputs.label).backward()
         optimizer.step()
         load.append(loaded - start)
         train.append(time.perf_counter() - loaded)

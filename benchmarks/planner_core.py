@@ -36,7 +36,18 @@ if not __package__:  # run as a script: this file must not hide the package of i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import planner_baselines as others
-from benchmarks.planner_steps import BATCH, K_BWD, Row, inputs_of, medians, problems_of, rows_of, scaling, settled_core
+from benchmarks.planner_steps import (
+    BATCH,
+    K_BWD,
+    Row,
+    inputs_of,
+    machine,
+    medians,
+    problems_of,
+    rows_of,
+    scaling,
+    settled_core,
+)
 from datagen.problem import FOUR
 from planners import PlannerSpec, build_planner
 from planners.registry import CORES as REGISTERED
@@ -57,14 +68,6 @@ class Target:
     @property
     def verdict(self) -> str:
         return "PASS" if (self.value <= self.target if self.at_most else self.value >= self.target) else "short"
-
-
-def machine(clock: Callable[[], float], size: int = 2048) -> dict[str, float]:
-    """Return what the machine reaches on this many threads: a matrix product (GFLOP/s) and a copy (GB/s moved)."""
-    a, b = torch.randn(2, size, size)
-    source, target = torch.randn(2, 1 << 25)
-    (product, copy) = medians([lambda: torch.mm(a, b), lambda: target.copy_(source)], 7, clock)
-    return {"matmul_gflops": 2 * size**3 / product / 1e9, "copy_gbytes": 2 * source.nbytes / copy / 1e9}
 
 
 def evaluation(clock: Callable[[], float], maps: int, plain_maps: int) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from planners.compiled.solvers import BestFirst, GaussSeidel
 from planners.mappers import Identity
 from planners.options import NoOptions
 from planners.planner import Planner
+from planners.training.evaluation import Inputs
 from planners.training.memory import TensorMemory, state_tensors
 
 BATCH, K_BWD, TOLERANCE, RADIUS = 32, 15, 1e-4, 0.9
@@ -85,8 +86,9 @@ def medians(works: list[Callable[[], None]], rounds: int, clock: Callable[[], fl
     return [statistics.median(taken) for taken in times]
 
 
-def machine(clock: Callable[[], float], size: int = 2048) -> dict[str, float]:
+def machine(clock: Callable[[], float]) -> dict[str, float]:
     """Return what the machine reaches on this many threads: a matrix product (GFLOP/s) and a copy (GB/s moved)."""
+    size = 2048
     a, b = torch.randn(2, size, size)
     source, target = torch.randn(2, 1 << 25)
     (product, copy) = medians([lambda: torch.mm(a, b), lambda: target.copy_(source)], 7, clock)
@@ -99,11 +101,8 @@ def problems_of(size: int, count: int) -> Problems:
 
 def inputs_of(problems: Problems) -> tuple[Tensor, Tensor, Tensor]:
     """Return map and goal [B, 1, h, w], and labels [B, h, w]."""
-    map = torch.from_numpy(problems.map).float()[:, None]
-    goal = torch.zeros_like(map)
-    rows = torch.arange(len(map))
-    goal[rows, 0, *torch.from_numpy(problems.goal).long().T] = 1.0
-    return map, goal, torch.from_numpy(problems.label).long()
+    inputs = Inputs.of(problems)
+    return inputs.map, inputs.goal, inputs.label
 
 
 def planner_of(core: torch.nn.Module, solver: object, adjoint: object) -> Planner:

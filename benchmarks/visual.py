@@ -25,7 +25,7 @@ if not __package__:  # run as a script: this file must not hide the package of i
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from datagen.options import VisualOptions
-from datagen.storage.dataset import finish_dataset, shards, write_shard
+from datagen.storage.dataset import make_dataset
 from datagen.storage.stream import ProblemStream
 from datagen.tasks import navigation
 from datagen.tasks.registry import DatasetSpec
@@ -70,9 +70,7 @@ def measure_disk(problems: int) -> dict[str, float]:
     spec = DatasetSpec(task="visual_navigation", train=problems, valid=0, test=0)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        for shard in shards(spec):
-            write_shard(spec, shard, Path(folder))
-        finish_dataset(spec, Path(folder))
+        make_dataset(spec, Path(folder))
         made = time.perf_counter() - started
         directory = next(Path(folder).iterdir())
         stored = sum(path.stat().st_size for path in directory.glob("*.parquet"))

@@ -74,8 +74,10 @@ def _cell(text: str) -> str:
 
 
 def schema() -> str:
-    """Return the schema as it is kept."""
-    return json.dumps(sweep_schema(), indent=1) + "\n"
+    """Return the schema as it is kept: a definition a line, for editors to read and for diffs to name."""
+    parts = sweep_schema()
+    definitions = (f"{json.dumps(name)}: {json.dumps(part)}" for name, part in parts.pop("definitions").items())
+    return json.dumps(parts)[:-1] + ', "definitions": {\n' + ",\n".join(definitions) + "\n}}\n"
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ def _shows_colours(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def tell(line: str) -> None:
+    """Write a line for people beside what a command puts out."""
+    print(f"idp: {line}", file=sys.stderr)
+
+
 def aligned(lines: Sequence[Sequence[str]], right: Container[int] = (), rule: str = "") -> list[str]:
     """Return the lines of a table as text, the first of which is its header.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -34,7 +35,7 @@ class Head:
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        gcs, dashboard, agent, client = _free_ports(4)
+        gcs, dashboard, agent, client = free_ports(4)
         self.address, self.jobs_address = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
         self.storage, self._log = folder / "storage", folder / "head.log"
         command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={gcs}", "--node-ip-address=127.0.0.1"]
@@ -77,11 +78,10 @@ class Head:
             self._process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -27,8 +27,10 @@ if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 8 * 2**30:
 
 from cluster import Head, token_environment
 from forkserver import Forkserver
+from small_trial import DATA
 
 from datagen.plugins import LOADED, OWNERS
+from datagen.storage.dataset import make_dataset
 from datagen.tasks.registry import TASKS
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
@@ -175,3 +177,18 @@ def storage_with_database(tmp_path: Path, database: bytes) -> Path:
     folder.mkdir()
     (folder / "mlflow.db").write_bytes(database)
     return folder
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset of `small_trial`."""
+    root = tmp_path_factory.mktemp("data") / "datasets"
+    make_dataset(DATA, root)
+    return root
+
+
+@pytest.fixture
+def storage(tmp_path: Path, datasets: Path) -> Path:
+    """A storage with the dataset of `small_trial`, read-only: all tests share it."""
+    (tmp_path / "datasets").symlink_to(datasets)
+    return tmp_path

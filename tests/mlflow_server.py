@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+
+from cluster import free_ports
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 MOST_SECONDS = 400.0
@@ -25,9 +26,7 @@ class MLflowServer:
     """
 
     def __init__(self, store: str, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}"
         self.store, self.folder = store, folder
         self.process: subprocess.Popen[bytes] | None = None

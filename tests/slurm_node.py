@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 GPUS = 2
 PATIENCE = 60.0
@@ -88,7 +90,7 @@ class SlurmNode:
             (self.folder / name).mkdir()
         fields = {
             "host": socket.gethostname().partition(".")[0],
-            "ports": _free_ports(2),
+            "ports": free_ports(2),
             "folder": self.folder,
             "cpus": os.cpu_count(),
             "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21,
@@ -166,11 +168,3 @@ def _wait(done, what: str, folder: Path) -> None:
             logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in sorted(folder.glob("*.out")))
             raise TimeoutError(f"no {what} after {PATIENCE:g} s:\n{logs}")
         time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from iterations import randn
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "reversible_iteration.py"))
-
-
-def randn(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def test_its_gradients_are_those_of_its_steps():

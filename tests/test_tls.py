@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cluster import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -34,12 +35,6 @@ class Echo(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *words: object) -> None:
         pass
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +58,7 @@ def front(secrets, tmp_path_factory):
     behind = [ThreadingHTTPServer(("127.0.0.1", 0), Echo) for _ in range(2)]
     for each in behind:
         threading.Thread(target=each.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    ports = [free_port(), free_port()]
+    ports = free_ports(2)
     text = (ROOT / "docker/tls/nginx.conf").read_text()
     changes = {
         "http://head:8265": f"http://127.0.0.1:{behind[0].server_address[1]}",

@@ -205,7 +205,7 @@ def _shared_maps(spec: DatasetSpec, directory: Path, records: list[ShardRecord])
     for record in records:
         path = directory / record.name
         with readable(path):
-            file = _shard_file(path, spec, record, verify=True)
+            file = _shard_file(path, spec, record)
             hashes[record.split].append(hashes_of(file, spec))
     unique = np.concatenate([np.unique(np.concatenate(parts)) for parts in hashes.values()])
     found, splits = np.unique(unique, return_counts=True)
@@ -326,7 +326,7 @@ def is_complete(spec: DatasetSpec, root: Path, *, verify: bool = True) -> bool:
     return True
 
 
-def _shard_file(path: Path, spec: DatasetSpec, record: ShardRecord, verify: bool) -> pq.ParquetFile:
+def _shard_file(path: Path, spec: DatasetSpec, record: ShardRecord) -> pq.ParquetFile:
     """Return a shard whose bytes, and no others, have been checked."""
     try:
         content = read_file(path, record.bytes)
@@ -334,7 +334,7 @@ def _shard_file(path: Path, spec: DatasetSpec, record: ShardRecord, verify: bool
         raise DatasetError(f"{path}: missing; make the dataset again, only this shard is made") from None
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}; make it again") from error
-    if verify and (len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256):
+    if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
         raise DatasetError(f"{path}: altered or truncated (sha256 differs from the manifest's); make it again")
     file = parquet_file(content)
     check_file(file, spec, record, path)
@@ -342,7 +342,7 @@ def _shard_file(path: Path, spec: DatasetSpec, record: ShardRecord, verify: bool
     return file
 
 
-def _tables(directory: Path, split: Split, verify: bool, samples: bool) -> Iterator[tuple[pa.Table, int, Path]]:
+def _tables(directory: Path, split: Split, *, samples: bool) -> Iterator[tuple[pa.Table, int, Path]]:
     """Yield the tables of a split's shards, each with the number of its first problem and its path."""
     manifest, first = load_manifest(directory), 0
     if isinstance(TASKS[manifest.spec.task], Samples) != samples:
@@ -352,41 +352,38 @@ def _tables(directory: Path, split: Split, verify: bool, samples: bool) -> Itera
         if record.split == split:
             path = Path(directory) / record.name
             with readable(path):
-                table = _shard_file(path, manifest.spec, record, verify).read(use_threads=False)
+                table = _shard_file(path, manifest.spec, record).read(use_threads=False)
             yield table, first, path
             first += record.rows
 
 
-def read_shards(directory: Path, split: Split, *, verify: bool = True) -> Iterator[Problems]:
+def read_shards(directory: Path, split: Split) -> Iterator[Problems]:
     """Yield the shards of a split in order, one in memory at a time.
 
     Raises:
         DatasetError: A shard is missing, fails its checksum, or is none of this dataset; names the file.
     """
     moves = TASKS[load_manifest(directory).spec.task].moves
-    for table, first, path in _tables(directory, split, verify, samples=False):
+    for table, first, path in _tables(directory, split, samples=False):
         with readable(path):
             problems = checked_problems(table, moves, first, path)
         yield problems
 
 
-def read_samples(directory: Path, split: Split, *, verify: bool = True) -> SampleColumns:
+def read_samples(directory: Path, split: Split) -> SampleColumns:
     """Return a split of a dataset of samples, in memory, by column; errors as of `read_shards`."""
-    parts = [
-        samples_from_table(table, first, path) for table, first, path in _tables(directory, split, verify, samples=True)
-    ]
+    parts = [samples_from_table(*table) for table in _tables(directory, split, samples=True)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def read_split(directory: Path, split: Split, verify: bool = True) -> Problems:
+def read_split(directory: Path, split: Split) -> Problems:
     """Return a whole split in memory.
 
     Args:
         directory: The dataset's folder.
         split: "train", "valid" or "test".
-        verify: Compare every shard's sha256 with the manifest's.
 
     Raises:
         DatasetError: A shard is missing or fails its checksum; names the file.
     """
-    return concatenate(list(read_shards(directory, split, verify=verify)))
+    return concatenate(list(read_shards(directory, split)))

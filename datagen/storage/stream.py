@@ -59,14 +59,13 @@ class ProblemStream:
     resumed at an epoch reads what it would have read. Obstacle polygons, which no planner reads, are left out.
     """
 
-    def __init__(self, directory: Path, split: Split, *, max_bytes: int = 2**30, verify: bool = True):
+    def __init__(self, directory: Path, split: Split, *, max_bytes: int = 2**30):
         """Look up what there is to read.
 
         Args:
             directory: The dataset's folder.
             split: "train", "valid" or "test".
             max_bytes: Most memory for problems: the pool, what is on its way there, and the batches given out.
-            verify: Compare a shard's sha256 with the manifest's when it is first opened.
 
         Raises:
             DatasetError: The dataset is not finished, or a shard is not there.
@@ -80,7 +79,7 @@ class ProblemStream:
                 self._groups += _groups(Path(directory) / record.name, manifest, record, first)
                 first += record.rows
         self._length = first
-        self._unverified = {group.path for group in self._groups} if verify else set()
+        self._unverified = {group.path for group in self._groups}
         self._most_rows = max((group.rows for group in self._groups), default=0)
         self._bytes_per_problem = 4 + bytes_per_problem(manifest.spec)  # the goal takes four
 

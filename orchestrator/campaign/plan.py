@@ -18,7 +18,8 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, Scalar, SweepSpec
 
-State = Literal["done", "stale", "failed", "cancelled", "missing"]
+State = Literal["done", "missing", "stale", "failed", "cancelled"]
+STATES: tuple[State, ...] = ("done", "missing", "stale", "failed", "cancelled")
 Rerun = Literal["stale", "shared"]
 RERUNS: tuple[Rerun, ...] = ("stale", "shared")
 RERUN_HELP = "also train again what other code has produced (stale), or what shared its device (shared)"
@@ -75,6 +76,10 @@ class Plan:
     seconds_from: str
     guessed: frozenset[str]
     trial_bytes: int
+
+    def counts(self) -> dict[str, int]:
+        """Return how many trials are in each state."""
+        return {state: self.count(state) for state in STATES}
 
     def count(self, *states: State) -> int:
         """Return how many trials of the sweep are in one of the states."""

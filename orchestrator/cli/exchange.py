@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from datagen.spec import nearest
@@ -14,6 +13,7 @@ from orchestrator.errors import UserError
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import SweepError
+from orchestrator.terminal import tell
 from orchestrator.words import counted
 
 ORDERS = ("4abs-cc", "news")
@@ -163,17 +163,13 @@ def _archive(options: argparse.Namespace) -> int:
     from orchestrator.storage.archive import write_archive
 
     _check_ending(options.file, ".parquet")
-    print(f"{options.file}: {counted(write_archive(options.storage, options.file, _say), 'trial')}")
+    print(f"{options.file}: {counted(write_archive(options.storage, options.file, tell), 'trial')}")
     return 0
 
 
 def _unarchive(options: argparse.Namespace) -> int:
     from orchestrator.storage.archive import read_archive
 
-    written, there = read_archive(options.file, options.storage, _say)
+    written, there = read_archive(options.file, options.storage, tell)
     print(f"{options.storage}: {written} of {counted(there, 'trial')} put there, {there - written} it had already")
     return 0
-
-
-def _say(line: str) -> None:
-    print(f"idp: {line}", file=sys.stderr)

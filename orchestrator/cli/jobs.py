@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Container, Mapping, Sequence
@@ -27,8 +26,8 @@ from orchestrator.storage.runs import Run, runs
 from orchestrator.storage.standing import read_standing
 from orchestrator.sweep import plugins
 from orchestrator.sweep.files import load_sweep, sweep_files
-from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
-from orchestrator.terminal import aligned
+from orchestrator.sweep.specs import SweepError, SweepSpec
+from orchestrator.terminal import aligned, tell
 from orchestrator.words import counted, duration, trial_name
 
 JOB_FAILED = 1
@@ -139,7 +138,7 @@ def _status(options: argparse.Namespace, load: Load) -> int:
         names = {trial.trial_id: trial_name(trial) for trial in trials}
         shown = {"sweep": sweep.name, "trials": len(trials)}
         if options.storage.path.is_dir():
-            shown |= _counts(sweep, trials, options.storage)
+            shown |= make_plan(sweep, trials, options.storage).counts()
         if not options.json:
             print(_progress_line(shown, options.storage), flush=True)
     working = [run for run in runs(options.storage) if options.sweep is None or run.note.sweep == shown["sweep"]]
@@ -194,17 +193,6 @@ def _running_table(at_work: Sequence[dict[str, Any]], names: Mapping[str, str], 
     return "\n".join(aligned(lines))
 
 
-def _counts(sweep: SweepSpec, trials: list[PlannedTrial], storage: Storage) -> dict[str, int]:
-    plan = make_plan(sweep, trials, storage)
-    return {
-        "done": plan.count("done"),
-        "missing": plan.count("missing"),
-        "failed": plan.count("failed"),
-        "stale": plan.count("stale"),
-        "cancelled": plan.count("cancelled"),
-    }
-
-
 def _progress_line(shown: dict[str, Any], storage: Storage) -> str:
     start = f"{shown['sweep']}: {counted(shown['trials'], 'trial')}"
     if "done" not in shown:
@@ -255,7 +243,7 @@ def _logs(options: argparse.Namespace) -> int:
     job = jobs.find_job(jobs.list_jobs(client), name)
     if options.follow and not options.json:
         ended = jobs.follow(client, job, lambda text: print(text, end="", flush=True))
-        print(f"idp: job {ended.job_id} {ended.state}: {ended.message}", file=sys.stderr)
+        tell(f"job {ended.job_id} {ended.state}: {ended.message}")
         return 0 if ended.state == "SUCCEEDED" else JOB_FAILED
     text = jobs.log(client, job)
     if options.json:

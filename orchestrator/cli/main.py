@@ -24,7 +24,7 @@ from orchestrator.campaign.plan import RERUN_HELP, RERUNS, Plan, make_plan
 from orchestrator.campaign.progress import Progress
 from orchestrator.cli.certify import add_certify
 from orchestrator.cli.check import add_check
-from orchestrator.cli.completion import add_completion
+from orchestrator.cli.completion import add_completion, verbs_of
 from orchestrator.cli.doctor import add_doctor
 from orchestrator.cli.exchange import add_interchange
 from orchestrator.cli.fields import add_fields
@@ -44,7 +44,7 @@ from orchestrator.storage.results import no_room
 from orchestrator.sweep.files import found, profiles_of
 from orchestrator.sweep.plugins import load_plugins, load_plugins_at_hand
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.terminal import painted, printing
+from orchestrator.terminal import painted, printing, tell
 from orchestrator.words import counted, duration, size_words
 
 BAD_INPUT = 2
@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(BAD_INPUT)
     if words[0] == "help":
         words = [*words[1:2], "--help"]
-    if not words[0].startswith("-") and words[0] not in (verbs := verb_names(parser)):
-        print(f"idp: there is no verb {words[0]!r:.80}; {nearest(words[0], verbs)}", file=sys.stderr)
+    if not words[0].startswith("-") and words[0] not in (verbs := [verb.name for verb in verbs_of(parser)]):
+        tell(f"there is no verb {words[0]!r:.80}; {nearest(words[0], verbs)}")
         return BAD_INPUT
     options = parser.parse_args(words)
     try:
@@ -82,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     except Interrupted as interrupted:
         with suppress(OSError):  # a terminal that was closed takes no more words
-            print(f"idp: stopped by {interrupted}", file=sys.stderr)
+            tell(f"stopped by {interrupted}")
         return 128 + interrupted.number
     except KeyboardInterrupt:  # no signal of ours: a plug-in, or another program's handler, has raised it
-        print("idp: stopped by KeyboardInterrupt", file=sys.stderr)
+        tell("stopped by KeyboardInterrupt")
         return 128 + signal.SIGINT
     except UserError as error:
         print(f"{painted('idp:', 'red', sys.stderr)} {error}", file=sys.stderr)
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         # No verb ends the process itself: a plug-in's code has, and its status would be taken for the verb's.
         last = traceback.extract_tb(ended.__traceback__)[-1]
-        print(f"idp: {last.filename}, line {last.lineno} ended the process: sys.exit({ended.code!r})", file=sys.stderr)
+        tell(f"{last.filename}, line {last.lineno} ended the process: sys.exit({ended.code!r})")
         return BAD_INPUT
     except OSError as error:
         unread = _drop_unread()
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0  # the reader (head, less) has seen enough
         if error.errno is None:
             raise  # not the operating system's, but somebody's own
-        print(f"idp: {_told(error)}", file=sys.stderr)
+        tell(_told(error))
         return BAD_INPUT
 
 
@@ -196,16 +196,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verb_names(parser: argparse.ArgumentParser) -> list[str]:
-    """Return the verbs of the command line."""
-    (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return list(verbs)
-
-
 def _load(options: argparse.Namespace) -> tuple[SweepSpec, list[PlannedTrial]]:
     opened = open_sweep(options.sweep, options.storage, options.profile, options.overrides, options.only)
     for line in opened.left_out:
-        print(f"idp: {line}", file=sys.stderr)
+        tell(line)
     return opened.spec, opened.trials
 
 
@@ -340,7 +334,7 @@ def _failures(plan: Plan, options: argparse.Namespace) -> int:
     failed = [trial for trial in plan.trials if plan.states[trial.trial_id] == "failed"]
     for trial in failed:
         path = options.storage.trial(trial.trial_id).result_file
-        print(f"idp: {trial.trial_id} FAILED: {plan.results[trial.trial_id].reason} ({path})", file=sys.stderr)
+        tell(f"{trial.trial_id} FAILED: {plan.results[trial.trial_id].reason} ({path})")
     return TRIALS_FAILED if failed else 0
 
 

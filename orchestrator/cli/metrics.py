@@ -20,6 +20,7 @@ from orchestrator.signals import Interrupted
 from orchestrator.storage.census import Census, room
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.runs import Run, runs
+from orchestrator.terminal import tell
 
 DEFAULT_PLACE = "127.0.0.1:9464"
 FRESH_SECONDS = 10.0
@@ -74,7 +75,7 @@ class Metrics:
             yield from self._of_storage()
             well = 1.0
         except OSError as error:  # what of it can't be known is missing, and an alert says so
-            print(f"idp: {self._storage}: {error}", file=sys.stderr)
+            tell(f"{self._storage}: {error}")
             well = 0.0
         yield from _metric("idp_storage_up", "1 where the storage answers.", [({}, well)])
         if self._probes:

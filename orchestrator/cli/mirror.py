@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from orchestrator.cli.options import add_storage
 from orchestrator.errors import SweepError
 from orchestrator.storage.mirror import Mirror
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
+from orchestrator.terminal import tell
 from orchestrator.words import counted
 
 MIRROR_HELP = (
@@ -43,7 +43,7 @@ def opened(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         bucket = Bucket(options.mirror)
     except BucketError as error:
         raise BucketError(f"--mirror (or IDP_MIRROR): {error}") from None
-    mirror = Mirror(bucket, options.storage, _say, retime=options.rerun == "shared")
+    mirror = Mirror(bucket, options.storage, tell, retime=options.rerun == "shared")
     options.storage.make()
     with options.storage.at_work():
         mirror.meet([trial.trial_id for trial in trials])
@@ -56,7 +56,7 @@ def _mirror(options: argparse.Namespace) -> int:
     storage, told = options.storage, list[str]()
 
     def say(line: str) -> None:
-        _say(line)
+        tell(line)
         told.append(line)
 
     mirror = Mirror(Bucket(options.bucket), storage, say)
@@ -81,7 +81,3 @@ def _mirror(options: argparse.Namespace) -> int:
             "on further maps"
         )
     return 1 if told else 0  # a copy that lacks something is not taken for one that is whole
-
-
-def _say(line: str) -> None:
-    print(f"idp: {line}", file=sys.stderr)

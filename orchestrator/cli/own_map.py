@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.cli.options import Joined, add_storage, trial_folder
 from orchestrator.errors import UserError
 from orchestrator.storage.layout import Storage
+from orchestrator.terminal import tell
 from orchestrator.words import counted
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ def show_map(options: argparse.Namespace) -> int:
     planner = _planner(options)
     route = planner.solve(found.free, start=start, goal=goal, k=options.k, costs=costs)
     said = write_route(planner, route, options.out, costs)
-    print(f"idp: {said}; {counted(route.steps, 'step')}, residual {route.residual:.1e}", file=sys.stderr)
+    tell(f"{said}; {counted(route.steps, 'step')}, residual {route.residual:.1e}")
     if route.advice not in ("", said):
-        print(f"idp: {route.advice}", file=sys.stderr)
+        tell(route.advice)
     print(options.out)
     return 0
 

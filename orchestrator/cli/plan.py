@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from orchestrator.campaign.estimates import Schedule, schedule, side_by_side
-from orchestrator.campaign.plan import Plan, Rerun, State, by_cell, make_plan
+from orchestrator.campaign.plan import STATES, Plan, Rerun, State, by_cell, make_plan
 from orchestrator.cli.results import AddSweepVerb, Load
 from orchestrator.storage.code import code_hash
 from orchestrator.storage.layout import Storage
@@ -99,18 +99,10 @@ def _plan_json(plan: Plan) -> dict[str, object]:
     return {
         "sweep": plan.sweep.name,
         "trials": len(plan.trials),
-        "done": plan.count("done"),
-        "missing": plan.count("missing"),
-        "stale": plan.count("stale"),
-        "failed": plan.count("failed"),
-        "cancelled": plan.count("cancelled"),
+        **plan.counts(),
         "to_run": len(plan.to_run()),
         "cells": [
-            {
-                **axes,
-                "seeds": seeds,
-                **{state: states[state] for state in ("done", "missing", "stale", "failed", "cancelled")},
-            }
+            {**axes, "seeds": seeds, **{state: states[state] for state in STATES}}
             for axes, seeds, states in by_cell(plan)
         ],
         "datasets": [

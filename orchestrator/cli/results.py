@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -23,6 +22,7 @@ from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
 from orchestrator.tables.table import FORMATS
+from orchestrator.terminal import tell
 from orchestrator.words import counted
 from planners.registry import MEASURES, Measure
 
@@ -162,8 +162,8 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     if not ended or (options.format == "text" and not options.json):  # what is read by programs comes without words
         of = f"{ended} of {counted(len(runs), 'trial')}" if ended else "no trial"
         profile = f"with --profile {options.profile}" if options.profile else "without a profile"
-        said = f"idp: {of} of {sweep.name} {profile} {'have' if ended > 1 else 'has'} ended in {options.storage}"
-        print(said + _with_other_profiles(options), file=sys.stderr)
+        said = f"{of} of {sweep.name} {profile} {'have' if ended > 1 else 'has'} ended in {options.storage}"
+        tell(said + _with_other_profiles(options))
     return 0
 
 
@@ -200,14 +200,14 @@ def _figures(options: argparse.Namespace, sweep: SweepSpec, trials: list[Planned
 
     written, skipped = write_figures(sweep, runs, folder, options.format, options.width, make_way)
     for line in (line for run in runs for line in run.damaged):
-        print(f"idp: left out, {line}", file=sys.stderr)
+        tell(f"left out, {line}")
     if options.json:
         print(json.dumps({"sweep": sweep.name, "figures": [str(p) for p in written], "skipped": skipped}, indent=2))
         return 0
     for path in written:
         print(path)
     for reason in skipped.values():
-        print(f"idp: left out, {reason}", file=sys.stderr)
+        tell(f"left out, {reason}")
     return 0
 
 
@@ -234,7 +234,7 @@ def _folder(options: argparse.Namespace, sweep: SweepSpec, selected: str | None)
 def _make_way(sweep: SweepSpec, storage: Storage, name: str) -> None:
     kept = make_way(sweep, storage, name)
     if kept is not None:
-        print(f"idp: {name} was of the sweep with other settings; it is now {kept}", file=sys.stderr)
+        tell(f"{name} was of the sweep with other settings; it is now {kept}")
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -288,5 +288,5 @@ def _evaluate(options: argparse.Namespace) -> int:
     try:
         keep_evaluation(trial, found)
     except (ResultError, OSError) as error:
-        print(f"idp: not kept: {error}", file=sys.stderr)
+        tell(f"not kept: {error}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from orchestrator.storage.results import ResultError, write_json
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.selection import find_trial
 from orchestrator.sweep.specs import PlannedTrial, SweepError, SweepSpec
+from orchestrator.terminal import tell
 from orchestrator.words import counted, outcome, size_words, trial_name
 
 
@@ -98,7 +98,7 @@ def _trial(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     else:
         print(directory)
     if result.status == "FAILED":
-        print(f"idp: {trial.trial_id} FAILED: {result.reason} ({directory.result_file})", file=sys.stderr)
+        tell(f"{trial.trial_id} FAILED: {result.reason} ({directory.result_file})")
     return int(result.status == "FAILED")
 
 
@@ -157,7 +157,7 @@ def _retry(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     said = {}
     for directory in (options.storage.trial(trial.trial_id) for trial in trials):
         for line in heal(directory):
-            print(f"idp: {line}", file=sys.stderr)
+            tell(line)
         said[directory.name] = "runs again with the sweep" if retry(directory) else "nothing to retry"
     _say_each(options, sweep, said)
     return 0
@@ -195,5 +195,5 @@ def _gc(options: argparse.Namespace) -> int:
         print("" if options.datasets else "; with --datasets also the sets that their specs make again")
     if busy:
         kept = "what they may use, datasets above all, is not listed"
-        print(f"idp: {options.storage}: {len(busy)} runs or trials are at work; {kept}", file=sys.stderr)
+        tell(f"{options.storage}: {len(busy)} runs or trials are at work; {kept}")
     return 0

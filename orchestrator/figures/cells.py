@@ -17,6 +17,7 @@ from orchestrator.figures.style import BLUE, INK, MUTED, VERMILION
 
 WALL, FLOOR = "#3a3f4a", "#ffffff"
 ARRIVES, LOST = BLUE, VERMILION
+ARROW = 0.46  # of a cell
 MOST_ARROWS = 41
 """Rows of the largest map on which arrows can still be seen."""
 MOST_CROSSES = 45
@@ -86,9 +87,7 @@ def arrows_show(shape: tuple[int, ...]) -> bool:
     return max(shape) <= MOST_ARROWS
 
 
-def arrows(
-    axes: Axes, chosen: NDArray[np.bool_], moves: Moves, colours: NDArray[np.str_] | str = INK, length: float = 0.46
-) -> None:
+def arrows(axes: Axes, chosen: NDArray[np.bool_], moves: Moves, colours: NDArray[np.str_] | str = INK) -> None:
     """Draw an arrow for each chosen action.
 
     Args:
@@ -96,14 +95,13 @@ def arrows(
         chosen: bool [actions, h, w].
         moves: What the actions do.
         colours: One for all, or one per cell [h, w].
-        length: Of an arrow, in cells.
     """
     if not arrows_show(chosen.shape[1:]):
         return
     for action, (down, right) in enumerate(moves.offsets):
         rows, columns = np.nonzero(chosen[action])
         if len(rows):
-            scale = length / max(np.hypot(down, right), 1e-9)
+            scale = ARROW / max(np.hypot(down, right), 1e-9)
             axes.quiver(
                 columns,
                 rows,
@@ -164,7 +162,7 @@ def crosses(axes: Axes, cells: NDArray[np.bool_]) -> None:
     axes.plot(columns[shown], rows[shown], "x", color="white", linestyle="", markersize=2.4, markeredgewidth=0.7)
 
 
-def trail(axes: Axes, path: Path, colour: str, dashed: bool = False, label: str | None = None) -> None:
+def trail(axes: Axes, path: Path, colour: str, dashed: bool = False) -> None:
     """Draw a path; it is cut where it leaves one side of a torus and enters at the other."""
     cells = path.cells.astype(float)
     steps = np.diff(cells, axis=0)
@@ -174,7 +172,7 @@ def trail(axes: Axes, path: Path, colour: str, dashed: bool = False, label: str 
         out = 0.5 * path.moves[cut]
         pieces[number] = np.vstack([pieces[number], cells[cut] + out])
         pieces[number + 1] = np.vstack([cells[cut + 1] - out, pieces[number + 1]])
-    for number, piece in enumerate(pieces):
+    for piece in pieces:
         axes.plot(
             piece[:, 1],
             piece[:, 0],
@@ -184,7 +182,6 @@ def trail(axes: Axes, path: Path, colour: str, dashed: bool = False, label: str 
             solid_capstyle="round",
             solid_joinstyle="round",
             zorder=5,
-            label=label if number == 0 else None,
         )
     row, column = path.cells[0]
     axes.plot(column, row, "o", color="white", markeredgecolor=colour, markeredgewidth=1.2, markersize=4, zorder=6)

@@ -60,11 +60,6 @@ class Page:
     running: bool = False
 
 
-def report_path(sweep: SweepSpec, storage: Storage) -> Path:
-    """Return where a sweep's report is kept."""
-    return storage.sweep(sweep.name).report
-
-
 def write_report(
     sweep: SweepSpec,
     storage: Storage,
@@ -84,7 +79,7 @@ def write_report(
         command: What runs the sweep; None where that is not known.
         running: True while the sweep runs.
     """
-    path = report_path(sweep, storage) if out is None else Path(out) / "report.html"
+    path = storage.sweep(sweep.name).report if out is None else Path(out) / "report.html"
     page = Page(command, datetime.now(UTC), running)
     runs = collect(sweep, every_trial(sweep, storage) if trials is None else trials, storage)
     content = encoded(report(sweep, runs, page))

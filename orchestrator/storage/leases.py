@@ -247,7 +247,7 @@ def holder(held: Held | None) -> str:
     return f"process {owner.pid} on {owner.host}" if owner else "another process"
 
 
-def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tuple[Path, Held]]:
+def silent(directories: Iterable[Path]) -> Iterator[tuple[Path, Held]]:
     """Yield the trials whose owners are gone without having given them back, each with its lease.
 
     After a power cut nothing but time tells an owner that is gone from one on another machine: as long as leases are
@@ -255,7 +255,6 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
 
     Args:
         directories: Trial directories.
-        look_every: Seconds between two looks.
     """
     patience = Patience()
     first = {directory: latest_lease(directory) for directory in directories}
@@ -269,7 +268,7 @@ def silent(directories: Iterable[Path], look_every: float = 0.5) -> Iterator[tup
                 del waiting[directory]
                 yield directory, now
         if waiting:
-            time.sleep(look_every)
+            time.sleep(0.5)
 
 
 @contextmanager

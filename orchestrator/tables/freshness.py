@@ -13,14 +13,9 @@ from orchestrator.storage.provenance import Provenance
 T = TypeVar("T")
 
 
-def is_present(provenance: Provenance, code: str | None = None) -> bool:
-    """Return whether the present code, the project's and that of the plug-ins, made it.
-
-    Args:
-        provenance: What produced a result.
-        code: Hash of the project's code to compare with; None is the present one.
-    """
-    return provenance.made_by(code or code_hash())
+def is_present(provenance: Provenance) -> bool:
+    """Return whether the present code, the project's and that of the plug-ins, made it."""
+    return provenance.made_by(code_hash())
 
 
 def version(provenance: Provenance) -> str:
@@ -31,7 +26,7 @@ def version(provenance: Provenance) -> str:
     return f"{provenance.code}+{plugins}"
 
 
-def of_one_version(items: Iterable[T], provenance_of: Callable[[T], Provenance], code: str | None = None) -> list[T]:
+def of_one_version(items: Iterable[T], provenance_of: Callable[[T], Provenance]) -> list[T]:
     """Return the items of the present code, or, where there is none, of the one version with most of them.
 
     The one rule of tables, figures, reports and MLflow: numbers of different code are never averaged.
@@ -39,10 +34,9 @@ def of_one_version(items: Iterable[T], provenance_of: Callable[[T], Provenance],
     Args:
         items: Results, or what holds one.
         provenance_of: From an item to what produced it.
-        code: Hash of the project's code that counts as present; None is the present one.
     """
     every = list(items)
-    fresh = [item for item in every if is_present(provenance_of(item), code)]
+    fresh = [item for item in every if is_present(provenance_of(item))]
     return fresh or of_commonest(every, lambda item: version(provenance_of(item)))
 
 

@@ -12,7 +12,7 @@ from orchestrator.storage.evaluations import Bins, EvaluationResult
 from orchestrator.sweep.specs import Scalar
 from orchestrator.tables.freshness import is_present, of_one_version
 from orchestrator.tables.records import TrialRecord, cell_of, grouped, usable
-from orchestrator.tables.statistics import deviation_of, with_deviation
+from orchestrator.tables.statistics import deviation_of, mean_of, with_deviation
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ def _tested(place: tuple[int, int, int, str], tests: Sequence[EvaluationResult],
         len(rates),
         math.fsum(rates) / len(rates),
         deviation_of(rates),
-        exact=_mean([test.exact for test in used]),
+        exact=mean_of(test.exact for test in used),
         about={} if maps is None else about(maps),
         lengths=merged([test.lengths for test in used if test.lengths is not None]),
         detours=merged([test.detours for test in used if test.detours is not None]),
-        path_independence=_mean([test.path_independence for test in used]),
-        residual_auroc=_mean([test.residual_auroc for test in used]),
-        cost_ratio=_mean([test.cost_ratio for test in used]),
-        cost_rank=_mean([test.cost_rank for test in used]),
+        path_independence=mean_of(test.path_independence for test in used),
+        residual_auroc=mean_of(test.residual_auroc for test in used),
+        cost_ratio=mean_of(test.cost_ratio for test in used),
+        cost_rank=mean_of(test.cost_rank for test in used),
         stale=not is_present(used[0].provenance),
     )
 
@@ -177,8 +177,3 @@ def merged(parts: Sequence[Bins]) -> Bins | None:
         for name in ("starts", "arrivals", "right")
     }
     return Bins(**columns)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None

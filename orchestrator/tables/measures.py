@@ -63,7 +63,7 @@ def _numbers(test: Tested, priced: bool) -> list[str]:
         MISSING if test.exact is None else f"{100 * test.exact:.1f}",
         lost or MISSING,
         wrong or MISSING,
-        MISSING if test.path_independence is None else f"{test.path_independence:.4f}",
+        _shown(test.path_independence),
         MISSING if test.residual_auroc is None else f"{test.residual_auroc:.3f}",
         *([_shown(test.cost_ratio), _shown(test.cost_rank)] if priced else []),
         str(test.n),

@@ -14,6 +14,7 @@ from orchestrator.sweep.specs import Scalar
 from orchestrator.tables.freshness import is_present
 from orchestrator.tables.records import TrialRecord, grouped, percents_of, planner_of, usable
 from orchestrator.tables.statistics import Difference, Sample, sample, welch
+from orchestrator.words import counted
 from planners.registry import CORES
 from planners.specs import PlannerSpec, TrainingSpec
 
@@ -46,9 +47,7 @@ def printed(planner: PlannerSpec, task: str, map_size: int) -> Sample | None:
 def _is_the_papers(planner: PlannerSpec) -> bool:
     plain = PlannerSpec(core=planner.core, adjoint=planner.adjoint)
     fields = ("solver", "solver_bwd", "k_bwd", "adjoint_options", "solver_options", "solver_bwd_options")
-    return planner.options == CORES[planner.core].options_type() and all(
-        getattr(planner, field) == getattr(plain, field) for field in fields
-    )
+    return _plain_sizes(planner) and all(getattr(planner, field) == getattr(plain, field) for field in fields)
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def scale_differences(runs: Sequence[TrialRecord]) -> list[str]:
             words.append(f"training.{field} {_list(_in_order(values))}{instead}")
     seeds = len({spec.seed for spec in specs})
     if seeds != scale["seeds"]:
-        words.append(f"{seeds} seed{'s' if seeds != 1 else ''}, not {scale['seeds']}")
+        words.append(f"{counted(seeds, 'seed')}, not {scale['seeds']}")
     ks = paper()["table1"]["k"]
     used = sorted({spec.planner.k_fwd for spec in specs})
     if beside_paper(runs) and used != ks:

@@ -13,6 +13,7 @@ from orchestrator.sweep.specs import PlannedTrial, Scalar
 from orchestrator.tables.freshness import is_present, of_commonest, of_one_version
 from orchestrator.tables.statistics import (
     deviation_of,
+    mean_of,
     reach_over_maps,
     reach_over_seeds,
     wilson,
@@ -115,29 +116,26 @@ class Row:
     metrics: dict[str, Measured] = field(default_factory=dict)
 
 
-def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult], code: str | None = None) -> list[Row]:
+def rows(trials: Iterable[PlannedTrial], results: Mapping[str, TrialResult]) -> list[Row]:
     """Return the rows of the table, in the order of the sweep; a trial that a cell lists twice counts once.
 
     Args:
         trials: The sweep.
         results: What there is, by trial id.
-        code: Hash of the project's code that counts as present, None for what it is; results of other code are stale.
     """
     cells: dict[tuple[tuple[str, Scalar], ...], dict[str, PlannedTrial]] = {}
     for trial in trials:
         cells.setdefault(tuple(trial.cell.items()), {}).setdefault(trial.trial_id, trial)
-    return [_row(dict(cell), list(members.values()), results, code) for cell, members in cells.items()]
+    return [_row(dict(cell), list(members.values()), results) for cell, members in cells.items()]
 
 
-def _row(
-    axes: dict[str, Scalar], trials: Sequence[PlannedTrial], known: Mapping[str, TrialResult], code: str | None
-) -> Row:
+def _row(axes: dict[str, Scalar], trials: Sequence[PlannedTrial], known: Mapping[str, TrialResult]) -> Row:
     planned = [known.get(trial.trial_id) for trial in trials]
     maps = min(trial.spec.data.test for trial in trials)
     system = next((trial.spec.system.name for trial in trials if trial.spec.system), "")
     results = [result for result in planned if result is not None]
     completed = [result for result in results if result.status == "COMPLETED"]
-    used = of_one_version(completed, lambda result: result.provenance, code)
+    used = of_one_version(completed, lambda result: result.provenance)
     alone = [result for result in used if result.provenance.exclusive]
     timed = of_commonest(alone or used, lambda result: result.provenance.device_name)
     rates = _present(result.test_success_rate for result in used)
@@ -145,25 +143,25 @@ def _row(
         axes=axes,
         expected=len(planned),
         used=len(used),
-        success_rate=_mean(rates),
+        success_rate=mean_of(rates),
         success_rate_std=deviation_of(rates),
-        optimality=_mean(_present(result.test_optimality for result in used)),
-        spl=_mean(_present(result.test_spl for result in used)),
+        optimality=mean_of(result.test_optimality for result in used),
+        spl=mean_of(result.test_spl for result in used),
         **_intervals(used, maps),
-        exact=_mean(_present(result.test_exact for result in used)),
-        searched=_mean(_present(result.test_searched for result in used)),
-        forward_seconds=_mean(_present(result.forward_seconds for result in timed)),
-        backward_seconds=_mean(_present(result.backward_seconds for result in timed)),
+        exact=mean_of(result.test_exact for result in used),
+        searched=mean_of(result.test_searched for result in used),
+        forward_seconds=mean_of(result.forward_seconds for result in timed),
+        backward_seconds=mean_of(result.backward_seconds for result in timed),
         peak_bytes=max((result.peak_bytes for result in timed if result.peak_bytes is not None), default=None),
-        train_seconds=_mean(_present(result.train_seconds for result in timed)),
+        train_seconds=mean_of(result.train_seconds for result in timed),
         **_by_distance(used),
         trial_diverged=sum(result.trial_diverged for result in used),
         forward_diverged=sum(result.forward_diverged for result in used),
         backward_stalled=sum(result.backward_stalled for result in used),
         cut_short=sum(result.ended_by_budget and result.steps < FEW_STEPS for result in used),
         outcomes=dict(Counter("MISSING" if result is None else result.status for result in planned)),
-        stale=sum(result.final and not is_present(result.provenance, code) for result in results),
-        stale_used=bool(used) and not is_present(used[0].provenance, code),
+        stale=sum(result.final and not is_present(result.provenance) for result in results),
+        stale_used=bool(used) and not is_present(used[0].provenance),
         timed=len(timed),
         device=timed[0].provenance.device_name if timed else "",
         exclusive=bool(alone),
@@ -176,8 +174,8 @@ def _intervals(used: Sequence[TrialResult], maps: int) -> dict[str, Any]:
     """Return how far the means may be off, over seeds and over the test maps, which all seeds share."""
     rates = _present(result.test_success_rate for result in used)
     deviation = deviation_of(rates)
-    between_maps = _mean(_present(result.test_success_deviation for result in used))
-    exact = _mean(_present(result.test_exact for result in used))
+    between_maps = mean_of(result.test_success_deviation for result in used)
+    exact = mean_of(result.test_exact for result in used)
     return {
         "over_seeds": None if deviation is None else reach_over_seeds(deviation, len(rates)),
         "over_maps": None if between_maps is None else reach_over_maps(between_maps, maps),
@@ -192,7 +190,7 @@ def _measured(used: Sequence[TrialResult]) -> dict[str, Measured]:
 
 def _by_distance(used: Sequence[TrialResult]) -> dict[str, Any]:
     counted = [bins for result in used if (bins := distance_bins(result))]
-    shares = (_mean([arrivals / cells for cells, arrivals in one if cells]) for one in zip(*counted, strict=True))
+    shares = (mean_of(arrivals / cells for cells, arrivals in one if cells) for one in zip(*counted, strict=True))
     return {"success_by_distance": tuple(shares), "counted_by_distance": len(counted)}
 
 
@@ -203,10 +201,6 @@ def distance_bins(result: TrialResult) -> list[tuple[int, int]]:
 
 def _present(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
 
 
 def notes(row: Row) -> list[str]:

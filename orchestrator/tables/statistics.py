@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,12 @@ def deviation_of(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the numbers that there are; None where there is none."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
 def sample(values: Sequence[float]) -> Sample | None:
     """Return mean, sample standard deviation (0 for a single value) and n; None for no values."""
     return Sample(statistics.fmean(values), deviation_of(values) or 0.0, len(values)) if values else None
@@ -77,7 +83,7 @@ def mean_difference(differences: Sequence[float]) -> Difference | None:
         return None
     if pairs.n < 2:
         return Difference(pairs.mean, None, None, pairs.n)
-    reach = _reach(pairs.n - 1) * pairs.deviation / math.sqrt(pairs.n)
+    reach = reach_over_seeds(pairs.deviation, pairs.n)
     return Difference(pairs.mean, pairs.mean - reach, pairs.mean + reach, pairs.n)
 
 

@@ -8,9 +8,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from orchestrator.tracking.store import StoreError
+from orchestrator.tracking.store import StoreError, folder_of
 from orchestrator.tracking.trial_run import CONTEXT, TrialRun
 
 _RUNS = (
@@ -94,11 +93,6 @@ def _insert(
     used = uuid.uuid4().hex
     connection.execute(_INPUTS, (used, dataset, run_id))
     connection.execute("INSERT INTO input_tags (input_uuid, name, value) VALUES (?, ?, 'training')", (used, CONTEXT))
-
-
-def folder_of(uri: str) -> Path:
-    """Return the folder of a `file:` address."""
-    return Path(unquote(urlsplit(uri).path))
 
 
 def keep_files(files: Iterable[Path], artifacts: str) -> None:

@@ -40,7 +40,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[TrialRecord], storage: Stor
     # Drawing is imported here: a sweep whose MLflow does not answer needs none of it.
     from orchestrator.figures.parts import NothingToDraw
     from orchestrator.figures.registry import write_figures
-    from orchestrator.report.page import encoded, report, report_path
+    from orchestrator.report.page import encoded, report
     from orchestrator.tables.formats import render
     from orchestrator.tables.summary import summarise
 
@@ -48,7 +48,7 @@ def write_documents(sweep: SweepSpec, runs: Sequence[TrialRecord], storage: Stor
     summary = summarise(sweep.name, runs, search=sweep.search)
     write_bytes(folder / "table.md", render(summary, "md").encode())
     write_bytes(folder / "table.csv", render(summary, "csv").encode())
-    kept = report_path(sweep, storage)
+    kept = storage.sweep(sweep.name).report
     if kept.exists() and is_of(sweep, storage, kept.name) and kept.stat().st_mtime >= _newest(runs, storage):
         shutil.copyfile(kept, folder / "report.html")
     else:

@@ -19,7 +19,7 @@ from orchestrator.tracking.store import knows_experiment
 
 def unsent(storage: Storage, sweep: str, uri: str, results: Mapping[str, TrialResult]) -> list[str]:
     """Return the trials whose result MLflow has not been sent; asks no server."""
-    sent = _read_sent(storage, sweep, uri)
+    sent = _sent(_read_note(storage, sweep, uri))
     return [trial_id for trial_id, result in results.items() if sent.get(trial_id) != result_digest(result)]
 
 
@@ -74,10 +74,6 @@ def _read_note(storage: Storage, sweep: str, uri: str) -> dict[str, Any]:
     if not isinstance(note, dict) or not isinstance(note.get("experiment"), str):
         return {}
     return note if knows_experiment(uri, note["experiment"], sweep) else {}
-
-
-def _read_sent(storage: Storage, sweep: str, uri: str) -> dict[str, str]:
-    return _sent(_read_note(storage, sweep, uri))
 
 
 def _sent(note: Mapping[str, Any]) -> dict[str, str]:

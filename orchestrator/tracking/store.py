@@ -292,7 +292,7 @@ def relocate(uri: str, experiment: str, old: str, new: str) -> None:
             database.execute(
                 "UPDATE tags SET value = replace(value, ?, ?) "
                 f"WHERE key IN ('idp.directory', 'mlflow.note.content') AND run_uuid IN ({runs})",
-                (f"{_path_of(there)}/trials/", f"{_path_of(here)}/trials/", int(experiment)),
+                (f"{folder_of(there)}/trials/", f"{folder_of(here)}/trials/", int(experiment)),
             )
             database.execute(
                 "UPDATE datasets SET dataset_source = replace(dataset_source, ?, ?) WHERE experiment_id = ?",
@@ -302,8 +302,9 @@ def relocate(uri: str, experiment: str, old: str, new: str) -> None:
         raise StoreError(f"{path}: {error}") from error
 
 
-def _path_of(address: str) -> str:
-    return unquote(urlsplit(address).path)
+def folder_of(uri: str) -> Path:
+    """Return the folder of a `file:` address."""
+    return Path(unquote(urlsplit(uri).path))
 
 
 def knows_experiment(uri: str, experiment: str, name: str) -> bool:

@@ -47,12 +47,12 @@ def solver_named(name: str, max_steps: int, tolerance: float) -> Any:
     return named(SOLVERS[name])(max_steps=max_steps, tolerance=tolerance, **options)
 
 
-def adjoint_named(name: str) -> Adjoint:
-    """Return a registered adjoint with its default options, and a tight solve where it has one."""
+def adjoint_named(name: str, solver: Any = EXACT.solver) -> Any:
+    """Return a registered adjoint with its default options, and this solver where it has one."""
     options: dict[str, Any] = PlannerSpec(adjoint=name).adjoint_options.model_dump()
     kind = named(ADJOINTS[name])
     if "solver" in getattr(kind, "__dataclass_fields__", {}):
-        options["solver"] = GMRES(20, 1e-13)
+        options["solver"] = solver
     return kind(**options)
 
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from planners.conformance.derivatives import (
+    adjoint_named,
     check_adjoint_solver_under_transformations,
     check_first_derivatives,
     check_second_derivatives,
     check_solver_under_transformations,
+    solver_named,
 )
 from planners.fixed_points import ForwardIteration, Result, Solution
-from planners.registry import ADJOINTS, MAPPERS, SOLVERS, named
+from planners.registry import MAPPERS, named
 from planners.specs import PlannerSpec
 
 DIMENSION = 6
-
-
-def _solver(name: str, max_steps: int, tolerance: float) -> Any:
-    spec = PlannerSpec(solver=name)
-    return named(SOLVERS[name])(max_steps=max_steps, tolerance=tolerance, **spec.solver_options.model_dump())
 
 
 def _contraction(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +36,7 @@ def _contraction(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 def check_finds_the_fixed_point(solver: str) -> None:
     """Solves a linear contraction to the tolerance, for every sample, and says so."""
     a, b, exact = _contraction(4)
-    solution: Solution = _solver(solver, 200, 1e-8).solve(lambda v: v @ a.T + b, torch.zeros_like(b))
+    solution: Solution = solver_named(solver, 200, 1e-8).solve(lambda v: v @ a.T + b, torch.zeros_like(b))
     error = float((solution.value - exact).abs().max())
     assert error < 1e-6, f"off by {error:.1e} after {solution.steps.tolist()} steps"
     solved = (solution.result == Result.CONVERGED) | (solution.result == Result.SETTLED)
@@ -57,7 +53,7 @@ def check_counts_its_steps(solver: str) -> None:
         applied.append(len(v))
         return v @ a.T + b
 
-    solution: Solution = _solver(solver, 7, 0.0).solve(f, torch.zeros_like(b))
+    solution: Solution = solver_named(solver, 7, 0.0).solve(f, torch.zeros_like(b))
     assert len(applied) <= 7, f"f was applied {len(applied)} times of at most 7"
     assert solution.steps.tolist() == [7, 7, 7], f"with tolerance 0, 7 steps are taken, not {solution.steps.tolist()}"
     assert (solution.result == Result.MAX_STEPS).all(), f"results are {solution.result.tolist()}, not MAX_STEPS"
@@ -67,10 +63,10 @@ def check_samples_are_alone(solver: str) -> None:
     """A sample's solution does not depend on the rest of its batch."""
     a, b, _ = _contraction(3)
     b = b * torch.tensor([[0.01], [1.0], [100.0]], dtype=b.dtype)
-    together: Solution = _solver(solver, 60, 1e-6).solve(lambda v: v @ a.T + b, torch.zeros_like(b))
+    together: Solution = solver_named(solver, 60, 1e-6).solve(lambda v: v @ a.T + b, torch.zeros_like(b))
     for i in range(3):
         row = b[i : i + 1]
-        alone: Solution = _solver(solver, 60, 1e-6).solve(lambda v, row=row: v @ a.T + row, torch.zeros_like(row))
+        alone: Solution = solver_named(solver, 60, 1e-6).solve(lambda v, row=row: v @ a.T + row, torch.zeros_like(row))
         difference = float((alone.value[0] - together.value[i]).abs().max() / row.abs().max())
         assert difference < 1e-9, f"sample {i} alone and in its batch differ by {difference:.1e}"
         assert alone.steps[0] == together.steps[i], (
@@ -80,13 +76,13 @@ def check_samples_are_alone(solver: str) -> None:
 
 def check_says_when_it_diverges(solver: str) -> None:
     """Where f has no fixed point to be found, no sample is called CONVERGED."""
-    solution: Solution = _solver(solver, 40, 1e-6).solve(lambda v: v.square() + 1.0, torch.ones(2, 3))
+    solution: Solution = solver_named(solver, 40, 1e-6).solve(lambda v: v.square() + 1.0, torch.ones(2, 3))
     assert (solution.result != Result.CONVERGED).all(), f"results are {solution.result.tolist()} where v = v^2 + 1"
 
 
 def check_can_be_told_otherwise(solver: str) -> None:
     """Is a dataclass whose max_steps, tolerance and record `dataclasses.replace` changes: planners do."""
-    made = _solver(solver, 200, 1e-8)
+    made = solver_named(solver, 200, 1e-8)
     assert is_dataclass(type(made)), f"{type(made).__name__} is no dataclass, so no planner can shorten its solves"
     names = {field.name for field in fields(type(made))}
     missing = sorted({"max_steps", "tolerance", "record"} - names)
@@ -107,7 +103,7 @@ def check_keeps_to_its_own_memory(solver: str) -> None:
     """Neither changes v0 nor answers with v0's own memory, not even where v0 is the solution."""
     for start in (torch.full((2, 3), 2.0), torch.zeros(2, 3)):
         before = start.clone()
-        solution: Solution = _solver(solver, 30, 1e-4).solve(lambda v: 0.5 * v + 1.0, start)
+        solution: Solution = solver_named(solver, 30, 1e-4).solve(lambda v: 0.5 * v + 1.0, start)
         assert torch.equal(start, before), "v0 was changed"
         solution.value.add_(1.0)
         assert torch.equal(start, before), "the value shares v0's memory"
@@ -142,7 +138,7 @@ def check_calls_nothing_converged_that_is_not(solver: str) -> None:
     for dtype in DTYPES:
         a, b, start = rates.to(dtype), injections.to(dtype), starts.to(dtype)
         exact = b.double() / (1.0 - a.double())
-        solution: Solution = _solver(solver, 300, tolerance).solve(lambda v, a=a, b=b: a * v + b, start)
+        solution: Solution = solver_named(solver, 300, tolerance).solve(lambda v, a=a, b=b: a * v + b, start)
         eps = torch.finfo(dtype).eps
         error = (solution.value.double() - exact).abs()
         # Ten times what is promised: the estimate is one of first order.
@@ -164,7 +160,7 @@ def check_gradient_keeps_its_size(adjoint: str) -> None:
         found = []
         for size in (1.0, small):
             b = torch.ones(2, 3, dtype=dtype, requires_grad=True)
-            solution = _adjoint(adjoint, 60, 1e-6).solve(
+            solution = adjoint_named(adjoint, ForwardIteration(60, 1e-6)).solve(
                 lambda v, b=b: 0.5 * v + b, torch.zeros(2, 3, dtype=dtype), ForwardIteration(60, 1e-6)
             )
             (gradient,) = torch.autograd.grad(solution.value, b, torch.full_like(b, size))
@@ -173,25 +169,19 @@ def check_gradient_keeps_its_size(adjoint: str) -> None:
         allowed = 16.0 * torch.finfo(dtype).eps
         assert off <= allowed, f"{dtype}: incoming gradients of {small:.0e} give another gradient, by {off:.1e}"
     b = torch.ones(1, 3, requires_grad=True)
-    solution = _adjoint(adjoint, 60, 0.0).solve(lambda v: 0.5 * v + b, torch.zeros(1, 3), ForwardIteration(60, 1e-6))
+    solution = adjoint_named(adjoint, ForwardIteration(60, 0.0)).solve(
+        lambda v: 0.5 * v + b, torch.zeros(1, 3), ForwardIteration(60, 1e-6)
+    )
     (gradient,) = torch.autograd.grad(solution.value, b, torch.tensor([[torch.inf, 1.0, 1.0]]))
     assert not torch.isfinite(gradient[0, 0]), "an incoming gradient of inf becomes a finite one"
 
 
 def check_wants_gradients_only_where_some_are(adjoint: str) -> None:
     """Where nothing that f captures requires a gradient, neither does the value."""
-    solution: Solution = _adjoint(adjoint, 60, 1e-6).solve(
+    solution: Solution = adjoint_named(adjoint, ForwardIteration(60, 1e-6)).solve(
         lambda v: 0.5 * v + 1.0, torch.zeros(2, 3), ForwardIteration(60, 1e-6)
     )
     assert not solution.value.requires_grad, "the value of constants requires a gradient"
-
-
-def _adjoint(name: str, max_steps: int, tolerance: float) -> Any:
-    options: dict[str, Any] = PlannerSpec(adjoint=name).adjoint_options.model_dump()
-    kind = named(ADJOINTS[name])
-    if "solver" in getattr(kind, "__dataclass_fields__", {}):
-        options["solver"] = ForwardIteration(max_steps=max_steps, tolerance=tolerance)
-    return kind(**options)
 
 
 def check_gradient_points_downhill(adjoint: str) -> None:
@@ -199,8 +189,8 @@ def check_gradient_points_downhill(adjoint: str) -> None:
     a, b, _ = _contraction(3)
     b.requires_grad_()
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    solution: Solution = _adjoint(adjoint, 80, 1e-12).solve(
-        lambda v: scale * (v @ a.T) + b, torch.zeros_like(b), ForwardIteration(max_steps=80, tolerance=1e-12)
+    solution: Solution = adjoint_named(adjoint, ForwardIteration(80, 1e-12)).solve(
+        lambda v: scale * (v @ a.T) + b, torch.zeros_like(b), ForwardIteration(80, 1e-12)
     )
     loss = solution.value.square().sum()
     found, of_scale = torch.autograd.grad(loss, (b, scale))

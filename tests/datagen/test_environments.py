@@ -14,7 +14,7 @@ from datagen.environments.registration import environment_id
 from datagen.expert.graph import Links, solve_links
 from datagen.expert.grid import solve
 from datagen.problem import FOUR, FOUR_WRAP, Moves
-from datagen.storage.dataset import finish_dataset, shards, write_shard
+from datagen.storage.dataset import directory_of, make_dataset
 from datagen.tasks.registry import TASKS, DatasetSpec, Task
 
 SMALL = {
@@ -141,9 +141,8 @@ def _same(ours, theirs):
 
 def test_problems_of_a_set_on_disk(tmp_path):
     spec = DatasetSpec(map_size=9, train=4, valid=2, test=3, distinct="up_to_symmetry")
-    for shard in shards(spec):
-        write_shard(spec, shard, tmp_path)
-    folder = tmp_path / finish_dataset(spec, tmp_path).dataset_id
+    make_dataset(spec, tmp_path)
+    folder = directory_of(spec, tmp_path)
     read = make("navigation", dataset=folder, split="test")
     drawn = make("navigation", map_size=9, split="test", problems=3)
     assert np.array_equal(read.episodes.problems.map, drawn.episodes.problems.map)

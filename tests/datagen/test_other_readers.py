@@ -8,7 +8,7 @@ import pandas
 import pyarrow.parquet as pq
 import pytest
 
-from datagen.storage.dataset import finish_dataset, make_dataset, read_split, shards, write_shard
+from datagen.storage.dataset import directory_of, make_dataset, read_split
 from datagen.tasks.registry import DatasetSpec, dataset_id
 
 SETS = {
@@ -24,9 +24,8 @@ ARRAYS = ("map", "distance", "optimal_actions", "label", "observation")
 @pytest.fixture(scope="module", params=SETS)
 def folder(request, tmp_path_factory):
     root, spec = tmp_path_factory.mktemp("sets"), SETS[request.param]
-    for shard in shards(spec):
-        write_shard(spec, shard, root)
-    return root / finish_dataset(spec, root).dataset_id
+    make_dataset(spec, root)
+    return directory_of(spec, root)
 
 
 def arrays_of(file, columns):

@@ -19,6 +19,7 @@ from datagen.storage.dataset import (
     finish_dataset,
     is_complete,
     load_manifest,
+    make_dataset,
     missing_shards,
     read_split,
     shards,
@@ -134,9 +135,7 @@ def test_interrupted_generation_goes_on_with_what_is_missing(tmp_path):
         finish_dataset(SPEC, tmp_path)
     with pytest.raises(DatasetError, match=r"manifest\.json: no such file"):
         load_manifest(directory)
-    for shard in missing_shards(SPEC, tmp_path):
-        write_shard(SPEC, shard, tmp_path)
-    finish_dataset(SPEC, tmp_path)
+    make_dataset(SPEC, tmp_path)
     make(tmp_path / "fresh")
     assert digests(directory) == digests(tmp_path / "fresh" / dataset_id(SPEC))
 
@@ -196,9 +195,7 @@ def test_a_killed_writer_leaves_a_state_to_go_on_from(tmp_path):
     assert worker.exitcode == -signal.SIGKILL
     (left,) = directory_of(SPEC, tmp_path / "killed").glob(".*.tmp")
     assert missing_shards(SPEC, tmp_path / "killed") == shards(SPEC)[2:]
-    for shard in missing_shards(SPEC, tmp_path / "killed"):
-        write_shard(SPEC, shard, tmp_path / "killed")
-    finish_dataset(SPEC, tmp_path / "killed")
+    make_dataset(SPEC, tmp_path / "killed")
     assert left.exists(), "it may be a live writer's"
     os.utime(left, (1, 1))
     finish_dataset(SPEC, tmp_path / "killed")

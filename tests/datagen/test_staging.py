@@ -9,7 +9,7 @@ import time
 import pytest
 
 from datagen.storage import staging
-from datagen.storage.dataset import directory_of, finish_dataset, read_split, shards, write_shard
+from datagen.storage.dataset import directory_of, make_dataset, read_split
 from datagen.storage.manifest import DatasetError
 from datagen.storage.staging import staged
 from datagen.tasks.registry import DatasetSpec
@@ -20,9 +20,7 @@ PROCESSES.set_forkserver_preload([__name__])  # reads the libraries once for all
 
 def make(root, seed):
     spec = DatasetSpec(map_size=7, train=30, valid=5, test=5, seed=seed)
-    for shard in shards(spec):
-        write_shard(spec, shard, root)
-    finish_dataset(spec, root)
+    make_dataset(spec, root)
     return directory_of(spec, root)
 
 

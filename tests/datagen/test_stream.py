@@ -9,7 +9,7 @@ import pytest
 
 import datagen.storage.dataset as parquet
 from datagen.storage import encoding
-from datagen.storage.dataset import directory_of, finish_dataset, read_split, shards, write_shard
+from datagen.storage.dataset import directory_of, make_dataset, read_split
 from datagen.storage.manifest import DatasetError
 from datagen.storage.stream import ProblemStream
 from datagen.tasks.registry import DatasetSpec
@@ -19,9 +19,7 @@ BYTES = 7 * 49 + 4
 
 
 def make(root, spec=SPEC):
-    for shard in shards(spec):
-        write_shard(spec, shard, root)
-    finish_dataset(spec, root)
+    make_dataset(spec, root)
     return directory_of(spec, root)
 
 

@@ -33,45 +33,12 @@ def draw(name, split, start, stop, **changes):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("split", SPLITS)
-def test_problems_are_what_the_vocabulary_says(name, split):
-    problems = draw(name, split, 0, 60)
-    size, moves = SIZES.get(name, 18), TASKS[name].moves
-    for part, dtype in (
-        ("map", np.uint8),
-        ("distance", np.float32),
-        ("optimal_actions", np.uint8),
-        ("label", np.uint8),
-    ):
-        array = getattr(problems, part)
-        assert array.shape == (60, size, size) and array.dtype == dtype
-    assert problems.goal.shape == (60, 2) and problems.goal.dtype == np.int16
-    assert set(np.unique(problems.map)) <= {0, 1}
-    assert problems.label.max() < len(moves.names)
-    row, column = problems.goal.T
-    assert (problems.distance[np.arange(60), row, column] == 0).all()
-    assert np.isinf(problems.distance[problems.map == 0]).all()
-    reach = np.isfinite(problems.distance) & (problems.distance > 0)
-    np.testing.assert_array_equal(problems.optimal_actions != 0, reach)
-    assert (problems.optimal_actions >> problems.label & 1)[reach].all()
-    shape = TASKS[name].observation_shape(spec(name))
-    assert (None if problems.observation is None else problems.observation.shape[1:]) == shape
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_no_map_comes_twice_in_the_whole_set(name):
     drawn = [draw(name, split, 0, 150) for split in SPLITS]
     hashes = [distinct_hashes(part.map, spec(name), part.costs) for part in drawn]
     assert [{int(owner(h)) for h in part} for part in hashes] == [{0}, {1}, {2}]
     told_apart = [part.map if part.costs is None else part.costs for part in drawn]
     assert len(np.unique(np.concatenate(told_apart).reshape(450, -1), axis=0)) == 450
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_seeds_and_splits_differ(name):
-    first = draw(name, "train", 0, 20)
-    for other in (draw(name, "train", 0, 20, seed=1), draw(name, "valid", 0, 20)):
-        assert not (np.array_equal(first.map, other.map) and np.array_equal(first.costs, other.costs))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,6 +52,7 @@ def test_the_numbers_have_not_changed(name):
 def test_the_names_of_datasets_have_not_changed():
     assert dataset_id(DatasetSpec()) == "navigation-15-44136fa355b3"
     assert dataset_id(DatasetSpec(map_size=49)) == "navigation-49-33941e786b21"
+    assert dataset_id(DatasetSpec(seed=1)) != dataset_id(DatasetSpec())
 
 
 @pytest.mark.parametrize("check", EVERY_TASK, ids=lambda check: check.__name__)

@@ -13,49 +13,24 @@ import pytest
 import torch
 from mutations import EXAMPLES, bounded, mutated
 from samples import put_result
+from small_trial import DATA, Stop, small_trial
 
 from datagen.storage import dataset as parquet
-from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.storage import checkpoints
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner, take
 from orchestrator.storage.results import StorageFull, no_room, write_bytes
 from orchestrator.storage.trial_directory import TrialDirectory
-from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
+from orchestrator.sweep.specs import ExecutionSpec, trial_id
 from orchestrator.trial.cancel import cancel, retry
 from orchestrator.trial.healing import heal
 from orchestrator.trial.train import run_trial
-from planners.specs import PlannerSpec, TrainingSpec
 from planners.training.trainer import Trainer
 
-DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
-SPEC = TrialSpec(
-    data=DATA,
-    planner=PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8),
-    training=TrainingSpec(epochs=4, batch_size=16),
-)
+SPEC = small_trial(epochs=4)
 NUMBERS = ("test_success_rate", "test_optimality", "test_spl", "train_loss", "forward_residual", "epochs")
 DIRECTORY = f"trials/{trial_id(SPEC)}"
-
-
-class Stop(BaseException):
-    """What a killed process looks like from inside."""
-
-
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "datasets"
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
-    return root
-
-
-@pytest.fixture
-def storage(tmp_path, datasets):
-    (tmp_path / "datasets").symlink_to(datasets)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -309,9 +284,7 @@ def test_a_damaged_manifest_is_found_and_the_set_made_again(tmp_path, datasets):
     expected = manifest.read_bytes()
     manifest.write_bytes(expected[: len(expected) // 2])
     assert not _whole(DATA, root)
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
+    parquet.make_dataset(DATA, root)
     assert manifest.read_bytes() == expected
 
 

@@ -30,9 +30,7 @@ def storage(tmp_path):
 @pytest.fixture
 def dataset(storage):
     root = storage / "datasets"
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
+    parquet.make_dataset(DATA, root)
     return root / dataset_id(DATA)
 
 

@@ -13,9 +13,7 @@ from orchestrator.cli.main import main
 def test_a_set_goes_out_and_comes_back(tmp_path, capsys):
     spec = DatasetSpec(map_size=9, train=6, valid=3, test=3)
     root = tmp_path / "datasets"
-    for shard in parquet.missing_shards(spec, root):
-        parquet.write_shard(spec, shard, root)
-    parquet.finish_dataset(spec, root)
+    parquet.make_dataset(spec, root)
     file = tmp_path / "set.npz"
     assert main(["export", str(parquet.directory_of(spec, root)), str(file)]) == 0
     assert capsys.readouterr().out.strip() == str(file)

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from mutations import EXAMPLES, bounded, mutated
 from samples import put_result
+from small_trial import small_trial
 
-from datagen.storage import dataset as parquet
-from datagen.tasks.registry import DatasetSpec
 from orchestrator.cli.main import main
 from orchestrator.storage import leases
 from orchestrator.storage.layout import Storage
@@ -34,25 +33,10 @@ from orchestrator.storage.leases import (
 )
 from orchestrator.storage.results import TrialResult
 from orchestrator.storage.trial_directory import TrialDirectory
-from orchestrator.sweep.specs import TrialSpec, trial_id
+from orchestrator.sweep.specs import trial_id
 from orchestrator.trial.train import TrialOptions, run_trial
-from planners.specs import PlannerSpec, TrainingSpec
 
-DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
-SPEC = TrialSpec(
-    data=DATA,
-    planner=PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8),
-    training=TrainingSpec(epochs=3, batch_size=16),
-)
-
-
-@pytest.fixture
-def storage(tmp_path):
-    root = tmp_path / "datasets"
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
-    return tmp_path
+SPEC = small_trial(epochs=3)
 
 
 RACER = """

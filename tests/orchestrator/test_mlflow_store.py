@@ -9,7 +9,6 @@ import threading
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from mutations import EXAMPLES, mutated
@@ -60,18 +59,9 @@ def first_ones(tmp_path_factory):
     return folder, raised
 
 
-@pytest.fixture(scope="module")
-def whole(first_ones):
-    """An empty database of MLflow's, made once here, since its migrations take seconds."""
-    return (first_ones[0] / "mlflow.db").read_bytes()
-
-
 @pytest.fixture
-def storage(tmp_path, whole):
-    folder = tmp_path / "storage"
-    folder.mkdir()
-    (folder / "mlflow.db").write_bytes(whole)
-    return folder
+def storage(storage_with_database):
+    return storage_with_database
 
 
 def leave(storage, trial, rate=0.5, **provenance):
@@ -97,7 +87,7 @@ def means(storage):
 
 def artifact(storage, name, parent="kept"):
     (run,) = (run for run in shown(storage)[1] if run.info.run_name == parent)
-    return (Path(unquote(urlsplit(run.info.artifact_uri).path)) / name).read_text()
+    return (mlflow_store.folder_of(run.info.artifact_uri) / name).read_text()
 
 
 def set_revision(path, revision):
@@ -151,10 +141,10 @@ def test_what_is_no_database_or_cannot_be_written_is_told_at_once(storage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["q?mark=1", "pct%41x", "#sharp ü;&"])
-def test_a_storage_of_any_name_holds_its_own_database(tmp_path, whole, name):
+def test_a_storage_of_any_name_holds_its_own_database(tmp_path, database, name):
     folder = tmp_path / name
     folder.mkdir()
-    (folder / "mlflow.db").write_bytes(whole)
+    (folder / "mlflow.db").write_bytes(database)
     leave(folder, TRIALS[0])
     sync(default_uri(Storage(folder)), SWEEP, TRIALS, Storage(folder))
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -163,9 +153,9 @@ def test_a_storage_of_any_name_holds_its_own_database(tmp_path, whole, name):
 
 
 @pytest.mark.slow
-def test_a_database_may_be_named_from_the_current_folder(tmp_path, monkeypatch, whole):
+def test_a_database_may_be_named_from_the_current_folder(tmp_path, monkeypatch, database):
     monkeypatch.chdir(tmp_path)
-    Path("mlflow.db").write_bytes(whole)
+    Path("mlflow.db").write_bytes(database)
     leave(tmp_path, TRIALS[0])
     assert sync("sqlite:///mlflow.db", SWEEP, TRIALS, Storage(tmp_path)) == 1
     assert "| vin" in artifact(tmp_path, "table.md"), "it is the storage's own, and not one that several share"
@@ -278,13 +268,13 @@ def test_storages_that_share_a_database_keep_their_artifacts_apart(storage, tmp_
 
 
 @pytest.mark.slow
-def test_a_deleted_database_is_made_again_as_a_whole(storage, whole):
+def test_a_deleted_database_is_made_again_as_a_whole(storage, database):
     results = {trial.trial_id: leave(storage, trial) for trial in TRIALS[:2]}
     uri = default_uri(Storage(storage))
     sync(uri, SWEEP, TRIALS, Storage(storage))
     assert unsent(Storage(storage), SWEEP.name, uri, results) == [] and page_of(Storage(storage), SWEEP, uri)
     other = storage.with_name("fresh.db")
-    other.write_bytes(whole)
+    other.write_bytes(database)
     os.replace(other, storage / "mlflow.db")  # as MLflow would leave it for another sweep
     assert unsent(Storage(storage), SWEEP.name, uri, results) == list(results)
     assert not page_of(Storage(storage), SWEEP, uri)

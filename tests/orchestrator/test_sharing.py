@@ -54,6 +54,13 @@ figures: [success]
 """
 
 
+def swept(folder, seeds, *, epochs=2, name="s"):
+    """A sweep of one planner, written to NAME.yaml in the folder."""
+    text = SWEEP.replace("NAME", name).replace("SEEDS", str(seeds)).replace("EPOCHS", str(epochs))
+    (folder / f"{name}.yaml").write_text(text)
+    return load_sweep(folder / f"{name}.yaml")
+
+
 def note(user, wants=99, gpus=1.0, cpus=1.0, **more):
     return RunNote(**{"sweep": "s", "user": user, "wants": wants, "gpus": gpus, "cpus": cpus, "cluster": "c", **more})
 
@@ -207,9 +214,7 @@ def test_a_run_stands_still_only_while_its_trials_run(two, monkeypatch):
 
 def test_the_latest_trials_are_asked_and_the_first_to_come_back(two, tmp_path):
     storage, anna, boris = two
-    path = tmp_path / "sweep.yaml"
-    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1, 2, 3, 4]").replace("EPOCHS", "2"))
-    planned = expand(load_sweep(path))
+    planned = expand(swept(tmp_path, [0, 1, 2, 3, 4]))
     ids = [trial.trial_id for trial in planned]
     told = []
 
@@ -238,9 +243,7 @@ def test_the_latest_trials_are_asked_and_the_first_to_come_back(two, tmp_path):
 
 def test_a_trial_runs_once_it_has_a_process_and_gives_way_before_it_begins_anything(two, tmp_path):
     storage, anna, boris = two
-    path = tmp_path / "sweep.yaml"
-    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1, 2, 3, 4]").replace("EPOCHS", "2"))
-    planned = expand(load_sweep(path))
+    planned = expand(swept(tmp_path, [0, 1, 2, 3, 4]))
     ids, told = [trial.trial_id for trial in planned], []
 
     class Watcher:
@@ -281,9 +284,8 @@ def test_a_trial_runs_once_it_has_a_process_and_gives_way_before_it_begins_anyth
 @pytest.mark.parametrize("how", ["given back", "silent", "finished"])
 def test_a_trial_that_another_run_lets_go_of_is_run_before_the_round_ends(tmp_path, monkeypatch, how):
     monkeypatch.setattr(rounds, "EXPIRY_SECONDS", 0.0)
-    path, storage = tmp_path / "sweep.yaml", Storage(tmp_path)
-    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1]").replace("EPOCHS", "2"))
-    held, own = expand(load_sweep(path))
+    storage = Storage(tmp_path)
+    held, own = expand(swept(tmp_path, [0, 1]))
     directory = storage.trial(held.trial_id)
     lease = directory.take(Owner("another", "elsewhere", "", 1, ""))
 
@@ -324,9 +326,7 @@ def test_a_run_without_a_part_ends_its_round_and_waits(two, tmp_path, monkeypatc
     storage, anna, boris = two
     for each in (anna, boris):
         each.begins(Resources(), lambda: [{"cpu": 1.0}], lambda: [{"CPU": 1.0}])
-    path = tmp_path / "sweep.yaml"
-    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0, 1]").replace("EPOCHS", "2"))
-    planned = expand(load_sweep(path))
+    planned = expand(swept(tmp_path, [0, 1]))
     told = []
 
     class Watcher:
@@ -349,10 +349,21 @@ def test_a_run_without_a_part_ends_its_round_and_waits(two, tmp_path, monkeypatc
 
 
 def test_a_trial_gives_way_between_two_epochs_and_ends_with_the_same_numbers(tmp_path):
-    path = tmp_path / "sweep.yaml"
-    path.write_text(SWEEP.replace("NAME", "s").replace("SEEDS", "[0]").replace("EPOCHS", "3"))
-    (trial,) = expand(load_sweep(path))
-    assert main(["run", str(path), "--in-process", "--storage", str(tmp_path / "a"), "--tracking-uri", "none"]) == 0
+    (trial,) = expand(swept(tmp_path, [0], epochs=3))
+    assert (
+        main(
+            [
+                "run",
+                str(tmp_path / "s.yaml"),
+                "--in-process",
+                "--storage",
+                str(tmp_path / "a"),
+                "--tracking-uri",
+                "none",
+            ]
+        )
+        == 0
+    )
     storage = Storage(tmp_path / "b")
     storage.path.mkdir()
     (storage.path / "datasets").symlink_to(tmp_path / "a" / "datasets")
@@ -415,19 +426,16 @@ def test_a_run_by_whatever_user_and_job_is_seen(two, monkeypatch, name):
 
 
 def test_others_make_room_for_the_datasets_of_a_run_that_begins(tmp_path):
-    (tmp_path / "new.yaml").write_text(SWEEP.replace("NAME", "new").replace("SEEDS", "[0]").replace("EPOCHS", "1"))
-    sweep = load_sweep(tmp_path / "new.yaml")
+    sweep = swept(tmp_path, [0], epochs=1, name="new")
     begins = _note(make_plan(sweep, expand(sweep), Storage(tmp_path)), (), "c").model_copy(update={"user": "anna"})
     given = division({"old": note("boris", gpus=0.0), "new": begins}, [{"CPU": 2.0}])
     assert given == {"old": 1, "new": 1}
 
 
 def test_two_users_share_the_one_processor_of_a_cluster(tmp_path, idp, head, storage_with_database):
-    for name, seeds, epochs in (("long", "[0]", "100000"), ("short", "[2]", "2")):
-        text = SWEEP.replace("NAME", name).replace("SEEDS", seeds).replace("EPOCHS", epochs)
-        (tmp_path / f"{name}.yaml").write_text(text)
+    sweeps = (swept(tmp_path, [0], epochs=100_000, name="long"), swept(tmp_path, [2], name="short"))
+    long, short = (expand(sweep)[0] for sweep in sweeps)
     storage = Storage(storage_with_database)
-    long, short = (expand(load_sweep(tmp_path / f"{name}.yaml"))[0] for name in ("long", "short"))
     make_datasets([long.spec.data], storage.datasets, make=make_here)
     where = ("--storage", storage_with_database, "--address", head.address, "--tracking-uri", "none")
     done = {}

@@ -44,9 +44,7 @@ from planners.specs import PlannerSpec, TrainingSpec
 
 def make(root, **fields):
     spec = DatasetSpec(**fields)
-    for shard in parquet.missing_shards(spec, root):
-        parquet.write_shard(spec, shard, root)
-    parquet.finish_dataset(spec, root)
+    parquet.make_dataset(spec, root)
     return parquet.directory_of(spec, root)
 
 

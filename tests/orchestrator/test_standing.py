@@ -7,9 +7,8 @@ import json
 import threading
 
 import pytest
+from small_trial import small_trial
 
-from datagen.storage import dataset as parquet
-from datagen.tasks.registry import DatasetSpec
 from orchestrator.campaign.progress import Progress
 from orchestrator.cli.main import main
 from orchestrator.cluster import jobs
@@ -17,18 +16,12 @@ from orchestrator.storage.layout import Storage
 from orchestrator.storage.leases import Owner
 from orchestrator.storage.standing import Standing, read_standing, write_standing
 from orchestrator.sweep.files import load_sweep
-from orchestrator.sweep.specs import TrialSpec, expand, trial_id
+from orchestrator.sweep.specs import expand, trial_id
 from orchestrator.trial import telling
 from orchestrator.trial.telling import Teller
 from orchestrator.trial.train import run_trial
-from planners.specs import PlannerSpec, TrainingSpec
 
-DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
-SPEC = TrialSpec(
-    data=DATA,
-    planner=PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8),
-    training=TrainingSpec(epochs=2, batch_size=16),
-)
+SPEC = small_trial(epochs=2)
 HALF = Standing(doing="training", epoch=2, epochs=3, batch=5, batches=10)
 
 
@@ -39,16 +32,13 @@ def trial(tmp_path):
     return trial
 
 
-def test_a_trial_tells_where_it_stands_and_takes_it_away(tmp_path, monkeypatch):
-    for shard in parquet.missing_shards(DATA, tmp_path / "datasets"):
-        parquet.write_shard(DATA, shard, tmp_path / "datasets")
-    parquet.finish_dataset(DATA, tmp_path / "datasets")
+def test_a_trial_tells_where_it_stands_and_takes_it_away(storage, monkeypatch):
     monkeypatch.setattr(telling, "MOST_OFTEN_SECONDS", 0.0)
-    trial, written = Storage(tmp_path).trial(trial_id(SPEC)), []
+    trial, written = Storage(storage).trial(trial_id(SPEC)), []
     monkeypatch.setattr(
         telling, "write_standing", lambda place, now: (write_standing(place, now), written.append(read_standing(place)))
     )
-    run_trial(SPEC, Storage(tmp_path))
+    run_trial(SPEC, Storage(storage))
     words = [standing.words() for standing in written if standing.doing != "compiling"]
     batches = [f"epoch {epoch}/2, batch {batch}/4" for epoch in (1, 2) for batch in (1, 2, 3, 4)]
     assert [said for said in words if "batch" in said] == batches

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.errors import SweepError
+from orchestrator.storage.code import code_hash
 from orchestrator.storage.provenance import Provenance
 from orchestrator.storage.results import TrialResult
 from orchestrator.sweep.specs import PlannedTrial, TrialSpec
@@ -16,7 +17,7 @@ from orchestrator.tables.rows import notes, rows, success
 from orchestrator.tables.summary import Summary
 from orchestrator.tables.table import MISSING
 
-CODE = "new"
+CODE = code_hash()
 
 
 def planned(number: int, planner: str = "vin", k: int = 30) -> PlannedTrial:
@@ -40,7 +41,7 @@ def completed(
 
 def table_of(*results: TrialResult, expected: int | None = None):
     found = {result.trial_id: result for result in results}
-    return rows([planned(number) for number in range(expected or len(results))], found, CODE)
+    return rows([planned(number) for number in range(expected or len(results))], found)
 
 
 def render(table, format, title="sweep"):
@@ -125,12 +126,12 @@ def test_what_diverged_on_the_way_is_noted():
 
 def test_rows_keep_the_order_of_the_sweep_and_only_varying_axes_are_shown():
     trials = [planned(0, "vin", 80), planned(1, "vin", 30), planned(2, "id_vin", 80)]
-    text = render(rows(trials, {}, CODE), "text", title="name")
+    text = render(rows(trials, {}), "text", title="name")
     lines = text.splitlines()
     assert lines[0] == "name"
     assert lines[3].split()[:2] == ["planner", "K"]
     assert [line.split()[:2] for line in lines[5:]] == [["vin", "80"], ["vin", "30"], ["id_vin", "80"]]
-    assert r"id\_vin" in render(rows(trials, {}, CODE), "tex")
+    assert r"id\_vin" in render(rows(trials, {}), "tex")
 
 
 def test_machine_formats_are_read_back_unrounded():
@@ -146,7 +147,7 @@ def test_machine_formats_are_read_back_unrounded():
 
 
 def test_an_empty_sweep_cell_has_dashes_everywhere():
-    text = render(rows([planned(0)], {}, CODE), "text")
+    text = render(rows([planned(0)], {}), "text")
     assert text.splitlines()[-1].split() == ["vin", "30", MISSING, MISSING, "0/1", *[MISSING] * 3]
 
 

@@ -14,6 +14,7 @@ from orchestrator.trial.trained import convergence, solve
 from planners.planner import build_planner
 from planners.registry import ADJOINTS, CORES, SOLVERS
 from planners.specs import PlannerSpec
+from planners.training.evaluation import Inputs
 
 K_FWD, K_BWD = 4, 3
 NARROW = {"hidden_channels": 8, "q_channels": 8}
@@ -49,6 +50,7 @@ def test_both_solves_of_every_planner_are_recorded_as_the_planner_runs_them(spec
     torch.manual_seed(0)
     planner = build_planner(spec)
     problems = navigation.draw(DatasetSpec(map_size=7, test=3), "test", 0, 3)
+    inputs = Inputs.of(problems)
     found = convergence(planner, problems)
     settled = spec.solver == "best_first" and found.forward[-1] < 1e-9  # cells once settled leave nothing to do
     assert (settled or len(found.forward) == K_FWD) and None not in found.forward
@@ -57,16 +59,10 @@ def test_both_solves_of_every_planner_are_recorded_as_the_planner_runs_them(spec
     plan = solve(planner, problems, k=2)
     assert plan.solution.trace is not None
     assert plan.solution.trace.shape == (len(plan.solution.trace) if settled else 2, 3)
-    easy = planner.recording(tolerance=0.9).plan(*tensors(problems)).solution
+    easy = planner.recording(tolerance=0.9).plan(inputs.map, inputs.goal).solution
     assert easy.trace is not None
     torch.testing.assert_close(easy.trace[easy.steps - 1, torch.arange(3)], easy.residual)
     torch.testing.assert_close(easy.trace[-1], easy.residual)
     assert planner.solver.max_steps == K_FWD and planner.solver.tolerance == spec.tolerance
     with torch.no_grad():  # as `solve` plans: with gradients the adjoint may ask for the generic operations
-        assert not planner.solver.record and plan.kernel == planner.plan(*tensors(problems)).kernel
-
-
-def tensors(problems):
-    goal = torch.zeros(len(problems), 1, *problems.map.shape[1:])
-    goal[torch.arange(len(problems)), 0, *torch.from_numpy(problems.goal.astype("int64")).T] = 1.0
-    return torch.from_numpy(problems.map).float().unsqueeze(1), goal
+        assert not planner.solver.record and plan.kernel == planner.plan(inputs.map, inputs.goal).kernel

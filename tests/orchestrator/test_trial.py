@@ -7,35 +7,16 @@ import math
 
 import pytest
 import torch
+from small_trial import Stop, small_trial
 
-from datagen.storage import dataset as parquet
-from datagen.tasks.registry import DatasetSpec
 from orchestrator.storage.layout import Storage
 from orchestrator.storage.trial_directory import TrialDirectory
 from orchestrator.sweep.specs import ExecutionSpec, TrialSpec, trial_id
 from orchestrator.trial.train import TrialOptions, _out_of_memory, run_trial
 from planners.specs import PlannerSpec, TrainingSpec
 
-DATA = DatasetSpec(map_size=9, train=64, valid=16, test=16)
-SPEC = TrialSpec(
-    data=DATA,
-    planner=PlannerSpec(core="vin", hidden_channels=8, q_channels=8, k_fwd=8),
-    training=TrainingSpec(epochs=3, batch_size=16),
-)
+SPEC = small_trial(epochs=3)
 NUMBERS = ("test_success_rate", "test_optimality", "test_spl", "train_loss", "forward_residual", "peak_bytes", "epochs")
-
-
-class Stop(BaseException):
-    """What a killed process looks like from inside."""
-
-
-@pytest.fixture
-def storage(tmp_path):
-    root = tmp_path / "datasets"
-    for shard in parquet.missing_shards(DATA, root):
-        parquet.write_shard(DATA, shard, root)
-    parquet.finish_dataset(DATA, root)
-    return tmp_path
 
 
 def test_a_trial_leaves_the_contract_behind(storage):

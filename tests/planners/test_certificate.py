@@ -62,8 +62,8 @@ def every_map(height, width):
 
 
 def random_maps(count, size, seed):
-    generator = np.random.default_rng(seed)
-    maps = (generator.random((count, size, size)) < generator.uniform(0.4, 1.0, (count, 1, 1))).astype(np.uint8)
+    generator, size = np.random.default_rng(seed), np.broadcast_to(size, 2)
+    maps = (generator.random((count, *size)) < generator.uniform(0.4, 1.0, (count, 1, 1))).astype(np.uint8)
     maps[:, 0, 0] = 1
     return maps
 
@@ -273,21 +273,9 @@ def test_eight_moves_that_may_err_are_not_certified():
     assert wrong(planner, *every_goal(every_map(3, 3)), EIGHT)[0] > 0
 
 
-@pytest.mark.slow
-def test_no_counterexample_on_any_map_of_nine_cells(published):
-    inside = (np.arange(512)[:, None] >> np.arange(9) & 1).astype(np.uint8).reshape(-1, 3, 3)
-    assert wrong(published, *every_goal(np.pad(inside, ((0, 0), (1, 1), (1, 1))))) == (0, 6792)
-    assert wrong(published, *every_goal(inside)) == (0, 6792)  # a free edge is walled in
-
-
 @pytest.mark.parametrize("size", [5, 12, 33])
 def test_no_counterexample_on_random_maps(published, size):
-    generator = np.random.default_rng(size)
-    maps = (generator.random((60, size, size + 1)) < generator.uniform(0.3, 1.0, (60, 1, 1))).astype(np.uint8)
-    maps[:, 0, 0] = 1
-    maps, goals = every_goal(maps)
-    chosen = generator.integers(len(maps), size=200)
-    failed, judged = wrong(published, maps[chosen], goals[chosen])
+    failed, judged = wrong(published, *some_goals(random_maps(60, (size, size + 1), seed=size), 200, seed=size))
     assert failed == 0 and judged > 1000
 
 

@@ -1,4 +1,4 @@
-"""The compiled loop inside a planner equals the reference, and says why where it does not run."""
+"""Where a planner's compiled loop runs, and why not elsewhere; its numbers are held to the reference in conformance."""
 
 from __future__ import annotations
 
@@ -7,25 +7,12 @@ import torch
 
 from planners import PlannerSpec, build_planner
 from planners.cores.steps import GRUIteration, ValueIteration
-from planners.registry import ADJOINTS, CORES
+from planners.fixed_points import jacobian_penalty
+from planners.registry import CORES
 
 SMALL = {"hidden_channels": 8, "q_channels": 16}
 COMPILED = ("vin", "symvin", "contractive")
 GATED = ("conv_gppn",)
-
-
-def planners(core, adjoint, wrap, **fields):
-    """The same planner twice, compiled and reference, with weights that make the value matter."""
-    options = {name: size for name, size in SMALL.items() if name in CORES[core].options_type.model_fields}
-    spec = PlannerSpec(core=core, adjoint=adjoint, options=options, k_fwd=7, wrap=wrap, **fields)
-    found = []
-    for kernel in ("auto", "reference"):
-        torch.manual_seed(0)
-        planner = build_planner(spec, kernel=kernel)
-        if core == "vin":
-            torch.nn.init.normal_(planner.core.w_v, std=0.1)
-        found.append(planner)
-    return found
 
 
 def problems(height=7, width=9):
@@ -40,30 +27,6 @@ def test_the_cores_with_a_compiled_loop_are_known():
     steps = {core: build_planner(PlannerSpec(core=core)).plan(*problems(), k_fwd=1).step for core in CORES}
     assert tuple(core for core, step in steps.items() if isinstance(step, ValueIteration)) == COMPILED
     assert tuple(core for core, step in steps.items() if isinstance(step, GRUIteration)) == GATED
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("wrap", [False, True], ids=["walls", "wrap"])
-@pytest.mark.parametrize("adjoint", ADJOINTS)
-@pytest.mark.parametrize("core", COMPILED + GATED)
-def test_compiled_equals_reference(core, adjoint, wrap):
-    results = []
-    for planner in planners(core, adjoint, wrap):
-        plan = planner.plan(*problems())
-        plan.logits.square().mean().backward()
-        grads = {name: p.grad.clone() for name, p in planner.named_parameters() if p.grad is not None}
-        results.append((plan, grads))
-    (fast, fast_grads), (slow, slow_grads) = results
-    assert fast.kernel == "compiled" and slow.kernel == "reference: asked for"
-    torch.testing.assert_close(fast.logits, slow.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(fast.solution.residual, slow.solution.residual, rtol=1e-3, atol=1e-6)
-    assert torch.equal(fast.solution.steps, slow.solution.steps)
-    assert fast_grads.keys() == slow_grads.keys()
-    for name, grad in slow_grads.items():
-        scale = float(grad.abs().max()) + 1e-7
-        torch.testing.assert_close(
-            fast_grads[name], grad, rtol=2e-3, atol=2e-4 * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 @pytest.mark.parametrize(
@@ -89,10 +52,11 @@ def test_double_precision_runs_the_reference():
 
 def test_the_jacobian_penalty_can_be_added_to_a_compiled_plan():
     """It differentiates twice, through the generic operations of the same step."""
-    from planners.fixed_points import jacobian_penalty
-
     grads = []
-    for planner in planners("vin", "implicit", False):
+    for kernel in ("auto", "reference"):
+        torch.manual_seed(0)
+        planner = build_planner(PlannerSpec(options=SMALL, k_fwd=7), kernel=kernel)
+        torch.nn.init.normal_(planner.core.w_v, std=0.1)  # so that the value matters
         plan = planner.plan(*problems())
         generator = torch.Generator().manual_seed(3)
         jacobian_penalty(plan.step, plan.solution.value, generator).mean().backward()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from planners.conformance import cores, planners, solvers
+from planners.conformance import cores, derivatives, planners, solvers
 from planners.fixed_points import ForwardIteration, Result, Solution
 from planners.options import VINOptions
 from planners.registry import ADJOINTS, CORES, SOLVERS
@@ -53,7 +53,7 @@ class Impatient:
 
 def test_a_solver_that_does_not_solve_is_found(monkeypatch):
     monkeypatch.setitem(SOLVERS, "impatient", Entry(f"{__name__}:Impatient"))
-    monkeypatch.setattr(solvers, "named", lambda entry: Impatient)
+    monkeypatch.setattr(derivatives, "named", lambda entry: Impatient)
     with pytest.raises(AssertionError, match=r"off by .* after \[1, 1, 1, 1\] steps"):
         solvers.check_finds_the_fixed_point("impatient")
     with pytest.raises(AssertionError, match="7 steps are taken"):
@@ -97,7 +97,7 @@ class NoDataclass:
 
 def test_a_solver_that_promises_what_it_does_not_know_is_found(monkeypatch):
     monkeypatch.setitem(SOLVERS, "own", Entry(f"{__name__}:Boastful"))
-    monkeypatch.setattr(solvers, "named", lambda entry: Boastful)
+    monkeypatch.setattr(derivatives, "named", lambda entry: Boastful)
     solvers.check_finds_the_fixed_point("own")
     with pytest.raises(AssertionError, match="has no field 'record'"):
         solvers.check_can_be_told_otherwise("own")
@@ -105,7 +105,7 @@ def test_a_solver_that_promises_what_it_does_not_know_is_found(monkeypatch):
         solvers.check_keeps_to_its_own_memory("own")
     with pytest.raises(AssertionError, match=r"a tiny solution, torch.float64: .* says SETTLED"):
         solvers.check_calls_nothing_converged_that_is_not("own")
-    monkeypatch.setattr(solvers, "named", lambda entry: NoDataclass)
+    monkeypatch.setattr(derivatives, "named", lambda entry: NoDataclass)
     with pytest.raises(AssertionError, match="is no dataclass"):
         solvers.check_can_be_told_otherwise("own")
 

@@ -13,7 +13,7 @@ from datagen.tasks.registry import DatasetSpec
 from planners import PlannerSpec, RoutePlanner, TrainingSpec, build_planner
 from planners.cores import Injected
 from planners.edge import enclosed, on_map, plan_walled
-from planners.training.evaluation import evaluate
+from planners.training.evaluation import Inputs, evaluate
 from planners.training.trainer import Trainer
 
 EIGHT = Moves(
@@ -64,12 +64,6 @@ def labelled(maps, goals, moves):
     return solve(np.array(maps, np.uint8), np.array(goals, np.int16), moves, np.zeros(len(maps), np.uint64))
 
 
-def tensors(problems):
-    goal = torch.zeros(len(problems), 1, *problems.map.shape[1:])
-    goal[torch.arange(len(problems)), 0, *torch.from_numpy(problems.goal.astype("int64")).T] = 1.0
-    return torch.from_numpy(problems.map).float().unsqueeze(1), goal
-
-
 def random_maps(count, shape, seed=0, walled=()):
     generator = np.random.default_rng(seed)
     maps = (generator.random((count, *shape)) < 0.8).astype(np.uint8)
@@ -118,7 +112,8 @@ def test_a_result_does_not_depend_on_the_other_maps_of_the_batch():
 def test_walled_maps_are_planned_to_the_last_bit_as_ever_and_open_ones_as_with_a_wall_drawn(core):
     torch.manual_seed(0)
     planner = build_planner(PlannerSpec(core=core, k_fwd=5))
-    map, goal = tensors(draw(DatasetSpec(map_size=9), "test", 0, 3))
+    inputs = Inputs.of(draw(DatasetSpec(map_size=9), "test", 0, 3))
+    map, goal = inputs.map, inputs.goal
     plan, plain = plan_walled(planner, map, goal, moves=FOUR), planner.plan(map, goal)
     assert torch.equal(plan.logits, plain.logits) and torch.equal(on_map(plan), plain.solution.value)
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from iterations import randn
 from torch import Tensor
 
 from planners.fixed_points import (
@@ -28,10 +29,6 @@ from planners.specs import PlannerSpec
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("implicit_*.py"))
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def test_defaults_are_forward_iteration_and_implicit() -> None:
     b = randn(2, 3).requires_grad_()
     found = fixed_point(lambda v: 0.5 * v + b, torch.zeros(2, 3, dtype=torch.float64))
@@ -39,23 +36,6 @@ def test_defaults_are_forward_iteration_and_implicit() -> None:
     found.value.sum().backward()
     torch.testing.assert_close(b.grad, torch.full_like(b, 2.0), rtol=1e-4, atol=0.0)
     assert found.adjoint is not None
-
-
-def test_any_solver_object_will_do() -> None:
-    """A solver is anything with max_steps, tolerance and solve that `dataclasses.replace` can shorten."""
-    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    step = lambda v: torch.cos(weight * v)  # noqa: E731
-    start = torch.ones(1, 1, dtype=torch.float64)
-    values, gradients = [], []
-    for solver in (ForwardIteration(200, 1e-15), Anderson(50, 1e-13), Broyden(50, 1e-13)):
-        found = fixed_point(step, start, solver=solver, adjoint=Implicit(GMRES(5, 1e-14)))
-        values.append(float(found.value.detach()))
-        gradients.append(float(torch.autograd.grad(found.value.sum(), weight)[0]))
-    v, w = values[0], 0.5
-    closed_form = -v * torch.tensor(w * v).sin() / (1.0 + w * torch.tensor(w * v).sin())
-    assert max(values) - min(values) < 1e-10
-    for gradient in gradients:
-        assert abs(gradient - float(closed_form)) < 1e-6
 
 
 @pytest.mark.parametrize("v0", [torch.tensor(1.0), torch.ones(2, 3, dtype=torch.int64)])
@@ -107,14 +87,6 @@ def test_root_differentiates_a_solution_found_elsewhere(adjoint: Implicit | None
     torch.testing.assert_close(gradients[1], w, rtol=rtol, atol=rtol)
     torch.testing.assert_close(gradients[0], -3.0 * w.T @ value, rtol=rtol, atol=10 * rtol)
     assert found.adjoint is not None and (found.adjoint.result == Result.CONVERGED).all()
-
-
-def test_root_gradcheck() -> None:
-    def solve(matrix: Tensor, b: Tensor) -> Tensor:
-        value = solved_elsewhere(matrix.detach(), b.detach())
-        return root(condition(matrix, b), solution=value, adjoint=Implicit(GMRES(10, 1e-13))).value
-
-    assert torch.autograd.gradcheck(solve, (MATRIX.clone().requires_grad_(), B.clone().requires_grad_()), rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", [None, Broyden(200, 1e-10, depth=30), Anderson(300, 1e-10, depth=8)])

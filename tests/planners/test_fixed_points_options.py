@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from iterations import randn
 from torch import Tensor, nn
 from torch.func import grad, vjp, vmap
 
@@ -31,10 +32,6 @@ from planners.fixed_points.adjoints import _with_last_step
 
 ZEROS = torch.zeros(2, 3, dtype=torch.float64)
 TIGHT, PLAIN = Anderson(100, 1e-12), ForwardIteration(300, 1e-8)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # Several tensors as one state

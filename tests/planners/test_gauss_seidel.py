@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iterations import PAPERS_ADJOINT, AndersonByResidual, Forward, value_iteration
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -15,23 +14,7 @@ from planners import PlannerSpec, build_planner
 from planners.compiled.solvers import GaussSeidel
 from planners.compiled.value_iteration.autograd import fixed_point
 from planners.cores.steps import ValueIteration
-from planners.fixed_points import Anderson, ForwardIteration, Implicit, OneStep, Result, Unrolled
-
-# The compiled loops stop by the residual rule, as planners do.
-Forward = partial(ForwardIteration, rule="residual")
-AndersonByResidual = partial(Anderson, rule="residual")
-PAPERS_ADJOINT = Implicit(AndersonByResidual(max_steps=15), inexact=True)
-
-
-def problem(
-    batch: int, channels: int, actions: int, size: int, shape: tuple[int, int], wrap: bool, given_in_q: bool, seed: int
-) -> tuple[ValueIteration, Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    w_v = torch.randn(actions * channels, channels, size, size, generator=draw)
-    w_v *= 0.8 / w_v.abs().sum((1, 2, 3)).max()
-    w_r = None if given_in_q else torch.randn(actions * channels, 2, size, size, generator=draw)
-    reward = torch.randn(batch, actions * channels if given_in_q else 2, *shape, generator=draw)
-    return ValueIteration(reward, w_r, w_v, wrap), torch.randn(batch, channels, *shape, generator=draw)
+from planners.fixed_points import Implicit, OneStep, Result, Unrolled
 
 
 def plain_sweep(step: ValueIteration, v: Tensor, number: int) -> Tensor:
@@ -77,7 +60,7 @@ def test_equals_the_plain_double_loop(
     sweeps: int,
     seed: int,
 ) -> None:
-    step, v = problem(batch, channels, actions, size, shape, wrap, given_in_q, seed)
+    step, v, _ = value_iteration(batch, channels, actions, size, shape, wrap, given_in_q, seed)
     found = GaussSeidel(sweeps, 0.0, record=True).solve(step, v)
     before = v
     for number in range(sweeps):
@@ -92,7 +75,7 @@ def test_equals_the_plain_double_loop(
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_fixed_point_and_its_gradients_are_those_of_the_step(channels: int, wrap: bool) -> None:
-    step, v0 = problem(3, channels, 7, 3, (6, 8), wrap, False, 0)
+    step, v0, _ = value_iteration(3, channels, 7, 3, (6, 8), wrap, False, 0)
     found = []
     for solver in (GaussSeidel(200, 1e-6), Forward(400, 1e-7)):
         leaves = [x.clone().requires_grad_() for x in (step.reward, step.w_r, step.w_v) if x is not None]
@@ -121,7 +104,7 @@ def test_value_crosses_the_whole_map_in_one_sweep() -> None:
 
 
 def test_samples_stop_on_their_own_and_count_the_last_step() -> None:
-    step, v0 = problem(6, 1, 7, 3, (6, 8), False, False, 1)
+    step, v0, _ = value_iteration(6, 1, 7, 3, (6, 8), False, False, 1)
     solution = fixed_point(step, v0, solver=GaussSeidel(100, 1e-3, record=True), adjoint=OneStep())
     assert len(set(solution.steps.tolist())) > 1
     assert solution.trace is not None and len(solution.trace) == 100
@@ -132,14 +115,14 @@ def test_samples_stop_on_their_own_and_count_the_last_step() -> None:
 @pytest.mark.parametrize("where", ["reward", "w_r", "w_v", "v0"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: float) -> None:
-    step, v0 = problem(2, 1, 7, 3, (5, 5), False, False, 0)
+    step, v0, _ = value_iteration(2, 1, 7, 3, (5, 5), False, False, 0)
     (v0 if where == "v0" else getattr(step, where)).view(-1)[-1] = bad
     found = fixed_point(step, v0, solver=GaussSeidel(5, 0.5), adjoint=PAPERS_ADJOINT)
     assert found.result[-1] == Result.DIVERGED
 
 
 def test_divergence_is_reported() -> None:
-    step, v0 = problem(2, 1, 7, 3, (6, 6), False, False, 0)
+    step, v0, _ = value_iteration(2, 1, 7, 3, (6, 6), False, False, 0)
     step.w_v.mul_(40.0)
     assert set(GaussSeidel(40).solve(step, v0).result.tolist()) == {int(Result.DIVERGED)}
 
@@ -169,7 +152,7 @@ def test_where_it_means_nothing_a_spec_is_refused(fields: dict[str, str], messag
 
 
 def test_what_is_no_compiled_value_iteration_is_refused() -> None:
-    step, v0 = problem(2, 1, 7, 3, (5, 5), False, False, 0)
+    step, v0, _ = value_iteration(2, 1, 7, 3, (5, 5), False, False, 0)
     with pytest.raises(ValueError, match="core vin, symvin or contractive"):
         GaussSeidel().solve(lambda v: step(v), v0)
     with pytest.raises(ValueError, match="no steps to unroll"):

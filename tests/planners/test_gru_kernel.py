@@ -6,13 +6,13 @@ On vector registers, as on processors without tile registers; `test_tiles` compa
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iterations import ADJOINTS, PAPERS_ADJOINT, AndersonByResidual, Forward, by_threads, close, conv_gru
 from torch import Tensor
 
 from planners.compiled.conv_gru import autograd as compiled
@@ -25,31 +25,11 @@ from planners.fixed_points import (
     Anderson,
     Broyden,
     ForwardIteration,
-    Implicit,
-    OneStep,
-    Phantom,
     Result,
     Solution,
     Unrolled,
     fixed_point,
 )
-
-# The compiled loops stop by the residual rule, as planners do.
-Forward = partial(ForwardIteration, rule="residual")
-AndersonByResidual = partial(Anderson, rule="residual")
-PAPERS_ADJOINT = Implicit(AndersonByResidual(max_steps=15), inexact=True)
-
-ADJOINTS = {
-    "implicit": Implicit(AndersonByResidual(max_steps=8, tolerance=0.0), inexact=True),
-    "implicit, to tolerance": Implicit(
-        AndersonByResidual(max_steps=30, tolerance=1e-3, depth=3, mixing=0.9), inexact=True
-    ),
-    "implicit, forward": Implicit(Forward(max_steps=6, tolerance=1e-3), inexact=True),
-    "implicit, broyden": Implicit(Broyden(max_steps=6, tolerance=0.0), inexact=True),
-    "phantom": Phantom(steps=4, damping=0.7),
-    "one step": OneStep(),
-    "unrolled": Unrolled(),
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,26 +37,6 @@ def vector_registers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "tiles_available", lambda: False)
         yield
-
-
-def problem(
-    batch: int = 3, state: int = 4, size: int = 3, shape: tuple[int, int] = (6, 9), wrap: bool = False, seed: int = 0
-) -> GRUIteration:
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return scale * torch.randn(*shape, generator=draw)
-
-    width = 0.5 / (state * size * size) ** 0.5
-    return GRUIteration(
-        initial=normal(batch, state, *shape),
-        reward=normal(batch, 1, *shape),
-        gates=normal(2 * state, state, size, size, scale=width),
-        candidate=normal(state, state, size, size, scale=width),
-        from_reward=normal(3 * state, 1, size, size, scale=0.3),
-        bias=normal(3 * state, scale=0.3),
-        wrap=wrap,
-    )
 
 
 def solve(fast: bool, step: GRUIteration, solver: object, adjoint: Adjoint) -> tuple[Solution, dict[str, Tensor]]:
@@ -91,12 +51,6 @@ def solve(fast: bool, step: GRUIteration, solver: object, adjoint: Adjoint) -> t
     gradients = torch.autograd.grad(solution.value.sin().sum(), list(leaves.values()), allow_unused=True)
     gradients = [torch.zeros(1) if gradient is None else gradient for gradient in gradients]
     return solution, dict(zip(names, gradients, strict=True))
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    scale = expected.abs().max().item() or 1.0
-    error = (actual - expected).abs().max().item() / scale
-    assert error <= tolerance, f"{what}: off by {error:.1e} of its size"
 
 
 @pytest.mark.slow
@@ -125,7 +79,7 @@ def test_equals_the_generic_path(
 ) -> None:
     if adjoint == "unrolled" and isinstance(solver, Anderson):
         return
-    step = problem(batch, state, size, shape, wrap, seed)
+    step = conv_gru(batch, state, size, shape, wrap, seed)
     ours, our_gradients = solve(True, step, solver, ADJOINTS[adjoint])
     reference, gradients = solve(False, step, solver, ADJOINTS[adjoint])
     close(ours.value, reference.value, 2e-5 if isinstance(solver, Anderson) else 2e-6, "value")
@@ -142,13 +96,8 @@ def test_equals_the_generic_path(
 
 
 def test_samples_stop_at_their_own_step_whatever_the_number_of_threads() -> None:
-    step, before, found = problem(batch=7), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(solve(True, step, Forward(60, 1e-3), PAPERS_ADJOINT))
-    finally:
-        torch.set_num_threads(before)
+    step = conv_gru(batch=7)
+    found = by_threads(lambda: solve(True, step, Forward(60, 1e-3), PAPERS_ADJOINT))
     assert len(set(found[0][0].steps.tolist())) > 1
     for solution, _ in found[1:]:
         assert torch.equal(solution.value, found[0][0].value)
@@ -162,7 +111,7 @@ def test_the_compiled_tanh_is_the_hyperbolic_tangent() -> None:
 @pytest.mark.parametrize("where", ["initial", "reward", "gates", "candidate", "from_reward", "bias"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: float) -> None:
-    step = problem()
+    step = conv_gru()
     getattr(step, where).view(-1)[-1] = bad
     for solver in (Forward(5, 0.5), AndersonByResidual(5, 0.5)):
         found = compiled.fixed_point(step, solver=solver, adjoint=PAPERS_ADJOINT)
@@ -172,7 +121,7 @@ def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: floa
 
 
 def test_unrolled_without_gradients_the_value_is_the_same() -> None:
-    step, solver = problem(), Forward(9, 1e-2, record=True)
+    step, solver = conv_gru(), Forward(9, 1e-2, record=True)
     with torch.no_grad():
         plain = compiled.fixed_point(step, solver=solver, adjoint=Unrolled())
     kept = compiled.fixed_point(step, solver=solver, adjoint=Unrolled())
@@ -181,7 +130,7 @@ def test_unrolled_without_gradients_the_value_is_the_same() -> None:
 
 
 def test_the_compiled_gradient_refuses_to_be_differentiated_again() -> None:
-    step = problem()
+    step = conv_gru()
     step.gates.requires_grad_()
     found = compiled.fixed_point(step, solver=Forward(3), adjoint=Unrolled())
     with pytest.raises(RuntimeError, match="cannot be differentiated again"):
@@ -199,6 +148,8 @@ def test_pages_are_used_again_only_once_nobody_needs_them() -> None:
     del alias
     assert take_pages(5, 2).data_ptr() == address
     assert take_pages(3).shape == (3,) and second.shape == (2, 5)
+    release_pages()
+    assert not gru_pages._spare
 
 
 WIDER_THAN_THE_TORUS = {
@@ -221,15 +172,4 @@ WIDER_THAN_THE_TORUS = {
 )
 def test_what_is_not_supported_says_so(change: dict, solver: object, adjoint: Adjoint, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compiled.fixed_point(replace(problem(), **change), solver=solver, adjoint=adjoint)
-
-
-def test_pages_are_used_again_and_can_be_given_back():
-    first = take_pages(3, 5)
-    place = first.data_ptr()
-    del first
-    again = take_pages(5, 3)
-    assert again.data_ptr() == place and again.shape == (5, 3)
-    del again
-    release_pages()
-    assert not gru_pages._spare
+        compiled.fixed_point(replace(conv_gru(), **change), solver=solver, adjoint=adjoint)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iterations import PAPERS_ADJOINT, AndersonByResidual, by_threads, conv_gru
 from torch import Tensor
 
 from planners import PlannerSpec, build_planner
@@ -17,12 +17,7 @@ from planners.compiled.layout import BLOCK, grid_of
 from planners.compiled.solvers import GaussSeidel
 from planners.cores.layers import convolve
 from planners.cores.steps import GRUIteration
-from planners.fixed_points import Adjoint, Anderson, Implicit, OneStep, Result, Solution, Solver, fixed_point
-from tests.planners.test_gru_kernel import problem
-
-# The compiled loops stop by the residual rule, as planners do.
-AndersonByResidual = partial(Anderson, rule="residual")
-PAPERS_ADJOINT = Implicit(AndersonByResidual(max_steps=15), inexact=True)
+from planners.fixed_points import Adjoint, Implicit, OneStep, Result, Solution, Solver, fixed_point
 
 
 def blocks_of(step: GRUIteration) -> list[Tensor]:
@@ -84,7 +79,7 @@ def gradients_of(
 def test_equals_the_plain_loop_over_blocks(
     batch: int, state: int, size: int, shape: tuple[int, int], wrap: bool, sweeps: int, seed: int
 ) -> None:
-    step = problem(batch, state, size, shape, wrap, seed)
+    step = conv_gru(batch, state, size, shape, wrap, seed)
     found = GaussSeidel(sweeps, 0.0, record=True).solve(step, step.initial)
     before = v = step.initial
     s = reset_gate(step, v)
@@ -101,7 +96,7 @@ def test_equals_the_plain_loop_over_blocks(
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize(("state", "size"), [(4, 3), (10, 1), (3, 5)])
 def test_the_fixed_point_and_its_gradients_are_those_of_the_step(state: int, size: int, wrap: bool) -> None:
-    step = problem(3, state, size, (9, 13), wrap)
+    step = conv_gru(3, state, size, (9, 13), wrap)
     swept, gradients = gradients_of(step, GaussSeidel(100, 1e-6), Implicit(GaussSeidel(100, 1e-6), inexact=True))
     exact = (AndersonByResidual(400, 1e-9), Implicit(AndersonByResidual(400, 1e-8), inexact=True))
     iterated, expected = gradients_of(step, *exact, torch.float64)
@@ -114,7 +109,7 @@ def test_the_fixed_point_and_its_gradients_are_those_of_the_step(state: int, siz
 
 
 def test_the_answer_is_one_step_past_the_sweeps_and_the_residual_is_that_step_s() -> None:
-    step = problem()
+    step = conv_gru()
     found = compiled.fixed_point(step, solver=GaussSeidel(4, 0.0, record=True), adjoint=OneStep())
     v = GaussSeidel(3, 0.0).solve(step, step.initial).value
     torch.testing.assert_close(found.value, step(v), rtol=1e-5, atol=1e-6)
@@ -127,21 +122,16 @@ def test_the_answer_is_one_step_past_the_sweeps_and_the_residual_is_that_step_s(
 
 def test_an_adjoint_far_from_the_fixed_point_is_not_called_solved() -> None:
     """The sweeps leave out what is zero at the fixed point alone, and the system's own residual counts it."""
-    solution, _ = gradients_of(problem(), GaussSeidel(2, 0.0), Implicit(GaussSeidel(100, 1e-6), inexact=True))
+    solution, _ = gradients_of(conv_gru(), GaussSeidel(2, 0.0), Implicit(GaussSeidel(100, 1e-6), inexact=True))
     assert solution.adjoint is not None
     assert set(solution.adjoint.result.tolist()) == {int(Result.MAX_STEPS)}
     assert (solution.adjoint.residual > 1e-4).all()
 
 
 def test_samples_stop_on_their_own_whatever_the_batch_and_the_number_of_threads() -> None:
-    step, before, found = problem(batch=7), torch.get_num_threads(), []
+    step = conv_gru(batch=7)
     method, adjoint = GaussSeidel(60, 1e-3), Implicit(GaussSeidel(30, 1e-3), inexact=True)
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(gradients_of(step, method, adjoint))
-    finally:
-        torch.set_num_threads(before)
+    found = by_threads(lambda: gradients_of(step, method, adjoint))
     for solution, gradients in found[1:]:
         assert torch.equal(solution.value, found[0][0].value)
         for ours, theirs in zip(gradients, found[0][1], strict=True):  # torch's own sums depend on the threads
@@ -153,7 +143,7 @@ def test_samples_stop_on_their_own_whatever_the_batch_and_the_number_of_threads(
 @pytest.mark.parametrize("where", ["initial", "reward", "gates", "candidate", "from_reward", "bias"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: float) -> None:
-    step = problem()
+    step = conv_gru()
     getattr(step, where).view(-1)[-1] = bad
     found = compiled.fixed_point(step, solver=GaussSeidel(5, 0.5), adjoint=PAPERS_ADJOINT)
     assert found.result[-1] == Result.DIVERGED
@@ -172,4 +162,4 @@ def test_a_planner_takes_it_by_name_and_the_reference_refuses_it() -> None:
     with pytest.raises(ValueError, match="or conv_gppn, in float32 on the CPU"):
         build_planner(spec, kernel="reference")(map, goal)
     with pytest.raises(ValueError, match="float32"):
-        GaussSeidel().solve(replace(problem(), bias=torch.zeros(12, dtype=torch.float64)), problem().initial)
+        GaussSeidel().solve(replace(conv_gru(), bias=torch.zeros(12, dtype=torch.float64)), conv_gru().initial)

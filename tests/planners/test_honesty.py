@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.autograd.forward_ad as fwd
+from iterations import randn
 from scipy.sparse.linalg import gmres
 from torch import Tensor
 
@@ -32,10 +33,6 @@ from planners.fixed_points import Solution
 from planners.fixed_points.stopping import ErrorRule
 
 D = torch.float64
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=D)
 
 
 def of_radius(n: int, radius: float) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from iterations import randn
 from torch import Tensor
 
 from planners.fixed_points.jacobian import jacobian_penalty, spectral_radius, squared_jacobian_norm
@@ -11,10 +12,6 @@ from planners.fixed_points.jacobian import jacobian_penalty, spectral_radius, sq
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def exact_norm(weight: Tensor, v: Tensor) -> Tensor:

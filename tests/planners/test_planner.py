@@ -111,34 +111,6 @@ def test_a_planner_that_is_given_its_map_refuses_an_observation():
         build_planner(PlannerSpec(options=SMALL)).plan(*maps(), torch.zeros(2, 96, 96))
 
 
-@pytest.mark.parametrize("kernel", ["auto", "reference"])
-@pytest.mark.parametrize(
-    ("core", "settings"),
-    [
-        ("vin", {}),
-        ("vin", {"solver": "anderson"}),
-        ("vin", {"temperature": 0.1}),
-        ("symvin", {"temperature": 0.1, "q_channels": 2}),
-        ("contractive", {}),
-        ("contractive", {"temperature": 0.1}),
-        ("contractive", {"wrap": True, "kernel_size": 13}),
-        ("conv_gppn", {"solver": "broyden"}),
-        ("conv_gppn", {"wrap": True, "kernel_size": 13}),
-    ],
-)
-def test_the_encoder_runs_once(core, settings, kernel):
-    """Whether the compiled loop takes the step, refuses its solver, or refuses what only the step shows."""
-    planner = build_planner(PlannerSpec(core=core, k_fwd=3, **SMALL | settings), kernel=kernel)
-    expected = planner.plan(*maps())
-    calls, rewards = [], planner.core.rewards
-    planner.core.rewards = lambda x: (calls.append(len(x)), rewards(x))[1]
-    plan = planner.plan(*maps())
-    assert calls == [2]
-    assert torch.equal(plan.logits, expected.logits)
-    planner.kernel = "reference"
-    torch.testing.assert_close(planner.plan(*maps()).logits, plan.logits, rtol=1e-4, atol=1e-5)
-
-
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match="kernel: expected 'auto' or 'reference', got 'refrence'"):
         build_planner(PlannerSpec(), kernel="refrence")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
 
-from planners import ForwardIteration, Implicit, PlannerSpec, build_planner
+from planners import ForwardIteration, Implicit, build_planner
+from planners.conformance.planners import small_spec
 from planners.cores import Injected
 from planners.cores.layers import convolve
 from planners.planner import Planner
 from planners.registry import CORES
-
-SMALL = {"hidden_channels": 8, "q_channels": 8, "embedding": 8, "heads": 2, "feedforward": 12}
 
 
 def problems(batch=3):
@@ -21,12 +21,18 @@ def problems(batch=3):
     return torch.rand(2, batch, 1, 5, 6, generator=generator)
 
 
-@pytest.mark.parametrize("fields", [{}, {"solver": "broyden"}, {"adjoint": "unrolled"}], ids=str)
-@pytest.mark.parametrize("core", CORES)
+REFUSED = [("vin", {"temperature": 0.1}), ("contractive", {"wrap": True, "options": {"kernel_size": 13}})]
+"""What the compiled loop refuses once it has seen the step."""
+
+
+@pytest.mark.parametrize(
+    ("core", "fields"),
+    [*product(CORES, ({}, {"solver": "broyden"}, {"adjoint": "unrolled"})), *REFUSED],
+    ids=str,
+)
 def test_the_encoder_runs_once_whatever_solves(core, fields):
-    options = {name: size for name, size in SMALL.items() if name in CORES[core].options_type.model_fields}
     for kernel in ("auto", "reference"):
-        planner = build_planner(PlannerSpec(core=core, options=options, k_fwd=3, **fields), kernel=kernel)
+        planner = build_planner(small_spec(core, k_fwd=3, **fields), kernel=kernel)
         encode, calls = planner.core.encode, []
         planner.core.encode = lambda x, encode=encode, calls=calls: calls.append(x) or encode(x)
         planner(*problems()).sum().backward()

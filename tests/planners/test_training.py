@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from datagen.problem import FOUR, FOUR_WRAP
+from datagen.tasks.manipulation import draw as draw_arm
 from datagen.tasks.navigation import draw
 from datagen.tasks.registry import TASKS, DatasetSpec
 from planners.planner import build_planner
@@ -113,8 +114,6 @@ def test_training_lowers_the_loss_and_raises_success(problems, labels):
 def test_labels_with_all_optimal_actions_do_not_look_at_the_goal_or_at_walls(problems):
     train, _ = problems
     learner = trainer(problems, training=TRAINING.model_copy(update={"labels": "all_optimal"}))
-    from planners.training.evaluation import Inputs
-
     inputs = Inputs.of(train, torch.device("cpu"))
     perfect = torch.full((len(train), 4, 9, 9), -50.0)
     for action in range(4):
@@ -211,8 +210,6 @@ def test_without_validation_maps_the_record_says_nan(problems):
 @pytest.mark.slow
 def test_mapper_and_planner_learn_apart_and_then_together():
     """D.1: first each from the truth, then the loss of the plan reaches the mapper through the implicit planner."""
-    from datagen.tasks.manipulation import draw as draw_arm
-
     spec = DatasetSpec(task="workspace_manipulation", map_size=9, train=16, valid=8, test=8)
     train, valid = draw_arm(spec, "train", 0, 16), draw_arm(spec, "valid", 0, 8)
     planner = PlannerSpec(
@@ -247,8 +244,6 @@ def test_mapper_and_planner_learn_apart_and_then_together():
 
 
 def arms():
-    from datagen.tasks.manipulation import draw as draw_arm
-
     spec = DatasetSpec(task="workspace_manipulation", map_size=9, train=8, valid=0, test=0)
     planner = PlannerSpec(
         core="contractive", mapper="unet", mapper_options={"channels": (4, 8)}, wrap=True, q_channels=8, k_fwd=6

@@ -5,24 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iterations import ADJOINTS, PAPERS_ADJOINT, AndersonByResidual, Forward, by_threads, close, value_iteration
 from torch import Tensor
 
 from planners.compiled.value_iteration import autograd as compiled
 from planners.cores.steps import ValueIteration
 from planners.fixed_points import (
     Adjoint,
-    Anderson,
-    Broyden,
     ForwardIteration,
     Implicit,
     OneStep,
-    Phantom,
     Result,
     Solution,
     Unrolled,
@@ -31,44 +28,6 @@ from planners.fixed_points.solve import fixed_point as generic
 
 # Steps that diverge, and too few of those that do not, are the subject here: both paths give the same.
 pytestmark = pytest.mark.filterwarnings("ignore:fixed_point. no fixed point was found")
-
-# The compiled loops stop by the residual rule, as planners do.
-Forward = partial(ForwardIteration, rule="residual")
-AndersonByResidual = partial(Anderson, rule="residual")
-PAPERS_ADJOINT = Implicit(AndersonByResidual(max_steps=15), inexact=True)
-
-ADJOINTS = {
-    "implicit": Implicit(AndersonByResidual(max_steps=6, tolerance=0.0), inexact=True),
-    "implicit, to tolerance": Implicit(
-        AndersonByResidual(max_steps=30, tolerance=1e-3, depth=3, mixing=0.9), inexact=True
-    ),
-    "implicit, forward": Implicit(Forward(max_steps=6, tolerance=1e-3), inexact=True),
-    "implicit, broyden": Implicit(Broyden(max_steps=6, tolerance=0.0), inexact=True),
-    "unrolled": Unrolled(),
-    "phantom": Phantom(steps=4, damping=0.7),
-    "one step": OneStep(),
-}
-
-
-def problem(
-    batch: int = 3,
-    channels: int = 1,
-    actions: int = 7,
-    size: int = 3,
-    shape: tuple[int, int] = (6, 9),
-    wrap: bool = False,
-    given_in_q: bool = False,
-    seed: int = 0,
-    scale: float = 0.9,
-) -> tuple[ValueIteration, Tensor, Tensor]:
-    """A step whose value filters have L1 norm at most `scale`, a start, and an incoming gradient."""
-    draw = torch.Generator().manual_seed(seed)
-    w_v = torch.randn(actions * channels, channels, size, size, generator=draw)
-    w_v *= scale / w_v.abs().sum((1, 2, 3)).max()
-    w_r = None if given_in_q else torch.randn(actions * channels, 2, size, size, generator=draw)
-    reward = torch.randn(batch, actions * channels if given_in_q else 2, *shape, generator=draw)
-    v0, g = (torch.randn(batch, channels, *shape, generator=draw) for _ in range(2))
-    return ValueIteration(reward, w_r, w_v, wrap), v0, g
 
 
 def solve(
@@ -81,13 +40,6 @@ def solve(
     solution = which(leaf, leaves["v0"], solver=solver, adjoint=adjoint)  # type: ignore[operator]
     gradients = torch.autograd.grad(solution.value, list(leaves.values()), g, allow_unused=True)
     return solution, dict(zip(leaves, gradients, strict=True))
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    scale = expected.abs().max().item() or 1.0
-    assert torch.allclose(actual, expected, rtol=0.0, atol=tolerance * scale), (
-        f"{what}: off by {(actual - expected).abs().max().item() / scale:.1e} of its size"
-    )
 
 
 @pytest.mark.slow
@@ -118,7 +70,7 @@ def test_equals_the_generic_path(
     tolerance: float,
     seed: int,
 ) -> None:
-    case = problem(batch, channels, actions, size, shape, wrap, given_in_q, seed)
+    case = value_iteration(batch, channels, actions, size, shape, wrap, given_in_q, seed)
     solver = Forward(max_steps=steps, tolerance=tolerance, record=True)
     ours, our_gradients = solve(compiled.fixed_point, *case, solver, ADJOINTS[adjoint])
     reference, gradients = solve(generic, *case, solver, ADJOINTS[adjoint])
@@ -142,7 +94,7 @@ def test_equals_the_generic_path(
 
 
 def test_many_steps_and_actions_stay_equal() -> None:
-    case = problem(batch=2, actions=100, shape=(15, 15))
+    case = value_iteration(batch=2, actions=100, shape=(15, 15))
     solver = Forward(max_steps=80, tolerance=0.0)
     for adjoint in (Unrolled(), Implicit(AndersonByResidual(max_steps=15, tolerance=0.0), inexact=True)):
         ours, our_gradients = solve(compiled.fixed_point, *case, solver, adjoint)
@@ -156,7 +108,7 @@ def test_many_steps_and_actions_stay_equal() -> None:
 
 @pytest.mark.parametrize("adjoint", [PAPERS_ADJOINT, Unrolled()], ids=["implicit", "unrolled"])
 def test_without_gradients_the_value_is_the_same(adjoint: Adjoint) -> None:
-    step, v0, _ = problem()
+    step, v0, _ = value_iteration()
     solver = Forward(max_steps=9, tolerance=0.0)
     with torch.no_grad():
         plain = compiled.fixed_point(step, v0, solver=solver, adjoint=adjoint)
@@ -168,15 +120,9 @@ def test_without_gradients_the_value_is_the_same(adjoint: Adjoint) -> None:
 
 @pytest.mark.parametrize("adjoint", [PAPERS_ADJOINT, Unrolled()], ids=["implicit", "unrolled"])
 def test_the_result_does_not_depend_on_the_number_of_threads(adjoint: Adjoint) -> None:
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(solve(compiled.fixed_point, *problem(batch=7), Forward(6, 0.0), adjoint))
-    finally:
-        torch.set_num_threads(before)
-    (first, first_gradients), *others = found
+    (first, first_gradients), *others = by_threads(
+        lambda: solve(compiled.fixed_point, *value_iteration(batch=7), Forward(6, 0.0), adjoint)
+    )
     for solution, gradients in others:
         assert torch.equal(solution.value, first.value)
         for name in ("reward", "w_r", "w_v"):
@@ -186,7 +132,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(adjoint: Adjoint) -
 
 @pytest.mark.parametrize("adjoint", [PAPERS_ADJOINT, Unrolled()], ids=["implicit", "unrolled"])
 def test_divergence_is_reported_as_by_the_generic_path(adjoint: Adjoint) -> None:
-    step, v0, _ = problem(scale=40.0)
+    step, v0, _ = value_iteration(scale=40.0)
     solver = Forward(max_steps=40, tolerance=1e-4)
     ours = compiled.fixed_point(step, v0, solver=solver, adjoint=adjoint)
     reference = generic(step, v0, solver=solver, adjoint=adjoint)
@@ -198,7 +144,7 @@ def test_divergence_is_reported_as_by_the_generic_path(adjoint: Adjoint) -> None
 @pytest.mark.parametrize("where", ["reward", "w_r", "w_v", "v0"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: float) -> None:
-    step, v0, _ = problem()
+    step, v0, _ = value_iteration()
     tensors = {"reward": step.reward, "w_r": step.w_r, "w_v": step.w_v, "v0": v0}
     tensor = tensors[where]
     assert tensor is not None
@@ -211,7 +157,7 @@ def test_what_is_not_finite_is_never_reported_as_converged(where: str, bad: floa
 
 
 def test_ties_go_to_the_lowest_action() -> None:
-    step, v0, g = problem(actions=1, given_in_q=True)
+    step, v0, g = value_iteration(actions=1, given_in_q=True)
     doubled = replace(step, reward=step.reward.repeat(1, 2, 1, 1), w_v=step.w_v.repeat(2, 1, 1, 1))
     _, gradients = solve(compiled.fixed_point, doubled, v0, g, Forward(3, 0.0), OneStep())
     assert gradients["reward"] is not None and gradients["w_v"] is not None
@@ -222,7 +168,7 @@ def test_ties_go_to_the_lowest_action() -> None:
 @pytest.mark.parametrize("given_in_q", [False, True])
 @pytest.mark.parametrize("wrap", [False, True])
 def test_the_policy_is_the_head_after_q(given_in_q: bool, wrap: bool) -> None:
-    step, v, _ = problem(channels=2, size=5, wrap=wrap, given_in_q=given_in_q)
+    step, v, _ = value_iteration(channels=2, size=5, wrap=wrap, given_in_q=given_in_q)
     head = torch.randn(4, 14, 1, 1, generator=torch.Generator().manual_seed(0))
     step = replace(step, head=head)
     expected = torch.nn.functional.conv2d(step.action_values(v), head)
@@ -240,13 +186,13 @@ def test_the_policy_is_the_head_after_q(given_in_q: bool, wrap: bool) -> None:
     ids=["solver", "dtype", "torus"],
 )
 def test_what_is_not_supported_says_so(change: dict, solver: ForwardIteration, message: str) -> None:
-    step, v0, _ = problem()
+    step, v0, _ = value_iteration()
     with pytest.raises(ValueError, match=message):
         compiled.fixed_point(replace(step, **change), v0, solver=solver, adjoint=PAPERS_ADJOINT)
 
 
 def test_the_compiled_gradient_refuses_to_be_differentiated_again() -> None:
-    step, v0, g = problem()
+    step, v0, g = value_iteration()
     step.w_v.requires_grad_()
     found = compiled.fixed_point(step, v0, solver=Forward(3), adjoint=PAPERS_ADJOINT)
     with pytest.raises(RuntimeError, match="cannot be differentiated again"):
@@ -259,7 +205,7 @@ def _forked(connection: object, case: tuple[ValueIteration, Tensor, Tensor]) -> 
 
 
 def test_works_in_a_process_forked_after_use() -> None:
-    case, before = problem(batch=4), torch.get_num_threads()
+    case, before = value_iteration(batch=4), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         expected = compiled.fixed_point(case[0], case[1], solver=Forward(6, 0.0), adjoint=PAPERS_ADJOINT)
