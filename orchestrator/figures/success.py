@@ -154,6 +154,10 @@ def curves(runs: TrialRecords, width: float) -> Figure:
     return _over_training("curves", runs, width, points, "epoch", "validation success (%)")
 
 
+INCHES_PER_TIME = 0.35
+"""Room that a label of seconds takes."""
+
+
 def seconds(runs: TrialRecords, width: float) -> Figure:
     """Success rate on the validation maps over seconds of training: who is better for the same time."""
 
@@ -164,7 +168,10 @@ def seconds(runs: TrialRecords, width: float) -> Figure:
     figure = _over_training("seconds", runs, width, points, "training seconds", "validation success (%)")
     for axes in figure.axes:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        low, high = axes.get_xlim()
+        spec = axes.get_subplotspec()
+        labels = width / (spec.get_gridspec().ncols if spec else 1) / INCHES_PER_TIME
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if 2 * math.log10(high / low) <= labels else (1.0,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     return figure
