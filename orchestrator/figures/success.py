@@ -26,6 +26,7 @@ from orchestrator.figures.parts import (
 )
 from orchestrator.figures.style import (
     GRID,
+    INCHES_PER_LETTER,
     MUTED,
     handle,
     left_of,
@@ -154,10 +155,6 @@ def curves(runs: TrialRecords, width: float) -> Figure:
     return _over_training("curves", runs, width, points, "epoch", "validation success (%)")
 
 
-INCHES_PER_TIME = 0.35
-"""Room that a label of seconds takes."""
-
-
 def seconds(runs: TrialRecords, width: float) -> Figure:
     """Success rate on the validation maps over seconds of training: who is better for the same time."""
 
@@ -170,7 +167,8 @@ def seconds(runs: TrialRecords, width: float) -> Figure:
         axes.set_xscale("log")
         low, high = axes.get_xlim()
         spec = axes.get_subplotspec()
-        labels = width / (spec.get_gridspec().ncols if spec else 1) / INCHES_PER_TIME
+        room = width / (spec.get_gridspec().ncols if spec else 1)
+        labels = room / (0.15 + INCHES_PER_LETTER * len(f"{high:,.0f}"))
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if 2 * math.log10(high / low) <= labels else (1.0,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
