@@ -38,6 +38,17 @@ def trial_folder(given: str, storage: Storage) -> Path:
     return found[0]
 
 
+def refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuse options that say nothing here, rather than pass over them.
+
+    Raises:
+        UserError: One of them is given.
+    """
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            raise UserError(f"--{name.replace('_', '-')}: {why}")
+
+
 class Joined(argparse.Action):
     """An option that may be given several times: what was said before stays, and is joined by a comma."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.cli.options import Joined, add_storage, trial_folder
+from orchestrator.cli.options import Joined, add_storage, refuse, trial_folder
 from orchestrator.errors import UserError
 from orchestrator.storage.layout import Storage
 from orchestrator.terminal import tell
@@ -56,6 +56,10 @@ def add_map_options(show: argparse.ArgumentParser) -> None:
     own.add_argument("--only", action=Joined, metavar="KEY=VALUE", help="of a sweep: which trial, planner=vin,seed=0")
     own.add_argument("--profile", help="of a sweep: its profile")
     add_storage(show)
+
+
+OF_A_MAP = ("start", "goal", "darkest", "threshold", "dark_is_free", "unknown_is_free", "only", "profile")
+"""What is said beside `--map` or `--costs` alone."""
 
 
 def add_reading(parser: argparse._ActionsContainer) -> None:
@@ -110,9 +114,7 @@ def show_map(options: argparse.Namespace) -> int:
 
     check_picture(options.out)
     check_option("--k", options.k, MOST_STEPS)
-    for name in ("dataset", "frames"):
-        if getattr(options, name) is not None:
-            raise UserError(f"--{name}: is not for a map of one's own")
+    refuse(options, ("dataset", "frames", "split"), "is not for a map of one's own")
     reading, costs = reading_of(options, options.map, options.costs), None
     if options.costs is not None:
         darkest = 10.0 if options.darkest is None else options.darkest
@@ -148,9 +150,12 @@ def _on_free_cells(costs: NDArray[np.float64], found: MapFile, file: Path) -> ND
 def _ends(options: argparse.Namespace, found: MapFile) -> tuple[Cell, Cell]:
     """Return start and goal, free cells both."""
     if found.ends and options.start is None and options.goal is None:
-        if not 0 <= options.index < len(found.ends):
-            raise UserError(f"--index {options.index}: {options.map} has {len(found.ends)} problems, numbered from 0")
-        return found.ends[options.index]
+        index = options.index or 0
+        if not 0 <= index < len(found.ends):
+            raise UserError(f"--index {index}: {options.map} has {len(found.ends)} problems, numbered from 0")
+        return found.ends[index]
+    if options.index is not None:
+        raise UserError("--index: of a map of one's own, is for a .scen without --start and --goal")
     ends = []
     for name in ("start", "goal"):
         given: Where | None = getattr(options, name)
@@ -197,8 +202,6 @@ def _planner(options: argparse.Namespace) -> RoutePlanner:
     named = str(options.directory or PUBLISHED)
     if Path(sweep := found(named)).suffix in (".yaml", ".yml"):
         return of_sweep(sweep, only=options.only, storage=options.storage.path, profile=options.profile)
-    for name in ("only", "profile"):
-        if getattr(options, name) is not None:
-            raise UserError(f"--{name}: is for a sweep, and {named!r:.80} is none")
+    refuse(options, ("only", "profile"), f"is for a sweep, and {named!r:.80} is none")
     storage: Storage = options.storage
     return load_planner(trial_folder(named, storage))

@@ -11,8 +11,8 @@ from typing import cast
 
 from datagen.spec import nearest
 from orchestrator.api import open_sweep
-from orchestrator.cli.options import TRIAL_HELP, add_storage, trial_folder
-from orchestrator.cli.own_map import add_map_options, show_map
+from orchestrator.cli.options import TRIAL_HELP, add_storage, refuse, trial_folder
+from orchestrator.cli.own_map import OF_A_MAP, add_map_options, show_map
 from orchestrator.command import Command
 from orchestrator.errors import ResultError, SweepError, UserError
 from orchestrator.storage.layout import Storage
@@ -38,7 +38,7 @@ def add_table(sweep_verb: AddSweepVerb, load: Load) -> None:
     table = sweep_verb(
         "table", lambda options: _table(options, *load(options)), "The table of what is done, beside the paper's."
     )
-    table.add_argument("--format", choices=FORMATS, default="text", help="default: text; macros: one for every number")
+    table.add_argument("--format", choices=FORMATS, help="default: text; macros: one for every number")
     table.add_argument("--wide", action="store_true", help="add training seconds, parameters, success by path length")
     table.add_argument(
         "--columns",
@@ -95,8 +95,8 @@ def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser], sweep_
     show.add_argument(
         "directory", metavar="TRIAL|DATASET", type=Path, nargs="?", help=f"a trial: {TRIAL_HELP}; or a dataset's folder"
     )
-    show.add_argument("--index", type=int, default=0, help="number of the problem in its split (default: 0)")
-    show.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
+    show.add_argument("--index", type=int, help="number of the problem in its split (default: 0)")
+    show.add_argument("--split", choices=("train", "valid", "test"), help="default: test")
     show.add_argument("--dataset", type=Path, help="draw a problem of this dataset, not of the trial's own")
     show.add_argument("--k", type=int, help=STEPS_HELP)
     show.add_argument("--frames", type=Path, help="folder for one picture per forward step")
@@ -144,6 +144,9 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
     from orchestrator.tables.records import best_on_validation, collect
     from orchestrator.tables.summary import summarise
 
+    if options.json and options.format not in (None, "json"):
+        raise UserError(f"--format {options.format}: beside --json, which prints JSON; give one of the two")
+    format = "json" if options.json else options.format or "text"
     runs = collect(sweep, trials, options.storage, curves=sweep.search is not None)
     title = sweep.name
     if options.best:
@@ -157,9 +160,9 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
         columns=options.columns,
         search=sweep.search,
     )
-    print(render(summary, "json" if options.json else options.format), end="", flush=True)
+    print(render(summary, format), end="", flush=True)
     ended = sum(run.result is not None for run in runs)
-    if not ended or (options.format == "text" and not options.json):  # what is read by programs comes without words
+    if not ended or format == "text":  # what is read by programs comes without words
         of = f"{ended} of {counted(len(runs), 'trial')}" if ended else "no trial"
         profile = f"with --profile {options.profile}" if options.profile else "without a profile"
         said = f"{of} of {sweep.name} {profile} {'have' if ended > 1 else 'has'} ended in {options.storage}"
@@ -244,14 +247,17 @@ def _show(options: argparse.Namespace) -> int:
         raise UserError("show: expected a trial's or a dataset's folder, or --map FILE")
     from orchestrator.figures.problem import write_dataset_picture, write_trial_pictures
 
+    refuse(options, OF_A_MAP, "is for --map or --costs")
     directory = trial_folder(str(options.directory), options.storage)
+    split, index = options.split or "test", options.index or 0
     if (directory / "manifest.json").exists():
-        write_dataset_picture(directory, options.split, options.index, options.out)
+        refuse(options, ("dataset", "k", "frames"), f"is for a trial, and {directory} is a dataset")
+        write_dataset_picture(directory, split, index, options.out)
     else:
         write_trial_pictures(
             directory,
-            options.split,
-            options.index,
+            split,
+            index,
             options.out,
             dataset=options.dataset,
             k=options.k,

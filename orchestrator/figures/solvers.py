@@ -116,7 +116,7 @@ def backward(runs: TrialRecords, width: float) -> Figure:
         raise NothingToDraw("backward: no completed trial has times")
     groups = grouped(timed, cell_namer(timed, _BACKWARD_AXES))
     figure, every = panels(list(groups), width, share_y=False)
-    solvers = list(grouped(timed, _backward_solver))
+    solvers = sorted({_backward_solver(run) for run in timed})  # in the order, and so the colours, of Figure 12
     for axes, members in zip(every, groups.values(), strict=True):
         for solver, group in grouped(members, _backward_solver).items():
             cells = grouped(group, lambda run: float(run.trial.spec.planner.k_bwd))
@@ -125,7 +125,7 @@ def backward(runs: TrialRecords, width: float) -> Figure:
                 for k, cell in sorted(cells.items())
             }
             seed_line(axes, _solver_pen(solvers.index(solver)), list(times), list(times.values()), np.inf)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.xaxis.set_major_locator(FixedLocator(sorted({float(run.trial.spec.planner.k_bwd) for run in members})))
         if left_of(axes):
             axes.set_ylabel("backward pass (ms)")

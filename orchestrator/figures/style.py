@@ -142,7 +142,8 @@ def pens(planners: Sequence[tuple[str, str, str]]) -> dict[str, Pen]:
         planners: Name, core and adjoint of each.
     """
     given: dict[str, Pen] = {}
-    others = iter(_OTHERS)
+    own = {_OF_CORE.get(core, (SLATE, "v"))[0] for _, core, _ in planners}
+    others = iter(sorted(_OTHERS, key=lambda other: other[0] in own))  # first the colours that no core here has
     kinds = Counter((core, adjoint) for _, core, adjoint in planners)
     shades = {kind: iter(_shades(_OF_CORE.get(kind[0], (SLATE, "v"))[0], many)) for kind, many in kinds.items()}
     for name, core, adjoint in planners:
@@ -178,7 +179,7 @@ def panels(
     """Return a figure with one panel per title; fewer stand side by side where it is narrow.
 
     Args:
-        titles: One per panel.
+        titles: One per panel; planners have their names in print.
         width: Inches.
         columns: How many panels stand side by side where there is room; None for all.
         height: Inches of one panel.
@@ -195,7 +196,8 @@ def panels(
     every = [axes for row in grid for axes in row]
     letters = max(8, int((width - 0.5) / side_by_side / INCHES_PER_LETTER))
     for axes, title in zip(every, titles, strict=False):
-        axes.set_title("\n".join(wrap(title, letters)), loc="left", pad=4)
+        whole = in_print(title).replace(" = ", "\u00a0=\u00a0")  # a line never ends within "K = 30"
+        axes.set_title("\n".join(wrap(whole, letters)).replace("\u00a0", " "), loc="left", pad=4)
     for unused in every[len(titles) :]:
         unused.set_visible(False)
     if share_x and rows > 1:

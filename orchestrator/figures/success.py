@@ -26,6 +26,7 @@ from orchestrator.figures.parts import (
 )
 from orchestrator.figures.style import (
     GRID,
+    INCHES_PER_LETTER,
     MUTED,
     handle,
     left_of,
@@ -164,7 +165,11 @@ def seconds(runs: TrialRecords, width: float) -> Figure:
     figure = _over_training("seconds", runs, width, points, "training seconds", "validation success (%)")
     for axes in figure.axes:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        low, high = axes.get_xlim()
+        spec = axes.get_subplotspec()
+        room = width / (spec.get_gridspec().ncols if spec else 1)
+        labels = room / (0.15 + INCHES_PER_LETTER * len(f"{high:,.0f}"))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if 2 * math.log10(high / low) <= labels else (1.0,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     return figure

@@ -145,6 +145,8 @@ def test_only_selects_on_every_verb(sweep, tmp_path, capsys):
     assert main(["table", str(sweep), "--only", "planner=id-vin,seed=1", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert (row["axes"]["planner"], row["expected"]) == ("id-vin", 1)
+    assert main(["table", str(sweep), "--json", "--format", "md"]) == 2
+    assert "--format md: beside --json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -6,6 +6,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -241,6 +242,23 @@ def test_pens_differ_and_tell_the_adjoint_apart_without_colour():
     assert len({(p.colour, p.marker, p.line) for p in many.values()}) == 20
     brightness = [sum(to_rgb(pen.colour)) for pen in many.values()]
     assert brightness == sorted(brightness, reverse=True), "shades tell where in their order they are"
+    kin = pens([("a", "vin", "implicit"), ("b", "shortest_path", "implicit"), ("c", "reachability", "implicit")])
+    assert len({pen.colour for pen in kin.values()}) == 3 and {pen.line for pen in kin.values()} == {"-"}
+    cores = ["vin", "symvin", "conv_gppn", "contractive", "spt", "spt", "vin"]
+    some = pens([(f"p{i}", core, "implicit") for i, core in enumerate(cores)])
+    assert len({pen.colour for pen in some.values()}) == 7, "who has no colour of its own has one that nobody has"
+
+
+def test_labels_of_seconds_have_room_and_titles_break_between_words():
+    _, runs = samples("table1", None, overrides=FEW)
+    figure = draw("seconds", runs)
+    with style():
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        places = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        shown = sorted((p.x0, p.x1) for p in places if axes.bbox.x0 - 1 <= (p.x0 + p.x1) / 2 <= axes.bbox.x1 + 1)
+        assert all(left[1] < right[0] for left, right in pairwise(shown)), shown
+        assert not any(line.endswith("=") for line in axes.get_title(loc="left").split("\n"))
 
 
 @pytest.mark.slow
@@ -254,7 +272,7 @@ def test_files_are_repeatable_searchable_and_hold_no_type_3_fonts(tmp_path):
         del attempt
     assert files[0] == files[1]
     svg, png, pdf = files[0]
-    assert b">id-symvin</text>" in svg and png.startswith(b"\x89PNG")
+    assert b">ID-SymVIN</text>" in svg and png.startswith(b"\x89PNG")
     assert b"/Type3" not in pdf and b"/FontFile2" in pdf
     with style(), pytest.raises(ValueError, match=r"expected a name ending in \.svg, \.png, \.pdf"):
         write_picture(figure, tmp_path / "figure.gif")
