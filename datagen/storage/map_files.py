@@ -126,7 +126,7 @@ class _MapServer(Spec):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, to which 1e-05 is a number too: so map_saver of ROS 2 writes it."""
+    """PyYAML's safe loader, to which 1e-05 is a number too, as to YAML 1.2 and to the yaml-cpp of ROS 2."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z"), "-+0123456789")

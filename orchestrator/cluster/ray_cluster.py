@@ -183,20 +183,20 @@ def evaluate_all(
     storage = storage.resolve()
     cpus = most_cpus(machines())
     running: dict[ray.ObjectRef, PlannedEvaluation] = {}
+    task = ray.remote(max_retries=2)(evaluate)
     for evaluation in planned:
-        threads = evaluation.trial.spec.execution.threads
-        task = ray.remote(num_cpus=min(threads, cpus), max_retries=2)(evaluate)
-        running[task.remote(evaluation, storage, stall_seconds)] = evaluation
+        sized = task.options(num_cpus=min(evaluation.trial.spec.execution.threads, cpus))
+        running[sized.remote(evaluation, storage, stall_seconds)] = evaluation
     failures = 0
-    for task in finished(list(running)):
+    for ended in finished(list(running)):
         reason = ""
         try:
-            ray.get(task)
+            ray.get(ended)
         except RayError as error:
             reason = last_line(getattr(error, "cause", None) or error)
             failures += 1
         if report:
-            report(running[task], reason)
+            report(running[ended], reason)
     return failures
 
 

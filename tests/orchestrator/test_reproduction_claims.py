@@ -26,6 +26,7 @@ from published import (
     rate,
     rates,
     says,
+    span,
     spread,
     trials,
 )
@@ -118,6 +119,42 @@ def test_memory():
     assert not any(trial.result["status"] == "OUT_OF_MEMORY" for trial in implicit)
     large = [mebibytes("figure9", planner, k=80) for planner in ("symvin", "id-symvin")]
     says("SymVIN and ID-SymVIN run on all", f"{joined(large, by=' and ')} MiB")
+
+
+def test_what_the_jacobians_penalty_takes():
+    times = []
+    for planner in SIX[3:]:
+        without, penalised = (
+            [mebibytes("jacobian_memory", name, size=size) for size in (15, 27, 49)]
+            for name in (planner, f"{planner}-regularised")
+        )
+        says("The Jacobian's penalty takes", f"{NAMES[planner]} {joined(without, 1)} and {joined(penalised, 1)}")
+        times += [more / less for more, less in zip(penalised, without, strict=True)]
+    assert {trial.result["status"] for trial in of("jacobian_memory")} == {"COMPLETED"}
+    most = max(trial.result["peak_bytes"] for trial in of("jacobian_memory")) / 2**30
+    says("The Jacobian's penalty takes", f"{span(times)} times the memory", f"49x49 {most:.1f} GiB at most")
+
+
+def test_what_a_step_on_75x75_takes():
+    found = trials("figure9", "steps")
+    says("`figure9` at its", f"each of its {len(archive.planned('figure9', 'steps'))} trials")
+    assert len(found) == len(archive.planned("figure9", "steps"))
+    peaks = {
+        planner: [trial.result["peak_bytes"] / 2**20 for trial in chosen(found, planner)]
+        for planner in (*SIX, "contractive")
+    }
+    assert {trial.result["steps"] for trial in found if trial.result["status"] == "COMPLETED"} == {2}
+    (stopped,) = (trial for trial in found if trial.result["status"] != "COMPLETED")
+    assert (stopped.planner, stopped.k, stopped.result["status"]) == ("convgppn", 120, "OUT_OF_MEMORY")
+    says(
+        "On 75x75 ID-ConvGPPN",
+        f"VIN {joined(peaks['vin'])}, SymVIN {joined(peaks['symvin'])}, ConvGPPN {joined(peaks['convgppn'][:3])} and,",
+        f"stopped at {stopped.spec['execution']['memory_limit_gib']:.0f} GiB",
+        *(f"{NAMES[planner]} {peaks[planner][0]:.0f}" for planner in SIX[3:]),
+        f"ours {peaks['contractive'][0]:.0f}",
+    )
+    assert all(len(set(peaks[planner])) == 1 for planner in (*SIX[3:], "contractive"))
+    says("Implicit planners can be trained", f"with 80 it takes {peaks['convgppn'][2] / 1024:.1f} GiB")
 
 
 def test_larger_maps():
@@ -333,8 +370,8 @@ def test_solvers():
     assert rising("figure11") == [("id-convgppn", "forward", 30)] and not rising("figure12", solver="forward")
     plain = of("figure15", "id-vin")
     penalised = sorted(rates(of("figure15", "id-vin-regularised")))
-    span = f"{penalised[0]:.1f} to {penalised[-1]:.1f} %"
-    says("Jacobian regularisation", f"without {joined(rates(plain), 1, by=' and ')} % (5 and", f"with {span}")
+    told = f"{penalised[0]:.1f} to {penalised[-1]:.1f} %"
+    says("Jacobian regularisation", f"without {joined(rates(plain), 1, by=' and ')} % (5 and", f"with {told}")
 
 
 def rising(sweep, **axes):

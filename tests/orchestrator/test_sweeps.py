@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 OURS = {
     "quickstart", "accuracy", "accuracy_grown", "adjoint_solves", "contractive", "contractive_start", "cores",
-    "factorial", "fair", "far", "far_axes", "figure10_grown", "id_vin", "longer", "maze_unique", "search",
-    "symvin_start", "table1_averaged", "table1_ours", "terrain", "workspaces",
+    "factorial", "fair", "far", "far_axes", "figure10_grown", "id_vin", "jacobian_memory", "longer", "maze_unique",
+    "search", "symvin_start", "table1_averaged", "table1_ours", "terrain", "workspaces",
 }  # fmt: skip
 PAPER = [name for name in NAMES if name not in OURS]
 
