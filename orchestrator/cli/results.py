@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from datagen.spec import nearest
+from datagen.tasks.registry import Split
 from orchestrator.api import open_sweep
 from orchestrator.cli.options import TRIAL_HELP, add_storage, refuse, trial_folder
 from orchestrator.cli.own_map import OF_A_MAP, add_map_options, show_map
@@ -21,7 +22,7 @@ from orchestrator.storage.variants import folder_of_selection, make_way
 from orchestrator.sweep.files import profiles_of
 from orchestrator.sweep.plugins import add_plugin_option
 from orchestrator.sweep.specs import PlannedTrial, SweepSpec
-from orchestrator.tables.table import FORMATS
+from orchestrator.tables.table import FORMATS, Format
 from orchestrator.terminal import tell
 from orchestrator.words import counted
 from planners.registry import MEASURES, Measure
@@ -146,7 +147,7 @@ def _table(options: argparse.Namespace, sweep: SweepSpec, trials: list[PlannedTr
 
     if options.json and options.format not in (None, "json"):
         raise UserError(f"--format {options.format}: beside --json, which prints JSON; give one of the two")
-    format = "json" if options.json else options.format or "text"
+    format: Format = "json" if options.json else options.format or "text"
     runs = collect(sweep, trials, options.storage, curves=sweep.search is not None)
     title = sweep.name
     if options.best:
@@ -249,7 +250,8 @@ def _show(options: argparse.Namespace) -> int:
 
     refuse(options, OF_A_MAP, "is for --map or --costs")
     directory = trial_folder(str(options.directory), options.storage)
-    split, index = options.split or "test", options.index or 0
+    split: Split = options.split or "test"
+    index: int = options.index or 0
     if (directory / "manifest.json").exists():
         refuse(options, ("dataset", "k", "frames"), f"is for a trial, and {directory} is a dataset")
         write_dataset_picture(directory, split, index, options.out)
