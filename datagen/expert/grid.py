@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _S32 = np.uint64(32)
 _TIE = 1e-6
-"""Relative difference under which two costs are a tie: above float32's rounding, exact for unit costs."""
+"""Relative difference under which two costs are a tie: above float32's rounding, exact for up to 500,000 unit costs."""
 
 
 @cache

@@ -104,7 +104,7 @@ def test_value_crosses_the_whole_map_in_one_sweep() -> None:
 
 
 def test_samples_stop_on_their_own_and_count_the_last_step() -> None:
-    step, v0, _ = value_iteration(6, 1, 7, 3, (6, 8), False, False, 1)
+    step, v0, _ = value_iteration(6, 1, 7, 3, (6, 8), False, False, 1, scale=0.8)
     solution = fixed_point(step, v0, solver=GaussSeidel(100, 1e-3, record=True), adjoint=OneStep())
     assert len(set(solution.steps.tolist())) > 1
     assert solution.trace is not None and len(solution.trace) == 100
